@@ -1,0 +1,77 @@
+"""From noise to data: the path, time sampling, guidance and losses of rectified flow.
+
+    x_sigma = (1 - sigma) * data + sigma * noise        sigma = 1 is noise, sigma = 0 is data
+    velocity = dx/dsigma = noise - data                 what every model here predicts
+    shift:   sigma' = s * sigma / (1 + (s - 1) * sigma) s = 5 for SAMA (its released sampler)
+    loss:    mean |v - v*|^2  +  0.1 * mean |u - u*|    video velocity, semantic velocity (SAMA, equations 4 and 5)
+
+The paper writes the same path with time running the other way (its t is 1 - sigma).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TimeSampling = Literal["uniform", "logit_normal"]
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Moves noise levels towards 1 (shift > 1), as long token sequences need; the ends 0 and 1 stay."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sample_sigma(
+    b: int, *, how: TimeSampling = "uniform", shift: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise levels for training, one a sample: [b] float32 in (0, 1)."""
+    if how == "uniform":
+        sigma = torch.rand(b, generator=generator)
+    elif how == "logit_normal":
+        sigma = torch.randn(b, generator=generator).sigmoid()
+    else:
+        raise ValueError(f"unknown time sampling {how!r}: choose uniform or logit_normal")
+    return shift_sigma(sigma, shift)
+
+
+def add_noise(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """The point of the path at `sigma` [b]; data and noise [b ...]."""
+    sigma = sigma.to(data.dtype).view(-1, *(1,) * (data.ndim - 1))
+    return torch.lerp(data, noise, sigma)
+
+
+def velocity(data: Tensor, noise: Tensor) -> Tensor:
+    """What the model should predict anywhere on the path."""
+    return noise - data
+
+
+def guide(conditional: Tensor, negative: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance on text: v_neg + scale * (v_pos - v_neg)."""
+    return negative + scale * (conditional - negative)
+
+
+def guide_separately(
+    full: Tensor, no_text: Tensor, no_source: Tensor, *, source_scale: float, text_scale: float
+) -> Tensor:
+    """v_IT + s_I (v_IT - v_0T) + s_T (v_IT - v_I0): source and text each with a scale of its own.
+
+    `full` is v_IT, `no_source` v_0T (forward without source tokens), `no_text` v_I0 (the negative prompt).
+    With source_scale = 0 and text_scale = g - 1 this is `guide(..., g)`.
+    """
+    return full + source_scale * (full - no_source) + text_scale * (full - no_text)
+
+
+def flow_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared velocity error; `weight` (broadcastable) says where errors count more, its mean is divided out."""
+    error = (prediction.float() - target.float()).square()
+    if weight is None:
+        return error.mean()
+    weight = weight.float().expand_as(error)
+    return (error * weight).sum() / weight.sum()
+
+
+def semantic_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute velocity error of the semantic tokens (SAMA, equation 3)."""
+    return (prediction.float() - target.float()).abs().mean()
