@@ -1,0 +1,52 @@
+# OpenSAMA: everything a fresh machine needs is Python (3.11 or newer) and make.  `make help` lists the targets.
+
+# A Python of your choice:            make demo PYTHON=python3.13
+# PyTorch's CPU wheels (smaller):     make demo TORCH_INDEX=<address of PyTorch's CPU wheel index>
+# Anything else that pip understands: make demo PIP_ARGS="--proxy ..."
+PYTHON ?= python3
+TORCH_INDEX ?=
+PIP_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix docs clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install OpenSAMA into it (once; again only when the dependencies change)
+
+# The stamp is written last, so that an interrupted installation is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "OpenSAMA needs Python 3.11 or newer; name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "Python could not make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS) --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## edit a clip with the embedded model on the CPU and put it beside its source in demo-output/
+	$(BIN)/opensama demo
+
+check: $(STAMP) ## lint, format, types and floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## everything in check, then the tests that need no GPU
+	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu"
+
+fix: $(STAMP) ## mend what the linter and the formatter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## write the generated pages anew (docs/commands.md)
+	$(BIN)/python -m opensama.apps.reference docs/commands.md
+
+clean: ## remove .venv and what the tools leave behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,89 @@
+"""The command `opensama`: which commands there are, and how each of them ends.
+
+Exit codes: 0 done · 2 something the person can mend, one sentence on stderr · 130 interrupted, 143 told to end; then
+nothing half-written stays. Only `cyclopts` is imported here, a command's own module when it is called: `opensama --help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclopts import App, CycloptsError
+
+from opensama import __version__
+from opensama.values import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+app = App(
+    name="opensama",
+    help="Edit a video by saying what to change.",
+    help_epilogue="Every command explains itself with --help.",
+    version=__version__,
+    print_error=False,
+    exit_on_error=False,
+    verbose=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+app.command("opensama.apps.edit:edit", name="edit", help="Edit a video by an instruction.", sort_key=0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; `arguments` default to the process's own."""
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _end)
+    try:
+        result = app(arguments)
+    except CycloptsError as error:
+        return complain(str(error))
+    except UserError as error:
+        return complain(str(error))
+    except KeyboardInterrupt:
+        print("opensama: interrupted, nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        sentence = _mendable(error)
+        if sentence is None:
+            raise
+        return complain(sentence)
+    return result if isinstance(result, int) else 0
+
+
+def complain(sentence: str) -> int:
+    """Prints what is wrong as one paragraph on stderr; the exit code of a user's error comes out."""
+    print("opensama: " + " ".join(sentence.split()), file=sys.stderr)
+    return USER_ERROR
+
+
+def _mendable(error: OSError) -> str | None:
+    """One sentence for what the disk refuses, or None when it is not the person's to mend."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}: free some space or write elsewhere with --output"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to read or write{where}: choose another place with --output"
+    if error.errno == errno.ENAMETOOLONG:
+        return "a file name is too long: choose a shorter one"
+    return None
+
+
+def _end(*_: object) -> NoReturn:
+    """Told to end (SIGTERM): unwinds as an interrupt does, so that no half-written file stays."""
+    sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
