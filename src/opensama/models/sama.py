@@ -1,0 +1,283 @@
+"""The SAMA transformer: Wan's video transformer that edits, by source and semantic tokens beside the target's.
+
+    z = [ source tokens | semantic tokens | target tokens ] + type embedding (0, 1, 2)
+    target and source: one patch embedding, the same rotary positions; semantic: an MLP of noisy SigLIP features
+    output: velocity of the target's latents, and of the semantic features (SAMA, arXiv 2603.19228, section 3.1 and 3.2)
+
+Blocks, attention and time embedding are diffusers' own.
+sigma = 1 is noise, velocity = noise - data, timestep = 1000 sigma.
+
+`b` batch, `c` channels, `t h w` latent time, rows, columns (after patching: the token grid), `n` joint tokens,
+`d` width, `l` text tokens, `s` semantic tokens, `e` their width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import isqrt
+from typing import Any, Literal, NamedTuple
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers loads components of modules that name it)
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.utils import BaseOutput, apply_lora_scale
+from torch import Tensor, nn
+
+from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
+
+SOURCE, SEMANTIC, TARGET = 0, 1, 2
+
+SourceRotary = Literal["shared", "shifted"]
+SemanticRotary = Literal["zero", "identity", "grid"]
+
+
+@dataclass
+class SamaOutput(BaseOutput):
+    """Velocity of the target latents [b c t h w], and of the semantic tokens [b s e] if there were any."""
+
+    sample: Tensor
+    semantic_sample: Tensor | None = None
+
+
+class SamaTransformer3DModel(WanTransformer3DModel):
+    """Predicts velocities of target latents and semantic tokens, given source latents and text.
+
+    Sizes are WanTransformer3DModel's. Added: `type_embedding` tells source, semantic and target tokens apart;
+    `source_rotary` puts the source at the target's positions ("shared") or behind them ("shifted");
+    `semantic_rotary` puts semantic tokens nowhere ("zero", as released: their queries and keys vanish), at the origin
+    ("identity") or at their anchor's time and cell ("grid"); `semantic_dim=None` leaves semantic modules out;
+    `released_rounding` rounds the timestep to bfloat16 as the released sampler does.
+    """
+
+    _skip_layerwise_casting_patterns = [  # noqa: RUF012
+        *WanTransformer3DModel._skip_layerwise_casting_patterns,
+        "token_types",
+        "semantic",
+    ]
+    # The joint sequence and its rotary are split once and gathered once: the parent's plan knows only the target.
+    _cp_plan = {  # noqa: RUF012
+        "split_tokens": {i: ContextParallelInput(split_dim=1, split_output=True) for i in range(3)},
+        "split_time": {0: ContextParallelInput(split_dim=1, split_output=True)},
+        "gather_tokens": ContextParallelOutput(gather_dim=1),
+        "gather_time": ContextParallelOutput(gather_dim=1),
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, ...] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        type_embedding: bool = True,
+        source_rotary: SourceRotary = "shared",
+        semantic_dim: int | None = 1152,
+        semantic_hidden: int = 1024,
+        semantic_tokens_per_anchor: int = 65,
+        num_anchors: int = 1,
+        semantic_rotary: SemanticRotary = "zero",
+        released_rounding: bool = False,
+    ):
+        super().__init__(
+            patch_size=patch_size,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=text_dim,
+            freq_dim=freq_dim,
+            ffn_dim=ffn_dim,
+            num_layers=num_layers,
+            cross_attn_norm=cross_attn_norm,
+            qk_norm=qk_norm,
+            eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
+            rope_max_seq_len=rope_max_seq_len,
+            pos_embed_seq_len=pos_embed_seq_len,
+        )
+        if image_dim is not None or added_kv_proj_dim is not None:
+            raise ValueError("SAMA reads no image embedding: leave image_dim and added_kv_proj_dim at None")
+        if source_rotary not in ("shared", "shifted"):
+            raise ValueError(f"unknown source_rotary {source_rotary!r}: choose shared or shifted")
+        if semantic_rotary not in ("zero", "identity", "grid"):
+            raise ValueError(f"unknown semantic_rotary {semantic_rotary!r}: choose zero, identity or grid")
+        local = semantic_tokens_per_anchor - 1
+        if semantic_dim is not None and semantic_rotary == "grid" and (local < 0 or isqrt(local) ** 2 != local):
+            raise ValueError(
+                f"semantic_rotary='grid' needs a square of local tokens and one global token an anchor (17, 65, ...), "
+                f"not {semantic_tokens_per_anchor}"
+            )
+
+        d = num_attention_heads * attention_head_dim
+        self.rotary_layout = RotaryLayout(
+            attention_head_dim, source_rotary, semantic_rotary, semantic_tokens_per_anchor
+        )
+        self.token_types = nn.Embedding(3, d) if type_embedding else None
+        if self.token_types is not None:
+            nn.init.zeros_(self.token_types.weight)  # a base Wan model starts unchanged
+        self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
+        self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
+
+        self.split_tokens, self.split_time = Passage(), Passage()
+        self.gather_tokens, self.gather_time = Passage(), Passage()
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        source_hidden_states: Tensor | None = None,
+        semantic_hidden_states: Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> SamaOutput | tuple[Tensor, Tensor | None]:
+        """Velocities of `hidden_states` [b c t h w] and of `semantic_hidden_states` [b s e].
+
+        `timestep` is [b], or [b n] with one for every joint token; `encoder_hidden_states` is the text [b l d_text];
+        `source_hidden_states` [b c t' h' w'] may differ in size or be absent.
+        """
+        parts, grids = [], []
+        for kind, x in ((SOURCE, source_hidden_states), (SEMANTIC, semantic_hidden_states), (TARGET, hidden_states)):
+            if x is None:
+                grids.append((0, 0, 0))
+                continue
+            tokens, grid = self.embed_semantic(x) if kind == SEMANTIC else self.embed_latents(x)
+            parts.append(self.add_type(tokens, kind))
+            grids.append(grid)
+        source_grid, (s, _, _), target_grid = grids
+        n_target = parts[-1].shape[1]
+        tokens = torch.cat(parts, dim=1)
+        rotary = joint_rotary(self.rotary_layout, source_grid, s, target_grid, tokens.device)
+
+        tokens, *rotary = self.split_tokens(tokens, *rotary)
+        per_token = timestep.ndim == 2
+        if per_token:
+            timestep = self.split_time(timestep)
+        temb, modulation, text = self.embed_conditions(timestep, encoder_hidden_states)
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, rotary)
+            else:
+                tokens = block(tokens, text, modulation, rotary)
+        tokens = self.gather_tokens(tokens)
+        if per_token:
+            temb = self.gather_time(temb)[:, -n_target:]
+
+        sample = self.project(tokens[:, -n_target:], temb, target_grid)
+        semantic_sample = None
+        if semantic_hidden_states is not None:
+            semantic_sample = self.semantic_head(tokens[:, -n_target - s : -n_target])
+        if not return_dict:
+            return sample, semantic_sample
+        return SamaOutput(sample=sample, semantic_sample=semantic_sample)
+
+    def embed_latents(self, latents: Tensor) -> tuple[Tensor, Grid]:
+        """Latents [b c t h w] as tokens [b (t h w) d], and their grid."""
+        x = self.patch_embedding(latents)
+        return x.flatten(2).transpose(1, 2), tuple(x.shape[2:])
+
+    def embed_semantic(self, semantic: Tensor) -> tuple[Tensor, Grid]:
+        """Semantic features [b s e] as tokens [b s d], and their "grid" (s, 1, 1)."""
+        if self.semantic_embedder is None:
+            raise ValueError("this model has no semantic modules (semantic_dim is None): pass no semantic tokens")
+        return self.semantic_embedder(semantic), (semantic.shape[1], 1, 1)
+
+    def add_type(self, tokens: Tensor, kind: int) -> Tensor:
+        if self.token_types is None:
+            return tokens
+        return tokens + self.token_types(torch.full((), kind, device=tokens.device)).to(tokens.dtype)
+
+    def embed_conditions(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Time embedding [b d] or [b n d], its six modulations [b 6 d] or [b n 6 d], and text [b l d]."""
+        if self.config.released_rounding:
+            timestep = timestep.to(torch.bfloat16)
+        n = timestep.shape[1] if timestep.ndim == 2 else None
+        temb, modulation, text, _ = self.condition_embedder(timestep.float().flatten(), text, None, timestep_seq_len=n)
+        return temb, modulation.unflatten(-1, (6, -1)), text
+
+    def project(self, tokens: Tensor, temb: Tensor, grid: Grid) -> Tensor:
+        """The last block's target tokens [b (t h w) d] as velocity [b c t h w]."""
+        if temb.ndim == 2:
+            temb = temb[:, None]
+        shift, scale = (self.scale_shift_table[:, None] + temb[:, :, None]).unbind(2)
+        x = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+        x = self.proj_out(x)
+        p_t, p_h, p_w = self.config.patch_size
+        x = x.unflatten(2, (p_t, p_h, p_w, -1)).unflatten(1, grid)  # b t h w p_t p_h p_w c
+        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)
+        return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+class Passage(nn.Module):
+    """Hands tensors on. Context parallelism hooks itself in here, to split or gather them."""
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return tensors if len(tensors) > 1 else tensors[0]
+
+
+Grid = tuple[int, ...]
+
+
+class RotaryLayout(NamedTuple):
+    """What decides rotary positions, besides the shapes of a call."""
+
+    head_dim: int
+    source: SourceRotary
+    semantic: SemanticRotary
+    tokens_per_anchor: int
+
+
+@lru_cache(maxsize=8)
+def joint_rotary(
+    layout: RotaryLayout, source: Grid, s: int, target: Grid, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rotary cosines and sines of the joint sequence, each [1 n 1 head_dim] float32, made once a shape."""
+    with torch.inference_mode(False), torch.no_grad():  # what is kept must also serve training
+        start = target if layout.source == "shifted" else (0, 0, 0)
+        positions = [grid_positions(source, start), torch.zeros(s, 3, dtype=torch.float64), grid_positions(target)]
+        if layout.semantic == "grid" and s:
+            anchors, rest = divmod(s, layout.tokens_per_anchor)
+            if rest:
+                raise ValueError(f"{s} semantic tokens are no multiple of {layout.tokens_per_anchor} an anchor")
+            t, h, w = target
+            positions[SEMANTIC] = anchor_positions(t, h, w, anchors, layout.tokens_per_anchor)
+        cos, sin = rotary_table(torch.cat(positions), layout.head_dim)
+        if layout.semantic == "zero":
+            first = len(positions[SOURCE])
+            cos[first : first + s] = 0
+            sin[first : first + s] = 0
+        return cos[None, :, None].to(device), sin[None, :, None].to(device)
+
+
+def grid_positions(grid: Grid, start: Grid = (0, 0, 0)) -> Tensor:
+    """(time, row, column) of each token of a grid that begins at `start`: [(t h w) 3] float64."""
+    axes = [torch.arange(first, first + size, dtype=torch.float64) for first, size in zip(start, grid, strict=True)]
+    return torch.cartesian_prod(*axes).view(-1, 3)
+
+
+def rotary_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [n head_dim] at positions [n 3], fractions allowed; Wan's shares of time, row and column."""
+    space = 2 * (head_dim // 6)
+    tables = [
+        get_1d_rotary_pos_embed(size, positions[:, axis], use_real=True, freqs_dtype=torch.float64)
+        for axis, size in enumerate((head_dim - 2 * space, space, space))
+    ]
+    return torch.cat([cos for cos, _ in tables], dim=1), torch.cat([sin for _, sin in tables], dim=1)

@@ -1,0 +1,138 @@
+"""Safetensors files, read and written one tensor at a time, so that they may be larger than the memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from opensama.values import UserError
+
+SHARD_BYTES = 5 * 10**9
+STEM = "diffusion_pytorch_model"  # what diffusers calls a component's weights
+PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
+
+# Bytes of one number, by the file format's names of types.
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+ITEM_BYTES |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+class TensorInfo(NamedTuple):
+    """What a file says of a tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors writes it: BF16, F32, ...
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+class TensorFiles:
+    """The tensors of a safetensors file, of an index's shards, or of the safetensors files in a folder.
+
+    `infos` says what there is; `tensor` reads one. Raises UserError for anything that is not safetensors.
+    """
+
+    def __init__(self, path: Path):
+        self._file: dict[str, Path] = {}
+        self.infos: dict[str, TensorInfo] = {}
+        for file in weight_files(path):
+            try:
+                with safe_open(file, framework="pt") as f:
+                    for name in f.keys():  # noqa: SIM118  (a file handle, not a dictionary)
+                        if name in self._file:
+                            raise UserError(
+                                f"Tensor {name} is in {self._file[name].name} and in {file.name}: keep one."
+                            )
+                        part = f.get_slice(name)
+                        self._file[name] = file
+                        self.infos[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
+            except SafetensorError as error:
+                raise UserError(f"{file} is not a whole safetensors file ({error}): download it again.") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, from disk to CPU memory."""
+        with safe_open(self._file[name], framework="pt") as f:
+            return f.get_tensor(name)
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files that `path` stands for: itself, an index's shards, or those of a folder."""
+    if path.suffix in PICKLES:
+        raise UserError(f"{path} is a pickle, which can run code when opened: use the safetensors file instead.")
+    if path.is_dir():
+        index = path / f"{STEM}.safetensors.index.json"
+        files = weight_files(index) if index.exists() else sorted(path.glob("*.safetensors"))
+        if not files:
+            raise UserError(f"There is no safetensors file in {path}: name the folder or file that has the weights.")
+        return files
+    if not path.exists():
+        raise UserError(f"There is no file {path}: check the path of the weights.")
+    if path.name.endswith(".index.json"):
+        try:
+            names = set(json.loads(path.read_text())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is not an index of shards: it needs a weight_map.") from error
+        files = [path.parent / name for name in sorted(names)]
+        for file in files:
+            if not file.exists():
+                raise UserError(f"Shard {file.name} named by {path.name} is missing in {path.parent}: download it too.")
+        return files
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} does not end in .safetensors: only safetensors files are read.")
+    return [path]
+
+
+def write_safetensors(file: Path, infos: dict[str, TensorInfo], read: Callable[[str], Tensor]) -> None:
+    """Writes one file, tensor by tensor, under a temporary name until it is whole."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, info in infos.items():
+        header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [end, end + info.bytes]}
+        end += info.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with part.open("wb") as f:
+            f.write(len(text).to_bytes(8, "little") + text)
+            for name in infos:
+                f.write(read(name).contiguous().flatten().view(torch.uint8).numpy().data)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_shards(
+    folder: Path, infos: dict[str, TensorInfo], read: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes a folder's weights as diffusers names them: one file, or shards of at most `shard_bytes` and an index."""
+    shards: list[dict[str, TensorInfo]] = [{}]
+    filled = 0
+    for name, info in infos.items():
+        if shards[-1] and filled + info.bytes > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = info
+        filled += info.bytes
+    if len(shards) == 1:
+        write_safetensors(folder / f"{STEM}.safetensors", infos, read)
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, start=1):
+        file = folder / f"{STEM}-{i:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(file, shard, read)
+        weight_map |= dict.fromkeys(shard, file.name)
+    index = {"metadata": {"total_size": sum(info.bytes for info in infos.values())}, "weight_map": weight_map}
+    (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
