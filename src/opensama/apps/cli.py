@@ -1,7 +1,7 @@
 """The command `opensama`: which commands there are, and how each of them ends.
 
 Exit codes: 0 done · 2 something the person can mend, one sentence on stderr · 130 interrupted, 143 told to end; then
-nothing half-written stays. Only `cyclopts` is imported here, a command's own module when it is called: `opensama --help`
+nothing half-written stays. Only `cyclopts` is imported here, a command's own module when called, so `opensama --help`
 answers at once.
 """
 
@@ -36,6 +36,8 @@ app = App(
 )
 
 app.command("opensama.apps.edit:edit", name="edit", help="Edit a video by an instruction.", sort_key=0)
+app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)
+app.command("opensama.apps.doctor:doctor", name="doctor", help="What is installed and what will run here.", sort_key=5)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

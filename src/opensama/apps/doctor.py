@@ -1,0 +1,133 @@
+"""`opensama doctor`: what is installed, which device there is, which models will run, and how to mend what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opensama.models.registry import ModelEntry
+
+GB = 10**9
+NEEDED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "av",
+    "numpy",
+    "pillow",
+    "pydantic",
+)
+EXTRAS = {"wan": "sentencepiece", "web": "gradio", "train": "webdataset", "curate": "ray", "evaluate": "torchmetrics"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where models run here, and the memory there in bytes."""
+
+    name: str
+    kind: str
+    memory: int
+
+
+def doctor() -> int:
+    """Say what is installed, which device there is, which models will run here and what they need."""
+    from opensama import __version__
+    from opensama.models.registry import entries
+
+    print(f"opensama {__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}")
+    missing = [name for name in NEEDED if version(name) is None]
+    print("packages: " + ", ".join(f"{name} {version(name) or 'MISSING'}" for name in NEEDED))
+    for extra, package in EXTRAS.items():
+        state = version(package) or f"not installed (pip install 'opensama[{extra}]')"
+        print(f"  extra {extra}: {package} {state}")
+    if missing:
+        print(f"to mend: {sys.executable} -m pip install {' '.join(missing)}")
+        return 2
+
+    device = find_device()
+    print(f"device: {device.name}, {device.memory / GB:.0f} GB of memory, {os.cpu_count()} CPU cores")
+    for what, folder in (("here", Path.cwd()), ("for downloaded weights", hub_folder())):
+        print(f"disk {what}: {free_bytes(folder) / GB:.0f} GB free in {folder}")
+
+    print("models:")
+    verdicts = {entry.name: verdict(entry, device, free_bytes(hub_folder())) for entry in entries()}
+    for name, (runs, sentence) in verdicts.items():
+        print(f"  {name}: {'yes' if runs else 'no'}, {sentence}")
+    runs = any(ok for ok, _ in verdicts.values())
+    print("ready: opensama demo" if runs else "not ready: no model can run here yet, see the lines above")
+    return 0 if runs else 2
+
+
+def version(package: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def find_device() -> Device:
+    """The accelerator that PyTorch sees, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Device(f"cuda ({properties.name})", "cuda", properties.total_memory)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    if torch.backends.mps.is_available():
+        return Device("mps (Apple)", "mps", memory)
+    return Device("cpu", "cpu", memory)
+
+
+def hub_folder() -> Path:
+    """Where downloaded weights lie."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is, or will be."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
+    """Whether a model will run on this device, and one sentence why or what to do."""
+    from opensama.apps.models import is_cached, is_here
+
+    if entry.folder is not None:
+        if is_here(entry):
+            return True, f"its weights are here; {entry.memory}"
+        return (
+            False,
+            f"its weights are missing in {entry.folder}: `opensama train tiny` makes them, or reinstall opensama",
+        )
+    parts = [part for part in (entry.base, entry.edit) if part is not None]
+    weights = sum(gigabytes(part.size) for part in parts)
+    download = sum(gigabytes(part.size) for part in parts if not is_cached(part))
+    if download * GB > free:
+        return False, f"{download:.0f} GB are to be downloaded and the disk has {free / GB:.0f} GB free; {entry.memory}"
+    if weights * GB > device.memory:
+        return (
+            False,
+            f"its weights take {weights:.0f} GB and {device.name} has {device.memory / GB:.0f} GB; {entry.memory}",
+        )
+    slow = "; on a CPU it takes hours" if device.kind == "cpu" else ""
+    fetch = f"after a download of {download:.0f} GB" if download else "its weights are here"
+    return True, f"{fetch}; {entry.memory}{slow}"
+
+
+def gigabytes(size: str) -> float:
+    """`28.6 GB` as 28.6."""
+    return float(size.removesuffix("GB")) if size else 0.0

@@ -1,0 +1,107 @@
+"""`opensama models`: which models there are, what each needs, and released weights made ours and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from opensama.models.registry import ModelEntry, Weights
+
+app = App(name="models", help="The models: list, explain, convert.")
+
+
+@app.command(name="list")
+def list_models() -> None:
+    """List the models by name, and say whether their weights are on this machine."""
+    from opensama.models.registry import entries
+
+    rows = [(entry.name, "here" if is_here(entry) else "to download", entry.summary) for entry in entries()]
+    names, states = (max(len(row[i]) for row in rows) for i in (0, 1))
+    for name, state, summary in rows:
+        print(f"{name:<{names}}  {state:<{states}}  {summary}")
+    print("A folder written by SamaPipeline.save_pretrained is a model too: --model FOLDER.")
+
+
+@app.command
+def info(name: str, /) -> None:
+    """Explain one model: licence, memory, weights and default settings.
+
+    Parameters
+    ----------
+    name
+        A name that `opensama models list` shows, or a pipeline folder.
+    """
+    from opensama.models.registry import find
+
+    entry = find(name)
+    print(f"{entry.name}: {entry.summary}")
+    rows = {"licence": " ".join(part for part in (entry.licence.name, entry.licence.url) if part)}
+    if entry.licence.notice:
+        rows["notice"] = entry.licence.notice
+    rows["memory"] = entry.memory
+    if entry.folder is not None:
+        rows["folder"] = f"{entry.folder} ({'here' if is_here(entry) else 'missing'})"
+    for part in filter(None, (entry.base, entry.edit)):
+        state = "here" if is_cached(part) else f"to download, {part.size}"
+        rows[f"weights from {part.repo}"] = f"{', '.join(part.files) or 'all files'} ({state})"
+    rows |= {key.replace("_", " "): f"{value!r}" for key, value in entry.defaults.to_dict().items()}
+    for key, value in rows.items():
+        print(f"  {key}: {value}")
+
+
+@app.command
+def convert(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    family: Literal["sama"] = "sama",
+    config: Path | None = None,
+    to: Literal["ours", "released"] = "ours",
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Convert released weights into a transformer's folder, or back.
+
+    Parameters
+    ----------
+    source
+        A .safetensors file (or a folder of shards) with the released names; with --to released, a transformer's folder.
+    out
+        The folder to write; with --to released, the file.
+    family
+        Which model's table of names to use.
+    config
+        A JSON file with the model's sizes, where they are not those of the released 14B model.
+    to
+        Which way.
+    overwrite
+        Replace what is at OUT.
+    """
+    from opensama.models.convert import convert_released, convert_to_released
+
+    if not source.exists():
+        raise UserError(f"there is no file or folder {source}: check the path")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists: choose another name, or add --overwrite")
+    written = convert_to_released(source, out) if to == "released" else convert_released(source, out, family, config)
+    print(f"written: {written}")
+
+
+def is_cached(part: Weights) -> bool:
+    """Whether the hub's files of a model's part are on this disk (a pattern counts when its folder has been fetched)."""
+    from huggingface_hub import try_to_load_from_cache
+
+    wanted = [name for name in part.files if "*" not in name] or ["model_index.json"]
+    return all(isinstance(try_to_load_from_cache(part.repo, name), str) for name in wanted)
+
+
+def is_here(entry: ModelEntry) -> bool:
+    """Whether a model can be loaded without a download."""
+    if entry.folder is not None:
+        return (entry.folder / "model_index.json").is_file()
+    return all(is_cached(part) for part in (entry.base, entry.edit) if part is not None)
