@@ -1,0 +1,91 @@
+"""Images as frames: a folder of them in natural order, or a single one as a still."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from opensama.media.video_io.look import check_size, look_of
+from opensama.media.video_io.opening import check_readable
+from opensama.values import ColorInfo, UserError, Video
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+FPS = Fraction(24)
+"""Frames a second of images, which have no time of their own."""
+
+
+def read_folder(folder: Path, fps: Fraction | float | None = None) -> Video:
+    """The images of a folder, by name with numbers in their order (2 before 10)."""
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+    except PermissionError as error:
+        raise UserError(f"The folder {folder} may not be read; change its permissions.") from error
+    if not found:
+        raise UserError(f"The folder {folder} has no images ({', '.join(sorted(SUFFIXES))}); choose another.")
+    return read_images(sorted(found, key=_natural), folder, fps)
+
+
+def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None = None) -> Video:
+    """Image files of one size as a silent video."""
+    if fps is not None and not 0 < fps < 1e6:
+        raise UserError(f"The frame rate must be a positive number, not {fps}.")
+    for path in paths:
+        check_readable(path)
+    size = _header_size(paths[0])
+    check_size(*size, paths[0])
+    for path in paths[1:]:
+        if (other := _header_size(path)) != size:
+            raise UserError(
+                f"{path} is {other[0]}x{other[1]} pixels, the images before it {size[0]}x{size[1]}; "
+                "give images of one size."
+            )
+    first = _decode(paths[0])
+    look = look_of(first, None, paths[0])
+    rate = Fraction(fps).limit_denominator(1001) if fps else FPS
+
+    def source(start: int, stop: int) -> Iterator[np.ndarray]:
+        for path in paths[start:stop]:
+            frame = _decode(path)
+            yield replace(look_of(frame, None, path), bit_depth=look.bit_depth).converter()(frame)
+
+    return Video(
+        width=look.shown[0],
+        height=look.shown[1],
+        timestamps=tuple(range(len(paths))),
+        time_base=1 / rate,
+        duration=len(paths) / rate,
+        source=source,
+        bit_depth=look.bit_depth,
+        color=ColorInfo(),
+        path=name,
+    )
+
+
+def _decode(path: Path) -> av.VideoFrame:
+    """The one frame; opened as a stream, so that a % in the name stays a %."""
+    try:
+        with path.open("rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+            for frame in container.decode(video=0):
+                return frame
+    except (av.error.FFmpegError, IndexError) as error:
+        raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
+    raise UserError(f"{path} is not an image that can be read; replace or remove it.")
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]

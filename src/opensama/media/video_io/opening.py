@@ -1,0 +1,69 @@
+"""Opening files, and saying in one sentence why one cannot be opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+
+from opensama.values import UserError
+
+_NOT_PICTURES = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text files as pictures of a terminal
+
+
+def check_readable(path: Path) -> None:
+    """Raises `UserError` unless `path` is a file with something in it that may be read."""
+    if not path.exists():
+        raise UserError(f"There is no file {path}; check the name and the folder.")
+    if not path.is_file():
+        raise UserError(f"{path} is not a regular file; give a video file, an image or a folder of images.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read; change its permissions.")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes); copy or download it again.")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[av.container.InputContainer]:
+    """An open container; what FFmpeg says against it becomes a `UserError`."""
+    try:
+        # "file:" keeps names such as "concat:a.mp4" from being read as protocols.
+        container = av.open(f"file:{path.absolute()}", metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise UserError(_why_not(path, error)) from error
+    try:
+        if container.format.name in _NOT_PICTURES:
+            raise UserError(f"{path} is not a video; give a video file, an image or a folder of images.")
+        yield container
+    finally:
+        container.close()
+
+
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first real video stream: cover pictures of music do not count."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise UserError(f"{path} has video in a format that cannot be decoded here; convert it to H.264 first.")
+            return stream
+    held = "only sound" if container.streams.audio else "no pictures"
+    raise UserError(f"{path} has no video stream ({held}); give a file with pictures.")
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path} may not be read; change its permissions."
+    if isinstance(error, av.error.InvalidDataError):
+        with path.open("rb") as file:
+            head = file.read(16)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat"):
+            return f"{path} is cut off or damaged (its index is missing); copy or download it again."
+        return f"{path} is not a video; give a video file, an image or a folder of images."
+    return (
+        f"{path} cannot be opened as a video ({error.strerror or error})."
+        if isinstance(error, OSError)
+        else f"{path} cannot be opened as a video ({error})."
+    )

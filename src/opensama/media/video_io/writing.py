@@ -1,0 +1,229 @@
+"""`Video`s to MP4 files that browsers and phones play, frame for frame and tick for tick.
+
+H.264 4:2:0 for 8 bit, HEVC (tag hvc1) 4:2:0 for more; sides that 4:2:0 refuses go to 4:4:4 or are padded. Time stamps
+are kept in the source's own ticks. At a constant rate B-frames are used; at a variable rate they are not, because MP4
+stores the time from one frame to the next in coded order, and only without B-frames is that the time on screen. The
+file is written under a temporary name in the same folder, read back, and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+
+from opensama.media.video_io.color import FromRGB, tag
+from opensama.media.video_io.sound import Sound
+from opensama.values import UserError, Video
+
+SUFFIXES = (".mp4", ".m4v")
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written, and what a person should know about it."""
+
+    path: Path
+    width: int
+    height: int
+    frame_count: int
+    codec: str
+    pixel_format: str
+    sound: str
+    """`none`, or what was done: `copied aac`, `opus made aac`."""
+    notes: tuple[str, ...] = ()
+
+
+def write_video(
+    video: Video,
+    path: str | Path,
+    *,
+    quality: float = 80,
+    even: bool = False,
+    overwrite: bool = False,
+    on_note: Callable[[str], None] = print,
+) -> WriteReport:
+    """Writes an MP4 and says what it did; whatever goes wrong, no file is left behind.
+
+    `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
+    place of 4:4:4. `on_note` gets each sentence that a person should read. Raises `UserError` if the file cannot be written.
+    """
+    path = Path(path)
+    check_writable(path, overwrite)
+    plan = _Plan.of(video, quality, even)
+    temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(4)}.part")
+    try:
+        with _user_errors(path):
+            temporary.touch(exist_ok=False)
+            sound = _encode(video, plan, temporary)
+            _check_written(temporary, video)
+            check_writable(path, overwrite)
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    notes = (*plan.notes, *sound.notes)
+    for note in notes:
+        on_note(note)
+    return WriteReport(
+        path, plan.width, plan.height, video.frame_count, plan.codec, plan.pixel_format, sound.summary, notes
+    )
+
+
+def check_writable(path: Path, overwrite: bool = False) -> None:
+    """Raises `UserError` unless a video can be written there: worth asking before a long edit."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} is not the name of an MP4 file; end it in .mp4.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; make it first.")
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is not a regular file; choose another name.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; choose another name, or overwrite it with --overwrite.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"The folder {folder} is not writable; choose another place.")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Codec, pixel format and size, with what there is to say about them."""
+
+    codec: str
+    pixel_format: str
+    width: int
+    height: int
+    crf: float
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, video: Video, quality: float, even: bool) -> _Plan:
+        if not 0 <= quality <= 100:
+            raise UserError(f"The quality must be from 0 to 100, not {quality}.")
+        width, height, notes = video.width, video.height, []
+        subsampled = True
+        if width % 2 or height % 2:
+            if even:
+                width, height = width + width % 2, height + height % 2
+                notes.append(
+                    f"Padded from {video.width}x{video.height} to {width}x{height} by repeating the last pixels."
+                )
+            else:
+                subsampled = False
+                notes.append(
+                    f"{width}x{height} is odd-sized: written as 4:4:4, which some phones and browsers refuse; "
+                    "pad it by one pixel with --even."
+                )
+        deep = video.bit_depth > 8
+        if deep and video.bit_depth != 10:
+            notes.append(f"The source has {video.bit_depth} bits a colour; written as 10-bit HEVC.")
+        chroma = "420" if subsampled else "444"
+        crf = 38 - quality / 4
+        return cls(
+            "libx265" if deep else "libx264",
+            f"yuv{chroma}p10le" if deep else f"yuv{chroma}p",
+            width,
+            height,
+            crf,
+            tuple(notes),
+        )
+
+
+def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
+    """Pictures and sound into one file, interleaved as they come."""
+    ticks = video.time_base.denominator
+    step = video.time_base.numerator  # a time base of 1001/30000 counts 1001 ticks of 1/30000
+    first = video.timestamps[0]
+    with Sound.of(video) as sound:
+        options = {
+            "movflags": "+faststart",
+            "video_track_timescale": str(ticks),
+            "movie_timescale": str(_common_ticks(ticks, sound.rates)),
+        }
+        container = av.open(f"file:{temporary.absolute()}", "w", format="mp4", options=options)
+        try:
+            stream = cast(av.VideoStream, container.add_stream(plan.codec, rate=video.fps.limit_denominator(100_000)))
+            _set_up(stream, video, plan)
+            sound.add_to(container)
+            convert = FromRGB(plan.pixel_format, video.color, video.height)
+            durations = dict(
+                zip((s * step for s in video.timestamps), (d * step for d in video.durations), strict=True)
+            )
+
+            def put(packets: list[av.Packet]) -> None:
+                for packet in packets:
+                    assert packet.pts is not None
+                    packet.duration = durations[packet.pts]
+                    container.mux(packet)
+
+            for stamp, picture in zip(video.timestamps, video.frames(), strict=True):
+                frame = convert(_padded(picture, plan.width, plan.height))
+                frame.pts, frame.time_base = stamp * step, Fraction(1, ticks)
+                sound.mux_until(container, (stamp - first) * video.time_base)
+                put(stream.encode(frame))
+            put(stream.encode(None))
+            sound.mux_until(container, None)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                container.close()
+            raise
+        container.close()
+        return sound
+
+
+def _set_up(stream: av.VideoStream, video: Video, plan: _Plan) -> None:
+    context = stream.codec_context
+    stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, plan.pixel_format
+    context.time_base = stream.time_base = Fraction(1, video.time_base.denominator)
+    tag(context, video.color)
+    options = {"crf": f"{plan.crf:g}", "preset": "medium"}
+    if not video.is_constant_rate:
+        options["bf"] = "0"
+    if plan.codec == "libx265":
+        context.codec_tag = "hvc1"
+        parameters: dict[str, str] = {"log-level": "error", **video.extra}
+        if "bf" in options:
+            parameters["bframes"] = options.pop("bf")
+        options["x265-params"] = ":".join(f"{key}={value}" for key, value in parameters.items())
+    stream.options = options
+
+
+def _common_ticks(ticks: int, rates: list[int]) -> int:
+    """Edit lists count in the movie's ticks: ones that picture and sound share keep both exact."""
+    common = math.lcm(ticks, *rates)
+    return common if common < 2**31 else ticks
+
+
+def _padded(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    below, right = height - picture.shape[0], width - picture.shape[1]
+    return np.pad(picture, ((0, below), (0, right), (0, 0)), mode="edge") if below or right else picture
+
+
+def _check_written(path: Path, video: Video) -> None:
+    """Reads the packets back: a write that failed without a word leaves fewer."""
+    with av.open(f"file:{path.absolute()}", format="mp4") as container:
+        packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    if packets != video.frame_count:
+        raise OSError(errno.EIO, f"{packets} of {video.frame_count} frames arrived")
+
+
+@contextlib.contextmanager
+def _user_errors(path: Path) -> Iterator[None]:
+    """What the operating system says while writing, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise UserError(f"The disk is full: {path} could not be written; free some space.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{path} may not be written ({error.strerror}); choose another place.") from error
+        raise UserError(f"{path} could not be written ({error.strerror}); choose another place.") from error
