@@ -1,0 +1,186 @@
+"""The models that this project can load: one row each: licence, where its weights are, needs, defaults.
+
+A new model is a new row. A folder saved by `SamaPipeline.save_pretrained` is a model too: its `model_index.json`
+carries the defaults it was trained for. Nothing here imports torch, so listing models is instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from opensama.values import UserError
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model is asked when nobody says otherwise. The values here are those of the released SAMA sampler."""
+
+    steps: int = 50
+    guidance: float = 5.0
+    shift: float = 5.0
+    area: int = 832 * 480  # pixels of one frame at model size
+    multiple: int = 32  # width and height at model size are multiples of this
+    window: int = 81  # frames that one forward pass sees, 4k+1
+    overlap: int = 4  # latent frames that neighbouring windows share on long clips
+    prompt_prefix: str = "[Video edit] "
+    negative_prompt: str = "[Video edit]"
+    max_text_tokens: int = 512
+    preserve: bool = False  # keep the source's own pixels where the edit changed nothing
+    dtype: str = "bfloat16"  # on an accelerator; a CPU computes in float32
+
+    def __post_init__(self) -> None:
+        if self.window % 4 != 1:
+            raise ValueError(f"a window holds 4k+1 frames, not {self.window}")
+        if self.window > 1 and not 0 < self.overlap < (self.window - 1) // 4 + 1:
+            raise ValueError(f"windows of {self.window} frames cannot share {self.overlap} latent frames")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Defaults:
+        """Unknown keys are an error that names them: a model folder of a newer version is not guessed at."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise UserError(f"This model folder has settings this version does not know: {', '.join(unknown)}.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Licence:
+    name: str
+    url: str
+    notice: str  # one sentence for people, printed once when the weights are loaded; empty: nothing to say
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where one part of a model lies: a repository on the hub, and the files needed of it (patterns; empty: all)."""
+
+    repo: str
+    files: tuple[str, ...] = ()
+    size: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repo}"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model: a local pipeline `folder`, or without one put together from `base` and a single file `edit`."""
+
+    name: str
+    family: Literal["sama"]
+    summary: str
+    licence: Licence
+    memory: str
+    defaults: Defaults = field(default_factory=Defaults)
+    folder: Path | None = None
+    base: Weights | None = None
+    edit: Weights | None = None
+
+
+_APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
+
+TINY = ModelEntry(
+    name="tiny",
+    family="sama",
+    summary="embedded, small, trained on drawings that this project renders; runs on a CPU",
+    licence=Licence("Apache-2.0", _APACHE, ""),
+    memory="under 1 GB, CPU",
+    folder=ASSETS / "tiny",
+    defaults=Defaults(
+        steps=8, guidance=1.0, shift=5.0, area=128 * 128, multiple=16, window=17, overlap=2,
+        prompt_prefix="", negative_prompt="", max_text_tokens=32, preserve=True, dtype="float32",
+    ),
+)  # fmt: skip
+
+SAMA_14B = ModelEntry(
+    name="sama-14b",
+    family="sama",
+    summary="the authors' released SAMA weights on Wan2.1-T2V-14B, 480p",
+    licence=Licence(
+        "SAMA weights: none found; Wan2.1 base: Apache-2.0",
+        "https://huggingface.co/syxbb/SAMA-14B",
+        "The SAMA-14B weights are published at https://huggingface.co/syxbb/SAMA-14B; we found no licence stated"
+        " for them, so read that page before any use beyond trying them. The Wan2.1 base is Apache-2.0.",
+    ),
+    memory="about 28 GB for the transformer and 11 GB for the text encoder, in bf16; an 80 GB GPU is recommended",
+    base=Weights(
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        ("model_index.json", "scheduler/*", "text_encoder/*", "tokenizer/*", "vae/*", "transformer/config.json"),
+        "12 GB",
+    ),
+    edit=Weights("syxbb/SAMA-14B", ("sama_14b_ema.safetensors",), "28.6 GB"),
+    defaults=Defaults(),
+)
+
+_ENTRIES = (TINY, SAMA_14B)
+
+
+def entries() -> tuple[ModelEntry, ...]:
+    """The named models, the embedded one first. What a model's folder says about its defaults goes before its row."""
+    return tuple(_as_saved(entry) for entry in _ENTRIES)
+
+
+def find(name: str | Path) -> ModelEntry:
+    """The row for a model's name, or for a folder that holds a pipeline.
+
+    Raises UserError with the nearest name for anything else.
+    """
+    for entry in _ENTRIES:
+        if str(name) == entry.name:
+            return _as_saved(entry)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    known = [entry.name for entry in _ENTRIES]
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)} or a model folder."
+    raise UserError(f"There is no model and no folder {str(name)!r}: {hint}")
+
+
+def _as_saved(entry: ModelEntry) -> ModelEntry:
+    if entry.folder is None or not (entry.folder / "model_index.json").is_file():
+        return entry
+    saved = _read_index(entry.folder).get("defaults")
+    return replace(entry, defaults=Defaults.from_dict(saved)) if saved else entry
+
+
+def _from_folder(path: Path) -> ModelEntry:
+    if not (path / "model_index.json").is_file():
+        raise UserError(
+            f"The folder {path} is not a model: it has no model_index.json (SamaPipeline.save_pretrained writes one)."
+        )
+    saved = _read_index(path)
+    if saved.get("_class_name") != "SamaPipeline":
+        raise UserError(
+            f"The folder {path} holds a {saved.get('_class_name')}, which is not an editor: a SamaPipeline is needed."
+        )
+    return ModelEntry(
+        name=str(path),
+        family="sama",
+        summary=f"the model folder {path}",
+        licence=Licence("see the folder's README", "", ""),
+        memory="see the folder's README",
+        folder=path,
+        defaults=Defaults.from_dict(saved.get("defaults") or {}),
+    )
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    index = path / "model_index.json"
+    try:
+        saved = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"The file {index} is damaged ({error}): copy it again.") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"The file {index} is damaged (no JSON object): copy it again.")
+    return saved

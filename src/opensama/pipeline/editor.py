@@ -1,0 +1,166 @@
+"""load() and Editor: an edit request in, a Video of the source's own size, length, time stamps and sound out.
+
+    source frames -> bucket size -> latents of windows -> denoised together -> decoded -> carried to full size
+
+Everything up to the decoded small pictures happens in `edit`; full-size frames are made when the result's frames are
+asked for, one at a time, so a long full-HD clip needs the memory of one window and a few frames.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensama import runtime
+from opensama.models.registry import ModelEntry, find
+from opensama.pipeline.assemble import build_pipeline
+from opensama.pipeline.buckets import Placement
+from opensama.pipeline.masks import limits_of
+from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
+from opensama.pipeline.sama import Guidance, SamaPipeline
+from opensama.pipeline.windows import WindowPlan
+from opensama.values import EditRequest, Progress, Video
+
+
+def edit(
+    video: Video | Path | str,
+    instruction: str,
+    model: str | Path = "tiny",
+    *,
+    device: str | None = None,
+    **request: Any,
+) -> Video:
+    """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...)."""
+    asked = EditRequest(video, instruction, **request)
+    return load(model, device=device).edit(asked)
+
+
+def load(
+    name: str | Path = "tiny",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    weights: str | Path | None = None,
+    base: str | Path | None = None,
+    notice: Callable[[str], object] = print,
+) -> Editor:
+    """An editor with a model of the registry, or with the one in a folder.
+
+    A model that consists of a base and a single file takes them from the hub; `base` (a folder) and `weights` (a file,
+    or the folder it is in) name local ones. Raises UserError for unknown names and for missing or wrong files.
+    """
+    entry = find(name)
+    where = runtime.pick_device(device)
+    pipeline = build_pipeline(entry, runtime.pick_dtype(dtype, where, entry.defaults.dtype), weights=weights, base=base)
+    runtime.say_once(entry.licence.notice, notice)
+    return Editor(pipeline.to(where), entry)
+
+
+class Editor:
+    """A loaded model that edits videos: `edit(request)`. The diffusers pipeline below it is `pipeline`."""
+
+    def __init__(self, pipeline: SamaPipeline, entry: ModelEntry):
+        self.pipeline, self.entry = pipeline, entry
+        pipeline.set_progress_bar_config(disable=True)
+
+    @torch.no_grad()
+    def edit(self, request: EditRequest) -> Video:
+        """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it."""
+        video = _as_video(request.video)
+        start, stop = request.frame_range(video)
+        limits = limits_of(request, video)
+        carrier = self._small_edit(request, video, start, stop)
+
+        def frames(first: int, last: int) -> Iterator[np.ndarray]:
+            weights = limits(first, last)
+            for index, source in enumerate(video.frames(first, last), first):
+                limit = next(weights)
+                yield carrier.frame(index - start, source, limit) if start <= index < stop else source
+
+        return video.with_frames(frames)
+
+    def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Carrier:
+        """The edit at model size, ready to be carried to full size."""
+        pipe, defaults = self.pipeline, self.pipeline.defaults
+        area = request.size**2 if request.size else defaults.area
+        multiple = max(defaults.multiple, pipe.multiple)
+        placement = Placement.of(video.width, video.height, area, multiple)
+        plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap)
+        steps = defaults.steps if request.steps is None else request.steps
+        scale = defaults.guidance if request.guidance is None else request.guidance
+        preserve = defaults.preserve if request.preserve is None else request.preserve
+        report = _Reporter(request.progress)
+
+        text = pipe.encode_prompt(request.instruction)
+        negative = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
+        words_away = pipe.encode_prompt(negative, prefix="") if scale != 1 else None
+        small = (placement.enter(frame) for frame in video.frames(start, stop))
+        source = torch.cat(
+            [
+                report("Reading", pipe.encode_video(window[None]), done, len(plan))
+                for done, window in enumerate(plan.gather(small), 1)
+            ]
+        )
+        generator = runtime.seeded(request.seed)
+        noise = pipe.noise(plan, source, generator)
+        semantic = pipe.semantic_noise(len(plan), None, generator, shared=True)
+
+        def on_step(pipe: SamaPipeline, i: int, t: Tensor, state: dict[str, Tensor]) -> None:
+            report("Editing", None, i + 1, steps)
+
+        latents, _ = pipe.denoise(
+            noise, semantic, source, text, words_away,
+            steps=steps,
+            shift=defaults.shift if request.shift is None else request.shift,
+            guidance=Guidance(scale, request.source_guidance),
+            plan=plan,
+            on_step=on_step,
+        )  # fmt: skip
+        carrier = self._decode(plan, placement, latents, source if preserve else None, report)
+        pipe.maybe_free_model_hooks()
+        return carrier
+
+    def _decode(
+        self, plan: WindowPlan, placement: Placement, latents: Tensor, source: Tensor | None, report: _Reporter
+    ) -> Carrier:
+        pipe, size = self.pipeline, (placement.height, placement.width)
+        edited = Spool(plan.frames, 3, *size)
+        pictures = pipe.decode_windows(plan, latents)
+        if source is None:
+            for done, chunk in enumerate(pictures, 1):
+                edited.append(report("Decoding", chunk, done, len(plan)))
+            return Carrier(placement, edited)
+        guide, counter = Spool(plan.frames, 2, *size), ChangeCounter()
+        for done, (chunk, rebuilt) in enumerate(zip(pictures, pipe.decode_windows(plan, source), strict=True), 1):
+            changed = change(chunk, rebuilt)
+            counter.add(placement.leave(changed))
+            edited.append(report("Decoding", chunk, done, len(plan)))
+            guide.append(torch.cat([luminance(rebuilt), changed[None]]))
+        settings = PreserveSettings()
+        return Carrier(placement, edited, guide, counter.rule(settings), settings)
+
+
+class _Reporter:
+    """Tells the request's callback how far the edit is; hands the value through."""
+
+    def __init__(self, tell: Callable[[Progress], None] | None):
+        self.tell, self.began = tell, time.monotonic()
+
+    def __call__(self, stage: str, value: Any, done: int, total: int) -> Any:
+        if self.tell is not None:
+            self.tell(Progress(stage, done, total, time.monotonic() - self.began))
+        return value
+
+
+def _as_video(video: Video | Path | str) -> Video:
+    if isinstance(video, Video):
+        return video
+    from opensama.media.video_io import read_video
+
+    return read_video(video)

@@ -1,0 +1,211 @@
+"""From the model's small picture to the source's full size, keeping the source's own pixels where nothing changed.
+
+    E  the edit as decoded, R  the source as the same autoencoder decodes it, S  the source itself at full size
+    m = rms over channels of (E - R) / 2        what the edit changed; autoencoder loss cancels, it is in both
+    M = soft mask: m over low .. high, spread a little in space and to neighbouring frames
+    N = up(E) + up(a) (Y(S) - Y(up(R)))         the new picture: the edit, and the source's fine detail as guide
+    a = cov(Y(R), E) / var(Y(R)), windowed,     how the edit's contrast follows the source's there: 1 where it kept it,
+        times how well that line fits           0 where new things stand
+    out = S + M (N - S)                         M = 0: the source's own numbers, exactly
+
+`low` follows the clip's own background level of m (its lower quartile), within bounds. When most of all pixels changed
+(a style), M = 1 everywhere. A user's mask W multiplies M. R is at model size: up() is bicubic, to the source's size.
+
+Letters: `c` channels, `t h w` frames, rows, columns at model size; S and N are full size.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from opensama.pipeline.buckets import Placement, resize, unit
+
+IN_MEMORY = 256 * 2**20  # bytes; larger clips wait in an unnamed temporary file
+
+
+@dataclass(frozen=True)
+class PreserveSettings:
+    """In parts of full scale (1 = black to white). Found on the embedded model; the same for every model."""
+
+    floor: float = 0.03  # below this nothing counts as change, however calm the clip
+    ceiling: float = 0.08  # above this everything does, however restless
+    background: float = 3.0  # times the lower quartile of m
+    softness: float = 2.0  # full change at this times the threshold
+    whole: float = 0.7  # with more than this share of pixels changed, the whole frame is taken from the edit
+    detail: float = 1.0  # how much of the source's fine detail may return
+
+
+class ChangeCounter:
+    """The distribution of m over a clip, gathered chunk by chunk in 1,000 bins."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(1000, dtype=torch.float64)
+
+    def add(self, change: Tensor) -> None:
+        bins = (change.float() * 1000).long().clamp_(0, 999).flatten()
+        self.counts += torch.bincount(bins, minlength=1000)
+
+    def quantile(self, q: float) -> float:
+        share = self.counts.cumsum(0) / self.counts.sum()
+        return int((share < q).sum()) / 1000
+
+    def above(self, level: float) -> float:
+        """The share of pixels that changed more than `level`."""
+        return float(self.counts[math.ceil(level * 1000) :].sum() / self.counts.sum())
+
+    def rule(self, settings: PreserveSettings) -> ChangeRule:
+        low = min(max(settings.background * self.quantile(0.25), settings.floor), settings.ceiling)
+        return ChangeRule(low, low * settings.softness, whole=self.above(low) > settings.whole)
+
+
+@dataclass(frozen=True)
+class ChangeRule:
+    """What counts as changed in one clip: m from `low` (not at all) to `high` (fully); `whole`: everything."""
+
+    low: float
+    high: float
+    whole: bool
+
+
+def change(edit: Tensor, reconstruction: Tensor) -> Tensor:
+    """m [t h w] of E and R [c t h w] in [-1, 1], smoothed over 3x3 pixels."""
+    m = ((edit - reconstruction) / 2).square().mean(0).sqrt()
+    return blur(m[:, None], 1)[:, 0]
+
+
+def change_mask(m: Tensor, rule: ChangeRule) -> Tensor:
+    """M [h w] for the middle one of the frames m [t h w]: the largest change in them, thresholded, spread, softened."""
+    h, w = m.shape[1:]
+    radius = max(1, round(min(h, w) / 128))
+    soft = ((m.float().amax(0) - rule.low) / (rule.high - rule.low)).clamp(0, 1)
+    soft = soft * soft * (3 - 2 * soft)
+    spread = functional.max_pool2d(soft[None, None], 2 * radius + 1, 1, radius)
+    return blur(spread, radius)[0, 0]
+
+
+def detail_gain(guide: Tensor, edit: Tensor, *, prior: float = 0.0, radius: int = 2) -> Tensor:
+    """a [c h w]: how the edit [c h w] follows the source's luminance `guide` [1 h w]; `prior` where both are flat."""
+
+    def mean(x: Tensor) -> Tensor:
+        return blur(x[None], radius)[0]
+
+    mean_g, mean_e = mean(guide), mean(edit)
+    var_g = mean(guide * guide) - mean_g * mean_g
+    var_e = (mean(edit * edit) - mean_e * mean_e).clamp(min=0)
+    cov = mean(guide * edit) - mean_g * mean_e
+    calm = 4e-4  # variance of the autoencoder's own noise, in [-1, 1]
+    slope = (cov + prior * calm) / (var_g.clamp(min=0) + calm)
+    fit = (cov.square() + prior * calm**2) / (var_g.clamp(min=0) * var_e + calm**2)
+    return (slope * fit.clamp(0, 1)).clamp(0, 1.5)
+
+
+class Carrier:
+    """Carries an edit to full size, one frame at a time, in any order.
+
+    `edit` [t 3 h w] float16 in [-1, 1]; `guide` [t 2 h w] holds Y(R) and m, or is None to take the edit whole.
+    `limit` gives the user's mask of a frame at full size, or None.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        edit: Spool,
+        guide: Spool | None = None,
+        rule: ChangeRule | None = None,
+        settings: PreserveSettings | None = None,
+    ):
+        self.placement, self.edit, self.guide, self.rule = placement, edit, guide, rule
+        self.settings = settings or PreserveSettings()
+
+    def frame(self, index: int, source: np.ndarray, limit: Tensor | None = None) -> np.ndarray:
+        """Frame `index` of the edit over `source` (h w 3 integers), changed only where `limit` [h w] is not 0."""
+        height, width = source.shape[:2]
+        weight = limit
+        if self.guide is not None and self.rule is not None and not self.rule.whole:
+            near = self.placement.leave(self.guide[max(0, index - 1) : index + 2][:, 1])
+            mask = change_mask(near, self.rule)
+            if not mask.any():
+                return source
+            mask = enlarge(mask[None], height, width, smooth=False)[0]
+            weight = mask if limit is None else mask * limit
+        rows, columns = bounds(weight) if weight is not None else (slice(0, height), slice(0, width))
+        if rows.start >= rows.stop:
+            return source
+        part = source[rows, columns]
+        new = self._picture(index, part, (height, width), rows, columns)
+        if weight is not None:
+            old = unit(part).permute(2, 0, 1)
+            new = old + weight[rows, columns] * (new - old)
+        top = np.iinfo(source.dtype).max
+        result = source.copy()
+        new = (new.permute(1, 2, 0) * top).round_().clamp_(0, top)
+        result[rows, columns] = new.numpy().astype(source.dtype)
+        return result
+
+    def _picture(self, index: int, part: np.ndarray, size: tuple[int, int], rows: slice, columns: slice) -> Tensor:
+        """N [3 rows columns] in [0, 1], for the part of the full-size frame that is needed."""
+        edit = self.placement.leave(self.edit[index : index + 1][0].float())
+        new = enlarge(edit, *size)[:, rows, columns]
+        if self.guide is not None and self.rule is not None and self.settings.detail:
+            guide = self.placement.leave(self.guide[index : index + 1][0, :1].float())
+            gain = detail_gain(guide, edit, prior=0.5 if self.rule.whole else 0.0) * self.settings.detail
+            fine = luminance(unit(part).permute(2, 0, 1)) * 2 - 1 - enlarge(guide, *size)[:, rows, columns]
+            new = new + enlarge(gain, *size, smooth=False)[:, rows, columns] * fine
+        return (new + 1) / 2
+
+
+class Spool:
+    """Float16 frames [c h w] appended chunk by chunk: in memory, or in an unnamed temporary file when many."""
+
+    def __init__(self, frames: int, channels: int, height: int, width: int):
+        shape = (frames, channels, height, width)
+        self.filled = 0
+        self.array: np.ndarray
+        if 2 * math.prod(shape) <= IN_MEMORY:
+            self.array = np.empty(shape, np.float16)
+        else:
+            self.array = np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)  # noqa: SIM115
+
+    def append(self, chunk: Tensor) -> None:
+        """[c n h w]"""
+        n = chunk.shape[1]
+        self.array[self.filled : self.filled + n] = chunk.detach().transpose(0, 1).half().cpu().numpy()
+        self.filled += n
+
+    def __getitem__(self, frames: slice) -> Tensor:
+        """[n c h w] float16, a copy."""
+        return torch.from_numpy(np.array(self.array[frames]))
+
+
+def luminance(pixels: Tensor) -> Tensor:
+    """Y [1 ...] of RGB [3 ...] (BT.709), same range."""
+    return 0.2126 * pixels[0:1] + 0.7152 * pixels[1:2] + 0.0722 * pixels[2:3]
+
+
+def enlarge(pixels: Tensor, height: int, width: int, *, smooth: bool = True) -> Tensor:
+    """[c h w] at another size: bicubic, or bilinear for masks and gains, which must not overshoot."""
+    if smooth:
+        return resize(pixels[None], height, width)[0]
+    return functional.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+
+
+def blur(x: Tensor, radius: int) -> Tensor:
+    """The mean over (2 radius + 1)^2 pixels of [b c h w], counting only those inside."""
+    return functional.avg_pool2d(x.float(), 2 * radius + 1, 1, radius, count_include_pad=False)
+
+
+def bounds(weight: Tensor) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box that holds all of a mask [h w]; empty slices if it is all zero."""
+
+    def span(used: Tensor) -> slice:
+        places = used.nonzero()
+        return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+    return span(weight.any(1)), span(weight.any(0))

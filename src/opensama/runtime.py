@@ -1,0 +1,136 @@
+"""Where and how to compute: device, number type, seeds, where weights lie, and what is said about them once.
+
+Weights come from local folders if they are given, else from the Hugging Face hub's cache (which follows HF_HOME), else
+they are downloaded there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+_said: set[str] = set()
+
+
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, Apple's MPS, else the CPU. UserError if it is not there."""
+    import torch
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"There is no device {name!r}: choose cpu, cuda, cuda:N or mps.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"The device {name} is not here: PyTorch sees {torch.cuda.device_count()} CUDA devices.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("The device mps is not here: choose cpu.")
+    return device
+
+
+def pick_dtype(name: str | torch.dtype | None, device: torch.device, preferred: str = "bfloat16") -> torch.dtype:
+    """The number type asked for, else `preferred` on an accelerator and float32 on a CPU."""
+    import torch
+
+    if isinstance(name, torch.dtype):
+        return name
+    if name is None:
+        name = "float32" if device.type == "cpu" else preferred
+    if name not in DTYPES:
+        raise UserError(f"There is no number type {name!r}: choose {', '.join(DTYPES)}.")
+    return getattr(torch, name)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU: its numbers are the same whatever device computes."""
+    import torch
+
+    return torch.Generator().manual_seed(seed)
+
+
+def rank() -> int:
+    """This process's number among those that compute together; 0 alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def log(name: str) -> logging.Logger:
+    """A logger that only the first of several processes uses."""
+    logger = logging.getLogger(name)
+    if rank() != 0:
+        logger.setLevel(logging.CRITICAL)
+    return logger
+
+
+def say_once(text: str, out: Callable[[str], object] = print) -> None:
+    """Says a notice the first time in this process, and only in its first rank."""
+    if text and text not in _said and rank() == 0:
+        _said.add(text)
+        out(text)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Loads without the progress bars of diffusers and transformers, which say nothing about a small model."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    loud = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in loud:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in loud:
+            library.enable_progress_bar()
+
+
+def missing_files(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """Those patterns (`vae/*`, `model.safetensors`) that no file in the folder answers."""
+    if not folder.is_dir():
+        return list(patterns)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    return [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]
+
+
+def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None, size: str = "") -> Path:
+    """The folder that holds `files` (patterns) of a repository on the hub, downloaded if need be.
+
+    With `folder` nothing is downloaded. Raises UserError that names the files that are missing and where they are.
+    """
+    where = f"https://huggingface.co/{repo}" + (f" ({size})" if size else "")
+    if folder is not None:
+        folder = Path(folder).expanduser()
+        missing = missing_files(folder, files)
+        if missing:
+            state = "is not a folder" if not folder.is_dir() else f"has no {', '.join(missing)}"
+            raise UserError(f"The folder {folder} {state}: get {', '.join(missing)} from {where}.")
+        return folder
+
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(repo, allow_patterns=list(files), local_files_only=True))
+        if not missing_files(cached, files):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(files)))
+    except Exception as error:
+        raise UserError(
+            f"The files {', '.join(files)} of {where} are not in {constants.HF_HUB_CACHE} and could not be downloaded"
+            f" ({type(error).__name__}): download them yourself and pass their folder."
+        ) from error
