@@ -1,0 +1,183 @@
+"""The small video autoencoder of the embedded models, with the interface of `AutoencoderKLWan`.
+
+    latents [b 48 1+k h/16 w/16]  <->  frames [b 3 1+4k h w] in [-1, 1]
+
+The first frame makes one latent frame, then every four make one. Each latent frame depends on its own frames alone, so
+the code is causal in time, clips can be cut at multiples of four, and memory is bounded by one group of four frames.
+A linear map of 16x16 patches, started at their principal components, carries most of the picture; a small convolutional
+encoder and decoder of three scales (1/4, 1/8, 1/16) add what linear maps cannot. The mean is the code: there is no noise.
+
+The first frame and the groups share their meaning as far as they can: a still picture gives nearly the same latent
+either way, so that what a transformer learns on images holds for videos.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+class FixedPosterior:
+    """A latent distribution without spread, so that `mode()` and `sample()` are one."""
+
+    def __init__(self, mean: Tensor):
+        self.mean = mean
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.mean
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(x)))), the identity at the start."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.inner = nn.Conv2d(width, width, 3, padding=1)
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(F.silu(self.inner(F.silu(x))))
+
+
+def _stage(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(Residual(width) for _ in range(blocks)))
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect."""
+
+    @register_to_config
+    def __init__(
+        self,
+        z_dim: int = 48,
+        widths: tuple[int, int, int] = (64, 96, 192),
+        encoder_blocks: tuple[int, int, int] = (1, 1, 2),
+        decoder_blocks: tuple[int, int, int] = (2, 2, 3),
+        latents_mean: tuple[float, ...] | None = None,
+        latents_std: tuple[float, ...] | None = None,
+        scale_factor_temporal: int = 4,
+        scale_factor_spatial: int = 16,
+    ):
+        super().__init__()
+        if (scale_factor_temporal, scale_factor_spatial) != (4, 16):
+            raise ValueError("PatchAutoencoder compresses by 4 in time and 16 in space, no other factors are built")
+        if latents_mean is None:
+            self.register_to_config(latents_mean=(0.0,) * z_dim)
+        if latents_std is None:
+            self.register_to_config(latents_std=(1.0,) * z_dim)
+        fine, middle, coarse = widths
+        patch = 3 * 16 * 16
+        self.linear_in = nn.ModuleDict({"first": nn.Linear(patch, z_dim), "group": nn.Linear(4 * patch, z_dim)})
+        self.linear_out = nn.ModuleDict({"first": nn.Linear(z_dim, patch), "group": nn.Linear(z_dim, 4 * patch)})
+
+        self.look = nn.Conv2d(48, fine, 3, padding=1)
+        self.down = nn.ModuleList((nn.Conv2d(4 * fine, middle, 1), nn.Conv2d(4 * middle, coarse, 1)))
+        self.encode_stages = nn.ModuleList(map(_stage, widths, encoder_blocks))
+        self.merge = nn.ModuleDict({"first": nn.Conv2d(coarse, z_dim, 1), "group": nn.Conv2d(4 * coarse, z_dim, 1)})
+
+        self.split = nn.ModuleDict(
+            {"first": nn.Conv2d(z_dim, coarse, 3, padding=1), "group": nn.Conv2d(z_dim, 4 * coarse, 3, padding=1)}
+        )
+        self.up = nn.ModuleList((nn.Conv2d(middle, 4 * fine, 1), nn.Conv2d(coarse, 4 * middle, 1)))
+        self.decode_stages = nn.ModuleList(map(_stage, widths, decoder_blocks))
+        self.paint = nn.Conv2d(fine, 48, 3, padding=1)
+        for quiet in (*self.merge.values(), self.paint):  # the linear code alone at the start
+            nn.init.zeros_(quiet.weight)
+            nn.init.zeros_(quiet.bias)
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[FixedPosterior]:
+        """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 48 1+k h/16 w/16]."""
+        b, c, t, h, w = x.shape
+        if c != 3 or t % 4 != 1 or h % 16 or w % 16:
+            raise ValueError(
+                f"frames of shape {tuple(x.shape)} do not fit: 3 channels, 4k+1 frames and sides that are multiples of "
+                "16 are needed"
+            )
+        parts = [self._encode(x[:, :, :1], "first")]
+        if t > 1:
+            parts.append(self._encode(x[:, :, 1:], "group"))
+        posterior = FixedPosterior(torch.cat(parts, 2))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore[arg-type]
+
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """Latents [b 48 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
+        parts = [self._decode(z[:, :, :1], "first")]
+        if z.shape[2] > 1:
+            parts.append(self._decode(z[:, :, 1:], "group"))
+        frames = torch.cat(parts, 2)
+        return DecoderOutput(sample=frames) if return_dict else (frames,)
+
+    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        return self.decode(self.encode(sample, return_dict=False)[0].mode(), return_dict)
+
+    def _encode(self, x: Tensor, kind: str) -> Tensor:
+        size = 1 if kind == "first" else 4
+        b, _, t, h, w = x.shape
+        k = t // size
+        patches = (
+            x.view(b, 3, k, size, h // 16, 16, w // 16, 16)
+            .permute(0, 2, 4, 6, 3, 1, 5, 7)
+            .reshape(b * k, h // 16, w // 16, -1)
+        )
+        linear = self.linear_in[kind](patches).permute(0, 3, 1, 2)
+        f = x.transpose(1, 2).reshape(b * t, 3, h, w)
+        f = self.encode_stages[0](self.look(F.pixel_unshuffle(f, 4)))
+        f = self.encode_stages[1](self.down[0](F.pixel_unshuffle(f, 2)))
+        f = self.encode_stages[2](self.down[1](F.pixel_unshuffle(f, 2)))
+        z = linear + self.merge[kind](F.silu(f).reshape(b * k, -1, h // 16, w // 16))
+        return z.view(b, k, -1, h // 16, w // 16).transpose(1, 2)
+
+    def _decode(self, z: Tensor, kind: str) -> Tensor:
+        size = 1 if kind == "first" else 4
+        b, c, k, h, w = z.shape
+        z = z.transpose(1, 2).reshape(b * k, c, h, w)
+        patches = self.linear_out[kind](z.permute(0, 2, 3, 1))
+        linear = patches.view(b, k, h, w, size, 3, 16, 16).permute(0, 5, 1, 4, 2, 6, 3, 7)
+        f = self.split[kind](z).reshape(b * k * size, -1, h, w)
+        f = F.pixel_shuffle(self.up[1](self.decode_stages[2](f)), 2)
+        f = F.pixel_shuffle(self.up[0](self.decode_stages[1](f)), 2)
+        f = F.pixel_shuffle(self.paint(F.silu(self.decode_stages[0](f))), 4)
+        detail = f.view(b, k * size, 3, 16 * h, 16 * w).transpose(1, 2)
+        return linear.reshape(b, 3, k * size, 16 * h, 16 * w) + detail
+
+    @torch.no_grad()
+    def start_from_components(self, clips: Tensor, shared: int = 36) -> None:
+        """Sets the linear maps to principal components of 16x16 patches of `clips` [b 3 5 h w] in [-1, 1].
+
+        The first `shared` numbers of a group of four frames are those of its mean frame; the rest, the strongest of
+        what remains. So stills and groups agree in the shared numbers.
+        """
+        z_dim, patch = self.config.z_dim, 3 * 16 * 16
+        b, _, t, h, w = clips.shape
+        if t != 5:
+            raise ValueError(f"clips of 5 frames are needed (one and a group of four), not {t}")
+        p = clips.view(b, 3, t, h // 16, 16, w // 16, 16).permute(0, 3, 5, 2, 1, 4, 6).reshape(-1, t, patch).double()
+        first, group = p[:, 0], p[:, 1:]
+
+        def components(rows: Tensor, n: int) -> Tensor:
+            return torch.linalg.eigh(rows.T @ rows / len(rows)).eigenvectors.flip(1)[:, :n].T
+
+        basis = components(torch.cat((first, group.mean(1))), z_dim)
+        steady = basis[:shared].repeat(1, 4) / 2  # orthonormal rows over four frames
+        rows = group.reshape(len(group), -1)
+        rest = rows - rows @ steady.T @ steady
+        basis_group = torch.cat((steady, components(rest, z_dim - shared)))
+        scale = torch.cat((torch.full((shared,), 0.5), torch.full((z_dim - shared,), 0.5))).double()[:, None]
+        for kind, rows_in, rows_out in (
+            ("first", basis, basis),
+            ("group", basis_group * scale, basis_group / scale),
+        ):
+            self.linear_in[kind].weight.copy_(rows_in)
+            self.linear_out[kind].weight.copy_(rows_out.T)
+            self.linear_in[kind].bias.zero_()
+            self.linear_out[kind].bias.zero_()
