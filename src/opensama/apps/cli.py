@@ -8,6 +8,7 @@ answers at once.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ app = App(
 )
 
 app.command("opensama.apps.edit:edit", name="edit", help="Edit a video by an instruction.", sort_key=0)
+app.command("opensama.apps.demo:demo", name="demo", help="Edit a drawn clip on this machine and show it.", sort_key=1)
 app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)
 app.command("opensama.apps.doctor:doctor", name="doctor", help="What is installed and what will run here.", sort_key=5)
 
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; `arguments` default to the process's own."""
     if arguments is None:
         signal.signal(signal.SIGTERM, _end)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+            sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result = app(arguments)
     except CycloptsError as error:
@@ -51,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(str(error))
     except KeyboardInterrupt:
-        print("opensama: interrupted, nothing was written", file=sys.stderr)
+        print("opensama: interrupted; nothing half-written stays", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,12 +77,12 @@ def complain(sentence: str) -> int:
 def _mendable(error: OSError) -> str | None:
     """One sentence for what the disk refuses, or None when it is not the person's to mend."""
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full{where}: free some space or write elsewhere with --output"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"The disk is full{where}; free some space, or write elsewhere."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to read or write{where}: choose another place with --output"
+        return f"This may not be read or written{where}; change its permissions, or choose another place."
     if error.errno == errno.ENAMETOOLONG:
-        return "a file name is too long: choose a shorter one"
+        return "A file name is too long; choose a shorter one."
     return None
 
 

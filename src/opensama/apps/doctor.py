@@ -1,4 +1,4 @@
-"""`opensama doctor`: what is installed, which device there is, which models will run, and how to mend what is missing."""
+"""`opensama doctor`: what is installed, which device there is, which models will run, and how to mend the rest."""
 
 from __future__ import annotations
 
@@ -15,18 +15,7 @@ if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
 
 GB = 10**9
-NEEDED = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "peft",
-    "av",
-    "numpy",
-    "pillow",
-    "pydantic",
-)
+NEEDED = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "av", "numpy", "pillow")
 EXTRAS = {"wan": "sentencepiece", "web": "gradio", "train": "webdataset", "curate": "ray", "evaluate": "torchmetrics"}
 
 
@@ -109,20 +98,15 @@ def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     if entry.folder is not None:
         if is_here(entry):
             return True, f"its weights are here; {entry.memory}"
-        return (
-            False,
-            f"its weights are missing in {entry.folder}: `opensama train tiny` makes them, or reinstall opensama",
-        )
+        return False, f"there are no weights in {entry.folder}: reinstall opensama, or run `opensama train tiny`"
     parts = [part for part in (entry.base, entry.edit) if part is not None]
     weights = sum(gigabytes(part.size) for part in parts)
     download = sum(gigabytes(part.size) for part in parts if not is_cached(part))
     if download * GB > free:
-        return False, f"{download:.0f} GB are to be downloaded and the disk has {free / GB:.0f} GB free; {entry.memory}"
+        return False, f"{download:.0f} GB are to be downloaded and {free / GB:.0f} GB of disk are free; {entry.memory}"
     if weights * GB > device.memory:
-        return (
-            False,
-            f"its weights take {weights:.0f} GB and {device.name} has {device.memory / GB:.0f} GB; {entry.memory}",
-        )
+        there = f"{device.name} has {device.memory / GB:.0f} GB"
+        return False, f"its weights take {weights:.0f} GB and {there}; {entry.memory}"
     slow = "; on a CPU it takes hours" if device.kind == "cpu" else ""
     fetch = f"after a download of {download:.0f} GB" if download else "its weights are here"
     return True, f"{fetch}; {entry.memory}{slow}"

@@ -1,18 +1,25 @@
 """`opensama edit`: a video file and an instruction in, an edited video file out.
 
 Cheap checks come first: the request, the place to write and the source are looked at before PyTorch is imported, so
-that a mistake costs a tenth of a second.
+that a mistake costs a moment. Files are written under a temporary name, so a half-written one never stays.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.values import UserError
+from opensama.apps.progress import Display, duration
+from opensama.values import EditRequest, Progress, UserError, Video
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def edit(
@@ -31,22 +38,25 @@ def edit(
     box: str | None = None,
     compare: Annotated[bool, Parameter(negative=())] = False,
     preserve: bool | None = None,
-    quality: int | None = None,
+    quality: float = 80,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     even: Annotated[bool, Parameter(negative=())] = False,
+    device: str | None = None,
+    weights: Path | None = None,
+    base: Path | None = None,
 ) -> None:
     """Edit a video by an instruction.
 
-    Example: opensama edit holiday.mp4 "Turn into watercolor style."
+    Example: `opensama edit holiday.mp4 "Turn into watercolor style."`
 
     Parameters
     ----------
     video
-        The video file (or a folder of numbered pictures) to edit.
+        The video file, picture or folder of numbered pictures to edit.
     instruction
         What to change, in words.
     output
-        Where to write the result; by default NAME-edited.mp4 beside the source.
+        The MP4 file to write; by default NAME-edited.mp4 beside the source.
     model
         A name that `opensama models list` shows, or a pipeline folder.
     seed
@@ -59,7 +69,8 @@ def edit(
         Edit only the frames A:B, from A up to but not including B, counted from 0; the rest passes through. Either may
         be left out.
     size
-        The area at which the model works, as the side of a square: 128 means 128 x 128 pixels in the video's own shape.
+        The area at which the model works, as the side of a square: 128 means as many pixels as 128 x 128, in the
+        video's own shape.
     mask
         A picture or a video: only where it is white may anything change.
     box
@@ -69,13 +80,97 @@ def edit(
     preserve
         Keep the source's own pixels where the edit left the picture alone. By default the model's own choice.
     quality
-        The encoder's constant rate factor, 0 (lossless, huge) to 51 (small, poor).
+        How well the file keeps the pictures, from 0 to 100.
     overwrite
         Replace the output where it exists.
     even
-        Pad odd sizes to even ones, which every player plays.
+        Pad odd sizes by a pixel, so that every player plays the file.
+    device
+        Where to compute, such as cpu or cuda:1. By default the best there is.
+    weights
+        A released model's own file, when it is not to come from the hub.
+    base
+        The folder of the base model that a released model builds on, when it is not to come from the hub.
     """
-    raise UserError("not here yet")
+    request = EditRequest(
+        video,
+        instruction,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        size=size,
+        mask=mask,
+        box=None if box is None else parse_box(box),
+        preserve=preserve,
+    )
+    from opensama.media.video_io import read_video
+    from opensama.media.video_io.writing import check_writable
+    from opensama.models.registry import find
+
+    find(model)
+    out = default_output(video) if output is None else output
+    compared = out.with_name(f"{out.stem}-compare.mp4")
+    if out.exists() and video.exists() and out.samefile(video):
+        raise UserError(f"{out} is the source itself; choose another name with --output.")
+    check_writable(out, overwrite)
+    if compare:
+        check_writable(compared, overwrite)
+    source = read_video(video)
+    request = replace(request, video=source, frames=None if frames is None else parse_range(frames, source.frame_count))
+
+    from opensama import load
+
+    begin = time.perf_counter()
+    with Display() as show:
+        editor = load(model, device=device, weights=weights, base=base, notice=show.note)
+        edited = editor.edit(replace(request, progress=show))
+        write(edited, out, show, quality=quality, even=even, overwrite=overwrite)
+        if compare:
+            write(beside(source, edited), compared, show, quality=quality, even=even, overwrite=overwrite)
+    if compare:
+        print(f"side by side: {compared}")
+    print(f"edited in {duration(time.perf_counter() - begin)}: {out}")
+
+
+def write(
+    video: Video,
+    path: Path,
+    show: Display,
+    *,
+    quality: float = 80,
+    even: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Writes a video, with its progress and its notes on the display."""
+    from opensama.media.video_io import write_video
+
+    watched = video.with_frames(watch(video.frames, video.frame_count, f"Writing {path.name}", show))
+    write_video(watched, path, quality=quality, even=even, overwrite=overwrite, on_note=show.note)
+
+
+def watch(
+    frames: Callable[[int, int], Iterator[np.ndarray]], total: int, stage: str, show: Callable[[Progress], None]
+) -> Callable[[int, int], Iterator[np.ndarray]]:
+    """The same frames, counted as they pass."""
+
+    def source(start: int, stop: int) -> Iterator[np.ndarray]:
+        begin = time.monotonic()
+        for index, frame in enumerate(frames(start, stop), start):
+            yield frame
+            show(Progress(stage, index + 1, total, time.monotonic() - begin))
+
+    return source
+
+
+def beside(left: Video, right: Video) -> Video:
+    """Two videos of one size and length as one, twice as wide, with the left one's time and sound."""
+    import numpy as np
+
+    def source(start: int, stop: int) -> Iterator[np.ndarray]:
+        for pair in zip(left.frames(start, stop), right.frames(start, stop), strict=True):
+            yield np.concatenate(pair, axis=1)
+
+    return left.with_frames(source, width=left.width + right.width)
 
 
 def parse_range(text: str, count: int) -> tuple[int, int]:
@@ -87,26 +182,24 @@ def parse_range(text: str, count: int) -> tuple[int, int]:
         start = int(first) if first.strip() else 0
         stop = int(last) if last.strip() else count
     except ValueError:
-        raise UserError(f"--frames wants A:B with whole numbers, as in 0:49, not {shorten(text)!r}") from None
+        raise UserError(f"--frames wants A:B with whole numbers, as in 0:49, not {shorten(text)!r}.") from None
     if not 0 <= start < stop <= count:
-        raise UserError(f"--frames {shorten(text)} lies outside the video: it has the frames 0:{count}")
+        raise UserError(f"The frames {shorten(text)} are none of the video's, which has 0:{count}; choose among these.")
     return start, stop
 
 
 def parse_box(text: str) -> tuple[int, int, int, int]:
-    """`X,Y,W,H` in pixels; whether it lies inside the picture is the request's to say."""
+    """`X,Y,W,H` in pixels; whether it lies inside the picture is the editor's to say."""
     try:
         x, y, width, height = (int(part) for part in text.split(","))
     except ValueError:
-        raise UserError(
-            f"--box wants X,Y,W,H with four whole numbers, as in 10,20,200,100, not {shorten(text)!r}"
-        ) from None
+        raise UserError(f"--box wants X,Y,W,H in whole numbers, as in 10,20,200,100, not {shorten(text)!r}.") from None
     return x, y, width, height
 
 
 def default_output(source: Path) -> Path:
     """`holiday.mov` gives `holiday-edited.mp4` beside it; a folder of pictures gives a file beside the folder."""
-    source = Path(os.path.normpath(source))
+    source = Path(os.path.abspath(source)) if source.name in ("", "..") else source
     return source.with_name(f"{source.name if source.is_dir() else source.stem}-edited.mp4")
 
 

@@ -85,15 +85,15 @@ def convert(
     from opensama.models.convert import convert_released, convert_to_released
 
     if not source.exists():
-        raise UserError(f"there is no file or folder {source}: check the path")
+        raise UserError(f"There is no file or folder {source}; check the name.")
     if out.exists() and not overwrite:
-        raise UserError(f"{out} exists: choose another name, or add --overwrite")
+        raise UserError(f"{out} exists; choose another name, or replace it with --overwrite.")
     written = convert_to_released(source, out) if to == "released" else convert_released(source, out, family, config)
     print(f"written: {written}")
 
 
 def is_cached(part: Weights) -> bool:
-    """Whether the hub's files of a model's part are on this disk (a pattern counts when its folder has been fetched)."""
+    """Whether the hub's files of a model's part are on this disk (patterns count when the model's index is there)."""
     from huggingface_hub import try_to_load_from_cache
 
     wanted = [name for name in part.files if "*" not in name] or ["model_index.json"]

@@ -1,0 +1,86 @@
+"""`opensama demo`: the whole way on this machine, from a clip that the drawn world renders to pictures to look at."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+from PIL import Image
+
+from opensama.apps.progress import Display, duration
+from opensama.values import EditRequest, UserError, Video
+
+FPS = 8
+FRAMES = 17
+SIDE = 256  # pixels: twice the model's own, so that the way back to full size is part of the show
+
+
+def demo(
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo-output"),
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
+    seed: int = 0,
+    family: str | None = None,
+) -> None:
+    """Edit a drawn clip on this machine and show it.
+
+    Draws a clip that the embedded model has never seen, edits it by an instruction, and writes into a folder: the clip,
+    the result, both side by side as a video and as a picture.
+
+    Parameters
+    ----------
+    output
+        The folder to write into.
+    model
+        A name that `opensama models list` shows, or a pipeline folder.
+    seed
+        Another number draws another clip and another instruction.
+    family
+        The kind of edit, such as style, recolor, replace, add or remove; by default the seed chooses.
+    """
+    from opensama.apps.edit import beside, write
+    from opensama.models.registry import find
+
+    find(model)
+
+    from opensama import load, world
+
+    if family is not None and family not in world.FAMILIES:
+        raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.FAMILIES)}.")
+    sample = world.sample_edit(seed, split="test", family=family, frames=FRAMES, size=SIDE)
+    source = Video.from_frames(sample.source, FPS)
+    print(f'instruction: "{sample.instruction}"', flush=True)
+    begin = time.perf_counter()
+    with Display() as show:
+        editor = load(model, notice=show.note)
+        make_folder(output)
+        edited = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
+        edited = Video.from_frames(edited.array(), FPS)  # made once, written three times
+        seconds = time.perf_counter() - begin
+        write(source, output / "source.mp4", show, overwrite=True)
+        write(edited, output / "edited.mp4", show, overwrite=True)
+        write(beside(source, edited), output / "side-by-side.mp4", show, overwrite=True)
+    picture = output / "side-by-side.png"
+    Image.fromarray(sheet(source, edited)).save(picture)
+    print(f"edited {FRAMES} frames in {duration(seconds)}")
+    print(f"source and result side by side: {output / 'side-by-side.mp4'} and {picture}")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder, or says why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be made ({error.strerror}); choose another with --output."
+        ) from None
+
+
+def sheet(above: Video, below: Video, columns: int = 5) -> np.ndarray:
+    """Frames of two videos in two rows, evenly taken: one picture `2h columns*w 3`."""
+    picked = [round(i * (above.frame_count - 1) / (columns - 1)) for i in range(columns)]
+    rows = (np.concatenate(list(video.array()[picked]), axis=1) for video in (above, below))
+    return np.concatenate(list(rows), axis=0)

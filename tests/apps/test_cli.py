@@ -1,0 +1,238 @@
+"""The command line: what each command writes and says, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opensama import __version__
+from opensama.apps import progress
+from opensama.apps.cli import main
+from opensama.apps.edit import beside, default_output, parse_box, parse_range
+from opensama.media.video_io import read_video
+from opensama.models.weights import TensorFiles
+from opensama.values import Progress, UserError, Video
+from tests.apps.conftest import Run
+
+INSTRUCTION = "Make the red ball blue."
+GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
+
+
+# --- edit
+
+
+def test_edit_writes_beside_the_source(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["edit", str(clip), INSTRUCTION, "--model", str(folder)]) == 0
+    written = clip.with_name("clip-edited.mp4")
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].endswith(str(written))
+    assert "Editing: 2/2" in err
+    source, edited = read_video(clip), read_video(written)
+    assert (edited.width, edited.height, edited.timestamps) == (source.width, source.height, source.timestamps)
+    assert edited.duration == source.duration
+    assert sorted(path.name for path in clip.parent.iterdir()) == ["clip-edited.mp4", "clip.mp4"]
+
+
+def test_same_seed_same_file_and_another_seed_another(clip: Path, folder: Path) -> None:
+    def edited(seed: int, name: str) -> np.ndarray:
+        out = clip.with_name(name)
+        arguments = ["edit", str(clip), INSTRUCTION, "-o", str(out), "--seed", str(seed), "--no-preserve"]
+        assert main([*arguments, "--model", str(folder)]) == 0
+        return read_video(out).array()
+
+    first = edited(1, "a.mp4")
+    assert (first == edited(1, "b.mp4")).all()
+    assert (first != edited(2, "c.mp4")).any()
+
+
+def test_compare_shows_source_and_result(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = clip.with_name("out.mp4")
+    assert main(["edit", str(clip), INSTRUCTION, "-o", str(out), "--compare", "--model", str(folder)]) == 0
+    source, edited, both = read_video(clip), read_video(out), read_video(clip.with_name("out-compare.mp4"))
+    assert (both.width, both.height, both.frame_count) == (128, 48, 9)
+    assert close(both.array()[:, :, :64], source.array())
+    assert close(both.array()[:, :, 64:], edited.array())
+    assert capsys.readouterr().out.splitlines()[-1].endswith(str(out))
+
+
+def test_frames_and_box_limit_the_edit(clip: Path, folder: Path) -> None:
+    out = clip.with_name("out.mp4")
+    where = ["--frames", "2:7", "--box", "0,0,32,48", "--no-preserve", "--quality", "100"]
+    assert main(["edit", str(clip), INSTRUCTION, "-o", str(out), *where, "--model", str(folder)]) == 0
+    source, edited = read_video(clip).array(), read_video(out).array()
+    assert close(edited[:2], source[:2])
+    assert close(edited[7:], source[7:])
+    assert close(edited[2:7, :, 34:], source[2:7, :, 34:])
+    assert not close(edited[2:7, 8:40, :24], source[2:7, 8:40, :24])
+
+
+def test_overwrite_replaces_only_when_told(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = clip.with_name("out.mp4")
+    out.write_bytes(b"precious")
+    arguments = ["edit", str(clip), INSTRUCTION, "-o", str(out), "--model", str(folder)]
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert read_video(out).frame_count == 9
+
+
+def test_the_source_is_never_overwritten(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = clip.read_bytes()
+    assert main(["edit", str(clip), INSTRUCTION, "-o", str(clip), "--overwrite", "--model", str(folder)]) == 2
+    assert "source itself" in capsys.readouterr().err
+    assert clip.read_bytes() == before
+
+
+# --- the other commands
+
+
+def test_demo(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--model", str(folder), "--output", str(tmp_path / "shown")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "side-by-side.mp4" in last
+    names = sorted(path.name for path in (tmp_path / "shown").iterdir())
+    assert names == ["edited.mp4", "side-by-side.mp4", "side-by-side.png", "source.mp4"]
+    assert read_video(tmp_path / "shown" / "side-by-side.mp4").width == 512
+
+
+def test_models_list_and_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list"]) == 0
+    assert {"tiny", "sama-14b"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert main(["models", "info", "sama-14b"]) == 0
+    assert "syxbb/SAMA-14B" in capsys.readouterr().out
+    assert main(["models", "info", str(folder)]) == 0
+    assert "window: 17" in capsys.readouterr().out
+    assert main(["models", "info", "sama14b"]) == 2
+    assert "did you mean 'sama-14b'?" in capsys.readouterr().err
+
+
+def test_models_convert_goes_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, sizes = GOLDEN / "checkpoint.safetensors", GOLDEN / "config.json"
+    ours, back = tmp_path / "transformer", tmp_path / "back.safetensors"
+    assert main(["models", "convert", str(weights), str(ours), "--family", "sama", "--config", str(sizes)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(str(ours))
+    assert (ours / "config.json").is_file()
+    assert main(["models", "convert", str(ours), str(back), "--to", "released"]) == 0
+    before, after = TensorFiles(weights), TensorFiles(back)
+    assert {n: i.shape for n, i in before.infos.items()} == {n: i.shape for n, i in after.infos.items()}
+    assert all((before.tensor(name) == after.tensor(name)).all() for name in before.infos)
+    assert main(["models", "convert", str(ours), str(back), "--to", "released"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor"])
+    out = capsys.readouterr().out
+    for word in ("torch", "device:", "GB free", "tiny:", "sama-14b:"):
+        assert word in out
+    assert (code == 0) == ("ready: opensama demo" in out.splitlines())
+
+
+# --- how a command ends (processes of their own)
+
+
+def test_version_and_streams(opensama: Run, tmp_path: Path) -> None:
+    assert opensama("--version").stdout.strip() == __version__
+    failed = opensama("edit", tmp_path / "none.mp4", INSTRUCTION)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.startswith("opensama: There is no file")
+    assert len(failed.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["edit"], "VIDEO"),
+        (["edit", "a.mp4"], "INSTRUCTION"),
+        (["edit", "a.mp4", "x", "--steps", "many"], "--steps"),
+        (["edit", "a.mp4", "x", "--stepz", "3"], "Did you mean --steps?"),
+        (["edti"], 'Did you mean "edit"?'),
+        (["edit", "a.mp4", "x", "y"], "y"),
+        (["models", "convert", "a", "b", "--family", "icve9"], "--family"),
+    ],
+)
+def test_wrong_arguments_are_said_in_a_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert said in err
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_leaves_nothing(clip: Path, folder: Path, sent: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-m", "opensama.apps.cli", "edit", str(clip), INSTRUCTION, "--steps", "1000"]
+    with subprocess.Popen(
+        [*command, "--model", str(folder)], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("Editing"):
+                break
+        process.send_signal(sent)
+        rest = process.stderr.read()
+        assert process.wait(60) == code
+    assert "Traceback" not in rest
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_reader_that_stops_reading_is_no_error() -> None:
+    command = f"{sys.executable} -m opensama.apps.cli models info sama-14b | head -n 1; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+# --- parts
+
+
+def test_parse_range() -> None:
+    assert parse_range("2:7", 9) == (2, 7)
+    assert parse_range(":7", 9) == (0, 7)
+    assert parse_range("2:", 9) == (2, 9)
+    assert parse_range(":", 9) == (0, 9)
+    for text in ("", "5", "7:2", "-1:3", "0:10", "a:b", "1:2:3", "0.5:2"):
+        with pytest.raises(UserError):
+            parse_range(text, 9)
+
+
+def test_parse_box() -> None:
+    assert parse_box("1,2, 30,40") == (1, 2, 30, 40)
+    for text in ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1.5,2,3,4"):
+        with pytest.raises(UserError):
+            parse_box(text)
+
+
+def test_default_output(tmp_path: Path) -> None:
+    assert default_output(Path("a/holiday.mov")) == Path("a/holiday-edited.mp4")
+    assert default_output(tmp_path) == tmp_path.with_name(f"{tmp_path.name}-edited.mp4")
+
+
+def test_beside_keeps_time() -> None:
+    left = Video.from_frames(np.zeros((3, 4, 6, 3), np.uint8), 8)
+    right = Video.from_frames(np.full((3, 4, 6, 3), 255, np.uint8), 8)
+    both = beside(left, right)
+    assert both.timestamps == left.timestamps
+    assert both.array()[:, :, 5:7].mean() == 127.5
+
+
+def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.Display() as show:
+        for done in range(1, 101):
+            show(Progress("Editing", done, 100, seconds=float(done)))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["Editing: 1/100, about 1 min 39 s left", "Editing: 100/100"]
+    assert [progress.duration(s) for s in (0, 59.4, 61, 7500)] == ["0 s", "59 s", "1 min 1 s", "2 h 5 min"]
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two clips differ by no more than encoding explains."""
+    return float(np.abs(a.astype(float) - b).mean()) < 6
