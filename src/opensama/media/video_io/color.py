@@ -17,7 +17,10 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from opensama.values import ColorInfo, UserError
 
+# Without the last two, luma comes back up to two levels off.
 _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_EXACT_TINY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+"""For 16-bit RGB of a few rows: there swscale 9's exact path filters two rows at a time, and wrongly."""
 
 # FFmpeg's numbers (ITU-T H.273) and names.
 MATRICES = {
@@ -139,7 +142,7 @@ class ToRGB:
             src_colorspace=matrix_number(self.color, self.height) if is_yuv else None,
             src_color_range=(2 if self.color.range == "full" else 1) if is_yuv else 2,
             dst_color_range=2,
-            interpolation=_EXACT,
+            interpolation=_EXACT_TINY if self.deep and self.height <= 16 else _EXACT,
             threads=1,
         )
         picture = changed.to_ndarray()

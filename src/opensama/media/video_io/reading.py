@@ -22,8 +22,9 @@ from opensama.media.video_io.look import Look, check_size, look_of
 from opensama.media.video_io.opening import check_readable, opened, video_stream
 from opensama.values import UserError, Video
 
-# One shown frame for each packet, once the first key frame has come.
+# One shown frame for each packet, once the first key frame has come, and packets that know when they are shown.
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "gif", "mjpeg", "ffv1", "png", "dnxhd", "rawvideo"}
+_KNOWS_WHEN = {"mov", "matroska", "mpegts", "gif", "flv"}
 _SEEK_FROM = 48  # frames; nearer ones are reached as fast by decoding
 
 
@@ -81,15 +82,15 @@ def _scan(path: Path, container: av.container.InputContainer, stream: av.VideoSt
     time_base = stream.time_base
     assert time_base is not None
     ends_at = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if "mov" in container.format.name and ends_at > path.stat().st_size:
+    if _is_a(container, {"mov"}) and ends_at > path.stat().st_size:
         raise UserError(_cut_off(path))
     shown: dict[int, int] = {}  # stamp: duration
     keys: list[tuple[int, int]] = []
-    trusted = stream.codec_context.name in _ONE_FRAME_A_PACKET
+    trusted = stream.codec_context.codec.canonical_name in _ONE_FRAME_A_PACKET and _is_a(container, _KNOWS_WHEN)
     try:
         for packet in container.demux(stream):
             if packet.size == 0:
-                trusted = trusted and packet.dts is None  # the last, empty packet only ends the stream
+                trusted = trusted and packet.dts is None  # the empty packet that ends the stream has no time
                 continue
             if packet.is_corrupt:
                 raise UserError(_cut_off(path))
@@ -127,7 +128,7 @@ def _last_duration(
     container: av.container.InputContainer, stream: av.VideoStream, stamps: list[int], packet_duration: int
 ) -> int:
     """How long the last frame is shown: MP4 says where the track ends, others say it on the packet, or not at all."""
-    if "mov" in container.format.name and stream.duration and stream.start_time is not None:
+    if _is_a(container, {"mov"}) and stream.duration and stream.start_time is not None:
         rest = stream.start_time + stream.duration - stamps[-1]
         if rest > 0:
             return rest
@@ -148,7 +149,7 @@ def _usual_duration(stream: av.VideoStream, stamps: list[int]) -> int:
 def _origin(container: av.container.InputContainer, stream: av.VideoStream, first: int) -> int:
     """The stamp to call zero: in broadcast streams where picture or sound begin, else 0 unless the first is below."""
     assert stream.time_base is not None
-    if container.format.name in ("mpegts", "mpeg", "mpegtsraw"):
+    if _is_a(container, {"mpegts", "mpeg"}):
         begins = [first * stream.time_base]
         for audio in container.streams.audio:
             if audio.start_time is not None and audio.time_base is not None:
@@ -157,9 +158,13 @@ def _origin(container: av.container.InputContainer, stream: av.VideoStream, firs
     return min(0, first)
 
 
+def _is_a(container: av.container.InputContainer, formats: set[str]) -> bool:
+    return not formats.isdisjoint(container.format.name.split(","))
+
+
 def _check_whole(path: Path, container: av.container.InputContainer, end: Fraction) -> None:
     """Matroska and FLV say in their head how long they are; one that ends much earlier was cut off."""
-    if not {"matroska", "flv"} & set(container.format.name.split(",")) or not container.duration:
+    if not _is_a(container, {"matroska", "flv"}) or not container.duration:
         return
     begin = Fraction(container.start_time or 0, 1_000_000)
     promised = begin + Fraction(container.duration, 1_000_000)
@@ -175,7 +180,7 @@ def _check_whole(path: Path, container: av.container.InputContainer, end: Fracti
 
 
 def _scan_by_decoding(path: Path) -> _Timeline:
-    """The same by decoding everything; frames without a time, or out of order, follow their predecessor."""
+    """The same by decoding everything; frames without a time follow their predecessor."""
     with opened(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
@@ -184,18 +189,23 @@ def _scan_by_decoding(path: Path) -> _Timeline:
         usual = max(1, round(1 / (rate * stream.time_base)))
         stamps: list[int] = []
         last_duration, by_count = 0, False
+        found: list[int | None] = []
         try:
             for frame in container.decode(stream):
-                stamp = frame.pts
-                if stamp is None or (stamps and stamp <= stamps[-1]):
-                    stamp = stamps[-1] + usual if stamps else 0
-                    by_count = True
-                stamps.append(stamp)
+                found.append(frame.pts)
                 last_duration = frame.duration or 0
         except av.error.FFmpegError as error:
-            raise UserError(_broken_frame(path, len(stamps))) from error
-        if not stamps:
+            raise UserError(_broken_frame(path, len(found))) from error
+        if not found:
             raise UserError(f"{path} has no frames that can be decoded; choose another video.")
+        known = sorted({stamp for stamp in found if stamp is not None})
+        if len(known) == len(found):  # at worst in another order: AVI knows no order of showing
+            stamps, by_count = known, known != found
+        else:
+            for stamp in found:
+                rises = stamp is not None and (not stamps or stamp > stamps[-1])
+                stamps.append(stamp if rises and stamp is not None else stamps[-1] + usual if stamps else 0)
+            by_count = True
         end = stamps[-1] + (last_duration or _usual_duration(stream, stamps))
         _check_whole(path, container, end * stream.time_base)
         origin = _origin(container, stream, stamps[0])

@@ -27,6 +27,7 @@ from opensama.media.video_io.sound import Sound
 from opensama.values import UserError, Video
 
 SUFFIXES = (".mp4", ".m4v")
+_SMALLEST_HEVC = 64  # x265 4.2 takes no side below 16 and corrupts memory at widths from 33 to 48
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def write_video(
     """Writes an MP4 and says what it did; whatever goes wrong, no file is left behind.
 
     `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
-    place of 4:4:4. `on_note` gets each sentence that a person should read. Raises `UserError` if the file cannot be written.
+    place of 4:4:4. `on_note` gets each sentence that a person should read. Raises `UserError` if the
+    file cannot be written.
     """
     path = Path(path)
     check_writable(path, overwrite)
@@ -124,18 +126,14 @@ class _Plan:
                     "pad it by one pixel with --even."
                 )
         deep = video.bit_depth > 8
+        hevc = deep and min(width, height) >= _SMALLEST_HEVC
         if deep and video.bit_depth != 10:
-            notes.append(f"The source has {video.bit_depth} bits a colour; written as 10-bit HEVC.")
-        chroma = "420" if subsampled else "444"
+            notes.append(f"The source has {video.bit_depth} bits a colour; the result has 10, which players can show.")
+        if deep and not hevc:
+            notes.append("Too small for HEVC: written as 10-bit H.264, which few browsers play.")
+        pixel_format = ("yuv420p" if subsampled else "yuv444p") + ("10le" if deep else "")
         crf = 38 - quality / 4
-        return cls(
-            "libx265" if deep else "libx264",
-            f"yuv{chroma}p10le" if deep else f"yuv{chroma}p",
-            width,
-            height,
-            crf,
-            tuple(notes),
-        )
+        return cls("libx265" if hevc else "libx264", pixel_format, width, height, crf, tuple(notes))
 
 
 def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
@@ -227,3 +225,5 @@ def _user_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} may not be written ({error.strerror}); choose another place.") from error
         raise UserError(f"{path} could not be written ({error.strerror}); choose another place.") from error
+    except av.error.FFmpegError as error:
+        raise UserError(f"{path} could not be encoded ({error.strerror}).") from error
