@@ -29,6 +29,8 @@ from diffusers.utils import BaseOutput
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
+import opensama.models.sama
+import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.flow import guide, guide_separately
 from opensama.models.registry import Defaults
 from opensama.pipeline.windows import WindowPlan
@@ -283,6 +285,7 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
         else:
             config |= {"shift": shift}
+        config.pop("_use_default_values", None)  # else what is set here would count as a default and be dropped
         clock = kind.from_config(config)
         clock.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].copy(), device=device)
         return clock
