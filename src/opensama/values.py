@@ -97,6 +97,14 @@ class ColorInfo:
     def is_hdr(self) -> bool:
         return self.transfer in ("smpte2084", "arib-std-b67")
 
+    def matrix_for(self, width: int, height: int) -> str:
+        """The matrix to compute with: the named one, or what players assume for pictures of this size."""
+        if self.matrix != "unspecified":
+            return self.matrix
+        if self.is_hdr or self.primaries == "bt2020":
+            return "bt2020nc"
+        return "bt709" if max(width, height) >= 1280 else "smpte170m"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Video:
@@ -225,11 +233,15 @@ class Video:
         bit_depth: int | None = None,
     ) -> Video:
         """The same time stamps, colour coding and sound with other pixels: `source(start, stop)` streams them."""
+        width, height = width or self.width, height or self.height
+        resized = (width, height) != (self.width, self.height)  # players would assume another matrix: name this one
+        matrix = self.color.matrix_for(self.width, self.height) if resized else self.color.matrix
         return replace(
             self,
             source=source,
-            width=self.width if width is None else width,
-            height=self.height if height is None else height,
+            width=width,
+            height=height,
+            color=replace(self.color, matrix=matrix),
             bit_depth=self.bit_depth if bit_depth is None else bit_depth,
         )
 

@@ -1,7 +1,7 @@
 """Between coded frames and upright RGB arrays: matrix, range, bit depth, pixel shape, rotation.
 
-Both ways use the matrix and range that the file names. Where it names none, BT.709 is used from 720 rows on and BT.601
-below, as browsers do, and the written file names none either, so a player treats both files alike.
+Both ways use the matrix and range that the file names. Where it names none, BT.709 is used from 1280 pixels on the long
+side and BT.601 below, as players do, and the written file names none either, so a player treats both files alike.
 """
 
 from __future__ import annotations
@@ -65,15 +65,6 @@ def color_of(frame: av.VideoFrame) -> ColorInfo:
     )
 
 
-def matrix_number(color: ColorInfo, height: int) -> int:
-    """The matrix to compute with: the named one, or what players assume for this height."""
-    if color.matrix in _WITH_COEFFICIENTS:
-        return _number(MATRICES, color.matrix)
-    if color.is_hdr or color.primaries == "bt2020":
-        return 9
-    return 1 if height >= 720 else 6
-
-
 def tag(context: Any, color: ColorInfo) -> None:
     """Names the colours on an encoder."""
     context.colorspace = _number(MATRICES, color.matrix)
@@ -128,6 +119,7 @@ class ToRGB:
     def __init__(self, width: int, height: int, color: ColorInfo, deep: bool, orientation: Orientation) -> None:
         self.width, self.height = width, height  # with square pixels, before turning
         self.color, self.deep, self.orientation = color, deep, orientation
+        self._matrix = _number(MATRICES, color.matrix_for(width, height))
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
@@ -139,7 +131,7 @@ class ToRGB:
             width=self.width,
             height=self.height,
             format=name,
-            src_colorspace=matrix_number(self.color, self.height) if is_yuv else None,
+            src_colorspace=self._matrix if is_yuv else None,
             src_color_range=(2 if self.color.range == "full" else 1) if is_yuv else 2,
             dst_color_range=2,
             interpolation=_EXACT_TINY if self.deep and self.height <= 16 else _EXACT,
@@ -152,9 +144,9 @@ class ToRGB:
 class FromRGB:
     """Turns arrays `h w 3` into frames of an encoder's pixel format."""
 
-    def __init__(self, pixel_format: str, color: ColorInfo, height: int) -> None:
+    def __init__(self, pixel_format: str, color: ColorInfo, width: int, height: int) -> None:
         self.pixel_format, self.color = pixel_format, color
-        self._matrix = matrix_number(color, height)
+        self._matrix = _number(MATRICES, color.matrix_for(width, height))
         self._deep = "10" in pixel_format
         self._reformatter = VideoReformatter()
 

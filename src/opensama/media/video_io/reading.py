@@ -6,7 +6,7 @@ frames). Frames are found by their time stamp, so a range that begins late is re
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -92,19 +92,18 @@ def _scan(path: Path, container: av.container.InputContainer, stream: av.VideoSt
             if packet.size == 0:
                 trusted = trusted and packet.dts is None  # the empty packet that ends the stream has no time
                 continue
-            if packet.is_corrupt:
+            if packet.is_corrupt and not _is_a(container, {"mpegts"}):  # broadcasts have gaps and go on
                 raise UserError(_cut_off(path))
-            if packet.is_discard:
-                continue
-            if packet.pts is None or packet.pts in shown or not (keys or packet.is_keyframe):
+            if packet.is_corrupt or packet.pts is None or packet.pts in shown or not (keys or packet.is_keyframe):
                 trusted = False
-                break
-            if packet.is_keyframe:
+            elif packet.is_keyframe:
                 keys.append((packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts)))
             elif packet.pts < keys[0][0]:
                 trusted = False
+            if not trusted:
                 break
-            shown[packet.pts] = packet.duration or 0
+            if packet.pts is not None and not packet.is_discard:
+                shown[packet.pts] = packet.duration or 0
     except av.error.FFmpegError as error:
         raise UserError(_cut_off(path)) from error
     if not trusted:
@@ -114,13 +113,12 @@ def _scan(path: Path, container: av.container.InputContainer, stream: av.VideoSt
     stamps = sorted(shown)
     end = stamps[-1] + _last_duration(container, stream, stamps, shown[stamps[-1]])
     _check_whole(path, container, end * time_base)
-    index = {stamp: i for i, stamp in enumerate(stamps)}
     return _Timeline(
         stamps,
         time_base,
         (end - stamps[0]) * time_base,
         _origin(container, stream, stamps[0]),
-        sorted((index[stamp], seek_to) for stamp, seek_to in keys),
+        sorted((bisect_left(stamps, stamp), seek_to) for stamp, seek_to in keys),
     )
 
 

@@ -190,7 +190,8 @@ class _MadeAAC(_Track):
         if last:
             self._graph.push(None)
         for frame in self._filtered():
-            assert frame.pts is not None and frame.time_base is not None
+            assert frame.pts is not None
+            assert frame.time_base is not None
             frame.pts = round((frame.pts * frame.time_base - self.origin) * self.rate)
             frame.time_base = Fraction(1, self.rate)
             yield from self._target.encode(frame)

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -132,15 +133,13 @@ class _Plan:
         if deep and not hevc:
             notes.append("Too small for HEVC: written as 10-bit H.264, which few browsers play.")
         pixel_format = ("yuv420p" if subsampled else "yuv444p") + ("10le" if deep else "")
-        crf = 38 - quality / 4
+        crf = 38 - quality / 4 + (3 if hevc else 0)  # about the same look
         return cls("libx265" if hevc else "libx264", pixel_format, width, height, crf, tuple(notes))
 
 
 def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
     """Pictures and sound into one file, interleaved as they come."""
-    ticks = video.time_base.denominator
-    step = video.time_base.numerator  # a time base of 1001/30000 counts 1001 ticks of 1/30000
-    first = video.timestamps[0]
+    ticks, stamps, durations = _clock(video)
     with Sound.of(video) as sound:
         options = {
             "movflags": "+faststart",
@@ -150,23 +149,21 @@ def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
         container = av.open(f"file:{temporary.absolute()}", "w", format="mp4", options=options)
         try:
             stream = cast(av.VideoStream, container.add_stream(plan.codec, rate=video.fps.limit_denominator(100_000)))
-            _set_up(stream, video, plan)
+            _set_up(stream, video, plan, ticks)
             sound.add_to(container)
-            convert = FromRGB(plan.pixel_format, video.color, video.height)
-            durations = dict(
-                zip((s * step for s in video.timestamps), (d * step for d in video.durations), strict=True)
-            )
+            convert = FromRGB(plan.pixel_format, video.color, video.width, video.height)
+            duration_at = dict(zip(stamps, durations, strict=True))
 
             def put(packets: list[av.Packet]) -> None:
                 for packet in packets:
                     assert packet.pts is not None
-                    packet.duration = durations[packet.pts]
+                    packet.duration = duration_at[packet.pts]
                     container.mux(packet)
 
-            for stamp, picture in zip(video.timestamps, video.frames(), strict=True):
+            for stamp, picture in zip(stamps, video.frames(), strict=True):
                 frame = convert(_padded(picture, plan.width, plan.height))
-                frame.pts, frame.time_base = stamp * step, Fraction(1, ticks)
-                sound.mux_until(container, (stamp - first) * video.time_base)
+                frame.pts, frame.time_base = stamp, Fraction(1, ticks)
+                sound.mux_until(container, Fraction(stamp, ticks))
                 put(stream.encode(frame))
             put(stream.encode(None))
             sound.mux_until(container, None)
@@ -178,17 +175,32 @@ def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
         return sound
 
 
-def _set_up(stream: av.VideoStream, video: Video, plan: _Plan) -> None:
+def _clock(video: Video) -> tuple[int, list[int], list[int]]:
+    """Ticks a second, and time stamps and durations in them: the source's own, or coarser ones that say the same.
+
+    MP4 holds 32 bits for the ticks and for each duration, which nanoseconds overflow: these become microseconds.
+    """
+    base = video.time_base
+    stamps, durations = list(video.timestamps), list(video.durations)
+    if base.denominator >= 2**31 or max(durations) * base.numerator >= 2**31:
+        scale = base * 1_000_000
+        ends = [round(stamp * scale) for stamp in (*stamps, stamps[-1] + durations[-1])]
+        return 1_000_000, ends[:-1], [b - a for a, b in pairwise(ends)]
+    # A base of 1001/30000 counts 1001 ticks of 1/30000.
+    return base.denominator, [s * base.numerator for s in stamps], [d * base.numerator for d in durations]
+
+
+def _set_up(stream: av.VideoStream, video: Video, plan: _Plan, ticks: int) -> None:
     context = stream.codec_context
     stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, plan.pixel_format
-    context.time_base = stream.time_base = Fraction(1, video.time_base.denominator)
+    context.time_base = stream.time_base = Fraction(1, ticks)
     tag(context, video.color)
-    options = {"crf": f"{plan.crf:g}", "preset": "medium"}
+    options: dict[str, object] = {"crf": f"{plan.crf:g}", "preset": "medium"}
     if not video.is_constant_rate:
         options["bf"] = "0"
     if plan.codec == "libx265":
         context.codec_tag = "hvc1"
-        parameters: dict[str, str] = {"log-level": "error", **video.extra}
+        parameters = {"log-level": "error", **video.extra}
         if "bf" in options:
             parameters["bframes"] = options.pop("bf")
         options["x265-params"] = ":".join(f"{key}={value}" for key, value in parameters.items())
