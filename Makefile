@@ -45,8 +45,9 @@ fix: $(STAMP) ## mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## write the generated pages anew (docs/commands.md)
+docs: $(STAMP) ## write the generated pages anew (docs/commands.md, docs/bad-input.md)
 	$(BIN)/python -m opensama.apps.reference docs/commands.md
+	$(BIN)/python -m tests.apps.bad_input docs/bad-input.md
 
 clean: ## remove .venv and what the tools leave behind
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
