@@ -70,7 +70,7 @@ class Family:
     """How a family's released weights are named, and how its model is made."""
 
     name: str
-    model: type[ModelMixin]
+    model: Any  # a class of ModelMixin's
     names: tuple[tuple[str, str], ...]
     config: Callable[[Shapes, dict[str, Any]], dict[str, Any]]  # tensor shapes, given sizes -> the model's config
 
@@ -142,7 +142,7 @@ def load_released(
     row = find_family(family)
     files = TensorFiles(src)
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
-    precise = set(row.model._keep_in_fp32_modules or ())
+    precise: set[str] = set(row.model._keep_in_fp32_modules or ())
     state = {}
     for ours, released in match(row, files, model).items():
         tensor = files.tensor(released)

@@ -20,13 +20,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers loads components of modules that name it)
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
+from opensama.models.attention import SamaAttnProcessor
+from opensama.models.parallel import JointSequence
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
@@ -43,7 +44,7 @@ class SamaOutput(BaseOutput):
     semantic_sample: Tensor | None = None
 
 
-class SamaTransformer3DModel(WanTransformer3DModel):
+class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ignore[misc]
     """Predicts velocities of target latents and semantic tokens, given source latents and text.
 
     Sizes are WanTransformer3DModel's. Added: `type_embedding` tells source, semantic and target tokens apart;
@@ -58,13 +59,6 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         "token_types",
         "semantic",
     ]
-    # The joint sequence and its rotary are split once and gathered once: the parent's plan knows only the target.
-    _cp_plan = {  # noqa: RUF012
-        "split_tokens": {i: ContextParallelInput(split_dim=1, split_output=True) for i in range(3)},
-        "split_time": {0: ContextParallelInput(split_dim=1, split_output=True)},
-        "gather_tokens": ContextParallelOutput(gather_dim=1),
-        "gather_time": ContextParallelOutput(gather_dim=1),
-    }
 
     @register_to_config
     def __init__(
@@ -135,11 +129,10 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
 
-        self.split_tokens, self.split_time = Passage(), Passage()
-        self.gather_tokens, self.gather_time = Passage(), Passage()
+        self.set_attn_processor(SamaAttnProcessor())  # type: ignore[arg-type]
 
     @apply_lora_scale("attention_kwargs")
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
@@ -154,51 +147,54 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         `timestep` is [b], or [b n] with one for every joint token; `encoder_hidden_states` is the text [b l d_text];
         `source_hidden_states` [b c t' h' w'] may differ in size or be absent.
         """
-        parts, grids = [], []
-        for kind, x in ((SOURCE, source_hidden_states), (SEMANTIC, semantic_hidden_states), (TARGET, hidden_states)):
-            if x is None:
-                grids.append((0, 0, 0))
-                continue
-            tokens, grid = self.embed_semantic(x) if kind == SEMANTIC else self.embed_latents(x)
-            parts.append(self.add_type(tokens, kind))
-            grids.append(grid)
-        source_grid, (s, _, _), target_grid = grids
-        n_target = parts[-1].shape[1]
-        tokens = torch.cat(parts, dim=1)
+        target, target_grid = self.embed_latents(hidden_states, TARGET)
+        source, source_grid = target[:, :0], (0, 0, 0)
+        if source_hidden_states is not None:
+            source, source_grid = self.embed_latents(source_hidden_states, SOURCE)
+        semantic = target[:, :0]
+        if semantic_hidden_states is not None:
+            semantic = self.embed_semantic(semantic_hidden_states)
+        s, n_target = semantic.shape[1], target.shape[1]
+        tokens = torch.cat([source, semantic, target], dim=1)
         rotary = joint_rotary(self.rotary_layout, source_grid, s, target_grid, tokens.device)
 
-        tokens, *rotary = self.split_tokens(tokens, *rotary)
+        n = tokens.shape[1]
+        tokens, cos, sin = self.split(tokens, *rotary)
         per_token = timestep.ndim == 2
         if per_token:
-            timestep = self.split_time(timestep)
+            (timestep,) = self.split(timestep)
         temb, modulation, text = self.embed_conditions(timestep, encoder_hidden_states)
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, rotary)
+                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, (cos, sin))  # type: ignore
             else:
-                tokens = block(tokens, text, modulation, rotary)
-        tokens = self.gather_tokens(tokens)
+                tokens = block(tokens, text, modulation, (cos, sin))
+        tokens = self.gather(tokens, n)
         if per_token:
-            temb = self.gather_time(temb)[:, -n_target:]
+            temb = self.gather(temb, n)[:, -n_target:]
 
         sample = self.project(tokens[:, -n_target:], temb, target_grid)
         semantic_sample = None
-        if semantic_hidden_states is not None:
+        if semantic_hidden_states is not None and self.semantic_head is not None:
             semantic_sample = self.semantic_head(tokens[:, -n_target - s : -n_target])
         if not return_dict:
             return sample, semantic_sample
         return SamaOutput(sample=sample, semantic_sample=semantic_sample)
 
-    def embed_latents(self, latents: Tensor) -> tuple[Tensor, Grid]:
-        """Latents [b c t h w] as tokens [b (t h w) d], and their grid."""
+    def embed_latents(self, latents: Tensor, kind: int) -> tuple[Tensor, Grid]:
+        """Latents [b c t h w] as tokens [b (t h w) d] of a type, and their grid."""
+        sides = latents.shape[2:]
+        if any(side % p for side, p in zip(sides, self.config["patch_size"], strict=True)):
+            raise ValueError(f"latents of {tuple(sides)} do not divide into patches of {self.config['patch_size']}")
         x = self.patch_embedding(latents)
-        return x.flatten(2).transpose(1, 2), tuple(x.shape[2:])
+        t, h, w = x.shape[2:]
+        return self.add_type(x.flatten(2).transpose(1, 2), kind), (t, h, w)
 
-    def embed_semantic(self, semantic: Tensor) -> tuple[Tensor, Grid]:
-        """Semantic features [b s e] as tokens [b s d], and their "grid" (s, 1, 1)."""
+    def embed_semantic(self, semantic: Tensor) -> Tensor:
+        """Semantic features [b s e] as tokens [b s d]."""
         if self.semantic_embedder is None:
             raise ValueError("this model has no semantic modules (semantic_dim is None): pass no semantic tokens")
-        return self.semantic_embedder(semantic), (semantic.shape[1], 1, 1)
+        return self.add_type(self.semantic_embedder(semantic), SEMANTIC)
 
     def add_type(self, tokens: Tensor, kind: int) -> Tensor:
         if self.token_types is None:
@@ -207,7 +203,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
 
     def embed_conditions(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Time embedding [b d] or [b n d], its six modulations [b 6 d] or [b n 6 d], and text [b l d]."""
-        if self.config.released_rounding:
+        if self.config["released_rounding"]:
             timestep = timestep.to(torch.bfloat16)
         n = timestep.shape[1] if timestep.ndim == 2 else None
         temb, modulation, text, _ = self.condition_embedder(timestep.float().flatten(), text, None, timestep_seq_len=n)
@@ -220,20 +216,13 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         shift, scale = (self.scale_shift_table[:, None] + temb[:, :, None]).unbind(2)
         x = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
         x = self.proj_out(x)
-        p_t, p_h, p_w = self.config.patch_size
+        p_t, p_h, p_w = self.config["patch_size"]
         x = x.unflatten(2, (p_t, p_h, p_w, -1)).unflatten(1, grid)  # b t h w p_t p_h p_w c
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)
         return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-class Passage(nn.Module):
-    """Hands tensors on. Context parallelism hooks itself in here, to split or gather them."""
-
-    def forward(self, *tensors: Tensor) -> Any:
-        return tensors if len(tensors) > 1 else tensors[0]
-
-
-Grid = tuple[int, ...]
+Grid = tuple[int, int, int]
 
 
 class RotaryLayout(NamedTuple):
@@ -277,7 +266,7 @@ def rotary_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines [n head_dim] at positions [n 3], fractions allowed; Wan's shares of time, row and column."""
     space = 2 * (head_dim // 6)
     tables = [
-        get_1d_rotary_pos_embed(size, positions[:, axis], use_real=True, freqs_dtype=torch.float64)
+        get_1d_rotary_pos_embed(size, positions[:, axis].numpy(), use_real=True, freqs_dtype=torch.float64)
         for axis, size in enumerate((head_dim - 2 * space, space, space))
     ]
     return torch.cat([cos for cos, _ in tables], dim=1), torch.cat([sin for _, sin in tables], dim=1)

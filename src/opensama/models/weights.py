@@ -129,7 +129,7 @@ def write_shards(
     if len(shards) == 1:
         write_safetensors(folder / f"{STEM}.safetensors", infos, read)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
         file = folder / f"{STEM}-{i:05}-of-{len(shards):05}.safetensors"
         write_safetensors(file, shard, read)
