@@ -4,8 +4,9 @@
 
 The first frame makes one latent frame, then every four make one. Each latent frame depends on its own frames alone, so
 the code is causal in time, clips can be cut at multiples of four, and memory is bounded by one group of four frames.
-A linear map of 16x16 patches, started at their principal components, carries most of the picture; a small convolutional
-encoder and decoder of three scales (1/4, 1/8, 1/16) add what linear maps cannot. The mean is the code: there is no noise.
+A linear map of 16x16 patches, started at their principal components, carries most of the picture; a small
+convolutional encoder and decoder of three scales (1/4, 1/8, 1/16) add what linear maps cannot. The mean is the code:
+there is no noise.
 
 The first frame and the groups share their meaning as far as they can: a still picture gives nearly the same latent
 either way, so that what a transformer learns on images holds for videos.
@@ -60,9 +61,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def __init__(
         self,
         z_dim: int = 48,
-        widths: tuple[int, int, int] = (64, 96, 192),
+        widths: tuple[int, int, int] = (64, 96, 144),
         encoder_blocks: tuple[int, int, int] = (1, 1, 2),
-        decoder_blocks: tuple[int, int, int] = (2, 2, 3),
+        decoder_blocks: tuple[int, int, int] = (2, 2, 2),
         latents_mean: tuple[float, ...] | None = None,
         latents_std: tuple[float, ...] | None = None,
         scale_factor_temporal: int = 4,
@@ -80,6 +81,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.linear_in = nn.ModuleDict({"first": nn.Linear(patch, z_dim), "group": nn.Linear(4 * patch, z_dim)})
         self.linear_out = nn.ModuleDict({"first": nn.Linear(z_dim, patch), "group": nn.Linear(z_dim, 4 * patch)})
 
+        self.spread: Tensor
+        self.register_buffer("spread", torch.ones(z_dim))  # of each number: convolutions see and write them evened out
         self.look = nn.Conv2d(48, fine, 3, padding=1)
         self.down = nn.ModuleList((nn.Conv2d(4 * fine, middle, 1), nn.Conv2d(4 * middle, coarse, 1)))
         self.encode_stages = nn.ModuleList(map(_stage, widths, encoder_blocks))
@@ -95,7 +98,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             nn.init.zeros_(quiet.weight)
             nn.init.zeros_(quiet.bias)
 
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[FixedPosterior]:
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 48 1+k h/16 w/16]."""
         b, c, t, h, w = x.shape
         if c != 3 or t % 4 != 1 or h % 16 or w % 16:
@@ -107,18 +110,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         if t > 1:
             parts.append(self._encode(x[:, :, 1:], "group"))
         posterior = FixedPosterior(torch.cat(parts, 2))
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore[arg-type]
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore
 
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput:
         """Latents [b 48 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
         parts = [self._decode(z[:, :, :1], "first")]
         if z.shape[2] > 1:
             parts.append(self._decode(z[:, :, 1:], "group"))
         frames = torch.cat(parts, 2)
-        return DecoderOutput(sample=frames) if return_dict else (frames,)
+        return DecoderOutput(sample=frames) if return_dict else (frames,)  # type: ignore
 
-    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
-        return self.decode(self.encode(sample, return_dict=False)[0].mode(), return_dict)
+    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput:
+        return self.decode(self.encode(sample).latent_dist.mode(), return_dict)
 
     def _encode(self, x: Tensor, kind: str) -> Tensor:
         size = 1 if kind == "first" else 4
@@ -134,7 +137,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         f = self.encode_stages[0](self.look(F.pixel_unshuffle(f, 4)))
         f = self.encode_stages[1](self.down[0](F.pixel_unshuffle(f, 2)))
         f = self.encode_stages[2](self.down[1](F.pixel_unshuffle(f, 2)))
-        z = linear + self.merge[kind](F.silu(f).reshape(b * k, -1, h // 16, w // 16))
+        extra = self.merge[kind](F.silu(f).reshape(b * k, -1, h // 16, w // 16))
+        z = linear + extra * self.spread.view(-1, 1, 1)
         return z.view(b, k, -1, h // 16, w // 16).transpose(1, 2)
 
     def _decode(self, z: Tensor, kind: str) -> Tensor:
@@ -143,7 +147,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         z = z.transpose(1, 2).reshape(b * k, c, h, w)
         patches = self.linear_out[kind](z.permute(0, 2, 3, 1))
         linear = patches.view(b, k, h, w, size, 3, 16, 16).permute(0, 5, 1, 4, 2, 6, 3, 7)
-        f = self.split[kind](z).reshape(b * k * size, -1, h, w)
+        f = self.split[kind](z / self.spread.view(-1, 1, 1)).reshape(b * k * size, -1, h, w)
         f = F.pixel_shuffle(self.up[1](self.decode_stages[2](f)), 2)
         f = F.pixel_shuffle(self.up[0](self.decode_stages[1](f)), 2)
         f = F.pixel_shuffle(self.paint(F.silu(self.decode_stages[0](f))), 4)
@@ -157,7 +161,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         The first `shared` numbers of a group of four frames are those of its mean frame; the rest, the strongest of
         what remains. So stills and groups agree in the shared numbers.
         """
-        z_dim, patch = self.config.z_dim, 3 * 16 * 16
+        z_dim, patch = int(self.config["z_dim"]), 3 * 16 * 16
         b, _, t, h, w = clips.shape
         if t != 5:
             raise ValueError(f"clips of 5 frames are needed (one and a group of four), not {t}")
@@ -172,12 +176,10 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         rows = group.reshape(len(group), -1)
         rest = rows - rows @ steady.T @ steady
         basis_group = torch.cat((steady, components(rest, z_dim - shared)))
-        scale = torch.cat((torch.full((shared,), 0.5), torch.full((z_dim - shared,), 0.5))).double()[:, None]
-        for kind, rows_in, rows_out in (
-            ("first", basis, basis),
-            ("group", basis_group * scale, basis_group / scale),
-        ):
-            self.linear_in[kind].weight.copy_(rows_in)
-            self.linear_out[kind].weight.copy_(rows_out.T)
-            self.linear_in[kind].bias.zero_()
-            self.linear_out[kind].bias.zero_()
+        # a steady picture is four times itself in the group's space: half of it makes the same numbers as alone
+        self.spread.copy_((first @ basis.T).std(0))
+        for kind, rows_in, rows_out in (("first", basis, basis), ("group", basis_group / 2, basis_group * 2)):
+            for linear, weight in ((self.linear_in[kind], rows_in), (self.linear_out[kind], rows_out.T)):
+                assert isinstance(linear, nn.Linear)
+                linear.weight.copy_(weight)
+                linear.bias.zero_()

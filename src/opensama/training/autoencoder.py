@@ -2,7 +2,7 @@
 
     loss = mean (x' - x)^2 + 0.25 * mean (grad x' - grad x)^2,   x' = decode(encode(x) + noise)
 
-The noise on the codes (a twentieth of their spread) keeps the decoder calm where a transformer's answer is a little off.
+The noise on the codes (a twentieth of their spread) keeps the decoder calm where a transformer's answer is off.
 It starts from principal components (`PatchAutoencoder.start_from_components`), so the first step is already a code.
 """
 
@@ -31,7 +31,7 @@ class AutoencoderStage:
 
     name = "autoencoder"
 
-    def __init__(self, vae: PatchAutoencoder, *, batch: int = 24, pictures: int = 384, side: int = 64, seed: int = 0):
+    def __init__(self, vae: PatchAutoencoder, *, batch: int = 24, pictures: int = 256, side: int = 64, seed: int = 0):
         self.vae, self.batch, self.side, self.seed = vae, batch, side, seed
         self.pictures = torch.cat([dead_leaves(64, seed=seed + i) for i in range(max(1, pictures // 64))])
         self.spread: Tensor | None = None

@@ -46,6 +46,7 @@ class LoopConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     decay: float = 0.35
+    warmup: float = 0.02
     ema: float = 0.999
     save_every: float = 120.0
     log_every: float = 15.0
@@ -139,7 +140,7 @@ class Trainer:
             if config.max_steps is not None:
                 done = max(done, progress.step / config.max_steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = config.lr * rate(done, config.decay)
+                group["lr"] = config.lr * rate(done, config.decay, config.warmup)
             losses = self.stage.step(progress.step)
             losses["loss"].backward()
             norm = nn.utils.clip_grad_norm_(self.weights.values(), config.clip)
@@ -160,7 +161,9 @@ class Trainer:
                 row |= {k: round(v / count, 5) for k, v in sums.items()}
                 progress.history.append(row)
                 left = max(0.0, total - progress.seconds) / 60
-                self.say(f"{self.stage.name}: " + "  ".join(f"{k} {v:g}" for k, v in row.items()) + f"  left {left:.1f} min")
+                self.say(
+                    f"{self.stage.name}: " + "  ".join(f"{k} {v:g}" for k, v in row.items()) + f"  left {left:.1f} min"
+                )
                 sums, count, logged = {}, 0, now
             if now - saved > config.save_every:
                 self.save()

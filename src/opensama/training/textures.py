@@ -1,9 +1,9 @@
 """Pictures with the statistics of photographs, made from nothing, for training the autoencoder.
 
-Dead leaves (overlapping discs and boxes whose radii follow a power law) filled with 1/f noise have the edges, occlusions
-and spectra of natural images, see Lee, Mumford and Huang, "Occlusion Models for Natural Images" (2001), and Baradad et
-al., "Learning to See by Looking at Noise" (2021). Clips are cut from them under a moving camera, one picture over
-another, so that motion has occlusion too.
+Dead leaves (overlapping discs and boxes whose radii follow a power law) filled with 1/f noise have the edges,
+occlusions and spectra of natural images, see Lee, Mumford and Huang, "Occlusion Models for Natural Images" (2001),
+and Baradad et al., "Learning to See by Looking at Noise" (2021). Clips are cut from them under a moving camera, one
+picture over another, so that motion has occlusion too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pink_noise(n: int, side: int, slope: Tensor, generator: torch.Generator) -> 
     noise = noise - noise.mean((-1, -2), keepdim=True)
     noise = noise / noise.std((-1, -2), keepdim=True)
     grey = noise.mean(1, keepdim=True) * math.sqrt(3)
-    return 0.9 * grey + 0.35 * noise
+    return 0.95 * grey + 0.2 * noise
 
 
 def dead_leaves(n: int, side: int = 192, leaves: int = 120, *, seed: int = 0) -> Tensor:
@@ -35,9 +35,9 @@ def dead_leaves(n: int, side: int = 192, leaves: int = 120, *, seed: int = 0) ->
         return torch.rand(*shape, generator=g) * (high - low) + low
 
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
-    noise = pink_noise(n, side, uniform(n, low=0.7, high=1.7), g)
-    picture = 0.5 + 0.22 * noise
-    fill = pink_noise(n, side, uniform(n, low=0.6, high=1.5), g)
+    noise = pink_noise(n, side, uniform(n, low=1.0, high=1.8), g)
+    picture = 0.5 + 0.2 * uniform(n, 1, 1, 1, low=0.3) * noise
+    fill = pink_noise(n, side, uniform(n, low=1.0, high=1.6), g)
     for _ in range(leaves):
         radius = 0.02 / (uniform(n) * (1 - 0.02 / 0.35) + 0.02 / 0.35)  # density ~ r^-2 between 0.02 and 0.35
         cx, cy, angle, stretch = uniform(n), uniform(n), uniform(n, high=math.pi), uniform(n, low=0.4)

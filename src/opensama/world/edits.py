@@ -207,7 +207,10 @@ def plan_edit(seed: int | str, split: Split = "train", family: str | None = None
         return EditPlan(family, text, scene, _swap(scene, old), edited=old.name)
 
     if family == "recolor":
-        color = rng.choice([c for k, c in mine if k == old.kind and f"{c} {k}" not in names])
+        colors = [c for k, c in mine if k == old.kind and f"{c} {k}" not in names]
+        if not colors:  # an object of the only other colour stands beside it
+            return plan_edit(f"{seed}'", split, family)
+        color = rng.choice(colors)
         text = _phrase(rng, family, split, old=_call(rng, old, scene), color=color)
         return EditPlan(family, text, scene, _swap(scene, old, replace(old, color=color)), edited=old.name)
 

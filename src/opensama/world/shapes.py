@@ -121,9 +121,10 @@ def _cup(x: Tensor, y: Tensor) -> Field:
 
 
 def _flower(x: Tensor, y: Tensor) -> Field:
-    turns = [(0.52 * math.cos(i * math.tau / 6), 0.52 * math.sin(i * math.tau / 6)) for i in range(6)]
-    petals = [circle(x, y, px, py, 0.36) for px, py in turns]
-    return union(circle(x, y, 0, 0, 0.28), *petals), circle(x, y, 0, 0, 0.28)
+    turns = [(0.64 * math.sin(i * math.tau / 5), 0.64 * math.cos(i * math.tau / 5)) for i in range(5)]
+    petals = [circle(x, y, px, py, 0.3) for px, py in turns]
+    middle = circle(x, y, 0, 0, 0.38)
+    return union(middle, *petals), circle(x, y, 0, 0, 0.25)
 
 
 def _mushroom(x: Tensor, y: Tensor) -> Field:

@@ -1,0 +1,27 @@
+"""The embedded model's recipes: what `opensama train tiny` runs, for a laptop's two cores and for a quick look."""
+
+from __future__ import annotations
+
+from opensama.training.config import StageConfig, TinyConfig
+
+# About an hour and a half on two cores, pools included.
+TINY = TinyConfig()
+
+# The whole path in about a minute: it proves that everything works and teaches nothing.
+SMOKE = TinyConfig(
+    autoencoder=StageConfig(minutes=5, max_steps=3),
+    semantic=StageConfig(minutes=5, max_steps=3),
+    images=StageConfig(minutes=5, max_steps=3),
+    videos=StageConfig(minutes=5, max_steps=2),
+    width=64,
+    layers=2,
+    text_width=32,
+    text_layers=1,
+    semantic_width=32,
+    image_edits=64,
+    video_edits=8,
+    image_batch=8,
+    video_batch=2,
+)
+
+RECIPES = {"tiny": TINY, "smoke": SMOKE}

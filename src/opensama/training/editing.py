@@ -1,0 +1,86 @@
+"""The editor's training: rectified flow on the target latents and on the semantic tokens, given source and instruction.
+
+    loss = mean_samples [ sum w (v - v*)^2 / sum w ] + 0.1 * mean |u - u*|,   w = 1 + (emphasis - 1) * changed share
+
+The world knows where an answer differs from its source; weighting that region is what lets a small model learn the edit
+before it has learnt to copy (without it, copying is nearly all of the loss). Image edits come first, then videos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from opensama.flow import add_noise, sample_sigma, semantic_loss, velocity
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.training.pool import Pool
+from opensama.training.text import encode_text, tokenize
+
+
+class EditingStage:
+    """Batches from several pools in turn (one shape a batch); clips are cut to random lengths of whole latents."""
+
+    def __init__(
+        self,
+        name: str,
+        transformer: SamaTransformer3DModel,
+        text: UMT5EncoderModel,
+        tokenizer: PreTrainedTokenizerFast,
+        pools: Sequence[tuple[Pool, int, float]],
+        *,
+        shift: float = 3.0,
+        emphasis: float = 9.0,
+        text_dropout: float = 0.1,
+        seed: int = 0,
+        shortest: int = 2,
+    ):
+        """`pools` are (pool, batch size, share of the steps)."""
+        self.name, self.transformer, self.text = name, transformer, text
+        self.pools, self.shift, self.emphasis, self.text_dropout = pools, shift, emphasis, text_dropout
+        self.seed, self.shortest = seed, shortest
+        self.nothing = tokenize(tokenizer, [""], pools[0][0]["ids"].shape[1])
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"transformer": self.transformer, "text": self.text}
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        """The batch of one step, with its noise and noise levels: a function of the seed and the step's number."""
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        shares = torch.tensor([share for _, _, share in self.pools])
+        pool, b, _ = self.pools[int(torch.multinomial(shares, 1, generator=g))]
+        chosen = torch.randint(len(pool["ids"]), (b,), generator=g)
+        t = pool["source"].shape[2]
+        if t > self.shortest and torch.rand((), generator=g) < 0.5:
+            t = int(torch.randint(self.shortest, t, (), generator=g))
+        out = {key: pool[key][chosen] for key in pool}
+        out = {key: (v[:, :, :t] if key in ("source", "target") else v) for key, v in out.items()}
+        out["change"] = out["change"][:, :t]
+        drop = torch.rand(b, generator=g) < self.text_dropout
+        ids, mask = self.nothing
+        out["ids"] = torch.where(drop[:, None], ids, out["ids"])
+        out["mask"] = torch.where(drop[:, None], mask, out["mask"])
+        out["sigma"] = sample_sigma(b, shift=self.shift, generator=g)
+        out["noise"] = torch.randn(out["target"].shape, generator=g)
+        out["semantic_noise"] = torch.randn(out["semantic"].shape, generator=g)
+        device = next(self.transformer.parameters()).device
+        return {k: v.to(device).float() if v.is_floating_point() else v.to(device) for k, v in out.items()}
+
+    def step(self, index: int) -> dict[str, Tensor]:
+        x = self.batch(index)
+        with torch.autocast(x["source"].device.type, torch.bfloat16):
+            answer = self.transformer(
+                hidden_states=add_noise(x["target"], x["noise"], x["sigma"]),
+                timestep=1000 * x["sigma"],
+                encoder_hidden_states=encode_text(self.text, x["ids"], x["mask"]),
+                source_hidden_states=x["source"],
+                semantic_hidden_states=add_noise(x["semantic"], x["semantic_noise"], x["sigma"]),
+            )
+        error = (answer.sample.float() - velocity(x["target"], x["noise"])).square().mean(1)  # [b t h w]
+        weight = 1 + (self.emphasis - 1) * x["change"]
+        video = ((error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))).mean()
+        semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
+        changed = (error * x["change"]).sum() / x["change"].sum().clamp_min(1e-6)
+        return {"loss": video + 0.1 * semantic, "flow": error.mean(), "changed": changed, "semantic": semantic}

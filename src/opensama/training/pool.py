@@ -1,0 +1,104 @@
+"""Edits of the world as cached latents: drawn and encoded once, read many times.
+
+n edits, t latent frames, h w latent rows and columns:
+    source, target  [n 48 t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
+    semantic        [n 17 e] float16, of the target's first frame
+    ids, mask       [n l] the instruction
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, SiglipVisionModel
+
+from opensama.models.tiny import PatchAutoencoder
+from opensama.training.semantic_encoder import semantic_tokens
+from opensama.training.text import tokenize
+from opensama.world import FAMILIES, EditPlan, plan_edit, render_edits
+
+Pool = dict[str, Tensor]
+
+
+def normalise(vae: PatchAutoencoder, z: Tensor) -> Tensor:
+    """Latents as the transformer sees them."""
+    mean, std = (z.new_tensor(getattr(vae.config, k)).view(-1, 1, 1, 1) for k in ("latents_mean", "latents_std"))
+    return (z - mean) / std
+
+
+def changed_share(mask: Tensor) -> Tensor:
+    """Pixel mask [b t 1 h w] (t = 4k+1) as the share of changed pixels in each latent cell, [b 1+k h/16 w/16]."""
+    share = F.avg_pool2d(mask[:, :, 0].float(), 16)
+    first, rest = share[:, :1], share[:, 1:]
+    b, t, h, w = rest.shape
+    return torch.cat((first, rest.view(b, t // 4, 4, h, w).mean(2)), 1)
+
+
+@torch.no_grad()
+def encode_edits(
+    plans: Sequence[EditPlan],
+    vae: PatchAutoencoder,
+    encoder: SiglipVisionModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    text_tokens: int,
+) -> Pool:
+    """One batch of the pool, computed on the models' device and returned on the CPU."""
+    device = next(vae.parameters()).device
+    drawn = render_edits(plans, frames, height, width, device)
+    out: Pool = {"change": changed_share(drawn.mask).half().cpu()}
+    with torch.autocast(device.type, torch.bfloat16):
+        for key, video in (("source", drawn.source), ("target", drawn.target)):
+            z = vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode().float()
+            out[key] = normalise(vae, z).half().cpu()
+        out["semantic"] = semantic_tokens(encoder, drawn.target[:, 0] * 2 - 1).float().half().cpu()
+    out["ids"], out["mask"] = tokenize(tokenizer, [p.instruction for p in plans], text_tokens)
+    return out
+
+
+def build_pool(
+    path: Path | None,
+    n: int,
+    vae: PatchAutoencoder,
+    encoder: SiglipVisionModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    frames: int = 1,
+    size: tuple[int, int] = (128, 128),
+    text_tokens: int = 32,
+    first: int = 0,
+    split: str = "train",
+    families: Sequence[str] = FAMILIES,
+    batch: int = 64,
+    say: Callable[[str], None] = print,
+) -> Pool:
+    """`n` edits starting at seed `first`, families in turn; read from `path` if it is there, else written to it."""
+    if path is not None and path.exists():
+        return load_file(path)
+    parts: list[Pool] = []
+    for start in range(0, n, batch):
+        numbers = range(start, min(n, start + batch))
+        plans = [plan_edit(f"{size}-{first + i}", split, families[i % len(families)]) for i in numbers]  # type: ignore[arg-type]
+        parts.append(
+            encode_edits(
+                plans, vae, encoder, tokenizer, frames=frames, height=size[0], width=size[1], text_tokens=text_tokens
+            )
+        )
+        if (start // batch) % max(1, n // batch // 4) == 0:
+            say(f"pool of {frames} frames at {size[1]}x{size[0]}: {start + len(plans)} of {n}")
+    pool = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_file(pool, temporary)
+        os.replace(temporary, path)
+    return pool

@@ -1,0 +1,89 @@
+"""The embedded models' image encoder: SigLIP's vision tower at small size, by the sigmoid contrastive loss.
+
+    loss = - mean_ij log sigmoid(z_ij (scale * x_i . y_j + bias)) * b,   z_ij = 1 if i = j else -1
+
+(Zhai et al. 2023, algorithm 1.) x are pooled frames, y pooled captions of the world; pairs whose captions agree count
+as matches too. What the editor later uses are the vision tower's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel, UMT5EncoderModel
+
+from opensama.models.semantic import pool_anchor_tokens
+from opensama.training.text import encode_text, tokenize
+from opensama.world import plan_edit, render_edits
+
+GRID = 4  # local tokens a side: 16 and one global make the 17 of an anchor frame
+
+
+def make_semantic_encoder(width: int = 96, layers: int = 3) -> SiglipVisionModel:
+    """A vision tower for 128x128 frames in [-1, 1], 16x16 patches."""
+    return SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            image_size=128,
+            patch_size=16,
+        )
+    )
+
+
+def semantic_tokens(encoder: SiglipVisionModel, frames: Tensor) -> Tensor:
+    """Anchor tokens [b 17 e] of frames [b 3 h w] in [-1, 1]; other shapes are squeezed to the encoder's square."""
+    side = int(encoder.config.image_size)  # type: ignore[arg-type]
+    if frames.shape[-2:] != (side, side):
+        frames = F.interpolate(frames, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    out = encoder(pixel_values=frames)
+    return pool_anchor_tokens(out.last_hidden_state, out.pooler_output, GRID)
+
+
+class Heads(nn.Module):
+    """The contrast's own scale and bias, and the projection of text to the vision tower's width."""
+
+    def __init__(self, text_width: int, width: int):
+        super().__init__()
+        self.project = nn.Linear(text_width, width)
+        self.log_scale = nn.Parameter(torch.tensor(2.3))
+        self.bias = nn.Parameter(torch.tensor(-8.0))
+
+
+class SemanticStage:
+    """Frames (sources and answers) against their captions."""
+
+    name = "semantic"
+
+    def __init__(
+        self, encoder: SiglipVisionModel, text: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast, *, batch: int = 96
+    ):
+        self.encoder, self.text, self.tokenizer, self.batch = encoder, text, tokenizer, batch
+        self.heads = Heads(text.config.d_model, encoder.config.hidden_size)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"encoder": self.encoder, "text": self.text, "heads": self.heads}
+
+    def step(self, index: int) -> dict[str, Tensor]:
+        plans = [plan_edit(f"semantic-{index * self.batch + i}") for i in range(self.batch)]
+        drawn = render_edits(plans, 1)
+        device = next(self.encoder.parameters()).device
+        which = torch.arange(self.batch) % 2 == 0
+        frames = torch.where(which.view(-1, 1, 1, 1), drawn.source[:, 0], drawn.target[:, 0]).to(device) * 2 - 1
+        captions = [p.source.caption if even else p.caption for p, even in zip(plans, which.tolist(), strict=True)]
+        ids, mask = tokenize(self.tokenizer, captions, 48)
+        with torch.autocast(device.type, torch.bfloat16):
+            x = self.encoder(pixel_values=frames).pooler_output
+            words = encode_text(self.text, ids.to(device), mask.to(device))
+            y = self.heads.project(words.sum(1) / mask.sum(1, keepdim=True).to(device))
+        x, y = F.normalize(x.float(), dim=-1), F.normalize(y.float(), dim=-1)
+        logits = self.heads.log_scale.exp() * x @ y.T + self.heads.bias
+        same = torch.tensor([[a == b for b in captions] for a in captions], device=device)
+        loss = -F.logsigmoid(torch.where(same, logits, -logits)).sum() / self.batch
+        right = (logits.argmax(1) == torch.arange(self.batch, device=device)).float().mean()
+        return {"loss": loss, "retrieval": right}

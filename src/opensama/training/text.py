@@ -1,0 +1,71 @@
+"""The embedded models' text side: a byte-level BPE tokenizer, a small T5-type encoder, and how prompts become ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from opensama.world import FAMILIES, plan_edit
+
+PAD, END = "<pad>", "</s>"
+
+
+def corpus(n: int = 20_000) -> Iterable[str]:
+    """Instructions and captions of the world's train split."""
+    for i in range(n):
+        plan = plan_edit(i, "train", FAMILIES[i % len(FAMILIES)])
+        yield plan.instruction
+        yield plan.caption
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 640) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over lower-cased text, ending each text with `</s>`; any input has an encoding."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+
+
+def make_text_encoder(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 2) -> UMT5EncoderModel:
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=32,
+            num_heads=width // 32,
+            d_ff=2 * width,
+            num_layers=layers,
+            dropout_rate=0.0,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=32,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask, [b l] each, cut or padded to `length`."""
+    out = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return out.input_ids, out.attention_mask
+
+
+def encode_text(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Text [b l d] as the pipeline makes it: hidden states, zero where the text has ended."""
+    hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    return torch.where(mask[..., None] == 0, torch.zeros((), dtype=hidden.dtype), hidden)

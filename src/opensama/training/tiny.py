@@ -1,0 +1,219 @@
+"""The embedded model from nothing, stage after stage, each of which can be stopped and goes on where it was.
+
+    autoencoder   our drawings and textures                      -> RUN/autoencoder
+    semantic      frames and captions, contrastive               -> RUN/semantic
+    images        edits of single frames, in three shapes        -> RUN/images
+    videos        edits of 17 frames, images mixed in            -> RUN/videos
+    export        a pipeline folder that `opensama.load` reads   -> RUN/model
+
+Run it as `opensama train tiny --out RUN`; give the same folder again to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
+
+from opensama.models.registry import Defaults
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.models.tiny import PatchAutoencoder
+from opensama.pipeline.sama import SamaPipeline
+from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
+from opensama.training.config import StageConfig, TinyConfig
+from opensama.training.editing import EditingStage
+from opensama.training.loop import Stage, Trainer
+from opensama.training.pool import Pool, build_pool
+from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
+from opensama.training.text import corpus, make_text_encoder, train_tokenizer
+from opensama.values import UserError
+
+SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width; the first is half of all
+
+DEFAULTS = Defaults(
+    steps=8,
+    guidance=1.0,
+    shift=3.0,
+    area=128 * 128,
+    multiple=16,
+    window=17,
+    overlap=2,
+    prompt_prefix="",
+    negative_prompt="",
+    max_text_tokens=32,
+    preserve=True,
+    dtype="float32",
+)
+
+
+def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
+    return SamaTransformer3DModel(
+        patch_size=(1, 1, 1),
+        num_attention_heads=config.width // 64,
+        attention_head_dim=64,
+        in_channels=48,
+        out_channels=48,
+        text_dim=config.text_width,
+        freq_dim=64,
+        ffn_dim=4 * config.width,
+        num_layers=config.layers,
+        semantic_dim=config.semantic_width,
+        semantic_hidden=config.semantic_width,
+        semantic_tokens_per_anchor=17,
+        semantic_rotary="grid",
+    )
+
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+
+def _to(module: M, device: torch.device) -> M:
+    """`module.to(device)`, whose own signature some libraries hide."""
+    torch.nn.Module.to(module, device)
+    return module
+
+
+def _run(stage: Stage, settings: StageConfig, out: Path, say: Callable[[str], None]) -> None:
+    trainer = Trainer(stage, settings.loop(), out, say)
+    trainer.run()
+
+
+def train_tiny(
+    config: TinyConfig,
+    out: Path,
+    *,
+    device: str | torch.device = "cpu",
+    start_from: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains, or goes on training, in the folder `out`; returns the model folder.
+
+    `start_from` is a model folder whose weights are taken as the start of the editor: its autoencoder, tokenizer and
+    image encoder are kept as they are.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    saved = out / "config.yaml"
+    if saved.exists() and TinyConfig.read(saved).model_dump(exclude=_BUDGETS) != config.model_dump(exclude=_BUDGETS):
+        raise UserError(f"The run in {out} was begun with other settings (see {saved}): choose another --out folder.")
+    config.save(saved)
+    torch.manual_seed(config.seed)
+    device = torch.device(device)
+
+    if start_from is not None:
+        given = SamaPipeline.from_pretrained(start_from)
+        vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
+        encoder = SiglipVisionModel.from_pretrained(start_from / "semantic_encoder")
+        modules: tuple[torch.nn.Module, ...] = (vae, encoder, text, transformer)
+        for module in modules:
+            module.to(device)
+    else:
+        vae = _autoencoder(config, out, device, say)
+        tokenizer = train_tokenizer(corpus())
+        text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
+        encoder = _to(make_semantic_encoder(config.semantic_width), device)
+        _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, say)
+        transformer = _to(make_transformer(config), device)
+    for module in (vae, encoder):
+        module.requires_grad_(False).eval()
+
+    def pools(frames: int, n: int, first: int) -> list[Pool]:
+        return [
+            build_pool(
+                out / "pools" / f"{frames}x{size[0]}x{size[1]}.safetensors",
+                n if size[0] == size[1] else n // 4,
+                vae,
+                encoder,
+                tokenizer,
+                frames=frames,
+                size=size,
+                text_tokens=config.text_tokens,
+                first=first,
+                batch=64 if frames == 1 else 8,
+                say=say,
+            )
+            for size in SHAPES
+        ]
+
+    shares = (0.6, 0.2, 0.2)
+    stills = pools(1, config.image_edits, 0)
+    images = EditingStage(
+        "images",
+        transformer,
+        text,
+        tokenizer,
+        [(pool, config.image_batch, share) for pool, share in zip(stills, shares, strict=True)],
+        shift=config.shift,
+        emphasis=config.emphasis,
+        text_dropout=config.text_dropout,
+        seed=config.seed,
+    )
+    _run(images, config.images, out, say)
+    export(out / "images-model", transformer, vae, text, tokenizer, encoder)
+    clips = pools(17, config.video_edits, 10_000_000)
+    videos = EditingStage(
+        "videos",
+        transformer,
+        text,
+        tokenizer,
+        [(pool, config.video_batch, share) for pool, share in zip(clips, shares, strict=True)]
+        + [(stills[0], config.image_batch, 0.2)],
+        shift=config.shift,
+        emphasis=config.emphasis,
+        text_dropout=config.text_dropout,
+        seed=config.seed + 1,
+    )
+    _run(videos, config.videos, out, say)
+    return export(out / "model", transformer, vae, text, tokenizer, encoder)
+
+
+_BUDGETS = {"autoencoder", "semantic", "images", "videos"}  # what may change when a run goes on
+
+
+def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Callable[[str], None]) -> PatchAutoencoder:
+    folder = out / "vae"
+    if folder.exists():
+        return _to(PatchAutoencoder.from_pretrained(folder), device)
+    say("autoencoder: drawing textures")
+    stage = AutoencoderStage(_to(PatchAutoencoder(), device), seed=config.seed)
+    if not (out / "autoencoder" / "state.json").exists():
+        stage.start()
+    _run(stage, config.autoencoder, out, say)
+    set_latent_statistics(stage.vae, drawn_clips(64, 5_000_000, 17).to(device))
+    stage.vae.save_pretrained(folder)
+    return stage.vae
+
+
+def export(
+    folder: Path,
+    transformer: SamaTransformer3DModel,
+    vae: PatchAutoencoder,
+    text: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    encoder: SiglipVisionModel,
+) -> Path:
+    """Writes the pipeline folder, weights in bfloat16; the image encoder lies beside it for later training."""
+    pipeline = SamaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text,
+        vae=vae,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=DEFAULTS.shift),
+        defaults=DEFAULTS.to_dict(),
+    )
+    pipeline.save_pretrained(folder)
+    encoder.save_pretrained(folder / "semantic_encoder")
+    for file in folder.rglob("*.safetensors"):
+        halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in load_file(file).items()}
+        save_file(halved, file, metadata={"format": "pt"})
+    return folder
+
+
+def read_average(folder: Path) -> dict[str, torch.Tensor]:
+    """The averaged weights of a stage's checkpoint, by module and name, as `Trainer` saved them."""
+    tensors = load_file(folder / "weights.safetensors")
+    return {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
