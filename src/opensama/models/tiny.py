@@ -165,11 +165,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         b, _, t, h, w = clips.shape
         if t != 5:
             raise ValueError(f"clips of 5 frames are needed (one and a group of four), not {t}")
-        p = clips.view(b, 3, t, h // 16, 16, w // 16, 16).permute(0, 3, 5, 2, 1, 4, 6).reshape(-1, t, patch).double()
+        p = clips.view(b, 3, t, h // 16, 16, w // 16, 16).permute(0, 3, 5, 2, 1, 4, 6).reshape(-1, t, patch).float()
         first, group = p[:, 0], p[:, 1:]
 
         def components(rows: Tensor, n: int) -> Tensor:
-            return torch.linalg.eigh(rows.T @ rows / len(rows)).eigenvectors.flip(1)[:, :n].T
+            return torch.svd_lowrank(rows, n + 8, niter=6)[2][:, :n].T
 
         basis = components(torch.cat((first, group.mean(1))), z_dim)
         steady = basis[:shared].repeat(1, 4) / 2  # orthonormal rows over four frames

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from opensama.media.frames import resize
+
 STRETCH = 1.12  # shapes that differ by more than this are padded instead of stretched
 
 
@@ -66,7 +68,7 @@ class Placement:
     def enter(self, frame: np.ndarray) -> Tensor:
         """A frame (h w 3, uint8 or uint16) as pixels in [-1, 1] at bucket size: [3 h w] float32."""
         pixels = unit(frame).permute(2, 0, 1)[None]
-        pixels = resize(pixels, self.inner_height, self.inner_width)
+        pixels = resize(pixels[:, :, None], self.inner_height, self.inner_width)[:, :, 0]
         if not self.fills:
             right, bottom = self.width - self.left - self.inner_width, self.height - self.top - self.inner_height
             pixels = functional.pad(pixels, (self.left, right, self.top, bottom), mode="replicate")
@@ -81,12 +83,3 @@ def unit(frame: np.ndarray) -> Tensor:
     """An integer frame as float32 in [0, 1], same layout."""
     top = np.float32(np.iinfo(frame.dtype).max)
     return torch.from_numpy(frame.astype(np.float32) / top)
-
-
-def resize(pixels: Tensor, height: int, width: int) -> Tensor:
-    """[b c h w] float at another size: area-true on the way down, bicubic on the way up."""
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    shrinks = height < pixels.shape[-2] or width < pixels.shape[-1]
-    mode = "bilinear" if shrinks else "bicubic"
-    return functional.interpolate(pixels, (height, width), mode=mode, align_corners=False, antialias=shrinks)

@@ -8,8 +8,8 @@
         times how well that line fits           0 where new things stand
     out = S + M (N - S)                         M = 0: the source's own numbers, exactly
 
-`low` follows the clip's own background level of m (its lower quartile), within bounds. When most of all pixels changed
-(a style), M = 1 everywhere. A user's mask W multiplies M. R is at model size: up() is bicubic, to the source's size.
+`low` follows the clip's own background level of m (its lower quartile), within bounds. When most pixels changed, or all
+of them evenly (a style), M = 1 everywhere. A user's mask multiplies M. up() is bicubic, to the source's size.
 
 Letters: `c` channels, `t h w` frames, rows, columns at model size; S and N are full size.
 """
@@ -19,13 +19,15 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from opensama.pipeline.buckets import Placement, resize, unit
+from opensama.pipeline.buckets import Placement, unit
 
 IN_MEMORY = 256 * 2**20  # bytes; larger clips wait in an unnamed temporary file
 
@@ -39,6 +41,8 @@ class PreserveSettings:
     background: float = 3.0  # times the lower quartile of m
     softness: float = 2.0  # full change at this times the threshold
     whole: float = 0.7  # with more than this share of pixels changed, the whole frame is taken from the edit
+    subtle: float = 0.02  # so it is when even the calm quarter changed more than this ...
+    even: float = 0.15  # ... and more than this part of what changed most: a tint, not an object
     detail: float = 1.0  # how much of the source's fine detail may return
 
 
@@ -61,8 +65,10 @@ class ChangeCounter:
         return float(self.counts[math.ceil(level * 1000) :].sum() / self.counts.sum())
 
     def rule(self, settings: PreserveSettings) -> ChangeRule:
-        low = min(max(settings.background * self.quantile(0.25), settings.floor), settings.ceiling)
-        return ChangeRule(low, low * settings.softness, whole=self.above(low) > settings.whole)
+        calm, most = self.quantile(0.25), self.quantile(0.99)
+        low = min(max(settings.background * calm, settings.floor), settings.ceiling)
+        everywhere = calm > settings.subtle and calm > settings.even * most
+        return ChangeRule(low, low * settings.softness, whole=everywhere or self.above(low) > settings.whole)
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,23 @@ def change(edit: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def change_mask(m: Tensor, rule: ChangeRule) -> Tensor:
-    """M [h w] for the middle one of the frames m [t h w]: the largest change in them, thresholded, spread, softened."""
+    """M [h w] for the middle one of the frames m [t h w]: the largest change in them, thresholded and spread a little.
+
+    Close to full change, half the change counts: a recoloured thing has parts where its colour hardly shows.
+    """
     h, w = m.shape[1:]
-    radius = max(1, round(min(h, w) / 128))
-    soft = ((m.float().amax(0) - rule.low) / (rule.high - rule.low)).clamp(0, 1)
+    largest = m.float().amax(0)[None, None]
+    reach = max(1, min(h, w) // 24)
+    near = functional.max_pool2d((largest > rule.high).float(), 2 * reach + 1, 1, reach)
+    near = blur(near, reach)
+    low = rule.low * (1 - near / 2)
+    soft = ((largest - low) / (rule.high - rule.low)).clamp(0, 1)
     soft = soft * soft * (3 - 2 * soft)
-    spread = functional.max_pool2d(soft[None, None], 2 * radius + 1, 1, radius)
-    return blur(spread, radius)[0, 0]
+    radius = min(h, w) // 256  # a small picture needs none: smoothing m has spread it by a pixel
+    return functional.max_pool2d(soft, 2 * radius + 1, 1, radius)[0, 0]
 
 
-def detail_gain(guide: Tensor, edit: Tensor, *, prior: float = 0.0, radius: int = 2) -> Tensor:
+def detail_gain(guide: Tensor, edit: Tensor, *, prior: float = 0.0, radius: int = 3) -> Tensor:
     """a [c h w]: how the edit [c h w] follows the source's luminance `guide` [1 h w]; `prior` where both are flat."""
 
     def mean(x: Tensor) -> Tensor:
@@ -103,7 +116,7 @@ def detail_gain(guide: Tensor, edit: Tensor, *, prior: float = 0.0, radius: int 
     calm = 4e-4  # variance of the autoencoder's own noise, in [-1, 1]
     slope = (cov + prior * calm) / (var_g.clamp(min=0) + calm)
     fit = (cov.square() + prior * calm**2) / (var_g.clamp(min=0) * var_e + calm**2)
-    return (slope * fit.clamp(0, 1)).clamp(0, 1.5)
+    return (slope * fit.clamp(0, 1)).clamp(-1.5, 1.5)
 
 
 class Carrier:
@@ -127,38 +140,58 @@ class Carrier:
     def frame(self, index: int, source: np.ndarray, limit: Tensor | None = None) -> np.ndarray:
         """Frame `index` of the edit over `source` (h w 3 integers), changed only where `limit` [h w] is not 0."""
         height, width = source.shape[:2]
+        part = Part.whole(height, width)
         weight = limit
         if self.guide is not None and self.rule is not None and not self.rule.whole:
             near = self.placement.leave(self.guide[max(0, index - 1) : index + 2][:, 1])
             mask = change_mask(near, self.rule)
             if not mask.any():
                 return source
-            mask = enlarge(mask[None], height, width, smooth=False)[0]
+            mask = enlarge(mask[None], part, smooth=False)[0]
             weight = mask if limit is None else mask * limit
-        rows, columns = bounds(weight) if weight is not None else (slice(0, height), slice(0, width))
-        if rows.start >= rows.stop:
-            return source
-        part = source[rows, columns]
-        new = self._picture(index, part, (height, width), rows, columns)
         if weight is not None:
-            old = unit(part).permute(2, 0, 1)
-            new = old + weight[rows, columns] * (new - old)
-        top = np.iinfo(source.dtype).max
+            part = Part(height, width, *bounds(weight))
+            if not part.area:
+                return source
+        old = unit(source[part.rows, part.columns]).permute(2, 0, 1)
+        new = self._picture(index, old, part)
+        if weight is not None:
+            new = torch.lerp(old, new, weight[part.rows, part.columns])
+        top = int(np.iinfo(source.dtype).max)
         result = source.copy()
-        new = (new.permute(1, 2, 0) * top).round_().clamp_(0, top)
-        result[rows, columns] = new.numpy().astype(source.dtype)
+        result[part.rows, part.columns] = (
+            new.permute(1, 2, 0).mul(top).round_().clamp_(0, top).numpy().astype(source.dtype)
+        )
         return result
 
-    def _picture(self, index: int, part: np.ndarray, size: tuple[int, int], rows: slice, columns: slice) -> Tensor:
-        """N [3 rows columns] in [0, 1], for the part of the full-size frame that is needed."""
+    def _picture(self, index: int, source: Tensor, part: Part) -> Tensor:
+        """N [3 rows columns] in [0, 1] for the part; `source` is S there."""
         edit = self.placement.leave(self.edit[index : index + 1][0].float())
-        new = enlarge(edit, *size)[:, rows, columns]
+        new = enlarge(edit, part)
         if self.guide is not None and self.rule is not None and self.settings.detail:
             guide = self.placement.leave(self.guide[index : index + 1][0, :1].float())
             gain = detail_gain(guide, edit, prior=0.5 if self.rule.whole else 0.0) * self.settings.detail
-            fine = luminance(unit(part).permute(2, 0, 1)) * 2 - 1 - enlarge(guide, *size)[:, rows, columns]
-            new = new + enlarge(gain, *size, smooth=False)[:, rows, columns] * fine
+            fine = luminance(source) * 2 - 1 - enlarge(guide, part)
+            new = new + enlarge(gain, part, smooth=False) * fine
         return (new + 1) / 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows and columns of a full-size picture."""
+
+    height: int
+    width: int
+    rows: slice
+    columns: slice
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> Part:
+        return cls(height, width, slice(0, height), slice(0, width))
+
+    @property
+    def area(self) -> int:
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
 
 
 class Spool:
@@ -171,7 +204,8 @@ class Spool:
         if 2 * math.prod(shape) <= IN_MEMORY:
             self.array = np.empty(shape, np.float16)
         else:
-            self.array = np.memmap(tempfile.TemporaryFile(), np.float16, "w+", shape=shape)  # noqa: SIM115
+            with tempfile.TemporaryFile() as file:  # the mapping keeps it until it is let go
+                self.array = np.memmap(file, np.float16, "w+", shape=shape)
 
     def append(self, chunk: Tensor) -> None:
         """[c n h w]"""
@@ -189,11 +223,25 @@ def luminance(pixels: Tensor) -> Tensor:
     return 0.2126 * pixels[0:1] + 0.7152 * pixels[1:2] + 0.0722 * pixels[2:3]
 
 
-def enlarge(pixels: Tensor, height: int, width: int, *, smooth: bool = True) -> Tensor:
-    """[c h w] at another size: bicubic, or bilinear for masks and gains, which must not overshoot."""
-    if smooth:
-        return resize(pixels[None], height, width)[0]
-    return functional.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+def enlarge(pixels: Tensor, part: Part, *, smooth: bool = True) -> Tensor:
+    """[c h w] at the part's full size, only the part: bicubic, or bilinear for masks and gains (no overshoot)."""
+    if 4 * part.area > part.height * part.width:
+        whole = functional.interpolate(pixels[None], (part.height, part.width), **_interpolation(smooth))[0]
+        return whole[:, part.rows, part.columns]
+    down = _taps(pixels.shape[1], part.height, smooth)[part.rows]
+    across = _taps(pixels.shape[2], part.width, smooth)[part.columns]
+    near, wide = bounds(down.T @ torch.ones(len(down), 1)), bounds(across.T @ torch.ones(len(across), 1))
+    return down[:, near[0]] @ pixels[:, near[0], wide[0]] @ across[:, wide[0]].T
+
+
+@lru_cache(maxsize=16)
+def _taps(n: int, size: int, smooth: bool) -> Tensor:
+    """Interpolation along one axis as a matrix [size n]."""
+    return functional.interpolate(torch.eye(n)[None, None], (size, n), **_interpolation(smooth))[0, 0]
+
+
+def _interpolation(smooth: bool) -> dict[str, Any]:
+    return {"mode": "bicubic" if smooth else "bilinear", "align_corners": False, "antialias": True}
 
 
 def blur(x: Tensor, radius: int) -> Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor
 import opensama.models.sama
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.flow import guide, guide_separately
+from opensama.media.frames import to_pixels
 from opensama.models.registry import Defaults
 from opensama.pipeline.windows import WindowPlan
 
@@ -372,10 +373,10 @@ def as_pixels(video: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
     """Any accepted form of video as [b c t h w] in [-1, 1]."""
     if isinstance(video, Tensor):
         return video if video.ndim == 5 else video[None]
-    frames = torch.from_numpy(np.stack([np.asarray(frame) for frame in video]))
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError("frames must be RGB images: PIL, or uint8 arrays of shape (h, w, 3)")
-    return frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    frames = [np.asarray(frame) for frame in video]
+    if any(frame.dtype.kind != "u" or frame.ndim != 3 or frame.shape[-1] != 3 for frame in frames):
+        raise ValueError("frames must be RGB images: PIL, or arrays of unsigned integers of shape (h, w, 3)")
+    return to_pixels(frames)
 
 
 # DiffusionPipeline.from_pretrained looks classes up by name in diffusers itself: this lets it find ours once imported.

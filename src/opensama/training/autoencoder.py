@@ -33,7 +33,7 @@ class AutoencoderStage:
 
     def __init__(self, vae: PatchAutoencoder, *, batch: int = 24, pictures: int = 256, side: int = 64, seed: int = 0):
         self.vae, self.batch, self.side, self.seed = vae, batch, side, seed
-        self.pictures = torch.cat([dead_leaves(64, seed=seed + i) for i in range(max(1, pictures // 64))])
+        self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
         self.spread: Tensor | None = None
 
     def start(self) -> None:

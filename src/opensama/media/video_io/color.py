@@ -81,8 +81,11 @@ def bit_depth_of(pixel_format: av.VideoFormat) -> int:
 
 
 def side_data_of(frame: av.VideoFrame) -> Iterator[Any]:
-    """What was attached to a frame (PyAV's own types say `str`)."""
-    return iter(cast(Any, frame.side_data))
+    """What was attached to a frame; nothing if PyAV meets a kind that is newer than it."""
+    try:
+        return iter(cast(Any, frame.side_data))
+    except ValueError:
+        return iter(())
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
             if (b < 0) != (c < 0):
                 return Orientation(3 if b > 0 else 1)
             return Orientation(1 if b > 0 else 3, mirrored=True)
-    return Orientation()
+    return Orientation(round(frame.rotation / 90) % 4)
 
 
 class ToRGB:

@@ -12,6 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from opensama.media.video_io.color import Orientation
 from opensama.media.video_io.look import check_size, look_of
 from opensama.media.video_io.opening import check_readable
 from opensama.values import ColorInfo, UserError, Video
@@ -46,14 +47,14 @@ def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None 
                 f"{path} is {other[0]}x{other[1]} pixels, the images before it {size[0]}x{size[1]}; "
                 "give images of one size."
             )
-    first = _decode(paths[0])
-    look = look_of(first, None, paths[0])
+    look = look_of(_decode(paths[0]), None, paths[0], _exif(paths[0]))
     rate = Fraction(fps).limit_denominator(1001) if fps else FPS
 
     def source(start: int, stop: int) -> Iterator[np.ndarray]:
         for path in paths[start:stop]:
             frame = _decode(path)
-            yield replace(look_of(frame, None, path), bit_depth=look.bit_depth).converter()(frame)
+            found = look_of(frame, None, path, _exif(path))
+            yield replace(found, bit_depth=look.bit_depth).converter()(frame)
 
     return Video(
         width=look.shown[0],
@@ -85,6 +86,27 @@ def _header_size(path: Path) -> tuple[int, int]:
             return image.size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
+
+
+# EXIF's eight ways to hold a camera.
+_TURNS = {
+    1: (0, False),
+    2: (0, True),
+    3: (2, False),
+    4: (2, True),
+    5: (1, True),
+    6: (3, False),
+    7: (3, True),
+    8: (1, False),
+}
+
+
+def _exif(path: Path) -> Orientation:
+    try:
+        with Image.open(path) as image:
+            return Orientation(*_TURNS.get(image.getexif().get(0x0112, 1), (0, False)))
+    except (OSError, ValueError, SyntaxError):
+        return Orientation()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -34,14 +34,17 @@ class Look:
         return ToRGB(self.width, self.height, self.color, self.bit_depth > 8, self.orientation)
 
 
-def look_of(frame: av.VideoFrame, pixel_shape: Fraction | None, path: Path) -> Look:
+def look_of(
+    frame: av.VideoFrame, pixel_shape: Fraction | None, path: Path, orientation: Orientation | None = None
+) -> Look:
     """Wide or narrow pixels (`pixel_shape`, width to height) become square by changing the width."""
     width = frame.width
     if pixel_shape and pixel_shape > 0 and pixel_shape != 1:
         exact = width * pixel_shape
         width = int(exact) if exact.denominator == 1 else max(2, 2 * round(exact / 2))
     check_size(width, frame.height, path)
-    return Look(width, frame.height, orientation_of(frame), color_of(frame), bit_depth_of(frame.format))
+    orientation = orientation_of(frame) if orientation is None else orientation
+    return Look(width, frame.height, orientation, color_of(frame), bit_depth_of(frame.format))
 
 
 def check_size(width: int, height: int, path: Path) -> None:

@@ -56,14 +56,12 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{path} may not be read; change its permissions."
+    if isinstance(error, EOFError):
+        return f"{path} has no frames; choose a video that has at least one."
     if isinstance(error, av.error.InvalidDataError):
         with path.open("rb") as file:
             head = file.read(16)
         if head[4:8] in (b"ftyp", b"moov", b"mdat"):
             return f"{path} is cut off or damaged (its index is missing); copy or download it again."
         return f"{path} is not a video; give a video file, an image or a folder of images."
-    return (
-        f"{path} cannot be opened as a video ({error.strerror or error})."
-        if isinstance(error, OSError)
-        else f"{path} cannot be opened as a video ({error})."
-    )
+    return f"{path} cannot be opened as a video ({getattr(error, 'strerror', None) or error}); choose another file."

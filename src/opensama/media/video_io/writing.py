@@ -152,12 +152,13 @@ def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
             _set_up(stream, video, plan, ticks)
             sound.add_to(container)
             convert = FromRGB(plan.pixel_format, video.color, video.width, video.height)
-            duration_at = dict(zip(stamps, durations, strict=True))
+            duration_at, b_frames = dict(zip(stamps, durations, strict=True)), _b_frames(video)
 
             def put(packets: list[av.Packet]) -> None:
                 for packet in packets:
                     assert packet.pts is not None
                     packet.duration = duration_at[packet.pts]
+                    packet.dts = packet.dts if b_frames else packet.pts
                     container.mux(packet)
 
             for stamp, picture in zip(stamps, video.frames(), strict=True):
@@ -173,6 +174,11 @@ def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
             raise
         container.close()
         return sound
+
+
+def _b_frames(video: Video) -> bool:
+    """Not at a variable rate (see above), nor in a handful of frames, which x265 gives stray decoding times."""
+    return video.is_constant_rate and video.frame_count >= 16
 
 
 def _clock(video: Video) -> tuple[int, list[int], list[int]]:
@@ -196,7 +202,7 @@ def _set_up(stream: av.VideoStream, video: Video, plan: _Plan, ticks: int) -> No
     context.time_base = stream.time_base = Fraction(1, ticks)
     tag(context, video.color)
     options: dict[str, object] = {"crf": f"{plan.crf:g}", "preset": "medium"}
-    if not video.is_constant_rate:
+    if not _b_frames(video):
         options["bf"] = "0"
     if plan.codec == "libx265":
         context.codec_tag = "hvc1"
