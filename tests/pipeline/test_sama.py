@@ -210,9 +210,7 @@ def test_lora_is_saved_loaded_and_unloaded(folder, clip, tmp_path):
     pipe.set_progress_bar_config(disable=True)
     plain = pipe(clip, "Make it blue.", seed=0, output_type="latent").frames
     torch.manual_seed(0)
-    pipe.transformer.add_adapter(
-        LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
-    )
+    pipe.transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"], init_lora_weights=False))
     changed = pipe(clip, "Make it blue.", seed=0, output_type="latent").frames
     SamaPipeline.save_lora_weights(tmp_path, transformer_lora_layers=get_peft_model_state_dict(pipe.transformer))
     assert not torch.equal(plain, changed)
