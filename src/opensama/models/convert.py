@@ -27,6 +27,7 @@ from opensama.models.weights import SHARD_BYTES, TensorFiles, write_safetensors,
 from opensama.values import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
+Sizes = Path | Mapping[str, Any]  # a JSON file of sizes, or what is in it
 
 # Released module or parameter on the left, ours on the right; * is a block's number.
 SAMA_NAMES = (
@@ -98,14 +99,17 @@ def rename(key: str, table: Mapping[str, str]) -> str | None:
 
 
 def convert_released(
-    src: Path, out: Path, family: str = "sama", config: Path | None = None, *, shard_bytes: int = SHARD_BYTES
+    src: Path, out: Path, family: str = "sama", config: Sizes | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> Path:
     """Writes the transformer's own folder `out` from released weights `src` (a file, an index or a folder of shards).
 
-    `config` is a JSON file of sizes; without it they are read off the tensors. Returns `out`.
+    `config` gives sizes; without it they are read off the tensors. Weights already in `out` are replaced.
+    Returns `out`.
     """
     row = find_family(family)
     files = TensorFiles(src)
+    if out.resolve() in {file.resolve().parent for file in files.files}:
+        raise UserError(f"The released weights are in {out} themselves: convert into another folder.")
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
     names = match(row, files, model)
     out.mkdir(parents=True, exist_ok=True)
@@ -130,13 +134,15 @@ def convert_to_released(model_dir: Path, out_file: Path) -> Path:
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     check(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
     names = {row.to_released(name) or name: name for name in expected}
+    if out_file.resolve() in {file.resolve() for file in files.files}:
+        raise UserError(f"{out_file} is one of the files to convert: choose another name.")
     out_file.parent.mkdir(parents=True, exist_ok=True)
     write_safetensors(out_file, {n: files.infos[ours] for n, ours in names.items()}, lambda n: files.tensor(names[n]))
     return out_file
 
 
 def load_released(
-    src: Path, family: str = "sama", config: Path | None = None, *, dtype: torch.dtype | None = None
+    src: Path, family: str = "sama", config: Sizes | None = None, *, dtype: torch.dtype | None = None
 ) -> ModelMixin:
     """The model with released weights, straight from their file; parts that diffusers keeps in float32 become that."""
     row = find_family(family)
@@ -175,26 +181,31 @@ def check(expected: Shapes, found: Shapes, where: str) -> None:
 def empty_model(row: Family, shapes: Shapes, sizes: dict[str, Any]) -> ModelMixin:
     """The family's model on the meta device, of the sizes given, the rest read off the tensors."""
     try:
-        config = row.config(shapes, sizes)
+        with init_empty_weights():
+            return row.model(**row.config(shapes, sizes))
     except KeyError as error:
         raise UserError(f"Tensor {error.args[0]} is missing, or these are no {row.name} weights.") from error
-    with init_empty_weights():
-        return row.model(**config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"These sizes make no {row.name} transformer ({error}): mend --config.") from error
 
 
-def read_sizes(config: Path | None) -> dict[str, Any]:
-    """A JSON file of sizes as a dictionary, without the sampler's keys."""
+def read_sizes(config: Sizes | None) -> dict[str, Any]:
+    """Sizes as a dictionary, without the sampler's keys and diffusers' notes."""
     if config is None:
         return {}
-    if not config.exists():
-        raise UserError(f"There is no file {config}: check the path of the sizes.")
-    try:
-        sizes = json.loads(config.read_text())
-    except ValueError as error:
-        raise UserError(f"{config} is not JSON ({error}).") from error
-    if not isinstance(sizes, dict):
+    sizes = config
+    if isinstance(config, Path):
+        if not config.exists():
+            raise UserError(f"There is no file {config}: check the path of the sizes.")
+        try:
+            sizes = json.loads(config.read_text())
+        except ValueError as error:
+            raise UserError(f"{config} is not JSON ({error}).") from error
+    if not isinstance(sizes, Mapping):
         raise UserError(f"{config} holds no sizes: it needs a JSON object such as {{'dim': 5120, ...}}.")
-    return {key: value for key, value in sizes.items() if key not in SAMPLER_KEYS}
+    return {key: value for key, value in sizes.items() if key not in SAMPLER_KEYS and key[0] != "_"}
 
 
 def sama_config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +213,11 @@ def sama_config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
 
     What shapes cannot say is the release's: heads of 128, 65 tokens an anchor, eps 1e-6.
     """
+    released = {"dim", "num_heads", "num_semantic_tokens", "in_dim", "out_dim"}
+    known = released | set(inspect.signature(SamaTransformer3DModel.__init__).parameters) - {"self"}
+    for key in sizes:
+        if key not in known:
+            raise UserError(f"{key!r} is no size of a SAMA transformer: remove it from --config.")
     sizes = dict(sizes)
     d, c, *patch = shapes["patch_embedding.weight"]
     patch = sizes.pop("patch_size", patch)
@@ -236,10 +252,6 @@ def sama_config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
         "semantic_tokens_per_anchor": per_anchor,
         "num_anchors": anchors,
     }
-    known = set(inspect.signature(SamaTransformer3DModel.__init__).parameters) - {"self"}
-    for key in sizes:
-        if key not in known:
-            raise UserError(f"{key!r} is no size of a SAMA transformer: remove it from --config.")
     return config | sizes
 
 

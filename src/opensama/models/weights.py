@@ -42,9 +42,10 @@ class TensorFiles:
     """
 
     def __init__(self, path: Path):
-        self._file: dict[str, Path] = {}
+        self.files = weight_files(path)
         self.infos: dict[str, TensorInfo] = {}
-        for file in weight_files(path):
+        self._file: dict[str, Path] = {}
+        for file in self.files:
             try:
                 with safe_open(file, framework="pt") as f:
                     for name in f.keys():  # noqa: SIM118  (a file handle, not a dictionary)
@@ -82,7 +83,7 @@ def weight_files(path: Path) -> list[Path]:
     if path.name.endswith(".index.json"):
         try:
             names = set(json.loads(path.read_text())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not an index of shards: it needs a weight_map.") from error
         files = [path.parent / name for name in sorted(names)]
         for file in files:
@@ -126,13 +127,17 @@ def write_shards(
             filled = 0
         shards[-1][name] = info
         filled += info.bytes
-    if len(shards) == 1:
-        write_safetensors(folder / f"{STEM}.safetensors", infos, read)
-        return
+    stale = {*folder.glob(f"{STEM}*.safetensors"), *folder.glob(f"{STEM}.safetensors.index.json")}
     weight_map: dict[str, str] = {}
     for i, shard in enumerate(shards, start=1):
-        file = folder / f"{STEM}-{i:05}-of-{len(shards):05}.safetensors"
+        part = f"-{i:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+        file = folder / f"{STEM}{part}.safetensors"
         write_safetensors(file, shard, read)
         weight_map |= dict.fromkeys(shard, file.name)
+        stale.discard(file)
+    for file in stale:  # of an earlier conversion into this folder
+        file.unlink()
+    if len(shards) == 1:
+        return
     index = {"metadata": {"total_size": sum(info.bytes for info in infos.values())}, "weight_map": weight_map}
     (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
