@@ -18,6 +18,7 @@ SMOKE = TinyConfig(
     text_width=32,
     text_layers=1,
     semantic_width=32,
+    textures=8,
     image_edits=64,
     video_edits=8,
     image_batch=8,

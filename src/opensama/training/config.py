@@ -43,6 +43,7 @@ class TinyConfig(BaseModel):
     text_tokens: int = Field(32, gt=0, description="longest instruction, in tokens")
     semantic_width: int = Field(96, gt=0, multiple_of=32)
 
+    textures: int = Field(256, gt=0, description="drawn textures that the autoencoder's clips are cut from")
     image_edits: int = Field(40_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
     video_edits: int = Field(2_500, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
     image_batch: int = Field(96, gt=0)

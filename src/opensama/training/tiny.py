@@ -179,7 +179,7 @@ def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Calla
     if folder.exists():
         return _to(PatchAutoencoder.from_pretrained(folder), device)
     say("autoencoder: drawing textures")
-    stage = AutoencoderStage(_to(PatchAutoencoder(), device), seed=config.seed)
+    stage = AutoencoderStage(_to(PatchAutoencoder(), device), pictures=config.textures, seed=config.seed)
     if not (out / "autoencoder" / "state.json").exists():
         stage.start()
     _run(stage, config.autoencoder, out, say)
