@@ -312,7 +312,7 @@ class EditRequest:
         if not isinstance(self.video, Video | Path | str) or not str(self.video):
             raise UserError("The video to edit is missing; give a file, a folder of images or a Video.")
         if not isinstance(self.instruction, str) or not self.instruction.strip():
-            raise UserError("The instruction is empty; say what to change, such as 'Turn into watercolor style.'")
+            raise UserError("The instruction is empty; say what to change, as in: Turn into watercolor style.")
         if len(self.instruction) > MAX_INSTRUCTION:
             raise UserError(
                 f"The instruction has {len(self.instruction):,} characters; say it in at most {MAX_INSTRUCTION:,}."
