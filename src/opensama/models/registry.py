@@ -115,7 +115,7 @@ SAMA_14B = ModelEntry(
     memory="about 28 GB for the transformer and 11 GB for the text encoder, in bf16; an 80 GB GPU is recommended",
     base=Weights(
         "Wan-AI/Wan2.1-T2V-14B-Diffusers",
-        ("model_index.json", "scheduler/*", "text_encoder/*", "tokenizer/*", "vae/*", "transformer/config.json"),
+        ("text_encoder/*", "tokenizer/*", "vae/*", "transformer/config.json"),
         "12 GB",
     ),
     edit=Weights("syxbb/SAMA-14B", ("sama_14b_ema.safetensors",), "28.6 GB"),

@@ -77,7 +77,8 @@ def _weight(mask: np.ndarray, video: Video) -> Tensor:
     """A mask picture (h w or h w 3; bool, integer, or float in [0, 1]) as weights [h w] of the video's size."""
     if mask.ndim == 3:
         mask = mask.max(axis=2)
-    top = np.iinfo(mask.dtype).max if np.issubdtype(mask.dtype, np.integer) else 1.0
+    counts = np.issubdtype(mask.dtype, np.integer) and mask.max() > 1  # zeros and ones mean black and white
+    top = np.iinfo(mask.dtype).max if counts else 1.0
     weight = torch.from_numpy(np.asarray(mask, np.float32) / np.float32(top))
     if weight.shape != (video.height, video.width):
         weight = functional.interpolate(weight[None, None], (video.height, video.width), mode="nearest-exact")[0, 0]

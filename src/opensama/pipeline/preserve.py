@@ -53,7 +53,7 @@ class ChangeCounter:
         self.counts = torch.zeros(1000, dtype=torch.float64)
 
     def add(self, change: Tensor) -> None:
-        bins = (change.float() * 1000).long().clamp_(0, 999).flatten()
+        bins = (change.float() * 1000).long().clamp_(0, 999).flatten().cpu()
         self.counts += torch.bincount(bins, minlength=1000)
 
     def quantile(self, q: float) -> float:

@@ -89,7 +89,7 @@ class WindowPlan:
         """[w c t h w] with every latent replaced by the weighted mean over its twins; first latents stay."""
         if len(self) == 1:
             return windows
-        weights = self.weights.to(windows)
+        weights = self.weights.float().to(windows)
         clip = windows.new_zeros(windows.shape[1], self.total, *windows.shape[3:])
         for w, k in enumerate(self.starts):
             clip[:, k + 1 : k + self.length] += weights[w, 1:, None, None] * windows[w, :, 1:]

@@ -1,0 +1,88 @@
+"""The registry: names and folders are found, wrong ones get a sentence that helps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+
+from opensama.models.registry import SAMA_14B, TINY, Defaults, entries, find
+from opensama.values import UserError
+
+
+def test_the_rows():
+    names = [entry.name for entry in entries()]
+    assert names == ["tiny", "sama-14b"]
+    for entry in entries():
+        assert find(entry.name) == entry
+        assert entry.summary
+        assert entry.memory
+        assert entry.licence.name
+        assert (entry.folder is None) == (entry.base is not None) == (entry.edit is not None)
+
+
+def test_the_released_defaults():
+    wanted = {
+        "steps": 50, "guidance": 5.0, "shift": 5.0, "area": 832 * 480, "multiple": 32, "window": 81,
+        "prompt_prefix": "[Video edit] ", "negative_prompt": "[Video edit]", "max_text_tokens": 512, "preserve": False,
+    }  # fmt: skip
+    assert wanted.items() <= asdict(SAMA_14B.defaults).items()
+    assert "no licence" in SAMA_14B.licence.notice
+
+
+def test_the_embedded_model_keeps_pixels_and_works_small():
+    assert TINY.defaults.preserve
+    assert TINY.defaults.area == 128 * 128
+    assert TINY.defaults.window == 17
+    assert TINY.licence.name == "Apache-2.0"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("tini", "tiny"), ("Tiny", "tiny"), ("sama14b", "sama-14b")])
+def test_a_near_miss_is_named(typed, meant):
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        find(typed)
+
+
+def test_an_unknown_name_gets_the_choice():
+    with pytest.raises(UserError, match="choose tiny, sama-14b or a model folder"):
+        find("xyzzy")
+
+
+def test_a_folder_is_a_model_with_its_own_defaults(tmp_path):
+    saved = {"_class_name": "SamaPipeline", "defaults": Defaults(steps=4, preserve=True).to_dict()}
+    (tmp_path / "model_index.json").write_text(json.dumps(saved))
+    entry = find(tmp_path)
+    assert entry.folder == tmp_path
+    assert entry.defaults == Defaults(steps=4, preserve=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (None, "no model_index.json"),
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"_class_name": "WanPipeline"}', "WanPipeline"),
+        ('{"_class_name": "SamaPipeline", "defaults": {"magic": 1}}', "magic"),
+    ],
+)
+def test_folders_that_are_no_models(tmp_path, content, word):
+    if content is not None:
+        (tmp_path / "model_index.json").write_text(content)
+    with pytest.raises(UserError, match=word):
+        find(tmp_path)
+
+
+def test_defaults_check_themselves():
+    with pytest.raises(ValueError, match="4k"):
+        Defaults(window=80)
+    with pytest.raises(ValueError, match="share"):
+        Defaults(window=17, overlap=5)
+
+
+def test_listing_needs_no_torch():
+    code = "import sys; from opensama.models.registry import entries; entries(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

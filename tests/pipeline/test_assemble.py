@@ -1,0 +1,178 @@
+"""A released model from its base folder and its single file, at tiny size; and what is said when files are missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from transformers import UMT5Config, UMT5EncoderModel
+
+import opensama
+from opensama import runtime
+from opensama.values import EditRequest, UserError, Video
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
+
+
+@pytest.fixture(scope="module")
+def base(pipe, tmp_path_factory) -> Path:
+    """The layout of Wan2.1-T2V-14B-Diffusers."""
+    folder = tmp_path_factory.mktemp("Wan2.1-T2V-14B-Diffusers")
+    pipe.tokenizer.save_pretrained(folder / "tokenizer")
+    text = UMT5Config(vocab_size=120, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0)
+    UMT5EncoderModel(text).save_pretrained(folder / "text_encoder")
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 16, latents_std=[1.0] * 16
+    )
+    vae.save_pretrained(folder / "vae")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "UniPCMultistepScheduler"}')
+    (folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    sizes = {
+        "_class_name": "WanTransformer3DModel", "num_attention_heads": 2, "attention_head_dim": 24, "in_channels": 16,
+        "out_channels": 16, "text_dim": 32, "freq_dim": 32, "ffn_dim": 96, "num_layers": 2, "eps": 1e-6,
+        "patch_size": [1, 2, 2], "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "image_dim": None,
+        "added_kv_proj_dim": None, "rope_max_seq_len": 1024,
+    }  # fmt: skip
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text(json.dumps(sizes))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("SAMA-14B")
+    shutil.copy(GOLDEN / "checkpoint.safetensors", folder / "sama_14b_ema.safetensors")
+    return folder
+
+
+def test_base_and_single_file_make_an_editor(base, weights, picture):
+    said: list[str] = []
+    runtime._said.clear()
+    editor = opensama.load("sama-14b", device="cpu", base=base, weights=weights, notice=said.append)
+    opensama.load("sama-14b", device="cpu", base=base, weights=weights / "sama_14b_ema.safetensors", notice=said.append)
+    assert len(said) == 1
+    assert "no licence" in said[0]
+    assert editor.pipeline.defaults.steps == 50
+    assert editor.pipeline.scheduler.config.shift == 5.0
+    assert editor.pipeline.encode_prompt("Make it blue.").shape == (1, 512, 32)
+    video = Video.from_frames(picture(5, 32, 48), 25)
+    edited = editor.edit(EditRequest(video, "Make it blue.", steps=2, size=64))
+    assert edited.array().shape == video.array().shape
+
+
+def test_an_assembled_pipeline_is_saved_as_a_folder(base, weights, tmp_path, picture):
+    editor = opensama.load("sama-14b", device="cpu", base=base, weights=weights)
+    editor.pipeline.save_pretrained(tmp_path)
+    again = opensama.load(tmp_path, device="cpu")
+    assert again.pipeline.defaults == editor.pipeline.defaults
+    request = EditRequest(Video.from_frames(picture(1, 32, 48), 25), "Make it blue.", steps=1, size=64)
+    assert np.array_equal(again.edit(request).array(), editor.edit(request).array())
+
+
+def test_half_precision_keeps_the_autoencoder_exact(base, weights, picture):
+    pipeline = opensama.load("sama-14b", device="cpu", dtype="bfloat16", base=base, weights=weights).pipeline
+    assert pipeline.vae.dtype == torch.float32
+    assert pipeline.text_encoder.dtype == torch.bfloat16
+    assert pipeline.transformer.dtype == torch.bfloat16
+    assert pipeline.transformer.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline(picture(5, 32, 48), "Make it blue.", num_inference_steps=2, seed=0).frames
+    assert np.isfinite(frames).all()
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("text_encoder/model.safetensors", ["text_encoder/model.safetensors", "Wan-AI/Wan2.1-T2V-14B-Diffusers"]),
+        ("vae/config.json", ["vae/config.json", "huggingface.co"]),
+        ("tokenizer", ["tokenizer"]),
+        ("transformer", ["transformer/config.json"]),
+    ],
+)
+def test_missing_base_files_are_named(base, weights, tmp_path, gone, words):
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    shutil.rmtree(folder / gone) if (folder / gone).is_dir() else (folder / gone).unlink()
+    with pytest.raises(UserError) as error:
+        opensama.load("sama-14b", device="cpu", base=folder, weights=weights)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_missing_shards_are_named(base, weights, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model-00001-of-00002\.safetensors, text_encoder/model-00002"):
+        opensama.load("sama-14b", device="cpu", base=folder, weights=weights)
+
+
+def test_missing_and_wrong_weights(base, weights, tmp_path):
+    with pytest.raises(UserError, match=r"sama_14b_ema\.safetensors.*huggingface\.co/syxbb/SAMA-14B.*28\.6 GB"):
+        opensama.load("sama-14b", device="cpu", base=base, weights=tmp_path)
+    (tmp_path / "sama_14b_ema.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="sama_14b_ema"):
+        opensama.load("sama-14b", device="cpu", base=base, weights=tmp_path)
+    with pytest.raises(UserError, match="one folder"):
+        opensama.load("tiny", weights=weights)
+
+
+def test_without_the_hub_it_says_what_to_fetch(monkeypatch, tmp_path):
+    def refuse(repo: str, **options):
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(UserError, match=r"sama_14b_ema\.safetensors of https://huggingface\.co/syxbb/SAMA-14B"):
+        opensama.load("sama-14b", device="cpu")
+
+
+def test_the_hubs_cache_is_used_first(base, monkeypatch):
+    asked = []
+
+    def cached(repo: str, *, allow_patterns, local_files_only=False):
+        asked.append(local_files_only)
+        return str(base)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cached)
+    assert runtime.locate("some/repo", ["vae/*"]) == base
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("gone", ["transformer/diffusion_pytorch_model.safetensors", "scheduler", "vae/config.json"])
+def test_a_folder_with_parts_missing(folder, tmp_path, gone):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
+    with pytest.raises(UserError, match=gone):
+        opensama.load(copy, device="cpu")
+
+
+def test_a_folder_with_damaged_weights(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678901234567890")
+    with pytest.raises(UserError, match="cannot be read"):
+        opensama.load(copy, device="cpu")
+
+
+def test_devices_and_number_types():
+    assert runtime.pick_device("cpu") == torch.device("cpu")
+    assert runtime.pick_dtype(None, torch.device("cpu")) == torch.float32
+    assert runtime.pick_dtype(None, torch.device("cuda")) == torch.bfloat16
+    assert runtime.pick_dtype("float16", torch.device("cpu")) == torch.float16
+    for wrong in ("gpu", "cuda:99"):
+        with pytest.raises(UserError, match="device"):
+            runtime.pick_device(wrong)
+    with pytest.raises(UserError, match="number type"):
+        runtime.pick_dtype("int8", torch.device("cpu"))
+    assert torch.equal(torch.randn(3, generator=runtime.seeded(5)), torch.randn(3, generator=runtime.seeded(5)))
