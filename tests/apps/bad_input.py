@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from PIL import Image
 from opensama.apps.cli import main as opensama
 from opensama.media.video_io import write_video
 from opensama.values import Video
+from tests.media.broken import CORPUS, broken_in_the_middle
 
 INSTRUCTION = "Make the ball red."
+GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
 PAGE = """# Broken files and impossible wishes
 
 Made by `make docs`: each case was run, and this is what the command line said about it. It exits with 2 and leaves no
@@ -71,16 +74,30 @@ class Outcome:
         return lines[-1].removeprefix("opensama: ") if lines else ""
 
 
+def broken(at: Place, make: Callable[[Path], Path]) -> list[str]:
+    """Arguments that edit a file of the corpus, which is made in a folder of its own."""
+    folder = at.files / make.__name__
+    folder.mkdir()
+    path = make(folder)
+    return at.edit(str(path.relative_to(at.files)))
+
+
+def convert(source: Path, at: Place) -> list[str]:
+    """Arguments that convert a file of weights."""
+    return ["models", "convert", str(source), str(at.files / "converted")]
+
+
 # A person who owns nothing here, and a disk with no room: 20,000 bytes a file.
 NOBODY = "import os; os.geteuid() or os.setuid(65534)"
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
 
 ROWS = [
-    Row("no such file", lambda at: at.edit("none.mp4")),
+    *(Row(make.__name__.replace("_", " "), partial(broken, make=make)) for make, _ in CORPUS),
+    Row("broken in the middle", partial(broken, make=broken_in_the_middle)),
+    Row("one frame", lambda at: at.edit("one.mp4", "-o", f"{at.files}/one-out.mp4"), code=0),
+    Row("2x2 pixels", lambda at: at.edit("dot.mp4", "-o", f"{at.files}/dot-out.mp4"), code=0),
     Row("an empty instruction", lambda at: at.edit(instruction="  ")),
     Row("an instruction of 10,000 characters", lambda at: at.edit(instruction="word " * 2000)),
-    Row("a folder without pictures", lambda at: at.edit("empty")),
-    Row("pictures of different sizes", lambda at: at.edit("mixed")),
     Row("one picture", lambda at: at.edit("still.png", "-o", str(at.files / "still.mp4")), code=0),
     Row("an unknown model", lambda at: at.edit("clip.mp4", "--model", "tinny")),
     Row("a folder that is no model", lambda at: at.edit("clip.mp4", "--model", str(at.files / "empty"))),
@@ -90,6 +107,10 @@ ROWS = [
         "released weights that are not there",
         lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--weights", str(at.files / "empty")),
     ),
+    Row(
+        "weights of something else", lambda at: ["models", "convert", f"{GOLDEN}/expected.safetensors", f"{at.files}/x"]
+    ),
+    Row("weights that are no weights", lambda at: ["models", "convert", f"{at.files}/clip.mp4", f"{at.files}/x"]),
     Row("the output exists", lambda at: at.edit("clip.mp4", "-o", str(at.files / "taken.mp4"))),
     Row("the output is the source", lambda at: at.edit("clip.mp4", "-o", str(at.files / "clip.mp4"), "--overwrite")),
     Row("the output's folder is not there", lambda at: at.edit("clip.mp4", "-o", str(at.files / "nowhere" / "x.mp4"))),
@@ -121,17 +142,14 @@ def prepare(at: Place) -> None:
     rng = np.random.default_rng(0)
     write_video(Video.from_frames(rng.integers(0, 255, (5, 48, 64, 3), np.uint8), 8), at.files / "clip.mp4")
     write_video(Video.from_frames(rng.integers(0, 255, (9, 120, 160, 3), np.uint8), 8), at.files / "noise.mp4")
+    write_video(Video.from_frames(rng.integers(0, 255, (1, 48, 64, 3), np.uint8), 8), at.files / "one.mp4")
+    write_video(Video.from_frames(rng.integers(0, 255, (5, 2, 2, 3), np.uint8), 8), at.files / "dot.mp4")
     (at.files / "taken.mp4").write_bytes(b"here before")
-    for name in ("empty", "mixed", "locked"):
+    for name in ("empty", "locked"):
         (at.files / name).mkdir()
     (at.files / "locked").chmod(0o555)
-    for name, (width, height) in {
-        "black": (64, 48),
-        "tall": (48, 64),
-        "mixed/1": (64, 48),
-        "mixed/2": (48, 64),
-    }.items():
-        Image.new("RGB", (width, height)).save(at.files / f"{name}.png")
+    for name, size in {"black": (64, 48), "tall": (48, 64)}.items():
+        Image.new("RGB", size).save(at.files / f"{name}.png")
     Image.new("RGB", (64, 48), "red").save(at.files / "still.png")
     copy_model(at.model, at.files / "partial", without="vae")
     copy_model(at.model, at.files / "damaged", cut="transformer/diffusion_pytorch_model.safetensors")
@@ -165,9 +183,8 @@ def copy_model(model: Path, to: Path, *, without: str = "", cut: str = "") -> No
         (to / name).write_bytes(data[: len(data) // 2] if name.as_posix() == cut else data)
 
 
-def run(row: Row, at: Place) -> Outcome:
-    """Runs a row for real."""
-    arguments = row.arguments(at)
+def run(row: Row, arguments: list[str]) -> Outcome:
+    """Runs a row for real; `arguments` are those it made, with the files they name."""
     if row.limit:
         return run_apart(arguments, row.limit)
     out, err = io.StringIO(), io.StringIO()
@@ -189,9 +206,10 @@ def run_apart(arguments: list[str], limit: str) -> Outcome:
 
 def shown(text: str, at: Place) -> str:
     """A sentence or an argument as a person would see it: without the folders of this run."""
-    for folder, name in ((at.files, "."), (at.model, "MODEL")):
-        text = text.replace(str(folder), name)
-    return text.replace("./", "").replace("|", "\\|")
+    folders = [f"{at.files}/{make.__name__}/" for make in (*(make for make, _ in CORPUS), broken_in_the_middle)]
+    for folder in (*folders, f"{at.files}/", f"{GOLDEN}/"):
+        text = text.replace(folder, "")
+    return text.replace("|", "\\|")
 
 
 def page(at: Place, outcomes: list[Outcome]) -> str:
@@ -211,7 +229,7 @@ def main() -> None:
             folder.chmod(0o755)
         save_model(at.model)
         prepare(at)
-        text = page(at, [run(row, at) for row in ROWS])
+        text = page(at, [run(row, row.arguments(at)) for row in ROWS])
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(text)
     else:

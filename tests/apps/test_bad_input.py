@@ -39,8 +39,9 @@ def test_every_row(at: Place) -> None:
     """Each row ends as it should, and the page for people says just that."""
     outcomes, faults = [], []
     for row in ROWS:
+        arguments = row.arguments(at)
         before = listing(at.files)
-        outcome = bad_input.run(row, at)
+        outcome = bad_input.run(row, arguments)
         outcomes.append(outcome)
         faults += [
             f"{row.what}: {fault}: {outcome}" for fault in find_faults(row, outcome, listing(at.files) == before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,10 +15,12 @@ import pytest
 from opensama import __version__
 from opensama.apps import progress
 from opensama.apps.cli import main
-from opensama.apps.edit import beside, default_output, parse_box, parse_range
+from opensama.apps.edit import default_output, parse_box, parse_range
+from opensama.apps.train import STAGES, spread
 from opensama.media.video_io import read_video
 from opensama.models.weights import TensorFiles
-from opensama.values import Progress, UserError, Video
+from opensama.recipes.tiny import SMOKE, TINY
+from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
 
 INSTRUCTION = "Make the red ball blue."
@@ -127,6 +130,53 @@ def test_models_convert_goes_both_ways(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--overwrite" in capsys.readouterr().err
 
 
+def test_evaluate_world_prints_and_writes(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = tmp_path / "world.json"
+    assert main(["evaluate", "world", "--model", str(folder), "-n", "3", "--json", str(figures)]) == 0
+    out = capsys.readouterr().out
+    assert "reconstruction" in out
+    assert out.splitlines()[-1].endswith(str(figures))
+    report = json.loads(figures.read_text())
+    assert 0 <= report["overall"]["success"] <= 1
+    assert report["controls"]["copy"]["success"] == 0
+    assert {"overall", "families", "controls"} <= report.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--resume"], "no run to go on with"),
+        (["--set", "images.minuets=3"], "images.minuets=3"),
+        (["--set", "images.minutes=soon"], "images.minutes: "),
+        (["--set", "width=100"], "multiple of 64"),
+        (["--minutes", "-1"], "positive"),
+        (["--recipe", "huge"], "choose tiny"),
+        (["--config", "none.yaml"], "no file none.yaml"),
+        (["--start-from", "none"], "no model folder"),
+    ],
+)
+def test_train_says_what_is_wrong(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tiny", "--out", str(tmp_path / "run"), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_keeps_a_run_that_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SMOKE.save(tmp_path / "config.yaml")
+    assert main(["train", "tiny", "--out", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_minutes_are_spread_as_the_recipe_has_them() -> None:
+    settings = spread(TINY.model_dump(), 9.4)
+    assert sum(settings[stage]["minutes"] for stage in STAGES) == pytest.approx(9.4)
+    assert settings["images"]["minutes"] / settings["videos"]["minutes"] == pytest.approx(
+        TINY.images.minutes / TINY.videos.minutes
+    )
+
+
 def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor"])
     out = capsys.readouterr().out
@@ -214,14 +264,6 @@ def test_parse_box() -> None:
 def test_default_output(tmp_path: Path) -> None:
     assert default_output(Path("a/holiday.mov")) == Path("a/holiday-edited.mp4")
     assert default_output(tmp_path) == tmp_path.with_name(f"{tmp_path.name}-edited.mp4")
-
-
-def test_beside_keeps_time() -> None:
-    left = Video.from_frames(np.zeros((3, 4, 6, 3), np.uint8), 8)
-    right = Video.from_frames(np.full((3, 4, 6, 3), 255, np.uint8), 8)
-    both = beside(left, right)
-    assert both.timestamps == left.timestamps
-    assert both.array()[:, :, 5:7].mean() == 127.5
 
 
 def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

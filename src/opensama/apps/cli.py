@@ -39,6 +39,7 @@ app = App(
 app.command("opensama.apps.edit:edit", name="edit", help="Edit a video by an instruction.", sort_key=0)
 app.command("opensama.apps.demo:demo", name="demo", help="Edit a drawn clip on this machine and show it.", sort_key=1)
 app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)
+app.command("opensama.apps.evaluate:app", name="evaluate", help="Measure how well a model edits.", sort_key=3)
 app.command("opensama.apps.train:app", name="train", help="Train a model.", sort_key=4)
 app.command("opensama.apps.doctor:doctor", name="doctor", help="What is installed and what will run here.", sort_key=5)
 

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from cyclopts import Parameter
 from PIL import Image
 
@@ -15,6 +14,7 @@ from opensama.values import EditRequest, UserError, Video
 
 FPS = 8
 FRAMES = 17
+COLUMNS = 5  # frames of each that the picture shows
 SIDE = 256  # pixels: twice the model's own, so that the way back to full size is part of the show
 
 
@@ -41,12 +41,13 @@ def demo(
     family
         The kind of edit, such as style, recolor, replace, add or remove; by default the seed chooses.
     """
-    from opensama.apps.edit import beside, write
+    from opensama.apps.edit import write
     from opensama.models.registry import find
 
     find(model)
 
     from opensama import load, world
+    from opensama.media.frames import compare, contact_sheet, spread
 
     if family is not None and family not in world.FAMILIES:
         raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.FAMILIES)}.")
@@ -62,9 +63,11 @@ def demo(
         seconds = time.perf_counter() - begin
         write(source, output / "source.mp4", show, overwrite=True)
         write(edited, output / "edited.mp4", show, overwrite=True)
-        write(beside(source, edited), output / "side-by-side.mp4", show, overwrite=True)
+        write(compare(source, edited), output / "side-by-side.mp4", show, overwrite=True)
     picture = output / "side-by-side.png"
-    Image.fromarray(sheet(source, edited)).save(picture)
+    shown = spread(FRAMES, COLUMNS)
+    rows = [video.array()[index] for video in (source, edited) for index in shown]
+    Image.fromarray(contact_sheet(rows, columns=COLUMNS)).save(picture)
     print(f"edited {FRAMES} frames in {duration(seconds)}")
     print(f"source and result side by side: {output / 'side-by-side.mp4'} and {picture}")
 
@@ -77,10 +80,3 @@ def make_folder(folder: Path) -> None:
         raise UserError(
             f"The folder {folder} cannot be made ({error.strerror}); choose another with --output."
         ) from None
-
-
-def sheet(above: Video, below: Video, columns: int = 5) -> np.ndarray:
-    """Frames of two videos in two rows, evenly taken: one picture `2h columns*w 3`."""
-    picked = [round(i * (above.frame_count - 1) / (columns - 1)) for i in range(columns)]
-    rows = (np.concatenate(list(video.array()[picked]), axis=1) for video in (above, below))
-    return np.concatenate(list(rows), axis=0)

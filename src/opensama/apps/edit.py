@@ -119,6 +119,7 @@ def edit(
     request = replace(request, video=source, frames=None if frames is None else parse_range(frames, source.frame_count))
 
     from opensama import load
+    from opensama.media.frames import compare as side_by_side
 
     begin = time.perf_counter()
     with Display() as show:
@@ -126,7 +127,7 @@ def edit(
         edited = editor.edit(replace(request, progress=show))
         write(edited, out, show, quality=quality, even=even, overwrite=overwrite)
         if compare:
-            write(beside(source, edited), compared, show, quality=quality, even=even, overwrite=overwrite)
+            write(side_by_side(source, edited), compared, show, quality=quality, even=even, overwrite=overwrite)
     if compare:
         print(f"side by side: {compared}")
     print(f"edited in {duration(time.perf_counter() - begin)}: {out}")
@@ -160,17 +161,6 @@ def watch(
             show(Progress(stage, index + 1, total, time.monotonic() - begin))
 
     return source
-
-
-def beside(left: Video, right: Video) -> Video:
-    """Two videos of one size and length as one, twice as wide, with the left one's time and sound."""
-    import numpy as np
-
-    def source(start: int, stop: int) -> Iterator[np.ndarray]:
-        for pair in zip(left.frames(start, stop), right.frames(start, stop), strict=True):
-            yield np.concatenate(pair, axis=1)
-
-    return left.with_frames(source, width=left.width + right.width)
 
 
 def parse_range(text: str, count: int) -> tuple[int, int]:
