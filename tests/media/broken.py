@@ -92,6 +92,22 @@ def sound_only_mp4(folder: Path) -> Path:
     return path
 
 
+def song_with_cover(folder: Path) -> Path:
+    """The cover of a song is a video stream to FFmpeg."""
+    path = folder / "cover.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        voice = container.add_stream("aac", rate=44_100, layout="stereo")
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
+        frame.rate = 44_100
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(voice.encode(frame))
+        container.mux(voice.encode(None))
+    return path
+
+
 def zero_frames(folder: Path) -> Path:
     path = folder / "zero.mkv"
     with av.open(str(path), "w") as container:
@@ -143,6 +159,7 @@ CORPUS: list[tuple[Callable[[Path], Path], str]] = [
     (cut_matroska, "cut off"),
     (sound_only, "no video stream"),
     (sound_only_mp4, "no video stream"),
+    (song_with_cover, "no video stream"),
     (zero_frames, "no frames"),
     (zero_frames_mp4, "no (frames|video stream)"),
     (too_wide, "16000x16"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -82,8 +83,10 @@ def _decode(path: Path) -> av.VideoFrame:
 
 def _header_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked next
+            with Image.open(path) as image:
+                return image.size
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
 
