@@ -55,7 +55,7 @@ def imported(path: Path) -> set[str]:
 
 
 def fastest(command: list[str], runs: int = 5) -> float:
-    """Seconds that the quickest of several fresh processes computes: what the machine does besides is not our affair."""
+    """Seconds of computing of the quickest of several fresh processes: what else the machine does is left out."""
     times = []
     for _ in range(runs):
         before = os.times()
