@@ -94,12 +94,13 @@ class Editor:
         plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap)
         steps = defaults.steps if request.steps is None else request.steps
         scale = defaults.guidance if request.guidance is None else request.guidance
+        guidance = Guidance(scale, request.source_guidance)
         preserve = defaults.preserve if request.preserve is None else request.preserve
         report = _Reporter(request.progress)
 
         text = pipe.encode_prompt(request.instruction)
         negative = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
-        words_away = pipe.encode_prompt(negative, prefix="") if scale != 1 else None
+        words_away = pipe.encode_prompt(negative, prefix="") if guidance.text_scale else None
         small = (placement.enter(frame) for frame in video.frames(start, stop))
         source = torch.cat(
             [
@@ -118,7 +119,7 @@ class Editor:
             noise, semantic, source, text, words_away,
             steps=steps,
             shift=defaults.shift if request.shift is None else request.shift,
-            guidance=Guidance(scale, request.source_guidance),
+            guidance=guidance,
             plan=plan,
             on_step=on_step,
         )  # fmt: skip

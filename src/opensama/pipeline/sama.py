@@ -55,6 +55,11 @@ class Guidance:
     source: float | None = None
     text: float | None = None
 
+    @property
+    def text_scale(self) -> float:
+        """s_T; when it is 0 the negative prompt is not asked."""
+        return self.scale - 1 if self.source is None or self.text is None else self.text
+
 
 class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     """Edits videos by instruction with a SamaTransformer3DModel and any autoencoder with Wan's interface."""
@@ -156,9 +161,10 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         b = len(source)
         text = self.encode_prompt(prompt, b) if prompt_embeds is None else prompt_embeds
         negative = negative_prompt_embeds
-        if negative is None and scale != 1:
-            negative = self.encode_prompt(defaults.negative_prompt if negative_prompt is None else negative_prompt, b,
-                                          prefix="")  # fmt: skip
+        guidance = Guidance(scale, source_guidance_scale, text_guidance_scale)
+        if negative is None and guidance.text_scale:
+            away = defaults.negative_prompt if negative_prompt is None else negative_prompt
+            negative = self.encode_prompt(away, b, prefix="")
         if latents is None:
             latents = self.noise(plan, source, generator)
         if semantic_latents is None:
@@ -166,8 +172,8 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
         latents, semantic = self.denoise(
             latents, semantic_latents, source, text, negative,
-            steps=steps, shift=shift, guidance=Guidance(scale, source_guidance_scale, text_guidance_scale),
-            sampler=sampler, plan=plan, on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
+            steps=steps, shift=shift, guidance=guidance, sampler=sampler, plan=plan,
+            on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
         )  # fmt: skip
 
         result: Any = latents
@@ -250,10 +256,10 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         def combine(part: slice) -> list[Tensor]:
             full = ask("full", part, text)
             if guidance.source is None:
-                if guidance.scale == 1 or negative is None:
+                if not guidance.text_scale or negative is None:
                     return full
                 return [guide(v, n, guidance.scale) for v, n in zip(full, ask("negative", part, negative), strict=True)]
-            text_scale = guidance.scale - 1 if guidance.text is None else guidance.text
+            text_scale = guidance.text_scale
             no_text = ask("negative", part, negative) if text_scale and negative is not None else full
             no_source = ask("no source", part, text, with_source=False) if guidance.source else full
             return [
