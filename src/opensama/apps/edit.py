@@ -127,7 +127,9 @@ def edit(
         edited = editor.edit(replace(request, progress=show))
         write(edited, out, show, quality=quality, even=even, overwrite=overwrite)
         if compare:
-            write(side_by_side(source, edited), compared, show, quality=quality, even=even, overwrite=overwrite)
+            write(
+                side_by_side(source, read_video(out)), compared, show, quality=quality, even=even, overwrite=overwrite
+            )
     if compare:
         print(f"side by side: {compared}")
     print(f"edited in {duration(time.perf_counter() - begin)}: {out}")
@@ -157,8 +159,8 @@ def watch(
     def source(start: int, stop: int) -> Iterator[np.ndarray]:
         begin = time.monotonic()
         for index, frame in enumerate(frames(start, stop), start):
-            yield frame
             show(Progress(stage, index + 1, total, time.monotonic() - begin))
+            yield frame
 
     return source
 

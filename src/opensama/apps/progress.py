@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from types import TracebackType
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 EVERY = 10.0  # seconds between two plain lines of one stage
+LONG = 3.0  # seconds: a stage that will take longer says so at once
 
 
 class Display:
@@ -49,7 +49,8 @@ class Display:
             self._bar.update(self._tasks[progress.stage], completed=progress.done, total=progress.total)
             return
         now = time.monotonic()
-        if progress.done == progress.total or now - self._last.get(progress.stage, -math.inf) >= EVERY:
+        long = progress.stage not in self._last and (progress.remaining or 0) > LONG
+        if progress.done == progress.total or long or now - self._last.setdefault(progress.stage, now) >= EVERY:
             self._last[progress.stage] = now
             print(sentence(progress), file=sys.stderr, flush=True)
 
