@@ -12,7 +12,6 @@ from PIL import Image
 from opensama.apps.progress import Display, duration
 from opensama.values import EditRequest, UserError, Video
 
-FPS = 8
 FRAMES = 17
 COLUMNS = 5  # frames of each that the picture shows
 SIDE = 256  # pixels: twice the model's own, so that the way back to full size is part of the show
@@ -48,6 +47,7 @@ def demo(
 
     from opensama import load, world
     from opensama.media.frames import compare, contact_sheet, spread
+    from opensama.world.scenes import FPS
 
     if family is not None and family not in world.FAMILIES:
         raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.FAMILIES)}.")

@@ -43,18 +43,23 @@ class Residual(nn.Module):
         super().__init__()
         self.inner = nn.Conv2d(width, width, 3, padding=1)
         self.outer = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.outer.bias)
+        _silence(self.outer)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.outer(F.silu(self.inner(F.silu(x))))
+
+
+def _silence(layer: nn.Module) -> None:
+    """A layer that says nothing until it is trained."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):
+class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name `config_name`
     """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect."""
 
     @register_to_config
@@ -95,8 +100,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.decode_stages = nn.ModuleList(map(_stage, widths, decoder_blocks))
         self.paint = nn.Conv2d(fine, 48, 3, padding=1)
         for quiet in (*self.merge.values(), self.paint):  # the linear code alone at the start
-            nn.init.zeros_(quiet.weight)
-            nn.init.zeros_(quiet.bias)
+            _silence(quiet)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 48 1+k h/16 w/16]."""
