@@ -10,7 +10,9 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# How many test processes, and which tests: make test TESTS=tests/media
 JOBS ?= 2
+TESTS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fix docs clean
@@ -39,7 +41,7 @@ check: $(STAMP) ## lint, format, types and floors
 	$(BIN)/lint-imports
 
 test: check ## everything in check, then the tests that need no GPU
-	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu" $(TESTS)
 
 fix: $(STAMP) ## mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -199,8 +198,7 @@ def run_apart(arguments: list[str], limit: str) -> Outcome:
         "import sys, opensama.apps.edit, opensama.media.video_io.writing, opensama.models.registry, opensama.apps.cli\n"
         f"{limit}\nsys.exit(opensama.apps.cli.main(sys.argv[1:]))"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

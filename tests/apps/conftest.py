@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,9 +38,8 @@ def clip(clip_file: Path, tmp_path: Path) -> Path:
 def opensama() -> Run:
     """Runs the command in a process of its own."""
 
-    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "opensama.apps.cli", *map(str, arguments)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, **options)  # type: ignore[call-overload]
+        return subprocess.run(command, capture_output=True, text=True)
 
     return run

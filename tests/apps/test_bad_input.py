@@ -86,7 +86,7 @@ def test_any_box(text: str) -> None:
         assert len(parse_box(text)) == 4
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     option=st.sampled_from(["--frames", "--box", "--size", "--steps", "--seed", "--guidance", "--quality"]), text=ANY
 )
@@ -100,7 +100,7 @@ def test_any_value_of_any_option(option: str, text: str, tmp_path: Path) -> None
     assert len(err.strip().splitlines()) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=12), max_size=5))
 def test_any_arguments(arguments: list[str]) -> None:
     """Any words behind `edit`: nothing of that name is here, or help was asked for."""
