@@ -220,9 +220,7 @@ def test_wrong_arguments_are_said_in_a_sentence(
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_leaves_nothing(clip: Path, folder: Path, sent: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "opensama.apps.cli", "edit", str(clip), INSTRUCTION, "--steps", "1000"]
-    with subprocess.Popen(
-        [*command, "--model", str(folder)], stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([*command, "--model", str(folder)], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("Editing"):
