@@ -31,10 +31,10 @@ class TinyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 0
-    autoencoder: StageConfig = StageConfig(minutes=15, lr=1e-3)
+    autoencoder: StageConfig = StageConfig(minutes=13, lr=1e-3)
     semantic: StageConfig = StageConfig(minutes=4, lr=1e-3)
-    images: StageConfig = StageConfig(minutes=50, lr=1e-3)
-    videos: StageConfig = StageConfig(minutes=25, lr=6e-4, decay=0.6)
+    images: StageConfig = StageConfig(minutes=52, lr=1e-3)
+    videos: StageConfig = StageConfig(minutes=16, lr=6e-4, decay=0.6)
 
     width: int = Field(192, gt=0, multiple_of=64, description="width of the transformer")
     layers: int = Field(7, gt=0, description="blocks of the transformer")
@@ -45,7 +45,7 @@ class TinyConfig(BaseModel):
 
     textures: int = Field(256, gt=0, description="drawn textures that the autoencoder's clips are cut from")
     image_edits: int = Field(40_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
-    video_edits: int = Field(2_500, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
+    video_edits: int = Field(1_600, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
     image_batch: int = Field(96, gt=0)
     video_batch: int = Field(20, gt=0)
     shift: float = Field(3.0, gt=0, description="shift of the training noise levels")
