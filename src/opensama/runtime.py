@@ -19,6 +19,7 @@ from opensama.values import UserError
 if TYPE_CHECKING:
     import torch
 
+HUB_PATIENCE = 10.0  # seconds for the hub's first answer
 DTYPES = ("float32", "bfloat16", "float16")
 _said: set[str] = set()
 
@@ -82,18 +83,22 @@ def say_once(text: str, out: Callable[[str], object] = print) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Loads without the progress bars of diffusers and transformers, which say nothing about a small model."""
+    """Loads without the progress bars and warnings of diffusers and transformers: who loads checks what came."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 
-    loud = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in loud:
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
         library.disable_progress_bar()
     try:
         yield
     finally:
-        for library in loud:
-            library.enable_progress_bar()
+        for library, verbosity, bars in before:
+            library.set_verbosity(verbosity)
+            if bars:
+                library.enable_progress_bar()
 
 
 def missing_files(folder: Path, patterns: Sequence[str]) -> list[str]:
@@ -118,7 +123,7 @@ def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None,
             raise UserError(f"The folder {folder} {state}: get {', '.join(missing)} from {where}.")
         return folder
 
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -128,6 +133,7 @@ def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None,
     except LocalEntryNotFoundError:
         pass
     try:
+        HfApi().repo_info(repo, timeout=HUB_PATIENCE)  # the download itself waits for ever where nobody answers
         return Path(snapshot_download(repo, allow_patterns=list(files)))
     except Exception as error:
         raise UserError(

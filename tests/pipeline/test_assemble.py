@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 import opensama
@@ -136,6 +138,29 @@ def test_without_the_hub_it_says_what_to_fetch(monkeypatch, tmp_path):
         opensama.load("sama-14b", device="cpu")
 
 
+def test_a_hub_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(runtime, "HUB_PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(UserError, match=r"could not be downloaded .*[Tt]imeout"):
+            runtime.locate("some/repo", ["vae/*"])
+
+
+def test_a_wrong_file_of_weights_is_said_before_a_download(monkeypatch, tmp_path):
+    def refuse(repo: str, **options):
+        raise AssertionError(f"{repo} was asked for")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    pickle, cut = tmp_path / "sama.pt", tmp_path / "sama.safetensors"
+    pickle.write_bytes(b"weights")
+    cut.write_bytes((GOLDEN / "checkpoint.safetensors").read_bytes()[:20_000])
+    with pytest.raises(UserError, match="is a pickle"):
+        opensama.load("sama-14b", device="cpu", weights=pickle)
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        opensama.load("sama-14b", device="cpu", weights=cut)
+
+
 def test_the_hubs_cache_is_used_first(base, monkeypatch):
     asked = []
 
@@ -157,12 +182,49 @@ def test_a_folder_with_parts_missing(folder, tmp_path, gone):
         opensama.load(copy, device="cpu")
 
 
-def test_a_folder_with_damaged_weights(folder, tmp_path):
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
+def test_a_folder_with_damaged_weights(folder, tmp_path, part):
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
-    (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"12345678901234567890")
+    (file,) = (copy / part).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match=f"{file.name} is not a whole safetensors file"):
+        opensama.load(copy, device="cpu")
+
+
+@pytest.mark.parametrize("file", ["tokenizer/tokenizer.json", "vae/config.json", "scheduler/scheduler_config.json"])
+def test_a_folder_with_damaged_settings(folder, tmp_path, file):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / file).write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         opensama.load(copy, device="cpu")
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])
+def test_a_tensor_that_is_missing_is_not_made_up(folder, tmp_path, part, capfd):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (file,) = (copy / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in reversed(tensors) if name.endswith(".weight"))
+    save_file({other: tensor for other, tensor in tensors.items() if other != name}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"{part} do not fit the model: {name} is missing"):
+        opensama.load(copy, device="cpu")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_index_of_shards(folder, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    (copy / "text_encoder" / "model.safetensors").rename(copy / "text_encoder" / "model-1.safetensors")
+    index = copy / "text_encoder" / "model.safetensors.index.json"
+    index.write_text("shards")
+    with pytest.raises(UserError, match="is not an index of shards"):
+        opensama.load(copy, device="cpu")
+    names = load_file(copy / "text_encoder" / "model-1.safetensors")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "model-1.safetensors")}))
+    opensama.load(copy, device="cpu")
 
 
 def test_devices_and_number_types():

@@ -81,11 +81,7 @@ def weight_files(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"There is no file {path}: check the path of the weights.")
     if path.name.endswith(".index.json"):
-        try:
-            names = set(json.loads(path.read_text())["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is not an index of shards: it needs a weight_map.") from error
-        files = [path.parent / name for name in sorted(names)]
+        files = shards(path)
         for file in files:
             if not file.exists():
                 raise UserError(f"Shard {file.name} named by {path.name} is missing in {path.parent}: download it too.")
@@ -93,6 +89,15 @@ def weight_files(path: Path) -> list[Path]:
     if path.suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors: only safetensors files are read.")
     return [path]
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index of shards names, whether they are there or not."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / name for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is not an index of shards: it needs a weight_map.") from error
 
 
 def write_safetensors(file: Path, infos: dict[str, TensorInfo], read: Callable[[str], Tensor]) -> None:

@@ -1,19 +1,20 @@
 """Builds a SamaPipeline: from a pipeline folder, or from Wan's own folder and a released single file.
 
-Every file that is missing is named, with where to get it, before anything heavy is read.
+Every file that is missing or cut off is named, with where to get it, before anything heavy is read. What the libraries
+load is held against the files: they would draw a missing tensor at random and go on.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from opensama import runtime
+from opensama.models.convert import check, load_released
 from opensama.models.registry import ModelEntry, Weights
+from opensama.models.weights import TensorFiles, shards
 from opensama.pipeline.sama import SamaPipeline
 from opensama.values import UserError
 
@@ -43,12 +44,16 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> SamaPip
     missing = missing_parts(folder, (*PARTS, "transformer", "scheduler"))
     if missing:
         raise UserError(f"The model folder {folder} has no {', '.join(missing)}: copy it again, whole.")
+    tensors = {part: TensorFiles(_weight_file(folder, part)) for part in ("text_encoder", "vae", "transformer")}
     types: Any = {"default": dtype, "vae": torch.float32}
     try:
         with runtime.quiet_loading():
-            return SamaPipeline.from_pretrained(folder, dtype=types, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+            pipeline = SamaPipeline.from_pretrained(folder, dtype=types, local_files_only=True)
+    except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
+    for part, files in tensors.items():
+        _check_loaded(getattr(pipeline, part), files, str(folder / part))
+    return pipeline
 
 
 def _from_base(
@@ -60,33 +65,35 @@ def _from_base(
     base_folder: str | Path | None,
 ) -> SamaPipeline:
     file = _released_file(edit, weights)
+    TensorFiles(file)  # a wrong file is said before anything more is downloaded
     folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size)
     missing = missing_parts(folder, PARTS)
     if missing:
         raise UserError(f"The folder {folder} has no {', '.join(missing)}: get {'them' if missing[1:] else 'it'} from"
                         f" {base.url} ({base.size}).")  # fmt: skip
 
+    tensors = {part: TensorFiles(_weight_file(folder, part)) for part in ("text_encoder", "vae")}
+
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
     from transformers import AutoTokenizer, UMT5EncoderModel
 
-    from opensama.models.convert import load_released
-
-    config = json.loads((folder / "transformer" / "config.json").read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as scratch:
-        sizes = Path(scratch) / "sizes.json"
-        sizes.write_text(json.dumps({key: value for key, value in config.items() if not key.startswith("_")}))
-        transformer = load_released(file, entry.family, sizes, dtype=dtype)
     try:
-        return SamaPipeline(
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
-            text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype),
-            vae=AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-            transformer=transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(shift=entry.defaults.shift),
-            defaults=entry.defaults.to_dict(),
-        )
-    except (OSError, ValueError, RuntimeError) as error:
+        with runtime.quiet_loading():
+            parts = {
+                "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
+                "text_encoder": UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype),
+                "vae": AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            }
+    except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The base model in {folder} cannot be read: {_first_line(error)}") from error
+    for part, files in tensors.items():
+        _check_loaded(parts[part], files, f"{folder / part} (they are at {base.url})")
+    return SamaPipeline(
+        **parts,
+        transformer=load_released(file, entry.family, folder / "transformer" / "config.json", dtype=dtype),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=entry.defaults.shift),
+        defaults=entry.defaults.to_dict(),
+    )
 
 
 def _released_file(edit: Weights, weights: str | Path | None) -> Path:
@@ -114,14 +121,34 @@ def missing_parts(folder: Path, parts: tuple[str, ...]) -> list[str]:
 
 
 def _missing_weights(folder: Path, part: str) -> list[str]:
+    file = _weight_file(folder, part)
+    wanted = shards(file) if file.name.endswith(".index.json") else [file]
+    return [f"{part}/{shard.name}" for shard in wanted if not shard.is_file()]
+
+
+def _weight_file(folder: Path, part: str) -> Path:
+    """A part's weights: its one file, or the index of its shards where there is only that."""
     stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
-    if (folder / part / f"{stem}.safetensors").is_file():
-        return []
-    index = folder / part / f"{stem}.safetensors.index.json"
-    if not index.is_file():
-        return [f"{part}/{stem}.safetensors"]
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    return [f"{part}/{shard}" for shard in shards if not (folder / part / shard).is_file()]
+    single = folder / part / f"{stem}.safetensors"
+    index = single.with_suffix(".safetensors.index.json")
+    return index if index.is_file() and not single.is_file() else single
+
+
+def _check_loaded(module: torch.nn.Module, files: TensorFiles, where: str) -> None:
+    """Raises UserError that names tensors of the module that the files lack. What files hold beyond it was left out.
+
+    Tied tensors are stored once; quantized ones under other names.
+    """
+    if getattr(module, "hf_quantizer", None) is not None:
+        return
+    state = module.state_dict()
+    loaded = {tensor.data_ptr() for name, tensor in state.items() if name in files.infos}
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if name in files.infos or tensor.is_meta or tensor.data_ptr() not in loaded
+    }
+    check(expected, {name: info.shape for name, info in files.infos.items() if name in expected}, where)
 
 
 def _first_line(error: Exception) -> str:
