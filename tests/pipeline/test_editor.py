@@ -139,6 +139,18 @@ def test_masks_of_every_form_limit_the_edit(editor, video, tmp_path):
     assert not (edited != video.array()).any(axis=3)[moving == 0].any()
 
 
+def test_a_dark_frame_of_a_moving_mask_stays_dark(editor, video, tmp_path):
+    moving = np.zeros((9, 48, 64), np.uint8)
+    moving[:4, 8:40, 8:32] = 255
+    moving[4:] = 1  # black as a codec leaves it
+    clip = Video.from_frames(np.repeat(moving[..., None], 3, axis=3), 24)
+    write_video(clip, tmp_path / "mask.mp4", quality=100)
+    for mask in (moving, tmp_path / "mask.mp4"):
+        edited = editor.edit(EditRequest(video, ASK, mask=mask, preserve=False)).array()
+        assert (edited[:4] != video.array()[:4]).any()
+        assert np.array_equal(edited[4:], video.array()[4:])
+
+
 def test_masks_that_do_not_fit_are_refused(editor, video):
     for mask, word in (
         (np.zeros((48, 64), np.uint8), "black"),

@@ -33,7 +33,7 @@ def limits_of(request: EditRequest, video: Video) -> Limits:
         return _still(None)
     if isinstance(request.mask, np.ndarray):
         masks = request.mask if request.mask.ndim == 3 else request.mask[None]
-        return _moving(lambda a, b: iter(masks[a:b]), len(masks), masks.shape[1:], video)
+        return _moving(lambda a, b: iter(masks[a:b]), len(masks), masks.shape[1:], video, white=_white(masks))
 
     from opensama.media.video_io import read_video
 
@@ -57,8 +57,14 @@ def _still(weight: Tensor | None) -> Limits:
 
 
 def _moving(
-    masks: Callable[[int, int], Iterator[np.ndarray]], count: int, size: tuple[int, ...], video: Video
+    masks: Callable[[int, int], Iterator[np.ndarray]],
+    count: int,
+    size: tuple[int, ...],
+    video: Video,
+    *,
+    white: float | None = None,
 ) -> Limits:
+    """`white` is the value of full change; None: found in the one picture, the full scale for a video."""
     if count not in (1, video.frame_count):
         raise UserError(f"The mask has {count} frames where the video has {video.frame_count}: give as many, or one.")
     if abs(size[1] / size[0] - video.width / video.height) > 0.02 * video.width / video.height:
@@ -66,20 +72,28 @@ def _moving(
             f"The mask is {size[1]}x{size[0]} and the video {video.width}x{video.height}: make them the same shape."
         )
     if count == 1:
-        weight = _weight(next(masks(0, 1)), video)
+        mask = next(masks(0, 1))
+        weight = _weight(mask, video, _white(mask) if white is None else white)
         if not weight.any():
             raise UserError("The mask is black everywhere, so nothing may change: paint white where the edit may act.")
         return _still(weight)
-    return lambda start, stop: (_weight(mask, video) for mask in masks(start, stop))
+    return lambda start, stop: (_weight(mask, video, white or _full(mask.dtype)) for mask in masks(start, stop))
 
 
-def _weight(mask: np.ndarray, video: Video) -> Tensor:
-    """A mask picture (h w or h w 3; bool, integer, or float in [0, 1]) as weights [h w] of the video's size."""
+def _white(masks: np.ndarray) -> float:
+    """The value of full change in masks of bool, integer, or float in [0, 1]. Zeros and ones mean black and white."""
+    return _full(masks.dtype) if masks.max() > 1 else 1.0
+
+
+def _full(dtype: np.dtype) -> float:
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+
+
+def _weight(mask: np.ndarray, video: Video, white: float) -> Tensor:
+    """A mask picture (h w or h w 3) as weights [h w] of the video's size."""
     if mask.ndim == 3:
         mask = mask.max(axis=2)
-    counts = np.issubdtype(mask.dtype, np.integer) and mask.max() > 1  # zeros and ones mean black and white
-    top = np.iinfo(mask.dtype).max if counts else 1.0
-    weight = torch.from_numpy(np.asarray(mask, np.float32) / np.float32(top))
+    weight = torch.from_numpy(np.asarray(mask, np.float32) / np.float32(white))
     if weight.shape != (video.height, video.width):
         weight = functional.interpolate(weight[None, None], (video.height, video.width), mode="nearest-exact")[0, 0]
     weight = torch.where(weight < NOISE, 0.0, weight).clamp(0, 1)
