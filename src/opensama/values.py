@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -323,20 +324,29 @@ class EditRequest:
         _check_number("guidance", self.guidance, 0, 100)
         _check_number("source guidance", self.source_guidance, 0, 100)
         _check_number("shift", self.shift, 1e-3, 100)
+        if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
+            raise UserError(f"The negative prompt must be text, not {self.negative_prompt!r}.")
         if self.negative_prompt is not None and len(self.negative_prompt) > MAX_INSTRUCTION:
             raise UserError(f"The negative prompt is too long; say it in at most {MAX_INSTRUCTION:,} characters.")
         if self.frames is not None:
-            start, stop = self.frames
+            start, stop = _whole_numbers("frames", self.frames, "start, stop")
             if not 0 <= start < stop:
                 raise UserError(f"Frames {start}:{stop} are not a range; give A:B with 0 <= A < B.")
         if self.mask is not None and self.box is not None:
             raise UserError("A mask and a box were both given; choose one.")
         if self.box is not None:
-            x, y, width, height = self.box
+            x, y, width, height = _whole_numbers("box", self.box, "x, y, width, height")
             if min(x, y) < 0 or min(width, height) < 1:
                 raise UserError(f"The box {x},{y},{width},{height} is empty or begins outside; give X,Y,W,H in pixels.")
-        if self.mask is not None and not isinstance(self.mask, str | Path) and self.mask.ndim not in (2, 3):
-            raise UserError(f"The mask has {self.mask.ndim} dimensions; give it as (h, w) or (t, h, w).")
+        if self.mask is not None and not isinstance(self.mask, str | Path):
+            import numpy as np
+
+            if not isinstance(self.mask, np.ndarray):
+                raise UserError(f"The mask must be a file or a numpy array, not a {type(self.mask).__name__}.")
+            if self.mask.ndim not in (2, 3) or not self.mask.size or self.mask.dtype.kind not in "buif":
+                raise UserError(
+                    f"The mask is {self.mask.dtype} {self.mask.shape}; give numbers or bools, (h, w) or (t, h, w)."
+                )
 
     def frame_range(self, video: Video) -> tuple[int, int]:
         """The frames to edit, checked against the video."""
@@ -349,12 +359,22 @@ class EditRequest:
 
 
 def _check_int(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+    if value is not None and not (_is_a(Integral, value) and low <= value <= high):
         raise UserError(f"The {name} must be a whole number from {low} to {high}, not {value!r}.")
 
 
 def _check_number(name: str, value: float | None, low: float, high: float) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+    if value is not None and not (_is_a(Real, value) and low <= value <= high):
         raise UserError(f"The {name} must be a number from {low:g} to {high:g}, not {value!r}.")
+
+
+def _whole_numbers(name: str, values: Sequence[int], wanted: str) -> tuple[int, ...]:
+    numbers = tuple(values) if isinstance(values, Sequence) else ()
+    if len(numbers) != len(wanted.split(", ")) or not all(_is_a(Integral, number) for number in numbers):
+        raise UserError(f"The {name} must be whole numbers ({wanted}), not {values!r}.")
+    return numbers
+
+
+def _is_a(kind: type, value: object) -> bool:
+    """Whether a value, Python's or numpy's, is such a number; truth values are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -177,6 +177,11 @@ def test_a_request_checks_itself() -> None:
         request.frame_range(Video.from_frames(frames(2), 10))
 
 
+def test_numpys_numbers_are_numbers() -> None:
+    box = tuple(np.array([0, 0, 2, 2]))
+    EditRequest("a.mp4", "x", seed=np.int64(3), guidance=np.float32(2), box=box, frames=tuple(np.arange(2)))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -200,7 +205,16 @@ def test_a_request_checks_itself() -> None:
         ({"box": (0, 0, 0, 5)}, "box"),
         ({"box": (-1, 0, 5, 5)}, "box"),
         ({"box": (0, 0, 5, 5), "mask": "mask.png"}, "choose one"),
-        ({"mask": np.zeros((2, 2, 2, 2))}, "4 dimensions"),
+        ({"mask": np.zeros((2, 2, 2, 2))}, r"float64 \(2, 2, 2, 2\)"),
+        ({"mask": np.zeros((0, 2))}, "shape"),
+        ({"mask": np.array([["white"]])}, "numbers or bools"),
+        ({"mask": [[0, 1]]}, "not a list"),
+        ({"box": (1, 2, 3)}, "x, y, width, height"),
+        ({"box": (0, 0, 2.5, 5)}, "whole numbers"),
+        ({"box": "0,0,5,5"}, "whole numbers"),
+        ({"frames": (1,)}, "start, stop"),
+        ({"frames": 5}, "whole numbers"),
+        ({"negative_prompt": 5}, "text"),
     ],
 )
 def test_wrong_requests(wrong: dict[str, Any], words: str) -> None:
