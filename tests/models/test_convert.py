@@ -135,6 +135,9 @@ def test_our_folder_is_checked_on_the_way_back(tmp_path):
     save_file(tensors, weights)
     with pytest.raises(UserError, match=r"proj_out\.bias is missing"):
         convert_to_released(folder, tmp_path / "back.safetensors")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        convert_to_released(folder, tmp_path / "back.safetensors")
     (folder / "config.json").write_text('{"_class_name": "UNet"}')
     with pytest.raises(UserError, match="UNet"):
         convert_to_released(folder, tmp_path / "back.safetensors")
@@ -172,6 +175,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, name, content, message
         ("[1]", "JSON object"),
         ('{"depth": 3}', "'depth'"),
         ('{"num_heads": 5}', "5 heads"),
+        ('{"num_heads": 0}', "make no sama transformer"),
         ('{"num_heads": 2, "num_layers": "two"}', "make no sama transformer"),
         ('{"num_heads": 2, "dim": 96}', "patch_embedding.weight has shape"),
     ],
@@ -188,6 +192,20 @@ def test_unknown_family_and_missing_sizes_are_refused(tmp_path):
         convert_released(CHECKPOINT, tmp_path / "ours", "wan")
     with pytest.raises(UserError, match="no file"):
         convert_released(CHECKPOINT, tmp_path / "ours", config=tmp_path / "none.json")
+
+
+def test_places_that_cannot_be_written_are_refused(tmp_path):
+    folder = convert_released(CHECKPOINT, tmp_path / "ours", config=CONFIG)
+    file = tmp_path / "file.safetensors"
+    file.touch()
+    for place in (file, file / "inside"):
+        with pytest.raises(UserError, match="cannot be made"):
+            convert_released(CHECKPOINT, place, config=CONFIG)
+    with pytest.raises(UserError, match="cannot be made"):
+        convert_to_released(folder, file / "back.safetensors")
+    for place in (tmp_path, tmp_path / "back.bin"):  # what is called .bin would not be read again
+        with pytest.raises(UserError, match=r"end it in \.safetensors"):
+            convert_to_released(folder, place)
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):

@@ -112,7 +112,7 @@ def convert_released(
         raise UserError(f"The released weights are in {out} themselves: convert into another folder.")
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
     names = match(row, files, model)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     model.save_config(out)
     write_shards(out, {ours: files.infos[names[ours]] for ours in names}, lambda n: files.tensor(names[n]), shard_bytes)
     return out
@@ -120,11 +120,13 @@ def convert_released(
 
 def convert_to_released(model_dir: Path, out_file: Path) -> Path:
     """Writes the transformer in `model_dir` (its own folder, or a pipeline's) as one file with the released names."""
+    if out_file.suffix != ".safetensors" or out_file.is_dir():
+        raise UserError(f"{out_file} is not the name of a safetensors file: end it in .safetensors.")
     folder = model_dir if (model_dir / "config.json").exists() else model_dir / "transformer"
     config_file = folder / "config.json"
     if not config_file.exists():
         raise UserError(f"{model_dir} is no transformer's folder: there is no config.json in it.")
-    config = json.loads(config_file.read_text())
+    config = read_object(config_file)
     row = next((row for row in FAMILIES.values() if row.model.__name__ == config.get("_class_name")), None)
     if row is None:
         raise UserError(f"{config_file} describes a {config.get('_class_name')}, which has no released layout.")
@@ -136,7 +138,7 @@ def convert_to_released(model_dir: Path, out_file: Path) -> Path:
     names = {row.to_released(name) or name: name for name in expected}
     if out_file.resolve() in {file.resolve() for file in files.files}:
         raise UserError(f"{out_file} is one of the files to convert: choose another name.")
-    out_file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out_file.parent)
     write_safetensors(out_file, {n: files.infos[ours] for n, ours in names.items()}, lambda n: files.tensor(names[n]))
     return out_file
 
@@ -185,7 +187,7 @@ def empty_model(row: Family, shapes: Shapes, sizes: dict[str, Any]) -> ModelMixi
             return row.model(**row.config(shapes, sizes))
     except KeyError as error:
         raise UserError(f"Tensor {error.args[0]} is missing, or these are no {row.name} weights.") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"These sizes make no {row.name} transformer ({error}): mend --config.") from error
@@ -195,17 +197,28 @@ def read_sizes(config: Sizes | None) -> dict[str, Any]:
     """Sizes as a dictionary, without the sampler's keys and diffusers' notes."""
     if config is None:
         return {}
-    sizes = config
-    if isinstance(config, Path):
-        if not config.exists():
-            raise UserError(f"There is no file {config}: check the path of the sizes.")
-        try:
-            sizes = json.loads(config.read_text())
-        except ValueError as error:
-            raise UserError(f"{config} is not JSON ({error}).") from error
-    if not isinstance(sizes, Mapping):
-        raise UserError(f"{config} holds no sizes: it needs a JSON object such as {{'dim': 5120, ...}}.")
+    sizes = read_object(config) if isinstance(config, Path) else config
     return {key: value for key, value in sizes.items() if key not in SAMPLER_KEYS and key[0] != "_"}
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of sizes holds."""
+    if not file.exists():
+        raise UserError(f"There is no file {file}: check the path of the sizes.")
+    try:
+        sizes = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}).") from error
+    if not isinstance(sizes, dict):
+        raise UserError(f"{file} holds no sizes: it needs a JSON object such as {{'dim': 5120, ...}}.")
+    return sizes
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made ({error.strerror}): choose another place.") from error
 
 
 def sama_config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
