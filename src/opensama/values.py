@@ -6,7 +6,6 @@ this module costs nothing; numpy is loaded when frames are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -206,15 +205,13 @@ class Video:
         """A silent video of frames in memory: `t h w 3`, uint8, or uint16 for more than 8 bit (taken as 10)."""
         if len(frames) == 0:
             raise UserError("A video needs at least one frame.")
-        if not fps > 0 or not math.isfinite(fps):
-            raise UserError(f"The frame rate must be a positive number, not {fps}.")
+        rate = frame_rate(fps)
         first = frames[0]
         for index, frame in enumerate(frames):
             if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != first.shape or frame.dtype != first.dtype:
                 raise UserError(f"Frame {index} is {frame.dtype} {frame.shape}; frames are alike, of shape (h, w, 3).")
         if first.dtype.name not in ("uint8", "uint16"):
             raise UserError(f"Frames are uint8 or uint16, not {first.dtype}.")
-        rate = Fraction(fps).limit_denominator(1001)
         return cls(
             width=first.shape[1],
             height=first.shape[0],
@@ -262,6 +259,12 @@ class Video:
             path=None,
             origin=Fraction(0),
         )
+
+
+def frame_rate(fps: Fraction | float) -> Fraction:
+    """Frames a second as the fraction that is meant: 29.97002997 is 30000/1001. UserError if no file can hold it."""
+    _check_number("frame rate", fps, 1e-3, 1e6)
+    return Fraction(fps if isinstance(fps, Fraction) else float(fps)).limit_denominator(1001)
 
 
 @dataclass(frozen=True)
@@ -363,7 +366,7 @@ def _check_int(name: str, value: int | None, low: int, high: int) -> None:
         raise UserError(f"The {name} must be a whole number from {low} to {high}, not {value!r}.")
 
 
-def _check_number(name: str, value: float | None, low: float, high: float) -> None:
+def _check_number(name: str, value: Fraction | float | None, low: float, high: float) -> None:
     if value is not None and not (_is_a(Real, value) and low <= value <= high):
         raise UserError(f"The {name} must be a number from {low:g} to {high:g}, not {value!r}.")
 

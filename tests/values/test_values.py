@@ -86,6 +86,8 @@ def test_a_video_in_memory() -> None:
 
 
 def test_fps_of_television() -> None:
+    assert Video.from_frames(frames(), np.float32(24)).fps == 24
+    assert Video.from_frames(frames(), 0.001).fps == Fraction(1, 1000)
     assert Video.from_frames(frames(), 30_000 / 1001).fps == Fraction(30_000, 1001)
 
 
@@ -93,9 +95,10 @@ def test_fps_of_television() -> None:
     ("given_frames", "fps", "words"),
     [
         ([], 24, "at least one frame"),
-        (frames(), 0, "positive"),
-        (frames(), float("nan"), "positive"),
-        (frames(), float("inf"), "positive"),
+        (frames(), 0, "frame rate"),
+        (frames(), 0.0001, "frame rate"),
+        (frames(), float("nan"), "frame rate"),
+        (frames(), float("inf"), "frame rate"),
         (frames()[..., :1], 24, "Frame 0"),
         ([frames()[0], frames(1, 8, 8)[0]], 24, "Frame 1"),
         (frames().astype(np.float32), 24, "uint8 or uint16"),

@@ -16,7 +16,7 @@ from PIL import Image
 from opensama.media.video_io.color import Orientation
 from opensama.media.video_io.look import check_size, look_of
 from opensama.media.video_io.opening import check_readable
-from opensama.values import ColorInfo, UserError, Video
+from opensama.values import ColorInfo, UserError, Video, frame_rate
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FPS = Fraction(24)
@@ -36,8 +36,7 @@ def read_folder(folder: Path, fps: Fraction | float | None = None) -> Video:
 
 def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None = None) -> Video:
     """Image files of one size as a silent video."""
-    if fps is not None and not 0 < fps < 1e6:
-        raise UserError(f"The frame rate must be a positive number, not {fps}.")
+    rate = FPS if fps is None else frame_rate(fps)
     for path in paths:
         check_readable(path)
     size = _header_size(paths[0])
@@ -49,7 +48,6 @@ def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None 
                 "give images of one size."
             )
     look = look_of(_decode(paths[0]), None, paths[0], _exif(paths[0]))
-    rate = Fraction(fps).limit_denominator(1001) if fps else FPS
 
     def source(start: int, stop: int) -> Iterator[np.ndarray]:
         for path in paths[start:stop]:
