@@ -253,3 +253,9 @@ def test_the_front_door(folder, video):
     edited = opensama.edit(video, ASK, folder, device="cpu", seed=3, preserve=False)
     again = opensama.load(folder, device="cpu").edit(EditRequest(video, ASK, seed=3, preserve=False))
     assert np.array_equal(edited.array(), again.array())
+
+
+def test_a_wrong_file_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("opensama.pipeline.editor.load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="no file"):
+        opensama.edit(tmp_path / "none.mp4", ASK)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def edit(
 ) -> Video:
     """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...)."""
     asked = EditRequest(video, instruction, **request)
+    asked = replace(asked, video=_as_video(asked.video))  # a wrong file is said before a large model is loaded
     return load(model, device=device).edit(asked)
 
 
