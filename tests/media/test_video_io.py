@@ -176,6 +176,19 @@ def test_a_single_image_is_one_frame(tmp_path: Path) -> None:
     assert "16 bits" in report.notes[0]
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_images_of_every_kind(mode: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(picture(3, 30, 20)).convert("L" if mode == "I;16" else mode)
+    expected = np.asarray(image.convert("RGB"))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image.save(tmp_path / "still.png")
+    frame = next(read_video(tmp_path / "still.png").frames())
+    assert np.array_equal(frame // 257 if frame.dtype == np.uint16 else frame, expected)
+
+
 # --- times
 
 

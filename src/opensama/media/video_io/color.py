@@ -45,8 +45,9 @@ def _number(table: dict[int, str], name: str) -> int:
 
 
 def color_of(frame: av.VideoFrame) -> ColorInfo:
-    """What a decoded frame says about its colours; RGB frames are said to be BT.709, as which they are written."""
-    if frame.format.is_rgb or frame.format.has_palette or frame.format.name.startswith("gray"):
+    """What a decoded frame says about its colours; RGB and grey ones are said to be BT.709, as they are written."""
+    grey = sum(not component.is_alpha for component in frame.format.components) == 1
+    if frame.format.is_rgb or frame.format.has_palette or grey:
         primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
         if transfer in (16, 18):  # PQ or HLG in RGB stays HDR
             return ColorInfo("bt2020nc", "limited", PRIMARIES.get(primaries, "bt2020"), TRANSFERS[transfer])
