@@ -6,13 +6,14 @@ they are downloaded there.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
 
@@ -99,6 +100,19 @@ def quiet_loading() -> Iterator[None]:
             library.set_verbosity(verbosity)
             if bars:
                 library.enable_progress_bar()
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """What a JSON file of settings holds. UserError if it is not there, or holds something else."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {file}: check the name and the folder.") from None
+    except ValueError as error:
+        raise UserError(f"The file {file} is damaged or not JSON ({error}): mend it, or copy it again.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"The file {file} holds no JSON object such as {{'dim': 5120}}: mend it, or copy it again.")
+    return settings
 
 
 def missing_files(folder: Path, patterns: Sequence[str]) -> list[str]:

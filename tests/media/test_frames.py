@@ -16,7 +16,6 @@ from opensama.media.frames import (
     contact_sheet,
     cover,
     crop_middle,
-    pad_frames,
     resize,
     resize_frame,
     spread,
@@ -59,15 +58,6 @@ def test_resize_keeps_places_and_crop_the_middle() -> None:
     assert torch.equal(crop_middle(pixels, 46, 60), pixels[..., 1:47, 2:62])
     with pytest.raises(ValueError, match="cannot cut"):
         crop_middle(pixels, 49, 10)
-
-
-@pytest.mark.parametrize(("count", "padded"), [(1, 1), (2, 5), (5, 5), (6, 9)])
-def test_padding_in_time(count: int, padded: int) -> None:
-    pixels = torch.arange(count).float()[None, None, :, None, None].expand(1, 3, -1, 2, 2)
-    made = pad_frames(pixels)
-    assert made.shape[2] == padded
-    assert torch.equal(made[:, :, :count], pixels)
-    assert (made[:, :, count:] == count - 1).all()
 
 
 def test_compare_is_source_left_result_right() -> None:

@@ -64,7 +64,7 @@ def test_a_folder_is_a_model_with_its_own_defaults(tmp_path):
     [
         (None, "no model_index.json"),
         ("{", "damaged"),
-        ("[]", "damaged"),
+        ("[]", "no JSON object"),
         ('{"_class_name": "WanPipeline"}', "WanPipeline"),
         ('{"_class_name": "SamaPipeline", "defaults": {"magic": 1}}', "magic"),
     ],

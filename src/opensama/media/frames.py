@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opensama.values import Video, frames_up
+from opensama.values import Video
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,19 +63,6 @@ def crop_middle(pixels: Tensor, height: int, width: int) -> Tensor:
         raise ValueError(f"cannot cut {height}x{width} from {h}x{w}")
     top, left = (h - height) // 2, (w - width) // 2
     return pixels[..., top : top + height, left : left + width]
-
-
-def pad_frames(pixels: Tensor, temporal: int = 4) -> Tensor:
-    """`b c t h w` with the last frame repeated up to 4k+1 frames; `[:, :, :t]` trims it back."""
-    missing = frames_up(pixels.shape[2], temporal) - pixels.shape[2]
-    last = pixels[:, :, -1:]
-    return pixels if missing == 0 else _join([pixels, last.expand(-1, -1, missing, -1, -1)])
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    import torch
-
-    return torch.cat(parts, dim=2)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -10,7 +10,6 @@ bit for bit. A missing, unexpected or misshapen key is an error that names it. P
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.weights import SHARD_BYTES, TensorFiles, write_safetensors, write_shards
+from opensama.runtime import read_object
 from opensama.values import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -199,19 +199,6 @@ def read_sizes(config: Sizes | None) -> dict[str, Any]:
         return {}
     sizes = read_object(config) if isinstance(config, Path) else config
     return {key: value for key, value in sizes.items() if key not in SAMPLER_KEYS and key[0] != "_"}
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """What a JSON file of sizes holds."""
-    if not file.exists():
-        raise UserError(f"There is no file {file}: check the path of the sizes.")
-    try:
-        sizes = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}).") from error
-    if not isinstance(sizes, dict):
-        raise UserError(f"{file} holds no sizes: it needs a JSON object such as {{'dim': 5120, ...}}.")
-    return sizes
 
 
 def make_folder(folder: Path) -> None:

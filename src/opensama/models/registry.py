@@ -7,11 +7,11 @@ carries the defaults it was trained for. Nothing here imports torch, so listing 
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from opensama.runtime import read_object
 from opensama.values import UserError
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -150,7 +150,7 @@ def find(name: str | Path) -> ModelEntry:
 def _as_saved(entry: ModelEntry) -> ModelEntry:
     if entry.folder is None or not (entry.folder / "model_index.json").is_file():
         return entry
-    saved = _read_index(entry.folder).get("defaults")
+    saved = read_object(entry.folder / "model_index.json").get("defaults")
     return replace(entry, defaults=Defaults.from_dict(saved)) if saved else entry
 
 
@@ -159,7 +159,7 @@ def _from_folder(path: Path) -> ModelEntry:
         raise UserError(
             f"The folder {path} is not a model: it has no model_index.json (SamaPipeline.save_pretrained writes one)."
         )
-    saved = _read_index(path)
+    saved = read_object(path / "model_index.json")
     if saved.get("_class_name") != "SamaPipeline":
         raise UserError(
             f"The folder {path} holds a {saved.get('_class_name')}, which is not an editor: a SamaPipeline is needed."
@@ -173,14 +173,3 @@ def _from_folder(path: Path) -> ModelEntry:
         folder=path,
         defaults=Defaults.from_dict(saved.get("defaults") or {}),
     )
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    index = path / "model_index.json"
-    try:
-        saved = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"The file {index} is damaged ({error}): copy it again.") from error
-    if not isinstance(saved, dict):
-        raise UserError(f"The file {index} is damaged (no JSON object): copy it again.")
-    return saved
