@@ -189,6 +189,16 @@ def test_images_of_every_kind(mode: str, tmp_path: Path) -> None:
     assert np.array_equal(frame // 257 if frame.dtype == np.uint16 else frame, expected)
 
 
+@pytest.mark.parametrize("name", ["moving.png", "moving.webp"])
+def test_an_animated_image_is_no_still(name: str, tmp_path: Path) -> None:
+    from PIL import Image
+
+    first, *rest = (Image.fromarray(picture(index, 30, 20)) for index in range(3))
+    first.save(tmp_path / name, save_all=True, append_images=rest, duration=100)
+    with pytest.raises(UserError, match="animation"):
+        read_video(tmp_path / name)
+
+
 # --- times
 
 

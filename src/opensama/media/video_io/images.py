@@ -84,9 +84,12 @@ def _header_size(path: Path) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked next
             with Image.open(path) as image:
-                return image.size
+                size, moves = image.size, image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
+    if moves:  # FFmpeg's decoders would give the first picture of one, and nothing of the other
+        raise UserError(f"{path} is an animation in an image file, which cannot be read; make it a GIF or MP4 first.")
+    return size
 
 
 # EXIF's eight ways to hold a camera.
