@@ -68,7 +68,7 @@ def main() -> None:
         print(f"{name:<22}{components:>12.2f}{model:>8.2f}{model - components:>9.2f}")
 
     def drawn(first: int, n: int, t: int, split: str) -> Tensor:
-        return render([plan_edit(first + i, split).source for i in range(n)], t).transpose(1, 2) * 2 - 1  # type: ignore[arg-type]
+        return render([plan_edit(first + i, split).source for i in range(n)], t).transpose(1, 2) * 2 - 1
 
     test = drawn(0, 24, 17, "test")
     linear.start_from_components(drawn(0, 64, 5, "train"))

@@ -34,7 +34,7 @@ class TinyConfig(BaseModel):
     autoencoder: StageConfig = StageConfig(minutes=13, lr=1e-3)
     semantic: StageConfig = StageConfig(minutes=4, lr=1e-3)
     images: StageConfig = StageConfig(minutes=52, lr=1e-3)
-    videos: StageConfig = StageConfig(minutes=16, lr=6e-4, decay=0.6)
+    videos: StageConfig = StageConfig(minutes=21, lr=6e-4, decay=0.6)
 
     width: int = Field(192, gt=0, multiple_of=64, description="width of the transformer")
     layers: int = Field(7, gt=0, description="blocks of the transformer")
