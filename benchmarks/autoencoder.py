@@ -19,6 +19,7 @@ from opensama import load
 from opensama.media import read_video
 from opensama.models.tiny import PatchAutoencoder
 from opensama.world import plan_edit, render
+from opensama.world.edits import Split
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -67,7 +68,7 @@ def main() -> None:
     def show(name: str, components: float, model: float) -> None:
         print(f"{name:<22}{components:>12.2f}{model:>8.2f}{model - components:>9.2f}")
 
-    def drawn(first: int, n: int, t: int, split: str) -> Tensor:
+    def drawn(first: int, n: int, t: int, split: Split) -> Tensor:
         return render([plan_edit(first + i, split).source for i in range(n)], t).transpose(1, 2) * 2 - 1
 
     test = drawn(0, 24, 17, "test")

@@ -64,12 +64,14 @@ def guide_separately(
 
 
 def flow_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared velocity error; `weight` (broadcastable) says where errors count more, its mean is divided out."""
-    error = (prediction.float() - target.float()).square()
+    """Mean squared velocity error of latents [b c t h w]; `weight` [b t h w] says where errors count more.
+
+    Weights are relative within a sample: every sample counts the same, however much of it is emphasised.
+    """
+    error = (prediction.float() - target.float()).square().mean(1)
     if weight is None:
         return error.mean()
-    weight = weight.float().expand_as(error)
-    return (error * weight).sum() / weight.sum()
+    return ((error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)).mean()
 
 
 def semantic_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -104,9 +104,10 @@ def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     download = sum(gigabytes(part.size) for part in parts if not is_cached(part))
     if download * GB > free:
         return False, f"{download:.0f} GB are to be downloaded and {free / GB:.0f} GB of disk are free; {entry.memory}"
-    if weights * GB > device.memory:
+    held = 2 * weights if device.kind == "cpu" else weights  # a CPU computes in float32
+    if held * GB > device.memory:
         there = f"{device.name} has {device.memory / GB:.0f} GB"
-        return False, f"its weights take {weights:.0f} GB and {there}; {entry.memory}"
+        return False, f"its weights take {held:.0f} GB of memory and {there}; {entry.memory}"
     slow = "; on a CPU it takes hours" if device.kind == "cpu" else ""
     fetch = f"after a download of {download:.0f} GB" if download else "its weights are here"
     return True, f"{fetch}; {entry.memory}{slow}"

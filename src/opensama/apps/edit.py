@@ -120,6 +120,9 @@ def edit(
 
     from opensama import load
     from opensama.media.frames import compare as side_by_side
+    from opensama.pipeline.masks import limits_of
+
+    limits_of(request, source)  # a wrong box or mask is said before gigabytes are loaded
 
     begin = time.perf_counter()
     with Display() as show:

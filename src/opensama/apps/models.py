@@ -20,7 +20,10 @@ def list_models() -> None:
     """List the models by name, and say whether their weights are on this machine."""
     from opensama.models.registry import entries
 
-    rows = [(entry.name, "here" if is_here(entry) else "to download", entry.summary) for entry in entries()]
+    rows = [
+        (entry.name, "here" if is_here(entry) else "missing" if entry.folder else "to download", entry.summary)
+        for entry in entries()
+    ]
     names, states = (max(len(row[i]) for row in rows) for i in (0, 1))
     for name, state, summary in rows:
         print(f"{name:<{names}}  {state:<{states}}  {summary}")

@@ -139,6 +139,8 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         """
         defaults = self.defaults
         steps = defaults.steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise ValueError(f"at least one step is needed, not {steps}")
         scale = defaults.guidance if guidance_scale is None else guidance_scale
         shift = defaults.shift if shift is None else shift
         if seed is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from opensama.flow import add_noise, sample_sigma, semantic_loss, velocity
+from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.training.pool import Pool
 from opensama.training.text import encode_text, tokenize
@@ -78,9 +78,10 @@ class EditingStage:
                 source_hidden_states=x["source"],
                 semantic_hidden_states=add_noise(x["semantic"], x["semantic_noise"], x["sigma"]),
             )
-        error = (answer.sample.float() - velocity(x["target"], x["noise"])).square().mean(1)  # [b t h w]
-        weight = 1 + (self.emphasis - 1) * x["change"]
-        video = ((error * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3))).mean()
+        wanted = velocity(x["target"], x["noise"])
+        video = flow_loss(answer.sample, wanted, 1 + (self.emphasis - 1) * x["change"])
         semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
-        changed = (error * x["change"]).sum() / x["change"].sum().clamp_min(1e-6)
-        return {"loss": video + 0.1 * semantic, "flow": error.mean(), "changed": changed, "semantic": semantic}
+        with torch.no_grad():  # to watch
+            plain = flow_loss(answer.sample, wanted)
+            changed = flow_loss(answer.sample, wanted, x["change"] + 1e-6)
+        return {"loss": video + 0.1 * semantic, "flow": plain, "changed": changed, "semantic": semantic}
