@@ -139,35 +139,28 @@ def train_tiny(
             for size in SHAPES
         ]
 
+    def editing(name: str, seed: int, *given: tuple[Pool, int, float]) -> EditingStage:
+        return EditingStage(
+            name,
+            transformer,
+            text,
+            tokenizer,
+            given,
+            shift=config.shift,
+            emphasis=config.emphasis,
+            text_dropout=config.text_dropout,
+            seed=seed,
+        )
+
     shares = (0.6, 0.2, 0.2)
     stills = pools(1, config.image_edits, 0)
-    images = EditingStage(
-        "images",
-        transformer,
-        text,
-        tokenizer,
-        [(pool, config.image_batch, share) for pool, share in zip(stills, shares, strict=True)],
-        shift=config.shift,
-        emphasis=config.emphasis,
-        text_dropout=config.text_dropout,
-        seed=config.seed,
-    )
-    _run(images, config.images, out, say)
+    batches = [(pool, config.image_batch, share) for pool, share in zip(stills, shares, strict=True)]
+    _run(editing("images", config.seed, *batches), config.images, out, say)
     export(out / "images-model", transformer, vae, text, tokenizer, encoder)
     clips = pools(17, config.video_edits, 10_000_000)
-    videos = EditingStage(
-        "videos",
-        transformer,
-        text,
-        tokenizer,
-        [(pool, config.video_batch, share) for pool, share in zip(clips, shares, strict=True)]
-        + [(stills[0], config.image_batch, 0.2)],
-        shift=config.shift,
-        emphasis=config.emphasis,
-        text_dropout=config.text_dropout,
-        seed=config.seed + 1,
-    )
-    _run(videos, config.videos, out, say)
+    batches = [(pool, config.video_batch, share) for pool, share in zip(clips, shares, strict=True)]
+    mixed = editing("videos", config.seed + 1, *batches, (stills[0], config.image_batch, 0.2))
+    _run(mixed, config.videos, out, say)
     return export(out / "model", transformer, vae, text, tokenizer, encoder)
 
 
