@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -483,12 +484,18 @@ except UserError as error:
 """
 
 
-@pytest.mark.parametrize(("how", "words"), [("full", "disk is full"), ("guarded", "not writable")])
+@pytest.mark.parametrize(
+    ("how", "words"), [("full", "disk is full"), ("guarded", "not writable"), ("hidden", "not writable")]
+)
 def test_full_and_guarded_places(how: str, words: str, tmp_path: Path) -> None:
     folder = tmp_path / "place"
-    folder.mkdir(mode=0o755 if how == "full" else 0o555)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
+    folder.mkdir(mode=0o555 if how == "guarded" else 0o755)
+    for parent in (p for p in (tmp_path, *tmp_path.parents) if p.is_relative_to(tempfile.gettempdir())):
+        if parent != Path(tempfile.gettempdir()):
+            parent.chmod(0o755)
+    if how == "hidden":  # its own folder may not be entered
+        tmp_path.chmod(0o600)
     done = subprocess.run([sys.executable, "-c", IN_A_PROCESS, str(folder), how], capture_output=True, text=True)
+    tmp_path.chmod(0o755)
     assert words in done.stdout, done.stderr
     assert not list(folder.iterdir())

@@ -87,7 +87,11 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is not the name of an MP4 file; end it in .mp4.")
     folder = path.absolute().parent
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except PermissionError:
+        raise UserError(f"The folder {folder} is not writable; choose another place.") from None
+    if not there:
         raise UserError(f"There is no folder {folder}; make it first.")
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise UserError(f"{path} is not a regular file; choose another name.")
