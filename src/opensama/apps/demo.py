@@ -21,8 +21,8 @@ def demo(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo-output"),
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
-    seed: int = 0,
-    family: str | None = None,
+    seed: int = 7,
+    family: str = "recolor",
 ) -> None:
     """Edit a drawn clip on this machine and show it.
 
@@ -38,7 +38,7 @@ def demo(
     seed
         Another number draws another clip and another instruction.
     family
-        The kind of edit, such as style, recolor, replace, add or remove; by default the seed chooses.
+        The kind of edit: recolor, remove, add, replace or style.
     """
     from opensama.apps.edit import write
     from opensama.models.registry import find
@@ -49,7 +49,7 @@ def demo(
     from opensama.media.frames import compare, contact_sheet, spread
     from opensama.world.scenes import FPS
 
-    if family is not None and family not in world.FAMILIES:
+    if family not in world.FAMILIES:
         raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.FAMILIES)}.")
     sample = world.sample_edit(seed, split="test", family=family, frames=FRAMES, size=SIDE)
     source = Video.from_frames(sample.source, FPS)

@@ -97,7 +97,7 @@ TINY = ModelEntry(
     memory="under 1 GB, CPU",
     folder=ASSETS / "tiny",
     defaults=Defaults(
-        steps=8, guidance=1.0, shift=3.0, area=128 * 128, multiple=16, window=17, overlap=2,
+        steps=2, guidance=1.0, shift=8.0, area=128 * 128, multiple=16, window=17, overlap=2,
         prompt_prefix="", negative_prompt="", max_text_tokens=32, preserve=True, dtype="float32",
     ),
 )  # fmt: skip

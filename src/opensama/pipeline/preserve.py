@@ -36,8 +36,8 @@ IN_MEMORY = 256 * 2**20  # bytes; larger clips wait in an unnamed temporary file
 class PreserveSettings:
     """In parts of full scale (1 = black to white). Found on the embedded model; the same for every model."""
 
-    floor: float = 0.03  # below this nothing counts as change, however calm the clip
-    ceiling: float = 0.08  # above this everything does, however restless
+    floor: float = 0.1  # below this nothing counts as change, however calm the clip
+    ceiling: float = 0.16  # above this everything does, however restless
     background: float = 3.0  # times the lower quartile of m
     softness: float = 2.0  # full change at this times the threshold
     whole: float = 0.7  # with more than this share of pixels changed, the whole frame is taken from the edit

@@ -11,6 +11,7 @@ Run it as `opensama train tiny --out RUN`; give the same folder again to go on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +21,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
 
-from opensama.models.registry import Defaults
+from opensama.models.registry import TINY
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.sama import SamaPipeline
@@ -34,21 +35,6 @@ from opensama.training.text import corpus, make_text_encoder, train_tokenizer
 from opensama.values import UserError
 
 SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width; the first is half of all
-
-DEFAULTS = Defaults(
-    steps=8,
-    guidance=1.0,
-    shift=3.0,
-    area=128 * 128,
-    multiple=16,
-    window=17,
-    overlap=2,
-    prompt_prefix="",
-    negative_prompt="",
-    max_text_tokens=32,
-    preserve=True,
-    dtype="float32",
-)
 
 
 def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
@@ -195,14 +181,18 @@ def export(
         text_encoder=text,
         vae=vae,
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=DEFAULTS.shift),
-        defaults=DEFAULTS.to_dict(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=TINY.defaults.shift),
+        defaults=TINY.defaults.to_dict(),
     )
     pipeline.save_pretrained(folder)
     encoder.save_pretrained(folder / "semantic_encoder")
     for file in folder.rglob("*.safetensors"):
         halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in load_file(file).items()}
         save_file(halved, file, metadata={"format": "pt"})
+    for file in folder.rglob("config.json"):
+        settings = json.loads(file.read_text())
+        settings.pop("_name_or_path", None)  # where the weights lay on the machine that trained them
+        file.write_text(json.dumps(settings, indent=2) + "\n")
     return folder
 
 
