@@ -21,7 +21,7 @@ from opensama.world import FAMILIES, EditSample, sample_edit
 
 GAP = 6
 PICKS = (0, 8, 16)
-README = {"recolor": 7, "remove": 7, "style": 9}  # family: seed
+README = {"recolor": 7, "remove": 26, "style": 5}  # family: seed
 
 
 def strip(clip: np.ndarray) -> np.ndarray:
