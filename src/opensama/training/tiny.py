@@ -194,9 +194,3 @@ def export(
         settings.pop("_name_or_path", None)  # where the weights lay on the machine that trained them
         file.write_text(json.dumps(settings, indent=2) + "\n")
     return folder
-
-
-def read_average(folder: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a stage's checkpoint, by module and name, as `Trainer` saved them."""
-    tensors = load_file(folder / "weights.safetensors")
-    return {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}

@@ -1,0 +1,48 @@
+"""The whole way with the embedded model: a file with sound and an instruction in, an edited file out, by the CLI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opensama.apps.cli import main
+from opensama.media.video_io import read_video, write_video
+from opensama.values import Video
+from opensama.world import sample_edit
+from tests.media.making import add_sound, hear, probe
+
+CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
+
+
+def keeps_everything_but_the_pictures(source: Path, edited: Path) -> None:
+    before, after = probe(source), probe(edited)
+    for what in ("stamps", "end", "size", "color", "file_seconds"):
+        assert before[what] == after[what], what
+    assert hear(source)[0] == hear(edited)[0]
+    assert np.array_equal(hear(source)[1], hear(edited)[1])
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
+def test_a_real_clip_given_sound_is_edited_and_keeps_time_size_and_sound(tmp_path):
+    source = add_sound(CLIPS / "boat--source.mp4", tmp_path / "boat.mp4")
+    assert main(["edit", str(source), "Turn the video into night."]) == 0
+    edited = tmp_path / "boat-edited.mp4"
+    keeps_everything_but_the_pictures(source, edited)
+    light = [np.mean([f.mean() for f in read_video(path).frames(0, 5)]) for path in (source, edited)]
+    assert light[1] < 0.5 * light[0]
+
+
+def test_a_drawn_clip_given_sound_is_edited_right(tmp_path):
+    sample = sample_edit(7, "test", "recolor", frames=33, size=(144, 192))
+    write_video(Video.from_frames(sample.source, 16), tmp_path / "silent.mp4")
+    source = add_sound(tmp_path / "silent.mp4", tmp_path / "bird.mp4")
+    assert main(["edit", str(source), sample.instruction, "-o", str(tmp_path / "out.mp4"), "--compare"]) == 0
+    keeps_everything_but_the_pictures(source, tmp_path / "out.mp4")
+    edited = np.stack(list(read_video(tmp_path / "out.mp4").frames())).astype(float)
+    wrong, own = (((clip - sample.target) ** 2)[sample.mask].mean() for clip in (edited, sample.source.astype(float)))
+    assert wrong < 0.5 * own
+    side = read_video(tmp_path / "out-compare.mp4")
+    assert side.frame_count == 33
+    assert side.width > 2 * 192 - 2
