@@ -128,6 +128,12 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
         load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors").popitem()[1].dtype == torch.bfloat16
     )
 
+    further = train_tiny(SMOKE, tmp_path / "further", start_from=folder, say=lambda _: None)
+    weights = load_file(tmp_path / "further" / "videos" / "weights.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float32}
+    same = [load_file(f / "vae" / "diffusion_pytorch_model.safetensors") for f in (folder, further)]
+    torch.testing.assert_close(*same)
+
     sample = sample_edit(0, frames=5)
     edited = load(folder).edit(EditRequest(Video.from_frames(sample.source, 16), sample.instruction, steps=2))
     assert sum(1 for _ in edited.frames()) == 5

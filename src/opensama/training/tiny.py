@@ -95,8 +95,8 @@ def train_tiny(
         vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
         encoder = SiglipVisionModel.from_pretrained(start_from / "semantic_encoder")
         modules: tuple[torch.nn.Module, ...] = (vae, encoder, text, transformer)
-        for module in modules:
-            module.to(device)
+        for module in modules:  # saved in bfloat16, trained in float32
+            module.to(device, torch.float32)
     else:
         vae = _autoencoder(config, out, device, say)
         tokenizer = train_tokenizer(corpus())
