@@ -12,22 +12,9 @@ from diffusers import ContextParallelConfig
 from torch import Tensor
 
 from opensama.models.sama import SamaTransformer3DModel
+from tests.models.sizes import SIZES as SMALLEST
 
-SIZES = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 2,
-    "attention_head_dim": 24,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": 16,
-    "freq_dim": 32,
-    "ffn_dim": 64,
-    "num_layers": 2,
-    "semantic_dim": 12,
-    "semantic_hidden": 20,
-    "semantic_tokens_per_anchor": 17,
-    "semantic_rotary": "grid",
-}
+SIZES = SMALLEST | {"semantic_tokens_per_anchor": 17}
 
 
 def inputs(anchors: int, source: bool, per_token: bool) -> tuple[Tensor | None, ...]:

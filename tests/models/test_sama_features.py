@@ -14,22 +14,7 @@ from torch import Tensor
 
 from opensama.models.sama import SamaTransformer3DModel, grid_positions, joint_rotary
 from opensama.models.semantic import anchor_frames, anchor_latents, anchor_positions, pool_anchor_tokens
-
-SIZES = {
-    "patch_size": (1, 2, 2),
-    "num_attention_heads": 2,
-    "attention_head_dim": 24,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": 16,
-    "freq_dim": 32,
-    "ffn_dim": 64,
-    "num_layers": 2,
-    "semantic_dim": 12,
-    "semantic_hidden": 20,
-    "semantic_tokens_per_anchor": 5,
-    "semantic_rotary": "grid",
-}
+from tests.models.sizes import SIZES
 
 
 def make_model(**changes) -> SamaTransformer3DModel:
