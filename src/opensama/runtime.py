@@ -7,7 +7,6 @@ they are downloaded there.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,14 +64,6 @@ def seeded(seed: int) -> torch.Generator:
 def rank() -> int:
     """This process's number among those that compute together; 0 alone."""
     return int(os.environ.get("RANK", "0"))
-
-
-def log(name: str) -> logging.Logger:
-    """A logger that only the first of several processes uses."""
-    logger = logging.getLogger(name)
-    if rank() != 0:
-        logger.setLevel(logging.CRITICAL)
-    return logger
 
 
 def say_once(text: str, out: Callable[[str], object] = print) -> None:
