@@ -1,7 +1,8 @@
-"""What is in a clip: objects with motions, a background, a camera, and how many clips become one batch of tensors.
+"""What is in a clip: objects with motions, a background, a camera and a caption.
 
 Places are in half-heights of a square frame: the centre is (0, 0), x to the right, y up, and a square frame spans
-[-1, 1]; other shapes of the same area span more in one direction. Time is in seconds at 16 frames a second.
+[-1, 1]; other shapes of the same area span more in one direction. Time is in seconds at 16 frames a second. At time
+zero every motion is zero, so that the first frame shows each object at its own place, whatever the camera does later.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import colorsys
 import math
 import random
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from opensama.world.backgrounds import BACKGROUNDS, PAINTERS, Color
 from opensama.world.shapes import KINDS
 
 FPS = 16
-COLORS: dict[str, tuple[float, float, float]] = {
+COLORS: dict[str, Color] = {
     "red": (0.87, 0.12, 0.13),
     "orange": (0.97, 0.52, 0.08),
     "yellow": (0.96, 0.87, 0.15),
@@ -29,13 +32,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "white": (0.96, 0.96, 0.96),
     "black": (0.07, 0.07, 0.08),
 }
-BACKGROUNDS: dict[str, str] = {
-    "hills": "in front of hills",
-    "room": "in a room",
-    "water": "above the water",
-    "road": "beside a road",
-    "clouds": "in front of clouds",
-}
+TEXTURES = ("plain", "striped", "dotted", "checkered")
 PLACES: dict[str, tuple[float, float]] = {
     "on the left": (-0.58, 0.0),
     "on the right": (0.58, 0.0),
@@ -46,16 +43,47 @@ PLACES: dict[str, tuple[float, float]] = {
 DEFAULT_SIZE = 0.36
 
 
+def an(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 @dataclass(frozen=True)
-class Swing:
-    """A bounded motion along one axis: reach * (sin(rate * seconds + phase) - sin(phase)), zero at the start."""
+class Motion:
+    """One coordinate over time, zero at the start: drift * s + reach * (f(rate * s + phase) - f(phase)), s in seconds.
+
+    f is the sine, or its absolute value where it bounces.
+    """
 
     reach: float = 0.0
     rate: float = 0.0
     phase: float = 0.0
+    drift: float = 0.0
+    bounce: bool = False
 
-    def row(self) -> tuple[float, float, float]:
-        return self.reach, self.rate, self.phase
+    def at(self, seconds: float) -> float:
+        now, then = math.sin(self.rate * seconds + self.phase), math.sin(self.phase)
+        if self.bounce:
+            now, then = abs(now), abs(then)
+        return self.drift * seconds + self.reach * (now - then)
+
+    def row(self) -> tuple[float, float, float, float, float]:
+        return self.reach, self.rate, self.phase, self.drift, float(self.bounce)
+
+
+Swing = Motion
+STILL = Motion()
+
+
+@dataclass(frozen=True)
+class Wear:
+    """An accessory, which rides on its object."""
+
+    kind: str
+    color: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.color} {self.kind}"
 
 
 @dataclass(frozen=True)
@@ -67,120 +95,208 @@ class Thing:
     x: float
     y: float
     size: float = DEFAULT_SIZE
-    along_x: Swing = Swing()
-    along_y: Swing = Swing()
-    turn: Swing = Swing()
+    along_x: Motion = STILL
+    along_y: Motion = STILL
+    turn: Motion = STILL
+    texture: str = "plain"
+    wears: Wear | None = None
+    obscured: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.color} {self.kind}"
 
-    def row(self) -> tuple[float, ...]:
-        return (self.x, self.y, self.size, *self.along_x.row(), *self.along_y.row(), *self.turn.row())
+    @property
+    def full_name(self) -> str:
+        return self.name if self.texture == "plain" else f"{self.texture} {self.name}"
+
+    @property
+    def words(self) -> str:
+        """All that can be seen of it: 'a striped red ball with a blue hat'."""
+        name = f"pixelated {self.full_name}" if self.obscured else self.full_name
+        return an(name) + (f" with {an(self.wears.name)}" if self.wears else "")
+
+
+@dataclass(frozen=True)
+class Lettering:
+    """Caption text, fixed to the screen at the "top" or the "bottom"."""
+
+    word: str
+    color: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where it looks and how close, at one time."""
+
+    x: float
+    y: float
+    zoom: float
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects from back to front, before a background, seen by a camera."""
+    """Objects from back to front, before a background (or a photo), seen by a camera, under a caption."""
 
     things: tuple[Thing, ...]
     background: str
-    palette: tuple[tuple[float, float, float], ...]
+    palette: tuple[Color, ...]
     waves: tuple[float, ...]
-    pan_x: Swing = Swing()
-    pan_y: Swing = Swing()
-    zoom: Swing = Swing()
+    pan_x: Motion = STILL
+    pan_y: Motion = STILL
+    zoom: Motion = STILL
+    shake: float = 0.0
+    lettering: Lettering | None = None
+    photo: Path | None = None
+
+    def camera(self, seconds: float) -> Camera:
+        s = seconds
+        return Camera(
+            self.pan_x.at(s) + self.shake * (math.sin(31.0 * s) + 0.5 * math.sin(47.0 * s)) / 1.5,
+            self.pan_y.at(s) + self.shake * (math.sin(37.0 * s) - 0.5 * math.sin(23.0 * s)) / 1.5,
+            1 + self.zoom.at(s),
+        )
+
+    @property
+    def still(self) -> bool:
+        """Whether the camera does not move."""
+        return self.pan_x == self.pan_y == self.zoom == STILL and not self.shake
+
+    def on(self, background: str) -> Scene:
+        """The same objects before a named background."""
+        look = BACKGROUNDS[background]
+        return replace(self, background=background, palette=look.palette, waves=look.waves, photo=None)
+
+    @property
+    def behind(self) -> str:
+        """The background in words."""
+        if self.photo:
+            return "in front of a photo"
+        look = BACKGROUNDS[self.background]
+        named = (self.palette, self.waves) == (look.palette, look.waves)
+        return look.words if named else PAINTERS[look.painter].words
 
     @property
     def caption(self) -> str:
-        names = [f"{'an' if t.color[0] in 'aeiou' else 'a'} {t.name}" for t in self.things]
-        if not names:
-            return f"Nothing {BACKGROUNDS[self.background]}."
+        """'A striped red ball with a blue hat and a green box in front of hills. It says "HELLO".'"""
+        names = [t.words for t in self.things] or ["nothing"]
         text = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-        return f"{text[0].upper()}{text[1:]} {BACKGROUNDS[self.background]}."
+        said = f' It says "{self.lettering.word}".' if self.lettering else ""
+        return f"{text[0].upper()}{text[1:]} {self.behind}.{said}"
 
 
-def _swing(rng: random.Random, reach: float, slow: float = 1.2, fast: float = 3.2) -> Swing:
-    return Swing(rng.uniform(-reach, reach), rng.uniform(slow, fast), rng.uniform(0, math.tau))
+def _swing(rng: random.Random, reach: float, slow: float = 1.2, fast: float = 3.2) -> Motion:
+    return Motion(rng.uniform(-reach, reach), rng.uniform(slow, fast), rng.uniform(0, math.tau))
 
 
-def _muted(rng: random.Random, low: float, high: float) -> tuple[float, float, float]:
+def _muted(rng: random.Random, low: float, high: float) -> Color:
     return colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.12, 0.45), rng.uniform(low, high))
 
 
-def _thing(rng: random.Random, kind: str, color: str) -> Thing:
+def _fast(rng: random.Random) -> tuple[float, float, Motion, Motion]:
+    """A start and quick motions: across the frame within a second, to and fro, or in bounces."""
+    side = rng.choice((-1, 1))
+    kind = rng.choice(("across", "down", "swing", "bounce"))
+    if kind == "across":
+        return side * rng.uniform(0.6, 0.8), rng.uniform(-0.5, 0.5), Motion(drift=-side * rng.uniform(0.9, 1.5)), STILL
+    if kind == "down":
+        return rng.uniform(-0.6, 0.6), side * rng.uniform(0.5, 0.7), STILL, Motion(drift=-side * rng.uniform(0.8, 1.3))
+    if kind == "swing":
+        along = Motion(rng.uniform(0.35, 0.6), rng.uniform(4, 7), rng.uniform(-0.5, 0.5))
+        return rng.uniform(-0.15, 0.15), rng.uniform(-0.5, 0.5), along, STILL
+    hop = Motion(rng.uniform(0.5, 0.8), rng.uniform(3.5, 6), rng.uniform(-0.3, 0.3), bounce=True)
+    return side * rng.uniform(0.2, 0.6), rng.uniform(-0.65, -0.4), Motion(drift=-side * rng.uniform(0.1, 0.6)), hop
+
+
+def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: float) -> Thing:
     moving = rng.random() < 0.8
+    x, y, along_x, along_y = (
+        _fast(rng)
+        if fast
+        else (
+            rng.uniform(-0.65, 0.65),
+            rng.uniform(-0.6, 0.6),
+            _swing(rng, 0.3) if moving else STILL,
+            _swing(rng, 0.2) if moving else STILL,
+        )
+    )
     return Thing(
         kind,
         color,
-        x=rng.uniform(-0.65, 0.65),
-        y=rng.uniform(-0.6, 0.6),
-        size=rng.uniform(0.28, 0.46),
-        along_x=_swing(rng, 0.3) if moving else Swing(),
-        along_y=_swing(rng, 0.2) if moving else Swing(),
-        turn=_swing(rng, 0.35) if rng.random() < 0.5 else Swing(),
+        x,
+        y,
+        rng.uniform(smallest, 0.46),
+        along_x,
+        along_y,
+        _swing(rng, 0.35) if rng.random() < 0.5 else STILL,
+        rng.choice(TEXTURES[1:]) if rng.random() < 0.4 else "plain",
     )
 
 
-def sample_scene(rng: random.Random, first: tuple[str, str] | None = None) -> Scene:
-    """A scene of one to three objects; `first` = (kind, color) is certain to be in it, at a random depth."""
-    count = rng.choice((1, 2, 2, 3))
+def _in_view(thing: Thing, scene: Scene) -> bool:
+    """Whether its middle stays inside the frame over 17 frames."""
+    for s in (0.0, 0.25, 0.5, 0.75, 1.0):
+        camera = scene.camera(s)
+        x = (thing.x + thing.along_x.at(s) - camera.x) * camera.zoom
+        y = (thing.y + thing.along_y.at(s) - camera.y) * camera.zoom
+        if max(abs(x), abs(y)) > 0.85:
+            return False
+    return True
+
+
+def _apart(a: Thing, b: Thing, share: float) -> bool:
+    return math.hypot(a.x - b.x, a.y - b.y) > share * (a.size + b.size)
+
+
+def sample_scene(
+    rng: random.Random, first: tuple[str, str] | None = None, photos: Sequence[Path] | None = None
+) -> Scene:
+    """A scene of one to four objects; `first` = (kind, color) is in it, uncovered and not small.
+
+    With `photos`, half of the scenes stand before one of them.
+    """
+    scene = Scene(
+        (),
+        background=rng.choice(tuple(BACKGROUNDS)),
+        palette=(_muted(rng, 0.6, 0.98), _muted(rng, 0.6, 0.98), _muted(rng, 0.4, 0.8), _muted(rng, 0.25, 0.7)),
+        waves=tuple(rng.random() for _ in range(8)),
+        pan_x=_swing(rng, 0.25) if rng.random() < 0.5 else STILL,
+        pan_y=_swing(rng, 0.1) if rng.random() < 0.35 else STILL,
+        zoom=_swing(rng, 0.12) if rng.random() < 0.35 else STILL,
+        shake=rng.uniform(0.01, 0.035) if rng.random() < 0.15 else 0.0,
+        photo=rng.choice(photos) if photos and rng.random() < 0.5 else None,
+    )
+    if not scene.photo and rng.random() < 1 / 3:
+        scene = scene.on(scene.background)
+    count = rng.choice((1, 2, 2, 3, 3, 4))
     pairs: list[tuple[str, str]] = [first] if first else []
     while len(pairs) < count:
         pair = (rng.choice(KINDS), rng.choice(tuple(COLORS)))
         if pair not in pairs:
             pairs.append(pair)
+    fast = rng.randrange(count) if rng.random() < 0.25 else -1
     things: list[Thing] = []
-    for kind, color in pairs:
-        for _ in range(30):  # mostly apart, so that each can be seen; motion still brings occlusion
-            thing = _thing(rng, kind, color)
-            if all(math.hypot(thing.x - o.x, thing.y - o.y) > 0.75 * (thing.size + o.size) for o in things):
+    for i, (kind, color) in enumerate(pairs):
+        for _ in range(40):  # mostly apart, so that each can be seen; motion still brings occlusion
+            thing = _thing(rng, kind, color, i == fast, 0.3 if first and i == 0 else 0.26)
+            if all(_apart(thing, o, 0.75) for o in things) and _in_view(thing, scene):
                 break
         things.append(thing)
-    rng.shuffle(things)
-    return Scene(
-        tuple(things),
-        background=rng.choice(tuple(BACKGROUNDS)),
-        palette=(_muted(rng, 0.6, 0.98), _muted(rng, 0.6, 0.98), _muted(rng, 0.4, 0.8), _muted(rng, 0.25, 0.7)),
-        waves=tuple(rng.random() for _ in range(8)),
-        pan_x=_swing(rng, 0.25) if rng.random() < 0.6 else Swing(),
-        pan_y=_swing(rng, 0.1) if rng.random() < 0.4 else Swing(),
-        zoom=_swing(rng, 0.12) if rng.random() < 0.4 else Swing(),
-    )
+    if first:  # behind it goes what would cover it
+        subject, rest = things[0], things[1:]
+        over = [t for t in rest if _apart(subject, t, 0.75) and rng.random() < 0.5]
+        things = [*(t for t in rest if t not in over), subject, *over]
+    return replace(scene, things=tuple(things))
 
 
-@dataclass
+@dataclass(frozen=True)
 class SceneBatch:
-    """Many scenes as tensors. b clips, k object slots; slot 0 is drawn first."""
+    """Scenes to be drawn together, on a device."""
 
-    kind: Tensor  # [b k] index into KINDS, -1 where the slot is empty
-    color: Tensor  # [b k 3]
-    motion: Tensor  # [b k 12] Thing.row()
-    background: Tensor  # [b] index into BACKGROUNDS
-    palette: Tensor  # [b 4 3]
-    waves: Tensor  # [b 8] in 0..1
-    camera: Tensor  # [b 9] pan_x, pan_y, zoom
-    names: list[str] = field(default_factory=list)
+    scenes: tuple[Scene, ...]
+    device: torch.device
 
     @classmethod
-    def pack(cls, scenes: list[Scene], device: str | torch.device = "cpu") -> SceneBatch:
-        slots = max(1, *(len(s.things) for s in scenes))
-        kind = torch.full((len(scenes), slots), -1)
-        color = torch.zeros(len(scenes), slots, 3)
-        motion = torch.zeros(len(scenes), slots, 12)
-        for b, scene in enumerate(scenes):
-            if scene.things:
-                k = len(scene.things)
-                kind[b, :k] = torch.tensor([KINDS.index(t.kind) for t in scene.things])
-                color[b, :k] = torch.tensor([COLORS[t.color] for t in scene.things])
-                motion[b, :k] = torch.tensor([t.row() for t in scene.things])
-        keys = tuple(BACKGROUNDS)
-        return cls(
-            kind.to(device),
-            color.to(device),
-            motion.to(device),
-            torch.tensor([keys.index(s.background) for s in scenes], device=device),
-            torch.tensor([s.palette for s in scenes], device=device),
-            torch.tensor([s.waves for s in scenes], device=device),
-            torch.tensor([(*s.pan_x.row(), *s.pan_y.row(), *s.zoom.row()) for s in scenes], device=device),
-        )
+    def pack(cls, scenes: Sequence[Scene], device: str | torch.device = "cpu") -> SceneBatch:
+        return cls(tuple(scenes), torch.device(device))
