@@ -1,0 +1,91 @@
+"""Accessories: distance fields in their own unit disc, and where on each kind they sit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from opensama.world.fields import Field, arc, box, capsule, circle, ellipse, polygon, union
+
+
+class Fit(NamedTuple):
+    """How an accessory is worn: at the top or in the middle, how large, how high its centre over that point."""
+
+    on: str  # "top" or "middle"
+    scale: float  # the accessory's radius in object radii
+    lift: float  # its centre above the seat, in object radii
+
+
+def _hat(x: Tensor, y: Tensor) -> Field:
+    brim = box(x, y, 0, -0.55, 0.95, 0.13, 0.12)
+    band = box(x, y, 0, -0.28, 0.53, 0.15)
+    return union(brim, polygon(x, y, (-0.52, -0.5), (-0.6, 0.7), (0.6, 0.7), (0.52, -0.5))), band
+
+
+def _crown(x: Tensor, y: Tensor) -> Field:
+    rim = (-0.8, -0.6), (-0.95, 0.5), (-0.45, 0.0), (0.0, 0.7), (0.45, 0.0), (0.95, 0.5), (0.8, -0.6)
+    gems = union(*(circle(x, y, cx, -0.3, 0.16) for cx in (-0.45, 0.0, 0.45)))
+    tips = union(circle(x, y, -0.92, 0.52, 0.12), circle(x, y, 0, 0.72, 0.12), circle(x, y, 0.92, 0.52, 0.12))
+    return union(polygon(x, y, *rim), tips), gems
+
+
+def _glasses(x: Tensor, y: Tensor) -> Field:
+    lenses = union(circle(x, y, -0.5, 0, 0.42), circle(x, y, 0.5, 0, 0.42))
+    glass = union(circle(x, y, -0.5, 0, 0.26), circle(x, y, 0.5, 0, 0.26))
+    return union(lenses, capsule(x, y, -0.3, 0.1, 0.3, 0.1, 0.1)), glass
+
+
+def _bow(x: Tensor, y: Tensor) -> Field:
+    side = x.abs()
+    loops = polygon(side, y, (0, 0.12), (0.8, 0.6), (0.95, 0.45), (0.95, -0.45), (0.8, -0.6), (0, -0.12))
+    knot = box(x, y, 0, 0, 0.22, 0.26, 0.08)
+    return union(loops, knot), union(knot, ellipse(side, y, 0.62, 0, 0.12, 0.25))
+
+
+def _halo(x: Tensor, y: Tensor) -> Field:
+    hoop = arc(x, y, 0, 0, 0.8, 0.36, 0, 360, 0.16, steps=28)
+    return hoop, torch.maximum(hoop, y)
+
+
+def _flag(x: Tensor, y: Tensor) -> Field:
+    pole = capsule(x, y, -0.5, -0.9, -0.5, 0.88, 0.1)
+    cloth = polygon(x, y, (-0.5, 0.88), (0.9, 0.75), (0.6, 0.35), (0.9, -0.1), (-0.5, 0.0))
+    return union(pole, cloth), pole
+
+
+WEARABLES: dict[str, Callable[[Tensor, Tensor], Field]] = {
+    "hat": _hat,
+    "crown": _crown,
+    "glasses": _glasses,
+    "bow": _bow,
+    "halo": _halo,
+    "flag": _flag,
+}
+
+WEAR_SEATS: dict[str, Fit] = {
+    "hat": Fit("top", 0.55, 0.33),
+    "crown": Fit("top", 0.55, 0.28),
+    "glasses": Fit("middle", 0.8, 0.0),
+    "bow": Fit("middle", 0.6, 0.0),
+    "halo": Fit("top", 0.65, 0.3),
+    "flag": Fit("top", 0.55, 0.4),
+}
+
+
+SEATS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {}  # kind -> top, middle
+
+
+def seat(kind: str, on: str = "top") -> tuple[float, float]:
+    """(x, y) in object radii: the point of the silhouette where a hat sits, or the middle, where glasses do."""
+    top, middle = SEATS.get(kind, ((0.0, 0.8), (0.0, 0.0)))
+    return top if on == "top" else middle
+
+
+def worn(kind: str, wearable: str) -> tuple[float, float, float]:
+    """Where the accessory goes in its wearer's frame: centre x and y and radius, in object radii."""
+    fit = WEAR_SEATS[wearable]
+    x, y = seat(kind, fit.on)
+    return x, y + fit.lift, fit.scale
