@@ -84,20 +84,19 @@ def _road(x: Tensor, y: Tensor, c: Sequence[Tensor], u: Sequence[float], unit: f
 
 
 def _city(x: Tensor, y: Tensor, c: Sequence[Tensor], u: Sequence[float], unit: float) -> Tensor:
-    """Houses side by side, with lit windows, before the sky."""
-    wide, begin = 0.34 + 0.12 * u[0], 16 * u[1]
-    at = x / wide + begin
+    """Houses side by side, each with two columns of windows, some lit, before the sky."""
+    wide = 0.42 + 0.1 * u[0]
+    at = x / wide + 16 * u[1]
     cell = at.floor()
-    side = _edge((at - cell - 0.5).abs().mul_(-wide).add_(0.44 * wide), unit)
-    roof = -0.1 + 0.75 * _chance(cell, 1)
-    house = _edge(roof - y, unit).mul_(side)
-    low = _edge(-0.35 + 0.3 * _chance((at * 0.7 + 0.4).floor(), 2) - y, unit)
-    across = _edge(0.045 - (at * 4 - (at * 4).floor() - 0.5).abs() * wide / 4 + 0.01 * u[2], unit)
-    level = (y * 5.5).floor()
-    up = _edge(0.05 - (y * 5.5 - level - 0.5).abs() / 5.5, unit)
-    lit = _chance((at * 4).floor() + 3 * level, 3) > 0.35
-    out = torch.lerp(_sky(y, c), c[2], torch.maximum(house, 0.75 * low))
-    return out.lerp_(c[3], across * up * lit * house)
+    roof = -0.15 + 0.75 * _chance(cell, 1) - y
+    house = _edge(torch.minimum(roof, (0.46 - (at - cell - 0.5).abs()) * wide), unit)
+    column, level = (2 * at - 0.5).round(), (4 * y).round()
+    window = torch.minimum(0.055 - (2 * at - 0.5 - column).abs() * (wide / 2), 0.065 - (y - level / 4).abs())
+    lit = _chance(column + 3 * level, 3) > 0.5
+    lights = _edge(torch.minimum(window, roof - 0.07), unit) * lit
+    low = -0.45 + 0.25 * _chance((0.8 * at + 0.4).floor(), 2)
+    out = torch.lerp(_sky(y, c), 0.6 * c[2] + 0.4 * c[1], _edge(low - y, unit))
+    return out.lerp_(c[2], house).lerp_(c[3], lights * house)
 
 
 def _forest(x: Tensor, y: Tensor, c: Sequence[Tensor], u: Sequence[float], unit: float) -> Tensor:
@@ -118,12 +117,12 @@ def _space(x: Tensor, y: Tensor, c: Sequence[Tensor], u: Sequence[float], unit: 
     """Stars (third) before the dark (first) with a veil (second), and a planet (fourth)."""
     veil = torch.sin((1.4 + u[0]) * x + (2 + u[1]) * y + 6.3 * u[2]).mul_(0.35).add_(0.35)
     out = torch.lerp(c[0], c[1], veil)
-    across, up = x * 4.2 + 7 * u[3], y * 4.2
+    across, up = x * 3.2 + 7 * u[3], y * 3.2
     column, row = across.floor(), up.floor()
     place = column + 5 * row
     dx = across - column - 0.25 - 0.5 * _chance(place, 1)
     dy = up - row - 0.25 - 0.5 * _chance(place, 2)
-    star = _edge(0.01 + 0.02 * _chance(place, 3) - torch.hypot(dx, dy) / 4.2, unit)
+    star = _edge(0.012 + 0.02 * _chance(place, 3) - torch.hypot(dx, dy) / 3.2, unit)
     out.lerp_(c[2], star)
     planet = (x - 1.2 * (u[4] - 0.5)).square() + (y - 0.5 * u[5] - 0.2).square()
     return out.lerp_(c[3], _edge(0.3 + 0.1 * u[6] - planet.sqrt_(), unit))
@@ -154,20 +153,21 @@ def _waves(x: Tensor, y: Tensor, c: Sequence[Tensor], u: Sequence[float], unit: 
 @dataclass(frozen=True)
 class Painter:
     paint: Paint
-    words: str  # true for any palette
+    words: str  # true for any palette within these
+    light: tuple[tuple[float, float], ...] = ((0.6, 0.98), (0.6, 0.98), (0.4, 0.8), (0.25, 0.7))  # least and most
 
 
 PAINTERS: dict[str, Painter] = {
     "hills": Painter(_hills, "in front of hills"),
-    "mountains": Painter(_mountains, "in front of mountains"),
+    "mountains": Painter(_mountains, "in front of mountains", ((0.5, 0.85), (0.92, 1), (0.25, 0.55), (0.4, 0.9))),
     "room": Painter(_room, "in a room"),
     "water": Painter(_water, "above the water"),
     "road": Painter(_road, "beside a road"),
-    "city": Painter(_city, "in a city"),
+    "city": Painter(_city, "in a city", ((0.4, 0.95), (0.5, 0.98), (0.2, 0.4), (0.75, 0.95))),
     "forest": Painter(_forest, "in a forest"),
-    "space": Painter(_space, "in outer space"),
-    "clouds": Painter(_clouds, "in front of clouds"),
-    "waves": Painter(_waves, "in front of waves"),
+    "space": Painter(_space, "in outer space", ((0.05, 0.15), (0.12, 0.35), (0.9, 1), (0.4, 0.8))),
+    "clouds": Painter(_clouds, "in front of clouds", ((0.5, 0.85), (0.5, 0.85), (0.92, 1), (0.75, 0.9))),
+    "waves": Painter(_waves, "in front of waves", ((0.3, 0.95),) * 4),
 }
 
 

@@ -3,7 +3,8 @@
 Letters: b clips, t frames, h w pixels. Frames are float32 in 0..1, [b t 3 h w].
 A pixel's colour is the background under the objects' coverage, back to front; coverage is the signed distance in
 pixels cut to 0..1, so that edges are smooth and a small displacement changes the picture by a small amount. Each
-object is drawn in a box around it; each clip by itself, which keeps its frames in the cache.
+object is drawn in a box around it, and each clip by itself, which keeps its frames in the cache; where things are is
+reckoned in plain numbers, so that a device is never waited for.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opensama.world import backgrounds
-from opensama.world.scenes import COLORS, FPS, Scene, SceneBatch, Thing
-from opensama.world.shapes import EXTENT, KINDS, atlas
+from opensama.world import backgrounds, photos
+from opensama.world.letters import LETTER_HEIGHT, LETTER_WIDTH, layout, letter_atlas
+from opensama.world.scenes import COLORS, FPS, Camera, Lettering, Scene, SceneBatch, Thing
+from opensama.world.shapes import EXTENT, KINDS, atlas, wear_atlas
+from opensama.world.wearables import WEARABLES, worn
 
-REACH = 1.15  # the box around an object, in its radii
+BOX = 1.1  # the box around an object, in its radii
+HIDDEN = 1.15  # the disc in which an obscured object is pixelated, in its radii
+LETTER = 0.19  # height of a letter, in frame heights
+RIM = 0.07  # around letters, in letter heights
+
+Stand = tuple[float, float, float, float]  # x, y and radius on the screen, in half-heights; angle
 
 
 def screen(height: int, width: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor, float]:
@@ -30,77 +38,173 @@ def screen(height: int, width: int, device: str | torch.device = "cpu") -> tuple
     return x, y, unit
 
 
-def paint_background(scenes: SceneBatch, seconds: Tensor, height: int, width: int) -> Tensor:
-    """[b t 3 h w] of backgrounds alone."""
-    x, y, unit = screen(height, width, scenes.device)
-    out = torch.empty(len(scenes.scenes), len(seconds), 3, height, width, device=scenes.device)
-    for frames, scene in zip(out, scenes.scenes, strict=True):
-        times = [0.0] if scene.still else seconds.tolist()
-        cameras = [scene.camera(s) for s in times]
-        rows = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=scenes.device).T[..., None, None, None]
-        world_x, world_y = x / rows[2] + rows[0], y[:, None] / rows[2] + rows[1]
-        frames.copy_(backgrounds.paint(scene.background, world_x, world_y, scene.palette, scene.waves, unit))
+def render(
+    scenes: Sequence[Scene], frames: int = 17, height: int = 128, width: int = 128, device: str | torch.device = "cpu"
+) -> Tensor:
+    """[b t 3 h w] in 0..1."""
+    seconds = frame_times(frames, device=device)
+    packed = SceneBatch.pack(scenes, device)
+    out = paint_background(packed, seconds, height, width)
+    for clip, scene in zip(out, scenes, strict=True):
+        _paint_things(clip, scene, seconds.tolist())
+        _paint_lettering(clip, scene.lettering)
     return out
-
-
-def _paint_thing(frames: Tensor, thing: Thing, scene: Scene, seconds: Sequence[float]) -> None:
-    """Draws one object over one clip [t 3 h w], in place."""
-    height, width = frames.shape[-2:]
-    device = frames.device
-    x, y, unit = screen(height, width, device)
-    cameras = [scene.camera(s) for s in seconds]
-    rows = []
-    corners = []
-    largest = max(thing.size * c.zoom for c in cameras)
-    half = math.ceil(REACH * largest * unit) + 1
-    tall, wide = min(2 * half, height), min(2 * half, width)
-    for s, c in zip(seconds, cameras, strict=True):
-        at_x = (thing.x + thing.along_x.at(s) - c.x) * c.zoom
-        at_y = (thing.y + thing.along_y.at(s) - c.y) * c.zoom
-        left = min(max(round(at_x * unit + width / 2) - half, 0), width - wide)
-        top = min(max(round(height / 2 - at_y * unit) - half, 0), height - tall)
-        size, angle = thing.size * c.zoom, thing.turn.at(s)
-        x0 = (left + 0.5 - width / 2) / unit - at_x
-        y0 = -(top + 0.5 - height / 2) / unit - at_y
-        rows.append((x0 / size, y0 / size, size, math.cos(angle), math.sin(angle)))
-        corners.append((top, left))
-    x0, y0, size, cos, sin = torch.tensor(rows, device=device).T[..., None, None]
-    dx = x0 + torch.arange(wide, device=device) / unit / size
-    dy = y0 - torch.arange(tall, device=device)[:, None] / unit / size
-    where = torch.stack((cos * dx + sin * dy, sin * dx - cos * dy), -1) / EXTENT  # rows of the atlas go down
-    fields = atlas(str(device))[KINDS.index(thing.kind)].expand(len(rows), -1, -1, -1)
-    looked = F.grid_sample(fields, where, padding_mode="border", align_corners=True)
-    body, detail = (0.5 - looked * (size * unit)[:, None]).clamp_(0, 1).split(1, 1)
-    tone = torch.tensor(COLORS[thing.color], device=device).view(3, 1, 1)
-    second = 0.55 + 0.45 * tone if tone.mean() < 0.2 else 0.5 * tone
-    paint = torch.lerp(tone, second, detail)
-    for i, (top, left) in enumerate(corners):
-        frames[i, :, top : top + tall, left : left + wide].lerp_(paint[i], body[i])
-
-
-def paint_things(frames: Tensor, scenes: SceneBatch, seconds: Tensor) -> Tensor:
-    """Objects over `frames` [b t 3 h w], back to front; returns a new tensor."""
-    frames = frames.clone()
-    times = seconds.tolist()
-    for clip, scene in zip(frames, scenes.scenes, strict=True):
-        for thing in scene.things:
-            _paint_thing(clip, thing, scene, times)
-    return frames
-
-
-def paint_lettering(frames: Tensor, scenes: SceneBatch) -> Tensor:
-    """Caption texts over `frames` [b t 3 h w]; returns a new tensor."""
-    return frames
 
 
 def frame_times(frames: int, start: int = 0, device: str | torch.device = "cpu") -> Tensor:
     return torch.arange(start, start + frames, device=device) / FPS
 
 
-def render(
-    scenes: Sequence[Scene], frames: int = 17, height: int = 128, width: int = 128, device: str | torch.device = "cpu"
-) -> Tensor:
-    """[b t 3 h w] in 0..1."""
-    seconds = frame_times(frames, device=device)
-    packed = SceneBatch.pack(list(scenes), device)
-    return paint_lettering(paint_things(paint_background(packed, seconds, height, width), packed, seconds), packed)
+def paint_background(scenes: SceneBatch, seconds: Tensor, height: int, width: int) -> Tensor:
+    """[b t 3 h w] of backgrounds or photos alone."""
+    x, y, unit = screen(height, width, scenes.device)
+    out = torch.empty(len(scenes.scenes), len(seconds), 3, height, width, device=scenes.device)
+    for clip, scene in zip(out, scenes.scenes, strict=True):
+        cameras = [scene.camera(s) for s in ([0.0] if scene.still else seconds.tolist())]
+        at = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=scenes.device).T[..., None, None, None]
+        world_x, world_y = x / at[2] + at[0], y[:, None] / at[2] + at[1]
+        if scene.photo:
+            clip.copy_(photos.paint(scene.photo, world_x, world_y, unit))
+        else:
+            clip.copy_(backgrounds.paint(scene.background, world_x, world_y, scene.palette, scene.waves, unit))
+    return out
+
+
+def paint_things(frames: Tensor, scenes: SceneBatch, seconds: Tensor) -> Tensor:
+    """Objects with what they wear over `frames` [b t 3 h w], back to front, then obscured; returns a new tensor."""
+    frames = frames.clone()
+    for clip, scene in zip(frames, scenes.scenes, strict=True):
+        _paint_things(clip, scene, seconds.tolist())
+    return frames
+
+
+def paint_lettering(frames: Tensor, scenes: SceneBatch) -> Tensor:
+    """Caption texts over `frames` [b t 3 h w]; returns a new tensor, or `frames` where no scene has any."""
+    if any(scene.lettering for scene in scenes.scenes):
+        frames = frames.clone()
+        for clip, scene in zip(frames, scenes.scenes, strict=True):
+            _paint_lettering(clip, scene.lettering)
+    return frames
+
+
+def _paint_things(clip: Tensor, scene: Scene, times: Sequence[float]) -> None:
+    cameras = [scene.camera(s) for s in times]
+    tracks = [[stand(thing, camera, s) for s, camera in zip(times, cameras, strict=True)] for thing in scene.things]
+    device = str(clip.device)
+    for thing, track in zip(scene.things, tracks, strict=True):
+        _stamp(clip, atlas(device)[KINDS.index(thing.kind)], track, _shades(thing.color, thing.texture), thing.texture)
+        if thing.wears:
+            ridden = [_rider(at, worn(thing.kind, thing.wears.kind)) for at in track]
+            fields = wear_atlas(device)[tuple(WEARABLES).index(thing.wears.kind)]
+            _stamp(clip, fields, ridden, _shades(thing.wears.color))
+    hidden = [track for thing, track in zip(scene.things, tracks, strict=True) if thing.obscured]
+    if hidden:
+        _obscure(clip, hidden)
+
+
+def stand(thing: Thing, camera: Camera, seconds: float) -> Stand:
+    """Where the object is on the screen."""
+    x = (thing.x + thing.along_x.at(seconds) - camera.x) * camera.zoom
+    y = (thing.y + thing.along_y.at(seconds) - camera.y) * camera.zoom
+    return x, y, thing.size * camera.zoom, thing.turn.at(seconds)
+
+
+def _rider(wearer: Stand, place: tuple[float, float, float]) -> Stand:
+    x, y, size, angle = wearer
+    right, up, scale = place
+    cos, sin = size * math.cos(angle), size * math.sin(angle)
+    return x + cos * right - sin * up, y + sin * right + cos * up, size * scale, angle
+
+
+def _shades(color: str, texture: str = "plain") -> tuple[tuple[float, ...], ...]:
+    """The colour itself, the second shade of its texture, and that of its details."""
+    tone = COLORS[color]
+    light = sum(w * c for w, c in zip((0.3, 0.6, 0.1), tone, strict=True))
+    if light < 0.15:  # nothing is darker than black
+        return tone, tuple(0.5 + 0.5 * c for c in tone), tuple(0.55 + 0.45 * c for c in tone)
+    second = tuple(0.5 * c for c in tone) if light > 0.62 else tuple(0.62 + 0.38 * c for c in tone)
+    return tone, second, tuple((0.5 if texture == "plain" else 0.3) * c for c in tone)
+
+
+def _texture(name: str, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
+    """Coverage of the second shade at (u, v), in radii of the object, of so many `pixels` each."""
+    period = 0.5
+    if name == "dotted":
+        du, dv = (w / period - (w / period).round() for w in (u, v))
+        return ((0.3 - torch.hypot(du, dv)) * (period * pixels) + 0.5).clamp_(0, 1)
+    wave = math.tau / period
+    if name == "striped":
+        swing = torch.sin((u + v) * (wave / math.sqrt(2)))
+    else:
+        swing = torch.sin(u * (wave / 1.2)) * torch.sin(v * (wave / 1.2))
+    return (swing * (pixels / wave) + 0.5).clamp_(0, 1)
+
+
+def _stamp(
+    clip: Tensor, fields: Tensor, track: Sequence[Stand], shades: Sequence[tuple[float, ...]], texture: str = "plain"
+) -> None:
+    """Draws one shape [(body, detail) side side] along its track over one clip [t 3 h w], in place."""
+    height, width = clip.shape[-2:]
+    unit = math.sqrt(height * width) / 2
+    half = math.ceil(BOX * max(size for _, _, size, _ in track) * unit) + 1
+    tall, wide = min(2 * half, height), min(2 * half, width)
+    rows, corners = [], []
+    for x, y, size, angle in track:
+        left = min(max(round(x * unit + width / 2) - half, 0), width - wide)
+        top = min(max(round(height / 2 - y * unit) - half, 0), height - tall)
+        scale = unit * size
+        dx, dy = (left + 0.5 - width / 2) / scale - x / size, (top + 0.5 - height / 2) / scale + y / size
+        rows.append((dx, dy, 1 / scale, math.cos(angle), math.sin(angle), scale))
+        corners.append((top, left))
+    right, down, step, cos, sin, pixels = torch.tensor(rows, device=clip.device).T[..., None, None]
+    right = right + step * torch.arange(wide, device=clip.device)  # [t 1 w] in radii of the object
+    down = down + step * torch.arange(tall, device=clip.device)[:, None]  # [t h 1]
+    where = torch.stack((cos * right - sin * down, sin * right + cos * down), -1)
+    looked = F.grid_sample(
+        fields.expand(len(rows), -1, -1, -1), where / EXTENT, padding_mode="border", align_corners=True
+    )
+    cover = looked.mul_(-pixels[:, None]).add_(0.5).clamp_(0, 1)
+    tone, second, detail = (torch.tensor(c, device=clip.device).view(3, 1, 1) for c in shades)
+    if texture == "plain":
+        paint = torch.lerp(tone, detail, cover[:, 1:])
+    else:
+        paint = torch.lerp(tone, second, _texture(texture, where[..., 0], where[..., 1], pixels)[:, None])
+        paint.lerp_(detail, cover[:, 1:])
+    for i, (top, left) in enumerate(corners):
+        clip[i, :, top : top + tall, left : left + wide].lerp_(paint[i], cover[i, :1])
+
+
+def _obscure(clip: Tensor, tracks: Sequence[Sequence[Stand]]) -> None:
+    """Pixelates discs along the tracks in blocks of a sixteenth of the frame's side; a block is its pixels' mean."""
+    height, width = clip.shape[-2:]
+    x, y, unit = screen(height, width, clip.device)
+    blocks = max(1, round(16 * math.sqrt(height / width))), max(1, round(16 * math.sqrt(width / height)))
+    coarse = F.interpolate(F.adaptive_avg_pool2d(clip, blocks), (height, width), mode="nearest-exact")
+    for track in tracks:
+        at_x, at_y, size, _ = torch.tensor(track, device=clip.device).T[..., None, None]
+        away = torch.hypot(x - at_x, y[:, None] - at_y)
+        clip.lerp_(coarse, ((HIDDEN * size - away) * unit + 0.5).clamp_(0, 1)[:, None])
+
+
+def _paint_lettering(clip: Tensor, lettering: Lettering | None) -> None:
+    """Draws the word over one clip [t 3 h w], in place: the same pixels in every frame."""
+    if not lettering:
+        return
+    height, width = clip.shape[-2:]
+    device = clip.device
+    tall = LETTER * min(height, width)
+    band = min(height, math.ceil(1.5 * tall))
+    top = round(0.02 * height) if lettering.place == "top" else height - band - round(0.02 * height)
+    places = layout(lettering.word)
+    index = torch.tensor([i for i, _ in places], device=device)
+    at = torch.tensor([x for _, x in places], device=device)[:, None, None]
+    x = ((torch.arange(width, device=device) + 0.5 - width / 2) / tall - at).expand(-1, band, -1)
+    y = ((torch.arange(band, device=device) + 0.5 - band / 2) / tall)[:, None].expand_as(x)
+    where = torch.stack((x / LETTER_WIDTH, y / LETTER_HEIGHT), -1)
+    away = F.grid_sample(letter_atlas(str(device))[index, None], where, padding_mode="border", align_corners=True)
+    nearest = away.amin(0)  # [1 h w]
+    tone = torch.tensor(COLORS[lettering.color], device=device).view(3, 1, 1)
+    around = torch.tensor(float(tone.mean() < 0.5), device=device).expand(3, 1, 1)
+    strip = clip[:, :, top : top + band]
+    strip.lerp_(around, ((RIM - nearest) * tall + 0.5).clamp_(0, 1))
+    strip.lerp_(tone, (-nearest * tall + 0.5).clamp_(0, 1))

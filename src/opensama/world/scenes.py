@@ -17,7 +17,9 @@ from pathlib import Path
 import torch
 
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS, Color
-from opensama.world.shapes import KINDS
+from opensama.world.kinds import KINDS
+from opensama.world.letters import WORDS
+from opensama.world.wearables import WEARABLES
 
 FPS = 16
 COLORS: dict[str, Color] = {
@@ -190,8 +192,10 @@ def _swing(rng: random.Random, reach: float, slow: float = 1.2, fast: float = 3.
     return Motion(rng.uniform(-reach, reach), rng.uniform(slow, fast), rng.uniform(0, math.tau))
 
 
-def _muted(rng: random.Random, low: float, high: float) -> Color:
-    return colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.12, 0.45), rng.uniform(low, high))
+def _muted(rng: random.Random, light: tuple[float, float]) -> Color:
+    """A dull colour; only what is nearly white has no colour of its own."""
+    most = 0.08 if light[0] >= 0.88 else 0.45
+    return colorsys.hsv_to_rgb(rng.random(), rng.uniform(most / 4, most), rng.uniform(*light))
 
 
 def _fast(rng: random.Random) -> tuple[float, float, Motion, Motion]:
@@ -231,7 +235,16 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
         along_y,
         _swing(rng, 0.35) if rng.random() < 0.5 else STILL,
         rng.choice(TEXTURES[1:]) if rng.random() < 0.4 else "plain",
+        _wear(rng, color) if rng.random() < 0.15 else None,
     )
+
+
+def _wear(rng: random.Random, worn_on: str) -> Wear:
+    return Wear(rng.choice(tuple(WEARABLES)), rng.choice([c for c in COLORS if c != worn_on]))
+
+
+def _lettering(rng: random.Random) -> Lettering:
+    return Lettering(rng.choice(WORDS), rng.choice(tuple(COLORS)), rng.choice(("top", "bottom")))
 
 
 def _in_view(thing: Thing, scene: Scene) -> bool:
@@ -256,19 +269,21 @@ def sample_scene(
 
     With `photos`, half of the scenes stand before one of them.
     """
+    background = rng.choice(tuple(BACKGROUNDS))
     scene = Scene(
         (),
-        background=rng.choice(tuple(BACKGROUNDS)),
-        palette=(_muted(rng, 0.6, 0.98), _muted(rng, 0.6, 0.98), _muted(rng, 0.4, 0.8), _muted(rng, 0.25, 0.7)),
+        background,
+        palette=tuple(_muted(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
         waves=tuple(rng.random() for _ in range(8)),
         pan_x=_swing(rng, 0.25) if rng.random() < 0.5 else STILL,
         pan_y=_swing(rng, 0.1) if rng.random() < 0.35 else STILL,
         zoom=_swing(rng, 0.12) if rng.random() < 0.35 else STILL,
         shake=rng.uniform(0.01, 0.035) if rng.random() < 0.15 else 0.0,
+        lettering=_lettering(rng) if rng.random() < 0.12 else None,
         photo=rng.choice(photos) if photos and rng.random() < 0.5 else None,
     )
     if not scene.photo and rng.random() < 1 / 3:
-        scene = scene.on(scene.background)
+        scene = scene.on(background)
     count = rng.choice((1, 2, 2, 3, 3, 4))
     pairs: list[tuple[str, str]] = [first] if first else []
     while len(pairs) < count:
