@@ -53,9 +53,9 @@ def _star(x: Tensor, y: Tensor) -> Field:
 
 
 def _heart(x: Tensor, y: Tensor) -> Field:
-    lobes = union(circle(x, y, -0.45, 0.4, 0.46), circle(x, y, 0.45, 0.4, 0.46))
-    tip = polygon(x, y, (-0.88, 0.22), (-0.4, 0.3), (0, 0.15), (0.4, 0.3), (0.88, 0.22), (0.0, -0.95))
-    return union(lobes, tip), circle(x, y, -0.47, 0.47, 0.16)
+    side = x.abs()
+    body = union(circle(side, y, 0.5, 0.44, 0.44), polygon(side, y, (0, 0.3), (0.3, 0.5), (0.9, 0.25), (0, -0.98)))
+    return body, circle(x, y, -0.52, 0.5, 0.16)
 
 
 def _tree(x: Tensor, y: Tensor) -> Field:
@@ -67,11 +67,10 @@ def _tree(x: Tensor, y: Tensor) -> Field:
 
 
 def _house(x: Tensor, y: Tensor) -> Field:
-    roof = polygon(x, y, (-0.98, 0.05), (0.98, 0.05), (0, 0.85))
-    chimney = box(x, y, 0.55, 0.55, 0.13, 0.35)
-    walls = box(x, y, 0, -0.4, 0.7, 0.5)
-    openings = union(box(x, y, -0.28, -0.6, 0.2, 0.3), box(x, y, 0.35, -0.3, 0.18, 0.18))
-    return union(roof, chimney, walls), openings
+    roof = polygon(x, y, (-0.98, 0.0), (0.98, 0.0), (0.0, 0.72))
+    chimney = box(x, y, 0.56, 0.58, 0.13, 0.38)
+    door, window = box(x, y, -0.28, -0.7, 0.22, 0.42), box(x, y, 0.35, -0.34, 0.18, 0.16)
+    return union(roof, chimney, cut(box(x, y, 0, -0.45, 0.74, 0.5), door, window)), union(roof, chimney)
 
 
 def _car(x: Tensor, y: Tensor) -> Field:
@@ -82,8 +81,9 @@ def _car(x: Tensor, y: Tensor) -> Field:
 
 
 def _fish(x: Tensor, y: Tensor) -> Field:
-    tail = polygon(x, y, (0.4, 0.0), (0.98, 0.5), (0.86, 0.0), (0.98, -0.5))
-    return union(ellipse(x, y, -0.2, 0, 0.75, 0.45), tail), circle(x, y, -0.55, 0.12, 0.11)
+    tail = polygon(x, y, (0.35, 0.0), (0.98, 0.58), (0.8, 0.0), (0.98, -0.58))
+    fin = polygon(x, y, (-0.5, 0.4), (0.2, 0.74), (0.15, 0.3))
+    return union(ellipse(x, y, -0.25, 0, 0.73, 0.48), tail, fin), union(circle(x, y, -0.6, 0.1, 0.11), tail)
 
 
 def _boat(x: Tensor, y: Tensor) -> Field:
@@ -93,9 +93,9 @@ def _boat(x: Tensor, y: Tensor) -> Field:
 
 
 def _cup(x: Tensor, y: Tensor) -> Field:
-    handle = ring(x, y, 0.42, 0.1, 0.4, 0.11)
-    body = polygon(x, y, (-0.8, 0.75), (0.42, 0.75), (0.3, -0.75), (-0.68, -0.75))
-    return union(body, handle), torch.maximum(body, (y - 0.5).abs() - 0.13)
+    handle = ring(x, y, 0.34, 0.0, 0.46, 0.11)
+    body = polygon(x, y, (-0.88, 0.8), (0.3, 0.8), (0.14, -0.8), (-0.72, -0.8))
+    return union(body, torch.maximum(handle, 0.1 - x)), torch.maximum(body, (y - 0.5).abs() - 0.13)
 
 
 def _flower(x: Tensor, y: Tensor) -> Field:
@@ -110,16 +110,17 @@ def _flower(x: Tensor, y: Tensor) -> Field:
 
 
 def _mushroom(x: Tensor, y: Tensor) -> Field:
-    cap = torch.maximum(ellipse(x, y, 0, 0.0, 0.92, 0.85), -y)
-    stem = box(x, y, 0, -0.45, 0.26, 0.5, 0.12)
+    cap = torch.maximum(ellipse(x, y, 0, 0.0, 0.95, 0.85), -y)
+    stem = box(x, y, 0, -0.45, 0.22, 0.5, 0.1)
     dots = union(circle(x, y, -0.4, 0.3, 0.15), circle(x, y, 0.12, 0.55, 0.15), circle(x, y, 0.5, 0.22, 0.13))
     return union(cap, stem), dots
 
 
 def _rocket(x: Tensor, y: Tensor) -> Field:
-    hull = torch.maximum(circle(x, y, -0.8, -0.1, 1.12), circle(x, y, 0.8, -0.1, 1.12))
-    fins = polygon(x, y, (-0.62, -0.95), (-0.3, -0.15), (0.3, -0.15), (0.62, -0.95), (0, -0.55))
-    return union(torch.maximum(hull, -0.8 - y), fins), circle(x, y, 0, 0.18, 0.15)
+    side = x.abs()
+    hull = torch.maximum(circle(side, y, -1.05, 0.0, 1.4), -0.7 - y)
+    fins = polygon(side, y, (0.2, -0.1), (0.62, -0.6), (0.62, -0.97), (0.2, -0.7))
+    return union(hull, fins, box(x, y, 0, -0.75, 0.18, 0.16)), union(circle(x, y, 0, 0.25, 0.17), fins)
 
 
 def _moon(x: Tensor, y: Tensor) -> Field:
@@ -128,10 +129,9 @@ def _moon(x: Tensor, y: Tensor) -> Field:
 
 
 def _umbrella(x: Tensor, y: Tensor) -> Field:
-    cover = torch.maximum(circle(x, y, 0, -0.02, 0.95), -y)
+    cover = torch.maximum(circle(x, y, 0, -0.02, 0.97), -y)
     scallops = union(*(circle(x, y, cx, -0.02, 0.19) for cx in (-0.64, -0.21, 0.21, 0.64)))
-    hook = torch.maximum(circle(x, y, 0.17, -0.72, 0.2).abs() - 0.06, y + 0.72)
-    pole = union(box(x, y, 0, -0.25, 0.055, 0.5), hook)
+    pole = union(capsule(x, y, 0, 0.3, 0, -0.72, 0.07), arc(x, y, 0.2, -0.72, 0.2, 0.18, 180, 360, 0.07))
     return union(cut(cover, scallops), pole), torch.maximum(cover, x.abs() - 0.1)
 
 
@@ -161,13 +161,15 @@ def _arrow(x: Tensor, y: Tensor) -> Field:
 
 
 def _snake(x: Tensor, y: Tensor) -> Field:
-    body = union(
-        arc(x, y, -0.52, -0.1, 0.26, 0.3, 360, 180, 0.14),
-        arc(x, y, 0.0, -0.1, 0.26, 0.3, 180, 360, 0.14),
-        arc(x, y, 0.52, -0.1, 0.26, 0.4, 180, 90, 0.14),
-        ellipse(x, y, 0.68, 0.3, 0.29, 0.2),
+    coil = union(
+        arc(x, y, 0.05, 0.38, 0.45, 0.38, 90, 270, 0.16),
+        arc(x, y, 0.05, -0.38, 0.5, 0.38, 90, -90, 0.16),
+        path(x, y, 0.16, (0.05, -0.76), (-0.5, -0.76)),
+        polygon(x, y, (-0.5, -0.6), (-0.5, -0.92), (-0.98, -0.6)),
     )
-    return body, circle(x, y, 0.74, 0.36, 0.08)
+    head = ellipse(x, y, 0.35, 0.76, 0.42, 0.23)
+    spots = union(circle(x, y, -0.38, 0.4, 0.1), circle(x, y, 0.05, 0.0, 0.1), circle(x, y, 0.53, -0.4, 0.1))
+    return union(coil, head), union(circle(x, y, 0.45, 0.83, 0.09), spots, circle(x, y, 0.0, -0.76, 0.1))
 
 
 def _cactus(x: Tensor, y: Tensor) -> Field:
@@ -233,16 +235,17 @@ def _giraffe(x: Tensor, y: Tensor) -> Field:
 
 
 def _hammer(x: Tensor, y: Tensor) -> Field:
-    x, y = turned(x, y, 30)
-    head = union(box(x, y, 0.08, 0.62, 0.5, 0.24, 0.05), polygon(x, y, (-0.4, 0.86), (-0.4, 0.4), (-0.75, 0.4)))
-    return union(head, box(x, y, 0, -0.3, 0.12, 0.68, 0.06)), head
+    x, y = turned(1.12 * x, 1.12 * y, 30)
+    face = union(box(x, y, 0.46, 0.66, 0.16, 0.3, 0.04), box(x, y, 0.1, 0.66, 0.25, 0.2))
+    claw = polygon(x, y, (-0.1, 0.86), (-0.4, 0.8), (-0.66, 0.5), (-0.35, 0.6), (-0.1, 0.46))
+    return union(face, claw, box(x, y, 0, -0.3, 0.14, 0.78, 0.06)), union(face, claw)
 
 
 def _guitar(x: Tensor, y: Tensor) -> Field:
     x, y = turned(x, y, -45)
-    body = union(circle(x, y, 0, -0.52, 0.42), circle(x, y, 0, -0.02, 0.3))
-    neck = union(box(x, y, 0, 0.5, 0.08, 0.4), box(x, y, 0, 0.85, 0.16, 0.13, 0.04))
-    return union(body, neck), union(circle(x, y, 0, -0.35, 0.16), neck)
+    body = union(circle(x, y, 0, -0.5, 0.47), circle(x, y, 0, 0.02, 0.34))
+    neck = union(box(x, y, 0, 0.5, 0.09, 0.4), box(x, y, 0, 0.86, 0.18, 0.14, 0.04))
+    return union(body, neck), union(circle(x, y, 0, -0.35, 0.17), neck)
 
 
 def _bicycle(x: Tensor, y: Tensor) -> Field:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opensama.world.fields import Field, arc, box, capsule, circle, ellipse, polygon, union
+from opensama.world.fields import Field, Point, arc, box, capsule, circle, polygon, union
 
 
 class Fit(NamedTuple):
@@ -40,9 +40,9 @@ def _glasses(x: Tensor, y: Tensor) -> Field:
 
 def _bow(x: Tensor, y: Tensor) -> Field:
     side = x.abs()
-    loops = polygon(side, y, (0, 0.12), (0.8, 0.6), (0.95, 0.45), (0.95, -0.45), (0.8, -0.6), (0, -0.12))
-    knot = box(x, y, 0, 0, 0.22, 0.26, 0.08)
-    return union(loops, knot), union(knot, ellipse(side, y, 0.62, 0, 0.12, 0.25))
+    loops = union(polygon(side, y, (0, 0), (0.85, 0.6), (0.85, -0.6)), capsule(side, y, 0.82, 0.5, 0.82, -0.5, 0.14))
+    knot = box(x, y, 0, 0, 0.24, 0.28, 0.1)
+    return union(loops, knot), knot
 
 
 def _halo(x: Tensor, y: Tensor) -> Field:
@@ -66,21 +66,54 @@ WEARABLES: dict[str, Callable[[Tensor, Tensor], Field]] = {
 }
 
 WEAR_SEATS: dict[str, Fit] = {
-    "hat": Fit("top", 0.55, 0.33),
-    "crown": Fit("top", 0.55, 0.28),
-    "glasses": Fit("middle", 0.8, 0.0),
-    "bow": Fit("middle", 0.6, 0.0),
-    "halo": Fit("top", 0.65, 0.3),
-    "flag": Fit("top", 0.55, 0.4),
+    "hat": Fit("top", 0.56, 0.33),
+    "crown": Fit("top", 0.56, 0.28),
+    "glasses": Fit("middle", 0.9, 0.0),
+    "bow": Fit("middle", 0.62, 0.0),
+    "halo": Fit("top", 0.72, 0.3),
+    "flag": Fit("top", 0.6, 0.45),
+}
+
+# kind -> its top, where a hat sits, and its middle, where glasses do
+SEATS: dict[str, tuple[Point, Point]] = {
+    "ball": ((0.0, 0.83), (0.0, 0.1)),
+    "box": ((0.0, 0.13), (0.0, -0.3)),
+    "star": ((0.0, 0.75), (0.0, 0.05)),
+    "heart": ((0.5, 0.86), (0.0, 0.15)),
+    "tree": ((0.0, 0.78), (0.0, -0.15)),
+    "house": ((-0.1, 0.62), (0.0, -0.1)),
+    "car": ((-0.05, 0.48), (0.0, -0.12)),
+    "fish": ((-0.45, 0.42), (-0.35, 0.05)),
+    "boat": ((0.0, 0.8), (0.0, -0.5)),
+    "cup": ((-0.29, 0.78), (-0.29, 0.0)),
+    "flower": ((0.0, 0.92), (0.0, 0.45)),
+    "mushroom": ((0.0, 0.83), (0.0, 0.35)),
+    "rocket": ((0.0, 0.78), (0.0, 0.1)),
+    "moon": ((-0.2, 0.84), (-0.52, -0.1)),
+    "umbrella": ((0.0, 0.93), (0.0, 0.4)),
+    "bird": ((-0.58, 0.52), (-0.35, 0.1)),
+    "key": ((-0.41, 0.78), (-0.3, 0.3)),
+    "ring": ((0.0, 0.94), (0.0, -0.25)),
+    "arrow": ((0.2, 0.58), (0.25, 0.25)),
+    "snake": ((0.3, 0.97), (0.1, 0.0)),
+    "cactus": ((0.0, 0.92), (0.0, 0.1)),
+    "anchor": ((0.0, 0.96), (0.0, 0.3)),
+    "butterfly": ((0.0, 0.42), (0.0, 0.0)),
+    "chair": ((-0.5, 0.95), (0.05, -0.15)),
+    "ladder": ((0.0, 0.72), (0.0, 0.0)),
+    "magnet": ((-0.58, 0.69), (0.0, -0.6)),
+    "plane": ((0.0, 0.86), (0.0, 0.05)),
+    "giraffe": ((0.5, 0.9), (0.38, 0.45)),
+    "hammer": ((-0.15, 0.78), (-0.2, 0.5)),
+    "guitar": ((0.62, 0.72), (-0.3, -0.3)),
+    "bicycle": ((-0.32, 0.46), (0.0, -0.1)),
+    "boot": ((-0.35, 0.9), (-0.3, 0.1)),
 }
 
 
-SEATS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {}  # kind -> top, middle
-
-
-def seat(kind: str, on: str = "top") -> tuple[float, float]:
+def seat(kind: str, on: str = "top") -> Point:
     """(x, y) in object radii: the point of the silhouette where a hat sits, or the middle, where glasses do."""
-    top, middle = SEATS.get(kind, ((0.0, 0.8), (0.0, 0.0)))
+    top, middle = SEATS[kind]
     return top if on == "top" else middle
 
 
