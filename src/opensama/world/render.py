@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opensama.world import backgrounds, photos
+from opensama.world.backgrounds import Color
 from opensama.world.letters import LETTER_HEIGHT, LETTER_WIDTH, layout, letter_atlas
 from opensama.world.scenes import COLORS, FPS, Camera, Lettering, Scene, SceneBatch, Thing
 from opensama.world.shapes import EXTENT, KINDS, atlas, wear_atlas
@@ -92,11 +93,11 @@ def _paint_things(clip: Tensor, scene: Scene, times: Sequence[float]) -> None:
     tracks = [[stand(thing, camera, s) for s, camera in zip(times, cameras, strict=True)] for thing in scene.things]
     device = str(clip.device)
     for thing, track in zip(scene.things, tracks, strict=True):
-        _stamp(clip, atlas(device)[KINDS.index(thing.kind)], track, _shades(thing.color, thing.texture), thing.texture)
+        _stamp(clip, atlas(device)[KINDS.index(thing.kind)], track, thing.color, thing.texture)
         if thing.wears:
-            ridden = [_rider(at, worn(thing.kind, thing.wears.kind)) for at in track]
+            ridden = [rider(at, worn(thing.kind, thing.wears.kind)) for at in track]
             fields = wear_atlas(device)[tuple(WEARABLES).index(thing.wears.kind)]
-            _stamp(clip, fields, ridden, _shades(thing.wears.color))
+            _stamp(clip, fields, ridden, thing.wears.color)
     hidden = [track for thing, track in zip(scene.things, tracks, strict=True) if thing.obscured]
     if hidden:
         _obscure(clip, hidden)
@@ -109,24 +110,28 @@ def stand(thing: Thing, camera: Camera, seconds: float) -> Stand:
     return x, y, thing.size * camera.zoom, thing.turn.at(seconds)
 
 
-def _rider(wearer: Stand, place: tuple[float, float, float]) -> Stand:
+def rider(wearer: Stand, place: tuple[float, float, float]) -> Stand:
     x, y, size, angle = wearer
     right, up, scale = place
     cos, sin = size * math.cos(angle), size * math.sin(angle)
     return x + cos * right - sin * up, y + sin * right + cos * up, size * scale, angle
 
 
-def _shades(color: str, texture: str = "plain") -> tuple[tuple[float, ...], ...]:
-    """The colour itself, the second shade of its texture, and that of its details."""
+def shades(color: str) -> tuple[Color, Color, float]:
+    """A colour, the second shade of its textures, and towards what its details go: black, or white from black."""
     tone = COLORS[color]
     light = sum(w * c for w, c in zip((0.3, 0.6, 0.1), tone, strict=True))
-    if light < 0.15:  # nothing is darker than black
-        return tone, tuple(0.5 + 0.5 * c for c in tone), tuple(0.55 + 0.45 * c for c in tone)
-    second = tuple(0.5 * c for c in tone) if light > 0.62 else tuple(0.62 + 0.38 * c for c in tone)
-    return tone, second, tuple((0.5 if texture == "plain" else 0.3) * c for c in tone)
+    if light < 0.15:
+        return tone, _towards(tone, 1.0, 0.5), 1.0
+    return tone, _towards(tone, 0.0, 0.5) if light > 0.62 else _towards(tone, 1.0, 0.62), 0.0
 
 
-def _texture(name: str, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
+def _towards(tone: Color, end: float, share: float) -> Color:
+    r, g, b = (c + share * (end - c) for c in tone)
+    return r, g, b
+
+
+def texture_cover(name: str, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
     """Coverage of the second shade at (u, v), in radii of the object, of so many `pixels` each."""
     period = 0.5
     if name == "dotted":
@@ -140,9 +145,7 @@ def _texture(name: str, u: Tensor, v: Tensor, pixels: Tensor) -> Tensor:
     return (swing * (pixels / wave) + 0.5).clamp_(0, 1)
 
 
-def _stamp(
-    clip: Tensor, fields: Tensor, track: Sequence[Stand], shades: Sequence[tuple[float, ...]], texture: str = "plain"
-) -> None:
+def _stamp(clip: Tensor, fields: Tensor, track: Sequence[Stand], color: str, texture: str = "plain") -> None:
     """Draws one shape [(body, detail) side side] along its track over one clip [t 3 h w], in place."""
     height, width = clip.shape[-2:]
     unit = math.sqrt(height * width) / 2
@@ -164,14 +167,19 @@ def _stamp(
         fields.expand(len(rows), -1, -1, -1), where / EXTENT, padding_mode="border", align_corners=True
     )
     cover = looked.mul_(-pixels[:, None]).add_(0.5).clamp_(0, 1)
-    tone, second, detail = (torch.tensor(c, device=clip.device).view(3, 1, 1) for c in shades)
-    if texture == "plain":
-        paint = torch.lerp(tone, detail, cover[:, 1:])
-    else:
-        paint = torch.lerp(tone, second, _texture(texture, where[..., 0], where[..., 1], pixels)[:, None])
-        paint.lerp_(detail, cover[:, 1:])
+    paint = dye(color, texture, cover[:, 1:], where, pixels)
     for i, (top, left) in enumerate(corners):
         clip[i, :, top : top + tall, left : left + wide].lerp_(paint[i], cover[i, :1])
+
+
+def dye(color: str, texture: str, detail: Tensor, where: Tensor, pixels: Tensor) -> Tensor:
+    """[t 3 h w] of a surface: its texture at `where` [t h w (u, v)], and `detail` [t 1 h w] half as light."""
+    tone, second, end = shades(color)
+    surface = torch.tensor(tone, device=detail.device).view(3, 1, 1)
+    if texture != "plain":
+        stains = texture_cover(texture, where[..., 0], where[..., 1], pixels)[:, None]
+        surface = torch.lerp(surface, torch.tensor(second, device=detail.device).view(3, 1, 1), stains)
+    return torch.lerp(surface, torch.full_like(surface[..., :1, :1], end), 0.52 * detail)
 
 
 def _obscure(clip: Tensor, tracks: Sequence[Sequence[Stand]]) -> None:

@@ -46,6 +46,9 @@ DEFAULT_SIZE = 0.36
 
 
 def an(name: str) -> str:
+    """With its article: 'a ball', 'an orange ball', but 'blue glasses'."""
+    if name.endswith("glasses"):
+        return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -248,7 +251,9 @@ def _lettering(rng: random.Random) -> Lettering:
 
 
 def _in_view(thing: Thing, scene: Scene) -> bool:
-    """Whether its middle stays inside the frame over 17 frames."""
+    """Whether its middle stays inside the frame over 17 frames, and what it wears is in the first."""
+    if thing.wears and thing.y + 1.6 * thing.size > 1:
+        return False
     for s in (0.0, 0.25, 0.5, 0.75, 1.0):
         camera = scene.camera(s)
         x = (thing.x + thing.along_x.at(s) - camera.x) * camera.zoom
