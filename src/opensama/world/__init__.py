@@ -1,11 +1,12 @@
 """A procedural world where every edit has an exact answer: scenes, rendering, edits and their instructions."""
 
 from opensama.world.edits import (
+    CONTROLS,
     FAMILIES,
-    PHRASINGS,
     EditBatch,
     EditPlan,
     EditSample,
+    Part,
     held_out,
     pairs,
     plan_edit,
@@ -13,22 +14,27 @@ from opensama.world.edits import (
     sample_edit,
     to_uint8,
 )
+from opensama.world.looks import Look, render_looks
 from opensama.world.render import render
-from opensama.world.scenes import BACKGROUNDS, COLORS, PLACES, Scene, Thing, sample_scene
-from opensama.world.shapes import KINDS
+from opensama.world.scenes import BACKGROUNDS, COLORS, PLACES, TEXTURES, Scene, Thing, sample_scene
+from opensama.world.shapes import KINDS, WEARABLES
 from opensama.world.styles import STYLES, apply_style
 
 __all__ = [
     "BACKGROUNDS",
     "COLORS",
+    "CONTROLS",
     "FAMILIES",
     "KINDS",
-    "PHRASINGS",
     "PLACES",
     "STYLES",
+    "TEXTURES",
+    "WEARABLES",
     "EditBatch",
     "EditPlan",
     "EditSample",
+    "Look",
+    "Part",
     "Scene",
     "Thing",
     "apply_style",
@@ -37,6 +43,7 @@ __all__ = [
     "plan_edit",
     "render",
     "render_edits",
+    "render_looks",
     "sample_edit",
     "sample_scene",
     "to_uint8",

@@ -1,11 +1,13 @@
 """Edits with exact answers: what is asked, of which scene, and what comes out.
 
 What an instruction leaves open follows a fixed rule. A new object takes the old one's place, size, motion and depth
-and, unless another is named, its colour. An added object stands in front of all others at the named place of the
-first frame, at the default size, and moves with the scene. A style is a function of the frames.
+and, unless another is named, its colour; it is plain and wears nothing unless that is said. An added object stands in
+front of all others at the named place of the first frame, at the default size, and moves with the scene. A new colour
+leaves texture and accessory, a new texture leaves the rest; a named background looks as its name says; a new caption
+text takes the old one's place and colour; a style is a function of the frames.
 
 `train` and `test` are apart in two ways: a fifth of the (kind, colour) pairs is edited, or comes in, only in `test`;
-and each family keeps two phrasings for `test`, made of words that occur in `train`.
+and a third or so of the phrasings (see `phrasing`).
 """
 
 from __future__ import annotations
@@ -13,96 +15,53 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opensama.world.render import frame_times, paint_background, paint_things
-from opensama.world.scenes import COLORS, DEFAULT_SIZE, PLACES, Scene, SceneBatch, Thing, sample_scene
-from opensama.world.shapes import KINDS
-from opensama.world.styles import STYLES, apply_style
+from opensama.world import phrasing
+from opensama.world.backgrounds import BACKGROUNDS
+from opensama.world.letters import WORDS
+from opensama.world.looks import Change, Ground, Look, Restyle, Swap, Text, render_looks, shown, wear_shown
+from opensama.world.phrasing import Split
+from opensama.world.scenes import (
+    COLORS,
+    DEFAULT_SIZE,
+    PLACES,
+    TEXTURES,
+    Lettering,
+    Scene,
+    Thing,
+    Wear,
+    an,
+    sample_scene,
+)
+from opensama.world.shapes import KINDS, WEARABLES
+from opensama.world.styles import STYLES
+from opensama.world.wrong import Wrong, wrong_looks
 
-Split = Literal["train", "test"]
-FAMILIES = ("replace", "add", "remove", "recolor", "style")
-
-# The last two of each are for `test`.
-PHRASINGS: dict[str, tuple[str, ...]] = {
-    "replace": (
-        "Replace the {old} with {a_new}.",
-        "Change the {old} into {a_new}.",
-        "Swap the {old} for {a_new}.",
-        "Turn the {old} into {a_new}.",
-        "Put {a_new} in place of the {old}.",
-        "Make the {old} {a_new}.",
-        "There should be {a_new} instead of the {old}.",
-        "Take the {old} away and put {a_new} there.",
-        "Put {a_new} instead of the {old}.",
-        "Change the {old} for {a_new}.",
-    ),
-    "add": (
-        "Add {a_new} {place}.",
-        "Put {a_new} {place}.",
-        "Place {a_new} {place}.",
-        "There should be {a_new} {place}.",
-        "Insert {a_new} {place}.",
-        "Draw {a_new} {place} of the video.",
-        "Add {a_new} to the video {place}.",
-        "I want {a_new} {place}.",
-        "Insert {a_new} to the video {place}.",
-        "Put {a_new} {place} of the video.",
-    ),
-    "remove": (
-        "Remove the {old}.",
-        "Delete the {old}.",
-        "Take the {old} away.",
-        "Erase the {old} from the video.",
-        "Make the {old} disappear.",
-        "Get rid of the {old}.",
-        "The video should be without the {old}.",
-        "Take away the {old}.",
-        "Delete the {old} from the video.",
-        "Erase the {old}.",
-    ),
-    "recolor": (
-        "Make the {old} {color}.",
-        "Change the color of the {old} to {color}.",
-        "Paint the {old} {color}.",
-        "Turn the {old} {color}.",
-        "Color the {old} {color}.",
-        "The {old} should be {color}.",
-        "Change the {old} to {color}.",
-        "Recolor the {old} to {color}.",
-        "Turn the color of the {old} to {color}.",
-        "Recolor the {old} {color}.",
-    ),
-    "look": (
-        "Turn into {style} style.",
-        "Make it {style} style.",
-        "Change the video to {style} style.",
-        "Render the video in {style} style.",
-        "Apply a {style} style.",
-        "Show it in {style} style.",
-        "Turn the video into {style} style.",
-        "Make the video look like {style}.",
-        "Render it in {style} style.",
-        "Change it to {style} style.",
-    ),
-    "weather": (
-        "Add {style}.",
-        "Make it {style}.",
-        "Turn the weather into {style}.",
-        "Show the video in {style}.",
-        "Change the video to {style}.",
-        "Put the scene in {style}.",
-        "Let there be {style}.",
-        "The video should be in {style}.",
-        "Show the scene in {style}.",
-        "Turn the video into {style}.",
-    ),
-}
-WEATHERS = ("night", "sunset", "snow", "rain", "fog")
+OBJECT_FAMILIES = ("replace", "remove", "recolor", "retexture", "accessory", "obscure")  # of an object that is there
+FAMILIES = (
+    "replace",
+    "add",
+    "remove",
+    "recolor",
+    "retexture",
+    "accessory",
+    "background",
+    "style",
+    "text",
+    "obscure",
+    "two",
+)
+CONTROLS = ("absent", "swapped")
+HOURS = ("night", "sunset")
+WEATHERS = ("snow", "rain", "fog")
+KEEP_COLORS = ("watercolor", "pixel art", "cartoon", "sunset", "snow", "rain")  # through which two colours stay two
+SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
 
 
 def held_out(kind: str, color: str) -> bool:
@@ -110,8 +69,25 @@ def held_out(kind: str, color: str) -> bool:
     return (3 * KINDS.index(kind) + tuple(COLORS).index(color)) % 5 == 0
 
 
-def pairs(split: Split) -> list[tuple[str, str]]:
-    return [(k, c) for k in KINDS for c in COLORS if held_out(k, c) == (split == "test")]
+@lru_cache
+def pairs(split: Split) -> tuple[tuple[str, str], ...]:
+    return tuple((k, c) for k in KINDS for c in COLORS if held_out(k, c) == (split == "test"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that is asked for."""
+
+    family: str
+    edited: str  # the object, style, background or word that it is about
+    change: Change
+    before: Look  # the right answer without this part
+    seed: str
+
+    @cached_property
+    def wrong(self) -> tuple[Wrong, ...]:
+        """At least eight looks, each with what is wrong with it, that are right in all but this part."""
+        return wrong_looks(self.change, self.before, self.seed)
 
 
 @dataclass(frozen=True)
@@ -120,15 +96,18 @@ class EditPlan:
 
     family: str
     instruction: str
-    source: Scene
-    target: Scene
-    style: str | None = None  # applied to the target's frames
-    edited: str = ""  # the object or style that the edit is about
+    source: Look
+    target: Look
+    parts: tuple[Part, ...]
 
     @property
     def caption(self) -> str:
         """The target in words."""
-        return self.target.caption + (f" In {self.style} style." if self.style else "")
+        return self.target.caption
+
+    @property
+    def edited(self) -> str:
+        return " and ".join(part.edited for part in self.parts)
 
 
 @dataclass
@@ -153,77 +132,271 @@ class EditSample:
     plan: EditPlan
 
 
-def _an(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _phrase(rng: random.Random, key: str, split: Split, **words: str) -> str:
-    choices = PHRASINGS[key][-2:] if split == "test" else PHRASINGS[key][:-2]
-    return rng.choice(choices).format(**words)
-
-
-def _call(rng: random.Random, thing: Thing, scene: Scene) -> str:
-    """A name that singles the object out: kind alone only where it is the only one of its kind."""
-    alone = sum(t.kind == thing.kind for t in scene.things) == 1
-    return thing.kind if alone and rng.random() < 0.3 else thing.name
-
-
-def _swap(scene: Scene, old: Thing, *new: Thing) -> Scene:
-    return replace(scene, things=tuple(n for t in scene.things for n in (new if t is old else (t,))))
-
-
-def plan_edit(seed: int | str, split: Split = "train", family: str | None = None) -> EditPlan:
-    """One edit, the same for the same arguments. Without a family, one is drawn."""
-    rng = random.Random(f"{split}/{family}/{seed}")
+def plan_edit(
+    seed: int | str, split: Split = "train", family: str | None = None, photos: Sequence[Path] | None = None
+) -> EditPlan:
+    """One edit, the same for the same arguments. Without a family, one of `FAMILIES` is drawn."""
+    name = f"{split}/{family}/{seed}"
+    rng = random.Random(name)
     family = family or rng.choice(FAMILIES)
-    if family not in FAMILIES:
-        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES)}")
-    mine = pairs(split)
-    first = rng.choice(mine)
-    scene = sample_scene(rng, None if family in ("add", "style") else first)
-    names = {t.name for t in scene.things}
-    old = next((t for t in scene.things if (t.kind, t.color) == first), None)
+    if family not in FAMILIES + CONTROLS:
+        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES + CONTROLS)}")
+    while True:
+        try:
+            return _draw(rng, split, family, photos, name)
+        except _Unfit:
+            continue
 
-    if family == "style":
-        style = rng.choice(tuple(STYLES))
-        key = "weather" if style in WEATHERS else "look"
-        return EditPlan(family, _phrase(rng, key, split, style=style), scene, scene, style, style)
 
-    if family == "add":
-        kind, color = rng.choice([p for p in mine if f"{p[1]} {p[0]}" not in names])
-        free = [
-            name
-            for name, (x, y) in PLACES.items()
-            if all(abs(t.x - x) > 0.45 or abs(t.y - y) > 0.45 for t in scene.things)
-        ]
-        place = rng.choice(free or list(PLACES))
-        new = Thing(kind, color, *PLACES[place], DEFAULT_SIZE)
-        text = _phrase(rng, family, split, a_new=_an(new.name), place=place)
-        return EditPlan(family, text, scene, replace(scene, things=(*scene.things, new)), edited=new.name)
+class _Unfit(Exception):
+    """This scene does not suit this edit: draw another."""
 
-    assert old is not None
-    if family == "remove":
-        text = _phrase(rng, family, split, old=_call(rng, old, scene))
-        return EditPlan(family, text, scene, _swap(scene, old), edited=old.name)
 
-    if family == "recolor":
-        colors = [c for k, c in mine if k == old.kind and f"{c} {k}" not in names]
-        if not colors:  # an object of the only other colour stands beside it
-            return plan_edit(f"{seed}'", split, family)
-        color = rng.choice(colors)
-        text = _phrase(rng, family, split, old=_call(rng, old, scene), color=color)
-        return EditPlan(family, text, scene, _swap(scene, old, replace(old, color=color)), edited=old.name)
+@dataclass(frozen=True)
+class _Asked:
+    family: str
+    edited: str
+    text: str
+    change: Change
 
-    keep = [k for k, c in mine if c == old.color and k != old.kind and f"{c} {k}" not in names]
-    if keep and rng.random() < 0.5:
-        new = replace(old, kind=rng.choice(keep))
-        said = new.kind
+
+def _draw(rng: random.Random, split: Split, family: str, photos: Sequence[Path] | None, name: str) -> EditPlan:
+    if family == "two":
+        one = rng.choice((*OBJECT_FAMILIES, "add"))
+        families = [one, rng.choice([f for f in FAMILIES if f not in (one, "two")])]
+        rng.shuffle(families)
     else:
-        kind, color = rng.choice([p for p in mine if p[0] != old.kind and f"{p[1]} {p[0]}" not in names])
-        new = replace(old, kind=kind, color=color)
-        said = new.name
-    text = _phrase(rng, family, split, old=_call(rng, old, scene), a_new=_an(said))
-    return EditPlan(family, text, scene, _swap(scene, old, new), edited=old.name)
+        families = ["replace" if family == "swapped" else family]
+    subjects = sum(f in OBJECT_FAMILIES for f in families) + (family == "swapped")
+    scene = sample_scene(rng, rng.choice(pairs(split)) if subjects else None, photos)
+    asker = _Asker(rng, split, scene, joined=family == "two")
+    if family == "absent":
+        asked = asker.ask(rng.choice(OBJECT_FAMILIES), asker.nobody())
+        return EditPlan(family, phrasing.sentence(asked.text), Look(scene), Look(scene), ())
+    chosen = asker.choose(subjects)
+    if family == "swapped":
+        old, other = (asker.bare(thing) for thing in chosen)
+        parts = [asker.swap(old, other)]
+    else:
+        left = iter(chosen)
+        ready = [(f, asker.ready(f, next(left) if f in OBJECT_FAMILIES else None)) for f in families]
+        parts = [asker.ask(f, subject) for f, subject in ready]
+    text = parts[0].text if len(parts) == 1 else phrasing.join(rng, split, parts[0].text, parts[1].text)
+    source = Look(asker.scene)
+    return EditPlan(
+        family,
+        phrasing.sentence(text),
+        source,
+        _after(source, [p.change for p in parts]),
+        tuple(
+            Part(p.family, p.edited, p.change, _after(source, [o.change for o in parts if o is not p]), f"{name}/{i}")
+            for i, p in enumerate(parts)
+        ),
+    )
+
+
+def _after(look: Look, changes: Sequence[Change]) -> Look:
+    for change in changes:
+        look = change.on(look)
+    return look
+
+
+class _Asker:
+    """Makes a scene fit for an edit, and the edit and its words. Raises `_Unfit` where they do not go together."""
+
+    def __init__(self, rng: random.Random, split: Split, scene: Scene, joined: bool):
+        self.rng, self.split, self.scene, self.joined = rng, split, scene, joined
+        self.taken = {t.name for t in scene.things}  # names that stand for one object, or soon will
+
+    def _say(self, key: str, **words: str) -> str:
+        return phrasing.clause(self.rng, key, self.split, self.joined, **words)
+
+    def _put(self, old: Thing, new: Thing) -> Thing:
+        """Alters the source."""
+        self.scene = Swap(old, new).on(Look(self.scene)).scene
+        return new
+
+    # The scene.
+
+    def choose(self, n: int) -> list[Thing]:
+        """`n` objects that can be seen, with pairs of this side of the split."""
+        mine = [t for t in self.scene.things if self._seen(t)]
+        known = [t for t in mine if (t.kind, t.color) in pairs(self.split)]
+        if len(mine) < n or (n and not known):
+            raise _Unfit
+        if n < 2:
+            return self.rng.sample(known, n)
+        first = self.rng.choice(known)
+        second = self.rng.choice([t for t in mine if t is not first])
+        if second not in known:
+            kind, color = self._new_pair()
+            self.taken.discard(second.name)
+            second = self._put(second, replace(second, kind=kind, color=color))
+        return [first, second]
+
+    def _seen(self, thing: Thing) -> bool:
+        return all(shown(thing, self.scene, seconds) >= share for seconds, share in SEEN)
+
+    def bare(self, thing: Thing) -> Thing:
+        return self._put(thing, replace(thing, texture="plain", wears=None))
+
+    def nobody(self) -> Thing:
+        """An object that is not there; often another of its kind or colour is."""
+        like = self.rng.choice(self.scene.things)
+        draw = self.rng.random()
+        kind, color = self._new_pair(kind=like.kind if draw < 0.35 else None, color=like.color if draw > 0.65 else None)
+        return Thing(kind, color, 0.0, 0.0)
+
+    def ready(self, family: str, subject: Thing | None) -> Thing | None:
+        """The scene as the family needs it."""
+        if family == "accessory" and subject:
+            subject = self._put(subject, replace(subject, wears=self._wear() if self.rng.random() < 0.5 else None))
+        if family == "text" and not self.scene.lettering:
+            text = Lettering(self.rng.choice(WORDS), self.rng.choice(tuple(COLORS)), self.rng.choice(("top", "bottom")))
+            self.scene = replace(self.scene, lettering=text)
+        return subject
+
+    def _new_pair(
+        self, *, kind: str | None = None, color: str | None = None, other: str | None = None
+    ) -> tuple[str, str]:
+        """A pair whose name is free, of this kind or colour, or of any kind but `other`; its name is taken then."""
+        left = [
+            (k, c)
+            for k, c in pairs(self.split)
+            if (kind is None or k == kind)
+            and (color is None or c == color)
+            and k != other
+            and f"{c} {k}" not in self.taken
+        ]
+        if not left:
+            raise _Unfit
+        k, c = self.rng.choice(left)
+        self.taken.add(f"{c} {k}")
+        return k, c
+
+    def _wear(self, *without: Wear | None) -> Wear:
+        while True:
+            wear = Wear(self.rng.choice(tuple(WEARABLES)), self.rng.choice(tuple(COLORS)))
+            if all(w is None or (w.kind != wear.kind and w.color != wear.color) for w in without):
+                return wear
+
+    # The words.
+
+    def call(self, thing: Thing) -> str:
+        """A name that singles the object out: kind alone only where no other is of its kind."""
+        alone = not any(t.kind == thing.kind for t in self.scene.things if t is not thing)
+        draw = self.rng.random()
+        if alone and not self.joined and draw < 0.25:
+            return thing.kind
+        return thing.full_name if draw > 0.6 else thing.name
+
+    # The edits.
+
+    def ask(self, family: str, subject: Thing | None) -> _Asked:
+        if family in OBJECT_FAMILIES:
+            return getattr(self, f"_{family}")(subject)
+        return getattr(self, f"_{family}")()
+
+    def _replace(self, old: Thing) -> _Asked:
+        texture = self.rng.choice(TEXTURES[1:]) if self.rng.random() < 0.15 else "plain"
+        said = "" if texture == "plain" else f"{texture} "
+        if self.rng.random() < 0.4:
+            kind, color = self._new_pair(color=old.color, other=old.kind)
+            said += kind
+        else:
+            kind, color = self._new_pair(other=old.kind)
+            said += f"{color} {kind}"
+        new = replace(old, kind=kind, color=color, texture=texture, wears=None)
+        text = self._say("replace", old=self.call(old), a_new=an(said))
+        return _Asked("replace", old.name, text, Swap(old, new))
+
+    def swap(self, old: Thing, other: Thing) -> _Asked:
+        """One of two objects becomes like the other."""
+        if old.kind == other.kind:
+            raise _Unfit
+        text = self._say("replace", old=old.name, a_new=an(other.name))
+        return _Asked("replace", old.name, text, Swap(old, replace(old, kind=other.kind, color=other.color)))
+
+    def _add(self) -> _Asked:
+        texture = self.rng.choice(TEXTURES[1:]) if self.rng.random() < 0.15 else "plain"
+        kind, color = self._new_pair()
+        free = [
+            place
+            for place, (x, y) in PLACES.items()
+            if all(abs(t.x - x) > 0.4 or abs(t.y - y) > 0.4 for t in self.scene.things)
+            and not (self.scene.lettering and place == f"at the {self.scene.lettering.place}")
+        ]
+        if not free:
+            raise _Unfit
+        place = self.rng.choice(free)
+        new = Thing(kind, color, *PLACES[place], DEFAULT_SIZE, texture=texture)
+        if any(shown(new, self.scene, seconds, ()) < share for seconds, share in SEEN):
+            raise _Unfit
+        return _Asked("add", new.name, self._say("add", a_new=an(new.full_name), place=place), Swap(None, new))
+
+    def _remove(self, old: Thing) -> _Asked:
+        return _Asked("remove", old.name, self._say("remove", old=self.call(old)), Swap(old, None))
+
+    def _recolor(self, old: Thing) -> _Asked:
+        _, color = self._new_pair(kind=old.kind)
+        text = self._say("recolor", old=self.call(old), color=color)
+        return _Asked("recolor", old.name, text, Swap(old, replace(old, color=color)))
+
+    def _retexture(self, old: Thing) -> _Asked:
+        texture = self.rng.choice([t for t in TEXTURES if t != old.texture])
+        text = self._say("retexture", old=self.call(old), texture=texture)
+        return _Asked("retexture", old.name, text, Swap(old, replace(old, texture=texture)))
+
+    def _accessory(self, old: Thing) -> _Asked:
+        if old.wears is None:
+            wear = self._wear()
+            text = self._say("put on", old=self.call(old), a_wear=_a_wear(wear))
+        else:
+            worn = old.wears.kind if self.rng.random() < 0.6 else old.wears.name
+            if self.rng.random() < 0.5:
+                wear = None
+                text = self._say("take off", old=self.call(old), wear=worn)
+            else:
+                wear = self._wear(old.wears)
+                text = self._say("change wear", old=self.call(old), wear=worn, a_wear=_a_wear(wear))
+        new = replace(old, wears=wear)
+        worn_by = [thing for thing in (old, new) if thing.wears and old in self.scene.things]
+        if any(wear_shown(thing, self.scene, s, old) < share for thing in worn_by for s, share in SEEN):
+            raise _Unfit
+        return _Asked("accessory", old.name, text, Swap(old, new))
+
+    def _obscure(self, old: Thing) -> _Asked:
+        text = self._say("obscure", old=self.call(old))
+        return _Asked("obscure", old.name, text, Swap(old, replace(old, obscured=True)))
+
+    def _background(self) -> _Asked:
+        name = self.rng.choice([b for b in BACKGROUNDS if b != self.scene.background])
+        return _Asked("background", name, self._say("background", ground=_ground(name)), Ground(name))
+
+    def _style(self) -> _Asked:
+        style = self.rng.choice(KEEP_COLORS if self.joined else tuple(STYLES))
+        key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
+        return _Asked("style", style, self._say(key, style=style, a_style=an(style)), Restyle(style))
+
+    def _text(self) -> _Asked:
+        old = self.scene.lettering
+        assert old is not None
+        if self.rng.random() < 0.3:
+            return _Asked("text", old.word, self._say("no text", read=old.word), Text(None))
+        word = self.rng.choice([w for w in WORDS if w != old.word])
+        text = self._say("new text", read=old.word, said=word)
+        return _Asked("text", old.word, text, Text(replace(old, word=word)))
+
+
+def _a_wear(wear: Wear) -> str:
+    return wear.name if wear.kind == "glasses" else an(wear.name)
+
+
+def _ground(name: str) -> str:
+    """A background's name in a sentence."""
+    if name == "sea":
+        return "the sea"
+    return name if name == "outer space" or name.endswith("s") else an(name)
 
 
 def render_edits(
@@ -234,20 +407,10 @@ def render_edits(
     device: str | torch.device = "cpu",
     start: int = 0,
 ) -> EditBatch:
-    """Draws source and exact answer; the background is painted once, since objects are what differs."""
-    seconds = frame_times(frames, start, device)
-    source = SceneBatch.pack([p.source for p in plans], device)
-    behind = paint_background(source, seconds, height, width)
-    before = paint_things(behind, source, seconds)
-    moved = [i for i, p in enumerate(plans) if p.target is not p.source]
-    after = before.clone()
-    if moved:
-        after[moved] = paint_things(behind[moved], SceneBatch.pack([plans[i].target for i in moved], device), seconds)
-    for style in {p.style for p in plans if p.style}:
-        chosen = [i for i, p in enumerate(plans) if p.style == style]
-        after[chosen] = apply_style(style, after[chosen], start)
-    mask = (after - before).abs().amax(2, keepdim=True) > 0.02
-    return EditBatch(before, after, mask)
+    """Draws source and exact answer; what they share is painted once."""
+    both = [*(p.source for p in plans), *(p.target for p in plans)]
+    before, after = render_looks(both, frames, height, width, device, start).chunk(2)
+    return EditBatch(before, after, (after - before).abs().amax(2, keepdim=True) > 0.02)
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

@@ -24,7 +24,7 @@ GRAMMAR: dict[str, tuple[str, ...]] = {
         "!there should be {a_new} [in place of|instead of] the {old}[| in the video]",
     ),
     "add": (
-        "[add|insert] {a_new}[| to the video] {place}",
+        "[add|insert] {a_new}[| in the video] {place}",
         "[put|place|draw] {a_new} {place}[| of the video]",
         "[show|add] {a_new} {place} of the [video|scene]",
         "![I want|there should be] {a_new} {place}[| of the video]",
@@ -77,8 +77,7 @@ GRAMMAR: dict[str, tuple[str, ...]] = {
         "[turn|change] [|it |the video ]into {style} style",
         "[make|render|show] [it|the video] in {style} style",
         "apply {a_style} [style|look][| to the video]",
-        "[make|let] [it|the video] look like {style}",
-        "give [it|the video] {a_style} [style|look]",
+        "[give|lend] [it|the video] {a_style} [style|look]",
     ),
     "hour": (
         "[change|turn] the [video|scene] to {style}",
@@ -151,8 +150,3 @@ def join(rng: random.Random, split: Split, first: str, second: str) -> str:
 
 def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
-
-
-def an(name: str) -> str:
-    """With its indefinite article."""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

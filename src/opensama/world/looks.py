@@ -1,0 +1,146 @@
+"""A look is a scene and the style it is seen in; a change turns one look into another.
+
+Changes of different things commute, so an edit of two parts has each part's answer without the other, and a wrong
+answer is a right look with another change in place of the asked one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from opensama.world.render import frame_times, paint_background, paint_lettering, paint_things
+from opensama.world.scenes import Lettering, Scene, SceneBatch, Thing
+from opensama.world.shapes import worn
+from opensama.world.styles import apply_style
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is to be seen."""
+
+    scene: Scene
+    style: str | None = None
+
+    @property
+    def caption(self) -> str:
+        return self.scene.caption + (f" In {self.style} style." if self.style else "")
+
+
+@dataclass(frozen=True)
+class Swap:
+    """`new` in place of `old`, at its depth; None is nothing. What replaces nothing stands in front."""
+
+    old: Thing | None
+    new: Thing | None
+
+    def on(self, look: Look) -> Look:
+        new = () if self.new is None else (self.new,)
+        things = look.scene.things
+        if self.old is None:
+            return replace(look, scene=replace(look.scene, things=things + new))
+        at = things.index(self.old)
+        return replace(look, scene=replace(look.scene, things=things[:at] + new + things[at + 1 :]))
+
+
+@dataclass(frozen=True)
+class Restyle:
+    style: str
+
+    def on(self, look: Look) -> Look:
+        return replace(look, style=self.style)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A named background."""
+
+    name: str
+
+    def on(self, look: Look) -> Look:
+        return replace(look, scene=look.scene.on(self.name))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Another caption text, or none."""
+
+    lettering: Lettering | None
+
+    def on(self, look: Look) -> Look:
+        return replace(look, scene=replace(look.scene, lettering=self.lettering))
+
+
+Change = Swap | Restyle | Ground | Text
+
+
+# Where a disc is looked at to see how much of it is covered: its middle, halfway out, and close to its rim.
+_SPOTS = (
+    (0.0, 0.0),
+    *((r * math.cos(a), r * math.sin(a)) for r in (0.4, 0.8) for a in (0.3 + i * math.tau / 6 for i in range(6))),
+)
+
+
+def shown(thing: Thing, scene: Scene, seconds: float = 0.0, over: Sequence[Thing] | None = None) -> float:
+    """About how much of an object's disc is in a square frame and not behind others (`over`: those in front)."""
+    camera = scene.camera(seconds)
+    if over is None:
+        over = scene.things[scene.things.index(thing) + 1 :]
+    x, y = thing.x + thing.along_x.at(seconds), thing.y + thing.along_y.at(seconds)
+    discs = [(t.x + t.along_x.at(seconds) - x, t.y + t.along_y.at(seconds) - y, 0.85 * t.size) for t in over]
+    near = [(dx, dy, r * r) for dx, dy, r in discs if dx * dx + dy * dy < (r + thing.size) ** 2]
+    clear = 0
+    for u, v in _SPOTS:
+        u, v = u * thing.size, v * thing.size
+        inside = max(abs(x + u - camera.x), abs(y + v - camera.y)) * camera.zoom < 1
+        clear += inside and all((dx - u) ** 2 + (dy - v) ** 2 > r2 for dx, dy, r2 in near)
+    return clear / len(_SPOTS)
+
+
+def wear_shown(thing: Thing, scene: Scene, seconds: float = 0.0, behind: Thing | None = None) -> float:
+    """The same of its accessory; `behind` is the object at whose depth it will be, where it is not yet there."""
+    assert thing.wears is not None
+    x, y, scale = worn(thing.kind, thing.wears.kind)
+    disc = replace(thing, x=thing.x + x * thing.size, y=thing.y + y * thing.size, size=scale * thing.size)
+    return shown(disc, scene, seconds, scene.things[scene.things.index(behind or thing) + 1 :])
+
+
+def _backdrop(scene: Scene) -> Hashable:
+    """What the background's pixels depend on."""
+    camera = scene.pan_x, scene.pan_y, scene.zoom, scene.shake
+    return scene.background, scene.palette, scene.waves, scene.photo, camera
+
+
+def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """The places of the first of each, and for every key the number of its first among those."""
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    number = {key: n for n, key in enumerate(first)}
+    return list(first.values()), [number[key] for key in keys]
+
+
+def render_looks(
+    looks: Sequence[Look],
+    frames: int = 17,
+    height: int = 128,
+    width: int = 128,
+    device: str | torch.device = "cpu",
+    start: int = 0,
+) -> Tensor:
+    """[b t 3 h w] in 0..1 from frame `start` on; what several looks share is painted once."""
+    seconds = frame_times(frames, start, device)
+    kept, scene_of = _distinct([look.scene for look in looks])
+    scenes = [looks[i].scene for i in kept]
+    kept, backdrop_of = _distinct([_backdrop(scene) for scene in scenes])
+    behind = paint_background(SceneBatch.pack([scenes[i] for i in kept], device), seconds, height, width)
+    packed = SceneBatch.pack(scenes, device)
+    drawn = paint_lettering(paint_things(behind[backdrop_of], packed, seconds), packed)[scene_of]
+    for style in {look.style for look in looks if look.style}:
+        chosen = [i for i, look in enumerate(looks) if look.style == style]
+        drawn[chosen] = apply_style(style, drawn[chosen], start)
+    return drawn

@@ -1,0 +1,206 @@
+"""Wrong answers to an edit, each labelled by what is wrong with it: what a sloppy editor might do instead.
+
+Labels: kind, color, texture, style, place, object, word, background. The kinds are those that are taken for the right
+one most easily: the nearest silhouette, a disk, and others by chance.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from opensama.world.backgrounds import BACKGROUNDS
+from opensama.world.letters import WORDS
+from opensama.world.looks import Change, Ground, Look, Restyle, Swap, Text, shown, wear_shown
+from opensama.world.scenes import COLORS, PLACES, TEXTURES, Lettering, Thing, Wear
+from opensama.world.shapes import KINDS, WEARABLES, similar
+from opensama.world.styles import STYLES
+
+T = TypeVar("T")
+ROUND = "ball"
+Wrong = tuple[str, Look]
+
+
+def wrong_looks(change: Change, before: Look, seed: str) -> tuple[Wrong, ...]:
+    """At least eight looks that are not `change.on(before)`, none twice."""
+    rng = random.Random(seed)
+    right = change.on(before)
+    match change:
+        case Swap(old=old, new=new):
+            found = _swaps(rng, old, new, before)
+        case Restyle(style=style):
+            found = _styles(rng, style, before)
+        case Ground(name=name):
+            found = _grounds(rng, name, before)
+        case Text(lettering=lettering):
+            found = _texts(rng, lettering, before)
+    looks: dict[Look, str] = {}
+    for label, look in found:
+        if look not in (right, before):
+            looks.setdefault(look, label)
+    return tuple((label, look) for look, label in looks.items())
+
+
+def _some(rng: random.Random, of: Sequence[T], n: int, *without: T) -> list[T]:
+    """`n` of them, or all that there are."""
+    left = [x for x in of if x not in without]
+    return rng.sample(left, min(n, len(left)))
+
+
+def like(rng: random.Random, kind: str, n: int) -> list[str]:
+    """`n` other kinds: the nearest silhouette, the round one, and others by chance."""
+    near = similar(kind)
+    first = list(dict.fromkeys((near[0], ROUND if kind != ROUND else near[1], near[1])))
+    return (first + _some(rng, near, n, *first))[:n]
+
+
+def _others(look: Look, *without: Thing | None) -> list[Thing]:
+    """Objects that can be seen, other than these."""
+    return [t for t in look.scene.things if t not in without and shown(t, look.scene) > 0.5]
+
+
+def _swaps(rng: random.Random, old: Thing | None, new: Thing | None, before: Look) -> Iterator[Wrong]:
+    if new is None:
+        assert old is not None
+        yield from _left_standing(rng, old, before)
+    elif old is None or old.kind != new.kind:
+        yield from _wrong_comers(rng, old, new, before)
+    else:
+        yield from _wrong_changes(rng, old, new, before)
+
+
+def _variants(
+    rng: random.Random, old: Thing | None, new: Thing, before: Look, kinds: int, colors: int
+) -> Iterator[Wrong]:
+    """`new` with another kind, colour or texture."""
+    for kind in like(rng, new.kind, kinds):
+        yield "kind", Swap(old, replace(new, kind=kind)).on(before)
+    usual = [old.color] if old and old.color != new.color else []
+    for color in (usual + _some(rng, tuple(COLORS), colors, new.color, *usual))[:colors]:
+        yield "color", Swap(old, replace(new, color=color)).on(before)
+
+
+def _wrong_comers(rng: random.Random, old: Thing | None, new: Thing, before: Look) -> Iterator[Wrong]:
+    """For something new, in place of another or of nothing."""
+    yield from _variants(rng, old, new, before, 4, 3)
+    for texture in _some(rng, TEXTURES, 1, new.texture):
+        yield "texture", Swap(old, replace(new, texture=texture)).on(before)
+    if old is None:
+        here = new.x, new.y
+        for x, y in _some(rng, tuple(PLACES.values()), 2, here):
+            yield "place", Swap(None, replace(new, x=x, y=y)).on(before)
+        for other in _others(before)[-2:]:
+            yield "object", Swap(other, _as(new, other)).on(before)
+        return
+    yield "object", Swap(old, None).on(before)
+    for other in _others(before, old)[-2:]:
+        if other.name == new.name:  # both are there: the two may be taken for each other
+            reverse = Swap(other, replace(other, kind=old.kind, color=old.color))
+            yield "object", reverse.on(before)
+            yield "object", reverse.on(Swap(old, new).on(before))
+        else:
+            yield "object", Swap(other, _as(new, other)).on(before)
+
+
+def _as(new: Thing, there: Thing) -> Thing:
+    """`new`, where another object is."""
+    return replace(there, kind=new.kind, color=new.color, texture=new.texture, wears=new.wears)
+
+
+def _left_standing(rng: random.Random, old: Thing, before: Look) -> Iterator[Wrong]:
+    """For nothing in place of an object: something is left, or another went."""
+    yield from _variants(rng, old, old, before, 3, 3)
+    for texture in _some(rng, TEXTURES, 1, old.texture):
+        yield "texture", Swap(old, replace(old, texture=texture)).on(before)
+    x, y = max(PLACES.values(), key=lambda place: abs(place[0] - old.x) + abs(place[1] - old.y))
+    yield "place", Swap(None, replace(old, x=x, y=y)).on(Swap(old, None).on(before))
+    yield "object", Swap(old, replace(old, obscured=True)).on(before)
+    for other in _others(before, old)[-2:]:
+        yield "object", Swap(other, None).on(before)
+        yield "object", Swap(other, None).on(Swap(old, None).on(before))
+
+
+def _wrong_changes(rng: random.Random, old: Thing, new: Thing, before: Look) -> Iterator[Wrong]:
+    """For an object that keeps its kind: another colour, texture or accessory, or pixels over it."""
+    if new.obscured:
+        clear = replace(new, obscured=False)
+        yield from _variants(rng, old, clear, before, 3, 2)
+        yield "style", Restyle("pixel art").on(before)
+        for color in _some(rng, tuple(COLORS), 2, new.color):
+            yield "color", Swap(old, replace(new, color=color)).on(before)
+    else:
+        few = new.wears != old.wears  # there, it is the accessory that goes wrong
+        yield from _variants(rng, old, new, before, 2 if few else 3, 2 if few else 4)
+        for texture in _some(rng, TEXTURES, 1 if few else 2, new.texture):
+            yield "texture", Swap(old, replace(new, texture=texture)).on(before)
+    if new.wears != old.wears:
+        yield from _wrong_wear(rng, old, new, before)
+    yield "object", Swap(old, None).on(before)
+    for other in _others(before, old)[-2:]:
+        if new.obscured:
+            same = replace(other, obscured=True)
+        elif new.color != old.color:
+            same = replace(other, color=new.color)
+        elif new.texture != old.texture:
+            same = replace(other, texture=new.texture)
+        else:
+            same = replace(other, wears=new.wears)
+            if (
+                same.wears != other.wears
+                and wear_shown(same if same.wears else other, before.scene, behind=other) < 0.5
+            ):
+                continue
+        if same != other:
+            yield "object", Swap(other, same).on(before)
+            yield "object", Swap(other, same).on(Swap(old, new).on(before))
+
+
+def _wrong_wear(rng: random.Random, old: Thing, new: Thing, before: Look) -> Iterator[Wrong]:
+    wear = new.wears or old.wears
+    assert wear is not None
+    for kind in _some(rng, tuple(WEARABLES), 3, wear.kind):
+        yield "kind", Swap(old, replace(new, wears=Wear(kind, wear.color))).on(before)
+    for color in _some(rng, tuple(COLORS), 3, wear.color):
+        yield "color", Swap(old, replace(new, wears=Wear(wear.kind, color))).on(before)
+    yield "object", Swap(old, replace(new, wears=None)).on(before)
+
+
+def _bystanders(rng: random.Random, right: Look) -> Iterator[Wrong]:
+    """The right picture, where an object was changed as well."""
+    for thing in _others(right)[-1:]:
+        yield "object", Swap(thing, None).on(right)
+        yield "color", Swap(thing, replace(thing, color=rng.choice([c for c in COLORS if c != thing.color]))).on(right)
+        yield "kind", Swap(thing, replace(thing, kind=rng.choice([k for k in KINDS if k != thing.kind]))).on(right)
+
+
+def _styles(rng: random.Random, style: str, before: Look) -> Iterator[Wrong]:
+    for other in _some(rng, tuple(STYLES), 8, style):
+        yield "style", Restyle(other).on(before)
+    for name in _some(rng, tuple(BACKGROUNDS), 1, before.scene.background):
+        yield "background", Ground(name).on(before)
+
+
+def _grounds(rng: random.Random, name: str, before: Look) -> Iterator[Wrong]:
+    for other in _some(rng, tuple(BACKGROUNDS), 6, name):
+        yield "background", Ground(other).on(before)
+    for style in _some(rng, ("night", "sunset", "fog", "cartoon"), 2):
+        yield "style", Restyle(style).on(before)
+    yield from _bystanders(rng, Ground(name).on(before))
+
+
+def _texts(rng: random.Random, lettering: Lettering | None, before: Look) -> Iterator[Wrong]:
+    asked = lettering or before.scene.lettering
+    assert asked is not None
+    words = [w for w in WORDS if w != asked.word]
+    near = max(
+        words, key=lambda w: (len(w) == len(asked.word), sum(a == b for a, b in zip(w, asked.word, strict=False)))
+    )
+    for word in (near, *_some(rng, words, 4, near)):
+        yield "word", Text(replace(asked, word=word)).on(before)
+    for color in _some(rng, tuple(COLORS), 2, asked.color):
+        yield "color", Text(replace(asked, color=color)).on(before)
+    yield "place", Text(replace(asked, place="bottom" if asked.place == "top" else "top")).on(before)
+    yield "word", Text(None).on(before)
+    yield from _bystanders(rng, Text(lettering).on(before))
