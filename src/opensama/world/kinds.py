@@ -67,6 +67,7 @@ def _tree(x: Tensor, y: Tensor) -> Field:
 
 
 def _house(x: Tensor, y: Tensor) -> Field:
+    x, y = 1.07 * x, 1.07 * y
     roof = polygon(x, y, (-0.98, 0.0), (0.98, 0.0), (0.0, 0.72))
     chimney = box(x, y, 0.56, 0.58, 0.13, 0.38)
     door, window = box(x, y, -0.28, -0.7, 0.22, 0.42), box(x, y, 0.35, -0.34, 0.18, 0.16)
@@ -81,9 +82,10 @@ def _car(x: Tensor, y: Tensor) -> Field:
 
 
 def _fish(x: Tensor, y: Tensor) -> Field:
-    tail = polygon(x, y, (0.35, 0.0), (0.98, 0.58), (0.8, 0.0), (0.98, -0.58))
-    fin = polygon(x, y, (-0.5, 0.4), (0.2, 0.74), (0.15, 0.3))
-    return union(ellipse(x, y, -0.25, 0, 0.73, 0.48), tail, fin), union(circle(x, y, -0.6, 0.1, 0.11), tail)
+    x, y = 1.05 * x, 1.05 * y
+    tail = polygon(x, y, (0.3, 0.0), (0.98, 0.66), (0.76, 0.0), (0.98, -0.66))
+    fin = polygon(x, y, (-0.5, 0.35), (0.2, 0.74), (0.1, 0.3))
+    return union(ellipse(x, y, -0.27, -0.02, 0.71, 0.44), tail, fin), union(circle(x, y, -0.62, 0.08, 0.11), tail)
 
 
 def _boat(x: Tensor, y: Tensor) -> Field:
@@ -93,8 +95,9 @@ def _boat(x: Tensor, y: Tensor) -> Field:
 
 
 def _cup(x: Tensor, y: Tensor) -> Field:
-    handle = ring(x, y, 0.34, 0.0, 0.46, 0.11)
-    body = polygon(x, y, (-0.88, 0.8), (0.3, 0.8), (0.14, -0.8), (-0.72, -0.8))
+    x, y = 1.06 * x, 1.06 * y
+    handle = ring(x, y, 0.32, 0.0, 0.5, 0.12)
+    body = polygon(x, y, (-0.88, 0.8), (0.26, 0.8), (0.1, -0.8), (-0.72, -0.8))
     return union(body, torch.maximum(handle, 0.1 - x)), torch.maximum(body, (y - 0.5).abs() - 0.13)
 
 
@@ -124,8 +127,8 @@ def _rocket(x: Tensor, y: Tensor) -> Field:
 
 
 def _moon(x: Tensor, y: Tensor) -> Field:
-    body = cut(circle(x, y, 0, 0, 0.9), circle(x, y, 0.48, 0.18, 0.72))
-    return body, circle(x, y, -0.55, -0.2, 0.13)
+    body = cut(circle(x, y, 0, 0, 0.9), circle(x, y, -0.48, 0.18, 0.72))
+    return body, union(circle(x, y, 0.55, -0.2, 0.13), circle(x, y, 0.6, 0.3, 0.1), circle(x, y, 0.15, -0.65, 0.11))
 
 
 def _umbrella(x: Tensor, y: Tensor) -> Field:
@@ -161,15 +164,15 @@ def _arrow(x: Tensor, y: Tensor) -> Field:
 
 
 def _snake(x: Tensor, y: Tensor) -> Field:
+    x, y = 1.05 * x, 1.05 * y
     coil = union(
-        arc(x, y, 0.05, 0.38, 0.45, 0.38, 90, 270, 0.16),
-        arc(x, y, 0.05, -0.38, 0.5, 0.38, 90, -90, 0.16),
-        path(x, y, 0.16, (0.05, -0.76), (-0.5, -0.76)),
-        polygon(x, y, (-0.5, -0.6), (-0.5, -0.92), (-0.98, -0.6)),
+        arc(x, y, -0.05, 0.35, 0.48, 0.37, 90, 270, 0.16),
+        arc(x, y, -0.05, -0.38, 0.55, 0.36, 90, -90, 0.16),
+        polygon(x, y, (0.0, -0.58), (0.0, -0.9), (-0.98, -0.66)),
     )
-    head = ellipse(x, y, 0.35, 0.76, 0.42, 0.23)
-    spots = union(circle(x, y, -0.38, 0.4, 0.1), circle(x, y, 0.05, 0.0, 0.1), circle(x, y, 0.53, -0.4, 0.1))
-    return union(coil, head), union(circle(x, y, 0.45, 0.83, 0.09), spots, circle(x, y, 0.0, -0.76, 0.1))
+    head = union(ellipse(x, y, 0.22, 0.72, 0.42, 0.25), path(x, y, 0.05, (0.5, 0.7), (0.75, 0.64), (0.88, 0.72)))
+    spots = union(circle(x, y, -0.5, 0.4, 0.1), circle(x, y, -0.05, -0.02, 0.1), circle(x, y, 0.5, -0.38, 0.1))
+    return union(coil, head), union(circle(x, y, 0.32, 0.79, 0.1), spots, circle(x, y, 0.0, -0.74, 0.1))
 
 
 def _cactus(x: Tensor, y: Tensor) -> Field:
@@ -192,6 +195,7 @@ def _anchor(x: Tensor, y: Tensor) -> Field:
 
 
 def _butterfly(x: Tensor, y: Tensor) -> Field:
+    x, y = 1.04 * x, 1.04 * y
     x = x.abs()
     upper = polygon(x, y, (0, 0.02), (0.45, 0.8), (0.8, 0.85), (0.95, 0.6), (0.8, 0.2))
     lower = polygon(x, y, (0, 0.05), (0.6, -0.2), (0.7, -0.55), (0.5, -0.85), (0.3, -0.75))
@@ -200,6 +204,7 @@ def _butterfly(x: Tensor, y: Tensor) -> Field:
 
 
 def _chair(x: Tensor, y: Tensor) -> Field:
+    x, y = 1.05 * x, 1.05 * y
     back = box(x, y, -0.5, 0.4, 0.12, 0.57)
     seat = box(x, y, 0.05, -0.15, 0.67, 0.13)
     legs = union(box(x, y, -0.5, -0.6, 0.1, 0.38), box(x, y, 0.6, -0.6, 0.1, 0.38))
@@ -226,6 +231,7 @@ def _plane(x: Tensor, y: Tensor) -> Field:
 
 
 def _giraffe(x: Tensor, y: Tensor) -> Field:
+    x, y = 1.05 * x, 1.05 * y
     trunk = box(x, y, -0.12, -0.15, 0.5, 0.22, 0.12)
     neck = polygon(x, y, (0.05, 0.0), (0.4, -0.1), (0.55, 0.8), (0.32, 0.8))
     head = union(capsule(x, y, 0.45, 0.78, 0.78, 0.66, 0.14), capsule(x, y, 0.4, 0.8, 0.36, 0.97, 0.05))
@@ -260,10 +266,11 @@ def _bicycle(x: Tensor, y: Tensor) -> Field:
 
 
 def _boot(x: Tensor, y: Tensor) -> Field:
-    shaft = box(x, y, -0.35, 0.25, 0.33, 0.68, 0.05)
-    foot = union(box(x, y, -0.1, -0.62, 0.58, 0.25, 0.05), circle(x, y, 0.45, -0.6, 0.34))
-    sole = box(x, y, 0.06, -0.86, 0.75, 0.1, 0.04)
-    return union(shaft, torch.maximum(foot, -0.9 - y), sole), union(sole, box(x, y, -0.35, 0.8, 0.33, 0.12))
+    x, y = 1.1 * x, 1.1 * y
+    shaft = box(x, y, -0.45, 0.25, 0.28, 0.7, 0.05)
+    foot = union(box(x, y, -0.1, -0.6, 0.63, 0.25, 0.05), circle(x, y, 0.52, -0.62, 0.32))
+    sole = box(x, y, 0.06, -0.86, 0.8, 0.1, 0.04)
+    return union(shaft, torch.maximum(foot, -0.9 - y), sole), union(sole, box(x, y, -0.45, 0.83, 0.28, 0.12))
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor], Field]] = {

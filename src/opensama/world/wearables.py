@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opensama.world.fields import Field, Point, arc, box, capsule, circle, polygon, union
+from opensama.world.fields import Field, Point, box, capsule, circle, cut, ellipse, polygon, union
 
 
 class Fit(NamedTuple):
@@ -46,13 +46,13 @@ def _bow(x: Tensor, y: Tensor) -> Field:
 
 
 def _halo(x: Tensor, y: Tensor) -> Field:
-    hoop = arc(x, y, 0, 0, 0.8, 0.36, 0, 360, 0.16, steps=28)
+    hoop = cut(ellipse(x, y, 0, 0, 0.96, 0.52), ellipse(x, y, 0, 0, 0.62, 0.24))
     return hoop, torch.maximum(hoop, y)
 
 
 def _flag(x: Tensor, y: Tensor) -> Field:
-    pole = capsule(x, y, -0.5, -0.9, -0.5, 0.88, 0.1)
-    cloth = polygon(x, y, (-0.5, 0.88), (0.9, 0.75), (0.6, 0.35), (0.9, -0.1), (-0.5, 0.0))
+    pole = capsule(x, y, 0, -0.9, 0, 0.86, 0.1)
+    cloth = polygon(x, y, (0, 0.9), (0.98, 0.75), (0.75, 0.3), (0.98, -0.2), (0, -0.1))
     return union(pole, cloth), pole
 
 
@@ -71,7 +71,7 @@ WEAR_SEATS: dict[str, Fit] = {
     "glasses": Fit("middle", 0.9, 0.0),
     "bow": Fit("middle", 0.62, 0.0),
     "halo": Fit("top", 0.72, 0.3),
-    "flag": Fit("top", 0.6, 0.45),
+    "flag": Fit("top", 0.68, 0.45),
 }
 
 # kind -> its top, where a hat sits, and its middle, where glasses do
@@ -81,33 +81,33 @@ SEATS: dict[str, tuple[Point, Point]] = {
     "star": ((0.0, 0.75), (0.0, 0.05)),
     "heart": ((0.5, 0.86), (0.0, 0.15)),
     "tree": ((0.0, 0.78), (0.0, -0.15)),
-    "house": ((-0.1, 0.62), (0.0, -0.1)),
+    "house": ((-0.1, 0.58), (0.0, -0.1)),
     "car": ((-0.05, 0.48), (0.0, -0.12)),
-    "fish": ((-0.45, 0.42), (-0.35, 0.05)),
+    "fish": ((-0.45, 0.35), (-0.35, 0.05)),
     "boat": ((0.0, 0.8), (0.0, -0.5)),
-    "cup": ((-0.29, 0.78), (-0.29, 0.0)),
+    "cup": ((-0.29, 0.74), (-0.31, 0.0)),
     "flower": ((0.0, 0.92), (0.0, 0.45)),
     "mushroom": ((0.0, 0.83), (0.0, 0.35)),
     "rocket": ((0.0, 0.78), (0.0, 0.1)),
-    "moon": ((-0.2, 0.84), (-0.52, -0.1)),
+    "moon": ((0.2, 0.84), (0.52, -0.1)),
     "umbrella": ((0.0, 0.93), (0.0, 0.4)),
     "bird": ((-0.58, 0.52), (-0.35, 0.1)),
     "key": ((-0.41, 0.78), (-0.3, 0.3)),
     "ring": ((0.0, 0.94), (0.0, -0.25)),
     "arrow": ((0.2, 0.58), (0.25, 0.25)),
-    "snake": ((0.3, 0.97), (0.1, 0.0)),
+    "snake": ((0.2, 0.9), (0.0, 0.0)),
     "cactus": ((0.0, 0.92), (0.0, 0.1)),
     "anchor": ((0.0, 0.96), (0.0, 0.3)),
     "butterfly": ((0.0, 0.42), (0.0, 0.0)),
-    "chair": ((-0.5, 0.95), (0.05, -0.15)),
+    "chair": ((-0.47, 0.9), (0.05, -0.15)),
     "ladder": ((0.0, 0.72), (0.0, 0.0)),
     "magnet": ((-0.58, 0.69), (0.0, -0.6)),
     "plane": ((0.0, 0.86), (0.0, 0.05)),
-    "giraffe": ((0.5, 0.9), (0.38, 0.45)),
+    "giraffe": ((0.46, 0.84), (0.38, 0.45)),
     "hammer": ((-0.15, 0.78), (-0.2, 0.5)),
     "guitar": ((0.62, 0.72), (-0.3, -0.3)),
     "bicycle": ((-0.32, 0.46), (0.0, -0.1)),
-    "boot": ((-0.35, 0.9), (-0.3, 0.1)),
+    "boot": ((-0.43, 0.86), (-0.4, 0.1)),
 }
 
 
