@@ -1,11 +1,14 @@
 """Looks and weathers as exact functions of frames, so that they have right answers on real clips too.
 
 Every style takes frames [... t 3 h w] in 0..1 and the number of the first frame, and returns the same shape. Sizes of
-strokes, blocks and flakes follow the picture (a 128x128 frame is the unit), particles are functions of place and time.
+strokes, blocks and flakes follow the picture: `px` below is 1/128 of its side (of a square of the same area), so that
+a clip looks the same at every size. Nothing is thinner than two px, so that an autoencoder can hold it. Particles,
+hatching and blotches are functions of place and time.
 """
 
 from __future__ import annotations
 
+import colorsys
 import math
 from collections.abc import Callable
 
@@ -19,8 +22,14 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def _grey(x: Tensor) -> Tensor:
-    weights = torch.tensor(LUMA, device=x.device, dtype=x.dtype).view(3, 1, 1)
-    return (x * weights).sum(-3, keepdim=True)
+    red, green, blue = x.split(1, -3)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+
+
+def _vivid(x: Tensor, strength: float) -> Tensor:
+    """Colours further from (or, below 1, nearer to) grey."""
+    grey = _grey(x)
+    return (grey + strength * (x - grey)).clamp(0, 1)
 
 
 def _flat(x: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
@@ -29,27 +38,80 @@ def _flat(x: Tensor, how: Callable[[Tensor], Tensor]) -> Tensor:
     return out.view(*x.shape[:-3], *out.shape[-3:])
 
 
-def _unit(x: Tensor) -> float:
+def _px(x: Tensor) -> float:
+    """How many pixels make 1/128 of the picture's side."""
     return math.sqrt(x.shape[-1] * x.shape[-2]) / 128
 
 
+def _mean(x: Tensor, window: int) -> Tensor:
+    """Mean of every window x window pixels [n c h w]; each side shrinks by window - 1."""
+    h, w = x.shape[-2] - window + 1, x.shape[-1] - window + 1
+    across = sum((x[..., i : i + w] for i in range(1, window)), x[..., :w])
+    return sum((across[..., i : i + h, :] for i in range(1, window)), across[..., :h, :]) / window**2
+
+
 def _blur(x: Tensor, radius: float) -> Tensor:
-    """Two box passes, close to a Gaussian; radius in pixels of a 128x128 frame."""
-    r = max(1, round(radius * _unit(x)))
+    """Two box passes, close to a Gaussian of that many px."""
+    r = max(1, round(radius * _px(x)))
 
     def box(y: Tensor) -> Tensor:
-        return F.avg_pool2d(F.pad(y, (r, r, r, r), mode="replicate"), 2 * r + 1, stride=1)
+        return _mean(F.pad(y, (r, r, r, r), mode="replicate"), 2 * r + 1)
 
-    r = min(r, x.shape[-1] - 1, x.shape[-2] - 1)
-    return _flat(x, lambda y: box(box(y))) if r > 0 else x
+    return _flat(x, lambda y: box(box(y)))
+
+
+def _soft(x: Tensor, radius: float) -> Tensor:
+    """A wide blur, made on a smaller picture."""
+    step = max(1, int(radius * _px(x)))
+    h, w = x.shape[-2:]
+
+    def smaller(y: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(y, (-(-h // step), -(-w // step)))
+
+    def larger(y: Tensor) -> Tensor:
+        y = F.pad(y, (1, 1, 1, 1), mode="replicate")
+        return F.interpolate(_mean(y, 3), (h, w), mode="bilinear")
+
+    return _flat(x, lambda y: larger(smaller(y)))
+
+
+def _painted(x: Tensor, reach: float) -> Tensor:
+    """Small, with areas evened out and edges kept: each point takes the mean of the calmest of the four squares that
+    it is a corner of (Kuwahara's filter, softly chosen). Half as many rows and columns or fewer."""
+    step = max(2, round(_px(x) / 2))
+    h, w = (-(-side // step) for side in x.shape[-2:])
+    r = max(1, round(reach * _px(x) / step))
+
+    def even(y: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(y, (h, w))
+        y = F.pad(y, (r, r, r, r), mode="replicate")
+        mean, square = _mean(y, r + 1), _mean(_grey(y).square(), r + 1)
+        unrest = (square - _grey(mean).square()).clamp(min=0) + 1e-4
+        calm = (1e3 * unrest).reciprocal()
+        weight = calm * calm * calm
+        total = torch.zeros_like(mean[..., r:, r:])
+        weights = torch.zeros_like(total[:, :1])
+        for top in (0, r):
+            for left in (0, r):
+                here = (..., slice(top, top + h), slice(left, left + w))
+                total = total + weight[here] * mean[here]
+                weights = weights + weight[here]
+        return (total / weights).contiguous()
+
+    return _flat(x, even)
+
+
+def _large(small: Tensor, x: Tensor) -> Tensor:
+    return _flat(small, lambda y: F.interpolate(y, x.shape[-2:], mode="bilinear"))
 
 
 def _slope(x: Tensor) -> Tensor:
-    """Edge strength of each channel, per 1/128 of the frame."""
+    """The strongest channel's change a px [... 1 h w]."""
     y = F.pad(x.reshape(-1, *x.shape[-3:]), (1, 1, 1, 1), mode="replicate")
     dx = y[..., 1:-1, 2:] - y[..., 1:-1, :-2]
     dy = y[..., 2:, 1:-1] - y[..., :-2, 1:-1]
-    return (torch.hypot(dx, dy) * _unit(x) / 2).view(x.shape)
+    steepest = (dx.square() + dy.square()).amax(1, keepdim=True).sqrt()
+    return (steepest * _px(x) / 2).view(*x.shape[:-3], 1, *x.shape[-2:])
 
 
 def _where(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +119,16 @@ def _where(x: Tensor) -> tuple[Tensor, Tensor]:
     across = (torch.arange(x.shape[-1], device=x.device) + 0.5) / x.shape[-1]
     down = (torch.arange(x.shape[-2], device=x.device) + 0.5) / x.shape[-2]
     return across, down[:, None]
+
+
+def _place(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel centres in px: across [w], down [h 1]."""
+    across, down = _where(x)
+    return across * (x.shape[-1] / _px(x)), down * (x.shape[-2] / _px(x))
+
+
+def _seconds(x: Tensor, first: int) -> Tensor:
+    return (torch.arange(x.shape[-4], device=x.device) + first).view(-1, 1, 1, 1) / FPS
 
 
 def _color(x: Tensor, *rgb: float) -> Tensor:
@@ -72,8 +144,8 @@ def sepia(x: Tensor, first: int = 0) -> Tensor:
 
 
 def night(x: Tensor, first: int = 0) -> Tensor:
-    dim = 0.5 * x + 0.5 * _grey(x)
-    return (dim.square() * _color(x, 0.3, 0.4, 0.75) + _color(x, 0.0, 0.01, 0.06)).clamp(0, 1)
+    dim = _vivid(x, 0.5)
+    return (dim.square() * _color(x, 0.34, 0.45, 0.8) + _color(x, 0.0, 0.01, 0.07)).clamp(0, 1)
 
 
 def sunset(x: Tensor, first: int = 0) -> Tensor:
@@ -85,78 +157,127 @@ def sunset(x: Tensor, first: int = 0) -> Tensor:
 def fog(x: Tensor, first: int = 0) -> Tensor:
     _, down = _where(x)
     thick = 0.78 - 0.35 * down
-    return _blur(x, 1) * (1 - thick) + 0.86 * thick
+    return _soft(x, 2) * (1 - thick) + 0.86 * thick
 
 
-def _particles(x: Tensor, first: int, cells: int, fall: float, drift: float, long: float, radius: float) -> Tensor:
-    """Coverage [t 1 h w] of one particle a cell, on a sheet that falls; a function of place and time alone."""
-    across, down = _where(x)
-    ratio = x.shape[-1] / x.shape[-2]
-    seconds = (torch.arange(x.shape[-4], device=x.device) + first).view(-1, 1, 1) / FPS
-    u = across * cells * math.sqrt(ratio) - drift * seconds
-    v = down * cells / math.sqrt(ratio) - fall * seconds
+def _flakes(x: Tensor, first: int, cell: float, fall: float, drift: float, radius: float) -> Tensor:
+    """Coverage [t 1 h w] of soft discs, one in each square cell of a sheet that falls; all lengths in px."""
+    across, down = _place(x)
+    seconds = _seconds(x, first)
+    u = (across - drift * seconds) / cell
+    v = (down - fall * seconds) / cell
     column, row = u.floor(), v.floor()
-    seed = torch.sin(column * 127.1 + row * 311.7) * 43.5453
-    jitter_u, jitter_v = seed - seed.floor(), (seed * 7.31) - (seed * 7.31).floor()
-    du = u - column - 0.25 - 0.5 * jitter_u
-    dv = v - row - 0.3 - 0.4 * jitter_v
-    gone = torch.hypot(du, dv / long) - radius
-    return (0.5 - gone * x.shape[-1] / cells / math.sqrt(ratio)).clamp(0, 1)[:, None]
+    seed = torch.sin(column * 12.71 + row * 31.17) * 43.5453
+    chance = torch.stack([seed, seed * 7.31, seed * 3.17])
+    right, below, size = chance - chance.floor()
+    here = radius / cell * (0.75 + 0.35 * size)
+    du = u - column - 0.3 - 0.4 * right
+    dv = v - row - 0.3 - 0.4 * below
+    return ((here - torch.hypot(du, dv)) * (cell / 2) + 0.5).clamp(0, 1)
 
 
 def snow(x: Tensor, first: int = 0) -> Tensor:
     _, down = _where(x)
-    cold = 0.6 * x + 0.4 * _grey(x)
-    ground = 0.35 * ((down - 0.45) / 0.4).clamp(0, 1)
-    cold = cold * 0.85 + 0.12 + ground * (0.93 - cold)
-    cover = _particles(x, first, 7, fall=1.6, drift=0.5, long=1.0, radius=0.16)
+    cold = _vivid(x, 0.6) * 0.8 + _color(x, 0.1, 0.12, 0.15)
+    ground = 0.6 * ((down - 0.4) / 0.5).clamp(0, 1)
+    cold = cold + ground * (0.93 - cold)
+    far = _flakes(x, first, 22, fall=16, drift=3, radius=3)
+    near = _flakes(x, first, 40, fall=24, drift=6, radius=5.5)
+    cover = torch.maximum(0.8 * far, near)
     return (cold + cover * (1 - cold)).clamp(0, 1)
 
 
 def rain(x: Tensor, first: int = 0) -> Tensor:
-    dull = (0.45 * x + 0.55 * _grey(x)) * _color(x, 0.62, 0.68, 0.76)
-    cover = _particles(x, first, 10, fall=9.0, drift=-0.6, long=4.5, radius=0.09)
-    return (dull + 0.55 * cover * (_color(x, 0.85, 0.9, 1.0) - dull)).clamp(0, 1)
+    """Slanted streaks in lanes of 10 px, each lane with its own beat, falling along their own direction."""
+    across, down = _place(x)
+    dull = _vivid(x, 0.4) * _color(x, 0.6, 0.67, 0.77)
+    sheared = (across + 0.22 * down) / 10
+    lane = sheared.floor()
+    beat = torch.sin(lane * 12.71) * 43.5453
+    along = (down - 64 * _seconds(x, first)) / 64 + beat
+    along = (along - along.floor() - 0.5).abs()
+    sideways = (sheared - lane - 0.5).abs() * 10
+    cover = ((0.3 - along) * 8).clamp(0, 1) * (2 - sideways).clamp(0, 1)
+    return (dull + 0.6 * cover * (_color(x, 0.82, 0.88, 0.98) - dull)).clamp(0, 1)
 
 
 def watercolor(x: Tensor, first: int = 0) -> Tensor:
-    across, down = _where(x)
-    wash = _blur(x, 2.5)
-    wet = (0.5 + 0.5 * torch.sin(23 * across + 4 * torch.sin(17 * down))) * (0.5 + 0.5 * torch.sin(29 * down))
-    pale = 0.38 + 0.62 * (wash + 0.35 * (wash - _grey(wash)))
-    rim = (6 * _slope(wash).amax(-3, keepdim=True)).clamp(0, 1)
-    return (pale * (1 - 0.45 * rim) + 0.12 * wet * (1 - rim)).clamp(0, 1)
+    """Washes of pigment on white paper: outlines waver, pigment gathers at the rims and in blotches, the
+    margin stays bare."""
+    across, down = _place(x)
+    waver = torch.stack((torch.sin(0.37 * down + 0.11 * across), torch.sin(0.31 * across - 0.13 * down)), -1)
+    straight = torch.stack(torch.broadcast_tensors(across / across[-1], down / down[-1]), -1) * 2 - 1
+    grid = straight + waver * (2 * 0.8 / 128)
+    wash = _flat(
+        _vivid(_painted(x, 2), 1.3),
+        lambda y: F.grid_sample(
+            y, grid.expand(len(y), -1, -1, -1).to(y.dtype), padding_mode="border", align_corners=False
+        ),
+    )
+    blotch = torch.sin(0.11 * across + 0.06 * down + 1.2 * torch.sin(0.04 * across - 0.09 * down))
+    blotch = blotch + torch.sin(0.05 * across - 0.12 * down + 1.2 * torch.sin(0.08 * across + 0.03 * down))
+    rim = (7 * _slope(wash) - 0.3).clamp(0, 1)
+    pigment = 0.64 + 0.13 * blotch + 0.45 * rim
+    wide, high = x.shape[-1] / _px(x), x.shape[-2] / _px(x)
+    margin = torch.minimum(torch.minimum(across, wide - across), torch.minimum(down, high - down))
+    paper = (1 - (margin + 1.5 * waver.sum(-1) - 2) / 5).clamp(0, 1)
+    return (0.97 - (1 - wash) * (pigment * (1 - paper))).clamp(0, 1)
 
 
 def pencil_sketch(x: Tensor, first: int = 0) -> Tensor:
-    line = (9 * _slope(_blur(x, 0.5)).amax(-3, keepdim=True)).clamp(0, 1)
-    tone = 0.9 - 0.15 * (1 - _blur(_grey(x), 3))
-    return (tone - 0.78 * line).clamp(0, 1).expand_as(x).clone()
+    """Outlines and, where it is dark, slanted hatching whose strokes are wider in darker places."""
+    across, down = _place(x)
+    flat = _large(_painted(x, 2), x)
+    line = (9 * _slope(flat) - 0.3).clamp(0, 1)
+    stroke = (((across + down) / 8) % 1 - 0.5).abs() * 2  # 0 in the middle of a stroke, 1 between two
+    dark = (0.95 - 1.5 * _soft(_grey(flat), 3)).clamp(-0.3, 0.75)
+    hatch = ((dark - stroke) * 3 + 0.5).clamp(0, 1)
+    return (0.96 - 0.18 * hatch - 0.8 * line).clamp(0.08, 1).expand_as(x).clone()
+
+
+def _palette() -> tuple[tuple[float, float, float], ...]:
+    """Greys, and twelve hues as pastel, full, muted and dark."""
+    greys = [(v, v, v) for v in (0.04, 0.25, 0.45, 0.65, 0.82, 0.98)]
+    hues = [
+        colorsys.hsv_to_rgb(i / 12, s, v)
+        for i in range(12)
+        for s, v in ((0.35, 0.95), (0.85, 0.9), (0.4, 0.65), (0.7, 0.4))
+    ]
+    return (*greys, *hues)
+
+
+PALETTE = _palette()
 
 
 def pixel_art(x: Tensor, first: int = 0) -> Tensor:
-    """Blocks of 1/16 of the frame's side, four strong levels a channel."""
+    """16 blocks a side, each in the nearest colour of a small palette."""
     h, w = x.shape[-2:]
     rows, columns = (max(1, round(16 * math.sqrt(side))) for side in (h / w, w / h))
-    small = _flat(x, lambda y: F.adaptive_avg_pool2d(y, (rows, columns)))
-    strong = _grey(small) + 1.5 * (small - _grey(small))
-    level = (strong.clamp(0, 1) * 3).round() / 3
-    return _flat(level, lambda y: F.interpolate(y, (h, w), mode="nearest-exact"))
+    colors = torch.tensor(PALETTE, device=x.device, dtype=x.dtype)
+
+    def blocks(y: Tensor) -> Tensor:
+        strong = _vivid(F.adaptive_avg_pool2d(y, (rows, columns)), 1.4).movedim(1, -1)
+        nearest = torch.cdist(strong.flatten(1, 2), colors).argmin(-1)
+        picture = colors[nearest].view(len(y), rows, columns, 3).movedim(-1, 1)
+        return F.interpolate(picture, (h, w), mode="nearest-exact")
+
+    return _flat(x, blocks)
 
 
 def cartoon(x: Tensor, first: int = 0) -> Tensor:
-    smooth = _blur(x, 1)
-    vivid = (_grey(smooth) + 1.6 * (smooth - _grey(smooth))).clamp(0, 1)
-    level = vivid * 3
-    steps = (level.floor() + torch.sigmoid(14 * (level - level.floor() - 0.5))) / 3
-    ink = (10 * _slope(smooth).amax(-3, keepdim=True) - 0.25).clamp(0, 1)
-    return ((0.12 + 0.88 * steps) * (1 - ink)).clamp(0, 1)
+    """Even areas in four lightnesses and strong colours, inked outlines."""
+    flat = _large(_painted(x, 2), x)
+    grey = _grey(flat)
+    level = 4 * grey
+    steps = (level.floor() + torch.sigmoid(16 * (level - level.floor() - 0.5))) / 4
+    ink = (10 * _slope(flat) - 0.3).clamp(0, 1)
+    return (1.7 * flat + (steps - 1.7 * grey)).clamp(0, 1) * (1 - 0.95 * ink)
 
 
 def neon(x: Tensor, first: int = 0) -> Tensor:
     across, down = _where(x)
-    edge = (9 * _slope(_blur(x, 1)).amax(-3, keepdim=True)).clamp(0, 1)
-    glow = edge + 0.7 * _blur(edge, 3)
+    edge = (9 * _slope(_large(_painted(x, 2), x)) - 0.1).clamp(0, 1)
+    glow = edge + 0.7 * _soft(edge, 4)
     phase = torch.stack([math.tau * (0.5 * across + 0.5 * down) + shift for shift in (0.0, 2.1, 4.2)])
     tint = 0.55 + 0.45 * torch.cos(phase)
     return (glow * tint + 0.1 * x * _color(x, 0.5, 0.3, 0.9)).clamp(0, 1)
