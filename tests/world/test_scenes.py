@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,7 @@ def test_random_scenes_are_as_varied_as_they_should_be():
     assert share([t.wears is not None for t in things]) == pytest.approx(0.15, abs=0.06)
     assert share([s.lettering is not None for s in SCENES]) == pytest.approx(0.12, abs=0.06)
     assert share([s.palette == BACKGROUNDS[s.background].palette for s in SCENES]) == pytest.approx(1 / 3, abs=0.08)
-    assert 0.3 < share([s.still for s in SCENES]) < 0.7 or any(s.still for s in SCENES)
+    assert 0.1 < share([s.still for s in SCENES]) < 0.4
     quick = [any(fastest(t) > 0.75 for t in s.things) for s in SCENES]
     assert 0.12 < share(quick) < 0.5
     assert max(fastest(t) for t in things) > 1.4
@@ -90,7 +91,7 @@ def test_random_scenes_are_as_varied_as_they_should_be():
 def fastest(thing: Thing) -> float:
     """The greatest speed over the first second, in half-heights a second."""
     places = [(thing.along_x.at(i / 16), thing.along_y.at(i / 16)) for i in range(17)]
-    return max(16 * math.dist(a, b) for a, b in zip(places, places[1:], strict=False))
+    return max(16 * math.dist(a, b) for a, b in pairwise(places))
 
 
 def test_no_two_things_of_a_scene_share_their_name_and_all_stay_mainly_in_view():

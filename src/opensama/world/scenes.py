@@ -75,7 +75,6 @@ class Motion:
         return self.reach, self.rate, self.phase, self.drift, float(self.bounce)
 
 
-Swing = Motion
 STILL = Motion()
 
 
