@@ -173,14 +173,17 @@ def _draw(rng: random.Random, split: Split, family: str, photos: Sequence[Path] 
     if family == "absent":
         asked = asker.ask(rng.choice(OBJECT_FAMILIES), asker.nobody())
         return EditPlan(family, phrasing.sentence(asked.text), Look(scene), Look(scene), ())
+    if "text" in families:
+        asker.write()
     chosen = asker.choose(subjects)
     if family == "swapped":
         old, other = (asker.bare(thing) for thing in chosen)
         parts = [asker.swap(old, other)]
     else:
-        left = iter(chosen)
-        ready = [(f, asker.ready(f, next(left) if f in OBJECT_FAMILIES else None)) for f in families]
-        parts = [asker.ask(f, subject) for f, subject in ready]
+        who = dict(zip([f for f in families if f in OBJECT_FAMILIES], chosen, strict=True))
+        if "accessory" in who:
+            who["accessory"] = asker.dress(who["accessory"])
+        parts = [asker.ask(f, who[f]) if f in who else asker.ask(f) for f in families]
     text = parts[0].text if len(parts) == 1 else phrasing.join(rng, split, parts[0].text, parts[1].text)
     source = Look(asker.scene)
     return EditPlan(
@@ -247,14 +250,15 @@ class _Asker:
         kind, color = self._new_pair(kind=like.kind if draw < 0.35 else None, color=like.color if draw > 0.65 else None)
         return Thing(kind, color, 0.0, 0.0)
 
-    def ready(self, family: str, subject: Thing | None) -> Thing | None:
-        """The scene as the family needs it."""
-        if family == "accessory" and subject:
-            subject = self._put(subject, replace(subject, wears=self._wear() if self.rng.random() < 0.5 else None))
-        if family == "text" and not self.scene.lettering:
+    def dress(self, thing: Thing) -> Thing:
+        """Half of those whose accessory will be edited wear one."""
+        return self._put(thing, replace(thing, wears=self._wear() if self.rng.random() < 0.5 else None))
+
+    def write(self) -> None:
+        """A caption text, if there is none."""
+        if not self.scene.lettering:
             text = Lettering(self.rng.choice(WORDS), self.rng.choice(tuple(COLORS)), self.rng.choice(("top", "bottom")))
             self.scene = replace(self.scene, lettering=text)
-        return subject
 
     def _new_pair(
         self, *, kind: str | None = None, color: str | None = None, other: str | None = None
@@ -292,10 +296,8 @@ class _Asker:
 
     # The edits.
 
-    def ask(self, family: str, subject: Thing | None) -> _Asked:
-        if family in OBJECT_FAMILIES:
-            return getattr(self, f"_{family}")(subject)
-        return getattr(self, f"_{family}")()
+    def ask(self, family: str, *subject: Thing) -> _Asked:
+        return getattr(self, f"_{family}")(*subject)
 
     def _replace(self, old: Thing) -> _Asked:
         texture = self.rng.choice(TEXTURES[1:]) if self.rng.random() < 0.15 else "plain"
@@ -324,7 +326,6 @@ class _Asker:
             place
             for place, (x, y) in PLACES.items()
             if all(abs(t.x - x) > 0.4 or abs(t.y - y) > 0.4 for t in self.scene.things)
-            and not (self.scene.lettering and place == f"at the {self.scene.lettering.place}")
         ]
         if not free:
             raise _Unfit

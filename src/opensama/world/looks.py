@@ -83,11 +83,12 @@ _SPOTS = (
     (0.0, 0.0),
     *((r * math.cos(a), r * math.sin(a)) for r in (0.4, 0.8) for a in (0.3 + i * math.tau / 6 for i in range(6))),
 )
+WORD = {"top": 0.675, "bottom": -0.675}  # the middle of a caption text's line
 
 
 def shown(thing: Thing, scene: Scene, seconds: float = 0.0, over: Sequence[Thing] | None = None) -> float:
-    """About how much of an object's disc is in a square frame and not behind others (`over`: those in front)."""
-    camera = scene.camera(seconds)
+    """About how much of an object's disc can be seen in a square frame; `over` are the objects in front of it."""
+    camera, word = scene.camera(seconds), scene.lettering
     if over is None:
         over = scene.things[scene.things.index(thing) + 1 :]
     x, y = thing.x + thing.along_x.at(seconds), thing.y + thing.along_y.at(seconds)
@@ -96,8 +97,12 @@ def shown(thing: Thing, scene: Scene, seconds: float = 0.0, over: Sequence[Thing
     clear = 0
     for u, v in _SPOTS:
         u, v = u * thing.size, v * thing.size
-        inside = max(abs(x + u - camera.x), abs(y + v - camera.y)) * camera.zoom < 1
-        clear += inside and all((dx - u) ** 2 + (dy - v) ** 2 > r2 for dx, dy, r2 in near)
+        right, up = (x + u - camera.x) * camera.zoom, (y + v - camera.y) * camera.zoom
+        if max(abs(right), abs(up)) > 1:
+            continue
+        if word and abs(up - WORD[word.place]) < 0.2 and abs(right) < 0.13 * len(word.word):
+            continue
+        clear += all((dx - u) ** 2 + (dy - v) ** 2 > r2 for dx, dy, r2 in near)
     return clear / len(_SPOTS)
 
 

@@ -95,7 +95,7 @@ def _wrong_comers(rng: random.Random, old: Thing | None, new: Thing, before: Loo
             yield "object", Swap(other, _as(new, other)).on(before)
         return
     yield "object", Swap(old, None).on(before)
-    for other in _others(before, old)[-2:]:
+    for other in sorted(_others(before, old), key=lambda thing: thing.name != new.name)[:2]:
         if other.name == new.name:  # both are there: the two may be taken for each other
             reverse = Swap(other, replace(other, kind=old.kind, color=old.color))
             yield "object", reverse.on(before)
