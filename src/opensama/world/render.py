@@ -211,8 +211,8 @@ def _paint_lettering(clip: Tensor, lettering: Lettering | None) -> None:
     where = torch.stack((x / LETTER_WIDTH, y / LETTER_HEIGHT), -1)
     away = F.grid_sample(letter_atlas(str(device))[index, None], where, padding_mode="border", align_corners=True)
     nearest = away.amin(0)  # [1 h w]
-    tone = torch.tensor(COLORS[lettering.color], device=device).view(3, 1, 1)
-    around = torch.tensor(float(tone.mean() < 0.5), device=device).expand(3, 1, 1)
+    tone = COLORS[lettering.color]
+    around = torch.full((3, 1, 1), float(sum(tone) < 1.5), device=device)
     strip = clip[:, :, top : top + band]
     strip.lerp_(around, ((RIM - nearest) * tall + 0.5).clamp_(0, 1))
-    strip.lerp_(tone, (-nearest * tall + 0.5).clamp_(0, 1))
+    strip.lerp_(torch.tensor(tone, device=device).view(3, 1, 1), (-nearest * tall + 0.5).clamp_(0, 1))
