@@ -165,7 +165,7 @@ PAINTERS: dict[str, Painter] = {
     "road": Painter(_road, "beside a road"),
     "city": Painter(_city, "in a city", ((0.4, 0.95), (0.5, 0.98), (0.2, 0.4), (0.75, 0.95))),
     "forest": Painter(_forest, "in a forest"),
-    "space": Painter(_space, "in outer space", ((0.05, 0.15), (0.12, 0.35), (0.9, 1), (0.4, 0.8))),
+    "space": Painter(_space, "in outer space", ((0.2, 0.32), (0.26, 0.42), (0.9, 1), (0.45, 0.8))),
     "clouds": Painter(_clouds, "in front of clouds", ((0.5, 0.85), (0.5, 0.85), (0.92, 1), (0.75, 0.9))),
     "waves": Painter(_waves, "in front of waves", ((0.3, 0.95),) * 4),
 }
@@ -196,7 +196,7 @@ BACKGROUNDS: dict[str, Backdrop] = {
     "road": _look("road", "beside a grey road", "a9c9e8 e6eef5 8fae6d 5c5f66", (0.4, 0.5)),
     "city": _look("city", "in a city at dusk", "5b4a86 e89a78 2d2b47 ffd76a"),
     "forest": _look("forest", "in a green forest", "cfe3a6 3c7a3a 6a4a30 5f8a3e"),
-    "outer space": _look("space", "in dark outer space", "0b0d26 2c1f52 ffffff b56f4d"),
+    "outer space": _look("space", "in dark outer space", "1f2456 3b2d70 ffffff b56f4d"),
     "cloudy sky": _look("clouds", "in a cloudy sky", "4d94dc a5cff2 ffffff c9d6e4"),
     "colorful waves": _look("waves", "in front of colorful waves", "3ec1c9 f7a63b e8547c 6a4fc0"),
 }
