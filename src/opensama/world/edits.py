@@ -25,7 +25,19 @@ from torch import Tensor
 from opensama.world import phrasing
 from opensama.world.backgrounds import BACKGROUNDS
 from opensama.world.letters import WORDS
-from opensama.world.looks import Change, Ground, Look, Restyle, Swap, Text, render_looks, shown, wear_shown
+from opensama.world.looks import (
+    HOURS,
+    WEATHERS,
+    Change,
+    Ground,
+    Look,
+    Restyle,
+    Swap,
+    Text,
+    render_looks,
+    shown,
+    wear_shown,
+)
 from opensama.world.phrasing import Split
 from opensama.world.scenes import (
     COLORS,
@@ -58,9 +70,7 @@ FAMILIES = (
     "two",
 )
 CONTROLS = ("absent", "swapped")
-HOURS = ("night", "sunset")
-WEATHERS = ("snow", "rain", "fog")
-KEEP_COLORS = ("watercolor", "pixel art", "cartoon", "sunset", "snow", "rain")  # through which two colours stay two
+KEEP_COLORS = ("watercolor", "pixel art", "cartoon", "sunset", "rain")  # through which two colours stay two
 SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
 
 
@@ -322,10 +332,11 @@ class _Asker:
     def _add(self) -> _Asked:
         texture = self.rng.choice(TEXTURES[1:]) if self.rng.random() < 0.15 else "plain"
         kind, color = self._new_pair()
+        gap = 0.55 if self.joined else 0.4  # the other part's object stays in sight
         free = [
             place
             for place, (x, y) in PLACES.items()
-            if all(abs(t.x - x) > 0.4 or abs(t.y - y) > 0.4 for t in self.scene.things)
+            if all(abs(t.x - x) > gap or abs(t.y - y) > gap for t in self.scene.things)
         ]
         if not free:
             raise _Unfit

@@ -18,6 +18,9 @@ from opensama.world.scenes import Lettering, Scene, SceneBatch, Thing
 from opensama.world.shapes import worn
 from opensama.world.styles import apply_style
 
+HOURS = ("night", "sunset")
+WEATHERS = ("snow", "rain", "fog")
+
 
 @dataclass(frozen=True)
 class Look:
@@ -28,7 +31,10 @@ class Look:
 
     @property
     def caption(self) -> str:
-        return self.scene.caption + (f" In {self.style} style." if self.style else "")
+        if self.style is None:
+            return self.scene.caption
+        seen = f"At {self.style}" if self.style in HOURS else f"In {self.style}"
+        return f"{self.scene.caption} {seen}{'' if self.style in HOURS + WEATHERS else ' style'}."
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ GRAMMAR: dict[str, tuple[str, ...]] = {
     ),
     "put on": (
         "[put|place] {a_wear} on the {old}[| in the video]",
-        "[give|lend] the {old} {a_wear}[| to wear]",
+        "[give|hand] the {old} {a_wear}[| to wear]",
         "[let|have|make] the {old} wear {a_wear}[| in the video]",
         "!the {old} [should|must] [wear|have] {a_wear}",
     ),
@@ -107,7 +107,8 @@ GRAMMAR: dict[str, tuple[str, ...]] = {
     "obscure": (
         "[pixelate|obscure|censor] the {old}[| in the video]",
         "[hide|obscure|censor] the {old} for [privacy|safety]",
-        "[cover|hide] the {old} [with|behind] [pixels|a mosaic]",
+        "[cover|mask] the {old} with [pixels|a mosaic][| in the video]",
+        "hide the {old} behind [pixels|a mosaic][| in the video]",
         "make the {old} [anonymous|unrecognizable][| for privacy| in the video]",
     ),
     "two": (
