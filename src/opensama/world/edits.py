@@ -422,7 +422,8 @@ def render_edits(
     """Draws source and exact answer; what they share is painted once."""
     both = [*(p.source for p in plans), *(p.target for p in plans)]
     before, after = render_looks(both, frames, height, width, device, start).chunk(2)
-    return EditBatch(before, after, (after - before).abs().amax(2, keepdim=True) > 0.02)
+    mask = [(a - b).abs_().amax(1, keepdim=True) > 0.02 for a, b in zip(after, before, strict=True)]
+    return EditBatch(before, after, torch.stack(mask))
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:

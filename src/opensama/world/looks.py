@@ -126,15 +126,6 @@ def _backdrop(scene: Scene) -> Hashable:
     return scene.background, scene.palette, scene.waves, scene.photo, camera
 
 
-def _distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """The places of the first of each, and for every key the number of its first among those."""
-    first: dict[Hashable, int] = {}
-    for i, key in enumerate(keys):
-        first.setdefault(key, i)
-    number = {key: n for n, key in enumerate(first)}
-    return list(first.values()), [number[key] for key in keys]
-
-
 def render_looks(
     looks: Sequence[Look],
     frames: int = 17,
@@ -145,13 +136,16 @@ def render_looks(
 ) -> Tensor:
     """[b t 3 h w] in 0..1 from frame `start` on; what several looks share is painted once."""
     seconds = frame_times(frames, start, device)
-    kept, scene_of = _distinct([look.scene for look in looks])
-    scenes = [looks[i].scene for i in kept]
-    kept, backdrop_of = _distinct([_backdrop(scene) for scene in scenes])
-    behind = paint_background(SceneBatch.pack([scenes[i] for i in kept], device), seconds, height, width)
-    packed = SceneBatch.pack(scenes, device)
-    drawn = paint_lettering(paint_things(behind[backdrop_of], packed, seconds), packed)[scene_of]
-    for style in {look.style for look in looks if look.style}:
-        chosen = [i for i, look in enumerate(looks) if look.style == style]
-        drawn[chosen] = apply_style(style, drawn[chosen], start)
-    return drawn
+    shared: dict[Hashable, dict[Scene, list[int]]] = {}
+    for i, look in enumerate(looks):
+        shared.setdefault(_backdrop(look.scene), {}).setdefault(look.scene, []).append(i)
+    out = torch.empty(len(looks), frames, 3, height, width, device=device)
+    for scenes in shared.values():  # a clip at a time, which stays in the cache
+        behind = paint_background(SceneBatch.pack([next(iter(scenes))], device), seconds, height, width)
+        for scene, users in scenes.items():
+            packed = SceneBatch.pack([scene], device)
+            (drawn,) = paint_lettering(paint_things(behind, packed, seconds), packed)
+            for i in users:
+                style = looks[i].style
+                out[i] = apply_style(style, drawn, start) if style else drawn
+    return out
