@@ -70,7 +70,7 @@ FAMILIES = (
     "two",
 )
 CONTROLS = ("absent", "swapped")
-KEEP_COLORS = ("watercolor", "pixel art", "cartoon", "sunset", "rain")  # through which two colours stay two
+KEEP_COLORS = ("watercolor", "cartoon", "sunset", "rain")  # through which colours and small things stay what they are
 SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
 
 
