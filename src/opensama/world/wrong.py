@@ -75,8 +75,9 @@ def _variants(
     rng: random.Random, old: Thing | None, new: Thing, before: Look, kinds: int, colors: int
 ) -> Iterator[Wrong]:
     """`new` with another kind, colour or texture."""
-    for kind in like(rng, new.kind, kinds):
-        yield "kind", Swap(old, replace(new, kind=kind)).on(before)
+    guises = [replace(new, kind=kind) for kind in like(rng, new.kind, kinds + 1)]
+    for guise in [guise for guise in guises if guise != old][:kinds]:
+        yield "kind", Swap(old, guise).on(before)
     usual = [old.color] if old and old.color != new.color else []
     for color in (usual + _some(rng, tuple(COLORS), colors, new.color, *usual))[:colors]:
         yield "color", Swap(old, replace(new, color=color)).on(before)
