@@ -145,7 +145,7 @@ def sepia(x: Tensor, first: int = 0) -> Tensor:
 
 def night(x: Tensor, first: int = 0) -> Tensor:
     dim = _vivid(x, 0.5)
-    return (dim.square() * _color(x, 0.34, 0.45, 0.8) + _color(x, 0.0, 0.01, 0.07)).clamp(0, 1)
+    return (dim.square() * _color(x, 0.4, 0.5, 0.88) + _color(x, 0.02, 0.03, 0.1)).clamp(0, 1)
 
 
 def sunset(x: Tensor, first: int = 0) -> Tensor:

@@ -1,0 +1,287 @@
+"""`opensama gallery`: one page of edits to look at, of every family, each beside its source and its exact answer."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from opensama.apps.progress import Display
+from opensama.values import EditRequest, Progress, UserError, Video
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from opensama.evaluation.world import ItemScore
+    from opensama.pipeline.editor import Editor
+
+FRAMES = 17
+SIDE = 128  # pixels of a drawn frame, and of a square of a real clip's area
+GAP = 4  # pixels between the three pictures
+QUALITY = 72
+SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"}
+REAL = "real clips"
+LEGEND = (
+    "In each picture: source, edit, exact answer. Right means that in every third of the clip the edit is nearer to the "
+    "exact answer than to any of the wrong ones, all drawn by the world and passed through the model's autoencoder, and "
+    "that what should stay has stayed. Error is the squared error where the answer differs from the source, beside the "
+    "source's own; kept is how well the rest was kept. Failures come first."
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One edit: clips uint8 [t h w 3]."""
+
+    family: str
+    source: np.ndarray
+    output: np.ndarray
+    answer: np.ndarray
+    fps: Fraction
+    score: ItemScore
+    note: str = ""
+
+
+def gallery(
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("gallery"),
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 3,
+    split: Literal["test", "train"] = "test",
+    family: list[str] | None = None,
+    clips: Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Edit clips of every family and show them on one page.
+
+    Writes index.html, which holds everything itself: source, edit and exact answer play side by side, with the score.
+
+    Parameters
+    ----------
+    out
+        The folder to write into.
+    model
+        A name that `opensama models list` shows, or a pipeline folder.
+    number
+        How many edits a family, and styles a clip of your own.
+    split
+        test: objects, colours and phrasings that were kept from training; train: those it was trained on.
+    family
+        Only this family of edits; say it again for more.
+    clips
+        A folder of videos to show in the styles, too.
+    seed
+        Another number draws other clips.
+    device
+        Where to compute, such as cpu or cuda:1. By default the best there is.
+    """
+    if not 1 <= number <= 100:
+        raise UserError(f"The number of edits a family must be from 1 to 100, not {number}.")
+    videos = find_videos(clips) if clips else []
+    from opensama.models.registry import find
+
+    find(model)
+    from opensama import load
+    from opensama.apps.demo import make_folder
+    from opensama.world import CONTROLS, FAMILIES
+
+    if unknown := set(family or ()) - {*FAMILIES, *CONTROLS}:
+        raise UserError(f"There is no family {unknown.pop()!r} of edits; choose {', '.join(FAMILIES + CONTROLS)}.")
+    chosen = [f for f in FAMILIES + CONTROLS if not family or f in family]
+    make_folder(out)
+    total = number * (len(chosen) + len(videos))
+    begin = time.monotonic()
+    items = []
+    with Display() as show:
+        editor = load(model, device=device, notice=show.note)
+        for found in (drawn_items(editor, chosen, number, split, seed), real_items(editor, videos, number, seed)):
+            for item in found:
+                items.append(item)
+                show(Progress("Editing", len(items), total, time.monotonic() - begin))
+    path = out / "index.html"
+    temporary = path.with_name(".index.html.part")
+    temporary.write_text(page(items, model, split), encoding="utf-8")
+    os.replace(temporary, path)
+    print(f"{len(items)} edits, {sum(i.score.success for i in items)} right: {path}")
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """The videos of a folder by name; where some are called NAME--source, only those."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; give --clips a folder of videos.")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+    if not found:
+        raise UserError(f"The folder {folder} has no videos ({', '.join(sorted(SUFFIXES))}); choose another.")
+    return [p for p in found if p.stem.endswith("--source")] or found
+
+
+def drawn_items(
+    editor: Editor, families: Sequence[str], number: int, split: Literal["test", "train"], seed: int
+) -> Iterator[Item]:
+    """Edits of the drawn world, scored."""
+    from opensama.evaluation.world import score
+    from opensama.world import sample_edit
+    from opensama.world.scenes import FPS
+
+    for family in families:
+        for i in range(number):
+            sample = sample_edit(f"{seed}-{i}", split, family, FRAMES, SIDE)
+            output = edited(editor, sample.source, Fraction(FPS), sample.instruction, seed)
+            scored = score(sample, output, through(editor))
+            yield Item(family, sample.source, output, sample.target, Fraction(FPS), scored)
+
+
+def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -> Iterator[Item]:
+    """Each video in `number` styles, the styles in turn, scored against the style's own answer among all styles."""
+    import torch
+
+    from opensama.evaluation.world import AnswerKey, Question
+    from opensama.evaluation.world.key import to_float
+    from opensama.evaluation.world.scores import row, squared_error
+    from opensama.world import STYLES, apply_style, to_uint8
+
+    sentences = style_sentences(seed) if videos else {}
+    names = tuple(STYLES)
+    for v, path in enumerate(videos):
+        source, fps = model_sized(path)
+        frames = to_float(source)
+        looks = {name: apply_style(name, frames) for name in names}
+        for i in range(min(number, len(names))):
+            style = names[(v * number + i) % len(names)]
+            others = tuple(name for name in names if name != style)
+            question = Question("style", style, frames, others, torch.stack([looks[name] for name in others]))
+            output = edited(editor, source, fps, sentences[style], seed)
+            verdict = AnswerKey(frames, looks[style], [question], through(editor)).judge(output)
+            answer = to_uint8(looks[style])
+            error = squared_error(source, answer, output)
+            scored = row("style", sentences[style], style, verdict, error)
+            yield Item(REAL, source, output, answer, fps, scored, path.name)
+
+
+def style_sentences(seed: int) -> dict[str, str]:
+    """An instruction for each style, as `test` says it."""
+    from opensama.world import STYLES, plan_edit
+
+    found: dict[str, str] = {}
+    number = 0
+    while len(found) < len(STYLES):
+        plan = plan_edit(f"{seed}-{number}", "test", "style")
+        found.setdefault(plan.edited, plan.instruction)
+        number += 1
+    return found
+
+
+def model_sized(path: Path) -> tuple[np.ndarray, Fraction]:
+    """The first frames of a video at model size, 4k+1 of them, and their rate."""
+    from opensama.media.frames import cover, to_frames, to_pixels
+    from opensama.media.video_io import read_video
+    from opensama.pipeline.buckets import closest
+    from opensama.values import frames_down
+
+    video = read_video(path)
+    count = frames_down(min(FRAMES, video.frame_count))
+    width, height = closest(video.width, video.height, SIDE * SIDE, 16)
+    pixels = cover(to_pixels(list(video.frames(0, count))), height, width)
+    return to_frames(pixels), Fraction(video.frame_count) / video.duration
+
+
+def edited(editor: Editor, source: np.ndarray, fps: Fraction, instruction: str, seed: int) -> np.ndarray:
+    """What the model makes of it, every pixel its own."""
+    request = EditRequest(Video.from_frames(source, fps), instruction, seed=seed, preserve=False)
+    return editor.edit(request).array()
+
+
+def through(editor: Editor) -> Callable[[Tensor], Tensor]:
+    """There and back through the model's autoencoder: frames [b t 3 h w] in 0..1."""
+    import torch
+
+    def code(frames: Tensor) -> Tensor:
+        with torch.no_grad():
+            latents = editor.pipeline.encode_video(frames.transpose(1, 2) * 2 - 1)
+            return (editor.pipeline.decode_latents(latents).transpose(1, 2).to(frames) + 1) / 2
+
+    return code
+
+
+def page(items: Sequence[Item], model: str, split: str) -> str:
+    """The whole page."""
+    families = list(dict.fromkeys(item.family for item in items))
+    groups = {f: sorted((i for i in items if i.family == f), key=lambda i: i.score.success) for f in families}
+    right = {f: sum(i.score.success for i in group) for f, group in groups.items()}
+    links = [f'<a href="#{_id(f)}">{f} {right[f]}/{len(group)}</a>' for f, group in groups.items()]
+    sections = [
+        f'<section id="{_id(f)}"><h2>{f} <small>{right[f]} of {len(group)} right</small></h2>\n'
+        f'<div class="items">\n{"".join(map(figure, group))}</div></section>'
+        for f, group in groups.items()
+    ]
+    template = Template(files("opensama.apps").joinpath("gallery.html").read_text("utf-8"))
+    return template.substitute(
+        title=html.escape(f"Edits by {model}"),
+        summary=f"{sum(right.values())} of {len(items)} edits are right, on what was kept "
+        f"{'from' if split == 'test' else 'for'} training.",
+        legend=LEGEND,
+        links="\n".join(links),
+        sections="\n".join(sections),
+    )
+
+
+def figure(item: Item) -> str:
+    """One edit: instruction, the three clips as one video, score."""
+    s = item.score
+    verdict = '<b class="good">right</b>' if s.success else '<b class="bad">not right</b>'
+    kept = "" if s.kept >= 99 else f" · kept {s.kept:.1f} dB"
+    lines = [f"{verdict} · error {s.ratio:.2f}{kept}" + (f" · {html.escape(item.note)}" if item.note else "")]
+    lines += map(part, s.parts)
+    if not s.success and all(p["right"] for p in s.parts):
+        lines.append("what should stay was not kept in every third")
+    said = html.escape(s.instruction)
+    height, width = item.source.shape[1:3]
+    return (
+        f"<figure><blockquote>{said}</blockquote>\n"
+        '<div class="columns"><span>source</span><span>edit</span><span>exact answer</span></div>\n'
+        f'<video src="{film(item)}" width="{3 * width + 2 * GAP}" height="{height}" data-fps="{float(item.fps):.6g}" '
+        f'aria-label="Source, edit and exact answer: {said}" muted loop playsinline controls></video>\n'
+        f"<figcaption>{''.join(f'<div>{line}</div>' for line in lines)}</figcaption></figure>\n"
+    )
+
+
+def part(p: dict[str, Any]) -> str:
+    """How one part of an edit came out, and in each third of the clip what it was nearest to where that was wrong."""
+    name = html.escape(f"{p['family']}, {p['edited']}")
+    if p["right"]:
+        return f'<span class="good">✓</span> {name}'
+    nearest = html.escape(" / ".join(p["nearest"]))
+    return f'<span class="bad">✗</span> {name}: nearest to {nearest}'
+
+
+def film(item: Item) -> str:
+    """The three clips side by side, as a video in an address of its own."""
+    import numpy as np
+
+    from opensama.media.video_io import write_video
+
+    t, h, w = item.source.shape[:3]
+    frames = np.full((t, h, 3 * w + 2 * GAP, 3), 128, np.uint8)
+    for i, clip in enumerate((item.source, item.output, item.answer)):
+        frames[:, :, i * (w + GAP) : i * (w + GAP) + w] = clip
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(Video.from_frames(frames, item.fps), path, quality=QUALITY, on_note=lambda _: None)
+        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _id(family: str) -> str:
+    return family.replace(" ", "-")
