@@ -34,10 +34,10 @@ QUALITY = 72
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"}
 REAL = "real clips"
 LEGEND = (
-    "In each picture: source, edit, exact answer. Right means that in every third of the clip the edit is nearer to the "
-    "exact answer than to any of the wrong ones, all drawn by the world and passed through the model's autoencoder, and "
-    "that what should stay has stayed. Error is the squared error where the answer differs from the source, beside the "
-    "source's own; kept is how well the rest was kept. Failures come first."
+    "In each picture: source, edit, exact answer. Right means that in every third of the clip the edit is nearer to "
+    "the exact answer than to any of the wrong ones, all drawn by the world and passed through the model's "
+    "autoencoder, and that what should stay has stayed. Error is the squared error where the answer differs from the "
+    "source, beside the source's own; kept is how well the rest was kept. Failures come first."
 )
 
 
@@ -259,11 +259,11 @@ def figure(item: Item) -> str:
 
 
 def part(p: dict[str, Any]) -> str:
-    """How one part of an edit came out, and in each third of the clip what it was nearest to where that was wrong."""
+    """How one part of an edit came out, and what it was nearest to where that was wrong."""
     name = html.escape(f"{p['family']}, {p['edited']}")
     if p["right"]:
         return f'<span class="good">✓</span> {name}'
-    nearest = html.escape(" / ".join(p["nearest"]))
+    nearest = html.escape(", ".join(dict.fromkeys(p["nearest"])))
     return f'<span class="bad">✗</span> {name}: nearest to {nearest}'
 
 
