@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import os
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
@@ -22,16 +23,14 @@ from opensama.values import EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from opensama.evaluation.world import ItemScore
     from opensama.pipeline.editor import Editor
 
 FRAMES = 17
-SIDE = 128  # pixels of a drawn frame, and of a square of a real clip's area
-GAP = 4  # pixels between the three pictures
+SIDE = 128  # pixels, of drawn and real clips
+GAP = 4  # pixels between the three clips of a picture
 QUALITY = 72
-SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif"}
 REAL = "real clips"
 LEGEND = (
     "In each picture: source, edit, exact answer. Right means that in every third of the clip the edit is nearer to "
@@ -49,7 +48,6 @@ class Item:
     source: np.ndarray
     output: np.ndarray
     answer: np.ndarray
-    fps: Fraction
     score: ItemScore
     note: str = ""
 
@@ -120,18 +118,17 @@ def gallery(
 
 def find_videos(folder: Path) -> list[Path]:
     """The videos of a folder by name; where some are called NAME--source, only those."""
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; give --clips a folder of videos.")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-    if not found:
-        raise UserError(f"The folder {folder} has no videos ({', '.join(sorted(SUFFIXES))}); choose another.")
-    return [p for p in found if p.stem.endswith("--source")] or found
+    from opensama.evaluation.world import list_clips
+
+    found = list_clips(folder)
+    return [path for path in found if path.stem.endswith("--source")] or found
 
 
 def drawn_items(
     editor: Editor, families: Sequence[str], number: int, split: Literal["test", "train"], seed: int
 ) -> Iterator[Item]:
     """Edits of the drawn world, scored."""
+    from opensama.apps.evaluate import through
     from opensama.evaluation.world import score
     from opensama.world import sample_edit
     from opensama.world.scenes import FPS
@@ -139,81 +136,36 @@ def drawn_items(
     for family in families:
         for i in range(number):
             sample = sample_edit(f"{seed}-{i}", split, family, FRAMES, SIDE)
-            output = edited(editor, sample.source, Fraction(FPS), sample.instruction, seed)
+            output = edited(editor, sample.source, FPS, sample.instruction, seed)
             scored = score(sample, output, through(editor))
-            yield Item(family, sample.source, output, sample.target, Fraction(FPS), scored)
+            yield Item(family, sample.source, output, sample.target, scored)
 
 
 def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -> Iterator[Item]:
     """Each video in `number` styles, the styles in turn, scored against the style's own answer among all styles."""
-    import torch
-
-    from opensama.evaluation.world import AnswerKey, Question
-    from opensama.evaluation.world.key import to_float
+    from opensama.apps.evaluate import through
+    from opensama.evaluation.world.clips import ask_for, first_second, style_key
     from opensama.evaluation.world.scores import row, squared_error
-    from opensama.world import STYLES, apply_style, to_uint8
+    from opensama.world import STYLES, to_uint8
+    from opensama.world.scenes import FPS
 
-    sentences = style_sentences(seed) if videos else {}
-    names = tuple(STYLES)
-    for v, path in enumerate(videos):
-        source, fps = model_sized(path)
-        frames = to_float(source)
-        looks = {name: apply_style(name, frames) for name in names}
-        for i in range(min(number, len(names))):
-            style = names[(v * number + i) % len(names)]
-            others = tuple(name for name in names if name != style)
-            question = Question("style", style, frames, others, torch.stack([looks[name] for name in others]))
-            output = edited(editor, source, fps, sentences[style], seed)
-            verdict = AnswerKey(frames, looks[style], [question], through(editor)).judge(output)
-            answer = to_uint8(looks[style])
-            error = squared_error(source, answer, output)
-            scored = row("style", sentences[style], style, verdict, error)
-            yield Item(REAL, source, output, answer, fps, scored, path.name)
+    rng, styles = random.Random(seed), cycle(STYLES)
+    for path in videos:
+        source = first_second(path, FRAMES, SIDE)
+        for _ in range(number):
+            style = next(styles)
+            text = ask_for(rng, style)
+            key = style_key(source, style, through(editor))
+            answer = to_uint8(key.answer)
+            output = edited(editor, source, FPS, text, seed)
+            scored = row(REAL, text, style, key.judge(output), squared_error(source, answer, output))
+            yield Item(REAL, source, output, answer, scored, path.name)
 
 
-def style_sentences(seed: int) -> dict[str, str]:
-    """An instruction for each style, as `test` says it."""
-    from opensama.world import STYLES, plan_edit
-
-    found: dict[str, str] = {}
-    number = 0
-    while len(found) < len(STYLES):
-        plan = plan_edit(f"{seed}-{number}", "test", "style")
-        found.setdefault(plan.edited, plan.instruction)
-        number += 1
-    return found
-
-
-def model_sized(path: Path) -> tuple[np.ndarray, Fraction]:
-    """The first frames of a video at model size, 4k+1 of them, and their rate."""
-    from opensama.media.frames import cover, to_frames, to_pixels
-    from opensama.media.video_io import read_video
-    from opensama.pipeline.buckets import closest
-    from opensama.values import frames_down
-
-    video = read_video(path)
-    count = frames_down(min(FRAMES, video.frame_count))
-    width, height = closest(video.width, video.height, SIDE * SIDE, 16)
-    pixels = cover(to_pixels(list(video.frames(0, count))), height, width)
-    return to_frames(pixels), Fraction(video.frame_count) / video.duration
-
-
-def edited(editor: Editor, source: np.ndarray, fps: Fraction, instruction: str, seed: int) -> np.ndarray:
+def edited(editor: Editor, source: np.ndarray, fps: float, instruction: str, seed: int) -> np.ndarray:
     """What the model makes of it, every pixel its own."""
     request = EditRequest(Video.from_frames(source, fps), instruction, seed=seed, preserve=False)
     return editor.edit(request).array()
-
-
-def through(editor: Editor) -> Callable[[Tensor], Tensor]:
-    """There and back through the model's autoencoder: frames [b t 3 h w] in 0..1."""
-    import torch
-
-    def code(frames: Tensor) -> Tensor:
-        with torch.no_grad():
-            latents = editor.pipeline.encode_video(frames.transpose(1, 2) * 2 - 1)
-            return (editor.pipeline.decode_latents(latents).transpose(1, 2).to(frames) + 1) / 2
-
-    return code
 
 
 def page(items: Sequence[Item], model: str, split: str) -> str:
@@ -240,6 +192,8 @@ def page(items: Sequence[Item], model: str, split: str) -> str:
 
 def figure(item: Item) -> str:
     """One edit: instruction, the three clips as one video, score."""
+    from opensama.world.scenes import FPS
+
     s = item.score
     verdict = '<b class="good">right</b>' if s.success else '<b class="bad">not right</b>'
     kept = "" if s.kept >= 99 else f" · kept {s.kept:.1f} dB"
@@ -252,7 +206,7 @@ def figure(item: Item) -> str:
     return (
         f"<figure><blockquote>{said}</blockquote>\n"
         '<div class="columns"><span>source</span><span>edit</span><span>exact answer</span></div>\n'
-        f'<video src="{film(item)}" width="{3 * width + 2 * GAP}" height="{height}" data-fps="{float(item.fps):.6g}" '
+        f'<video src="{film(item)}" width="{3 * width + 2 * GAP}" height="{height}" data-fps="{FPS}" '
         f'aria-label="Source, edit and exact answer: {said}" muted loop playsinline controls></video>\n'
         f"<figcaption>{''.join(f'<div>{line}</div>' for line in lines)}</figcaption></figure>\n"
     )
@@ -272,6 +226,7 @@ def film(item: Item) -> str:
     import numpy as np
 
     from opensama.media.video_io import write_video
+    from opensama.world.scenes import FPS
 
     t, h, w = item.source.shape[:3]
     frames = np.full((t, h, 3 * w + 2 * GAP, 3), 128, np.uint8)
@@ -279,7 +234,7 @@ def film(item: Item) -> str:
         frames[:, :, i * (w + GAP) : i * (w + GAP) + w] = clip
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(Video.from_frames(frames, item.fps), path, quality=QUALITY, on_note=lambda _: None)
+        write_video(Video.from_frames(frames, FPS), path, quality=QUALITY, on_note=lambda _: None)
         return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
