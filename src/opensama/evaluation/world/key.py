@@ -1,0 +1,282 @@
+"""The answer key of one edit: what right and wrong answers look like, and which of them an output is nearest to.
+
+Every part of an edit is asked apart. Candidates are the right answer, the source, the right answer without this part,
+and the same edit done wrong (another kind, colour, texture, style, place, object). All are drawn by the world, cut to a
+box around the changed region and passed through the model's autoencoder, so that like is compared with like; then, with
+`likeness.distances` in the region that the right answer or the candidate changes, in each third of the clip:
+
+    lead              (d(output, candidate) - d(output, right)) / d(right, candidate), least over candidates: 1 for the
+                      right answer, 0 half way to a wrong one
+    right in a third  lead >= MARGIN: the right answer is nearest by a margin, whatever else the output is off by
+    kept in a third   PSNR of the output against the autoencoder's source, outside all changed regions, >= KEPT dB
+    success           every part right and the rest kept, in every third
+
+The output may be moved up to 6 % of the frame's side and scaled up to 15 % about the region's centre; edits of the
+whole frame (a style, a background) are compared in place.
+
+Letters: `k` candidates (0 is right), `f` frames looked at, `t` frames, `h w` pixels; frames are float RGB in 0..1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opensama.evaluation.world.likeness import distances, half, moved, moves, to_lab
+from opensama.evaluation.world.probes import probe
+
+MARGIN = 0.2
+KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
+STILL = 26.0  # dB, of the whole frame, where nothing should change
+CALM = 4  # pixels of a 128x128 frame around what changes that count for neither side
+MARK = 0.02  # two renderings differ where a channel differs by more
+APART = 25.0  # squared units of likeness: candidates nearer to the right answer cannot be told from it ...
+NEAR = 0.02  # ... nor can those whose difference is a smaller share of what the edit changes
+WHOLE = ("style", "background")  # families that change the whole frame
+FREE = moves(0.06, 3, (0.85, 1.0, 1.15))
+FIXED = moves(0.0, 0, (1.0,))
+
+Frames = np.ndarray  # uint8 [t h w 3]
+Through = Callable[[Tensor], Tensor]  # the model's autoencoder there and back: [b t 3 h w] in 0..1, t = 4k+1
+
+
+@dataclass(frozen=True)
+class Question:
+    """One part of an edit, drawn: the answer without this part [t 3 h w], and labelled wrong ones [k t 3 h w]."""
+
+    family: str
+    name: str
+    before: Tensor
+    labels: tuple[str, ...]
+    wrong: Tensor
+
+
+@dataclass(frozen=True)
+class PartVerdict:
+    """How one part came out. `nearest` names the candidate nearest to the output in each third, "right" where it is."""
+
+    family: str
+    name: str
+    thirds: tuple[bool, ...]
+    nearest: tuple[str, ...]
+    lead: float  # the least over thirds: 1 for the exact answer, 0 half way to the nearest wrong one
+
+    @property
+    def right(self) -> bool:
+        return all(self.thirds)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one output came out, and by the way what the probes measure (see `probes`)."""
+
+    parts: tuple[PartVerdict, ...]
+    kept: tuple[float, ...]  # dB in each third; 99 where nothing is left to be kept
+    still: float  # the same over the whole clip
+    least: float  # what `kept` must reach
+    probes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def thirds(self) -> tuple[bool, ...]:
+        """Success in each third."""
+        kept = [k >= self.least for k in self.kept]
+        return tuple(kept[i] and all(p.thirds[i] for p in self.parts) for i in range(len(kept)))
+
+    @property
+    def success(self) -> bool:
+        return all(self.thirds)
+
+
+def to_float(frames: Frames) -> Tensor:
+    """uint8 [t h w 3] as [t 3 h w] in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 255
+
+
+def thirds(t: int) -> tuple[range, ...]:
+    """The frames of each third; one alone for clips too short to be cut into groups of four."""
+    if t < 13:
+        return (range(t),)
+    cuts = [round(i * t / 3) for i in range(4)]
+    return tuple(range(a, b) for a, b in itertools.pairwise(cuts))
+
+
+def looked_at(t: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """For each third the first of the five frames that pass the autoencoder together, and which of them are compared.
+
+    Four frames share a code (the clip's first has its own), so each third is seen through the group of four that has
+    most of its frames in it: the first and the last of these.
+    """
+    if t == 1:
+        return ((0, (0,)),)
+    found = []
+    for span in thirds(t):
+        groups = [[f for f in range(start + (start > 0), start + 5) if f in span] for start in range(0, t - 1, 4)]
+        best = max(range(len(groups)), key=lambda i: len(groups[i]))
+        found.append((4 * best, (groups[best][0] - 4 * best, groups[best][-1] - 4 * best)))
+    return tuple(found)
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """A mask [... h w] with all pixels within a square of that reach."""
+    if not pixels:
+        return mask
+    flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    return F.max_pool2d(flat, 2 * pixels + 1, 1, pixels).view(mask.shape) > 0.5
+
+
+def differs(a: Tensor, b: Tensor) -> Tensor:
+    """[... 3 h w] twice -> bool [... h w]."""
+    return (a - b).abs().amax(-3) > MARK
+
+
+def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
+    """In dB, of [t 3 h w] over the pixels chosen by `where` [t h w]; 99 where none is chosen or none differs."""
+    error = (a - b).square().mean(-3)
+    chosen = error if where is None else error[where]
+    if not chosen.numel() or not chosen.any():
+        return 99.0
+    return min(99.0, float(-10 * chosen.mean().log10()))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A cut of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, frames: Tensor) -> Tensor:
+        return frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def box_around(mask: Tensor, margin: int, step: int = 16) -> Box:
+    """The box of whole steps that holds what is true in [... h w] with a margin, as far as the frame goes."""
+    h, w = mask.shape[-2:]
+    flat = mask.reshape(-1, h, w).any(0)
+
+    def span(line: Tensor, side: int) -> tuple[int, int]:
+        found = line.nonzero()[:, 0]
+        low = max(0, int(found[0]) - margin) // step * step
+        high = min(side, -(-min(side, int(found[-1]) + 1 + margin) // step) * step)
+        return low, high - low
+
+    top, height = span(flat.any(1), h)
+    left, width = span(flat.any(0), w)
+    return Box(top, left, height, width)
+
+
+@dataclass(frozen=True)
+class _Third:
+    """What one part looks like in one third: candidates [k f 3 h/2 w/2] in L a b, weights [k f h/2 w/2].
+
+    Candidate 0 is the right answer; others are here only where they can be told from it.
+    """
+
+    frames: tuple[int, ...]
+    box: Box
+    centre: tuple[float, float]
+    labels: tuple[str, ...]
+    seen: Tensor
+    weights: Tensor
+    apart: Tensor  # [k] distances of the right answer to each
+    before: Tensor  # [f 3 h/2 w/2], the answer without this part
+    region: Tensor  # [f h/2 w/2], where the right answer differs from it
+
+    def output(self, frames: Tensor) -> Tensor:
+        """The same view of an output [t 3 h w]."""
+        return half(to_lab(self.box.cut(frames[list(self.frames)])))
+
+
+class AnswerKey:
+    """The answer key of one edit for one model; `judge` as many outputs as there are."""
+
+    def __init__(self, source: Tensor, answer: Tensor, questions: Sequence[Question], through: Through):
+        """source and answer [t 3 h w]; no questions means that the answer is the source."""
+        self.source, self.answer, self.questions = source, answer, tuple(questions)
+        unit = self._side / 128
+        self.calm = max(1, round(CALM * unit))
+        self.still = ~grown(differs(source, answer), self.calm) if self.questions else None
+        if self.still is not None and self.still.float().mean() < 0.01:
+            self.still = torch.zeros_like(self.still)
+        self.coded = through(source[None])[0]
+        self.thirds = [[self._third(q, i, through) for i in range(len(thirds(len(source))))] for q in self.questions]
+
+    @property
+    def _side(self) -> float:
+        return float((self.source.shape[-1] * self.source.shape[-2]) ** 0.5)
+
+    def _third(self, question: Question, third: int, through: Through) -> _Third | None:
+        start, picks = looked_at(len(self.source))[third]
+        span = slice(start, start + 5)
+        frames = tuple(start + p for p in picks)
+        drawn = torch.stack((self.answer[span], question.before[span], self.source[span]))
+        drawn = torch.cat((drawn, question.wrong[:, span]))
+        labels = ("right", "undone", "source", *question.labels)
+        right = differs(drawn[0], drawn[1])[list(picks)]
+        if not right.any():
+            return None
+        box = box_around(right, 3 * self.calm)
+        drawn = box.cut(drawn)
+        others: list[int] = [0]
+        for k in range(1, len(drawn)):  # what looks the same in the box is asked once
+            if all(differs(drawn[k], drawn[o]).any() for o in others):
+                others.append(k)
+        drawn, labels = drawn[others], tuple(labels[k] for k in others)
+        before = drawn[1]
+        changed = differs(drawn, before)[:, list(picks)]  # [k f h w]
+        seen = half(to_lab(through(drawn)[:, list(picks)].clamp(0, 1)))
+        weights = half(grown(changed[0] | changed, max(1, self.calm // 2)).float())
+        region = half(changed[0].float())
+        place = [region.sum((0, axis)) for axis in (1, 2)]
+        x, y = (float((torch.arange(len(v)).to(v) + 0.5) @ v / v.sum()) for v in place)
+        _, apart = distances(self._moved(question, seen[0], (x, y)), seen, weights)
+        told = [0, *(k for k in range(1, len(seen)) if float(apart[k]) > max(APART, NEAR * float(apart[1])))]
+        names = tuple(labels[k] for k in told)
+        return _Third(frames, box, (x, y), names, seen[told], weights[told], apart[told], seen[1], region)
+
+    def _moved(self, question: Question, lab: Tensor, centre: tuple[float, float]) -> Tensor:
+        """A view with every move that is allowed: [m f 3 h/2 w/2]."""
+        return moved(lab, centre, FIXED if question.family in WHOLE else FREE, self._side / 2)
+
+    def judge(self, output: Frames) -> Verdict:
+        """How `output` [t h w 3] came out."""
+        if output.shape[:3] != (len(self.source), *self.source.shape[-2:]):
+            raise ValueError(f"the output is {output.shape}, the source {tuple(self.source.shape)}: they must agree")
+        frames = to_float(output).to(self.coded)
+        parts = tuple(
+            self._part(question, views, frames) for question, views in zip(self.questions, self.thirds, strict=True)
+        )
+        spans = [list(span) for span in thirds(len(frames))]
+        kept = tuple(psnr(frames[i], self.coded[i], None if self.still is None else self.still[i]) for i in spans)
+        still = psnr(frames, self.coded, self.still)
+        return Verdict(parts, kept, still, KEPT if self.questions else STILL, self._probes(frames))
+
+    def _part(self, question: Question, views: Sequence[_Third | None], frames: Tensor) -> PartVerdict:
+        right, nearest, leads = [], [], [1.0]
+        for view in views:
+            if view is None or len(view.labels) == 1:  # nothing to be seen of this part
+                right.append(True)
+                nearest.append("right")
+                continue
+            seen = self._moved(question, view.output(frames), view.centre)
+            to_right, to_each = distances(seen, view.seen, view.weights)
+            lead = ((to_each - to_right) / view.apart)[1:]
+            leads.append(float(lead.min()))
+            right.append(leads[-1] >= MARGIN)
+            nearest.append("right" if leads[-1] > 0 else view.labels[1 + int((to_each / to_right)[1:].argmin())])
+        return PartVerdict(question.family, question.name, tuple(right), tuple(nearest), min(leads))
+
+    def _probes(self, frames: Tensor) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for question, views in zip(self.questions, self.thirds, strict=True):
+            seen = [(v.output(frames), v.seen[0], v.before, v.region) for v in views if v is not None]
+            found |= probe(question.family, seen)
+        return found
