@@ -59,7 +59,7 @@ def sheets(
     from opensama.world import CONTROLS, FAMILIES
 
     make_folder(out)
-    save(sheet(list(kind_tiles()), columns=10), out / "kinds.png")
+    save(sheet(list(kind_tiles()), columns=7), out / "kinds.png")
     save(sheet(list(background_tiles()), columns=6), out / "backgrounds.png")
     for family in (*FAMILIES, *CONTROLS):
         whole = family == "style"
