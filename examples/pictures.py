@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from opensama import EditRequest, Video, load
-from opensama.evaluation.world import score
+from opensama.evaluation.world.scores import squared_error
 from opensama.pipeline.editor import Editor
 from opensama.world import FAMILIES, EditSample, sample_edit
 
@@ -57,7 +57,8 @@ def main() -> None:
         sheet.paste(Image.fromarray(body), (0, 26))
         ImageDraw.Draw(sheet).text((4, 6), f"{sample.instruction}   (rows: source, edit, exact answer)", fill="black")
         save(family, sheet)
-        print(f"{family}: {sample.instruction}  error {score(sample, edited).ratio:.2f} of the source's")
+        error = squared_error(sample.source, sample.target, edited)
+        print(f"{family}: {sample.instruction}  error {error:.2f} of the source's")
     for family, seed in README.items():
         sample, edited = edit(editor, family, seed)
         save(f"readme-{family}-before", Image.fromarray(strip(sample.source)))

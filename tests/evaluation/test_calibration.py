@@ -34,7 +34,7 @@ def test_what_imitations_there_are():
     assert len({tuple(f.flatten().tolist()) for f in add.values()}) == len(add)
     shown = (add["exact"] - add["copy"]).abs().amax(1) > 0.02
     disk = (add["disk"] - add["copy"]).abs().amax(1) > 0.02
-    assert int(disk.sum()) == pytest.approx(int(shown.sum()), rel=0.1)
+    assert int(disk.sum()) == pytest.approx(int(shown.sum()), rel=0.15)
     assert torch.equal(add["blend"], (add["exact"] + add["copy"]) / 2)
     two = dict(imitations(sample_edit(1, "test", "two", 5, 64), random.Random(0)))
     assert "one part" in two

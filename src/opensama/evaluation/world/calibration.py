@@ -173,6 +173,7 @@ class Calibration:
         intervals = [wilson(*shares["all"][name]) for name in names]
         lines.append(f"{'95 % interval':<17}" + "".join(f"{f'{100 * a:.0f}-{100 * b:.0f}':>13}" for a, b in intervals))
         lines.append(f"{'n':<17}" + "".join(f"{shares['all'][name][1]:>13}" for name in names))
+        lines += [f"not as it should be: {text}" for text in self.failures()]
         return "\n".join(lines)
 
 
