@@ -196,8 +196,10 @@ def figure(item: Item) -> str:
 
     s = item.score
     verdict = '<b class="good">right</b>' if s.success else '<b class="bad">not right</b>'
-    kept = "" if s.kept >= 99 else f" · kept {s.kept:.1f} dB"
-    lines = [f"{verdict} · error {s.ratio:.2f}{kept}" + (f" · {html.escape(item.note)}" if item.note else "")]
+    facts = [f"error {s.ratio:.2f}"] if s.parts else []  # where nothing should change there is no error to compare with
+    facts += [f"kept {s.kept:.1f} dB"] if s.kept < 99 else []
+    facts += [html.escape(item.note)] if item.note else []
+    lines = [" · ".join((verdict, *facts))]
     lines += map(part, s.parts)
     if not s.success and all(p["right"] for p in s.parts):
         lines.append("what should stay was not kept in every third")

@@ -157,7 +157,7 @@ def sunset(x: Tensor, first: int = 0) -> Tensor:
 def fog(x: Tensor, first: int = 0) -> Tensor:
     _, down = _where(x)
     thick = 0.72 - 0.32 * down
-    return _soft(x, 2) * (1 - thick) + 0.86 * thick
+    return _soft(x, 1) * (1 - thick) + 0.86 * thick
 
 
 def _flakes(x: Tensor, first: int, cell: float, fall: float, drift: float, radius: float) -> Tensor:
