@@ -17,7 +17,7 @@ from opensama.world import FAMILIES, sample_edit
 
 @pytest.mark.slow
 def test_right_answers_pass_and_imitations_do_not():
-    found = calibrate(through(load("tiny", device="cpu")), n=3, seed=1)
+    found = calibrate(through(load("tiny", device="cpu")), n=2, seed=1)
     shares = found.shares()
     for name in NAMES:
         passed, n = shares["all"][name]

@@ -144,6 +144,10 @@ def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
     return min(99.0, float(-10 * chosen.mean().log10()))
 
 
+def _coded(through: Through, frames: Tensor) -> Tensor:
+    return through(frames).to(frames.device).clamp(0, 1)
+
+
 @dataclass(frozen=True)
 class Box:
     """A cut of a frame, in pixels."""
@@ -206,7 +210,7 @@ class AnswerKey:
         self.still = ~grown(differs(source, answer), self.calm) if self.questions else None
         if self.still is not None and self.still.float().mean() < 0.01:
             self.still = torch.zeros_like(self.still)
-        self.coded = through(source[None])[0]
+        self.coded = _coded(through, source[None])[0]
         self.thirds = [[self._third(q, i, through) for i in range(len(thirds(len(source))))] for q in self.questions]
 
     @property
@@ -232,7 +236,7 @@ class AnswerKey:
         drawn, labels = drawn[others], tuple(labels[k] for k in others)
         before = drawn[1]
         changed = differs(drawn, before)[:, list(picks)]  # [k f h w]
-        seen = half(to_lab(through(drawn)[:, list(picks)].clamp(0, 1)))
+        seen = half(to_lab(_coded(through, drawn)[:, list(picks)]))
         weights = half(grown(changed[0] | changed, max(1, self.calm // 2)).float())
         region = half(changed[0].float())
         place = [region.sum((0, axis)) for axis in (1, 2)]
