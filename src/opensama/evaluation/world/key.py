@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opensama.evaluation.world.likeness import distances, half, moved, moves, to_lab
+from opensama.evaluation.world.likeness import half, nearest, to_lab
 from opensama.evaluation.world.probes import probe
 
 MARGIN = 0.2
@@ -39,8 +39,6 @@ MARK = 0.02  # two renderings differ where a channel differs by more
 APART = 25.0  # squared units of likeness: candidates nearer to the right answer cannot be told from it ...
 NEAR = 0.02  # ... nor can those whose difference is a smaller share of what the edit changes
 WHOLE = ("style", "background")  # families that change the whole frame
-FREE = moves(0.06, 3, (0.85, 1.0, 1.15))
-FIXED = moves(0.0, 0, (1.0,))
 
 Frames = np.ndarray  # uint8 [t h w 3]
 Through = Callable[[Tensor], Tensor]  # the model's autoencoder there and back: [b t 3 h w] in 0..1, t = 4k+1
@@ -148,6 +146,22 @@ def _coded(through: Through, frames: Tensor) -> Tensor:
     return through(frames).to(frames.device).clamp(0, 1)
 
 
+def middles(region: Tensor) -> Tensor:
+    """(x, y) of the middle of a region [f h w], frame by frame: [f 2]; of the frame where it is empty."""
+    h, w = region.shape[-2:]
+    whole = torch.where(region.sum((1, 2), keepdim=True) > 0, region, 1.0)
+    x, y = (torch.arange(side).to(whole) + 0.5 for side in (w, h))
+    return torch.stack(((whole * x).sum((1, 2)), (whole * y[:, None]).sum((1, 2))), 1) / whole.sum((1, 2))[:, None]
+
+
+def halfway(right: Tensor, undone: Tensor, region: Tensor) -> Tensor:
+    """Half an edit: done on one side of the region's middle only, left, right, above or below. [4 f 3 h w]."""
+    h, w = region.shape[-2:]
+    x, y = middles(region).view(-1, 2, 1, 1, 1).unbind(1)
+    left, above = torch.arange(w).to(x) + 0.5 < x, (torch.arange(h).to(y) + 0.5)[:, None] < y
+    return torch.stack([torch.where(side, right, undone) for side in (left, ~left, above, ~above)])
+
+
 @dataclass(frozen=True)
 class Box:
     """A cut of a frame, in pixels."""
@@ -239,16 +253,20 @@ class AnswerKey:
         seen = half(to_lab(_coded(through, drawn)[:, list(picks)]))
         weights = half(grown(changed[0] | changed, max(1, self.calm // 2)).float())
         region = half(changed[0].float())
-        place = [region.sum((0, axis)) for axis in (1, 2)]
-        x, y = (float((torch.arange(len(v)).to(v) + 0.5) @ v / v.sum()) for v in place)
-        _, apart = distances(self._moved(question, seen[0], (x, y)), seen, weights)
+        halves = halfway(seen[0], seen[1], region)
+        seen, labels = torch.cat((seen, halves)), (*labels, *("half",) * len(halves))
+        weights = torch.cat((weights, weights[1:2].expand(len(halves), -1, -1, -1)))
+        middle = middles(region)[region.sum((1, 2)) > 0].mean(0).tolist()
+        centre = (middle[0], middle[1])
+        _, apart = self._nearest(question, seen[0], centre, seen, weights)
         told = [0, *(k for k in range(1, len(seen)) if float(apart[k]) > max(APART, NEAR * float(apart[1])))]
         names = tuple(labels[k] for k in told)
-        return _Third(frames, box, (x, y), names, seen[told], weights[told], apart[told], seen[1], region)
+        return _Third(frames, box, centre, names, seen[told], weights[told], apart[told], seen[1], region)
 
-    def _moved(self, question: Question, lab: Tensor, centre: tuple[float, float]) -> Tensor:
-        """A view with every move that is allowed: [m f 3 h/2 w/2]."""
-        return moved(lab, centre, FIXED if question.family in WHOLE else FREE, self._side / 2)
+    def _nearest(
+        self, question: Question, lab: Tensor, centre: tuple[float, float], seen: Tensor, weights: Tensor
+    ) -> Tensor:
+        return nearest(lab, centre, self._side / 2, seen, weights, question.family not in WHOLE)
 
     def judge(self, output: Frames) -> Verdict:
         """How `output` [t h w 3] came out."""
@@ -264,19 +282,19 @@ class AnswerKey:
         return Verdict(parts, kept, still, KEPT if self.questions else STILL, self._probes(frames))
 
     def _part(self, question: Question, views: Sequence[_Third | None], frames: Tensor) -> PartVerdict:
-        right, nearest, leads = [], [], [1.0]
+        right, names, leads = [], [], [1.0]
         for view in views:
             if view is None or len(view.labels) == 1:  # nothing to be seen of this part
                 right.append(True)
-                nearest.append("right")
+                names.append("right")
                 continue
-            seen = self._moved(question, view.output(frames), view.centre)
-            to_right, to_each = distances(seen, view.seen, view.weights)
+            lab = view.output(frames)
+            to_right, to_each = self._nearest(question, lab, view.centre, view.seen, view.weights)
             lead = ((to_each - to_right) / view.apart)[1:]
             leads.append(float(lead.min()))
             right.append(leads[-1] >= MARGIN)
-            nearest.append("right" if leads[-1] > 0 else view.labels[1 + int((to_each / to_right)[1:].argmin())])
-        return PartVerdict(question.family, question.name, tuple(right), tuple(nearest), min(leads))
+            names.append("right" if leads[-1] > 0 else view.labels[1 + int((to_each / to_right)[1:].argmin())])
+        return PartVerdict(question.family, question.name, tuple(right), tuple(names), min(leads))
 
     def _probes(self, frames: Tensor) -> dict[str, float]:
         found: dict[str, float] = {}

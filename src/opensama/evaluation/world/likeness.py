@@ -6,8 +6,9 @@ times `EDGE`: colour tells what a thing is painted, edges tell its shape.
 
     distance(o, c, w) = mean over pixels, weighted by w, of the squared difference of these numbers, the sizes averaged
 
-Before comparing, the output may be moved and scaled (`moves`): the distance to a candidate is the least over all moves,
-the same for every candidate.
+Before comparing, the output may be moved by up to `REACH` of the frame's side and scaled by up to `STRETCH`. The distance
+to a candidate is the least over a grid of moves, made finer around each that is best for some candidate, so that
+all candidates are tried with the same moves.
 
 Letters: `k` candidates, `m` moves, `f` frames, `c` channels, `h w` pixels. Frames are float RGB in 0..1.
 """
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EDGE = 2.0
+REACH, STRETCH = 0.06, 0.15
 
 
 def to_lab(rgb: Tensor) -> Tensor:
@@ -50,11 +52,22 @@ def features(lab: Tensor) -> Tensor:
     return torch.cat((lab, EDGE * across, EDGE * down), -3)
 
 
-def moves(reach: float, steps: int, scales: tuple[float, ...]) -> Tensor:
-    """[m 3] (right, down, scale): shifts up to `reach` of the frame's side, 2 * steps + 1 each way, at every scale."""
-    line = torch.linspace(-reach, reach, 2 * steps + 1) if steps else torch.zeros(1)
-    grid = torch.cartesian_prod(line, line, torch.tensor(scales))
-    return grid.view(-1, 3)
+def _grid(reach: float, steps: int, stretch: float) -> Tensor:
+    """[m 3] (right, down, scale): 2 * steps + 1 shifts each way, at three scales."""
+    line = torch.linspace(-reach, reach, 2 * steps + 1)
+    return torch.cartesian_prod(line, line, torch.tensor((-stretch, 0, stretch))) + torch.tensor((0, 0, 1.0))
+
+
+COARSE = _grid(REACH, 3, STRETCH)
+FINE = _grid(REACH / 6, 1, STRETCH / 3) - torch.tensor((0, 0, 1.0))
+STAY = torch.tensor([[0.0, 0.0, 1.0]])
+
+
+def finer(moves: Tensor) -> Tensor:
+    """The moves around each of `moves` [m 3], none further than the coarse ones."""
+    around = (moves[:, None] + FINE).view(-1, 3)
+    shift, scale = around[:, :2].clamp(-REACH, REACH), around[:, 2:].clamp(1 - STRETCH, 1 + STRETCH)
+    return torch.cat((shift, scale), 1).unique(dim=0)
 
 
 def moved(lab: Tensor, centre: tuple[float, float], how: Tensor, side: float) -> Tensor:
@@ -64,8 +77,6 @@ def moved(lab: Tensor, centre: tuple[float, float], how: Tensor, side: float) ->
     its edge goes on. `side` is the whole frame's, in pixels of `lab`, which may be a part of it.
     """
     f, _, h, w = lab.shape
-    if len(how) == 1:
-        return lab[None]
     m, how = len(how), how.to(lab)
     x = torch.arange(w, device=lab.device) + 0.5 - centre[0]
     y = torch.arange(h, device=lab.device) + 0.5 - centre[1]
@@ -77,26 +88,35 @@ def moved(lab: Tensor, centre: tuple[float, float], how: Tensor, side: float) ->
     return seen.view(m, f, 3, h, w)
 
 
-def _sizes(lab: Tensor) -> tuple[Tensor, Tensor]:
-    """Features at half and quarter size from L a b at half size, each flat over frames, channels and pixels."""
-    return features(lab).flatten(-4), features(half(lab)).flatten(-4)
+def nearest(
+    lab: Tensor, centre: tuple[float, float], side: float, candidates: Tensor, weights: Tensor, free: bool
+) -> Tensor:
+    """Distances of a view `lab` [f 3 h w] at its best moves about `centre` (or unmoved), see `distances`: [2 k]."""
+    if not free:
+        return distances(lab[None], candidates, weights)[:, 0]
+    coarse = distances(moved(lab, centre, COARSE, side), candidates, weights)
+    best = COARSE[coarse.argmin(1).unique().cpu()]
+    fine = distances(moved(lab, centre, finer(best), side), candidates, weights)
+    return torch.minimum(coarse.amin(1), fine.amin(1))
 
 
-def distances(output: Tensor, candidates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the moved output is from the first candidate and from each, in each one's region, at its best move.
+def distances(outputs: Tensor, candidates: Tensor, weights: Tensor) -> Tensor:
+    """How far each moved output is from the first candidate and from each, in each one's region.
 
-    output [m f 3 h w], candidates [k f 3 h w] L a b at half size, weights [k f h w] -> two [k]: the distance to
-    candidate 0 (the right one) weighted by weights[k], and the distance to candidate k weighted likewise. The best move
-    is found for each of the two on its own.
+    outputs [m f 3 h w], candidates [k f 3 h w] L a b at half size, weights [k f h w] -> [2 m k]: the distance to
+    candidate 0 (the right one) weighted by weights[k], and the distance to candidate k weighted likewise.
     """
-    to_right = to_each = torch.zeros((), device=output.device)
-    levels = zip(_sizes(candidates), _weights(weights, 5), strict=True)
-    outputs = _sizes(output)
-    for o, (c, w) in zip(outputs, levels, strict=True):
+    to_right = to_each = torch.zeros((), device=outputs.device)
+    for o, c, w in zip(_sizes(outputs), _sizes(candidates), _weights(weights, 5), strict=True):
         own = (o * o) @ w.T  # [m k]
         to_right = to_right + own - 2 * (o @ (w * c[0]).T) + (w * c[0] * c[0]).sum(1)
         to_each = to_each + own - 2 * (o @ (w * c).T) + (w * c * c).sum(1)
-    return tuple((d / 2).amin(0).clamp_min(0) for d in (to_right, to_each))  # type: ignore[return-value]
+    return (torch.stack((to_right, to_each)) / 2).clamp_min(0)
+
+
+def _sizes(lab: Tensor) -> tuple[Tensor, Tensor]:
+    """Features at half and quarter size from L a b at half size, each flat over frames, channels and pixels."""
+    return features(lab).flatten(-4), features(half(lab)).flatten(-4)
 
 
 def _weights(weights: Tensor, channels: int) -> tuple[Tensor, Tensor]:
