@@ -13,8 +13,8 @@ from opensama.training.textures import dead_leaves, moving_crops
 @pytest.fixture(scope="module")
 def vae():
     torch.manual_seed(0)
-    model = PatchAutoencoder(widths=(16, 16, 24), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
-    model.start_from_components(drawn_clips(24, 0))
+    model = PatchAutoencoder(widths=(16, 16, 24), decoder_blocks=(1, 1, 1))
+    model.start_from_components(drawn_clips(48, 0))
     return model.eval()
 
 
@@ -26,11 +26,11 @@ def psnr(a, b):
 def test_shapes_and_interface(vae):
     x = drawn_clips(2, 100, 9)[..., :96, :]
     z = vae.encode(x).latent_dist.mode()
-    assert z.shape == (2, 48, 3, 6, 8)
+    assert z.shape == (2, 192, 3, 6, 8)
     assert vae.decode(z).sample.shape == x.shape
     torch.testing.assert_close(vae.decode(z, return_dict=False)[0], vae(x).sample)
     assert vae.config.scale_factor_spatial == 16
-    assert len(vae.config.latents_mean) == 48
+    assert len(vae.config.latents_mean) == 192
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def test_it_is_causal_and_cut_at_groups_of_four(vae):
 def test_a_still_is_nearly_the_same_alone_and_in_a_group(vae):
     still = drawn_clips(4, 30, 1).expand(-1, -1, 5, -1, -1)
     z = vae.encode(still).latent_dist.mode()
-    apart = (z[:, :36, 0] - z[:, :36, 1]).square().mean() / z[:, :36, 0].square().mean()
+    apart = (z[:, :120, 0] - z[:, :120, 1]).square().mean() / z[:, :120, 0].square().mean()
     assert apart < 1e-6
 
 
@@ -86,10 +86,10 @@ def test_textures_are_pictures():
 
 def test_training_lowers_the_loss():
     torch.manual_seed(0)
-    small = PatchAutoencoder(widths=(16, 16, 24), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
+    small = PatchAutoencoder(widths=(16, 16, 24), decoder_blocks=(1, 1, 1))
     stage = AutoencoderStage(small, batch=8, pictures=8, side=32)
     stage.start()
-    optimizer = torch.optim.AdamW(small.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW([p for p in small.parameters() if p.requires_grad], lr=2e-3)
     losses = []
     for i in range(12):
         loss = stage.step(i % 2)["loss"]

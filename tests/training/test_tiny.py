@@ -28,7 +28,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def parts(tokenizer):
     torch.manual_seed(0)
-    vae = PatchAutoencoder(widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1))
+    vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
     vae.start_from_components(drawn_clips(8, 0))
     set_latent_statistics(vae, drawn_clips(4, 0))
     encoder = make_semantic_encoder(32, 1).eval()
@@ -75,7 +75,7 @@ def test_a_pool_is_written_once_and_read_again(tmp_path, tokenizer, parts):
     said = []
     path = tmp_path / "pools" / "five.safetensors"
     made = build_pool(path, 6, vae, encoder, tokenizer, frames=5, size=(64, 32), say=said.append)
-    assert made["source"].shape == made["target"].shape == (6, 48, 2, 4, 2)
+    assert made["source"].shape == made["target"].shape == (6, 192, 2, 4, 2)
     assert made["change"].shape == (6, 2, 4, 2)
     assert made["semantic"].shape == (6, 17, 32)
     again = build_pool(path, 6, vae, encoder, tokenizer, frames=5, size=(64, 32))

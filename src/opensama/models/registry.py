@@ -98,7 +98,7 @@ TINY = ModelEntry(
     folder=ASSETS / "tiny",
     defaults=Defaults(
         steps=2, guidance=1.0, shift=8.0, area=128 * 128, multiple=16, window=17, overlap=2,
-        prompt_prefix="", negative_prompt="", max_text_tokens=32, preserve=True, dtype="float32",
+        prompt_prefix="", negative_prompt="", max_text_tokens=40, preserve=True, dtype="float32",
     ),
 )  # fmt: skip
 

@@ -51,7 +51,8 @@ class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ign
     `source_rotary` puts the source at the target's positions ("shared") or behind them ("shifted");
     `semantic_rotary` puts semantic tokens nowhere ("zero", as released: their queries and keys vanish), at the origin
     ("identity") or at their anchor's time and cell ("grid"); `semantic_dim=None` leaves semantic modules out;
-    `released_rounding` rounds the timestep to bfloat16 as the released sampler does.
+    `released_rounding` rounds the timestep to bfloat16 as the released sampler does. `source_gate` is for models that
+    are small beside their latents, see `gate`; it needs a source of the target's shape.
     """
 
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
@@ -87,13 +88,14 @@ class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ign
         num_anchors: int = 1,
         semantic_rotary: SemanticRotary = "zero",
         released_rounding: bool = False,
+        source_gate: bool = False,
     ):
         super().__init__(
             patch_size=patch_size,
             num_attention_heads=num_attention_heads,
             attention_head_dim=attention_head_dim,
             in_channels=in_channels,
-            out_channels=out_channels,
+            out_channels=2 * out_channels if source_gate else out_channels,
             text_dim=text_dim,
             freq_dim=freq_dim,
             ffn_dim=ffn_dim,
@@ -106,6 +108,7 @@ class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ign
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
+        self.register_to_config(out_channels=out_channels)  # the parent has noted the head's width
         if image_dim is not None or added_kv_proj_dim is not None:
             raise ValueError("SAMA reads no image embedding: leave image_dim and added_kv_proj_dim at None")
         if source_rotary not in ("shared", "shifted"):
@@ -147,6 +150,7 @@ class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ign
         `timestep` is [b], or [b n] with one for every joint token; `encoder_hidden_states` is the text [b l d_text];
         `source_hidden_states` [b c t' h' w'] may differ in size or be absent.
         """
+        sigma = timestep / 1000
         target, target_grid = self.embed_latents(hidden_states, TARGET)
         source, source_grid = target[:, :0], (0, 0, 0)
         if source_hidden_states is not None:
@@ -174,6 +178,8 @@ class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ign
             temb = self.gather(temb, n)[:, -n_target:]
 
         sample = self.project(tokens[:, -n_target:], temb, target_grid)
+        if self.config["source_gate"]:
+            sample = gate(sample, hidden_states, source_hidden_states, sigma)
         semantic_sample = None
         if semantic_hidden_states is not None and self.semantic_head is not None:
             semantic_sample = self.semantic_head(tokens[:, -n_target - s : -n_target])
@@ -223,6 +229,22 @@ class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ign
 
 
 Grid = tuple[int, int, int]
+
+
+def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor) -> Tensor:
+    """Velocity [b c t h w] of an answer [b 2c t h w] that says, number by number, how far to keep the source.
+
+        data = g * source + (1 - g) * own,   g = sigmoid(answer[c:]),   velocity = (noisy - data) / sigma
+
+    A small transformer need carry neither the noise nor the unchanged picture through its width. `sigma` is [b].
+    """
+    if source is None or source.shape != noisy.shape or sigma.ndim != 1:
+        raise ValueError(
+            "a model with source_gate needs source latents of the target's shape and one timestep a sample"
+        )
+    own, keep = answer.float().chunk(2, 1)
+    data = torch.lerp(own, source.float(), keep.sigmoid())
+    return (noisy.float() - data) / sigma.float().clamp_min(1e-3).view(-1, 1, 1, 1, 1)
 
 
 class RotaryLayout(NamedTuple):

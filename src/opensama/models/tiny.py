@@ -1,12 +1,12 @@
 """The small video autoencoder of the embedded models, with the interface of `AutoencoderKLWan`.
 
-    latents [b 48 1+k h/16 w/16]  <->  frames [b 3 1+4k h w] in [-1, 1]
+    latents [b 192 1+k h/16 w/16]  <->  frames [b 3 1+4k h w] in [-1, 1]
 
 The first frame makes one latent frame, then every four make one. Each latent frame depends on its own frames alone, so
 the code is causal in time, clips can be cut at multiples of four, and memory is bounded by one group of four frames.
-A linear map of 16x16 patches, started at their principal components, carries most of the picture; a small
-convolutional encoder and decoder of three scales (1/4, 1/8, 1/16) add what linear maps cannot. The mean is the code:
-there is no noise.
+The code is a linear map of 16x16 patches, their principal components; the same map back carries most of the picture,
+and a convolutional decoder of three scales (1/16, 1/8, 1/4) adds what linear maps cannot, such as sharp edges. So a
+transformer that was trained on these codes stays right when the decoder is trained further. There is no noise.
 
 The first frame and the groups share their meaning as far as they can: a still picture gives nearly the same latent
 either way, so that what a transformer learns on images holds for videos.
@@ -65,9 +65,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
     @register_to_config
     def __init__(
         self,
-        z_dim: int = 48,
+        z_dim: int = 192,
         widths: tuple[int, int, int] = (64, 96, 144),
-        encoder_blocks: tuple[int, int, int] = (1, 1, 2),
         decoder_blocks: tuple[int, int, int] = (2, 2, 2),
         latents_mean: tuple[float, ...] | None = None,
         latents_std: tuple[float, ...] | None = None,
@@ -87,23 +86,15 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
         self.linear_out = nn.ModuleDict({"first": nn.Linear(z_dim, patch), "group": nn.Linear(z_dim, 4 * patch)})
 
         self.spread: Tensor
-        self.register_buffer("spread", torch.ones(z_dim))  # of each number: convolutions see and write them evened out
-        self.look = nn.Conv2d(48, fine, 3, padding=1)
-        self.down = nn.ModuleList((nn.Conv2d(4 * fine, middle, 1), nn.Conv2d(4 * middle, coarse, 1)))
-        self.encode_stages = nn.ModuleList(map(_stage, widths, encoder_blocks))
-        self.merge = nn.ModuleDict({"first": nn.Conv2d(coarse, z_dim, 1), "group": nn.Conv2d(4 * coarse, z_dim, 1)})
-
-        self.split = nn.ModuleDict(
-            {"first": nn.Conv2d(z_dim, coarse, 3, padding=1), "group": nn.Conv2d(z_dim, 4 * coarse, 3, padding=1)}
-        )
+        self.register_buffer("spread", torch.ones(z_dim))  # of each number: convolutions see them evened out
+        self.split = nn.ModuleDict({"first": nn.Conv2d(z_dim, coarse, 1), "group": nn.Conv2d(z_dim, 4 * coarse, 1)})
         self.up = nn.ModuleList((nn.Conv2d(middle, 4 * fine, 1), nn.Conv2d(coarse, 4 * middle, 1)))
         self.decode_stages = nn.ModuleList(map(_stage, widths, decoder_blocks))
         self.paint = nn.Conv2d(fine, 48, 3, padding=1)
-        for quiet in (*self.merge.values(), self.paint):  # the linear code alone at the start
-            _silence(quiet)
+        _silence(self.paint)  # the linear map alone at the start
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
-        """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 48 1+k h/16 w/16]."""
+        """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 192 1+k h/16 w/16]."""
         b, c, t, h, w = x.shape
         if c != 3 or t % 4 != 1 or h % 16 or w % 16:
             raise ValueError(
@@ -117,7 +108,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput:
-        """Latents [b 48 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
+        """Latents [b 192 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
         parts = [self._decode(z[:, :, :1], "first")]
         if z.shape[2] > 1:
             parts.append(self._decode(z[:, :, 1:], "group"))
@@ -136,14 +127,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
             .permute(0, 2, 4, 6, 3, 1, 5, 7)
             .reshape(b * k, h // 16, w // 16, -1)
         )
-        linear = self.linear_in[kind](patches).permute(0, 3, 1, 2)
-        f = x.transpose(1, 2).reshape(b * t, 3, h, w)
-        f = self.encode_stages[0](self.look(F.pixel_unshuffle(f, 4)))
-        f = self.encode_stages[1](self.down[0](F.pixel_unshuffle(f, 2)))
-        f = self.encode_stages[2](self.down[1](F.pixel_unshuffle(f, 2)))
-        extra = self.merge[kind](F.silu(f).reshape(b * k, -1, h // 16, w // 16))
-        z = linear + extra * self.spread.view(-1, 1, 1)
-        return z.view(b, k, -1, h // 16, w // 16).transpose(1, 2)
+        z = self.linear_in[kind](patches)
+        return z.view(b, k, h // 16, w // 16, -1).permute(0, 4, 1, 2, 3)
 
     def _decode(self, z: Tensor, kind: str) -> Tensor:
         size = 1 if kind == "first" else 4
@@ -159,13 +144,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
         return linear.reshape(b, 3, k * size, 16 * h, 16 * w) + detail
 
     @torch.no_grad()
-    def start_from_components(self, clips: Tensor, shared: int = 36) -> None:
+    def start_from_components(self, clips: Tensor, shared: int | None = None) -> None:
         """Sets the linear maps to principal components of 16x16 patches of `clips` [b 3 5 h w] in [-1, 1].
 
-        The first `shared` numbers of a group of four frames are those of its mean frame; the rest, the strongest of
-        what remains. So stills and groups agree in the shared numbers.
+        The first `shared` numbers of a group of four frames (five eighths of them unless said) are those of its mean
+        frame; the rest, the strongest of what remains. So stills and groups agree in the shared numbers.
         """
         z_dim, patch = int(self.config["z_dim"]), 3 * 16 * 16
+        shared = 5 * z_dim // 8 if shared is None else shared
         b, _, t, h, w = clips.shape
         if t != 5:
             raise ValueError(f"clips of 5 frames are needed (one and a group of four), not {t}")

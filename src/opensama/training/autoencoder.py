@@ -3,7 +3,8 @@
     loss = mean (x' - x)^2 + 0.25 * mean (grad x' - grad x)^2,   x' = decode(encode(x) + noise)
 
 The noise on the codes (a twentieth of their spread) keeps the decoder calm where a transformer's answer is off.
-It starts from principal components (`PatchAutoencoder.start_from_components`), so the first step is already a code.
+The code is principal components (`PatchAutoencoder.start_from_components`) and stays so; trained is the decoder's part
+that is no linear map. So it can be trained on, before an editor is trained or after.
 """
 
 from __future__ import annotations
@@ -14,50 +15,53 @@ import torch
 from torch import Tensor, nn
 
 from opensama.models.tiny import PatchAutoencoder
+from opensama.training.ahead import Ahead
 from opensama.training.textures import dead_leaves, moving_crops
-from opensama.world import plan_edit, render_edits
+from opensama.world import plan_edit, render_looks
+
+
+CUTS = 4  # drawing costs more than cutting
 
 
 def drawn_clips(n: int, first: int, t: int = 5, side: int = 128, device: str = "cpu") -> Tensor:
     """[n 3 t side side] in -1..1 from the world's train split: sources and answers in equal parts."""
     plans = [plan_edit(first + i) for i in range(n)]
-    drawn = render_edits(plans, t, side, side, device)
-    pick = torch.arange(n, device=device) % 2 == 0
-    return torch.where(pick.view(-1, 1, 1, 1, 1), drawn.source, drawn.target).transpose(1, 2) * 2 - 1
+    looks = [p.source if i % 2 else p.target for i, p in enumerate(plans)]
+    return render_looks(looks, t, side, side, device).transpose(1, 2) * 2 - 1
 
 
 class AutoencoderStage:
-    """Half drawings (64x64 cuts of 128x128 frames), half textures."""
+    """Two thirds drawings (64x64 cuts of 128x128 frames, `CUTS` a clip), one third textures."""
 
     name = "autoencoder"
 
     def __init__(self, vae: PatchAutoencoder, *, batch: int = 24, pictures: int = 256, side: int = 64, seed: int = 0):
         self.vae, self.batch, self.side, self.seed = vae, batch, side, seed
+        self.textures = batch - 2 * batch // 3 // CUTS * CUTS
+        for components in (vae.linear_in, vae.linear_out):
+            components.requires_grad_(False)
         self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
-        self.spread: Tensor | None = None
+        self.next_clips = Ahead(self.clips)
 
     def start(self) -> None:
         """Principal components of a mixed batch."""
         g = torch.Generator().manual_seed(self.seed)
-        textures = moving_crops(self.pictures, 256, 5, 96, generator=g)
-        drawings = drawn_clips(96, 0)[..., :96, :96]
-        self.vae.start_from_components(torch.cat((textures, drawings)))
+        textures = moving_crops(self.pictures, 128, 5, 96, generator=g)
+        self.vae.start_from_components(torch.cat((textures, drawn_clips(256, 0)[..., :96, :96])))
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"vae": self.vae}
 
     def clips(self, index: int) -> Tensor:
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        half = self.batch // 2
-        textures = moving_crops(self.pictures, half, 5, self.side, generator=g)
-        whole = drawn_clips(max(1, half // 2), index * half)
-        y, x = (int(torch.randint(0, 128 - self.side + 1, (), generator=g)) for _ in range(2))
-        y2, x2 = (int(torch.randint(0, 128 - self.side + 1, (), generator=g)) for _ in range(2))
-        s = self.side
-        return torch.cat((textures, whole[..., y : y + s, x : x + s], whole[..., y2 : y2 + s, x2 : x2 + s]))
+        textures = moving_crops(self.pictures, self.textures, 5, self.side, generator=g)
+        drawn = (self.batch - self.textures) // CUTS
+        whole = drawn_clips(drawn, index * drawn)
+        corners = torch.randint(0, 128 - self.side + 1, (CUTS, 2), generator=g).tolist()
+        return torch.cat((textures, *(whole[..., y : y + self.side, x : x + self.side] for y, x in corners)))
 
     def step(self, index: int) -> dict[str, Tensor]:
-        x = self.clips(index).to(next(self.vae.parameters()).device)
+        x = self.next_clips(index).to(next(self.vae.parameters()).device)
         with torch.autocast(x.device.type, torch.bfloat16):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)
@@ -65,11 +69,10 @@ class AutoencoderStage:
         error = out - x
         plain = error.square().mean()
         slopes = (error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()) / 2
-        half = len(x) // 2
         return {
             "loss": plain + 0.25 * slopes,
-            "psnr_textures": -10 * torch.log10(error[:half].square().mean() / 4),
-            "psnr_drawings": -10 * torch.log10(error[half:].square().mean() / 4),
+            "psnr_textures": -10 * torch.log10(error[: self.textures].square().mean() / 4),
+            "psnr_drawings": -10 * torch.log10(error[self.textures :].square().mean() / 4),
         }
 
 

@@ -4,7 +4,7 @@ A stage names its trainable modules and answers `step(index) -> losses`; data is
 run that was stopped goes on exactly where it was. Everything on disk is safetensors and JSON:
 
     RUN/STAGE/state.json            step, seconds used, history of losses
-    RUN/STAGE/weights.safetensors   trained weights, their average under `ema.`, the optimizer's moments under `adam.`
+    RUN/STAGE/weights.safetensors   trained weights, their average under `ema.`, the moments under `optimizer.`
 
 The learning rate rises over the first 2 % of the budget and falls linearly to zero over the last part (`decay`).
 """
@@ -42,6 +42,7 @@ class LoopConfig:
 
     minutes: float
     lr: float = 1e-3
+    muon: float = 0.0  # learning rate of the matrices inside blocks, under Muon; 0 leaves them to AdamW
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -73,6 +74,26 @@ def rate(progress: float, decay: float, warmup: float = 0.02) -> float:
     return max(0.0, min(1.0, progress / warmup if warmup else 1.0, (1 - progress) / decay if decay else 1.0))
 
 
+def _optimizers(weights: Mapping[str, nn.Parameter], config: LoopConfig) -> list[torch.optim.Optimizer]:
+    """AdamW; for the matrices of transformer blocks Muon (Jordan et al., 2024), where a rate for it is given."""
+    inner = {name: p for name, p in weights.items() if ".block" in name and "relative" not in name and p.ndim == 2}
+    matrices = list(inner.values()) if config.muon else []
+    chosen = set(map(id, matrices))
+    rest = [p for p in weights.values() if id(p) not in chosen]
+    adam = torch.optim.AdamW(
+        [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=config.betas,
+    )
+    if not matrices:
+        return [adam]
+    decay = config.weight_decay
+    return [adam, torch.optim.Muon(matrices, lr=config.muon, weight_decay=decay, adjust_lr_fn="match_rms_adamw")]
+
+
 class Trainer:
     """Runs one stage. After `run`, the modules hold the averaged weights."""
 
@@ -81,15 +102,14 @@ class Trainer:
         self.out = out / stage.name
         self.out.mkdir(parents=True, exist_ok=True)
         self.weights = {
-            f"{m}.{name}": p for m, module in stage.modules().items() for name, p in module.named_parameters()
+            f"{m}.{name}": p
+            for m, module in stage.modules().items()
+            for name, p in module.named_parameters()
+            if p.requires_grad
         }
-        decayed = [p for p in self.weights.values() if p.ndim > 1]
-        others = [p for p in self.weights.values() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.lr,
-            betas=config.betas,
-        )
+        self.names = {p: name for name, p in self.weights.items()}
+        self.optimizers = _optimizers(self.weights, config)
+        self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.average = {name: p.detach().clone() for name, p in self.weights.items()}
         self.progress = Progress()
         self.resume()
@@ -109,20 +129,20 @@ class Trainer:
             with torch.no_grad():
                 p.copy_(tensors[name])
             self.average[name].copy_(tensors[f"ema.{name}"])
-            if f"adam.{name}.exp_avg" in tensors:
-                self.optimizer.state[p] = {
-                    "step": torch.tensor(float(saved["step"])),
-                    **{k: tensors[f"adam.{name}.{k}"].to(p.device) for k in ("exp_avg", "exp_avg_sq")},
-                }
+            prefix = f"optimizer.{name}."
+            state = {k.removeprefix(prefix): t.to(p.device) for k, t in tensors.items() if k.startswith(prefix)}
+            if state:
+                owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
+                owner.state[p] = state | {"step": torch.tensor(float(saved["step"]))}
         self.progress = Progress(saved["step"], saved["seconds"], saved["history"])
 
     def save(self) -> None:
         tensors = {name: p.detach().contiguous() for name, p in self.weights.items()}
         tensors |= {f"ema.{name}": p.contiguous() for name, p in self.average.items()}
-        for name, p in self.weights.items():
-            for key in ("exp_avg", "exp_avg_sq"):
-                if p in self.optimizer.state:
-                    tensors[f"adam.{name}.{key}"] = self.optimizer.state[p][key].contiguous()
+        for optimizer in self.optimizers:
+            for p, state in optimizer.state.items():
+                moments = {k: v for k, v in state.items() if k != "step"}
+                tensors |= {f"optimizer.{self.names[p]}.{k}": v.contiguous() for k, v in moments.items()}
         _write(self.out / "weights.safetensors", tensors)
         temporary = self.out / "state.tmp"
         temporary.write_text(json.dumps(vars(self.progress), indent=1))
@@ -139,14 +159,16 @@ class Trainer:
             done = progress.seconds / total
             if config.max_steps is not None:
                 done = max(done, progress.step / config.max_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.lr * rate(done, config.decay, config.warmup)
+            for optimizer, highest in zip(self.optimizers, self.rates, strict=True):
+                for group, lr in zip(optimizer.param_groups, highest, strict=True):
+                    group["lr"] = lr * rate(done, config.decay, config.warmup)
             losses = self.stage.step(progress.step)
             losses["loss"].backward()
             norm = nn.utils.clip_grad_norm_(self.weights.values(), config.clip)
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                if torch.isfinite(norm):
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             keep = min(config.ema, (1 + progress.step) / (10 + progress.step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.weights.values()], 1 - keep)

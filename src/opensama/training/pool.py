@@ -1,7 +1,7 @@
 """Edits of the world as cached latents: drawn and encoded once, read many times.
 
 n edits, t latent frames, h w latent rows and columns:
-    source, target  [n 48 t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
+    source, target  [n c t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
     semantic        [n 17 e] float16, of the target's first frame
     ids, mask       [n l] the instruction
 """
@@ -9,7 +9,9 @@ n edits, t latent frames, h w latent rows and columns:
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -19,11 +21,36 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 
 from opensama.models.tiny import PatchAutoencoder
+from opensama.training.ahead import one_core
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
-from opensama.world import FAMILIES, EditPlan, plan_edit, render_edits
+from opensama.world import EditPlan, plan_edit, render_edits
+from opensama.world.phrasing import Split
 
 Pool = dict[str, Tensor]
+
+# Shares of the families, harder ones more often; an absent object teaches to leave a video alone.
+SHARES: dict[str, float] = {
+    "replace": 15,
+    "add": 14,
+    "remove": 10,
+    "recolor": 9,
+    "retexture": 8,
+    "accessory": 10,
+    "background": 8,
+    "style": 10,
+    "text": 7,
+    "obscure": 5,
+    "two": 6,
+    "absent": 4,
+    "swapped": 4,
+}
+
+
+def draw_plan(name: str, split: Split = "train") -> EditPlan:
+    """One edit of a family drawn by `SHARES`, the same for the same name."""
+    family = random.Random(name).choices(tuple(SHARES), tuple(SHARES.values()))[0]
+    return plan_edit(name, split, family)
 
 
 def normalise(vae: PatchAutoencoder, z: Tensor) -> Tensor:
@@ -76,25 +103,28 @@ def build_pool(
     size: tuple[int, int] = (128, 128),
     text_tokens: int = 32,
     first: int = 0,
-    split: str = "train",
-    families: Sequence[str] = FAMILIES,
+    split: Split = "train",
     batch: int = 64,
     say: Callable[[str], None] = print,
 ) -> Pool:
-    """`n` edits starting at seed `first`, families in turn; read from `path` if it is there, else written to it."""
+    """`n` edits starting at seed `first`, drawn by `SHARES`; read from `path` if it is there, else written to it."""
     if path is not None and path.exists():
         return load_file(path)
-    parts: list[Pool] = []
-    for start in range(0, n, batch):
-        numbers = range(start, min(n, start + batch))
-        plans = [plan_edit(f"{size}-{first + i}", split, families[i % len(families)]) for i in numbers]  # type: ignore[arg-type]
-        parts.append(
-            encode_edits(
-                plans, vae, encoder, tokenizer, frames=frames, height=size[0], width=size[1], text_tokens=text_tokens
-            )
+    starts = range(0, n, batch)
+
+    def part(start: int) -> Pool:
+        plans = [draw_plan(f"{size}-{first + i}", split) for i in range(start, min(n, start + batch))]
+        return encode_edits(
+            plans, vae, encoder, tokenizer, frames=frames, height=size[0], width=size[1], text_tokens=text_tokens
         )
-        if (start // batch) % max(1, n // batch // 4) == 0:
-            say(f"pool of {frames} frames at {size[1]}x{size[0]}: {start + len(plans)} of {n}")
+
+    parts: list[Pool] = []
+    on_cpu = next(vae.parameters()).device.type == "cpu"
+    with ThreadPoolExecutor(torch.get_num_threads() if on_cpu else 1, initializer=one_core) as threads:
+        for done, encoded in enumerate(threads.map(part, starts), 1):
+            parts.append(encoded)
+            if done % max(1, len(starts) // 4) == 0:
+                say(f"pool of {frames} frames at {size[1]}x{size[0]}: {min(n, done * batch)} of {n}")
     pool = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel, UMT5EncoderModel
 
 from opensama.models.semantic import pool_anchor_tokens
+from opensama.training.ahead import Ahead
 from opensama.training.text import encode_text, tokenize
-from opensama.world import plan_edit, render_edits
+from opensama.world import plan_edit, render_looks
 
 GRID = 4  # local tokens a side: 16 and one global make the 17 of an anchor frame
 
@@ -64,19 +65,23 @@ class SemanticStage:
         self, encoder: SiglipVisionModel, text: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast, *, batch: int = 96
     ):
         self.encoder, self.text, self.tokenizer, self.batch = encoder, text, tokenizer, batch
+        self.next_pictures = Ahead(self.pictures)
         self.heads = Heads(text.config.d_model, encoder.config.hidden_size)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"encoder": self.encoder, "text": self.text, "heads": self.heads}
 
-    def step(self, index: int) -> dict[str, Tensor]:
+    def pictures(self, index: int) -> tuple[Tensor, list[str]]:
+        """Frames [b 3 h w] in 0..1, sources and answers in equal parts, and what is seen in them."""
         plans = [plan_edit(f"semantic-{index * self.batch + i}") for i in range(self.batch)]
-        drawn = render_edits(plans, 1)
+        looks = [p.source if i % 2 else p.target for i, p in enumerate(plans)]
+        return render_looks(looks, 1)[:, 0], [look.caption for look in looks]
+
+    def step(self, index: int) -> dict[str, Tensor]:
+        frames, captions = self.next_pictures(index)
         device = next(self.encoder.parameters()).device
-        which = torch.arange(self.batch) % 2 == 0
-        frames = torch.where(which.view(-1, 1, 1, 1), drawn.source[:, 0], drawn.target[:, 0]).to(device) * 2 - 1
-        captions = [p.source.caption if even else p.caption for p, even in zip(plans, which.tolist(), strict=True)]
-        ids, mask = tokenize(self.tokenizer, captions, 48)
+        frames = frames.to(device) * 2 - 1
+        ids, mask = tokenize(self.tokenizer, captions, 64)
         with torch.autocast(device.type, torch.bfloat16):
             x = self.encoder(pixel_values=frames).pooler_output
             words = encode_text(self.text, ids.to(device), mask.to(device))

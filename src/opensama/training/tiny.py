@@ -42,8 +42,8 @@ def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
         patch_size=(1, 1, 1),
         num_attention_heads=config.width // 64,
         attention_head_dim=64,
-        in_channels=48,
-        out_channels=48,
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
         text_dim=config.text_width,
         freq_dim=64,
         ffn_dim=4 * config.width,
@@ -52,6 +52,7 @@ def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
         semantic_hidden=config.semantic_width,
         semantic_tokens_per_anchor=17,
         semantic_rotary="grid",
+        source_gate=True,
     )
 
 
@@ -99,7 +100,7 @@ def train_tiny(
             module.to(device, torch.float32)
     else:
         vae = _autoencoder(config, out, device, say)
-        tokenizer = train_tokenizer(corpus())
+        tokenizer = train_tokenizer(corpus(), config.vocabulary)
         text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
         encoder = _to(make_semantic_encoder(config.semantic_width), device)
         _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, say)
@@ -158,7 +159,9 @@ def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Calla
     if folder.exists():
         return _to(PatchAutoencoder.from_pretrained(folder), device)
     say("autoencoder: drawing textures")
-    stage = AutoencoderStage(_to(PatchAutoencoder(), device), pictures=config.textures, seed=config.seed)
+    stage = AutoencoderStage(
+        _to(PatchAutoencoder(config.latent_channels), device), pictures=config.textures, seed=config.seed
+    )
     if not (out / "autoencoder" / "state.json").exists():
         stage.start()
     _run(stage, config.autoencoder, out, say)
