@@ -19,7 +19,6 @@ from opensama.training.ahead import Ahead
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import plan_edit, render_looks
 
-
 CUTS = 4  # drawing costs more than cutting
 
 
