@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from opensama.evaluation.world import AnswerKey, Question
-from opensama.evaluation.world.key import STILL, box_around, grown, looked_at, psnr, thirds, to_float
+from opensama.evaluation.world.key import STILL, box_around, grown, looked_at, middles, psnr, thirds, to_float
 from opensama.evaluation.world.scores import answer_key
 from opensama.world import render_looks, sample_edit, to_uint8
 
@@ -103,7 +103,27 @@ def test_what_cannot_be_told_apart_is_not_asked(replaced):
     source, answer = to_float(sample.source), to_float(sample.target)
     question = Question("replace", "x", source, ("twin", "other"), torch.stack((answer + 0.004, 1 - answer)))
     for third in AnswerKey(source, answer, [question], same).thirds[0]:
-        assert third.labels == ("right", "undone", "other")
+        assert third.labels[:3] == ("right", "undone", "other")
+        assert set(third.labels[3:]) == {"half"}
+
+
+def test_half_an_edit_is_nearest_to_half(replaced):
+    sample, key = replaced
+    for side in (slice(0, 32), slice(32, None)):
+        half = sample.target.copy()
+        middle = middles(torch.from_numpy(sample.mask).float())[:, 0].round().int().tolist()
+        for t, x in enumerate(middle):
+            part = slice(0, x) if side.start == 0 else slice(x, None)
+            half[t, :, part] = sample.source[t, :, part]
+        verdict = key.judge(half)
+        assert not verdict.success
+        assert "half" in verdict.parts[0].nearest
+
+
+def test_the_middle_of_a_region():
+    region = torch.zeros(2, 8, 8)
+    region[0, 2:4, 5:7] = 1
+    assert middles(region).tolist() == [[6, 3], [4, 4]]
 
 
 def test_nothing_to_do_must_leave_everything():

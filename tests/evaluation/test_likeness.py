@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from opensama.evaluation.world.likeness import distances, features, half, moved, moves, to_lab
-
-STAY = moves(0, 0, (1.0,))
+from opensama.evaluation.world.likeness import COARSE, REACH, distances, features, finer, half, moved, nearest, to_lab
 
 
 def disk(
@@ -31,7 +29,7 @@ def test_edges_are_of_light_alone():
     flat[:, 1, :, 2:] = 30  # a step of hue
     assert not features(flat)[:, 3:].any()
     flat[:, 0, :, 2:] = 10
-    assert features(flat)[0, 3, 0].tolist() == [0, 20, 0, 0]
+    assert features(flat)[0, 3, 0].tolist() == [0, 10, 0, 0]
     assert not features(flat)[:, 4].any()
 
 
@@ -39,11 +37,16 @@ def test_half_is_the_mean():
     assert half(torch.arange(4.0).view(1, 2, 2)).item() == 1.5
 
 
-def test_moves_are_as_far_as_they_say():
-    all_ = moves(0.06, 3, (0.85, 1.0))
-    assert len(all_) == 49 * 2
-    assert all_[:, :2].abs().max().item() == pytest.approx(0.06)
-    assert [0, 0, 1] in all_.tolist()
+def test_moves_are_as_far_as_they_say_and_no_further():
+    assert len(COARSE) == 49 * 3
+    assert COARSE[:, :2].abs().max().item() == pytest.approx(REACH)
+    assert [0, 0, 1] in COARSE.tolist()
+    fine = finer(COARSE)
+    for moves in (COARSE, fine):
+        assert moves[:, :2].abs().max() <= REACH + 1e-6
+        assert moves[:, 2].min().item() == pytest.approx(0.85)
+        assert moves[:, 2].max().item() == pytest.approx(1.15)
+    assert len(fine) > 4 * len(COARSE)
 
 
 def test_a_move_brings_a_displaced_disk_back():
@@ -58,7 +61,7 @@ def test_a_move_brings_a_displaced_disk_back():
 def test_distances_are_the_weighted_mean_square():
     a, b = disk(16, 16), disk(16, 16, color=(0, 0, 1))
     weights = torch.ones(2, 1, 32, 32)
-    to_right, to_each = distances(a[None], torch.stack((a, b)), weights)
+    to_right, to_each = distances(a[None], torch.stack((a, b)), weights)[:, 0]
     by_hand = sum((features(x) - features(y)).square().sum(1).mean() for x, y in ((a, b), (half(a), half(b)))) / 2
     assert to_right.tolist() == pytest.approx([0, 0], abs=0.01)
     assert to_each[1].item() == pytest.approx(by_hand.item(), rel=1e-3)
@@ -69,7 +72,7 @@ def test_only_the_region_counts():
     b[..., 20:] = 0
     weights = torch.zeros(2, 1, 32, 32)
     weights[..., :16] = 1
-    assert distances(a[None], torch.stack((a, b)), weights)[1].max() < 0.01
+    assert distances(a[None], torch.stack((a, b)), weights)[1, 0].max() < 0.01
 
 
 def test_a_displaced_right_shape_is_nearer_than_a_wrong_one_in_place():
@@ -78,8 +81,8 @@ def test_a_displaced_right_shape_is_nearer_than_a_wrong_one_in_place():
     inside = ((line - 16).abs() < 5.3) & ((line[:, None] - 16).abs() < 5.3)
     square = torch.where(inside, to_lab(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)), disk(16, 16, 0))
     weights = torch.ones(2, 1, 32, 32)
-    output = moved(disk(17.5, 15), (16, 16), moves(0.06, 3, (0.85, 1.0, 1.15)), side=32)
-    to_right, to_each = distances(output, torch.stack((disk(16, 16), square)), weights)
+    output, candidates = disk(17.5, 15)[0][None], torch.stack((disk(16, 16), square))
+    to_right, to_each = nearest(output, (16, 16), 32, candidates, weights, free=True)
     assert to_right[1] < 0.5 * to_each[1]
-    stiff = distances(moved(disk(17.5, 15), (16, 16), STAY, 32), torch.stack((disk(16, 16), square)), weights)
-    assert stiff[0][1] > 3 * to_right[1]
+    stiff = nearest(output, (16, 16), 32, candidates, weights, free=False)
+    assert stiff[0, 1] > 3 * to_right[1]

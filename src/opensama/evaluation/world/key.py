@@ -31,7 +31,7 @@ from torch import Tensor
 from opensama.evaluation.world.likeness import half, nearest, to_lab
 from opensama.evaluation.world.probes import probe
 
-MARGIN = 0.2
+MARGIN = 0.25
 KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
 STILL = 26.0  # dB, of the whole frame, where nothing should change
 CALM = 4  # pixels of a 128x128 frame around what changes that count for neither side

@@ -1,14 +1,14 @@
 """How alike two pictures look, region by region, whatever is a little displaced or of a slightly other size.
 
 A frame is seen at a half and at a quarter of its size. At each size a pixel has five numbers: the CIE 1976 colour L a b
-(D65; one unit is about what an eye can just tell apart) and the differences of L to its right and lower neighbour,
-times `EDGE`: colour tells what a thing is painted, edges tell its shape.
+(D65; one unit is about what an eye can just tell apart) and the differences of L to its right and lower neighbour:
+colour tells what a thing is painted, edges tell its shape.
 
     distance(o, c, w) = mean over pixels, weighted by w, of the squared difference of these numbers, the sizes averaged
 
-Before comparing, the output may be moved by up to `REACH` of the frame's side and scaled by up to `STRETCH`. The distance
-to a candidate is the least over a grid of moves, made finer around each that is best for some candidate, so that
-all candidates are tried with the same moves.
+Before comparing, the output may be moved by up to `REACH` of the frame's side and scaled by up to `STRETCH`. The
+distance to a candidate is the least over a grid of moves, made finer around each that is best for some candidate, so
+that all candidates are tried with the same moves.
 
 Letters: `k` candidates, `m` moves, `f` frames, `c` channels, `h w` pixels. Frames are float RGB in 0..1.
 """
@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EDGE = 2.0
 REACH, STRETCH = 0.06, 0.15
 
 
@@ -49,7 +48,7 @@ def features(lab: Tensor) -> Tensor:
     light = lab[..., :1, :, :]
     across = F.pad(light[..., 1:] - light[..., :-1], (0, 1))
     down = F.pad(light[..., 1:, :] - light[..., :-1, :], (0, 0, 0, 1))
-    return torch.cat((lab, EDGE * across, EDGE * down), -3)
+    return torch.cat((lab, across, down), -3)
 
 
 def _grid(reach: float, steps: int, stretch: float) -> Tensor:
