@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from opensama.models.tiny import PatchAutoencoder
 from opensama.recipes.tiny import RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
+from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage
 from opensama.training.pool import build_pool, changed_share
@@ -117,10 +118,10 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
     from opensama.world import sample_edit
 
     folder = train_tiny(SMOKE, tmp_path, say=lambda _: None)
-    before = load_file(tmp_path / "videos" / "weights.safetensors")
+    before = load_file(newest(tmp_path / "videos") / "weights.safetensors")
     longer = SMOKE.model_copy(update={"videos": StageConfig(minutes=5, max_steps=3)})
     assert train_tiny(longer, tmp_path, say=lambda _: None) == folder
-    after = load_file(tmp_path / "videos" / "weights.safetensors")
+    after = load_file(newest(tmp_path / "videos") / "weights.safetensors")
     assert any(not torch.equal(before[k], after[k]) for k in before)
     with pytest.raises(UserError, match="other settings"):
         train_tiny(SMOKE.model_copy(update={"width": 128}), tmp_path)
@@ -129,7 +130,7 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
     )
 
     further = train_tiny(SMOKE, tmp_path / "further", start_from=folder, say=lambda _: None)
-    weights = load_file(tmp_path / "further" / "videos" / "weights.safetensors")
+    weights = load_file(newest(tmp_path / "further" / "videos") / "weights.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}
     same = [load_file(f / "vae" / "diffusion_pytorch_model.safetensors") for f in (folder, further)]
     torch.testing.assert_close(*same)

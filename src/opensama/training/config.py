@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
+from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opensama.training.loop import LoopConfig
 
@@ -24,7 +26,7 @@ class StageConfig(BaseModel):
 
     def loop(self) -> LoopConfig:
         return LoopConfig(
-            self.minutes, lr=self.lr, muon=self.muon, decay=self.decay, ema=self.ema, max_steps=self.max_steps
+            self.minutes, lr=self.lr, muon=self.muon, decay=self.decay, ema=self.ema, steps=self.max_steps
         )
 
 
@@ -62,4 +64,174 @@ class TinyConfig(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> TinyConfig:
+        return cls(**yaml.safe_load(path.read_text()))
+
+
+# --- SAMA on Wan: `recipes/sama.py` gives these their values
+# [paper]: stated there. [release]: from the released inference code or weights. All else is a default of ours.
+
+
+class Section(BaseModel):
+    """A part of the settings; a field that does not exist is an error."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelSettings(Section):
+    """The transformer that is trained, and what it begins from."""
+
+    base: str = Field(description="folder or hub repository in diffusers' layout: text encoder, autoencoder, sizes")
+    start: Literal["wan", "sama"] = Field(
+        "wan", description="wan: text-to-video weights of the base, type embedding zero; sama: trained SAMA weights"
+    )
+    weights: Path | None = Field(None, description="the SAMA weights: a released file, or a transformer's folder")
+    source_rotary: Literal["shared", "shifted"] = Field("shared", description="[paper] shared")
+    semantic_rotary: Literal["zero", "identity", "grid"] = Field(
+        "grid", description="[release] zero; grid tells a token its place and its frame"
+    )
+    type_embedding: bool = Field(True, description="[paper] true")
+    source_time: Literal["same", "zero"] = Field("same", description="[release] the source's timestep is the target's")
+
+
+class SemanticSettings(Section):
+    """Semantic anchoring: which features of the target are predicted beside it. [paper] SigLIP, 64 + 1 tokens."""
+
+    encoder: str | None = Field(
+        "google/siglip-so400m-patch14-384", description="SigLIP folder or hub repository; null: no semantic tokens"
+    )
+    width: int = Field(1152, gt=0, description="[release] width of its features")
+    grid: int = Field(8, gt=0, le=32, description="[paper] local tokens a side, by adaptive average pooling")
+    global_token: Literal["attention", "mean"] = Field("attention", description="how the global token is pooled")
+    order: Literal["local_first", "global_first"] = Field("local_first", description="order of an anchor's tokens")
+    anchors: int = Field(1, ge=1, le=8, description="[paper] anchor frames a video, spread evenly, the first included")
+
+    @property
+    def tokens_per_anchor(self) -> int:
+        return self.grid**2 + 1
+
+
+class DataSettings(Section):
+    """What is seen, at which size, and how much of it a step."""
+
+    manifest: Path | None = Field(None, description="JSONL or CSV; --data")
+    latents: Path | None = Field(
+        None, description="folder of latents made by --encode, in place of encoding in the step"
+    )
+    area: int = Field(832 * 480, gt=0, description="pixels of a frame: the buckets have about so many [paper: 480p]")
+    multiple: int = Field(32, gt=0, description="sides are multiples of so many pixels [release]")
+    frames: int = Field(81, gt=0, description="longest clip, in frames: 4k+1 [release]")
+    images: int = Field(448, ge=0, description="images a step, over all processes [paper]")
+    videos: int = Field(112, ge=0, description="videos a step, over all processes [paper]")
+    image_batch: int = Field(8, gt=0, description="images that a process takes at once")
+    video_batch: int = Field(1, gt=0, description="videos that a process takes at once")
+    pretext: dict[str, float] = Field(
+        {"none": 1, "cube": 2, "speed": 3, "tube": 4}, description="shares of the pretext tasks on clips [paper]"
+    )
+    variants: int = Field(4, gt=0, description="how many ways a clip is seen in, each with a task of its own")
+    prefix: str = Field("[Video edit] ", description="before instructions [release, at inference]")
+    no_text: str = Field("[Video edit]", description="what stands for dropped text [release: the negative prompt]")
+    text_dropout: float = Field(0.1, ge=0, le=1, description="share of samples without their text")
+    text_tokens: int = Field(512, gt=0, description="longest text, in tokens [release]")
+    keep: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="number type of cached latents")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.frames % 4 != 1:
+            raise ValueError(f"frames must be 4k+1, such as 49 or 81, not {self.frames}")
+        if isqrt(self.area) < self.multiple:
+            raise ValueError(
+                f"an area of {self.area} pixels holds no side of {self.multiple}: raise area or lower multiple"
+            )
+        if not self.images and not self.videos:
+            raise ValueError("images and videos are both 0 a step: raise one")
+        return self
+
+
+class LossSettings(Section):
+    """Rectified flow on the target's latents, and the L1 of the semantic velocities."""
+
+    semantic: float = Field(0.1, ge=0, description="weight of the semantic loss [paper]")
+    time: Literal["uniform", "logit_normal"] = Field(
+        "uniform", description="how noise levels are drawn, before the shift"
+    )
+    shift: float = Field(5.0, gt=0, description="shift of the noise levels [release, at inference]; 1: none")
+    emphasis: float = Field(1.0, ge=1, description="weight of what an edit changes; 1: everything counts the same")
+    ease: float = Field(0.0, ge=0, lt=1, description="below this noise level errors count less; 0: the plain loss")
+
+
+class OptimizerSettings(Section):
+    """AdamW and the average of the weights."""
+
+    steps: int = Field(20_000, gt=0, description="steps of the optimizer")
+    lr: float = Field(2e-5, gt=0, description="[paper]")
+    warmup: float = Field(0.02, ge=0, le=1, description="first part of the steps, in which the rate rises")
+    decay: float = Field(0.0, ge=0, le=1, description="last part of the steps, in which it falls to zero")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(0.9998, ge=0, lt=1, description="decay of the average, after every step [paper]")
+    skip_loss: float | None = Field(None, gt=1, description="leave steps out whose loss is so many times the median")
+    skip_norm: float | None = Field(10.0, gt=1, description="the same for the gradient's norm")
+
+
+class LoraSettings(Section):
+    """Low-rank training in place of all weights. From Wan weights, what SAMA adds to them is trained beside it."""
+
+    rank: int = Field(64, gt=0)
+    alpha: int = Field(64, gt=0)
+    targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2"),
+        min_length=1,
+        description="names of layers in blocks",
+    )
+
+
+class MeshSettings(Section):
+    """How processes share the work: their number is replicate x shard, and context of these work on one sample."""
+
+    replicate: int = Field(1, ge=1, description="copies of the sharded model (HSDP)")
+    shard: int | None = Field(None, ge=1, description="processes that share one copy's weights; null: all there are")
+    context: int = Field(1, ge=1, description="processes that share one sample's tokens; divides the heads")
+    checkpointing: Literal["none", "selective", "full"] = Field("full", description="activations that are recomputed")
+    compile: bool = Field(False, description="compile the repeated blocks")
+
+
+class MachineSettings(Section):
+    """What --dry-run reckons with. Published figures: docs/train.md."""
+
+    gpus: int = Field(8, gt=0, description="for predictions; in training it is what torchrun starts")
+    memory: float = Field(141.0, gt=0, description="gigabytes (10^9) a GPU")
+    tflops: float = Field(229.0, gt=0, description="10^12 operations of the model a second and GPU, as trainers reach")
+    price: float = Field(3.39, ge=0, description="US dollars a GPU and hour")
+
+
+class SamaConfig(Section):
+    """One stage of SAMA's training."""
+
+    seed: int = 0
+    model: ModelSettings
+    semantic: SemanticSettings = SemanticSettings()
+    data: DataSettings = DataSettings()
+    loss: LossSettings = LossSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    lora: LoraSettings | None = None
+    mesh: MeshSettings = MeshSettings()
+    machine: MachineSettings = MachineSettings()
+    compute: Literal["bfloat16", "float32"] = Field("bfloat16", description="number type of the forward pass")
+    save_every: float = Field(1800.0, gt=0, description="seconds between checkpoints")
+    trackers: tuple[str, ...] = Field((), description="of tensorboard, wandb, trackio")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.model.start == "sama" and self.model.weights is None:
+            raise ValueError("model.start is sama, but model.weights names no weights")
+        if self.semantic.order == "global_first" and self.model.semantic_rotary == "grid":
+            raise ValueError("semantic.order global_first has no grid positions: set model.semantic_rotary to zero")
+        return self
+
+    def save(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    @classmethod
+    def read(cls, path: Path) -> SamaConfig:
         return cls(**yaml.safe_load(path.read_text()))

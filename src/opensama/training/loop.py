@@ -1,46 +1,69 @@
-"""One training loop: a budget in wall-clock minutes, checkpoints that resume, an average of the weights.
+"""One training loop, on one process or many: a budget in steps or minutes, checkpoints that resume, averaged weights.
 
 A stage names its trainable modules and answers `step(index) -> losses`; data is a function of the step's number, so a
 run that was stopped goes on exactly where it was. Everything on disk is safetensors and JSON:
 
-    RUN/STAGE/state.json            step, seconds used, history of losses
-    RUN/STAGE/weights.safetensors   trained weights, their average under `ema.`, the moments under `optimizer.`
+    RUN/STAGE/step-00000120/       a whole checkpoint: weights, their average, the optimizers' moments, random states
+    RUN/STAGE/metrics.jsonl        rows of losses
+    RUN/STAGE/state.json           the same, with step and seconds, as of the last checkpoint; for people
+    RUN/STAGE/skipped.jsonl        samples that could not be read, each once
+    RUN/STAGE/nan-00000007-0.safetensors   the batch whose loss was no number, which ends the run
 
-The learning rate rises over the first 2 % of the budget and falls linearly to zero over the last part (`decay`).
+With a budget of steps, a run that was killed and goes on ends with the bits of one that was not. With a budget of
+minutes the learning rate follows the clock. The rate rises over the first part of the budget (`warmup`) and falls
+linearly to zero over the last (`decay`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from opensama.training import checkpoint
+from opensama.training.ema import Average
+from opensama.training.monitor import Monitor, peak_flops, throughput
+from opensama.training.optim import Spikes, clip, make_optimizers, rate
+from opensama.values import UserError
+
+__all__ = ["LoopConfig", "Progress", "Stage", "Trainer", "rate"]
 
 
 class Stage(Protocol):
-    """What the loop trains."""
+    """What the loop trains.
+
+    A batch is a function of the stage's seed, the index and the process's place among those that read data. A stage
+    may also have, and the loop then uses:
+
+    - `batch(index) -> tensors by name`: written to disk if its loss is no number;
+    - `skipped: list[tuple[str, str]]`: samples that could not be read and why; the loop empties and lists it;
+    - `preview(folder)`: writes samples of fixed prompts; called with the averaged weights in place.
+    """
 
     name: str
 
     def modules(self) -> Mapping[str, nn.Module]: ...
 
     def step(self, index: int) -> Mapping[str, Tensor]:
-        """Losses of one batch; `loss` is the one to descend."""
+        """Losses of one batch; `loss` is the one to descend. `tokens` and `flops` are counted, not averaged."""
         ...
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How one stage is trained. `minutes` counts training time over all resumptions."""
+    """How one stage is trained: until `minutes` of training over all resumptions, or `steps`, whichever is first."""
 
-    minutes: float
+    minutes: float = inf
     lr: float = 1e-3
     muon: float = 0.0  # learning rate of the matrices inside blocks, under Muon; 0 leaves them to AdamW
     betas: tuple[float, float] = (0.9, 0.99)
@@ -49,9 +72,16 @@ class LoopConfig:
     decay: float = 0.35
     warmup: float = 0.02
     ema: float = 0.999
-    save_every: float = 120.0
-    log_every: float = 15.0
-    max_steps: int | None = None
+    save_every: float = 120.0  # seconds
+    log_every: float = 15.0  # seconds
+    steps: int | None = None
+    accumulate: int = 1  # batches a step
+    spike_loss: float | None = None  # leaves out a step whose loss is so many times the median of the last hundred
+    spike_norm: float | None = None  # the same of the gradient's norm
+    spike_after: int = 100  # steps before which none is left out
+    keep: int = 2  # checkpoints
+    preview_every: int | None = None  # steps
+    trackers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -63,42 +93,33 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
-
-
-def rate(progress: float, decay: float, warmup: float = 0.02) -> float:
-    """Share of the full learning rate at `progress` in 0..1."""
-    return max(0.0, min(1.0, progress / warmup if warmup else 1.0, (1 - progress) / decay if decay else 1.0))
-
-
-def _optimizers(weights: Mapping[str, nn.Parameter], config: LoopConfig) -> list[torch.optim.Optimizer]:
-    """AdamW; for the matrices of transformer blocks Muon (Jordan et al., 2024), where a rate for it is given."""
-    inner = {name: p for name, p in weights.items() if ".block" in name and "relative" not in name and p.ndim == 2}
-    matrices = list(inner.values()) if config.muon else []
-    chosen = set(map(id, matrices))
-    rest = [p for p in weights.values() if id(p) not in chosen]
-    adam = torch.optim.AdamW(
-        [
-            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=config.betas,
-    )
-    if not matrices:
-        return [adam]
-    decay = config.weight_decay
-    return [adam, torch.optim.Muon(matrices, lr=config.muon, weight_decay=decay, adjust_lr_fn="match_rms_adamw")]
+COUNTED = ("tokens", "flops")
 
 
 class Trainer:
-    """Runs one stage. After `run`, the modules hold the averaged weights."""
+    """Runs one stage. After `run`, the modules hold the averaged weights.
 
-    def __init__(self, stage: Stage, config: LoopConfig, out: Path, say: Callable[[str], None] = print):
-        self.stage, self.config, self.say = stage, config, say
+    `settings` and `data` (what the run was made with, and a fingerprint of its data set) are kept in the checkpoints;
+    who goes on with others is told which fields differ. `context` processes share one batch (context parallelism).
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        config: LoopConfig,
+        out: Path,
+        say: Callable[[str], None] = print,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        context: int = 1,
+    ):
+        if config.minutes == inf and config.steps is None:
+            raise UserError("A stage needs a budget: set minutes or steps.")
+        self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+        self.stage, self.config, self.context = stage, config, context
+        self.say: Callable[[str], None] = say if self.rank == 0 else lambda _: None
+        self.settings, self.data = dict(settings or {}), dict(data or {})
         self.out = out / stage.name
         self.out.mkdir(parents=True, exist_ok=True)
         self.weights = {
@@ -107,91 +128,246 @@ class Trainer:
             for name, p in module.named_parameters()
             if p.requires_grad
         }
+        whole = [name for name, p in self.weights.items() if not isinstance(p, DTensor)]
+        if self.world > 1 and whole:
+            raise ValueError(f"{whole[0]} would differ between processes: parallelise the stage's modules first")
         self.names = {p: name for name, p in self.weights.items()}
-        self.optimizers = _optimizers(self.weights, config)
+        self.device = next(iter(self.weights.values())).device
+        self.optimizers = make_optimizers(
+            self.weights, lr=config.lr, muon=config.muon, betas=config.betas, weight_decay=config.weight_decay
+        )
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-        self.average = {name: p.detach().clone() for name, p in self.weights.items()}
+        self.average = Average(self.weights, config.ema)
+        self.spikes = Spikes(config.spike_loss, config.spike_norm, config.spike_after)
         self.progress = Progress()
+        self.skipped: set[str] = set()
+        self.kept: int | None = None  # the step of the last checkpoint
         self.resume()
 
     @property
     def finished(self) -> bool:
-        limit = self.config.max_steps
-        return self.progress.seconds >= 60 * self.config.minutes or (limit is not None and self.progress.step >= limit)
+        return self.done >= 1
 
-    def resume(self) -> None:
-        state = self.out / "state.json"
-        if not state.exists():
-            return
-        saved = json.loads(state.read_text())
-        tensors = load_file(self.out / "weights.safetensors")
-        for name, p in self.weights.items():
-            with torch.no_grad():
-                p.copy_(tensors[name])
-            self.average[name].copy_(tensors[f"ema.{name}"])
-            prefix = f"optimizer.{name}."
-            state = {k.removeprefix(prefix): t.to(p.device) for k, t in tensors.items() if k.startswith(prefix)}
-            if state:
-                owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
-                owner.state[p] = state | {"step": torch.tensor(float(saved["step"]))}
-        self.progress = Progress(saved["step"], saved["seconds"], saved["history"])
-
-    def save(self) -> None:
-        tensors = {name: p.detach().contiguous() for name, p in self.weights.items()}
-        tensors |= {f"ema.{name}": p.contiguous() for name, p in self.average.items()}
-        for optimizer in self.optimizers:
-            for p, state in optimizer.state.items():
-                moments = {k: v for k, v in state.items() if k != "step"}
-                tensors |= {f"optimizer.{self.names[p]}.{k}": v.contiguous() for k, v in moments.items()}
-        _write(self.out / "weights.safetensors", tensors)
-        temporary = self.out / "state.tmp"
-        temporary.write_text(json.dumps(vars(self.progress), indent=1))
-        os.replace(temporary, self.out / "state.json")
+    @property
+    def done(self) -> float:
+        """Share of the budget that is used."""
+        limit = self.config.steps
+        by_clock = self.progress.seconds / (60 * self.config.minutes) if self.config.minutes > 0 else 1.0
+        return by_clock if limit is None else max(by_clock, self.progress.step / limit)
 
     def run(self) -> Progress:
         config, progress = self.config, self.progress
-        total = 60 * config.minutes
-        saved = logged = time.monotonic()
+        settings = vars(config) | self.settings
+        monitor = Monitor(self.out, progress.step, config.trackers, settings) if self.rank == 0 else None
+        if monitor:
+            monitor.start(progress.history)
+            progress.history = monitor.history
+        if not self.finished:
+            checkpoint.check_room(self.out, self.size, config.keep)
+        saved = logged = progress.seconds
         sums: dict[str, float] = {}
         count = 0
         while not self.finished:
-            began = time.monotonic()
-            done = progress.seconds / total
-            if config.max_steps is not None:
-                done = max(done, progress.step / config.max_steps)
-            for optimizer, highest in zip(self.optimizers, self.rates, strict=True):
-                for group, lr in zip(optimizer.param_groups, highest, strict=True):
-                    group["lr"] = lr * rate(done, config.decay, config.warmup)
-            losses = self.stage.step(progress.step)
-            losses["loss"].backward()
-            norm = nn.utils.clip_grad_norm_(self.weights.values(), config.clip)
-            for optimizer in self.optimizers:
-                if torch.isfinite(norm):
-                    optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            keep = min(config.ema, (1 + progress.step) / (10 + progress.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.weights.values()], 1 - keep)
-            progress.step += 1
-            now = time.monotonic()
-            progress.seconds += now - began
-            for key, value in {**losses, "norm": norm}.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach())
+            for key, value in self.step().items():
+                sums[key] = sums.get(key, 0.0) + value
             count += 1
+            now = progress.seconds
             if now - logged > config.log_every or self.finished:
-                row = {"step": progress.step, "minutes": round(progress.seconds / 60, 2)}
-                row |= {k: round(v / count, 5) for k, v in sums.items()}
-                progress.history.append(row)
-                left = max(0.0, total - progress.seconds) / 60
-                self.say(
-                    f"{self.stage.name}: " + "  ".join(f"{k} {v:g}" for k, v in row.items()) + f"  left {left:.1f} min"
-                )
+                self.log(monitor, {k: v if k in COUNTED else v / count for k, v in sums.items()}, now - logged)
                 sums, count, logged = {}, 0, now
-            if now - saved > config.save_every:
-                self.save()
-                saved = time.monotonic()
-        self.save()
-        with torch.no_grad():
-            for name, p in self.weights.items():
-                p.copy_(self.average[name])
+            if now - saved > config.save_every and not self.finished:
+                try:
+                    self.save()
+                except checkpoint.CheckpointError as error:  # room may be made while training goes on
+                    self.say(f"{error} Training goes on and tries again.")
+                saved = now
+            if config.preview_every and (progress.step % config.preview_every == 0 or self.finished):
+                self.preview()
+        if progress.step != self.kept:
+            self.save()
+        self.average.give()
+        if monitor:
+            monitor.close()
         return progress
+
+    def step(self) -> dict[str, float]:
+        """One update of the weights; the losses, averaged over batches and processes, and the gradient's norm."""
+        config, progress = self.config, self.progress
+        began = time.monotonic()
+        for optimizer, highest in zip(self.optimizers, self.rates, strict=True):
+            for group, lr in zip(optimizer.param_groups, highest, strict=True):
+                group["lr"] = lr * rate(self.done, config.decay, config.warmup)
+        batches = []
+        for i in range(config.accumulate):
+            losses = dict(self.stage.step(progress.step * config.accumulate + i))
+            (losses["loss"] / config.accumulate).backward()
+            batches.append({key: torch.as_tensor(v).detach().double().to(self.device) for key, v in losses.items()})
+        norm = clip(self.weights, config.clip)
+        values = self.shared(batches, norm)
+        if not (isfinite(values["loss"]) and isfinite(values["norm"])):
+            self.stop(batches)
+        spike = self.spikes(progress.step, values)
+        for optimizer in self.optimizers:
+            if not spike:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if not spike:
+            self.average.update(progress.step)
+        progress.step += 1
+        progress.seconds += self.agreed(time.monotonic() - began)
+        self.note_skipped()
+        return values
+
+    def shared(self, batches: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
+        """Means over batches and processes (of what is counted: sums), the same numbers on every process."""
+        keys = list(batches[0])
+        rows = torch.stack([torch.stack([losses[key] for key in keys]) for losses in batches]).mean(0)
+        if self.world > 1:
+            dist.all_reduce(rows)
+            rows = rows / self.world
+        values = dict(zip(keys, rows.tolist(), strict=True))
+        for key in COUNTED:
+            if key in values:
+                values[key] *= len(batches) * self.world / self.context
+        return values | {"norm": float(norm)}
+
+    def agreed(self, seconds: float) -> float:
+        """The first process's seconds, so that all of them save, log and end together."""
+        if self.world == 1:
+            return seconds
+        shared = torch.tensor(seconds, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, 0)
+        return float(shared)
+
+    def stop(self, batches: list[dict[str, Tensor]]) -> None:
+        """Ends the run at a loss or gradient that is no number; weights and batch lie on disk."""
+        step = self.progress.step
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        broken = [i for i, losses in enumerate(batches) if not isfinite(float(losses["loss"]))]
+        make = getattr(self.stage, "batch", None)
+        where = ""
+        if make is not None:
+            for i in broken or range(len(batches)):
+                index = step * self.config.accumulate + i
+                tensors = {key: v.contiguous().clone() for key, v in make(index).items() if isinstance(v, Tensor)}
+                save_file(tensors, self.out / f"nan-{index:08d}-{self.rank}.safetensors")
+            where = f" (its batch is in {self.out}, nan-*.safetensors)"
+        self.save()
+        raise UserError(
+            f"Step {step} of {self.stage.name} gave a loss or gradient that is no number{where}: look at the batch or "
+            f"lower the learning rate; the weights before it are saved."
+        )
+
+    def log(self, monitor: Monitor | None, means: Mapping[str, float], seconds: float) -> None:
+        progress, config = self.progress, self.config
+        peak = peak_flops(self.device)
+        row: dict[str, float] = {"step": progress.step, "minutes": round(progress.seconds / 60, 2)}
+        row |= {key: round(value, 5) for key, value in means.items() if key not in COUNTED}
+        row |= throughput(means.get("tokens", 0), means.get("flops", 0), seconds, peak and peak * self.world)
+        row |= {"spikes": self.spikes.skipped} if self.spikes.skipped else {}
+        row |= {"skipped": len(self.skipped)} if self.skipped else {}
+        if monitor is None:
+            return
+        monitor.log(row)
+        left = 60 * config.minutes - progress.seconds
+        if config.steps is not None:
+            left = min(left, (config.steps - progress.step) * progress.seconds / progress.step)
+        text = "  ".join(f"{key} {value:g}" for key, value in row.items())
+        self.say(f"{self.stage.name}: {text}  left {max(0.0, left) / 60:.1f} min")
+
+    def note_skipped(self) -> None:
+        """Lists samples that the stage could not read, each once."""
+        for sample, reason in getattr(self.stage, "skipped", ()):
+            if sample not in self.skipped:
+                self.skipped.add(sample)
+                with (self.out / "skipped.jsonl").open("a") as file:
+                    file.write(json.dumps({"sample": sample, "reason": reason}) + "\n")
+        if getattr(self.stage, "skipped", None):
+            self.stage.skipped.clear()  # type: ignore[attr-defined]
+
+    def preview(self) -> None:
+        if hasattr(self.stage, "preview"):
+            with self.average.lent():
+                self.stage.preview(self.out / f"preview-{self.progress.step:08d}")
+
+    @property
+    def size(self) -> int:
+        """Bytes of one checkpoint: weights, average, and one or two moments of each."""
+        copies = {p: 4 if isinstance(o, torch.optim.AdamW) else 3 for o in self.optimizers for p in _parameters(o)}
+        return sum(n * p.numel() * p.element_size() for p, n in copies.items())
+
+    def save(self) -> None:
+        tensors = {name: p.detach() for name, p in self.weights.items()}
+        tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
+        for optimizer in self.optimizers:
+            for p, moments in optimizer.state.items():
+                tensors |= {f"optimizer.{self.names[p]}.{k}": v for k, v in moments.items()}  # type: ignore[index]
+        state = {
+            "step": self.progress.step,
+            "seconds": self.progress.seconds,
+            "spikes": self.spikes.state(),
+            "settings": self.settings,
+            "data": self.data,
+        }
+        own = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        checkpoint.save(self.out, self.progress.step, tensors, state, own=own, keep=self.config.keep)
+        self.kept = self.progress.step
+        if self.rank == 0:
+            (self.out / checkpoint.WEIGHTS).unlink(missing_ok=True)  # where checkpoints had no folder
+            summary = self.out / "state.tmp"
+            summary.write_text(json.dumps(vars(self.progress), indent=1))
+            summary.replace(self.out / checkpoint.STATE)
+
+    def resume(self) -> None:
+        listed = self.out / "skipped.jsonl"
+        if listed.exists():
+            self.skipped = {json.loads(line)["sample"] for line in listed.read_text().splitlines() if line[-1:] == "}"}
+        path = checkpoint.newest(self.out)
+        if path is None:
+            return
+        state = checkpoint.read_state(path)
+        for what, now in {"settings": self.settings, "data": self.data}.items():
+            fields = checkpoint.differences(state.get(what) or now, now or state.get(what, {}))
+            if fields:
+                raise UserError(
+                    f"The run in {self.out} was begun with other {what} ({'; '.join(fields[:5])}): "
+                    f"go on with those, or choose another folder."
+                )
+        tensors = {name: p.detach() for name, p in self.weights.items()}
+        tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
+        tensors |= self.moments(path, state["step"])
+        checkpoint.load(path, tensors)
+        own = path / f"own-{self.rank}.safetensors"
+        if own.exists():
+            generators = load_file(own)
+            torch.set_rng_state(generators["cpu"])
+            if "cuda" in generators and self.device.type == "cuda":
+                torch.cuda.set_rng_state(generators["cuda"], self.device)
+        if "spikes" in state:
+            self.spikes.restore(state["spikes"])
+        self.progress = Progress(state["step"], state["seconds"], state.get("history", []))
+        self.kept = self.progress.step if path != self.out else None
+
+    def moments(self, path: Path, step: int) -> dict[str, Tensor]:
+        """Room in the optimizers for what a checkpoint holds of them, by name."""
+        room: dict[str, Tensor] = {}
+        known = checkpoint.contents(path)
+        for optimizer in self.optimizers:
+            for p in _parameters(optimizer):
+                prefix = f"optimizer.{self.names[p]}."
+                keys = {k: k.removeprefix(prefix) for k in known if k.startswith(prefix)}
+                keys = {k: key for k, key in keys.items() if "." not in key}
+                own = {k: torch.zeros(()) if key == "step" else torch.zeros_like(p.detach()) for k, key in keys.items()}
+                if keys:
+                    optimizer.state[p] = {keys[k]: v for k, v in own.items()}
+                    if isinstance(optimizer, torch.optim.AdamW):  # earlier runs kept no count for each parameter
+                        optimizer.state[p].setdefault("step", torch.tensor(float(step)))
+                room |= own
+        return room
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

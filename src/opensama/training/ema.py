@@ -1,0 +1,51 @@
+"""An exponential moving average of the weights, on their own device and in their own type.
+
+    average <- k average + (1 - k) weights,   k = min(decay, (1 + step) / (10 + step))
+
+The smaller k of the first steps lets the average forget where training began. SAMA: decay 0.9998, after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+class Average:
+    """The average of named weights; of sharded ones each process holds its own shards."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], decay: float):
+        self.weights, self.decay = weights, decay
+        self.tensors = {name: p.detach().clone() for name, p in weights.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        keep = min(self.decay, (1 + step) / (10 + step))
+        mine = [_local(p.detach()) for p in self.weights.values()]
+        torch._foreach_lerp_([_local(t) for t in self.tensors.values()], mine, 1 - keep)
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Writes the average into the weights, for good."""
+        for name, p in self.weights.items():
+            p.copy_(self.tensors[name])
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """The average in the weights' place, for a while: to look at samples of it."""
+        own = {name: p.detach().clone() for name, p in self.weights.items()}
+        self.give()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in self.weights.items():
+                    p.copy_(own[name])
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

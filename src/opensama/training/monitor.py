@@ -1,0 +1,142 @@
+"""What a run says about itself: a line on the screen, a row in `metrics.jsonl`, and trackers on demand.
+
+    Monitor(RUN/STAGE, trackers=("tensorboard",)).log({"step": 10, "loss": 0.5})
+
+The one place where tensorboard, wandb and trackio are imported. MFU is the share of the accelerators' dense bfloat16
+peak that the model's own operations (without recomputation) make use of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opensama.values import UserError
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+PEAKS = {  # dense bfloat16 operations a second, as the makers' data sheets give them; the first name that fits counts
+    "GB300": 2500e12,
+    "GB200": 2500e12,
+    "B300": 2250e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "RTX PRO 6000": 504e12,
+    "RTX 5090": 210e12,
+    "RTX 4090": 165e12,
+    "MI300X": 1307e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bfloat16 operations a second of an accelerator, None where they are not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAKS.items() if known in name), None)
+
+
+def throughput(tokens: float, flops: float, seconds: float, peak: float | None) -> dict[str, float]:
+    """`tokens_per_second` and `mfu` (of `peak`, that of all accelerators together), where they can be told."""
+    row = {}
+    if tokens and seconds > 0:
+        row["tokens_per_second"] = round(tokens / seconds, 1)
+    if flops and peak and seconds > 0:
+        row["mfu"] = round(flops / seconds / peak, 4)
+    return row
+
+
+class Monitor:
+    """Rows of a stage. `history` holds those so far; rows after `step`, which will be trained anew, are dropped."""
+
+    def __init__(
+        self, folder: Path, step: int = 0, trackers: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+    ):
+        unknown = [name for name in trackers if name not in TRACKERS]
+        if unknown:
+            raise UserError(f"There is no tracker {unknown[0]!r}: choose {', '.join(TRACKERS)}.")
+        self.file = folder / "metrics.jsonl"
+        self.history = [row for row in read_rows(self.file) if row["step"] <= step]
+        self.trackers = [_open(name, folder, dict(settings or {})) for name in trackers]
+
+    def start(self, history: Sequence[Mapping[str, float]] = ()) -> None:
+        """Writes the rows so far back to the file; `history` is what an older run kept elsewhere."""
+        self.history = self.history or [dict(row) for row in history]
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        temporary.replace(self.file)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self.history.append(dict(row))
+        with self.file.open("a") as file:
+            file.write(json.dumps(dict(row)) + "\n")
+        for tracker in self.trackers:
+            tracker.log(row)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def read_rows(file: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer.add_text("settings", json.dumps(settings, indent=1, default=str))
+
+    def log(self, row: Mapping[str, float]) -> None:
+        for key, value in row.items():
+            if key != "step":
+                self.writer.add_scalar(key, value, int(row["step"]))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Run:
+    """wandb, or trackio, which has the same calls."""
+
+    def __init__(self, module: Any, folder: Path, settings: dict[str, Any]):
+        name = f"{folder.parent.name}-{folder.name}"
+        own = {"dir": str(folder), "id": name, "resume": "allow"} if module.__name__ == "wandb" else {"resume": "allow"}
+        self.run = module.init(project="opensama", name=name, config=settings, **own)
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self.run.log({key: value for key, value in row.items() if key != "step"}, step=int(row["step"]))
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def _open(name: str, folder: Path, settings: dict[str, Any]) -> _TensorBoard | _Run:
+    try:
+        if name == "tensorboard":
+            return _TensorBoard(folder, settings)
+        import importlib
+
+        return _Run(importlib.import_module(name), folder, settings)
+    except ImportError:
+        raise UserError(f"The tracker {name} is not installed: pip install 'opensama[train]' (or {name}).") from None

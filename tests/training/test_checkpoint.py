@@ -1,0 +1,149 @@
+"""Checkpoints: whole or not there, whatever happens while they are written; refused where they are of another run."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from opensama.training.checkpoint import checkpoints, differences, load, newest, read_state, save
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.values import UserError
+from tests.training.killed import STEPS, train
+from tests.training.test_loop import Line, config, quiet
+
+ROOT = Path(__file__).parents[2]
+
+
+def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:
+    return {"a.weight": torch.full((3, 4), value), "scale": torch.tensor(value), "half": torch.ones(2).bfloat16()}
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run(tmp_path):
+    command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "killed"), "1"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300).stdout
+    lines = said.splitlines()
+    assert lines.pop() == "finished 0"
+    assert [line.split()[0] for line in lines] == ["killed"] * 10
+    assert sum(line.endswith("writing") for line in lines) >= 3
+    train(tmp_path / "whole", save_every=1e9)
+    ends = [tmp_path / run / "noisy" / f"step-{STEPS:08d}" for run in ("killed", "whole")]
+    for file in ("weights.safetensors", "own-0.safetensors"):
+        killed, whole = (load_file(end / file) for end in ends)
+        assert killed.keys() == whole.keys()
+        assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    assert read_state(ends[0])["spikes"] == read_state(ends[1])["spikes"]
+    assert read_state(ends[0])["spikes"]["skipped"] > 0
+
+
+def test_what_is_saved_is_loaded_and_the_last_are_kept(tmp_path):
+    for step in (1, 2, 30):
+        path = save(tmp_path, step, tensors(float(step)), {"step": step}, keep=2)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000002", "step-00000030"]
+    assert newest(tmp_path) == path
+    found = {name: torch.zeros_like(t) for name, t in tensors().items()}
+    load(path, found)
+    torch.testing.assert_close(found, tensors(30.0), rtol=0, atol=0)
+
+
+def test_a_half_written_one_is_never_picked_up_and_goes_away(tmp_path):
+    whole = save(tmp_path, 1, tensors(), {"step": 1})
+    half = tmp_path / "step-00000002.partial"
+    shutil.copytree(whole, half)
+    assert newest(tmp_path) == whole
+    save(tmp_path, 3, tensors(), {"step": 3})
+    assert not half.exists()
+
+
+def test_a_folder_of_before_checkpoints_had_their_own_is_gone_on_with(tmp_path):
+    old = Trainer(Line(), config(3), tmp_path, quiet)
+    old.run()
+    stage = tmp_path / "line"
+    (last,) = checkpoints(stage)
+    weights = load_file(last / "weights.safetensors")
+    before = {name: t for name, t in weights.items() if not name.endswith(".step")}
+    shutil.rmtree(last)
+    from safetensors.torch import save_file
+
+    save_file(before, stage / "weights.safetensors")
+    again = Trainer(Line(), config(6), tmp_path, quiet)
+    assert again.progress.step == 3
+    assert {float(state["step"]) for o in again.optimizers for state in o.state.values()} == {3.0}
+    again.run()
+    assert not (stage / "weights.safetensors").exists()
+    assert Trainer(Line(), config(6), tmp_path, quiet).finished
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    large = {"a": torch.zeros(1_000_000)}
+    whole = save(tmp_path, 1, large, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"step 2 could not be written .* needs 0.004 GB, .* are free"):
+            save(tmp_path, 2, large, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert newest(tmp_path) == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
+    class Huge(Line):
+        def __init__(self):
+            self.model, self.seen = torch.nn.Linear(10**9, 10**6, device="meta"), []
+
+    stage = Huge()
+    trainer = Trainer.__new__(Trainer)  # nobody has a petabyte of memory either: only its size is asked for
+    trainer.__init__(stage, LoopConfig(steps=1), tmp_path, quiet)
+    with pytest.raises(UserError, match="too full: its checkpoints need"):
+        trainer.run()
+    assert not stage.seen
+
+
+@pytest.mark.parametrize("what", ["settings", "data"])
+def test_another_runs_settings_or_data_are_named(tmp_path, what):
+    before = {"model": {"width": 8, "heads": 2}, "files": ["a", "b"]}
+    Trainer(Line(), config(1), tmp_path, quiet, **{what: before}).run()
+    Trainer(Line(), config(1), tmp_path, quiet, **{what: before})
+    other = {"model": {"width": 16, "heads": 2}, "files": ("a", "b"), "more": 1}
+    with pytest.raises(UserError, match=rf"other {what} \(model.width is 16, was 8; more is 1, was 'absent'\)"):
+        Trainer(Line(), config(2), tmp_path, quiet, **{what: other})
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    class Wider(Line):
+        def __init__(self):
+            super().__init__()
+            self.model = torch.nn.Linear(2, 1)
+
+    Trainer(Line(), config(1), tmp_path, quiet).run()
+    with pytest.raises(UserError, match=r"another model: model.weight is \[1, 1\] instead of \[1, 2\]"):
+        Trainer(Wider(), config(2), tmp_path, quiet)
+
+
+@pytest.mark.parametrize("file", ["state.json", "weights.safetensors"])
+def test_a_damaged_checkpoint_is_named(tmp_path, file):
+    Trainer(Line(), config(1), tmp_path, quiet).run()
+    path = newest(tmp_path / "line")
+    (path / file).write_bytes((path / file).read_bytes()[:20])
+    with pytest.raises(UserError, match="step-00000001 is damaged"):
+        Trainer(Line(), config(2), tmp_path, quiet)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+)
+def test_differences_name_just_what_differs(before, now):
+    named = {line.split()[0] for line in differences({"x": before}, {"x": now})}
+    assert named == {f"x.{key}" for key in "abc" if before.get(key) != now.get(key)}
