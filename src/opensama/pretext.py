@@ -1,0 +1,314 @@
+"""Pretext tasks: a clip's source is spoilt, a prompt says how, and the model learns motion by restoring it (SAMA, 3.3).
+
+    source = task(video, generator)      the target is always the video itself, untouched
+    prompt = prefix + caption            "[Restore the video to normal playback speed.] A dog runs along a beach."
+    none : cube : speed : tube = 1 : 2 : 3 : 4
+
+    source, prefix, name = Mixture(PAPER_SHARES).apply(video, seed)
+
+Letters: `b` batch, `c` channels, `t h w` frames, rows and columns of pixels, before the autoencoder. Videos are
+`c t h w` or `b c t h w`, of any number type and range, on any device; bytes, made floats afterwards, are by far the
+quickest. Chance comes from a CPU generator, so a seed gives the same source everywhere; in a batch every video draws in
+turn. The video given is never written to, but may be what comes back where nothing changes. The first frame is kept by
+every task but tube shuffle.
+
+Where the paper is silent, the released operations decide; where both are, the choice is ours and said to be so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from opensama.values import UserError, frames_down
+
+PAPER_SHARES: Mapping[str, float] = {"none": 1, "cube": 2, "speed": 3, "tube": 4}
+"""How often each task is drawn (SAMA, 4.1)."""
+
+GROUP = 4
+"""Frames that make one latent frame of the autoencoders, after a first frame that is alone."""
+
+
+class Spoilt(NamedTuple):
+    """What `Mixture.apply` gives."""
+
+    source: Tensor
+    prefix: str
+    """Stands before the caption as it is: it ends in a blank, or is empty."""
+    name: str
+
+
+class Mixture:
+    """Tasks drawn by shares: relative numbers, of any sum.
+
+    `tasks` take the place of those of the same name, or are new ones: `Mixture({"cube": 1}, [CubeInpainting(0.5)])`.
+    """
+
+    def __init__(self, shares: Mapping[str, float] = PAPER_SHARES, tasks: Sequence[Task] = ()) -> None:
+        known = {**TASKS, **{task.name: task for task in tasks}}
+        for name, share in shares.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}."
+                raise UserError(f"There is no pretext task {name!r}; {hint}")
+            if not (math.isfinite(share) and share >= 0):
+                raise UserError(f"The share of the pretext task {name} must be zero or more, not {share!r}.")
+        names = sorted(
+            name for name, share in shares.items() if share > 0
+        )  # the order that shares are given in is moot
+        if not names:
+            raise UserError("The pretext mixture is empty; give at least one task a share above zero.")
+        self.tasks = tuple(known[name] for name in names)
+        self.shares = torch.tensor([float(shares[name]) for name in names], dtype=torch.float64)
+
+    def draw(self, generator: Generator) -> Task:
+        return self.tasks[int(torch.multinomial(self.shares, 1, generator=generator))]
+
+    def apply(self, video: Tensor, seed: int) -> Spoilt:
+        """The source of one sample, a function of `seed`. A batch `b c t h w` gets one task, as sizes must agree."""
+        generator = Generator().manual_seed(seed)
+        task = self.draw(generator)
+        return Spoilt(task(video, generator), f"{task.prompt} " if task.prompt else "", task.name)
+
+
+class Task(ABC):
+    """One way to spoil a source. A new one says its `name` and `prompt` and what becomes of one video."""
+
+    name: ClassVar[str]
+    prompt: str
+
+    def __call__(self, video: Tensor, generator: Generator) -> Tensor:
+        """`c t h w` or `b c t h w` in and out; t may become shorter, by as much for every video of that length."""
+        if video.ndim == 5:
+            return torch.stack([self.spoil(one, generator) for one in video])
+        if video.ndim != 4:
+            raise ValueError(f"videos are (c, t, h, w) or (b, c, t, h, w), not {tuple(video.shape)}")
+        return self.spoil(video, generator)
+
+    @abstractmethod
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        """The source that is made of one video, `c t h w`."""
+
+
+@dataclass(frozen=True)
+class Untouched(Task):
+    """The source is the target, and the caption stands alone (ours: the paper does not say what "none" is shown)."""
+
+    name: ClassVar[str] = "none"
+    prompt: str = ""
+
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        return video
+
+
+@dataclass(frozen=True)
+class CubeInpainting(Task):
+    """Blacks out a contiguous block of whole frames, `ratio` of them, anywhere but on the first frame."""
+
+    name: ClassVar[str] = "cube"
+    ratio: float = 0.3
+    black: float | None = None
+    """The value of black: None is 0 for whole numbers and -1 otherwise, for pixels in [-1, 1]. Ours, as is the rest
+    of what makes this independent of the range; for pixels in [0, 1] say 0."""
+    prompt: str = "[Complete the missing regions in the video.]"
+
+    def __post_init__(self) -> None:
+        _check("ratio of cube inpainting", self.ratio, 0, 1)
+
+    def block(self, t: int, generator: Generator) -> slice:
+        """The frames to hide."""
+        hidden = min(round(self.ratio * t), t - 1)
+        start = 1 + _below(t - hidden, generator)
+        return slice(start, start + hidden)
+
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        hidden, source = self.block(video.shape[1], generator), torch.empty_like(video)
+        source[:, : hidden.start] = video[:, : hidden.start]
+        source[:, hidden] = self.black if self.black is not None else -1 if video.is_floating_point() else 0
+        source[:, hidden.stop :] = video[:, hidden.stop :]
+        return source
+
+
+@dataclass(frozen=True)
+class SpeedPerturbation(Task):
+    """Plays `factor` times as fast: frames are dropped, and the source is cut to 4k+1 of those that are left.
+
+    The released operation rounds halves to even before it cuts: 81 frames become 37, 49 become 21, and 9 only one.
+    """
+
+    name: ClassVar[str] = "speed"
+    factor: float = 2.0
+    whole: bool = False
+    """Keep the last frame that the factor meets, too: 81 become 41, 49 become 25, 9 become 5. Ours, for short clips."""
+    prompt: str = "[Restore the video to normal playback speed.]"
+    """A figure of the paper has a longer form, "... playback speed while maintaining temporal coherence.]"."""
+
+    def __post_init__(self) -> None:
+        _check("factor of speed perturbation", self.factor, 1, 64)
+
+    def kept(self, t: int) -> list[int]:
+        """The frames that are left, of `t`."""
+        left = math.ceil(t / self.factor) if self.whole else round(t / self.factor)
+        return [min(round(i * self.factor), t - 1) for i in range(frames_down(max(left, 1)))]
+
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        return _chosen(video, self.kept(video.shape[1]))
+
+
+@dataclass(frozen=True)
+class TubeShuffle(Task):
+    """Cuts time, rows and columns into `splits` each and lays the tubes down in a random order.
+
+    All tubes are of one size, so any may go anywhere: what does not divide (of 4k+1 frames the last, of an odd side the
+    last row or column) stays where it is. A video with fewer frames, rows or columns than splits is left alone.
+    """
+
+    name: ClassVar[str] = "tube"
+    splits: tuple[int, int, int] = (2, 2, 2)
+    prompt: str = "[Restore the correct spatio-temporal order of the video segments.]"
+
+    def __post_init__(self) -> None:
+        for splits in self.splits:
+            _check("splits of tube shuffle", splits, 1, 64)
+
+    def order(self, generator: Generator) -> list[int]:
+        """`order[i]` is the tube that is laid down at place i; tubes are counted by time, then rows, then columns."""
+        return torch.randperm(math.prod(self.splits), generator=generator).tolist()
+
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        order = self.order(generator)
+        sizes = [n // splits for n, splits in zip(video.shape[1:], self.splits, strict=True)]
+        if 0 in sizes:
+            return video
+        source = torch.empty_like(video)
+        for axis, (size, splits) in enumerate(zip(sizes, self.splits, strict=True), start=1):
+            rest = video.shape[axis] - size * splits
+            if rest:
+                source.narrow(axis, size * splits, rest).copy_(video.narrow(axis, size * splits, rest))
+        for place, tube in enumerate(order):
+            self.tube(source, place, sizes).copy_(self.tube(video, tube, sizes))
+        return source
+
+    def tube(self, video: Tensor, number: int, sizes: Sequence[int]) -> Tensor:
+        """The part of `c t h w` that a tube covers, as a view."""
+        _, rows, columns = self.splits
+        at = (number // (rows * columns), number // columns % rows, number % columns)
+        t, h, w = (slice(i * size, (i + 1) * size) for i, size in zip(at, sizes, strict=True))
+        return video[:, t, h, w]
+
+
+@dataclass(frozen=True)
+class TemporalJigsaw(Task):
+    """Cuts the frames after the first into `parts` of equal length and shows the parts in another order.
+
+    No task of the paper, and all of it ours: parts are whole latent frames where the clip is long enough, so that a cut
+    falls where the autoencoder begins anew; what does not divide stays at the end; the right order is never drawn.
+    """
+
+    name: ClassVar[str] = "jigsaw"
+    parts: int = 4
+    prompt: str = "[Restore the correct temporal order of the video segments.]"
+
+    def __post_init__(self) -> None:
+        _check("number of parts of the temporal jigsaw", self.parts, 2, 64)
+
+    def order(self, t: int, generator: Generator) -> list[int]:
+        """The frame that is shown at each time."""
+        length = (t - 1) // self.parts
+        if length >= GROUP:
+            length -= length % GROUP
+        parts = list(range(self.parts))
+        while parts == sorted(parts):
+            parts = torch.randperm(self.parts, generator=generator).tolist()
+        shown = [1 + part * length + i for part in parts for i in range(length)]
+        return [0, *shown, *range(1 + len(shown), t)]
+
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        return _chosen(video, self.order(video.shape[1], generator))
+
+
+@dataclass(frozen=True)
+class MotionVectors(Task):
+    """Shakes the picture: each latent frame after the first is moved by a vector that the model has to predict.
+
+    No task of the paper, and all of it ours. To predict vectors as such would need another target than the video, and
+    an estimator to make it; here the vectors are drawn, so they are exact, and to put the video in its place again is
+    to predict them. Uniform up to `reach` of the shorter side in both directions, whole pixels, one vector for the
+    four frames of a latent frame; where the picture has moved away, its mirror image shows.
+    """
+
+    name: ClassVar[str] = "vectors"
+    reach: float = 0.125
+    prompt: str = "[Restore the original motion of the video.]"
+
+    def __post_init__(self) -> None:
+        _check("reach of the motion vectors", self.reach, 0, 0.5)
+
+    def vectors(self, t: int, h: int, w: int, generator: Generator) -> list[tuple[int, int]]:
+        """Rows down and columns to the right that each group of frames is moved by."""
+        side = min(h, w)
+        reach = min(round(self.reach * side), (side - 1) // 2)
+        return torch.randint(-reach, reach + 1, (-(-(t - 1) // GROUP), 2), generator=generator).tolist()
+
+    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        _, t, h, w = video.shape
+        source = torch.empty_like(video)
+        source[:, :1] = video[:, :1]
+        for group, (down, right) in enumerate(self.vectors(t, h, w, generator)):
+            frames = slice(1 + group * GROUP, 1 + (group + 1) * GROUP)
+            (to_h, from_h), (to_w, from_w) = _overlap(h, down), _overlap(w, right)
+            source[:, frames, to_h, to_w] = video[:, frames, from_h, from_w]
+            _mirror(source[:, frames, to_h], 3, right)
+            _mirror(source[:, frames], 2, down)
+        return source
+
+
+def _below(n: int, generator: Generator) -> int:
+    """A whole number from 0 to n - 1."""
+    return int(torch.randint(n, (), generator=generator))
+
+
+def _chosen(video: Tensor, frames: Sequence[int]) -> Tensor:
+    """Those frames of `c t h w`, laid out in memory as the video is; `index_select` is slow on interleaved colours."""
+    source = torch.empty_like(video[:, : len(frames)])
+    for i, frame in enumerate(frames):
+        source[:, i] = video[:, frame]
+    return source
+
+
+def _overlap(n: int, shift: int) -> tuple[slice, slice]:
+    """Where the pixels of a line of n land when it is moved by `shift`, and where those that stay in it come from."""
+    return slice(max(shift, 0), n + min(shift, 0)), slice(max(-shift, 0), n - max(shift, 0))
+
+
+def _mirror(video: Tensor, axis: int, shift: int) -> None:
+    """Fills, in place, what moving by `shift` (less than half) laid bare: the picture run backwards from its edge."""
+    n, bare = video.shape[axis], abs(shift)
+    to, start = (0, 1 + bare) if shift > 0 else (n - bare, n - 1 - 2 * bare)
+    video.narrow(axis, to, bare).copy_(video.narrow(axis, start, bare).flip(axis))
+
+
+def _check(what: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"The {what} must lie from {low:g} to {high:g}, not {value!r}.")
+
+
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Untouched(),
+        CubeInpainting(),
+        SpeedPerturbation(),
+        TubeShuffle(),
+        TemporalJigsaw(),
+        MotionVectors(),
+    )
+}
+"""Every task as the paper sets it, by name."""
