@@ -20,6 +20,9 @@ from opensama.training.pool import Pool
 from opensama.training.text import encode_text, tokenize
 
 
+EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
+
+
 class EditingStage:
     """Batches from several pools in turn (one shape a batch); clips are cut to random lengths of whole latents."""
 
@@ -36,11 +39,13 @@ class EditingStage:
         text_dropout: float = 0.1,
         seed: int = 0,
         shortest: int = 2,
+        importance: Tensor | None = None,
     ):
-        """`pools` are (pool, batch size, share of the steps)."""
+        """`pools` are (pool, batch size, share of the steps); `importance` [c] says how much each number counts."""
         self.name, self.transformer, self.text = name, transformer, text
         self.pools, self.shift, self.emphasis, self.text_dropout = pools, shift, emphasis, text_dropout
         self.seed, self.shortest = seed, shortest
+        self.importance = torch.ones(()) if importance is None else importance.sqrt()
         self.nothing = tokenize(tokenizer, [""], pools[0][0]["ids"].shape[1])
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -78,10 +83,12 @@ class EditingStage:
                 source_hidden_states=x["source"],
                 semantic_hidden_states=add_noise(x["semantic"], x["semantic_noise"], x["sigma"]),
             )
-        wanted = velocity(x["target"], x["noise"])
-        video = flow_loss(answer.sample, wanted, 1 + (self.emphasis - 1) * x["change"])
+        ease = (x["sigma"] / EASY).clamp(max=1).view(-1, 1, 1, 1, 1)
+        ease = ease * self.importance.to(ease.device).view(-1, 1, 1, 1)
+        wanted, given = ease * velocity(x["target"], x["noise"]), ease * answer.sample
+        video = flow_loss(given, wanted, 1 + (self.emphasis - 1) * x["change"])
         semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
         with torch.no_grad():  # to watch
-            plain = flow_loss(answer.sample, wanted)
-            changed = flow_loss(answer.sample, wanted, x["change"] + 1e-6)
+            plain = flow_loss(given, wanted)
+            changed = flow_loss(given, wanted, x["change"] + 1e-6)
         return {"loss": video + 0.1 * semantic, "flow": plain, "changed": changed, "semantic": semantic}

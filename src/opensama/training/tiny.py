@@ -137,6 +137,7 @@ def train_tiny(
             emphasis=config.emphasis,
             text_dropout=config.text_dropout,
             seed=seed,
+            importance=importance(vae),
         )
 
     shares = (0.6, 0.2, 0.2)
@@ -148,7 +149,9 @@ def train_tiny(
     batches = [(pool, config.video_batch, share) for pool, share in zip(clips, shares, strict=True)]
     mixed = editing("videos", config.seed + 1, *batches, (stills[0], config.image_batch, 0.2))
     _run(mixed, config.videos, out, say)
-    return export(out / "model", transformer, vae, text, tokenizer, encoder)
+    folder = export(out / "model", transformer, vae, text, tokenizer, encoder)
+    (folder / "training.json").write_text(json.dumps(notes(out), indent=2) + "\n")
+    return folder
 
 
 _BUDGETS = {"autoencoder", "semantic", "images", "videos"}  # what may change when a run goes on
@@ -168,6 +171,29 @@ def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Calla
     set_latent_statistics(stage.vae, drawn_clips(64, 5_000_000, 17).to(device))
     stage.vae.save_pretrained(folder)
     return stage.vae
+
+
+def importance(vae: PatchAutoencoder) -> torch.Tensor:
+    """How much each latent number [c] counts in the loss, 1 on average over what there is to learn.
+
+    Normalised latents still vary as the square root of a pixel's share in them (`set_latent_statistics`); this takes
+    them half the way to pixels, so that shapes and colours are learnt before fine detail.
+    """
+    spread = torch.tensor(vae.config.latents_std)
+    return spread * (spread.square().sum() / spread.pow(3).sum())
+
+
+def notes(run: Path) -> dict[str, object]:
+    """What a model's card says of its training; the texts are for people to amend."""
+    stages = []
+    for name in ("autoencoder", "semantic", "images", "videos"):
+        state = run / name / "state.json"
+        if state.exists():
+            saved = json.loads(state.read_text())
+            last = saved["history"][-1] if saved["history"] else {}
+            last = {k: v for k, v in last.items() if k not in ("step", "minutes", "norm")}
+            stages.append({"name": name, "minutes": saved["seconds"] / 60, "steps": saved["step"], "last": last})
+    return {"made": "By `opensama train tiny`.", "stages": stages, "limits": "See docs/lab-log.md."}
 
 
 def export(
