@@ -2,20 +2,20 @@
 
     python examples/pictures.py [--model tiny] [--out docs/images] [--seed 0]
 
-For each family of edits a sheet: source, edit and exact answer, three moments each. For the README, source and edit as
-strips of their own.
+`families.png`: one edit of each family, source, edit and exact answer below each other, the middle frame. For the README
+source and edit of three of them as strips of three moments. `opensama gallery` shows them all in motion, with scores.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from opensama import EditRequest, Video, load
-from opensama.evaluation.world.scores import squared_error
 from opensama.pipeline.editor import Editor
 from opensama.world import FAMILIES, EditSample, sample_edit
 
@@ -30,8 +30,8 @@ def strip(clip: np.ndarray) -> np.ndarray:
     return np.concatenate([part for i in PICKS for part in (clip[i], gap)][:-1], 1)
 
 
-def edit(editor: Editor, family: str, seed: int) -> tuple[EditSample, np.ndarray]:
-    sample = sample_edit(seed, "test", family, frames=17, size=256)
+def edit(editor: Editor, family: str, seed: int, size: int) -> tuple[EditSample, np.ndarray]:
+    sample = sample_edit(seed, "test", family, frames=17, size=size)
     edited = editor.edit(EditRequest(Video.from_frames(sample.source, fps=16), sample.instruction))
     return sample, np.stack(list(edited.frames()))
 
@@ -48,19 +48,20 @@ def main() -> None:
     def save(name: str, picture: Image.Image) -> None:
         picture.quantize(192).save(options.out / f"{name}.png", optimize=True)
 
-    for family in FAMILIES:
-        sample, edited = edit(editor, family, options.seed)
-        rows = [strip(clip) for clip in (sample.source, edited, sample.target)]
-        gap = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
-        body = np.concatenate([part for r in rows for part in (r, gap)][:-1])
-        sheet = Image.new("RGB", (body.shape[1], body.shape[0] + 26), "white")
-        sheet.paste(Image.fromarray(body), (0, 26))
-        ImageDraw.Draw(sheet).text((4, 6), f"{sample.instruction}   (rows: source, edit, exact answer)", fill="black")
-        save(family, sheet)
-        error = squared_error(sample.source, sample.target, edited)
-        print(f"{family}: {sample.instruction}  error {error:.2f} of the source's")
+    side, top = 128, 44
+    sheet = Image.new("RGB", (len(FAMILIES) * (side + GAP) - GAP, top + 3 * (side + GAP) - GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, family in enumerate(FAMILIES):
+        sample, edited = edit(editor, family, options.seed, side)
+        x = column * (side + GAP)
+        for line, words in enumerate(wrap(sample.instruction, 23)[:4]):
+            draw.text((x, 10 * line), words, fill="black")
+        for row, clip in enumerate((sample.source, edited, sample.target)):
+            sheet.paste(Image.fromarray(clip[PICKS[1]]), (x, top + row * (side + GAP)))
+        print(f"{family}: {sample.instruction}")
+    save("families", sheet)
     for family, seed in README.items():
-        sample, edited = edit(editor, family, seed)
+        sample, edited = edit(editor, family, seed, 2 * side)
         save(f"readme-{family}-before", Image.fromarray(strip(sample.source)))
         save(f"readme-{family}-after", Image.fromarray(strip(edited)))
         print(f"README, {family}: {sample.instruction}")

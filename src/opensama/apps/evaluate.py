@@ -104,7 +104,7 @@ def world(
                 report.clips = measure.evaluate_clips(editor.edit, coded, clips, seed=seed, progress=progress("Clips"))
     print(report.table())
     if json_file is not None:
-        json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+        json_file.write_text(json.dumps({"table": report.table(), **report.to_dict()}, indent=2) + "\n")
         print(f"written: {json_file}")
 
 

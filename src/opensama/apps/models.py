@@ -95,6 +95,27 @@ def convert(
     print(f"written: {written}")
 
 
+@app.command
+def card(folder: Path, /, *, scores: Path | None = None) -> None:
+    """Write an embedded model's card (README.md) from its folder, the notes of its training and its scores.
+
+    Parameters
+    ----------
+    folder
+        A folder written by `opensama train tiny`.
+    scores
+        What `opensama evaluate world --json` wrote; the folder keeps a summary of it. By default the kept one.
+    """
+    from opensama.apps.card import keep_scores, write_card
+
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"{folder} is no model folder (it has no model_index.json); check the name.")
+    if scores is not None:
+        keep_scores(scores, folder)
+    (folder / "README.md").write_text(write_card(folder))
+    print(f"written: {folder / 'README.md'}")
+
+
 def is_cached(part: Weights) -> bool:
     """Whether the hub's files of a model's part are on this disk (patterns count when the model's index is there)."""
     from huggingface_hub import try_to_load_from_cache

@@ -1,0 +1,132 @@
+"""`opensama models card`: an embedded model's card, from its folder, the notes of its training and its scores."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from opensama.values import UserError
+
+SCORES, TRAINING = "scores.json", "training.json"
+
+HEAD = """# {name}: the embedded editor
+
+A SAMA video editor made of the real classes at small size, trained by `opensama train tiny` on clips that this project draws itself. It shows
+the whole way on a laptop's CPU. It is **not** a model for real footage.
+
+| part | class | parameters |
+|---|---|---|
+{parts}
+
+Weights in bfloat16, {size:.1f} MB in all. It understands English, and of English the words of `opensama.world`: {kinds} kinds of objects,
+{colors} colours, {textures} textures, {wearables} accessories, {backgrounds} backgrounds, {styles} styles and weathers, {words} words to write.
+
+## How it was made
+
+{made}
+
+| stage | minutes | steps | last losses |
+|---|---|---|---|
+{stages}
+
+## How well it edits
+
+`opensama evaluate world --model {name} --split {split} -n {n} --json {scores}`: object and colour pairs and phrasings that
+training never edited. What the columns mean, and what the measure forgives: docs/evaluate.md.
+
+```
+{table}
+```
+
+## What it cannot do
+
+{limits}
+
+Licence: Apache-2.0.
+"""
+
+
+def write_card(folder: Path) -> str:
+    """The card's text. Raises UserError where the folder holds no scores or no notes of its training."""
+    from opensama.world import BACKGROUNDS, COLORS, KINDS, STYLES, TEXTURES, WEARABLES
+    from opensama.world.letters import WORDS
+
+    scores, training = (_read(folder, name) for name in (SCORES, TRAINING))
+    rows, size = [], 0
+    for config in sorted(folder.glob("*/config.json")):
+        count = _parameters(config.parent)
+        size += sum(file.stat().st_size for file in config.parent.glob("*.safetensors"))
+        settings = json.loads(config.read_text())
+        kind = settings.get("_class_name") or settings["architectures"][0]
+        rows.append(f"| `{config.parent.name}` | `{kind}`{_sizes(settings)} | {count / 1e6:.1f} M |")
+    stages = [
+        f"| {s['name']} | {s['minutes']:.0f} | {s['steps']:,} | "
+        + ", ".join(f"{k} {v:.3g}" for k, v in s["last"].items())
+        + " |"
+        for s in training["stages"]
+    ]
+    return HEAD.format(
+        name=folder.name,
+        parts="\n".join(rows),
+        size=size / 1e6,
+        kinds=len(KINDS),
+        colors=len(COLORS),
+        textures=len(TEXTURES),
+        wearables=len(WEARABLES),
+        backgrounds=len(BACKGROUNDS),
+        styles=len(STYLES),
+        words=len(WORDS),
+        made=training["made"],
+        stages="\n".join(stages),
+        split=scores["split"],
+        n=max(s["n"] for s in scores["families"].values()),
+        scores=SCORES,
+        table=scores["table"],
+        limits=training["limits"],
+    )
+
+
+def keep_scores(scores: Path, folder: Path) -> None:
+    """Copies an evaluation into the folder, without its single edits."""
+    try:
+        found = json.loads(scores.read_text())
+        kept = {key: found[key] for key in ("table", "model", "split", "seed", "families")} | found
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{scores} is no file that `opensama evaluate world --json` wrote; check the name.") from None
+    kept.pop("items", None)
+    (folder / SCORES).write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    file = folder / name
+    if not file.is_file():
+        how = {
+            SCORES: f"run `opensama evaluate world --model {folder} -n 60 --json world.json` and give it --scores world.json",
+            TRAINING: "only folders written by `opensama train tiny` have it",
+        }
+        raise UserError(f"{folder} has no {name}; {how[name]}.")
+    return json.loads(file.read_text())
+
+
+def _parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            total += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return total
+
+
+def _sizes(settings: dict[str, Any]) -> str:
+    """What is worth saying of a part's sizes."""
+    if "num_attention_heads" in settings and "attention_head_dim" in settings:
+        width = settings["num_attention_heads"] * settings["attention_head_dim"]
+        return f", width {width}, {settings['num_layers']} blocks"
+    if "z_dim" in settings:
+        return f", 16x16x4 pixels to {settings['z_dim']} numbers"
+    if "d_model" in settings:
+        return f", width {settings['d_model']}, {settings['num_layers']} layers, {settings['vocab_size']:,} tokens"
+    return f", width {settings['hidden_size']}, {settings['num_hidden_layers']} layers (for training only)"
