@@ -155,8 +155,9 @@ class SpeedPerturbation(Task):
 
     def kept(self, t: int) -> list[int]:
         """The frames that are left, of `t`."""
-        left = math.ceil(t / self.factor) if self.whole else round(t / self.factor)
-        return [min(round(i * self.factor), t - 1) for i in range(frames_down(max(left, 1)))]
+        met = math.floor((t - 1) / self.factor) + 1
+        left = met if self.whole else min(met, round(t / self.factor))
+        return [round(i * self.factor) for i in range(frames_down(max(left, 1)))]
 
     def spoil(self, video: Tensor, generator: Generator) -> Tensor:
         return _chosen(video, self.kept(video.shape[1]))
