@@ -3,9 +3,12 @@
     model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
 
 The joint sequence and its rotary are split once before the first block and gathered once after the last; text, time
-and outputs are whole on every process. With `ulysses_anything` shares may be uneven (for inference: diffusers has no
-backward pass for it yet); without it the number of joint tokens must divide by the degree. In training, parameters
-before the gather get on each process a share of their gradient, to be summed over the group.
+and outputs are whole on every process. Between, attention exchanges: every process gets all tokens of some heads, and
+gives back all heads of some tokens (Ulysses, arXiv 2309.14509). Shares may be uneven, also in training, where
+diffusers' own exchange has no backward pass; rings are diffusers' own, and uneven ones only for inference.
+
+In training each process computes the same loss. The mean of the gradients over the group is then the gradient of
+every parameter, before and after the gather, as in data parallelism.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_tensor
+from torch.distributed._functional_collectives import all_gather_tensor, all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
@@ -36,18 +39,17 @@ class JointSequence:
         if mesh is None:
             return tensors
         parts, n = mesh.size(), tensors[0].shape[1]
-        if n % parts and not self._uneven_allowed():
-            raise ValueError(f"{n} joint tokens do not divide by {parts} processes: set ulysses_anything=True")
-        return tuple(x.tensor_split(parts, dim=1)[mesh.get_local_rank()] for x in tensors)
+        config: Any = self._parallel_config and self._parallel_config.context_parallel_config
+        if n % parts and config._ring_mesh.size() > 1 and not config.ring_anything:
+            raise ValueError(f"{n} joint tokens do not divide by {parts} processes: set ring_anything=True")
+        shares = tuple(x.tensor_split(parts, dim=1)[mesh.get_local_rank()] for x in tensors)
+        vars(config).setdefault("joint_tokens", {})[shares[0].shape[1]] = n  # attention sees its share only
+        return shares
 
     def gather(self, share: Tensor, n: int) -> Tensor:
         """The whole [b n ...] from every process's share."""
         mesh = self._context_mesh()
         return share if mesh is None else Gather.apply(share, n, mesh)
-
-    def _uneven_allowed(self) -> bool:
-        config = self._parallel_config and self._parallel_config.context_parallel_config
-        return bool(config and (config.ulysses_anything or config.ring_anything))
 
     def _context_mesh(self) -> DeviceMesh | None:
         config = self._parallel_config and self._parallel_config.context_parallel_config
@@ -74,9 +76,44 @@ class Gather(torch.autograd.Function):
         longest = -(-n // parts)
         padded = F.pad(share.transpose(0, 1), (0, 0) * (share.ndim - 1) + (0, longest - share.shape[1]))
         every = all_gather_tensor(padded.contiguous(), 0, mesh.get_group()).unflatten(0, (parts, longest))
-        lengths = [n // parts + (i < n % parts) for i in range(parts)]
-        return torch.cat([x[:length] for x, length in zip(every, lengths, strict=True)]).transpose(0, 1)
+        shares = [x[:length] for x, length in zip(every, share_lengths(n, parts), strict=True)]
+        return torch.cat(shares).transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0].tensor_split(ctx.mesh.size(), dim=1)[ctx.mesh.get_local_rank()], None, None
+        mine = grads[0].tensor_split(ctx.mesh.size(), dim=1)[ctx.mesh.get_local_rank()]
+        return mine * ctx.mesh.size(), None, None  # each process has a share of what a mean will be taken of
+
+
+class Exchange:
+    """Tokens for heads and back, over the processes that share one sequence of `n` tokens; differentiable."""
+
+    def __init__(self, mesh: DeviceMesh, n: int):
+        self.group, self.parts = mesh.get_group(), mesh.size()
+        self.lengths = share_lengths(n, self.parts)
+        self.own = self.lengths[mesh.get_local_rank()]
+
+    @classmethod
+    def of(cls, parallel: ParallelConfig | None, heads: int, tokens: int) -> Exchange | None:
+        """The exchange for a share of so many tokens; None where attention is not Ulysses with as many whole heads."""
+        config = parallel and parallel.context_parallel_config
+        if not config or config._ring_mesh.size() > 1:
+            return None
+        mesh = config._ulysses_mesh
+        return None if heads % mesh.size() else cls(mesh, vars(config)["joint_tokens"][tokens])
+
+    def to_heads(self, x: Tensor) -> Tensor:
+        """All heads of this process's tokens [b n/p heads d] as all tokens of its heads [b n heads/p d]."""
+        x = x.unflatten(2, (self.parts, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1).contiguous()
+        return all_to_all_single_autograd(x, self.lengths, [self.own] * self.parts, self.group).transpose(0, 1)
+
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """All tokens of this process's heads [b n heads/p d] as all heads of its tokens [b n/p heads d]."""
+        x = x.transpose(0, 1).contiguous()
+        x = all_to_all_single_autograd(x, [self.own] * self.parts, self.lengths, self.group)
+        return x.unflatten(0, (self.parts, self.own)).permute(2, 1, 0, 3, 4).flatten(2, 3)
+
+
+def share_lengths(n: int, parts: int) -> list[int]:
+    """How many of n tokens each process holds: the first ones one more, as `tensor_split` does it."""
+    return [n // parts + (i < n % parts) for i in range(parts)]
