@@ -49,6 +49,15 @@ def _some(rng: random.Random, of: Sequence[T], n: int, *without: T) -> list[T]:
     return rng.sample(left, min(n, len(left)))
 
 
+def tints(rng: random.Random, color: str, n: int, *without: str) -> list[str]:
+    """`n` other colours: the nearest to it (in RGB, green and red weighing more than blue), and others by chance."""
+    left = [c for c in COLORS if c not in (color, *without)]
+    near = min(
+        left, key=lambda c: sum(w * (a - b) ** 2 for w, a, b in zip((3, 4, 2), COLORS[c], COLORS[color], strict=True))
+    )
+    return [near, *_some(rng, left, n - 1, near)] if n else []
+
+
 def like(rng: random.Random, kind: str, n: int) -> list[str]:
     """`n` other kinds: the nearest silhouette, the round one, and others by chance."""
     near = similar(kind)
@@ -79,7 +88,7 @@ def _variants(
     for guise in [guise for guise in guises if guise != old][:kinds]:
         yield "kind", Swap(old, guise).on(before)
     usual = [old.color] if old and old.color != new.color else []
-    for color in (usual + _some(rng, tuple(COLORS), colors, new.color, *usual))[:colors]:
+    for color in (usual + tints(rng, new.color, colors, *usual))[:colors]:
         yield "color", Swap(old, replace(new, color=color)).on(before)
 
 
@@ -129,7 +138,7 @@ def _wrong_changes(rng: random.Random, old: Thing, new: Thing, before: Look) -> 
         clear = replace(new, obscured=False)
         yield from _variants(rng, old, clear, before, 3, 2)
         yield "style", Restyle("pixel art").on(before)
-        for color in _some(rng, tuple(COLORS), 2, new.color):
+        for color in tints(rng, new.color, 2):
             yield "color", Swap(old, replace(new, color=color)).on(before)
     else:
         few = new.wears != old.wears  # there, it is the accessory that goes wrong
@@ -163,7 +172,7 @@ def _wrong_wear(rng: random.Random, old: Thing, new: Thing, before: Look) -> Ite
     assert wear is not None
     for kind in _some(rng, tuple(WEARABLES), 3, wear.kind):
         yield "kind", Swap(old, replace(new, wears=Wear(kind, wear.color))).on(before)
-    for color in _some(rng, tuple(COLORS), 3, wear.color):
+    for color in tints(rng, wear.color, 3):
         yield "color", Swap(old, replace(new, wears=Wear(wear.kind, color))).on(before)
     yield "object", Swap(old, replace(new, wears=None)).on(before)
 
@@ -200,7 +209,7 @@ def _texts(rng: random.Random, lettering: Lettering | None, before: Look) -> Ite
     )
     for word in (near, *_some(rng, words, 4, near)):
         yield "word", Text(replace(asked, word=word)).on(before)
-    for color in _some(rng, tuple(COLORS), 2, asked.color):
+    for color in tints(rng, asked.color, 2):
         yield "color", Text(replace(asked, color=color)).on(before)
     yield "place", Text(replace(asked, place="bottom" if asked.place == "top" else "top")).on(before)
     yield "word", Text(None).on(before)
