@@ -123,7 +123,7 @@ class DataSettings(Section):
     images: int = Field(448, ge=0, description="images a step, over all processes [paper]")
     videos: int = Field(112, ge=0, description="videos a step, over all processes [paper]")
     image_batch: int = Field(8, gt=0, description="images that a process takes at once")
-    video_batch: int = Field(1, gt=0, description="videos that a process takes at once")
+    video_batch: int = Field(2, gt=0, description="videos that a process takes at once")
     pretext: dict[str, float] = Field(
         {"none": 1, "cube": 2, "speed": 3, "tube": 4}, description="shares of the pretext tasks on clips [paper]"
     )

@@ -1,0 +1,242 @@
+"""Both sides' latents, text and semantic features of items: computed when asked for, or beforehand into shards.
+
+    FOLDER/index.json                    settings, the data's fingerprint among them, and bad items with their reasons
+    FOLDER/items.jsonl                   the items in order, with their shapes
+    FOLDER/shard-00007.safetensors       ITEM.source, ITEM.target [c t h w], ITEM.text [l d], ITEM.semantic [s e], ...
+
+Both go through `encode`, one item at a time, and round to the same number type: the same numbers come out, bit for bit.
+A shard is written under another name and renamed when it is whole, so an interrupted run goes on; several processes
+share the shards among them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opensama.data.samples import BadSample, Item, Layout, Pair, Row, Shape
+from opensama.values import UserError
+
+CHANGED = 0.1  # difference of pixels in [-1, 1] above which an edit has changed them
+SHARD_ITEMS = 64
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The frozen models around the transformer, as functions on its device."""
+
+    video: Callable[[Tensor], Tensor]  # [1 3 t h w] in [-1, 1] -> normalised latents [1 c t h w]
+    text: Callable[[str], Tensor]  # -> [1 l d], zero where the text has ended
+    semantic: Callable[[Tensor], Tensor] | None  # the target [3 t h w] -> tokens of its anchors [s e]
+    dtype: torch.dtype = torch.bfloat16  # what latents and features are kept as
+
+
+class Encoded(Protocol):
+    """Items as the loss needs them."""
+
+    items: Sequence[Item]
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """source, target [c t h w], text [l d] as long as it is, change [t h w], and semantic [s e] if there is one."""
+        ...
+
+    @property
+    def nothing(self) -> Tensor:
+        """The text that stands for none, [l d]."""
+        ...
+
+
+class Live:
+    """Encodes items when they are asked for."""
+
+    def __init__(self, items: Sequence[Item], layout: Layout, encoders: Encoders, no_text: str = ""):
+        self.items, self.layout, self.encoders = items, layout, encoders
+        self._nothing = trimmed(encoders.text(no_text)).to("cpu", encoders.dtype)
+
+    @property
+    def nothing(self) -> Tensor:
+        return self._nothing
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return encode(self.layout.read(self.items[number]), self.encoders)
+
+
+class Shards:
+    """Reads what `precompute` wrote."""
+
+    def __init__(self, folder: Path, expected: Mapping[str, Any]):
+        """`expected` are the settings that this run would encode with; UserError names one that differs."""
+        self.folder = folder
+        index = read_index(folder)
+        check_settings(index["settings"], expected, folder)
+        self.bad: dict[str, str] = index["bad"]
+        self.items: Sequence[Item] = read_items(folder / "items.jsonl")
+        missing = [shard for shard in range(count_shards(len(self.items))) if not shard_file(folder, shard).is_file()]
+        if missing:
+            raise UserError(f"The latents in {folder} lack {shard_file(folder, missing[0]).name}: encode them again.")
+        self._open = lru_cache(256)(lambda shard: safe_open(shard_file(folder, shard), framework="pt"))
+        self._nothing = load_file(folder / "nothing.safetensors")["text"]
+
+    @property
+    def nothing(self) -> Tensor:
+        return self._nothing
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        name = self.items[number].name
+        if name in self.bad:
+            raise BadSample(self.bad[name])
+        shard = self._open(number // SHARD_ITEMS)
+        keys = [key for key in shard.keys() if key.startswith(f"{name}/")]  # noqa: SIM118  (a file handle)
+        return {key.partition("/")[2]: shard.get_tensor(key) for key in keys}
+
+
+@torch.no_grad()
+def encode(pair: Pair, encoders: Encoders) -> dict[str, Tensor]:
+    """One item's tensors, on the CPU."""
+    source, target = (encoders.video(side[None])[0] for side in (pair.source, pair.target))
+    out = {"source": source, "target": target, "text": trimmed(encoders.text(pair.text))}
+    if encoders.semantic is not None:
+        out["semantic"] = encoders.semantic(pair.target)
+    bad = [name for name, tensor in out.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise BadSample(f"its {bad[0]} holds numbers that are not finite")
+    if pair.is_edit and pair.source.shape == pair.target.shape:
+        out["change"] = changed_share(pair.source, pair.target, target.shape[1:])
+    else:
+        out["change"] = torch.zeros(target.shape[1:])
+    return {name: tensor.to("cpu", encoders.dtype).contiguous() for name, tensor in out.items()}
+
+
+def changed_share(source: Tensor, target: Tensor, cells: Sequence[int]) -> Tensor:
+    """Share of changed pixels in each latent cell [t h w], of two videos [3 t h w]; the first frame is alone."""
+    changed = ((source - target).abs().amax(0) > CHANGED).float()
+    t, h, w = cells
+    parts = [F.adaptive_avg_pool3d(changed[None, :1], (1, h, w))]
+    if t > 1:
+        parts.append(F.adaptive_avg_pool3d(changed[None, 1:], (t - 1, h, w)))
+    return torch.cat(parts, dim=1)[0]
+
+
+def precompute(
+    folder: Path,
+    items: Sequence[Item],
+    layout: Layout,
+    encoders: Encoders,
+    settings: Mapping[str, Any],
+    *,
+    no_text: str = "",
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = print,
+) -> dict[str, str]:
+    """Encodes all items into shards, every `world`-th of them from `rank` on; bad items, by name, come out.
+
+    Shards that are there stay. The last process to end, whichever it is, leaves the index whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "index.json").exists():
+        check_settings(read_index(folder)["settings"], settings, folder)
+    live = Live(items, layout, encoders, no_text)
+    _save({"text": live.nothing}, folder / "nothing.safetensors")
+    _write("".join(f"{json.dumps(line_of(item))}\n" for item in items), folder / "items.jsonl")
+    bad: dict[str, str] = {}
+    shards = range(rank, count_shards(len(items)), world)
+    for done, shard in enumerate(shards, 1):
+        file = shard_file(folder, shard)
+        if file.is_file():
+            continue
+        tensors: dict[str, Tensor] = {}
+        faults: dict[str, str] = {}
+        for number in range(shard * SHARD_ITEMS, min(len(items), (shard + 1) * SHARD_ITEMS)):
+            try:
+                encoded = live[number]
+            except BadSample as reason:
+                faults[items[number].name] = str(reason)
+                say(f"skipped line {items[number].row.line}: {reason}")
+                continue
+            tensors |= {f"{items[number].name}/{key}": tensor for key, tensor in encoded.items()}
+        _save(tensors, file, {"bad": json.dumps(faults)})
+        if done % max(1, len(shards) // 20) == 0 or done == len(shards):
+            say(f"encoded {done} of {len(shards)} shards")
+    for shard in range(count_shards(len(items))):
+        if shard_file(folder, shard).is_file():
+            with safe_open(shard_file(folder, shard), framework="pt") as file:
+                bad |= json.loads((file.metadata() or {}).get("bad", "{}"))
+    _write(json.dumps({"settings": dict(settings), "bad": bad}, indent=1), folder / "index.json")
+    return bad
+
+
+def line_of(item: Item) -> list[Any]:
+    return [item.name, item.row.line, str(item.row.target), item.seed, *item.shape]
+
+
+def read_items(file: Path) -> list[Item]:
+    """The items that were encoded; the manifest and its files need not be there any more."""
+    try:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        return [
+            Item(Row(at, None, Path(path), ""), Shape(*shape), seed, name) for name, at, path, seed, *shape in lines
+        ]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} is missing or damaged ({error}): encode the data again.") from None
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "index.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"There are no latents in {folder}: make them with `opensama train RECIPE --encode`.") from None
+    except ValueError:
+        raise UserError(f"The index of {folder} is damaged: encode the data again.") from None
+
+
+def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """UserError that names the first setting that latents on disk were made with and this run would not be."""
+    now = json.loads(json.dumps(now))
+    for key in sorted({*saved, *now}):
+        if saved.get(key) != now.get(key):
+            raise UserError(
+                f"The latents in {folder} were made with {key} {saved.get(key)!r}, this run has {now.get(key)!r}: "
+                "encode into another folder, or set it back."
+            )
+
+
+def count_shards(items: int) -> int:
+    return -(-items // SHARD_ITEMS)
+
+
+def shard_file(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:05}.safetensors"
+
+
+def trimmed(text: Tensor) -> Tensor:
+    """Text [1 l d] without the zeros past its end, [l d]."""
+    there = text[0].ne(0).any(-1).nonzero()
+    return text[0, : int(there[-1]) + 1 if len(there) else 1]
+
+
+def _write(text: str, file: Path) -> None:
+    temporary = file.with_suffix(f".{os.getpid()}.part")
+    temporary.write_text(text)
+    os.replace(temporary, file)
+
+
+def _save(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    temporary = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file(tensors, temporary, metadata)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

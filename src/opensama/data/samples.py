@@ -1,0 +1,289 @@
+"""What a training run reads: rows of a manifest, made samples of one shape a batch.
+
+A manifest is JSONL or CSV, paths relative to its own folder, images and videos alike (an image is a clip of one frame):
+
+    {"source": "a.mp4", "target": "a-edited.mp4", "instruction": "Make the car red."}      an edit
+    {"clip": "b.mp4", "caption": "A dog runs along a beach."}                              a clip, for pretext tasks
+
+`width`, `height` and `frames` may stand in a row, too; where they do, no file is opened before its turn. A row becomes
+one item, a clip `variants` of them, each with a pretext task and a seed of its own, so what an item holds depends on
+nothing but itself: it may be encoded beforehand or in the step, and gives the same loss.
+
+`c` channels, `t h w` frames, rows, columns of pixels in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from opensama.media.frames import cover, to_pixels
+from opensama.media.video_io import read_video
+from opensama.pretext import Mixture
+from opensama.values import UserError, Video, frames_down
+
+Kind = Literal["image", "video"]
+EDIT, CLIP = ("source", "target", "instruction"), ("clip", "caption")
+COLUMNS = (*EDIT, *CLIP, "width", "height", "frames")
+LENGTHS = 16  # longer clips are cut to 16k+1 frames, so that batches find their like
+
+
+class BadSample(Exception):
+    """A sample that cannot be read or encoded; another takes its place."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a manifest: an edit has a source, a clip none."""
+
+    line: int
+    source: Path | None
+    target: Path
+    text: str
+    size: tuple[int, int, int] | None = None  # width, height, frames, where the manifest says
+
+    @property
+    def is_clip(self) -> bool:
+        return self.source is None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The rows, and a fingerprint of what the file holds: a run goes on only with the same data."""
+
+    path: Path
+    rows: tuple[Row, ...]
+    fingerprint: str
+
+
+class Shape(NamedTuple):
+    """What a batch has in common: width, height, frames of the target and of the source."""
+
+    width: int
+    height: int
+    frames: int
+    source_frames: int
+
+    @property
+    def kind(self) -> Kind:
+        return "image" if self.frames == 1 else "video"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to learn from: a row, seen in one way."""
+
+    row: Row
+    shape: Shape
+    seed: int
+    name: str  # LINE or LINE.VARIANT
+
+
+class Pair(NamedTuple):
+    """An item's pixels [c t h w], its text, and whether that is an instruction."""
+
+    source: Tensor
+    target: Tensor
+    text: str
+    is_edit: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows become items. `bucket` gives the size (width, height) at which a picture of some size is trained on."""
+
+    bucket: Callable[[int, int], tuple[int, int]]
+    frames: int
+    pretext: Mixture
+    variants: int = 1
+    seed: int = 0
+    prefix: str = ""  # before instructions
+
+    def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> list[Item]:
+        """All items, in the manifest's order; rows whose files cannot be opened are reported and left out."""
+
+        def shaped(row: Row) -> tuple[int, int, int] | str:
+            try:
+                return row.size or probe(row)
+            except UserError as error:
+                return str(error)
+
+        out: list[Item] = []
+        with ThreadPoolExecutor(16) as threads:
+            for row, found in zip(rows, threads.map(shaped, rows), strict=True):
+                if isinstance(found, str):
+                    on_bad(row, found)
+                    continue
+                width, height = self.bucket(*found[:2])
+                frames = length(min(found[2], self.frames))
+                pretext = row.is_clip and frames > 1
+                for variant in range(self.variants if pretext else 1):
+                    seed = seeded(self.seed, row.line, variant)
+                    source = self.source_frames(frames, seed) if pretext else frames
+                    name = f"{row.line}.{variant}" if pretext else f"{row.line}"
+                    out.append(Item(row, Shape(width, height, frames, source), seed, name))
+        return out
+
+    def source_frames(self, frames: int, seed: int) -> int:
+        """How long a clip of so many frames is after the pretext task of that seed."""
+        return self.pretext.apply(torch.empty(1, frames, 1, 1), seed).source.shape[1]
+
+    def read(self, item: Item) -> Pair:
+        """An item's pixels and text. Raises BadSample with the reason."""
+        row, (width, height, frames, _) = item.row, item.shape
+        try:
+            target = pixels(row.target, width, height, frames)
+            if row.source is not None:
+                return Pair(pixels(row.source, width, height, frames), target, self.prefix + row.text, True)
+        except (UserError, OSError, ValueError) as error:
+            raise BadSample(str(error)) from error
+        if frames == 1:
+            return Pair(target, target, row.text, False)
+        source, prompt, _ = self.pretext.apply(target, item.seed)
+        return Pair(source, target, prompt + row.text, False)
+
+
+class Sampler:
+    """Which items each step trains on: batches of one shape, each epoch in an order of its own.
+
+    A global batch is a function of the seed and its number; rank r of w takes its r-th part. Where a shape has too few
+    items for a batch, some come twice.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], kind: Kind, batch: int, seed: int):
+        groups: dict[Shape, list[int]] = {}
+        for number, shape in enumerate(shapes):
+            if shape.kind == kind:
+                groups.setdefault(shape, []).append(number)
+        self.groups, self.kind, self.batch, self.seed = sorted(groups.items()), kind, batch, seed
+        self.epoch_length = sum(-(-len(members) // batch) for _, members in self.groups)
+        self.epoch = lru_cache(2)(self._epoch)
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        rng = random.Random(f"{self.seed} {self.kind} {epoch}")
+        batches = []
+        for _, members in self.groups:
+            order = rng.sample(members, len(members))
+            for first in range(0, len(order), self.batch):
+                batches.append([order[i % len(order)] for i in range(first, first + self.batch)])
+        rng.shuffle(batches)
+        return batches
+
+    def numbers(self, index: int) -> list[int]:
+        """The items of one global batch, all of one shape."""
+        epoch, at = divmod(index, self.epoch_length)
+        return self.epoch(epoch)[at]
+
+    def other(self, number: int, tried: int) -> int:
+        """An item of the same shape, in place of one that turned out bad."""
+        members = next(members for _, members in self.groups if number in members)
+        return members[(members.index(number) + tried) % len(members)]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Rows of a JSONL or CSV file. UserError names the first line that is wrong."""
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"There is no manifest {path}: check the name given to --data.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: give its manifest, a .jsonl or .csv file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8: a manifest is a .jsonl or .csv file.") from None
+    records = _records_of_csv(text, path) if path.suffix.lower() == ".csv" else _records_of_jsonl(text, path)
+    rows = tuple(_row(record, line, path) for line, record in records)
+    if not rows:
+        raise UserError(f"The manifest {path} has no rows: each names a source, target and instruction, or a clip.")
+    return Manifest(path, rows, hashlib.sha256(raw).hexdigest()[:16])
+
+
+def _records_of_jsonl(text: str, path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    for line, content in enumerate(text.splitlines(), 1):
+        if not content.strip():
+            continue
+        try:
+            record = json.loads(content)
+        except ValueError as error:
+            raise UserError(f"Line {line} of {path} is not JSON ({error}): mend it.") from None
+        if not isinstance(record, dict):
+            raise UserError(f"Line {line} of {path} is no JSON object such as {{'clip': 'a.mp4'}}: mend it.")
+        yield line, record
+
+
+def _records_of_csv(text: str, path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(text.splitlines())
+    for record in reader:
+        if None in record or None in record.values():
+            raise UserError(f"Line {reader.line_num} of {path} has not as many fields as the first: mend it.")
+        yield reader.line_num, {key: value for key, value in record.items() if value != ""}
+
+
+def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
+    where = f"Line {line} of {path}"
+    for key in record:
+        if key not in COLUMNS:
+            near = difflib.get_close_matches(str(key), COLUMNS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}."
+            raise UserError(f"{where} has a column {key!r}, which is not known: {hint}")
+    wanted = EDIT if "source" in record or "target" in record else CLIP
+    missing = [key for key in wanted if not isinstance(record.get(key), str) or not record[key].strip()]
+    if missing:
+        raise UserError(
+            f"{where} has no {', '.join(missing)}: an edit has {', '.join(EDIT)}, a clip {', '.join(CLIP)}."
+        )
+    size = None
+    if "width" in record and "height" in record and "frames" in record:
+        try:
+            size = (int(record["width"]), int(record["height"]), int(record["frames"]))
+        except (TypeError, ValueError):
+            size = (0, 0, 0)
+        if min(size) < 1:
+            raise UserError(f"{where} has a width, height or number of frames that is no positive number: mend it.")
+    folder = path.parent
+    if wanted is CLIP:
+        return Row(line, None, folder / record["clip"], record["caption"], size)
+    return Row(line, folder / record["source"], folder / record["target"], record["instruction"], size)
+
+
+def probe(row: Row) -> tuple[int, int, int]:
+    """Width, height and frames of a row's target, frames no more than its source has. UserError if a file is wrong."""
+    target = read_video(row.target)
+    frames = target.frame_count
+    if row.source is not None:
+        frames = min(frames, read_video(row.source).frame_count)
+    return target.width, target.height, frames
+
+
+def pixels(path: Path, width: int, height: int, frames: int) -> Tensor:
+    """The first frames of a file at a bucket's size, scaled to cover it and cut around the middle: [3 t h w]."""
+    video: Video = read_video(path)
+    if video.frame_count < frames:
+        raise UserError(f"{path} has {video.frame_count} frames, {frames} are needed.")
+    return torch.cat([cover(to_pixels([frame]), height, width) for frame in video.frames(0, frames)], dim=2)[0]
+
+
+def length(frames: int) -> int:
+    """Frames that a clip is trained at: 16k+1, for clips under 17 frames 4k+1."""
+    return (frames - 1) // LENGTHS * LENGTHS + 1 if frames > LENGTHS else frames_down(frames)
+
+
+def seeded(*numbers: int) -> int:
+    """One seed of several numbers, each of which matters."""
+    return random.Random(" ".join(map(str, numbers))).getrandbits(62)
+
+
+def generator(*numbers: int) -> Generator:
+    return Generator().manual_seed(seeded(*numbers))

@@ -1,0 +1,140 @@
+"""Low-rank training of a SAMA transformer, and its files for diffusers and for ComfyUI.
+
+    W x + (alpha / rank) B A x        A: lora_A or lora_down [rank n_in], B: lora_B or lora_up [n_out rank]
+
+diffusers: `transformer.blocks.0.attn1.to_q.lora_A.weight`, alpha in the file's metadata.
+ComfyUI:   `diffusion_model.blocks.0.self_attn.q.lora_down.weight`, the released names, alpha a tensor beside.
+
+From plain Wan weights, what SAMA adds (type embedding, semantic modules) is trained too. These tensors are whole, not
+low-rank: they lie beside diffusers' file, and in ComfyUI's as `.set_weight`, which takes the place of a model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from opensama.models.convert import FAMILIES
+from opensama.runtime import rank
+from opensama.values import UserError
+
+NEW = ("token_types", "semantic_embedder", "semantic_head")
+"""What a SAMA transformer has and a Wan transformer has not."""
+
+ADAPTER = "default"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+ADDED_FILE = "added_modules.safetensors"
+
+
+def add_lora(model: Any, r: int, alpha: int, targets: Sequence[str], *, also_new: bool = False) -> None:
+    """Freezes the transformer, gives layers of its blocks low-rank matrices; `also_new` keeps NEW modules trainable."""
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith("blocks.")
+    ]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({name.split(".", 3)[-1] if ".attn" in name else name.split(".", 2)[-1] for name in names})
+            raise UserError(f"No block has a layer {target!r} for lora.targets: there are {', '.join(known)}.")
+    chosen = [name for name in names if any(name.endswith(f".{target}") for target in targets)]
+    model.requires_grad_(False)
+    model.add_adapter(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True))
+    if also_new:
+        for part in NEW:
+            module = getattr(model, part)
+            if module is not None:
+                module.requires_grad_(True)
+
+
+def lora_state(model: nn.Module) -> dict[str, Tensor]:
+    """The low-rank matrices by diffusers' names, without a prefix."""
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    return {name: whole(tensor) for name, tensor in state.items()}
+
+
+def new_state(model: nn.Module) -> dict[str, Tensor]:
+    """The trained NEW tensors by our names; empty where they were left as they were."""
+    trained = {name: p for name, p in model.named_parameters() if name.split(".")[0] in NEW and p.requires_grad}
+    return {name: whole(p) for name, p in trained.items()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """On the CPU, put together from all processes' shards: each of them has to ask."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().contiguous()
+
+
+def save_diffusers(model: Any, folder: Path) -> Path:
+    """A folder that `SamaPipeline.load_lora_weights` reads; NEW tensors lie beside, for `load_added`."""
+    from diffusers.loaders import WanLoraLoaderMixin
+
+    matrices, added = lora_state(model), new_state(model)
+    if rank():  # the first process writes
+        return folder / DIFFUSERS_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    WanLoraLoaderMixin.save_lora_weights(
+        str(folder),
+        transformer_lora_layers=matrices,  # type: ignore[arg-type]
+        transformer_lora_adapter_metadata=model.peft_config[ADAPTER].to_dict(),
+    )
+    if added:
+        save_file(added, folder / ADDED_FILE, metadata={"format": "pt"})
+    return folder / DIFFUSERS_FILE
+
+
+def load_added(model: nn.Module, folder: Path) -> None:
+    """Puts the NEW tensors of a LoRA that began from Wan weights into the transformer, where there are some."""
+    file = folder / ADDED_FILE
+    if not file.exists():
+        return
+    added = load_file(file)
+    own = dict(model.named_parameters())
+    wrong = [name for name, t in added.items() if name not in own or own[name].shape != t.shape]
+    if wrong:
+        raise UserError(f"{file} does not fit the model: {wrong[0]} is not in it, or has another shape.")
+    with torch.no_grad():
+        for name, tensor in added.items():
+            own[name].copy_(tensor)
+
+
+def save_comfy(model: Any, file: Path, family: str = "sama") -> Path:
+    """One file with released names, as ComfyUI loads LoRAs over a released checkpoint."""
+    row = FAMILIES[family]
+    config = model.peft_config[ADAPTER]
+    out: dict[str, Tensor] = {}
+    parts = {"lora_A": "lora_down", "lora_B": "lora_up"}
+    for name, tensor in lora_state(model).items():
+        layer, part, _ = name.rsplit(".", 2)
+        released = row.to_released(f"{layer}.weight")
+        assert released is not None, name
+        key = f"diffusion_model.{released.removesuffix('.weight')}"
+        out[f"{key}.{parts[part]}.weight"] = tensor
+        out[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))
+    for name, tensor in new_state(model).items():
+        released = row.to_released(name)
+        assert released is not None, name
+        out[f"diffusion_model.{released.removesuffix('.weight')}.set_weight"] = tensor
+    if rank():
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(out, file, metadata={"format": "pt"})
+    return file
+
+
+def merged(model: Any) -> Mapping[str, Tensor]:
+    """The whole transformer's weights with the low-rank matrices added in, by the names it has without them."""
+    model.fuse_lora()
+    try:
+        state = {
+            name.replace(".base_layer.", "."): tensor.detach().cpu().clone()
+            for name, tensor in model.state_dict().items()
+            if ".lora_" not in name
+        }
+    finally:
+        model.unfuse_lora()
+    return state

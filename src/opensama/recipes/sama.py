@@ -1,0 +1,55 @@
+"""SAMA's recipes: the paper's two stages on Wan 14B, the same on smaller models, and LoRA.
+
+    stage 0    image edits and plain clips: semantic anchoring on both, pretext tasks on the clips
+    stage 1    video edits and a portion of image edits; begins from stage 0's weights
+
+What is the paper's and what is ours is marked field by field in `training/config.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opensama.training.config import (
+    DataSettings,
+    LoraSettings,
+    MeshSettings,
+    ModelSettings,
+    OptimizerSettings,
+    SamaConfig,
+)
+
+WAN_14B = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
+WAN_1B = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+WAN_5B = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+
+MESH_14B = MeshSettings(context=2)  # 81 frames of source and target: 65,585 tokens a sample
+
+
+def stage_0(base: str, **changes: Any) -> SamaConfig:
+    """From text-to-video weights. Clips are read from the same manifest as image edits, told apart by their columns."""
+    return SamaConfig(model=ModelSettings(base=base), **changes)
+
+
+def stage_1(base: str, **changes: Any) -> SamaConfig:
+    """The same numbers on video edits. `--set model.start=sama --set model.weights=STAGE_0` goes on from stage 0."""
+    return SamaConfig(model=ModelSettings(base=base), **changes)
+
+
+def lora(config: SamaConfig) -> SamaConfig:
+    """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
+    optimizer = OptimizerSettings(lr=1e-4, steps=config.optimizer.steps)
+    return config.model_copy(update={"lora": LoraSettings(), "optimizer": optimizer})
+
+
+# Wan2.2-TI2V-5B: its autoencoder has 16x16 pixels a cell, so 704p has as many tokens as 480p elsewhere.
+DATA_5B = DataSettings(area=1280 * 704)
+
+RECIPES: dict[str, SamaConfig] = {
+    "sama-14b-stage0": stage_0(WAN_14B, mesh=MESH_14B),
+    "sama-14b-stage1": stage_1(WAN_14B, mesh=MESH_14B),
+    "sama-1.3b-stage0": stage_0(WAN_1B),
+    "sama-1.3b-stage1": stage_1(WAN_1B),
+    "wan2.2-ti2v-5b": stage_1(WAN_5B, data=DATA_5B),
+}
+RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}

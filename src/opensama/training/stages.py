@@ -1,0 +1,203 @@
+"""SAMA's training step, for any family of models and both of the paper's stages.
+
+    loss = L_flow + 0.1 L_semantic                                              (SAMA, equations 4 and 5)
+    L_flow     = mean_samples [ sum w (v - v*)^2 / sum w ],   w = 1 + (emphasis - 1) * changed share
+    L_semantic = mean |u - u*|                                v*, u* = noise - data
+
+A pass is one batch of one shape; the passes of an optimizer's step take the images first, then the videos, each pass
+weighted so that every sample of the step counts the same. What a sample holds, its noise, its noise level and whether
+its text is dropped are functions of (seed, pass, its place in the global batch): however many processes share a batch,
+it is the same batch.
+
+Letters: `b` batch, `c` channels, `t h w` latent time, rows, columns, `l` text tokens, `d` their width, `s` semantic
+tokens, `e` their width. sigma = 1 is noise, velocity = noise - data, timestep = 1000 sigma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from opensama.data.latents import Encoded
+from opensama.data.samples import BadSample, Kind, Sampler, generator
+from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
+from opensama.training.ahead import Ahead
+from opensama.training.config import LossSettings, SamaConfig
+from opensama.training.plan import Sizes, count_passes, training_flops
+from opensama.values import UserError
+
+Batch = dict[str, Tensor]
+TRIES = 20  # bad samples in a row that are passed over before the run stops
+
+
+def sama_condition(
+    x: Mapping[str, Tensor], model: Any, source_time: Literal["same", "zero"] = "same"
+) -> dict[str, Any]:
+    """The keyword arguments of SamaTransformer3DModel's call for a batch.
+
+    With `source_time="zero"` every token has a timestep of its own, and the clean source's is 0 (as Wan2.2-TI2V treats
+    a given frame).
+    """
+    semantic = x.get("semantic")
+    timestep = 1000 * x["sigma"]
+    if source_time == "zero":
+        n_source, n_target = (x[side][0, 0].numel() // cells(model) for side in ("source", "target"))
+        rest = n_target + (0 if semantic is None else semantic.shape[1])
+        each = timestep[:, None].expand(-1, rest)
+        timestep = torch.cat([torch.zeros_like(each[:, :1]).expand(-1, n_source), each], dim=1)
+    return {
+        "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
+        "timestep": timestep,
+        "encoder_hidden_states": x["text"],
+        "source_hidden_states": x["source"],
+        "semantic_hidden_states": None if semantic is None else add_noise(semantic, x["semantic_noise"], x["sigma"]),
+    }
+
+
+def cells(model: Any) -> int:
+    """Latent cells of one token."""
+    return int(torch.tensor(model.config.patch_size).prod())
+
+
+CONDITIONS: dict[str, Callable[..., dict[str, Any]]] = {"sama": sama_condition}
+"""How each family of models is asked."""
+
+
+def edit_losses(answer: Any, x: Mapping[str, Tensor], settings: LossSettings) -> dict[str, Tensor]:
+    """The loss of a model's answer to a batch, and its parts to watch."""
+    ease: Tensor | float = 1.0
+    if settings.ease:
+        ease = (x["sigma"] / settings.ease).clamp(max=1).view(-1, 1, 1, 1, 1)
+    wanted, given = ease * velocity(x["target"], x["noise"]), ease * answer.sample.float()
+    weight = 1 + (settings.emphasis - 1) * x["change"] if settings.emphasis != 1 else None
+    video = flow_loss(given, wanted, weight)
+    out = {"loss": video, "flow": flow_loss(given.detach(), wanted)}
+    if "semantic" in x:
+        semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
+        out["loss"] = video + settings.semantic * semantic
+        out["semantic"] = semantic.detach()
+    return out
+
+
+class SamaStage:
+    """Batches of images and of videos in turn. `step` is one pass; `passes` of them make a step of the optimizer.
+
+    `rank` and `world` number the processes that see different data.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        transformer: Any,
+        data: Encoded,
+        config: SamaConfig,
+        *,
+        family: str = "sama",
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ):
+        self.name, self.transformer, self.data, self.config = name, transformer, data, config
+        self.condition = CONDITIONS[family]
+        self.sizes = Sizes.of(transformer.config)
+        self.rank, self.world, self.device = rank, world, torch.device(device)
+        self.bad: set[str] = set()
+        self.skipped: list[tuple[str, str]] = []  # for the loop, which lists and empties it
+        wanted = config.data
+        shares: list[tuple[Kind, int, int]] = [
+            ("image", wanted.images, wanted.image_batch),
+            ("video", wanted.videos, wanted.video_batch),
+        ]
+        self.plan: list[tuple[Sampler, int, int, float]] = []  # sampler, batch a process, passes, weight of a pass
+        counts = {kind: count_passes(kind, a_step, batch, world) for kind, a_step, batch in shares}
+        self.passes = sum(counts.values())
+        shapes = [item.shape for item in data.items]
+        for kind, a_step, batch in shares:
+            if not a_step:
+                continue
+            sampler = Sampler(shapes, kind, batch * world, config.seed)
+            if not sampler.epoch_length:
+                raise UserError(
+                    f"The data has no {kind}s, but {a_step} are wanted a step: add some, or set data.{kind}s=0."
+                )
+            weight = batch * self.passes * world / (wanted.images + wanted.videos)
+            self.plan.append((sampler, batch, counts[kind], weight))
+        self.batches = Ahead(self.batch)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"transformer": self.transformer}
+
+    def step(self, index: int) -> dict[str, Tensor]:
+        """The losses of one pass."""
+        x = {key: value.to(self.device, non_blocking=True) for key, value in self.batches(index).items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
+            answer = self.transformer(**self.condition(x, self.transformer, self.config.model.source_time))
+        losses = edit_losses(answer, x, self.config.loss)
+        losses["loss"] = losses["loss"] * float(x["weight"])
+        return losses | self.cost(x)
+
+    def cost(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tokens of a batch, and operations of the model for it, forward and backward, nothing counted twice."""
+        b, latents = len(x["source"]), [x[side][0, 0].numel() for side in ("source", "target")]
+        semantic = x["semantic"].shape[1] if "semantic" in x else 0
+        tokens = sum(latents) // cells(self.transformer) + semantic
+        text, full = self.config.data.text_tokens, self.config.lora is None
+        flops = training_flops(self.sizes, tokens, text, semantic=semantic, full=full)
+        return {"tokens": torch.tensor(float(b * tokens)), "flops": torch.tensor(b * flops, dtype=torch.float64)}
+
+    def batch(self, index: int) -> Batch:
+        """This process's part of one pass's batch, on the CPU in float32; see `sample` for what is in it."""
+        sampler, b, count, weight, at = self._place(index)
+        step = index // self.passes
+        numbers = sampler.numbers(step * count + at)[self.rank * b : (self.rank + 1) * b]
+        samples = [
+            self.sample(sampler, number, generator(self.config.seed, index, self.rank * b + i))
+            for i, number in enumerate(numbers)
+        ]
+        texts = [sample.pop("text") for sample in samples]
+        out = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+        out["text"] = torch.zeros(b, self.config.data.text_tokens, texts[0].shape[1])
+        for i, text in enumerate(texts):
+            out["text"][i, : len(text)] = text[: self.config.data.text_tokens]
+        out["weight"] = torch.tensor(weight)
+        return out
+
+    def sample(self, sampler: Sampler, number: int, g: torch.Generator) -> Batch:
+        """source, target, noise [c t h w], change [t h w], semantic and its noise [s e], text [l d], sigma []."""
+        x = {key: tensor.float() for key, tensor in self.read(sampler, number).items()}
+        dropped = torch.rand((), generator=g) < self.config.data.text_dropout
+        if dropped:
+            x["text"] = self.data.nothing.float()
+        x["sigma"] = sample_sigma(1, how=self.config.loss.time, shift=self.config.loss.shift, generator=g)[0]
+        x["noise"] = torch.randn(x["target"].shape, generator=g)
+        if "semantic" in x:
+            x["semantic_noise"] = torch.randn(x["semantic"].shape, generator=g)
+        return x
+
+    def read(self, sampler: Sampler, number: int) -> Mapping[str, Tensor]:
+        """One item, or where it is bad the next good one of its shape; bad ones are noted."""
+        chosen = number
+        last = ""
+        for tried in range(1, TRIES + 1):
+            item = self.data.items[chosen]
+            if item.name not in self.bad:
+                try:
+                    return self.data[chosen]
+                except BadSample as reason:
+                    self.bad.add(item.name)
+                    last = f"{item.row.target}: {reason}"
+                    self.skipped.append((item.name, last))
+            chosen = sampler.other(number, tried)
+        raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
+
+    def _place(self, index: int) -> tuple[Sampler, int, int, float, int]:
+        """Which stream a pass belongs to, and which of the stream's passes of this step it is."""
+        at = index % self.passes
+        for sampler, b, count, weight in self.plan:
+            if at < count:
+                return sampler, b, count, weight, at
+            at -= count
+        raise AssertionError(index)

@@ -1,0 +1,84 @@
+"""Latents made beforehand give the same loss as latents made in the step, bit for bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from opensama.data.latents import Shards, changed_share
+from opensama.training.sama import encode_data
+from opensama.training.stages import SamaStage
+from opensama.training.start import make_transformer, open_data
+from opensama.values import UserError
+
+CPU = torch.device("cpu")
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("keep", ["bfloat16"])
+def test_the_same_loss(config, tmp_path, keep):
+    config.data.keep = keep
+    live, settings = open_data(config, CPU, ignore)
+    assert not encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
+    config.data.latents = tmp_path / "latents"
+    cached, again = open_data(config, CPU, ignore)
+    assert settings == again
+    assert isinstance(cached, Shards)
+    transformer = make_transformer(config)
+    stages = [SamaStage("a", transformer, data, config) for data in (live, cached)]
+    assert stages[0].passes == 4
+    for index in (0, 3):
+        for key, value in stages[0].batch(index).items():
+            assert torch.equal(value, stages[1].batch(index)[key]), key
+    losses = [stage.step(2)["loss"] for stage in stages]
+    assert torch.equal(*losses)
+
+    # what was made for other settings, another manifest, or in part, is refused by name
+    config.data.pretext = {"cube": 1}
+    with pytest.raises(UserError, match="pretext"):
+        open_data(config, CPU, ignore)
+    config.data.pretext = {"none": 1, "cube": 2, "speed": 3, "tube": 4}
+    assert config.data.manifest is not None
+    other = tmp_path / "data.jsonl"
+    other.write_text(config.data.manifest.read_text() + "\n")
+    config.data.manifest = other
+    with pytest.raises(UserError, match="manifest"):
+        open_data(config, CPU, ignore)
+    (tmp_path / "latents" / "shard-00000.safetensors").unlink()
+    with pytest.raises(UserError, match="lack shard-00000"):
+        Shards(tmp_path / "latents", settings)
+    with pytest.raises(UserError, match="no latents"):
+        Shards(tmp_path, settings)
+
+
+def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()[3:]]
+    rows = [{k: str(manifest.parent / v) if v.endswith("png") else v for k, v in row.items()} for row in rows]
+    size = {"width": 64, "height": 48, "frames": 1}
+    rows.append({"source": "none.png", "target": "none.png", "instruction": "x", **size})
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.data.manifest, config.data.videos = tmp_path / "data.jsonl", 0
+    bad = encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
+    assert list(bad) == ["3"]
+    config.data.latents = tmp_path / "latents"
+    data, _ = open_data(config, CPU, ignore)
+    stage = SamaStage("a", make_transformer(config), data, config)
+    for index in range(6):
+        stage.batch(index)
+    assert [name for name, _ in stage.skipped] == ["3"]
+
+
+def test_changed_share_of_cells():
+    source = torch.zeros(3, 5, 32, 32)
+    target = source.clone()
+    target[:, 0, :16, :16] = 1
+    target[:, 1:3, 16:, 16:] = 1
+    share = changed_share(source, target, (2, 2, 2))
+    assert share[0, 0, 0] == 1
+    assert share[1, 1, 1] == 0.5
+    assert share.sum() == 1.5

@@ -1,0 +1,153 @@
+"""SAMA's step with the real classes at tiny size: from Wan weights, on real files, images and videos in turn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from opensama.training.config import SamaConfig
+from opensama.training.stages import SamaStage, sama_condition
+from opensama.training.start import make_transformer, open_data
+from opensama.values import UserError
+
+CPU = torch.device("cpu")
+
+
+def ignore(*_: object) -> None:
+    pass
+
+
+def stage_of(config: SamaConfig, **changes: object) -> SamaStage:
+    data, _ = open_data(config, CPU, ignore)
+    return SamaStage("stage0", make_transformer(config), data, config, **changes)  # type: ignore[arg-type]
+
+
+def test_a_zero_type_embedding_reproduces_the_base(config, base):
+    """Without source and semantic tokens, before the first step, the velocity is Wan's own, bit for bit."""
+    wan = WanTransformer3DModel.from_pretrained(base / "transformer").eval()
+    sama = make_transformer(config).eval()
+    assert sama.token_types is not None
+    assert (sama.token_types.weight == 0).all()
+    x, text = torch.randn(1, 4, 3, 4, 4), torch.randn(1, 6, 16)
+    with torch.no_grad():
+        expected = wan(x, torch.tensor([300.0]), text).sample
+        torch.testing.assert_close(sama(x, torch.tensor([300.0]), text).sample, expected, atol=2e-6, rtol=0)
+    state = sama.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in wan.state_dict().items())
+
+
+def test_passes_are_images_then_videos_and_samples_count_the_same(config):
+    stage = stage_of(config)
+    assert stage.passes == 4
+    batches = [stage.batch(i) for i in range(4)]
+    assert [x["target"].shape[2] for x in batches] == [1, 1, 3, 3]
+    assert [len(x["target"]) for x in batches] == [1, 1, 2, 2]
+    weights = [float(x["weight"]) for x in batches]
+    assert sum(weights) == pytest.approx(4)
+    assert weights[2] == 2 * weights[0]
+    assert batches[0]["semantic"].shape == (1, 5, 8), "an image has one anchor"
+    assert batches[2]["semantic"].shape == (2, 10, 8)
+
+
+def test_a_batch_is_a_function_of_the_pass_however_many_share_it(config):
+    config.data.image_batch = 2
+    whole = stage_of(config).batch(0)
+    config.data.image_batch = 1
+    halves = [stage_of(config, rank=rank, world=2).batch(0) for rank in range(2)]
+    for key in ("source", "target", "noise", "sigma", "semantic", "semantic_noise", "text"):
+        torch.testing.assert_close(torch.cat([half[key] for half in halves]), whole[key])
+    stage = stage_of(config)
+    assert not torch.equal(stage.batch(0)["noise"], stage.batch(4)["noise"])
+
+
+def test_two_steps_and_one_batch_is_learnt(config):
+    stage = stage_of(config)
+    optimizer = torch.optim.Adam(stage.transformer.parameters(), lr=1e-2)
+    for index in range(2 * stage.passes):
+        losses = stage.step(index)
+        assert losses["tokens"] > 0
+        losses["loss"].backward()
+    assert all(p.grad is not None for p in stage.transformer.parameters()), "a weight that learns nothing"
+    history = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = stage.step(2)["loss"]
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < 0.75 * history[0]
+
+
+def test_dropped_text_is_the_negative_prompt(config):
+    config.data.text_dropout = 1.0
+    stage = stage_of(config)
+    nothing = stage.data.nothing
+    for row in stage.batch(2)["text"]:
+        torch.testing.assert_close(row[: len(nothing)], nothing.float())
+        assert (row[len(nothing) :] == 0).all()
+
+
+def test_the_source_may_have_a_time_of_its_own(config):
+    stage = stage_of(config)
+    x = stage.batch(2)
+    asked = sama_condition(x, stage.transformer, "zero")
+    n = x["source"][0, 0].numel() // 4
+    assert (asked["timestep"][:, :n] == 0).all()
+    assert (asked["timestep"][:, n:] == 1000 * x["sigma"][:, None]).all()
+    same = sama_condition(x, stage.transformer)
+    assert same["timestep"].shape == (2,)
+    assert torch.isfinite(stage.transformer(**asked).sample).all()
+
+
+@pytest.mark.parametrize("how", ["uniform", "logit_normal"])
+def test_time_is_drawn_as_told(config, how):
+    config.loss.time, config.loss.shift = how, 1.0
+    stage = stage_of(config)
+    low = torch.cat([stage.batch(i)["sigma"] for i in range(40)])
+    config.loss.shift = 20.0
+    high = torch.cat([stage_of(config).batch(i)["sigma"] for i in range(40)])
+    assert 0.3 < low.mean() < 0.7 < 0.85 < high.mean() < 1
+
+
+def test_emphasis_and_ease_change_only_the_loss_to_descend(config):
+    plain = stage_of(config)
+    config.loss.emphasis = 9.0
+    weighted = stage_of(config)
+    index = next(i for i in range(2, 40) if plain.batch(i)["change"].any())
+    a, b = plain.step(index), weighted.step(index)
+    assert a["flow"] == pytest.approx(b["flow"].item())
+    assert a["loss"].item() != pytest.approx(b["loss"].item())
+
+
+def test_impossible_splits_are_said(config):
+    config.data.images = 3
+    with pytest.raises(UserError, match=r"3 images a step do not split over 2 .* multiple of 2"):
+        stage_of(config, world=2)
+
+
+def test_missing_kinds_are_said(config, tmp_path, manifest):
+    only = tmp_path / "only.jsonl"
+    row = manifest.read_text().splitlines()[1].replace("a.mp4", str(manifest.parent / "a.mp4"))
+    only.write_text(row)
+    config.data.manifest = only
+    with pytest.raises(UserError, match=r"no images.*data.images=0"):
+        stage_of(config)
+
+
+def test_a_bad_sample_is_passed_over_and_listed(config, tmp_path, manifest):
+    lines = manifest.read_text().splitlines()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes((manifest.parent / "a.png").read_bytes()[:200])
+    folder = str(manifest.parent)
+    rows = [line.replace('": "a.', f'": "{folder}/a.').replace('": "b.', f'": "{folder}/b.') for line in lines]
+    rows = [row.replace('": "c.', f'": "{folder}/c.') for row in rows]
+    bad = '{"source": "cut.png", "target": "cut.png", "instruction": "x", "width": 64, "height": 48, "frames": 1}'
+    (tmp_path / "data.jsonl").write_text("\n".join([*rows, bad]))
+    config.data.manifest = tmp_path / "data.jsonl"
+    stage = stage_of(config)
+    for index in (0, 1, 4, 5, 8, 9):
+        assert torch.isfinite(stage.step(index)["loss"])
+    (listed,) = stage.skipped
+    assert listed[0] == "6"
+    assert "cut.png" in listed[1]
