@@ -201,7 +201,7 @@ class Trainer:
         for i in range(config.accumulate):
             losses = dict(self.stage.step(progress.step * config.accumulate + i))
             (losses["loss"] / config.accumulate).backward()
-            batches.append({key: torch.as_tensor(v).detach().double().to(self.device) for key, v in losses.items()})
+            batches.append({key: torch.as_tensor(v).detach().float().to(self.device) for key, v in losses.items()})
         norm = clip(self.weights, config.clip)
         values = self.shared(batches, norm)
         if not (isfinite(values["loss"]) and isfinite(values["norm"])):
@@ -235,7 +235,7 @@ class Trainer:
         """The first process's seconds, so that all of them save, log and end together."""
         if self.world == 1:
             return seconds
-        shared = torch.tensor(seconds, dtype=torch.float64, device=self.device)
+        shared = torch.tensor(seconds, device=self.device)
         dist.broadcast(shared, 0)
         return float(shared)
 

@@ -1,0 +1,175 @@
+"""Parallelism done to a model from outside: sharded weights, shared sequences, recomputed activations, compiled blocks.
+
+    mesh = MeshConfig(replicate=1, shard=8, context=2)      8 processes: 4 batches, each shared by 2 processes
+    layout = lay_out(mesh)                                  which batch this process reads, on which device
+    parallelise(model, mesh)
+
+`replicate` copies of the model are each sharded over `shard` processes (FSDP2; more than one copy: HSDP), and of all
+processes `context` neighbours work on one sample's tokens (Ulysses). Master weights, gradients and their sums are
+float32; blocks compute in bfloat16 with inputs as they come, so that rotary tables and modulation keep their precision.
+Every process computes the loss of its batch; gradients are the mean over all processes, which is right for all of
+this, see `models/parallel.py`. A stage computes under autocast, as on one process.
+
+Every process must make the model with the same weights: `parallelise` cuts them, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from opensama.models.parallel import JointSequence
+from opensama.runtime import pick_device, quiet_loading
+from opensama.values import UserError
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How processes share the work; their number is replicate x shard."""
+
+    replicate: int = 1
+    shard: int | None = None  # None: all there are
+    context: int = 1
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    compile: bool = False
+    compute: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class Layout(NamedTuple):
+    """Where this process stands. `weights` [replicate? shard] and `context` are None where nothing is shared."""
+
+    device: torch.device
+    weights: DeviceMesh | None
+    context: DeviceMesh | None
+    data_rank: int
+    data_world: int
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def parallelise(model: M, config: MeshConfig) -> M:
+    """The same model, on this process's device and sharing its work with the others'."""
+    layout = lay_out(config)
+    nn.Module.to(model, layout.device)  # ModelMixin's own warns of its dtype
+    if layout.context is not None and isinstance(model, JointSequence):
+        share_sequence(model, layout.context)
+    if config.checkpointing != "none" and hasattr(model, "enable_gradient_checkpointing"):
+        recompute(model, selective=config.checkpointing == "selective", compiled=config.compile)
+    if config.compile:
+        for block in blocks(model):
+            block.compile(dynamic=False)
+    if layout.weights is not None:
+        shard(model, layout.weights, config.compute)
+    return model
+
+
+@lru_cache(maxsize=4)
+def lay_out(config: MeshConfig) -> Layout:
+    """Joins the processes that torchrun started and lays them out. UserError if their number is not the mesh's."""
+    start()
+    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    copies, context = config.replicate, config.context
+    cut = config.shard or max(1, world // copies)
+    if min(copies, cut, context) < 1 or copies * cut != world:
+        raise UserError(
+            f"The mesh of {copies} x {config.shard or 'any'} processes (replicate x shard) does not fit the {world} "
+            f"that run: start {copies * cut} (torchrun --nproc-per-node), or change the mesh."
+        )
+    if world % context:
+        raise UserError(f"{context} processes are to share a sample, but {world} do not divide by {context}.")
+    device = pick_device(f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() and world > 1 else None)
+    if world == 1:
+        return Layout(device, None, None, 0, 1)
+    whole = init_device_mesh(device.type, (copies, cut), mesh_dim_names=("replicate", "shard"))
+    shared = None
+    if context > 1:
+        names = ("data", "ring", "ulysses")
+        shared = init_device_mesh(device.type, (world // context, 1, context), mesh_dim_names=names)["ring", "ulysses"]
+    return Layout(device, whole if copies > 1 else whole["shard"], shared, rank // context, world // context)
+
+
+def start() -> None:
+    """Joins the processes of torchrun, if it started this one and it has not joined yet."""
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    if torch.cuda.is_available():
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise UserError(f"torchrun started more processes a machine than its {there} GPUs: lower --nproc-per-node.")
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+def share_sequence(model: Any, mesh: DeviceMesh) -> None:
+    """Context parallelism over the joint sequence, semantic tokens included, of any length."""
+    heads, parts = model.config["num_attention_heads"], mesh["ulysses"].size()
+    if heads % parts:
+        raise UserError(f"{parts} processes cannot share {heads} attention heads: choose a context that divides them.")
+    config = ContextParallelConfig(ulysses_degree=parts, ulysses_anything=True, mesh=mesh)
+    with quiet_loading():
+        model.enable_parallelism(config=config)
+
+
+def recompute(model: Any, *, selective: bool, compiled: bool) -> None:
+    """Activations of blocks are computed again in the backward pass: all, or all but matrix products and attention.
+
+    A compiled block already keeps its products and recomputes the rest, so `selective` is then left to the compiler.
+    """
+    if selective and compiled:
+        return
+    contexts: dict[str, Any] = {"context_fn": _selective} if selective else {}
+    model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, **contexts))
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, compute: str) -> None:
+    """FSDP2, a block a unit; the time embedding, whose inputs are up to 1000, computes in float32."""
+    float32 = MixedPrecisionPolicy(cast_forward_inputs=False)
+    policy = float32
+    if compute == "bfloat16":
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    embedder = getattr(getattr(model, "condition_embedder", None), "time_embedder", None)
+    if embedder is not None:
+        fully_shard(embedder, mesh=mesh, mp_policy=float32)
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """A transformer's repeated blocks, if it has them under that name."""
+    yield from getattr(model, "blocks", ())
+
+
+aten, c10d = torch.ops.aten, torch.ops._c10d_functional
+KEPT = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+    aten._scaled_dot_product_cudnn_attention.default,
+    aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten._scaled_dot_product_fused_attention_overrideable.default,
+    c10d.all_to_all_single.default,
+}
+
+
+def _policy(_: Any, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _selective() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return create_selective_checkpoint_contexts(_policy)
