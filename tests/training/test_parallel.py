@@ -99,9 +99,8 @@ def one_of_two(rank: int, folder: str) -> None:
         parallelise(stage.model, mesh)
         with Collectives() as calls:
             found = gradients(stage)
-        out[name] = {"gradients": found, "calls": dict(calls.counts)} | train(
-            stage, Path(folder) / name, context=mesh.context
-        )
+        history = train(stage, Path(folder) / name, context=mesh.context)
+        out[name] = {"gradients": found, "calls": dict(calls.counts), "history": history}
     out["local"] = sum(p.to_local().numel() for p in stage.model.parameters())
     for name in ("sharded", "alone"):  # a checkpoint of two processes, and one of a single one, are gone on with
         stage = Flow(rank, 2)
