@@ -2,19 +2,111 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
 from opensama.values import UserError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from opensama.training.config import TinyConfig
+
+    Settings = TypeVar("Settings", bound=BaseModel)
 
 STAGES = ("autoencoder", "semantic", "images", "videos")
 
-app = App(name="train", help="Train a model.")
+app = App(name="train", help="Train a model: the embedded one (tiny), or SAMA's stages on Wan.")
+
+
+@app.default
+def sama(
+    recipe: str,
+    /,
+    *,
+    data: Path | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    encode: Annotated[bool, Parameter(negative=())] = False,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    config: Path | None = None,
+    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    gpus: int | None = None,
+    device: str | None = None,
+) -> None:
+    """Train a SAMA stage on your data: `opensama train sama-14b-stage0 --data clips.jsonl --out RUN`.
+
+    With more GPUs the same under torchrun: `torchrun --nproc-per-node 8 -m opensama.apps.cli train ...`.
+
+    Parameters
+    ----------
+    recipe
+        sama-14b-stage0, sama-14b-stage1, sama-1.3b-stage0, sama-1.3b-stage1, wan2.2-ti2v-5b, each also with -lora.
+    data
+        The manifest, JSONL or CSV: rows of source, target and instruction, or of clip and caption.
+    out
+        The run's folder: settings, checkpoints, and at the end the model. By default runs/RECIPE.
+    dry_run
+        Check settings and data, predict memory, time and price, and stop.
+    encode
+        Encode the data into OUT/latents for later runs (--set data.latents=OUT/latents), and stop.
+    resume
+        Go on with the run in that folder, with its own settings.
+    config
+        Settings from a YAML file, such as another run's config.yaml, in place of the recipe's.
+    set
+        One setting, as in --set optimizer.lr=1e-5; may be given more than once.
+    gpus
+        How many GPUs --dry-run plans for.
+    device
+        Where to compute, such as cpu or cuda:1. By default the best there is.
+    """
+    from opensama.recipes.sama import RECIPES
+
+    if recipe not in RECIPES:
+        raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, ['tiny', *RECIPES])}")
+    out = out or Path("runs") / recipe
+    saved = out / "config.yaml"
+    if not dry_run and not encode:
+        check_folder(out, resume, config)
+    elif config is not None and not config.is_file():
+        raise UserError(f"There is no file {config}; check the name.")
+
+    from opensama.training.config import SamaConfig
+    from opensama.training.sama import encode_data, plan_sama, train_sama
+
+    chosen = from_file(saved if resume else config, SamaConfig) if resume or config else RECIPES[recipe]
+    settings = chosen.model_dump()
+    if data is not None:
+        settings["data"]["manifest"] = data
+    for assignment in set or []:
+        assign(settings, assignment, "optimizer.lr=1e-5")
+    final = checked(SamaConfig, settings)
+
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+    def say(line: str) -> None:
+        if rank == 0:
+            print(line, flush=True)
+
+    if dry_run:
+        print(plan_sama(final, gpus=gpus, say=say).table())
+    elif encode:
+        bad = encode_data(final, out / "latents", device=device, rank=rank, world=world, say=say)
+        say(f"encoded: {out / 'latents'}, {len(bad)} items left out; use it with --set data.latents={out / 'latents'}")
+    else:
+        model = train_sama(final, out, name=recipe, device=device, say=say)
+        say(f"trained: {model}")
+        if world > 1:
+            import torch.distributed
+
+            torch.distributed.destroy_process_group()
 
 
 @app.command
@@ -51,14 +143,7 @@ def tiny(
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
     saved = out / "config.yaml"
-    if saved.exists() and not resume:
-        raise UserError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out.")
-    if resume and not saved.exists():
-        raise UserError(f"{out} holds no run to go on with; leave --resume away to begin one.")
-    if resume and config is not None:
-        raise UserError("A run goes on with its own settings; leave --config away, or begin another with --out.")
-    if config is not None and not config.is_file():
-        raise UserError(f"There is no file {config}; check the name.")
+    check_folder(out, resume, config)
     if start_from is not None and not (start_from / "model_index.json").is_file():
         raise UserError(f"{start_from} is no model folder (it has no model_index.json); check the name.")
 
@@ -66,12 +151,12 @@ def tiny(
     from opensama.training.config import TinyConfig
     from opensama.training.tiny import train_tiny
 
-    chosen = from_file(saved if resume else config) if resume or config else named(recipe)
+    chosen = from_file(saved if resume else config, TinyConfig) if resume or config else named(recipe)
     settings = chosen.model_dump()
     if minutes is not None:
         settings = spread(settings, minutes)
     for assignment in set or []:
-        assign(settings, assignment)
+        assign(settings, assignment, "images.minutes=10")
     final = checked(TinyConfig, settings)
 
     def say(line: str) -> None:
@@ -86,15 +171,26 @@ def named(recipe: str) -> TinyConfig:
     from opensama.recipes.tiny import RECIPES
 
     if recipe not in RECIPES:
-        raise UserError(f"There is no recipe {recipe!r}; choose {', '.join(RECIPES)}.")
+        raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, RECIPES)}")
     return RECIPES[recipe]
 
 
-def from_file(path: Path | None) -> TinyConfig:
+def check_folder(out: Path, resume: bool, config: Path | None) -> None:
+    """UserError where the folder, --resume and --config do not go together."""
+    saved = out / "config.yaml"
+    if saved.exists() and not resume:
+        raise UserError(f"{out} holds a run; go on with it by --resume, or choose another folder with --out.")
+    if resume and not saved.exists():
+        raise UserError(f"{out} holds no run to go on with; leave --resume away to begin one.")
+    if resume and config is not None:
+        raise UserError("A run goes on with its own settings; leave --config away, or begin another with --out.")
+    if config is not None and not config.is_file():
+        raise UserError(f"There is no file {config}; check the name.")
+
+
+def from_file(path: Path | None, kind: type[Settings]) -> Settings:
     """Settings as a run saved them."""
     import yaml
-
-    from opensama.training.config import TinyConfig
 
     assert path is not None
     try:
@@ -103,7 +199,7 @@ def from_file(path: Path | None) -> TinyConfig:
         raise UserError(f"{path} is not YAML ({str(error).splitlines()[0]}); mend it.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; give a file like a run's config.yaml.")
-    return checked(TinyConfig, values)
+    return checked(kind, values)
 
 
 def spread(settings: dict[str, Any], minutes: float) -> dict[str, Any]:
@@ -116,29 +212,63 @@ def spread(settings: dict[str, Any], minutes: float) -> dict[str, Any]:
     }
 
 
-def assign(settings: dict[str, Any], assignment: str) -> None:
+def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
     """Carries out `images.minutes=10` on nested settings."""
     import yaml
 
     key, equals, value = assignment.partition("=")
     *path, last = key.strip().split(".")
+    if not equals:
+        raise UserError(f"--set wants an existing setting and a value, as in {example}, not {assignment!r}.")
+    if path == ["lora"] and settings.get("lora", 0) is None:  # its first field switches it on
+        from opensama.training.config import LoraSettings
+
+        settings["lora"] = LoraSettings().model_dump()
     place: Any = settings
-    for part in path:
-        place = place.get(part) if isinstance(place, dict) else None
-    if not equals or not isinstance(place, dict) or last not in place:
-        raise UserError(f"--set wants an existing setting and a value, as in images.minutes=10, not {assignment!r}.")
+    for depth, part in enumerate([*path, last]):
+        if not isinstance(place, dict) or part not in place:
+            known = list(place) if isinstance(place, dict) else []
+            where = ".".join(path[:depth]) or "these settings"
+            hint = nearest(part, known) if known else "it has no parts."
+            raise UserError(f"--set wants an existing setting, as in {example}: {where} has no {part!r}; {hint}")
+        if depth < len(path):
+            place = place[part]
     try:
         place[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"The value in --set {assignment!r} cannot be read; give a number or a word.") from None
+    if isinstance(place[last], str):  # YAML reads 1e-5 as a word
+        with contextlib.suppress(ValueError):
+            place[last] = float(place[last])
 
 
-def checked(kind: type[TinyConfig], values: dict[str, Any]) -> TinyConfig:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Half a sentence that helps who mistyped a name."""
+    known = list(known)
+    near = difflib.get_close_matches(word.lower(), known, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}."
+
+
+def checked(kind: type[Settings], values: dict[str, Any]) -> Settings:
     """Settings checked by their own model; what is wrong becomes one sentence."""
     from pydantic import ValidationError
 
     try:
         return kind(**values)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = [sentence(kind, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
         raise UserError(f"These settings do not work: {'; '.join(faults[:4])}.") from None
+
+
+def sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, message: str) -> str:
+    """One fault of settings; for an unknown field, the nearest that there is."""
+    name = ".".join(map(str, place))
+    message = message.removeprefix("Value error, ")
+    if fault != "extra_forbidden":
+        return f"{name}: {message}" if name else message
+    fields: Any = kind.model_fields
+    for part in place[:-1]:
+        section = fields[part].annotation
+        section = next((a for a in getattr(section, "__args__", ()) if hasattr(a, "model_fields")), section)
+        fields = getattr(section, "model_fields", {})
+    return f"there is no setting {name}; {nearest(str(place[-1]), fields).rstrip('.')}"

@@ -80,6 +80,11 @@ class Shape(NamedTuple):
     def kind(self) -> Kind:
         return "image" if self.frames == 1 else "video"
 
+    @property
+    def size(self) -> int:
+        """Pixels of both sides."""
+        return self.width * self.height * (self.frames + self.source_frames)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -156,10 +161,9 @@ class Layout:
 
 
 class Sampler:
-    """Which items each step trains on: batches of one shape, each epoch in an order of its own.
+    """Which items are trained on together: batches of one shape, each epoch in an order of its own.
 
-    A global batch is a function of the seed and its number; rank r of w takes its r-th part. Where a shape has too few
-    items for a batch, some come twice.
+    A batch is a function of the seed and its number. Where a shape has too few items for a batch, some come twice.
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: Kind, batch: int, seed: int):
@@ -182,7 +186,7 @@ class Sampler:
         return batches
 
     def numbers(self, index: int) -> list[int]:
-        """The items of one global batch, all of one shape."""
+        """The items of one batch, all of one shape."""
         epoch, at = divmod(index, self.epoch_length)
         return self.epoch(epoch)[at]
 
@@ -280,10 +284,10 @@ def length(frames: int) -> int:
     return (frames - 1) // LENGTHS * LENGTHS + 1 if frames > LENGTHS else frames_down(frames)
 
 
-def seeded(*numbers: int) -> int:
-    """One seed of several numbers, each of which matters."""
+def seeded(*numbers: int | str) -> int:
+    """One seed of several numbers or names, each of which matters."""
     return random.Random(" ".join(map(str, numbers))).getrandbits(62)
 
 
-def generator(*numbers: int) -> Generator:
+def generator(*numbers: int | str) -> Generator:
     return Generator().manual_seed(seeded(*numbers))

@@ -84,7 +84,9 @@ class ModelSettings(Section):
     start: Literal["wan", "sama"] = Field(
         "wan", description="wan: text-to-video weights of the base, type embedding zero; sama: trained SAMA weights"
     )
-    weights: Path | None = Field(None, description="the SAMA weights: a released file, or a transformer's folder")
+    weights: Path | None = Field(
+        None, description="a released file or a transformer's folder of SAMA weights; null: the base's own"
+    )
     source_rotary: Literal["shared", "shifted"] = Field("shared", description="[paper] shared")
     semantic_rotary: Literal["zero", "identity", "grid"] = Field(
         "grid", description="[release] zero; grid tells a token its place and its frame"
@@ -219,12 +221,11 @@ class SamaConfig(Section):
     machine: MachineSettings = MachineSettings()
     compute: Literal["bfloat16", "float32"] = Field("bfloat16", description="number type of the forward pass")
     save_every: float = Field(1800.0, gt=0, description="seconds between checkpoints")
+    preview_every: int | None = Field(None, gt=0, description="steps between videos of a few fixed samples; null: none")
     trackers: tuple[str, ...] = Field((), description="of tensorboard, wandb, trackio")
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        if self.model.start == "sama" and self.model.weights is None:
-            raise ValueError("model.start is sama, but model.weights names no weights")
         if self.semantic.order == "global_first" and self.model.semantic_rotary == "grid":
             raise ValueError("semantic.order global_first has no grid positions: set model.semantic_rotary to zero")
         return self

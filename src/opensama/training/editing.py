@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
+from opensama.flow import sample_sigma
 from opensama.models.sama import SamaTransformer3DModel
+from opensama.training.config import LossSettings
 from opensama.training.pool import Pool
+from opensama.training.stages import edit_losses, sama_condition
 from opensama.training.text import encode_text, tokenize
-
 
 EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
 
@@ -76,19 +77,7 @@ class EditingStage:
     def step(self, index: int) -> dict[str, Tensor]:
         x = self.batch(index)
         with torch.autocast(x["source"].device.type, torch.bfloat16):
-            answer = self.transformer(
-                hidden_states=add_noise(x["target"], x["noise"], x["sigma"]),
-                timestep=1000 * x["sigma"],
-                encoder_hidden_states=encode_text(self.text, x["ids"], x["mask"]),
-                source_hidden_states=x["source"],
-                semantic_hidden_states=add_noise(x["semantic"], x["semantic_noise"], x["sigma"]),
-            )
-        ease = (x["sigma"] / EASY).clamp(max=1).view(-1, 1, 1, 1, 1)
-        ease = ease * self.importance.to(ease.device).view(-1, 1, 1, 1)
-        wanted, given = ease * velocity(x["target"], x["noise"]), ease * answer.sample
-        video = flow_loss(given, wanted, 1 + (self.emphasis - 1) * x["change"])
-        semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
-        with torch.no_grad():  # to watch
-            plain = flow_loss(given, wanted)
-            changed = flow_loss(given, wanted, x["change"] + 1e-6)
-        return {"loss": video + 0.1 * semantic, "flow": plain, "changed": changed, "semantic": semantic}
+            x["text"] = encode_text(self.text, x["ids"], x["mask"])
+            answer = self.transformer(**sama_condition(x, self.transformer))
+        settings = LossSettings(emphasis=self.emphasis, ease=EASY)
+        return edit_losses(answer, x, settings, self.importance.to(x["sigma"].device))

@@ -9,12 +9,14 @@ RUN/lora/                    of a low-rank run instead: for diffusers, and comfy
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from opensama import runtime
@@ -22,11 +24,13 @@ from opensama.data.latents import precompute
 from opensama.data.samples import Row, read_manifest
 from opensama.models.convert import convert_to_released
 from opensama.models.lora import save_comfy, save_diffusers
+from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.weights import TensorInfo, write_shards
 from opensama.training.config import SamaConfig
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise
 from opensama.training.plan import Plan, make_plan, nominal_shapes
+from opensama.training.preview import Preview
 from opensama.training.stages import SamaStage
 from opensama.training.start import (
     fingerprint,
@@ -34,6 +38,7 @@ from opensama.training.start import (
     layout_of,
     make_encoders,
     make_transformer,
+    make_vae,
     open_data,
     sizes_of,
     spatial_of,
@@ -41,7 +46,7 @@ from opensama.training.start import (
 from opensama.values import UserError
 
 Say = Callable[[str], None]
-FREE = {"machine", "mesh", "save_every", "trackers"}  # what may change when a run goes on
+FREE = {"machine", "mesh", "save_every", "preview_every", "trackers"}  # what may change when a run goes on
 
 
 def loop_config(config: SamaConfig, passes: int) -> LoopConfig:
@@ -59,6 +64,7 @@ def loop_config(config: SamaConfig, passes: int) -> LoopConfig:
         spike_norm=o.skip_norm,
         save_every=config.save_every,
         trackers=config.trackers,
+        preview_every=config.preview_every,
         accumulate=passes,
     )
 
@@ -74,11 +80,16 @@ def train_sama(
     layout = lay_out(mesh)
     where = layout.device if device is None or layout.weights is not None else runtime.pick_device(device)
     data, found = open_data(config, where, noting(say))
-    transformer = parallelise(make_transformer(config), mesh).to(where)
-    place = {"rank": layout.data_rank, "world": layout.data_world}
-    stage = SamaStage(name, transformer, data, config, **place, device=where)
+    transformer: Any = parallelise(make_transformer(config), mesh)
+    nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
+    rank, world = layout.data_rank, layout.data_world
+    stage = SamaStage(name, transformer, data, config, rank=rank, world=world, device=where)
     settings = config.model_dump(mode="json", exclude=FREE)
     settings["optimizer"].pop("steps")
+    for path in ("manifest", "latents"):  # where the data lies; what it holds is in `found`
+        settings["data"].pop(path)
+    if config.preview_every:
+        stage.preview = Preview(transformer, make_vae(config, where), data, shift=config.loss.shift)
     loop = loop_config(config, stage.passes)
     trainer = Trainer(stage, loop, out, say, settings=settings, data=found, context=mesh.context)
     if runtime.rank() == 0:
@@ -108,9 +119,12 @@ def export(transformer: Any, out: Path) -> Path:
     if runtime.rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         transformer.save_config(folder)
+        config = runtime.read_object(folder / "config.json")
+        config["_class_name"] = SamaTransformer3DModel.__name__  # sharding has given the class another name
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         write_shards(folder, infos, whole)
         convert_to_released(folder, out / "model" / "sama.safetensors")
-    else:  # gathers with the first, tensor by tensor
+    else:  # takes part in gathering, tensor by tensor
         for name in infos:
             whole(name)
     if dist.is_initialized():

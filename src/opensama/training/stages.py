@@ -4,10 +4,10 @@
     L_flow     = mean_samples [ sum w (v - v*)^2 / sum w ],   w = 1 + (emphasis - 1) * changed share
     L_semantic = mean |u - u*|                                v*, u* = noise - data
 
-A pass is one batch of one shape; the passes of an optimizer's step take the images first, then the videos, each pass
-weighted so that every sample of the step counts the same. What a sample holds, its noise, its noise level and whether
-its text is dropped are functions of (seed, pass, its place in the global batch): however many processes share a batch,
-it is the same batch.
+A pass is one batch a process, each of one shape; the passes of an optimizer's step take the images first, then the
+videos, each weighted so that every sample of the step counts the same. Which samples a step sees, their noise, noise
+levels and dropped texts are functions of the seed and the step alone, however many processes share it; a step's batches
+are sorted by size, so that processes which wait for each other compute alike ones.
 
 Letters: `b` batch, `c` channels, `t h w` latent time, rows, columns, `l` text tokens, `d` their width, `s` semantic
 tokens, `e` their width. sigma = 1 is noise, velocity = noise - data, timestep = 1000 sigma.
@@ -16,6 +16,7 @@ tokens, `e` their width. sigma = 1 is noise, velocity = noise - data, timestep =
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -66,15 +67,21 @@ CONDITIONS: dict[str, Callable[..., dict[str, Any]]] = {"sama": sama_condition}
 """How each family of models is asked."""
 
 
-def edit_losses(answer: Any, x: Mapping[str, Tensor], settings: LossSettings) -> dict[str, Tensor]:
-    """The loss of a model's answer to a batch, and its parts to watch."""
-    ease: Tensor | float = 1.0
+def edit_losses(
+    answer: Any, x: Mapping[str, Tensor], settings: LossSettings, importance: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The loss of a model's answer to a batch, and its parts to watch; `importance` [c] scales latent numbers."""
+    scale: Tensor | float = 1.0
     if settings.ease:
-        ease = (x["sigma"] / settings.ease).clamp(max=1).view(-1, 1, 1, 1, 1)
-    wanted, given = ease * velocity(x["target"], x["noise"]), ease * answer.sample.float()
+        scale = (x["sigma"] / settings.ease).clamp(max=1).view(-1, 1, 1, 1, 1)
+    if importance is not None:
+        scale = scale * importance.view(-1, 1, 1, 1)
+    wanted, given = scale * velocity(x["target"], x["noise"]), scale * answer.sample.float()
     weight = 1 + (settings.emphasis - 1) * x["change"] if settings.emphasis != 1 else None
     video = flow_loss(given, wanted, weight)
     out = {"loss": video, "flow": flow_loss(given.detach(), wanted)}
+    if weight is not None:
+        out["changed"] = flow_loss(given.detach(), wanted, x["change"] + 1e-6)
     if "semantic" in x:
         semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
         out["loss"] = video + settings.semantic * semantic
@@ -118,13 +125,14 @@ class SamaStage:
         for kind, a_step, batch in shares:
             if not a_step:
                 continue
-            sampler = Sampler(shapes, kind, batch * world, config.seed)
+            sampler = Sampler(shapes, kind, batch, config.seed)
             if not sampler.epoch_length:
                 raise UserError(
                     f"The data has no {kind}s, but {a_step} are wanted a step: add some, or set data.{kind}s=0."
                 )
             weight = batch * self.passes * world / (wanted.images + wanted.videos)
             self.plan.append((sampler, batch, counts[kind], weight))
+        self.preview: Callable[[Path], None] = lambda folder: None
         self.batches = Ahead(self.batch)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -151,11 +159,12 @@ class SamaStage:
     def batch(self, index: int) -> Batch:
         """This process's part of one pass's batch, on the CPU in float32; see `sample` for what is in it."""
         sampler, b, count, weight, at = self._place(index)
-        step = index // self.passes
-        numbers = sampler.numbers(step * count + at)[self.rank * b : (self.rank + 1) * b]
+        every = range(index // self.passes * count * self.world, (index // self.passes + 1) * count * self.world)
+        by_size = sorted(every, key=lambda number: self.data.items[sampler.numbers(number)[0]].shape.size)
+        mine = by_size[at * self.world + self.rank]
         samples = [
-            self.sample(sampler, number, generator(self.config.seed, index, self.rank * b + i))
-            for i, number in enumerate(numbers)
+            self.sample(sampler, number, generator(self.config.seed, sampler.kind, mine, i))
+            for i, number in enumerate(sampler.numbers(mine))
         ]
         texts = [sample.pop("text") for sample in samples]
         out = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}

@@ -24,6 +24,7 @@ from opensama.models.convert import check, load_released
 from opensama.models.lora import NEW, add_lora
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_frames, pool_anchor_tokens
+from opensama.models.tiny import PatchAutoencoder
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.assemble import missing_parts
 from opensama.pipeline.buckets import closest
@@ -97,7 +98,7 @@ def layout_of(config: SamaConfig, model: dict[str, Any]) -> Layout:
 
 def make_transformer(config: SamaConfig) -> SamaTransformer3DModel:
     """The transformer with the weights that it begins from, in float32 (in bfloat16 where they stay as they are)."""
-    precision = torch.bfloat16 if config.lora else torch.float32
+    precision = torch.bfloat16 if config.lora and config.compute == "bfloat16" else torch.float32
     folder = base_folder(config, ("transformer/*",)) if config.model.weights is None else None
     if config.model.start == "wan":
         folder = folder or base_folder(config, ("transformer/*",))
@@ -134,7 +135,7 @@ def from_wan(folder: Path, sizes: dict[str, Any], dtype: torch.dtype, seed: int 
         if config["semantic_dim"]:
             model.semantic_embedder = SemanticEmbedder(config["semantic_dim"], config["semantic_hidden"], d)
             model.semantic_head = SemanticHead(d, config["semantic_dim"])
-    model.load_state_dict({name: files.tensor(name).to(dtype) for name in state}, strict=False, assign=True)
+    fill(model, files, list(state), dtype)
     left = [name for name, p in model.named_parameters() if p.is_meta]
     assert not left, left
     return model
@@ -147,8 +148,7 @@ def from_sama(path: Path, sizes: dict[str, Any], dtype: torch.dtype) -> SamaTran
         path = path / "transformer"
     config_file = path / "config.json"
     if not config_file.is_file():
-        model: Any = load_released(path, "sama", sizes, dtype=dtype)
-        return model.to(dtype)
+        return load_released(path, "sama", sizes, dtype=dtype)  # type: ignore[return-value]
     saved = runtime.read_object(config_file)
     if saved.get("_class_name") != "SamaTransformer3DModel":
         raise UserError(
@@ -160,8 +160,15 @@ def from_sama(path: Path, sizes: dict[str, Any], dtype: torch.dtype) -> SamaTran
     files = TensorFiles(path)
     state = model.state_dict()
     check({n: tuple(p.shape) for n, p in state.items()}, {n: i.shape for n, i in files.infos.items()}, str(path))
-    model.load_state_dict({name: files.tensor(name).to(dtype) for name in state}, strict=True, assign=True)
+    fill(model, files, list(state), dtype)
     return model
+
+
+def fill(model: SamaTransformer3DModel, files: TensorFiles, names: list[str], dtype: torch.dtype) -> None:
+    """Gives a model on the meta device these tensors; what diffusers computes in float32 stays that."""
+    precise = set(model._keep_in_fp32_modules or ())
+    state = {name: files.tensor(name).to(torch.float32 if precise & {*name.split(".")} else dtype) for name in names}
+    model.load_state_dict(state, strict=False, assign=True)
 
 
 def base_folder(config: SamaConfig, files: tuple[str, ...]) -> Path:
@@ -172,32 +179,37 @@ def base_folder(config: SamaConfig, files: tuple[str, ...]) -> Path:
 
 def make_encoders(config: SamaConfig, device: torch.device) -> Encoders:
     """The frozen models, from the base and the semantic encoder's folder, as functions."""
-    from diffusers import AutoencoderKLWan
     from transformers import AutoTokenizer, UMT5EncoderModel
-
-    import opensama.models.tiny
 
     folder = base_folder(config, ("text_encoder/*", "tokenizer/*", "vae/*"))
     missing = missing_parts(folder, ("tokenizer", "text_encoder", "vae"))
     if missing:
         raise UserError(f"The base model in {folder} has no {', '.join(missing)}: copy it again, whole.")
-    kind = runtime.read_object(folder / "vae" / "config.json").get("_class_name")
-    autoencoder: Any = opensama.models.tiny.PatchAutoencoder if kind == "PatchAutoencoder" else AutoencoderKLWan
     text_dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     with runtime.quiet_loading():
         pipe = SamaPipeline(
             tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
             text_encoder=UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=text_dtype),
-            vae=autoencoder.from_pretrained(folder / "vae", torch_dtype=torch.float32),
+            vae=make_vae(config, device),
             transformer=None,
             scheduler=None,
             defaults={"max_text_tokens": config.data.text_tokens, "prompt_prefix": ""},
         )
     pipe.to(device)
-    for module in (pipe.text_encoder, pipe.vae):
-        module.requires_grad_(False).eval()
+    pipe.text_encoder.requires_grad_(False).eval()
     semantic = make_semantic(config.semantic, device)
     return Encoders(pipe.encode_video, lambda text: pipe.encode_prompt(text), semantic, DTYPES[config.data.keep])
+
+
+def make_vae(config: SamaConfig, device: torch.device) -> Any:
+    """The base's autoencoder, in float32."""
+    from diffusers import AutoencoderKLWan
+
+    folder = base_folder(config, ("vae/*",)) / "vae"
+    ours = runtime.read_object(folder / "config.json").get("_class_name") == "PatchAutoencoder"
+    kind: Any = PatchAutoencoder if ours else AutoencoderKLWan
+    with runtime.quiet_loading():
+        return kind.from_pretrained(folder, torch_dtype=torch.float32).to(device).requires_grad_(False).eval()
 
 
 def make_semantic(settings: SemanticSettings, device: torch.device) -> Callable[[Tensor], Tensor] | None:

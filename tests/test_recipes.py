@@ -1,0 +1,186 @@
+"""Every recipe is sound; one runs from the command line on real videos to a model, goes on, and exports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from opensama.apps.cli import main as opensama
+from opensama.media.video_io import read_video
+from opensama.models.convert import load_released
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.recipes.sama import RECIPES
+from opensama.training.config import SamaConfig
+from opensama.values import VideoShape
+from tests.data.making import base, manifest, tiny_settings
+
+__all__ = ["base", "manifest"]
+
+
+@pytest.fixture
+def recipe(base, manifest, tmp_path) -> Path:
+    """The first stage at tiny size, as a settings file."""
+    settings = tiny_settings(base, manifest)
+    settings["optimizer"] |= {"steps": 2, "ema": 0.5}
+    settings["preview_every"] = 2
+    SamaConfig(**settings).save(tmp_path / "tiny.yaml")
+    return tmp_path / "tiny.yaml"
+
+
+def run(*arguments: object) -> int:
+    return opensama(["train", "sama-14b-stage0", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_saved_and_read(name, tmp_path):
+    RECIPES[name].save(tmp_path / "config.yaml")
+    assert SamaConfig.read(tmp_path / "config.yaml") == RECIPES[name]
+
+
+def test_the_numbers_of_the_paper():
+    for name in ("sama-14b-stage0", "sama-14b-stage1"):
+        config = RECIPES[name]
+        assert (config.data.images, config.data.videos) == (448, 112)
+        assert (config.optimizer.lr, config.optimizer.ema, config.loss.semantic) == (2e-5, 0.9998, 0.1)
+        assert (config.semantic.tokens_per_anchor, config.semantic.anchors) == (65, 1)
+        assert config.data.pretext == {"none": 1, "cube": 2, "speed": 3, "tube": 4}
+
+
+def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("--config", recipe, "--out", out, "--device", "cpu") == 0
+    assert f"trained: {out / 'model'}" in capsys.readouterr().out
+    model = SamaTransformer3DModel.from_pretrained(out / "model" / "transformer")
+    released = load_released(out / "model" / "sama.safetensors", "sama", {"num_heads": 2, "num_semantic_tokens": 5})
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(released.state_dict()[name], tensor), name
+    assert model.token_types.weight.abs().sum() > 0, "the type embedding has moved"
+    rows = [json.loads(line) for line in (out / "sama-14b-stage0" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 2
+    assert {"loss", "flow", "semantic", "norm", "tokens_per_second"} <= set(rows[-1])
+
+    previews = sorted(path.name for path in (out / "sama-14b-stage0" / "preview-00000002").iterdir())
+    assert previews[0] == "1.mp4"
+    assert read_video(out / "sama-14b-stage0" / "preview-00000002" / "1.mp4").shape == VideoShape(9, 32, 96)
+
+    # it goes on with its own settings only, and on the same data only
+    assert run("--out", out) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run("--out", out, "--resume", "--set", "loss.shift=3", "--device", "cpu") == 2
+    assert "loss.shift is 3" in capsys.readouterr().err
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    assert settings["loss"]["shift"] == 5, "a refused run changes nothing"
+    longer = manifest.with_name("longer.jsonl")
+    longer.write_text(manifest.read_text() + manifest.read_text().splitlines()[1])
+    assert run("--out", out, "--resume", "--data", longer, "--device", "cpu") == 2
+    assert "other data (manifest is" in capsys.readouterr().err
+    assert run("--out", out, "--resume", "--set", "optimizer.steps=3", "--device", "cpu") == 0
+    capsys.readouterr()
+
+    # stage 1 begins from stage 0's weights, as low-rank matrices
+    second = tmp_path / "second"
+    weights = out / "model" / "sama.safetensors"
+    changes = ["model.start=sama", f"model.weights={weights}", "lora.rank=2", "optimizer.steps=1", "data.images=0"]
+    changes.append("compute=bfloat16")  # frozen weights are then bfloat16, too
+    assert run("--config", recipe, "--out", second, "--device", "cpu", *(a for c in changes for a in ("--set", c))) == 0
+    assert "lora" in capsys.readouterr().out
+    assert load_file(second / "lora" / "comfyui.safetensors")
+    assert load_file(second / "lora" / "pytorch_lora_weights.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [["mesh.context=1"], ["mesh.context=2", "lora.rank=2", "mesh.checkpointing=full"]])
+def test_two_processes_train_as_one(recipe, tmp_path, mesh):
+    """Sharded weights and shared sequences, from the command line: the same losses, and a whole model at the end."""
+    rows = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        changes = [*mesh, "mesh.context=1"] if processes == 1 else mesh
+        command = [*launch, "-m", "opensama.apps.cli", "train", "sama-14b-stage0", "--config", recipe, "--out", out]
+        options = [a for change in changes for a in ("--set", change)]
+        subprocess.run(list(map(str, [*command, *options])), check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+        metrics = out / "sama-14b-stage0" / "metrics.jsonl"
+        rows[processes] = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for key in ("step", "loss", "flow", "semantic", "norm"):
+        assert rows[2][-1][key] == pytest.approx(rows[1][-1][key], rel=1e-4), key
+    written = [
+        sorted(f.relative_to(tmp_path / n).as_posix() for f in (tmp_path / n).rglob("*.safetensors")) for n in "12"
+    ]
+    models = [[name for name in names if "step-" not in name] for names in written]
+    assert models[0] == models[1] != []
+    for name in models[0]:
+        one, two = (load_file(tmp_path / n / name) for n in "12")
+        assert all(torch.allclose(one[key].float(), two[key].float(), atol=1e-4) for key in one), name
+
+
+def test_a_dry_run_checks_data_and_predicts(recipe, tmp_path, capsys):
+    assert run("--config", recipe, "--out", tmp_path / "none", "--dry-run", "--gpus", "2") == 0
+    said = capsys.readouterr().out
+    assert "5 rows, 9 items, 0 rows left out" in said
+    for word in ("parameters", "tokens a step", "FLOPs a step", "memory a GPU", "hours", "price"):
+        assert word in said
+    assert not (tmp_path / "none").exists()
+
+
+WRONG = [
+    (["sama-14b-stage2"], "There is no recipe 'sama-14b-stage2'; did you mean sama-14b-stage"),
+    (["tinny"], "did you mean tiny?"),
+    (["--set", "optimiser.lr=1"], "these settings has no 'optimiser'; did you mean optimizer?"),
+    (["--set", "optimizer.rate=1"], "optimizer has no 'rate'"),
+    (["--set", "lr"], "an existing setting and a value"),
+    (["--set", "optimizer.lr=fast"], "optimizer.lr: Input should be a valid number"),
+    (["--set", "data.frames=80"], "frames must be 4k+1, such as 49 or 81, not 80"),
+    (["--set", "data.area=100"], "holds no side of 32"),
+    (["--set", "data.multiple=24"], "takes sides that are multiples of 16"),
+    (["--set", "data.pretext={cub: 1}"], "did you mean cube?"),
+    (["--set", "semantic.order=global_first"], "has no grid positions"),
+    (["--set", "model.base=nowhere"], "There is no folder nowhere"),
+    (["--set", "data.images=450"], "450 images a step do not split"),
+    (["--set", "lora.targets=[to_x]"], "No block has a layer 'to_x'"),
+    (["--data", "none.jsonl"], "There is no manifest none.jsonl"),
+    (["--config", "none.yaml"], "There is no file none.yaml"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[" ".join(a) for a, _ in WRONG])
+def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, capsys):
+    name = [] if not arguments[0].startswith("--") else ["sama-14b-stage0"]
+    assert opensama(["train", *name, *arguments, "--dry-run", "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said
+    assert "\n" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_that_does_not_exist_in_a_file(recipe, tmp_path, capsys):
+    recipe.write_text(recipe.read_text().replace("  text_dropout:", "  text_drop:"))
+    assert run("--config", recipe, "--dry-run", "--out", tmp_path / "run") == 2
+    assert "there is no setting data.text_drop; did you mean text_dropout?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("model.weights=none.safetensors", "There is no file none.safetensors"),
+        ("semantic.encoder={base}", "is no SigLIP model"),
+        ("semantic.width=12", "set semantic.width=8"),
+        ("model.start=sama", "no SAMA weights: set model.start=wan"),
+        ("data.latents={base}", "There are no latents in"),
+    ],
+)
+def test_what_is_missing_is_said_before_the_first_step(recipe, base, tmp_path, capsys, change, sentence):
+    change = change.format(base=base)
+    more = ["--set", "model.start=sama"] if "weights" in change else []
+    out = tmp_path / "run"
+    assert run("--config", recipe, "--out", out, "--device", "cpu", "--set", change, *more) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not (out / "sama-14b-stage0").exists()
