@@ -106,6 +106,15 @@ def one_of_two(rank: int, folder: str) -> None:
         stage = Flow(rank, 2)
         parallelise(stage.model, MESHES["sharded"])
         out[f"resumed {name}"] = {"history": train(stage, Path(folder) / name, STEPS + 1)}
+    stage = Flow()
+    parallelise(stage.model, MeshConfig(context=2, checkpointing="selective"))
+    kinds = []
+    stage.model.blocks[0].register_forward_pre_hook(lambda _, x: kinds.append([str(t.dtype) for t in (x[0], x[3][0])]))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = stage.step(0)["loss"]
+    loss.backward()
+    grads = {str(p.grad.dtype) for p in stage.model.parameters()}
+    out["bfloat16"] = {"loss": loss.item(), "tokens, rotary": kinds[0], "gradients": list(grads)}
     with pytest.raises(UserError, match=r"mesh of 3 x 2 processes .* the 2 that run: start 6"):
         lay_out(MeshConfig(replicate=3, shard=2))
     with pytest.raises(UserError, match="do not divide by 4"):
@@ -138,6 +147,9 @@ def compare(folder: Path) -> None:
         exchanges = {name: sum(n for op, n in calls[name].items() if "all_to_all" in op) for name in MESHES}
         there_and_back = 2 * 2 * SIZES["num_layers"]  # in the forward and in the backward pass, none of them repeated
         assert exchanges == {"data": 0, "sharded": 0, "context": there_and_back}
+        assert got["bfloat16"]["loss"] == pytest.approx(history[0][0], rel=1e-2)
+        assert got["bfloat16"]["tokens, rotary"] == ["torch.bfloat16", "torch.float32"]
+        assert got["bfloat16"]["gradients"] == ["torch.float32"]
         assert got["local"] < 0.6 * sum(p.numel() for p in Flow().model.parameters())
     got = torch.load(folder / "0.pt", weights_only=True)  # the first process writes the rows
     for name in MESHES:
