@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from opensama import EditRequest, load
 from opensama.apps.cli import main as opensama
 from opensama.media.video_io import read_video
 from opensama.models.convert import load_released
@@ -70,6 +71,10 @@ def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_
     previews = sorted(path.name for path in (out / "sama-14b-stage0" / "preview-00000002").iterdir())
     assert previews[0] == "1.mp4"
     assert read_video(out / "sama-14b-stage0" / "preview-00000002" / "1.mp4").shape == VideoShape(9, 32, 96)
+
+    clip = read_video(manifest.parent / "a.mp4")
+    edited = load(out / "model", device="cpu").edit(EditRequest(clip, "make the red ball blue", steps=1))
+    assert len(list(edited.frames())) == 10
 
     # it goes on with its own settings only, and on the same data only
     assert run("--out", out) == 2
@@ -134,7 +139,7 @@ def test_a_dry_run_checks_data_and_predicts(recipe, tmp_path, capsys):
 WRONG = [
     (["sama-14b-stage2"], "There is no recipe 'sama-14b-stage2'; did you mean sama-14b-stage"),
     (["tinny"], "did you mean tiny?"),
-    (["--set", "optimiser.lr=1"], "these settings has no 'optimiser'; did you mean optimizer?"),
+    (["--set", "optimiser.lr=1"], "the recipe has no 'optimiser'; did you mean optimizer?"),
     (["--set", "optimizer.rate=1"], "optimizer has no 'rate'"),
     (["--set", "lr"], "an existing setting and a value"),
     (["--set", "optimizer.lr=fast"], "optimizer.lr: Input should be a valid number"),
@@ -146,6 +151,7 @@ WRONG = [
     (["--set", "model.base=nowhere"], "There is no folder nowhere"),
     (["--set", "data.images=450"], "450 images a step do not split"),
     (["--set", "lora.targets=[to_x]"], "No block has a layer 'to_x'"),
+    (["--set", "model.weights=none.safetensors"], "There is no file or folder none.safetensors"),
     (["--data", "none.jsonl"], "There is no manifest none.jsonl"),
     (["--config", "none.yaml"], "There is no file none.yaml"),
 ]

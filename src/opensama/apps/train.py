@@ -228,9 +228,9 @@ def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
     for depth, part in enumerate([*path, last]):
         if not isinstance(place, dict) or part not in place:
             known = list(place) if isinstance(place, dict) else []
-            where = ".".join(path[:depth]) or "these settings"
+            where = ".".join(path[:depth]) or "the recipe"
             hint = nearest(part, known) if known else "it has no parts."
-            raise UserError(f"--set wants an existing setting, as in {example}: {where} has no {part!r}; {hint}")
+            raise UserError(f"--set {assignment} names no setting: {where} has no {part!r}; {hint}")
         if depth < len(path):
             place = place[part]
     try:

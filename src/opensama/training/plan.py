@@ -168,6 +168,7 @@ class Plan:
             "a step": f"{self.seconds:,.1f} s on {self.gpus} GPUs"
             + (f", {self.encoding:,.1f} s of them encoding (--encode beforehand saves them)" if self.encoding else ""),
             "all": f"{self.steps:,} steps, {self.hours:,.0f} hours, {self.hours * self.gpus:,.0f} GPU-hours",
+            **({} if self.fits else {"to fit": "more GPUs, mesh.context, --encode, or a smaller data.video_batch"}),
             "price": f"${self.dollars:,.0f} at ${self.price:g} a GPU-hour",
         }
         wide = max(map(len, rows))

@@ -9,24 +9,18 @@ RUN/lora/                    of a low-rank run instead: for diffusers, and comfy
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from opensama import runtime
 from opensama.data.latents import precompute
 from opensama.data.samples import Row, read_manifest
-from opensama.models.convert import convert_to_released
-from opensama.models.lora import save_comfy, save_diffusers
-from opensama.models.sama import SamaTransformer3DModel
-from opensama.models.weights import TensorInfo, write_shards
+from opensama.pipeline.assemble import missing_parts
 from opensama.training.config import SamaConfig
+from opensama.training.export import export
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise
 from opensama.training.plan import Plan, make_plan, nominal_shapes
@@ -95,41 +89,11 @@ def train_sama(
     if runtime.rank() == 0:
         config.save(out / "config.yaml")
     trainer.run()
-    return export(transformer, out)
+    return export(transformer, config, out)
 
 
 def noting(say: Say) -> Callable[[Row, str], None]:
     return lambda row, reason: say(f"left out line {row.line} of the manifest: {reason}")
-
-
-def export(transformer: Any, out: Path) -> Path:
-    """Writes what was learnt, from all processes' shards, in bfloat16; the first process writes."""
-    if getattr(transformer, "peft_config", None):
-        save_diffusers(transformer, out / "lora")
-        save_comfy(transformer, out / "lora" / "comfyui.safetensors")
-        return out / "lora"
-    folder = out / "model" / "transformer"
-    state = transformer.state_dict()
-    infos = {name: TensorInfo(tuple(p.shape), "BF16") for name, p in state.items()}
-
-    def whole(name: str) -> torch.Tensor:
-        p = state[name]
-        return (p.full_tensor() if isinstance(p, DTensor) else p).detach().to("cpu", torch.bfloat16)
-
-    if runtime.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        transformer.save_config(folder)
-        config = runtime.read_object(folder / "config.json")
-        config["_class_name"] = SamaTransformer3DModel.__name__  # sharding has given the class another name
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        write_shards(folder, infos, whole)
-        convert_to_released(folder, out / "model" / "sama.safetensors")
-    else:  # takes part in gathering, tensor by tensor
-        for name in infos:
-            whole(name)
-    if dist.is_initialized():
-        dist.barrier()
-    return out / "model"
 
 
 def encode_data(
@@ -172,4 +136,20 @@ def plan_sama(config: SamaConfig, *, gpus: int | None = None, say: Say = print) 
     else:
         say("data: none given; planned for the longest clips of one bucket")
         shapes = nominal_shapes(config)
+    say(f"weights: {where_weights(config)}")
     return make_plan(config, model, shapes, spatial=spatial_of(config), gpus=gpus)
+
+
+def where_weights(config: SamaConfig) -> str:
+    """Half a sentence on what the run would begin from. UserError for files that are named and not there."""
+    own = config.model.weights
+    if own is not None and not own.expanduser().exists():
+        raise UserError(f"There is no file or folder {own}: check model.weights.")
+    base = Path(config.model.base).expanduser()
+    if not base.is_dir():
+        return f"{own or config.model.base}; the run takes what is not in the cache from the hub repository {base}"
+    parts = ("tokenizer", "text_encoder", "vae", *(() if own else ("transformer",)))
+    missing = missing_parts(base, parts)
+    if missing:
+        raise UserError(f"The base model in {base} has no {', '.join(missing)}: copy it again, whole.")
+    return f"{own or base / 'transformer'}, all there"
