@@ -10,12 +10,13 @@ that is no linear map. So it can be trained on, before an editor is trained or a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 
 from opensama.models.tiny import PatchAutoencoder
-from opensama.training.ahead import Ahead
+from opensama.training.ahead import Ahead, one_core
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import plan_edit, render_looks
 
@@ -46,7 +47,9 @@ class AutoencoderStage:
         """Principal components of a mixed batch."""
         g = torch.Generator().manual_seed(self.seed)
         textures = moving_crops(self.pictures, 128, 5, 96, generator=g)
-        self.vae.start_from_components(torch.cat((textures, drawn_clips(256, 0)[..., :96, :96])))
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core) as threads:
+            drawn = list(threads.map(lambda i: drawn_clips(16, 16 * i)[..., :96, :96], range(40)))
+        self.vae.start_from_components(torch.cat((textures, *drawn)).to(next(self.vae.parameters()).device))
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"vae": self.vae}

@@ -36,10 +36,10 @@ class TinyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 0
-    autoencoder: StageConfig = StageConfig(minutes=30, lr=1e-3, decay=0.45)
-    semantic: StageConfig = StageConfig(minutes=4, lr=1e-3)
-    images: StageConfig = StageConfig(minutes=45, lr=1e-3, muon=2e-3)
-    videos: StageConfig = StageConfig(minutes=22, lr=6e-4, muon=1.2e-3, decay=0.6)
+    autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
+    semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)
+    images: StageConfig = StageConfig(minutes=42, lr=1e-3, muon=2e-3)
+    videos: StageConfig = StageConfig(minutes=12, lr=6e-4, muon=1.2e-3, decay=0.6)
 
     latent_channels: int = Field(192, gt=0, description="numbers for each 16x16 pixels of four frames")
     width: int = Field(192, gt=0, multiple_of=64, description="width of the transformer")

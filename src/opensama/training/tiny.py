@@ -158,19 +158,19 @@ _BUDGETS = {"autoencoder", "semantic", "images", "videos"}  # what may change wh
 
 
 def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Callable[[str], None]) -> PatchAutoencoder:
+    """The code is fixed by its components; the decoder is trained, and trained on where a run is given more minutes."""
     folder = out / "vae"
-    if folder.exists():
-        return _to(PatchAutoencoder.from_pretrained(folder), device)
+    begun = folder.exists()
+    vae = _to(PatchAutoencoder.from_pretrained(folder) if begun else PatchAutoencoder(config.latent_channels), device)
     say("autoencoder: drawing textures")
-    stage = AutoencoderStage(
-        _to(PatchAutoencoder(config.latent_channels), device), pictures=config.textures, seed=config.seed
-    )
-    if not (out / "autoencoder" / "state.json").exists():
+    stage = AutoencoderStage(vae, pictures=config.textures, seed=config.seed)
+    if not begun:
         stage.start()
+        set_latent_statistics(vae, drawn_clips(64, 5_000_000, 17).to(device))
+        vae.save_pretrained(folder)
     _run(stage, config.autoencoder, out, say)
-    set_latent_statistics(stage.vae, drawn_clips(64, 5_000_000, 17).to(device))
-    stage.vae.save_pretrained(folder)
-    return stage.vae
+    vae.save_pretrained(folder)
+    return vae
 
 
 def importance(vae: PatchAutoencoder) -> torch.Tensor:
@@ -179,7 +179,7 @@ def importance(vae: PatchAutoencoder) -> torch.Tensor:
     Normalised latents still vary as the square root of a pixel's share in them (`set_latent_statistics`); this takes
     them half the way to pixels, so that shapes and colours are learnt before fine detail.
     """
-    spread = torch.tensor(vae.config.latents_std)
+    spread = torch.tensor(vae.config["latents_std"])
     return spread * (spread.square().sum() / spread.pow(3).sum())
 
 
