@@ -1,4 +1,4 @@
-"""The embedded autoencoder against principal components of its own size: 48 numbers for 16x16 pixels of four frames.
+"""The embedded autoencoder against principal components of its own size (192 numbers for 16x16 pixels of four frames).
 
     python benchmarks/autoencoder.py [--model tiny] [--clips FOLDER]
 

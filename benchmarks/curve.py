@@ -1,9 +1,9 @@
 """Draws a training run's losses over its minutes, from the checkpoints' own history.
 
-    python benchmarks/curve.py RUN_FOLDER [--key changed] [--out docs/images/curve.png]
+    python benchmarks/curve.py RUN_FOLDER [--key changed] [--after 0.1] [--out docs/images/curve.png]
 
 `changed` is the velocity error where the answer differs from the source; images first, then videos. To each stage a
-power law, floor + gain * step^-rate, is fitted (least squares after the first tenth) and drawn on: what ten and a hundred times
+power law, floor + gain * step^-rate, is fitted (least squares after the first tenth, or `--after`) and drawn on: what ten and a hundred times
 the steps would bring if it went on so.
 """
 
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--key", default="changed")
+    parser.add_argument("--after", type=float, default=0.1, help="share of a stage's steps that the fit leaves out")
     parser.add_argument("--out", type=Path, default=Path("docs/images/curve.png"))
     options = parser.parse_args()
     curves, passed = {}, 0.0
@@ -68,7 +69,7 @@ def main() -> None:
             f"{stage}: {points[0][1]:.3f} at {points[0][0]:.1f} min to {points[-1][1]:.3f} at {points[-1][0]:.1f} min"
         )
         history = json.loads((options.run / stage / "state.json").read_text())["history"]
-        kept = [row for row in history if row["step"] > history[-1]["step"] / 10]
+        kept = [row for row in history if row["step"] > options.after * history[-1]["step"]]
         steps = np.array([row["step"] for row in kept], dtype=float)
         floor, gain, rate = power_law(steps, np.array([row[options.key] for row in kept]))
         said = ", ".join(f"{n} times the steps {floor + gain * (n * steps[-1]) ** -rate:.3f}" for n in (1, 10, 100))

@@ -21,7 +21,7 @@ from opensama.world import FAMILIES, EditSample, sample_edit
 
 GAP = 6
 PICKS = (0, 8, 16)
-README = {"recolor": 7, "remove": 26, "style": 5}  # family: seed
+README = {"night": 18, "sunset": 42, "sepia": 45}  # name: seed of a style
 
 
 def strip(clip: np.ndarray) -> np.ndarray:
@@ -60,11 +60,11 @@ def main() -> None:
             sheet.paste(Image.fromarray(clip[PICKS[1]]), (x, top + row * (side + GAP)))
         print(f"{family}: {sample.instruction}")
     save("families", sheet)
-    for family, seed in README.items():
-        sample, edited = edit(editor, family, seed, 2 * side)
-        save(f"readme-{family}-before", Image.fromarray(strip(sample.source)))
-        save(f"readme-{family}-after", Image.fromarray(strip(edited)))
-        print(f"README, {family}: {sample.instruction}")
+    for name, seed in README.items():
+        sample, edited = edit(editor, "style", seed, 2 * side)
+        save(f"readme-{name}-before", Image.fromarray(strip(sample.source)))
+        save(f"readme-{name}-after", Image.fromarray(strip(edited)))
+        print(f"README, {name}: {sample.instruction}")
 
 
 if __name__ == "__main__":

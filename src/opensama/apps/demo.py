@@ -21,8 +21,8 @@ def demo(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo-output"),
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
-    seed: int = 7,
-    family: str = "recolor",
+    seed: int = 42,
+    family: str = "style",
 ) -> None:
     """Edit a drawn clip on this machine and show it.
 
@@ -38,7 +38,7 @@ def demo(
     seed
         Another number draws another clip and another instruction.
     family
-        The kind of edit: recolor, remove, add, replace or style.
+        The kind of edit: replace, add, remove, recolor, retexture, accessory, background, style, text, obscure or two.
     """
     from opensama.apps.edit import write
     from opensama.models.registry import find
