@@ -3,8 +3,8 @@
     python benchmarks/curve.py RUN_FOLDER [--key changed] [--after 0.1] [--out docs/images/curve.png]
 
 `changed` is the velocity error where the answer differs from the source; images first, then videos. To each stage a
-power law, floor + gain * step^-rate, is fitted (least squares after the first tenth, or `--after`) and drawn on: what ten and a hundred times
-the steps would bring if it went on so.
+power law, floor + gain * step^-rate, is fitted (least squares after the first tenth, or `--after`): what ten and a
+hundred times the steps would bring if it went on so.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python examples/pictures.py [--model tiny] [--out docs/images] [--seed 0]
 
-`families.png`: one edit of each family, source, edit and exact answer below each other, the middle frame. For the README
+`families.png`: one edit of each family, source, edit and exact answer below each other, the middle frame. For README
 source and edit of three of them as strips of three moments. `opensama gallery` shows them all in motion, with scores.
 """
 

@@ -13,15 +13,16 @@ SCORES, TRAINING = "scores.json", "training.json"
 
 HEAD = """# {name}: the embedded editor
 
-A SAMA video editor made of the real classes at small size, trained by `opensama train tiny` on clips that this project draws itself. It shows
-the whole way on a laptop's CPU. It is **not** a model for real footage.
+A SAMA video editor made of the real classes at small size, trained by `opensama train tiny` on clips that this project
+draws itself. It shows the whole way on a laptop's CPU. It is **not** a model for real footage.
 
 | part | class | parameters |
 |---|---|---|
 {parts}
 
-Weights in bfloat16, {size:.1f} MB in all. It understands English, and of English the words of `opensama.world`: {kinds} kinds of objects,
-{colors} colours, {textures} textures, {wearables} accessories, {backgrounds} backgrounds, {styles} styles and weathers, {words} words to write.
+Weights in bfloat16, {size:.1f} MB in all. It understands English, and of English the words of `opensama.world`:
+{kinds} kinds of objects, {colors} colours, {textures} textures, {wearables} accessories, {backgrounds} backgrounds,
+{styles} styles and weathers, {words} words to write.
 
 ## How it was made
 
@@ -33,8 +34,8 @@ Weights in bfloat16, {size:.1f} MB in all. It understands English, and of Englis
 
 ## How well it edits
 
-`opensama evaluate world --model {name} --split {split} -n {n} --json {scores}`: object and colour pairs and phrasings that
-training never edited. What the columns mean, and what the measure forgives: docs/evaluate.md.
+`opensama evaluate world --model {name} --split {split} -n {n} --json {scores}`: object and colour pairs and
+phrasings that training never edited. What the columns mean, and what the measure forgives: docs/evaluate.md.
 
 ```
 {table}
@@ -103,7 +104,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     file = folder / name
     if not file.is_file():
         how = {
-            SCORES: f"run `opensama evaluate world --model {folder} -n 60 --json world.json` and give it --scores world.json",
+            SCORES: f"run `opensama evaluate world --model {folder} --json world.json`, then give --scores world.json",
             TRAINING: "only folders written by `opensama train tiny` have it",
         }
         raise UserError(f"{folder} has no {name}; {how[name]}.")
