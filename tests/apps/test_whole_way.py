@@ -35,9 +35,9 @@ def test_a_real_clip_given_sound_is_edited_and_keeps_time_size_and_sound(tmp_pat
 
 
 def test_a_drawn_clip_given_sound_is_edited_right(tmp_path):
-    sample = sample_edit(7, "test", "recolor", frames=33, size=(144, 192))
+    sample = sample_edit(42, "test", "style", frames=33, size=(144, 192))
     write_video(Video.from_frames(sample.source, 16), tmp_path / "silent.mp4")
-    source = add_sound(tmp_path / "silent.mp4", tmp_path / "bird.mp4")
+    source = add_sound(tmp_path / "silent.mp4", tmp_path / "car.mp4")
     assert main(["edit", str(source), sample.instruction, "-o", str(tmp_path / "out.mp4"), "--compare"]) == 0
     keeps_everything_but_the_pictures(source, tmp_path / "out.mp4")
     edited = np.stack(list(read_video(tmp_path / "out.mp4").frames())).astype(float)

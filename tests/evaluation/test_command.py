@@ -32,4 +32,4 @@ def test_calibrate_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
     asked = ["--calibrate", "-n", "1", "--families", "add,absent", "--device", "cpu", "--json", str(figures)]
     assert main(["evaluate", "world", *asked]) == 0
     assert "percent that pass" in capsys.readouterr().out
-    assert set(json.loads(figures.read_text())) == {"add", "all"}
+    assert set(json.loads(figures.read_text())) == {"add", "all", "table"}

@@ -251,8 +251,8 @@ def test_text_guidance_alone_asks_the_negative_prompt(pipe, clip):
 
 def test_the_embedded_models_layout(pipe, picture):
     """One latent cell a token, sixteen pixels a cell, as the embedded model has it."""
-    vae = PatchAutoencoder(widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1)).eval()
-    sizes = {"patch_size": (1, 1, 1), "in_channels": 48, "out_channels": 48}
+    vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1)).eval()
+    sizes = {"patch_size": (1, 1, 1), "in_channels": 192, "out_channels": 192, "source_gate": True}
     transformer = type(pipe.transformer).from_config(dict(pipe.transformer.config) | sizes).eval()
     small = SamaPipeline(
         **(pipe.components | {"vae": vae, "transformer": transformer}), defaults=TINY.defaults.to_dict()

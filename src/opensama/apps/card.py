@@ -11,6 +11,7 @@ from opensama.values import UserError
 
 SCORES, TRAINING = "scores.json", "training.json"
 
+CLIPS = " `real clips` are all styles on a folder of real videos (`--clips`)."
 HEAD = """# {name}: the embedded editor
 
 A SAMA video editor made of the real classes at small size, trained by `opensama train tiny` on clips that this project
@@ -35,7 +36,7 @@ Weights in bfloat16, {size:.1f} MB in all. It understands English, and of Englis
 ## How well it edits
 
 `opensama evaluate world --model {name} --split {split} -n {n} --json {scores}`: object and colour pairs and
-phrasings that training never edited. What the columns mean, and what the measure forgives: docs/evaluate.md.
+phrasings that training never edited. What the columns mean, and what the measure forgives: docs/evaluate.md.{clips}
 
 ```
 {table}
@@ -84,6 +85,7 @@ def write_card(folder: Path) -> str:
         split=scores["split"],
         n=max(s["n"] for s in scores["families"].values()),
         scores=SCORES,
+        clips=CLIPS if "clips" in scores else "",
         table=scores["table"],
         limits=training["limits"],
     )
