@@ -168,7 +168,7 @@ def fill(model: SamaTransformer3DModel, files: TensorFiles, names: list[str], dt
     """Gives a model on the meta device these tensors; what diffusers computes in float32 stays that."""
     precise = set(model._keep_in_fp32_modules or ())
     state = {name: files.tensor(name).to(torch.float32 if precise & {*name.split(".")} else dtype) for name in names}
-    model.load_state_dict(state, strict=False, assign=True)
+    model.load_state_dict(model.state_dict() | state, assign=True)
 
 
 def base_folder(config: SamaConfig, files: tuple[str, ...]) -> Path:
