@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from opensama.runtime import read_object
 from opensama.values import UserError
 
 SCORES, TRAINING = "scores.json", "training.json"
@@ -52,15 +53,16 @@ Licence: Apache-2.0.
 
 def write_card(folder: Path) -> str:
     """The card's text. Raises UserError where the folder holds no scores or no notes of its training."""
+    from opensama.models.weights import TensorFiles
     from opensama.world import BACKGROUNDS, COLORS, KINDS, STYLES, TEXTURES, WEARABLES
     from opensama.world.letters import WORDS
 
     scores, training = (_read(folder, name) for name in (SCORES, TRAINING))
     rows, size = [], 0
     for config in sorted(folder.glob("*/config.json")):
-        count = _parameters(config.parent)
+        count = sum(prod(tensor.shape) for tensor in TensorFiles(config.parent).infos.values())
         size += sum(file.stat().st_size for file in config.parent.glob("*.safetensors"))
-        settings = json.loads(config.read_text())
+        settings = read_object(config)
         kind = settings.get("_class_name") or settings["architectures"][0]
         rows.append(f"| `{config.parent.name}` | `{kind}`{_sizes(settings)} | {count / 1e6:.1f} M |")
     stages = [
@@ -110,17 +112,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
             TRAINING: "only folders written by `opensama train tiny` have it",
         }
         raise UserError(f"{folder} has no {name}; {how[name]}.")
-    return json.loads(file.read_text())
-
-
-def _parameters(folder: Path) -> int:
-    from safetensors import safe_open
-
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            total += sum(prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
-    return total
+    return read_object(file)
 
 
 def _sizes(settings: dict[str, Any]) -> str:
