@@ -61,3 +61,11 @@ def test_committed_sheets_are_whole_and_light() -> None:
     assert sum(found.values()) < 1_500_000
     assert len(KINDS) >= 30
     assert len(BACKGROUNDS) >= 5
+
+
+def test_a_folder_that_cannot_be_made_names_the_option_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["world", "sheets", "--out", str(tmp_path / "file" / "sheets")]) == 2
+    assert "choose another with --out." in capsys.readouterr().err

@@ -72,11 +72,11 @@ def demo(
     print(f"source and result side by side: {output / 'side-by-side.mp4'} and {picture}")
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, option: str = "--output") -> None:
     """Makes the folder, or says why not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be made ({error.strerror}); choose another with --output."
+            f"The folder {folder} cannot be made ({error.strerror}); choose another with {option}."
         ) from None

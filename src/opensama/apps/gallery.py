@@ -99,7 +99,7 @@ def gallery(
     if unknown := set(family or ()) - {*FAMILIES, *CONTROLS}:
         raise UserError(f"There is no family {unknown.pop()!r} of edits; choose {', '.join(FAMILIES + CONTROLS)}.")
     chosen = [f for f in FAMILIES + CONTROLS if not family or f in family]
-    make_folder(out)
+    make_folder(out, "--out")
     total = number * (len(chosen) + len(videos))
     begin = time.monotonic()
     items = []

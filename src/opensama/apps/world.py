@@ -58,7 +58,7 @@ def sheets(
     from opensama.apps.demo import make_folder
     from opensama.world import CONTROLS, FAMILIES
 
-    make_folder(out)
+    make_folder(out, "--out")
     save(sheet(list(kind_tiles()), columns=7), out / "kinds.png")
     save(sheet(list(background_tiles()), columns=6), out / "backgrounds.png")
     for family in (*FAMILIES, *CONTROLS):
