@@ -1,0 +1,80 @@
+"""Ask a vision-language model about pictures: an OpenAI-compatible server, a local transformers model, or a script.
+
+    vlm = open_vlm("http://localhost:8000/v1", "Qwen/Qwen2.5-VL-72B-Instruct", cache=Path("answers"))
+    frames = frames_for(read_video("clip.mp4"), 4, 448)
+    answer_json(vlm.ask(Question(f"Frames of a clip: {IMAGE * 4} Name what moves as JSON: {{...}}", frames)))
+
+Whoever asks gets text, or one of three errors: `VlmRefused` (this question gets no answer), `VlmUnavailable` (nobody
+answers, after all retries), `VlmQuota` (the budget or the quota is spent: stop, and go on another day). What a person
+must mend (a wrong key, address or model) is a `UserError`. Answers are kept on disk, so no question is paid for twice.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from opensama.values import UserError
+from opensama.vlm.asking import (
+    IMAGE,
+    BadAnswer,
+    Question,
+    ScriptedVlm,
+    Vlm,
+    VlmQuota,
+    VlmRefused,
+    VlmUnavailable,
+    answer_json,
+    frames_for,
+)
+from opensama.vlm.remembering import Remembering
+
+__all__ = [
+    "IMAGE",
+    "BadAnswer",
+    "Question",
+    "Remembering",
+    "ScriptedVlm",
+    "Vlm",
+    "VlmQuota",
+    "VlmRefused",
+    "VlmUnavailable",
+    "answer_json",
+    "frames_for",
+    "open_vlm",
+]
+
+LOCAL = "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
+def open_vlm(
+    url: str | None = None,
+    model: str | None = None,
+    *,
+    key: str | None = None,
+    cache: Path | None = None,
+    budget: int | None = None,
+    retries: int = 5,
+    timeout: float = 120.0,
+    device: str | None = None,
+) -> Vlm:
+    """The model at `url` (an OpenAI-compatible server's base address), else a local transformers model.
+
+    `model` is the server's name of it (may be left out where the server has just one), or a folder or hub id. `key`
+    is by default what OPENAI_API_KEY holds; servers of one's own mostly want none. `cache` is a folder for answers,
+    `budget` how many questions may really be asked (kept answers are free), `retries` how often one is asked again
+    after a failure that may pass, `timeout` the seconds that one answer may take. `ask` may be called from threads.
+    """
+    if budget is not None and budget < 0:
+        raise UserError(f"The budget must be a number of questions, 0 or more, not {budget}.")
+    vlm: Vlm
+    if url is not None:
+        from opensama.vlm.server import ServerVlm
+
+        key = key or os.environ.get("OPENAI_API_KEY") or "none"
+        vlm = ServerVlm(url, model, key, retries=retries, timeout=timeout)
+    else:
+        from opensama.vlm.local import LocalVlm
+
+        vlm = LocalVlm(model or LOCAL, device=device)
+    return Remembering(vlm, cache, budget)

@@ -1,0 +1,121 @@
+"""A vision-language model of transformers in this process: the only door to those classes.
+
+Frames go in as images, prepared by the model's own image processor in its PIL form: transformers' video processors need
+torchvision, its image processors do not. The prompt is the tokenizer's own chat template.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opensama.runtime import locate, pick_device, pick_dtype, quiet_loading, read_object
+from opensama.values import UserError
+from opensama.vlm.asking import Question, VlmRefused
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+FILES = ("config.json", "*.safetensors", "tokenizer*", "preprocessor_config.json", "*.json")
+SHOWN = "<|vision_start|><|image_pad|><|vision_end|>"  # how these families write an image into a prompt
+
+
+class LocalVlm:
+    """Qwen2-VL or Qwen2.5-VL from a folder or the hub; one question at a time. Where the temperature is above zero
+    the question itself, its turn included, is the seed: asked again it is answered the same."""
+
+    def __init__(self, model: str, *, device: str | None = None) -> None:
+        folder = locate(model, FILES, folder=model if Path(model).expanduser().is_dir() else None)
+        family = read_object(folder / "config.json").get("model_type")
+        if family not in FAMILIES:
+            raise UserError(f"{model} is a {family} model: in this process {', '.join(FAMILIES)} can be asked.")
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+        where = pick_device(device)
+        several = device is None and where.type == "cuda" and torch.cuda.device_count() > 1
+        try:
+            with quiet_loading():
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+                self.processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
+                model: Any = AutoModelForImageTextToText.from_pretrained(
+                    folder,
+                    dtype=pick_dtype(None, where),
+                    use_safetensors=True,
+                    device_map="auto" if several else None,
+                )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"The model in {folder} cannot be loaded ({error}): get all of its files again.") from error
+        self.model: Any = (model if several else model.to(where)).eval().requires_grad_(False)
+        self.name = str(model)
+        self._image_id = int(self.model.config.image_token_id)
+        self._lock = threading.Lock()
+
+    def ask(self, question: Question) -> str:
+        import torch
+        from transformers import GenerationConfig
+
+        inputs = self.inputs(question)
+        warm = question.temperature > 0
+        settings = GenerationConfig(
+            max_new_tokens=question.max_tokens,
+            do_sample=warm,
+            temperature=question.temperature if warm else None,
+            eos_token_id=self.model.generation_config.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id or 0,
+        )
+        devices = [] if self.model.device.type != "cuda" else list(range(torch.cuda.device_count()))
+        try:
+            with self._lock, torch.inference_mode(), torch.random.fork_rng(devices):
+                torch.manual_seed(int(question.digest(self.name)[:15], 16))
+                tokens = self.model.generate(**inputs, generation_config=settings)
+        except torch.OutOfMemoryError as error:
+            shape = max((image.shape[:2] for image in question.images), default=(0, 0))
+            raise UserError(
+                f"A question with {len(question.images)} images of up to {shape[1]}x{shape[0]} pixels does not fit on "
+                f"{self.model.device}: ask with fewer or smaller frames, or a smaller model."
+            ) from error
+        answer = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        if not answer:
+            raise VlmRefused("the answer is empty")
+        return str(answer)
+
+    def inputs(self, question: Question) -> dict[str, torch.Tensor]:
+        """What the model is given: token ids with as many image tokens as patches, patches and their grid."""
+        parts = question.parts()
+        images = [part for part in parts if not isinstance(part, str)]
+        pieces = self._prompt(question, parts).split("<|image_pad|>")
+        assert len(pieces) == len(images) + 1
+        seen: dict[str, torch.Tensor] = {}
+        prompt = pieces[0]
+        if images:
+            seen = dict(self.processor(images=images, return_tensors="pt"))
+            counts = seen["image_grid_thw"].prod(dim=1) // self.processor.merge_size**2
+            prompt += "".join(
+                "<|image_pad|>" * count + piece for count, piece in zip(counts.tolist(), pieces[1:], strict=True)
+            )
+        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        seen |= {"input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
+        seen["mm_token_type_ids"] = (ids["input_ids"] == self._image_id).int()
+        return {
+            name: value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
+            for name, value in seen.items()
+        }
+
+    def _prompt(self, question: Question, parts: list[Any]) -> str:
+        content = [{"type": "text", "text": _plain(p)} if isinstance(p, str) else {"type": "image"} for p in parts]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if question.system:
+            turns.insert(0, {"role": "system", "content": _plain(question.system)})
+        if self.tokenizer.chat_template:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        said = "".join(_plain(p) if isinstance(p, str) else SHOWN for p in parts)
+        system = f"<|im_start|>system\n{_plain(question.system)}<|im_end|>\n" if question.system else ""
+        return f"{system}<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def _plain(text: str) -> str:
+    """Text that cannot pass for one of the model's control tokens."""
+    return text.replace("<|", "< |")
