@@ -40,7 +40,7 @@ class LocalVlm:
             with quiet_loading():
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
                 self.processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
-                model: Any = AutoModelForImageTextToText.from_pretrained(
+                loaded: Any = AutoModelForImageTextToText.from_pretrained(
                     folder,
                     dtype=pick_dtype(None, where),
                     use_safetensors=True,
@@ -48,7 +48,7 @@ class LocalVlm:
                 )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"The model in {folder} cannot be loaded ({error}): get all of its files again.") from error
-        self.model: Any = (model if several else model.to(where)).eval().requires_grad_(False)
+        self.model: Any = (loaded if several else loaded.to(where)).eval().requires_grad_(False)
         self.name = str(model)
         self._image_id = int(self.model.config.image_token_id)
         self._lock = threading.Lock()
