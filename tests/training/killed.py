@@ -1,72 +1,168 @@
-"""A training that is killed ten times, apart from pytest since it forks: python -m tests.training.killed FOLDER SEED"""
+"""A training that is killed again and again, apart from pytest since it forks.
+
+python -m tests.training.killed FOLDER SEED                one process, ten kills
+python -m tests.training.killed FOLDER SEED 2              two that shard the weights: four kills, and an unbroken run
+"""
 
 from __future__ import annotations
 
+import datetime
 import os
 import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from opensama.training.checkpoint import PARTIAL
+from opensama.training.checkpoint import PARTIAL, newest
 from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.parallel import MeshConfig, parallelise
 
 STEPS = 60
+STEPS_OF_TWO = 60
+
+
+class Net(nn.Module):
+    """A matrix for AdamW and one for Muon."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(64, 256), nn.ModuleList([nn.Linear(256, 256)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[0](self.first(x).relu())
 
 
 class Noisy:
-    """Draws on torch's own random state, so that a resumed run must have that back too."""
+    """Draws on torch's own random state, each process on its own, so that a resumed run must have that back too."""
 
     name = "noisy"
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
         torch.manual_seed(0)
-        self.model = nn.ModuleDict({"first": nn.Linear(64, 256), "blocks": nn.ModuleList([nn.Linear(256, 256)])})
+        self.model, self.rank, self.world = Net(), rank, world
+        torch.manual_seed(rank)
 
     def modules(self) -> dict[str, nn.Module]:
         return {"model": self.model}
 
     def step(self, index: int) -> dict[str, Tensor]:
-        x = torch.randn(8, 64, generator=torch.Generator().manual_seed(index))
-        hidden = self.model["first"](x + 0.1 * torch.randn_like(x)).relu()
-        return {"loss": (self.model["blocks"][0](hidden) - x.sum(1, keepdim=True)).square().mean()}
+        x = torch.randn(8, 64, generator=torch.Generator().manual_seed(index)).tensor_split(self.world)[self.rank]
+        answer = self.model(x + 0.1 * torch.randn_like(x))
+        return {"loss": (answer - x.sum(1, keepdim=True)).square().mean()}
+
+
+def config(save_every: float, steps: int = STEPS) -> LoopConfig:
+    return LoopConfig(
+        steps=steps, lr=0.01, muon=0.01, accumulate=2, spike_norm=1.2, spike_after=5, save_every=save_every
+    )
 
 
 def train(folder: Path, save_every: float) -> None:
-    config = LoopConfig(
-        steps=STEPS, lr=0.01, muon=0.01, accumulate=2, spike_norm=1.2, spike_after=5, save_every=save_every
-    )
-    Trainer(Noisy(), config, folder, lambda _: None).run()
+    Trainer(Noisy(), config(save_every), folder, lambda _: None).run()
 
 
-def child(folder: Path) -> int:
-    """Trains in a process of its own, with a checkpoint after every step."""
+def train_of_two(folder: Path, save_every: float, store: Path, rank: int) -> None:
+    """One of two processes that hold half of the weights each."""
+    files = dist.FileStore(str(store), 2)
+    dist.init_process_group("cpu:gloo", store=files, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=1))
+    stage = Noisy(rank, 2)
+    parallelise(stage.model, MeshConfig(shard=2, compute="float32"))
+    trainer = Trainer(stage, config(save_every, STEPS_OF_TWO), folder, lambda _: None)
+    if rank == 0:
+        print("from", trainer.progress.step, flush=True)
+    trainer.run()
+    dist.destroy_process_group()
+
+
+def child(folder: Path, *of_two: object, save_every: float = 0.0) -> int:
+    """Trains in a process of its own, by default with a checkpoint after every step."""
     number = os.fork()
     if number == 0:
-        train(folder, 0.0)
+        try:
+            if of_two:
+                train_of_two(folder, save_every, *of_two)  # type: ignore[arg-type]
+            else:
+                train(folder, save_every)
+        except BaseException:  # a process that was forked ends here, whatever happened
+            traceback.print_exc()
+            os._exit(1)
         os._exit(0)
     return number
 
 
-def main(folder: Path, seed: int) -> None:
-    torch.set_num_threads(1)
+def both(folder: Path, run: int, save_every: float = 0.0) -> list[int]:
+    return [
+        child(folder, folder.with_name(f"{folder.name}-store-{run}"), rank, save_every=save_every) for rank in (0, 1)
+    ]
+
+
+def half_written(folder: Path) -> list[Path]:
+    return list((folder / "noisy").glob(f"step-*{PARTIAL}"))
+
+
+def how(status: int) -> str:
+    return "killed" if os.WIFSIGNALED(status) else f"ended {os.waitstatus_to_exitcode(status)}"
+
+
+def kill_one(folder: Path, seed: int) -> None:
     moments = random.Random(seed)
     for time_to_kill in range(10):
         number = child(folder)
         time.sleep(moments.uniform(0.01, 0.4))
-        while time_to_kill % 2 and not list((folder / "noisy").glob(f"step-*{PARTIAL}")):
+        while time_to_kill % 2 and not half_written(folder):
             time.sleep(0.0002)  # every second kill comes while a checkpoint is written
         os.kill(number, signal.SIGKILL)
         _, status = os.waitpid(number, 0)
-        left = len(list((folder / "noisy").glob(f"step-*{PARTIAL}")))
-        print("killed" if os.WIFSIGNALED(status) else "ended", "writing" if left else "between", flush=True)
+        print(how(status), "writing" if half_written(folder) else "between", flush=True)
     _, status = os.waitpid(child(folder), 0)
     print("finished", status)
 
 
+def kill_two(folder: Path, seed: int) -> None:
+    """Kills both at once, the second and then the first, and inside a checkpoint's write both, the first and then the
+    second. Each time it says what is on disk, and the next run where it begins; at the end one runs unbroken."""
+    moments = random.Random(seed)
+    for run, first in enumerate([(0, 1), (1,), (0, 1), (0,)]):
+        numbers = both(folder, run)
+        before = newest(folder / "noisy")
+        while newest(folder / "noisy") == before:  # it comes further each time
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.15))
+        if run > 1:
+            stop_inside_a_write(folder, [numbers[rank] for rank in first])
+        for rank in first:
+            os.kill(numbers[rank], signal.SIGKILL)
+        if len(first) == 1:  # the one that is left may notice, but must not go on alone
+            time.sleep(moments.uniform(0.0, 0.1))
+            os.kill(numbers[1 - first[0]], signal.SIGKILL)
+        ends = [how(os.waitpid(number, 0)[1]) for number in numbers]
+        path = newest(folder / "noisy")
+        state = "writing" if half_written(folder) else "between"
+        print(*ends, state, path and path.name, sep="; ", flush=True)
+    for where, save_every in ((folder, 0.0), (folder.with_name("whole"), 1e9)):
+        print(*(how(os.waitpid(number, 0)[1]) for number in both(where, 9, save_every)), sep="; ", flush=True)
+
+
+def stop_inside_a_write(folder: Path, numbers: list[int]) -> None:
+    """Halts processes, the first of which writes checkpoints' ends, while one is written."""
+    while True:
+        while not half_written(folder):
+            time.sleep(0.0002)
+        for number in numbers:
+            os.kill(number, signal.SIGSTOP)
+        if half_written(folder):
+            return
+        for number in numbers:  # too late: it had just been renamed
+            os.kill(number, signal.SIGCONT)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    torch.set_num_threads(1)
+    place, number = Path(sys.argv[1]), int(sys.argv[2])
+    (kill_two if sys.argv[3:] == ["2"] else kill_one)(place, number)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from opensama.training.checkpoint import checkpoints, differences, load, newest, read_state, save
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.values import UserError
-from tests.training.killed import STEPS, train
+from tests.training.killed import STEPS, STEPS_OF_TWO, train
 from tests.training.test_loop import Line, config, quiet
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,40 @@ def test_killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run(tmp_path):
         assert all(torch.equal(killed[name], whole[name]) for name in whole)
     assert read_state(ends[0])["spikes"] == read_state(ends[1])["spikes"]
     assert read_state(ends[0])["spikes"]["skipped"] > 0
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+@pytest.mark.slow
+def test_two_processes_killed_four_times_end_with_the_bits_of_an_unbroken_run(tmp_path):
+    """Sharded weights, moments and averages, and each process's own random state; a kill may take one process first."""
+    command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "killed"), "1", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    begins = [int(line.removeprefix("from ")) for line in lines if line.startswith("from ")]
+    ends = [line.split("; ") for line in lines if not line.startswith("from ")]
+    kills, whole = ends[:4], ends[4:]
+    assert whole == [["ended 0"] * 2] * 2, done.stderr
+    for taken, (*processes, _, _) in zip([(0, 1), (1,), (0, 1), (0,)], kills, strict=True):
+        assert all(processes[rank] == "killed" for rank in taken)
+        assert "ended 0" not in processes, "who is left does not go on alone"
+    assert [state for *_, state, _ in kills[2:]] == ["writing"] * 2
+    assert begins == [0, *(int(name.removeprefix("step-")) for *_, name in kills), 0]
+    assert begins[:5] == sorted(set(begins[:5])), "each run comes further"
+
+    first, second = (tmp_path / run / "noisy" / f"step-{STEPS_OF_TWO:08d}" for run in ("killed", "whole"))
+    files = [path.name for path in sorted(first.glob("*.safetensors"))]
+    assert files == [path.name for path in sorted(second.glob("*.safetensors"))]
+    assert files[:2] == ["own-0.safetensors", "own-1.safetensors"]
+    assert len(files) == 4
+    for file in files:
+        broken, unbroken = (load_file(end / file) for end in (first, second))
+        assert broken.keys() == unbroken.keys()
+        assert all(torch.equal(broken[name], unbroken[name]) for name in unbroken)
+    assert broken["ema.model.blocks.0.weight"].shape == (128, 256), "half of it"
+    assert read_state(first)["spikes"] == read_state(second)["spikes"]
+    assert read_state(first)["spikes"]["skipped"] > 0
+    assert not torch.equal(*(load_file(first / f"own-{rank}.safetensors")["cpu"] for rank in (0, 1)))
 
 
 def test_what_is_saved_is_loaded_and_the_last_are_kept(tmp_path):
@@ -138,6 +173,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file):
     (path / file).write_bytes((path / file).read_bytes()[:20])
     with pytest.raises(UserError, match="step-00000001 is damaged"):
         Trainer(Line(), config(2), tmp_path, quiet)
+
+
+def test_a_checkpoint_that_was_not_copied_whole_is_named(tmp_path):
+    """A shard that is not there would leave its part of the weights as they were, without a word."""
+    path = save(tmp_path, 1, tensors(), {"step": 1})
+    (path / "own-0.safetensors").unlink()
+    with pytest.raises(UserError, match=r"step-00000001 is damaged \(own-0.safetensors is missing\): remove it"):
+        load(path, tensors())
 
 
 @given(

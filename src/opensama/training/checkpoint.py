@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there: written in a folder of another name, synced to disk, then renamed.
 
-    RUN/STAGE/step-00000120/state.json            step, seconds used, settings, fingerprint of the data
+    RUN/STAGE/step-00000120/state.json            step, seconds used, settings, fingerprint of the data, sizes of files
     RUN/STAGE/step-00000120/weights.safetensors   every tensor by name; from several processes one file each
     RUN/STAGE/step-00000120/own-0.safetensors     what is a process's own: its random state
     RUN/STAGE/step-00000180.partial               being written, or left by a run that was killed: never read
@@ -62,7 +62,8 @@ def save(
         save_file(dict(own or {}), partial / f"own-{_rank()}.safetensors")
 
     def commit() -> None:
-        (partial / STATE).write_text(json.dumps(dict(state), indent=1))
+        files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
+        (partial / STATE).write_text(json.dumps({**state, "files": files}, indent=1))
         for path in (*partial.iterdir(), partial):
             _sync(path)
         if final.exists():  # the same step once more: a run that was over is given a longer budget, or ends at once
@@ -105,7 +106,12 @@ def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Names, whole shapes and types of the tensors in a checkpoint."""
+    """Names, whole shapes and types of the tensors in a checkpoint. UserError where a part of it is missing or cut."""
+    for name, size in read_state(path).get("files", {}).items():
+        found = (path / name).stat().st_size if (path / name).is_file() else None
+        if found != size:
+            fault = f"{name} is missing" if found is None else f"{name} has {found:,} of {size:,} bytes"
+            raise UserError(f"The checkpoint {path} is damaged ({fault}): remove it, and the one before it is used.")
     try:
         metadata = dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError, ValueError) as error:
