@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
+from opensama.models.registry import TINY as EMBEDDED
 from opensama.models.tiny import PatchAutoencoder
+from opensama.pretext import PAPER_SHARES
 from opensama.recipes.tiny import RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.editing import EditingStage
-from opensama.training.pool import build_pool, changed_share
+from opensama.training.editing import EditingStage, Stream
+from opensama.training.pool import PRETEXT, build_pool, changed_share, draw_clips, stretched
 from opensama.training.semantic_encoder import make_semantic_encoder, semantic_tokens
 from opensama.training.text import encode_text, make_text_encoder, tokenize, train_tokenizer
 from opensama.training.tiny import make_transformer, train_tiny
@@ -87,7 +92,7 @@ def test_a_pool_is_written_once_and_read_again(tmp_path, tokenizer, parts):
 def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokenizer, parts):
     vae, encoder, text, transformer = parts
     pool = build_pool(None, 8, vae, encoder, tokenizer, frames=5, size=(32, 32))
-    stage = EditingStage("images", transformer, text, tokenizer, [(pool, 8, 1.0)], text_dropout=0.0)
+    stage = EditingStage("images", transformer, text, tokenizer, [Stream(pool, 8, 1.0)], text_dropout=0.0)
     a, b = stage.batch(3), stage.batch(3)
     torch.testing.assert_close(a, b)
     assert not torch.equal(a["noise"], stage.batch(4)["noise"])
@@ -103,6 +108,87 @@ def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokeniz
     assert losses[-1] < 0.75 * losses[0]
 
 
+NAMES = [f"clip {i}" for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Each drawn clip's source, target [t 3 h w] and change, by the prompt of its task."""
+    drawn = draw_clips(NAMES, "train", 17, 32, 48, torch.device("cpu"))
+    rows: dict[str, list] = {}
+    pictures = drawn.pictures
+    for text, *row in zip(drawn.texts, pictures.source, pictures.target, pictures.mask[:, :, 0], strict=True):
+        prompt = text.split("]")[0] + "]" if text.startswith("[") else ""
+        assert text.removeprefix(prompt).strip(), "a caption stands behind the prompt"
+        rows.setdefault(prompt, []).append(row)
+    return {task.name: rows[task.prompt] for task in PRETEXT.tasks}
+
+
+def test_clips_come_under_every_task_of_the_paper(clips):
+    assert set(clips) == set(PAPER_SHARES)
+    assert len(clips["none"]) < len(clips["tube"])
+    for rows in clips.values():
+        for source, target, change in rows:
+            assert source.shape == target.shape == (17, 3, 32, 48)
+            assert torch.equal(change, (source - target).abs().amax(1) > 0.02)
+
+
+def test_what_each_task_does_to_a_source(clips):
+    assert all(torch.equal(source, target) and not change.any() for source, target, change in clips["none"])
+    for source, target, change in clips["cube"]:
+        hidden = [t for t in range(17) if not source[t].any()]
+        assert hidden[0] > 0
+        assert hidden == list(range(hidden[0], hidden[0] + 5))
+        assert all(torch.equal(source[t], target[t]) for t in range(17) if t not in hidden)
+        assert not change[0].any()
+        assert change[hidden].float().mean() > 0.5
+    for source, target, _ in clips["speed"]:
+        assert torch.equal(source[:9], target[::2])
+        assert (source[9:] == target[-1]).all()
+    for source, target, _ in clips["tube"]:
+        assert torch.equal(source[-1], target[-1])
+        places = [
+            [v[8 * i : 8 * i + 8, :, y : y + 16, x : x + 24] for i in (0, 1) for y in (0, 16) for x in (0, 24)]
+            for v in (source, target)
+        ]
+        assert all(any(torch.equal(a, b) for b in places[1]) for a in places[0])
+
+
+def test_a_short_source_stands_still_at_its_end():
+    video = torch.rand(3, 5, 2, 2)
+    assert torch.equal(stretched(video, 5), video)
+    assert torch.equal(stretched(video, 9)[:, 5:], video[:, -1:].expand(-1, 4, -1, -1))
+
+
+def test_every_prompt_fits_the_embedded_model_and_leaves_room_for_words():
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED.folder / "tokenizer")
+    for task in PRETEXT.tasks:
+        whole = (
+            f"{task.prompt} A yellow giraffe and much more behind it, far more than there is room for.".strip().lower()
+        )
+        ids, mask = tokenize(tokenizer, [whole], TINY.text_tokens)
+        read = tokenizer.decode(ids[0][: mask.sum() - 1]).strip()
+        assert whole.startswith(read)
+        assert read.startswith(f"{task.prompt} a yellow".strip().lower())
+        assert ids[0, mask.sum() - 1] == tokenizer.eos_token_id
+
+
+def test_clips_make_a_pool_and_a_stream_that_is_never_cut(tokenizer, parts):
+    vae, encoder, text, transformer = parts
+    pool = build_pool(None, 6, vae, encoder, tokenizer, draw=draw_clips, frames=9, size=(32, 32), text_tokens=40)
+    assert pool["source"].shape == pool["target"].shape == (6, 192, 3, 2, 2)
+    assert pool["change"].shape == (6, 3, 2, 2)
+    same = (pool["source"] == pool["target"]).flatten(1).all(1)
+    assert not same.all()
+    assert (pool["change"][same] == 0).all()
+    assert pool["change"][~same].any()
+    edits = build_pool(None, 4, vae, encoder, tokenizer, frames=9, size=(32, 32), text_tokens=40)
+    streams = [Stream(edits, 2, 0.5), Stream(pool, 3, 0.5, cut=False)]
+    stage = EditingStage("videos", transformer, text, tokenizer, streams)
+    shapes = {(len(x["target"]), x["target"].shape[2]) for x in map(stage.batch, range(40))}
+    assert shapes == {(2, 2), (2, 3), (3, 3)}
+
+
 def test_recipes_are_saved_and_read(tmp_path):
     for config in RECIPES.values():
         config.save(tmp_path / "config.yaml")
@@ -110,6 +196,28 @@ def test_recipes_are_saved_and_read(tmp_path):
     with pytest.raises(ValueError, match="extra"):
         TinyConfig(colour="red")  # type: ignore[call-arg]
     assert TINY.width % 64 == 0
+
+
+def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
+    nothing = StageConfig(minutes=0)
+    small = {"image_edits": 4, "video_edits": 4, "pretext_clips": 4, "image_batch": 1, "video_batch": 1}
+    config = SMOKE.model_copy(update=small | {"images": nothing, "videos": StageConfig(minutes=1, max_steps=1)})
+    said = []
+    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder, say=said.append)
+    sizes = ("128x128", "176x96", "96x176")
+    drawn = {"1x128x128", *(f"{kind}17x{size}" for size in sizes for kind in ("", "pretext-"))}
+    assert {file.stem for file in (tmp_path / "run" / "pools").iterdir()} == drawn
+    assert not (tmp_path / "run" / "images").exists()
+    stages = json.loads((folder / "training.json").read_text())["stages"]
+    assert stages[:-1] == json.loads((EMBEDDED.folder / "training.json").read_text())["stages"]
+    assert (stages[-1]["name"], stages[-1]["steps"]) == ("videos", 1)
+
+    config = config.model_copy(update={"videos": nothing})
+    same = train_tiny(config, tmp_path / "none", start_from=EMBEDDED.folder, say=said.append)
+    assert not (tmp_path / "none" / "pools").exists()
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(f / name) for f in (EMBEDDED.folder, same))
+    assert all(torch.equal(before[key], value) for key, value in after.items())
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ SMOKE = TinyConfig(
     video_edits=8,
     image_batch=8,
     video_batch=2,
+    pretext_clips=8,
 )
 
 RECIPES = {"tiny": TINY, "smoke": SMOKE}

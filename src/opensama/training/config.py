@@ -55,6 +55,8 @@ class TinyConfig(BaseModel):
     video_edits: int = Field(2_000, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
     image_batch: int = Field(64, gt=0)
     video_batch: int = Field(16, gt=0)
+    pretext: float = Field(0.3, ge=0, lt=1, description="share of the videos stage's batches with pretext tasks")
+    pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
     emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
     text_dropout: float = Field(0.1, ge=0, le=1)

@@ -9,6 +9,7 @@ before it has learnt to copy (without it, copying is nearly all of the loss). Im
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,17 @@ from opensama.training.text import encode_text, tokenize
 EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
 
 
+class Stream(NamedTuple):
+    """Batches of one pool."""
+
+    pool: Pool
+    batch: int
+    share: float  # of the steps, beside the other streams' shares
+    cut: bool = True  # half of the batches to a random length of whole latents
+
+
 class EditingStage:
-    """Batches from several pools in turn (one shape a batch); clips are cut to random lengths of whole latents."""
+    """Batches from several pools in turn, one shape a batch."""
 
     def __init__(
         self,
@@ -33,7 +43,7 @@ class EditingStage:
         transformer: SamaTransformer3DModel,
         text: UMT5EncoderModel,
         tokenizer: PreTrainedTokenizerFast,
-        pools: Sequence[tuple[Pool, int, float]],
+        streams: Sequence[Stream],
         *,
         shift: float = 3.0,
         emphasis: float = 9.0,
@@ -42,12 +52,12 @@ class EditingStage:
         shortest: int = 2,
         importance: Tensor | None = None,
     ):
-        """`pools` are (pool, batch size, share of the steps); `importance` [c] says how much each number counts."""
+        """`importance` [c] says how much each number counts."""
         self.name, self.transformer, self.text = name, transformer, text
-        self.pools, self.shift, self.emphasis, self.text_dropout = pools, shift, emphasis, text_dropout
+        self.streams, self.shift, self.emphasis, self.text_dropout = streams, shift, emphasis, text_dropout
         self.seed, self.shortest = seed, shortest
         self.importance = torch.ones(()) if importance is None else importance.sqrt()
-        self.nothing = tokenize(tokenizer, [""], pools[0][0]["ids"].shape[1])
+        self.nothing = tokenize(tokenizer, [""], streams[0].pool["ids"].shape[1])
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"transformer": self.transformer, "text": self.text}
@@ -55,11 +65,11 @@ class EditingStage:
     def batch(self, index: int) -> dict[str, Tensor]:
         """The batch of one step, with its noise and noise levels: a function of the seed and the step's number."""
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        shares = torch.tensor([share for _, _, share in self.pools])
-        pool, b, _ = self.pools[int(torch.multinomial(shares, 1, generator=g))]
+        shares = torch.tensor([stream.share for stream in self.streams])
+        pool, b, _, cut = self.streams[int(torch.multinomial(shares, 1, generator=g))]
         chosen = torch.randint(len(pool["ids"]), (b,), generator=g)
         t = pool["source"].shape[2]
-        if t > self.shortest and torch.rand((), generator=g) < 0.5:
+        if cut and t > self.shortest and torch.rand((), generator=g) < 0.5:
             t = int(torch.randint(self.shortest, t, (), generator=g))
         out = {key: pool[key][chosen] for key in pool}
         out = {key: (v[:, :, :t] if key in ("source", "target") else v) for key, v in out.items()}

@@ -1,9 +1,9 @@
-"""Edits of the world as cached latents: drawn and encoded once, read many times.
+"""Edits of the world, and its clips under pretext tasks, as cached latents: drawn and encoded once, read many times.
 
-n edits, t latent frames, h w latent rows and columns:
+n samples, t latent frames, h w latent rows and columns:
     source, target  [n c t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
     semantic        [n 17 e] float16, of the target's first frame
-    ids, mask       [n l] the instruction
+    ids, mask       [n l] the text: an edit's instruction, or a task's prompt and the clip's caption
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 
+from opensama.data.samples import seeded
 from opensama.models.tiny import PatchAutoencoder
+from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
 from opensama.training.ahead import one_core
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
-from opensama.world import EditPlan, plan_edit, render_edits
+from opensama.world import EditBatch, EditPlan, plan_edit, render_edits, render_looks
 from opensama.world.phrasing import Split
 
 Pool = dict[str, Tensor]
@@ -45,6 +48,49 @@ SHARES: dict[str, float] = {
     "absent": 4,
     "swapped": 4,
 }
+
+
+PRETEXT = Mixture(PAPER_SHARES, [CubeInpainting(black=0.0), SpeedPerturbation(whole=True)])
+"""The paper's tasks for short clips with pixels in 0..1: of 17 frames speed perturbation leaves 9, where else 5."""
+
+
+class Drawn(NamedTuple):
+    """Pixels of some samples, and their texts."""
+
+    pictures: EditBatch
+    texts: list[str]
+
+
+Draw = Callable[[Sequence[str], Split, int, int, int, torch.device], Drawn]
+"""names, split, frames, height, width, device -> what they stand for, the same for the same names."""
+
+
+def draw_edits(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
+    """Edits and their instructions."""
+    plans = [draw_plan(name, split) for name in names]
+    return Drawn(render_edits(plans, frames, height, width, device), [plan.instruction for plan in plans])
+
+
+def draw_clips(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
+    """Clips as targets, each with a source that a task of `PRETEXT` has spoilt, under the task's prompt and a caption.
+
+    The clip is one side of an edit, so that it may have a style. A source that the task made shorter stands still at
+    its end, as long as the target (ours: the model's gate mixes the two cell by cell). What counts as changed is where
+    they differ, as with edits: the hidden frames, the misplaced tubes, what moved; most of a clip is else a copy.
+    """
+    plans = [draw_plan(name, split) for name in names]
+    looks = [plan.target if seeded("side", name) % 2 else plan.source for plan, name in zip(plans, names, strict=True)]
+    target = render_looks(looks, frames, height, width, device)
+    spoilt = [PRETEXT.apply(v.transpose(0, 1), seeded("task", name)) for v, name in zip(target, names, strict=True)]
+    source = torch.stack([stretched(s.source, frames).transpose(0, 1) for s in spoilt])
+    mask = (source - target).abs().amax(2, keepdim=True) > 0.02
+    texts = [s.prefix + look.caption for s, look in zip(spoilt, looks, strict=True)]
+    return Drawn(EditBatch(source, target, mask), texts)
+
+
+def stretched(video: Tensor, frames: int) -> Tensor:
+    """A video [c t h w] made so many frames long by standing still at its last one."""
+    return torch.cat((video, video[:, -1:].expand(-1, frames - video.shape[1], -1, -1)), 1)
 
 
 def draw_plan(name: str, split: Split = "train") -> EditPlan:
@@ -68,27 +114,23 @@ def changed_share(mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode_edits(
-    plans: Sequence[EditPlan],
+def encode(
+    drawn: Drawn,
     vae: PatchAutoencoder,
     encoder: SiglipVisionModel,
     tokenizer: PreTrainedTokenizerFast,
     *,
-    frames: int,
-    height: int,
-    width: int,
     text_tokens: int,
 ) -> Pool:
-    """One batch of the pool, computed on the models' device and returned on the CPU."""
-    device = next(vae.parameters()).device
-    drawn = render_edits(plans, frames, height, width, device)
-    out: Pool = {"change": changed_share(drawn.mask).half().cpu()}
+    """One batch of the pool, computed on the models' device and returned on the CPU; long texts lose their end."""
+    pictures, device = drawn.pictures, drawn.pictures.target.device
+    out: Pool = {"change": changed_share(pictures.mask).half().cpu()}
     with torch.autocast(device.type, torch.bfloat16):
-        for key, video in (("source", drawn.source), ("target", drawn.target)):
+        for key, video in (("source", pictures.source), ("target", pictures.target)):
             z = vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode().float()
             out[key] = normalise(vae, z).half().cpu()
-        out["semantic"] = semantic_tokens(encoder, drawn.target[:, 0] * 2 - 1).float().half().cpu()
-    out["ids"], out["mask"] = tokenize(tokenizer, [p.instruction for p in plans], text_tokens)
+        out["semantic"] = semantic_tokens(encoder, pictures.target[:, 0] * 2 - 1).float().half().cpu()
+    out["ids"], out["mask"] = tokenize(tokenizer, drawn.texts, text_tokens)
     return out
 
 
@@ -99,6 +141,7 @@ def build_pool(
     encoder: SiglipVisionModel,
     tokenizer: PreTrainedTokenizerFast,
     *,
+    draw: Draw = draw_edits,
     frames: int = 1,
     size: tuple[int, int] = (128, 128),
     text_tokens: int = 32,
@@ -107,16 +150,15 @@ def build_pool(
     batch: int = 64,
     say: Callable[[str], None] = print,
 ) -> Pool:
-    """`n` edits starting at seed `first`, drawn by `SHARES`; read from `path` if it is there, else written to it."""
+    """`n` samples starting at seed `first`; read from `path` if it is there, else written to it."""
     if path is not None and path.exists():
         return load_file(path)
     starts = range(0, n, batch)
 
     def part(start: int) -> Pool:
-        plans = [draw_plan(f"{size}-{first + i}", split) for i in range(start, min(n, start + batch))]
-        return encode_edits(
-            plans, vae, encoder, tokenizer, frames=frames, height=size[0], width=size[1], text_tokens=text_tokens
-        )
+        names = [f"{size}-{first + i}" for i in range(start, min(n, start + batch))]
+        drawn = draw(names, split, frames, *size, next(vae.parameters()).device)
+        return encode(drawn, vae, encoder, tokenizer, text_tokens=text_tokens)
 
     parts: list[Pool] = []
     on_cpu = next(vae.parameters()).device.type == "cpu"
@@ -124,7 +166,7 @@ def build_pool(
         for done, encoded in enumerate(threads.map(part, starts), 1):
             parts.append(encoded)
             if done % max(1, len(starts) // 4) == 0:
-                say(f"pool of {frames} frames at {size[1]}x{size[0]}: {min(n, done * batch)} of {n}")
+                say(f"pool {path.stem if path else ''}: {min(n, done * batch)} of {n}")
     pool = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,17 +9,21 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from opensama.pretext import PAPER_SHARES, TASKS
 from opensama.world import FAMILIES, plan_edit
 
 PAD, END = "<pad>", "</s>"
 
 
 def corpus(n: int = 20_000) -> Iterable[str]:
-    """Instructions and captions of the world's train split."""
+    """Instructions and captions of the world's train split, and now and then a prompt of a pretext task."""
+    prompts = [TASKS[name].prompt for name in PAPER_SHARES if TASKS[name].prompt]
     for i in range(n):
         plan = plan_edit(i, "train", FAMILIES[i % len(FAMILIES)])
         yield plan.instruction
         yield plan.caption
+        if i % 20 == 0:
+            yield prompts[i // 20 % len(prompts)]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 640) -> PreTrainedTokenizerFast:

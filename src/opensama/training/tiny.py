@@ -3,10 +3,11 @@
     autoencoder   our drawings and textures                      -> RUN/autoencoder
     semantic      frames and captions, contrastive               -> RUN/semantic
     images        edits of single frames, in three shapes        -> RUN/images
-    videos        edits of 17 frames, images mixed in            -> RUN/videos
+    videos        edits of 17 frames and clips under pretext tasks, images mixed in -> RUN/videos
     export        a pipeline folder that `opensama.load` reads   -> RUN/model
 
-Run it as `opensama train tiny --out RUN`; give the same folder again to go on.
+Run it as `opensama train tiny --out RUN`; give the same folder again to go on. Of the last two, a stage of 0 minutes is
+left out, and what it alone would have read is not drawn.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.sama import SamaPipeline
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.editing import EditingStage
+from opensama.training.editing import EditingStage, Stream
 from opensama.training.loop import Stage, Trainer
-from opensama.training.pool import Pool, build_pool
+from opensama.training.pool import Draw, Pool, build_pool, draw_clips, draw_edits
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
 from opensama.training.text import corpus, make_text_encoder, train_tokenizer
 from opensama.values import UserError
 
-SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width; the first is half of all
+SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
+SHARES = (0.6, 0.2, 0.2)  # of the batches
+IMAGES = 1 / 6  # of the videos stage's batches that are edits
 
 
 def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
@@ -108,31 +111,30 @@ def train_tiny(
     for module in (vae, encoder):
         module.requires_grad_(False).eval()
 
-    def pools(frames: int, n: int, first: int) -> list[Pool]:
-        return [
-            build_pool(
-                out / "pools" / f"{frames}x{size[0]}x{size[1]}.safetensors",
-                n if size[0] == size[1] else n // 4,
-                vae,
-                encoder,
-                tokenizer,
-                frames=frames,
-                size=size,
-                text_tokens=config.text_tokens,
-                first=first,
-                batch=64 if frames == 1 else 8,
-                say=say,
-            )
-            for size in SHAPES
-        ]
+    def pool(size: tuple[int, int], n: int, first: int, frames: int, draw: Draw = draw_edits) -> Pool:
+        kind = "" if draw is draw_edits else "pretext-"
+        return build_pool(
+            out / "pools" / f"{kind}{frames}x{size[0]}x{size[1]}.safetensors",
+            n if size == SHAPES[0] else n // 4,
+            vae,
+            encoder,
+            tokenizer,
+            draw=draw,
+            frames=frames,
+            size=size,
+            text_tokens=config.text_tokens,
+            first=first + config.seed * 100_000_000,
+            batch=64 if frames == 1 else 8,
+            say=say,
+        )
 
-    def editing(name: str, seed: int, *given: tuple[Pool, int, float]) -> EditingStage:
+    def editing(name: str, seed: int, streams: list[Stream]) -> EditingStage:
         return EditingStage(
             name,
             transformer,
             text,
             tokenizer,
-            given,
+            streams,
             shift=config.shift,
             emphasis=config.emphasis,
             text_dropout=config.text_dropout,
@@ -140,17 +142,30 @@ def train_tiny(
             importance=importance(vae),
         )
 
-    shares = (0.6, 0.2, 0.2)
-    stills = pools(1, config.image_edits, 0)
-    batches = [(pool, config.image_batch, share) for pool, share in zip(stills, shares, strict=True)]
-    _run(editing("images", config.seed, *batches), config.images, out, say)
-    export(out / "images-model", transformer, vae, text, tokenizer, encoder)
-    clips = pools(17, config.video_edits, 10_000_000)
-    batches = [(pool, config.video_batch, share) for pool, share in zip(clips, shares, strict=True)]
-    mixed = editing("videos", config.seed + 1, *batches, (stills[0], config.image_batch, 0.2))
-    _run(mixed, config.videos, out, say)
+    def wanted(name: str, settings: StageConfig) -> bool:
+        return settings.minutes > 0 or (out / name).exists()
+
+    stills: list[Pool] = []
+    if wanted("images", config.images):
+        stills = [pool(size, config.image_edits, 0, 1) for size in SHAPES]
+        streams = [Stream(p, config.image_batch, share) for p, share in zip(stills, SHARES, strict=True)]
+        _run(editing("images", config.seed, streams), config.images, out, say)
+        export(out / "images-model", transformer, vae, text, tokenizer, encoder)
+    if wanted("videos", config.videos):
+        edits = 1 - config.pretext
+        still = stills[0] if stills else pool(SHAPES[0], config.image_edits, 0, 1)
+        streams = []
+        for size, share in zip(SHAPES, SHARES, strict=True):
+            clips = pool(size, config.video_edits, 10_000_000, 17)
+            streams.append(Stream(clips, config.video_batch, edits * (1 - IMAGES) * share))
+        streams.append(Stream(still, config.image_batch, edits * IMAGES))
+        for size, share in zip(SHAPES, SHARES, strict=True) if config.pretext else ():
+            clips = pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
+            # whole, since tube shuffle may put what the first frames need at the source's end
+            streams.append(Stream(clips, config.video_batch, config.pretext * share, cut=False))
+        _run(editing("videos", config.seed + 1, streams), config.videos, out, say)
     folder = export(out / "model", transformer, vae, text, tokenizer, encoder)
-    (folder / "training.json").write_text(json.dumps(notes(out), indent=2) + "\n")
+    (folder / "training.json").write_text(json.dumps(notes(out, start_from), indent=2) + "\n")
     return folder
 
 
@@ -183,9 +198,11 @@ def importance(vae: PatchAutoencoder) -> torch.Tensor:
     return spread * (spread.square().sum() / spread.pow(3).sum())
 
 
-def notes(run: Path) -> dict[str, object]:
-    """What a model's card says of its training; the texts are for people to amend."""
-    stages = []
+def notes(run: Path, start_from: Path | None = None) -> dict[str, object]:
+    """What a model's card says of its training, the start's first; the texts are for people to amend."""
+    begun = start_from / "training.json" if start_from else run / "none"
+    before = json.loads(begun.read_text()) if begun.is_file() else {}
+    stages = list(before.get("stages", []))
     for name in ("autoencoder", "semantic", "images", "videos"):
         state = run / name / "state.json"
         if state.exists():
@@ -193,7 +210,8 @@ def notes(run: Path) -> dict[str, object]:
             last = saved["history"][-1] if saved["history"] else {}
             last = {k: v for k, v in last.items() if k not in ("step", "minutes", "norm")}
             stages.append({"name": name, "minutes": saved["seconds"] / 60, "steps": saved["step"], "last": last})
-    return {"made": "By `opensama train tiny`.", "stages": stages, "limits": "See docs/lab-log.md."}
+    made = "By `opensama train tiny`." if not before else f"{before['made']}\nTrained further by `opensama train tiny`."
+    return {"made": made, "stages": stages, "limits": "See docs/lab-log.md."}
 
 
 def export(
