@@ -19,11 +19,19 @@ from tests.pipeline.conftest import moving_picture, tiny_text_encoder, tiny_toke
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory) -> Path:
+    return save_manifest(tmp_path_factory.mktemp("data"))
+
+
+def save_base(path: Path) -> Path:
     """A base model in diffusers' layout, and a SigLIP beside it."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("base")
     tiny_tokenizer().save_pretrained(path / "tokenizer")
     tiny_text_encoder().save_pretrained(path / "text_encoder")
     tiny_vae().save_pretrained(path / "vae")
@@ -37,10 +45,8 @@ def base(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def manifest(tmp_path_factory) -> Path:
+def save_manifest(folder: Path) -> Path:
     """Two videos that are an edit, two clips, and two images that are an edit."""
-    folder = tmp_path_factory.mktemp("data")
     picture = moving_picture(t=10, h=48, w=64)
     for name, frames in {"a.mp4": picture, "b.mp4": picture[:, :, ::-1], "c.mp4": picture[:, ::-1]}.items():
         write_video(Video.from_frames(frames, 8), folder / name, on_note=lambda note: None)
