@@ -1,0 +1,91 @@
+"""Stages for the tests of the graph: small, importable by name, so that workers of other processes find them."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opensama.curation.graph import Drop, Item, Stage
+from opensama.data.manifest import Record
+from opensama.values import UserError
+from opensama.vlm import VlmQuota
+
+
+def items(count: int) -> list[Item]:
+    return [Record(f"video-{n:03}", "clip", f"{n}.mp4").to_dict() | {"_number": n} for n in range(count)]
+
+
+def check(item: Item) -> Item:
+    if item["_number"] % 7 == 3:
+        raise Drop("too short")
+    if item["_number"] % 11 == 5:
+        raise UserError(f"{item['target']} is empty (0 bytes); copy or download it again.")
+    return item
+
+
+def cut(item: Item) -> list[Item]:
+    return [item | {"id": f"{item['id']}-{part}", "_part": part} for part in range(item["_number"] % 4)]
+
+
+class Teller:
+    """What a stage's worker keeps; says in which process it lives."""
+
+    def __init__(self, folder: Path | None = None):
+        if folder is not None:
+            (folder / f"{os.getpid()}-{random.getrandbits(32)}").touch()
+
+
+def tell(teller: Teller, item: Item, *, words: str) -> Item | None:
+    assert isinstance(teller, Teller)
+    if item["_part"] == 2 and item["_number"] % 8 == 2:
+        return None
+    return item | {"caption": f"{words} {item['_number']}.{item['_part']}"}
+
+
+def dawdle(item: Item, *, seconds: float) -> Item:
+    time.sleep(seconds * random.random())
+    return item
+
+
+def chain(*, words: str = "part", wait: float = 0.0, folder: Path | None = None) -> list[Stage]:
+    """Drops, failures, none to three of one, a worker with a state, and a stage that takes now long, now not."""
+    return [
+        Stage("check", check),
+        Stage("cut", cut),
+        Stage("tell", partial(tell, words=words), setup=partial(Teller, folder), cpus=0.5),
+        Stage("dawdle", partial(dawdle, seconds=wait)),
+    ]
+
+
+class Purse:
+    def __init__(self, coins: int):
+        self.coins = coins
+
+
+def pay(purse: Purse, item: Item) -> Item:
+    if purse.coins == 0:
+        raise VlmQuota("the budget is spent")
+    purse.coins -= 1
+    return item
+
+
+def no_server(item: Item) -> Item:
+    raise ConnectionError("nobody answers")
+
+
+def wrong_key() -> Any:
+    raise UserError("The server does not take this key; give another.")
+
+
+def give_array(item: Item) -> Item:
+    import numpy as np
+
+    return item | {"_frames": np.zeros(3)}
+
+
+def spoil(item: Item) -> Item:
+    return item | {"task": "cooking"}
