@@ -72,6 +72,7 @@ def test_threads_give_the_same(expected: tuple[Path, GraphReport], tmp_path: Pat
     assert 2 <= len(list(states.iterdir())) <= 4  # one state a worker, not one an item
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 @pytest.mark.slow
 def test_two_ray_workers_and_one_process_agree(expected: tuple[Path, GraphReport], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
