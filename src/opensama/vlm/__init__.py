@@ -54,6 +54,7 @@ def open_vlm(
     key: str | None = None,
     cache: Path | None = None,
     budget: int | None = None,
+    purse: str = "",
     retries: int = 5,
     timeout: float = 120.0,
     device: str | None = None,
@@ -62,7 +63,8 @@ def open_vlm(
 
     `model` is the server's name of it (may be left out where the server has just one), or a folder or hub id. `key`
     is by default what OPENAI_API_KEY holds; servers of one's own mostly want none. `cache` is a folder for answers,
-    `budget` how many questions may really be asked (kept answers are free), `retries` how often one is asked again
+    `budget` how many questions may really be asked (kept answers are free; workers that name the same `purse` and
+    share the cache spend one budget), `retries` how often one is asked again
     after a failure that may pass, `timeout` the seconds that one answer may take. `ask` may be called from threads.
     """
     if budget is not None and budget < 0:
@@ -77,4 +79,4 @@ def open_vlm(
         from opensama.vlm.local import LocalVlm
 
         vlm = LocalVlm(model or LOCAL, device=device)
-    return Remembering(vlm, cache, budget)
+    return Remembering(vlm, cache, budget, purse)

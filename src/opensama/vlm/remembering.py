@@ -15,12 +15,12 @@ FILE = "answers.sqlite"
 class Remembering:
     """Asks `vlm` only what the folder `cache` does not know yet, and at most `budget` times.
 
-    The file in the folder may be shared by threads and by processes of one machine; refusals are kept, too.
-    `asked` and `remembered` count.
+    The file in the folder may be shared by threads and by processes of one machine; refusals are kept, too. Several
+    that name the same `purse` (and share the folder) spend one budget. `asked` and `remembered` count.
     """
 
-    def __init__(self, vlm: Vlm, cache: Path | None = None, budget: int | None = None) -> None:
-        self.vlm, self.budget = vlm, budget
+    def __init__(self, vlm: Vlm, cache: Path | None = None, budget: int | None = None, purse: str = "") -> None:
+        self.vlm, self.budget, self.purse = vlm, budget, purse
         self.name = vlm.name
         self.asked = self.remembered = 0
         self._lock = threading.Lock()
@@ -33,10 +33,7 @@ class Remembering:
             if refused:
                 raise VlmRefused(answer)
             return answer
-        with self._lock:
-            if self.budget is not None and self.asked >= self.budget:
-                raise VlmQuota(f"the budget of {self.budget} questions is spent")
-            self.asked += 1
+        self._pay()
         try:
             answer = self.vlm.ask(question)
         except VlmRefused as refusal:
@@ -44,6 +41,17 @@ class Remembering:
             raise
         self._keep(digest, answer, False)
         return answer
+
+    def _pay(self) -> None:
+        with self._lock:
+            spent = self.asked
+            if self._answers is not None and self.purse and self.budget is not None:
+                with self._answers:
+                    add = "INSERT INTO purses VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET spent = spent + 1"
+                    (spent,) = self._answers.execute(f"{add} RETURNING spent - 1", (self.purse,)).fetchone()
+            if self.budget is not None and spent >= self.budget:
+                raise VlmQuota(f"the budget of {self.budget} questions is spent")
+            self.asked += 1
 
     def _recall(self, digest: str) -> tuple[str, bool] | None:
         if self._answers is None:
@@ -71,6 +79,7 @@ def _open(folder: Path) -> sqlite3.Connection:
         answers.execute("PRAGMA synchronous = NORMAL")
         columns = "digest TEXT PRIMARY KEY, answer TEXT, refused INTEGER, model TEXT"
         answers.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns}) WITHOUT ROWID")
+        answers.execute("CREATE TABLE IF NOT EXISTS purses (name TEXT PRIMARY KEY, spent INTEGER)")
     except (OSError, sqlite3.Error) as error:
         raise UserError(f"The kept answers in {path} cannot be used ({error}): choose another folder.") from error
     return answers
