@@ -19,9 +19,9 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -58,6 +58,8 @@ class Stage:
     gpus: float = 0
     memory: float = 0
     """Bytes that a worker needs."""
+    most: int | None = None
+    """Workers at most, such as 1 where they share a budget."""
     version: str = "1"
 
 
@@ -234,40 +236,52 @@ def _said(error: Exception) -> str:
 
 
 def _here(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -> Generator[Row]:
-    """In this process, on threads if more than one worker is wanted. Stages on a GPU have one state and take turns."""
-    shared = {index: (_Worker(index, stage), threading.Lock()) for index, stage in enumerate(stages) if stage.gpus}
-    own = threading.local()
+    """In this process, on threads if more than one worker is wanted. On a GPU one worker of a stage has room."""
+    threads = workers or 1
+    crews = [_Crew(index, stage, 1 if stage.gpus else stage.most or threads) for index, stage in enumerate(stages)]
 
     def follow(row: Row) -> list[Row]:
-        if not hasattr(own, "crew"):
-            own.crew = [_Worker(index, stage) for index, stage in enumerate(stages)]
         found = [row]
-        for index, worker in enumerate(own.crew):
-            if index in shared:
-                worker, lock = shared[index]
-                with lock:
-                    found = [child for parent in found for child in worker(parent)]
-            else:
+        for crew in crews:
+            with crew.worker() as worker:
                 found = [child for parent in found for child in worker(parent)]
         return found
 
-    if (workers or 1) == 1:
+    if threads == 1:
         for row in rows:
             yield from follow(row)
         return
-    with ThreadPoolExecutor(workers) as threads:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: set[Future[list[Row]]] = set()
         try:
             for row in rows:
-                waiting.add(threads.submit(follow, row))
-                if len(waiting) >= 2 * (workers or 1):
+                waiting.add(pool.submit(follow, row))
+                if len(waiting) >= 2 * threads:
                     ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in ready:
                         yield from future.result()
-            for future in list(waiting):
+            for future in as_completed(waiting):
                 yield from future.result()
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Crew:
+    """The workers of one stage, made when they are needed, lent to threads."""
+
+    def __init__(self, index: int, stage: Stage, most: int):
+        self.make = partial(_Worker, index, stage)
+        self.free = threading.Semaphore(most)
+        self.idle: list[_Worker] = []
+
+    @contextmanager
+    def worker(self) -> Iterator[_Worker]:
+        with self.free:
+            worker = self.idle.pop() if self.idle else self.make()
+            try:
+                yield worker
+            finally:
+                self.idle.append(worker)
 
 
 def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -> Generator[Row]:
@@ -317,7 +331,7 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
                 continue
             if index and stages[index - 1].setup is None:  # many items of one long video go to many workers
                 data = data.repartition(target_num_rows_per_block=1)
-            most = max(1, int(_most(there, needs)))
+            most = max(1, min(int(_most(there, needs)), stage.most or 10_000))
             pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most)
             data = data.flat_map(_Actor, fn_constructor_args=(index, stage), compute=pool, **needs)
         for out in data.iter_rows():
