@@ -151,7 +151,10 @@ WRONG = [
     (["--set", "model.base=nowhere"], "There is no folder nowhere"),
     (["--set", "data.images=450"], "450 images a step do not split"),
     (["--set", "lora.targets=[to_x]"], "No block has a layer 'to_x'"),
-    (["--set", "model.weights=none.safetensors"], "There is no file or folder none.safetensors"),
+    (
+        ["--set", "model.start=sama", "--set", "model.weights=none.safetensors"],
+        "There is no file or folder none.safetensors",
+    ),
     (["--data", "none.jsonl"], "There is no manifest none.jsonl"),
     (["--config", "none.yaml"], "There is no file none.yaml"),
 ]

@@ -175,6 +175,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file):
         Trainer(Line(), config(2), tmp_path, quiet)
 
 
+@pytest.mark.parametrize("text", ["{}", "[1]", '"step"'])
+def test_a_state_that_says_nothing_is_named(tmp_path, text):
+    path = save(tmp_path, 1, tensors(), {"step": 1})
+    (path / "state.json").write_text(text)
+    with pytest.raises(UserError, match="step-00000001 is damaged"):
+        read_state(path)
+
+
 def test_a_checkpoint_that_was_not_copied_whole_is_named(tmp_path):
     """A shard that is not there would leave its part of the weights as they were, without a word."""
     path = save(tmp_path, 1, tensors(), {"step": 1})

@@ -202,6 +202,12 @@ def test_a_stage_needs_a_budget(tmp_path):
         Trainer(Line(), LoopConfig(), tmp_path, quiet)
 
 
+def test_impossible_betas_are_said_before_a_folder_is_made(tmp_path):
+    with pytest.raises(UserError, match=r"betas must be numbers from 0 to below 1, not 0.9, 1.5"):
+        Trainer(Line(), replace(config(1), betas=(0.9, 1.5)), tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_budget_is_wall_clock_time(tmp_path):
     stage = Line()
     progress = Trainer(stage, LoopConfig(minutes=0.005, ema=0.5), tmp_path, quiet).run()

@@ -71,10 +71,14 @@ def sama(
 
     if recipe not in RECIPES:
         raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, ['tiny', *RECIPES])}")
+    if gpus is not None and gpus < 1:
+        raise UserError(f"--gpus must be 1 or more, not {gpus}.")
     out = out or Path("runs") / recipe
     saved = out / "config.yaml"
     if not dry_run and not encode:
         check_folder(out, resume, config)
+        if resume:
+            check_stage(out, recipe)
     elif config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
 
@@ -186,6 +190,20 @@ def check_folder(out: Path, resume: bool, config: Path | None) -> None:
         raise UserError("A run goes on with its own settings; leave --config away, or begin another with --out.")
     if config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, so no run can be kept in {out}; choose another folder with --out.")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"The folder {there} is not writable; choose another with --out.")
+
+
+def check_stage(out: Path, recipe: str) -> None:
+    """UserError where the run in that folder was begun by another recipe, whose model would be overwritten."""
+    begun = sorted(file.parent.name for file in out.glob("*/metrics.jsonl"))
+    if begun and recipe not in begun:
+        raise UserError(
+            f"The run in {out} is one of {', '.join(begun)}, not of {recipe}: name it so, or choose another folder."
+        )
 
 
 def from_file(path: Path | None, kind: type[Settings]) -> Settings:
@@ -196,7 +214,9 @@ def from_file(path: Path | None, kind: type[Settings]) -> Settings:
     try:
         values = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML ({str(error).splitlines()[0]}); mend it.") from None
+        mark = getattr(error, "problem_mark", None)
+        reason = f"line {mark.line + 1}: {error.problem}" if mark else str(error).splitlines()[0]  # type: ignore[union-attr]
+        raise UserError(f"{path} is not YAML ({reason}); mend it.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; give a file like a run's config.yaml.")
     return checked(kind, values)
@@ -257,7 +277,8 @@ def checked(kind: type[Settings], values: dict[str, Any]) -> Settings:
         return kind(**values)
     except ValidationError as error:
         faults = [sentence(kind, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
-        raise UserError(f"These settings do not work: {'; '.join(faults[:4])}.") from None
+        said = "; ".join(faults[:4])
+        raise UserError(f"These settings do not work: {said}{'' if said.endswith('?') else '.'}") from None
 
 
 def sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, message: str) -> str:

@@ -124,7 +124,10 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 def read_state(path: Path) -> dict[str, Any]:
     """What `state.json` of a checkpoint holds."""
     try:
-        return json.loads((path / STATE).read_text())
+        state = json.loads((path / STATE).read_text())
+        if not isinstance(state, dict) or "step" not in state:
+            raise ValueError(f"{STATE} holds no step")
+        return state
     except (OSError, ValueError) as error:
         raise UserError(
             f"The checkpoint {path} is damaged ({error}): remove it, and the one before it is used."

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
@@ -32,7 +33,7 @@ from torch.distributed.tensor import DTensor
 
 from opensama.training import checkpoint
 from opensama.training.ema import Average
-from opensama.training.monitor import Monitor, peak_flops, throughput
+from opensama.training.monitor import Monitor, check_trackers, peak_flops, throughput
 from opensama.training.optim import Spikes, clip, make_optimizers, rate
 from opensama.values import UserError
 
@@ -120,8 +121,8 @@ class Trainer:
         self.stage, self.config, self.context = stage, config, context
         self.say: Callable[[str], None] = say if self.rank == 0 else lambda _: None
         self.settings, self.data = dict(settings or {}), dict(data or {})
+        check_trackers(config.trackers)
         self.out = out / stage.name
-        self.out.mkdir(parents=True, exist_ok=True)
         self.weights = {
             f"{m}.{name}": p
             for m, module in stage.modules().items()
@@ -137,6 +138,7 @@ class Trainer:
             self.weights, lr=config.lr, muon=config.muon, betas=config.betas, weight_decay=config.weight_decay
         )
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
+        self.out.mkdir(parents=True, exist_ok=True)
         self.average = Average(self.weights, config.ema)
         self.spikes = Spikes(config.spike_loss, config.spike_norm, config.spike_after)
         self.progress = Progress()
@@ -281,7 +283,7 @@ class Trainer:
         for sample, reason in getattr(self.stage, "skipped", ()):
             if sample not in self.skipped:
                 self.skipped.add(sample)
-                with (self.out / "skipped.jsonl").open("a") as file:
+                with suppress(OSError), (self.out / "skipped.jsonl").open("a") as file:  # counted even on a full disk
                     file.write(json.dumps({"sample": sample, "reason": reason}) + "\n")
         if getattr(self.stage, "skipped", None):
             self.stage.skipped.clear()  # type: ignore[attr-defined]
@@ -318,8 +320,9 @@ class Trainer:
         if self.rank == 0:
             (self.out / checkpoint.WEIGHTS).unlink(missing_ok=True)  # where checkpoints had no folder
             summary = self.out / "state.tmp"
-            summary.write_text(json.dumps(vars(self.progress), indent=1))
-            summary.replace(self.out / checkpoint.STATE)
+            with suppress(OSError):  # the disk may be full now; the checkpoint is whole
+                summary.write_text(json.dumps(vars(self.progress), indent=1))
+                summary.replace(self.out / checkpoint.STATE)
 
     def resume(self) -> None:
         listed = self.out / "skipped.jsonl"

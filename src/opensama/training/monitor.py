@@ -9,7 +9,11 @@ peak that the model's own operations (without recomputation) make use of.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +67,10 @@ class Monitor:
     def __init__(
         self, folder: Path, step: int = 0, trackers: Sequence[str] = (), settings: Mapping[str, Any] | None = None
     ):
-        unknown = [name for name in trackers if name not in TRACKERS]
-        if unknown:
-            raise UserError(f"There is no tracker {unknown[0]!r}: choose {', '.join(TRACKERS)}.")
+        check_trackers(trackers)
         self.file = folder / "metrics.jsonl"
         self.history = [row for row in read_rows(self.file) if row["step"] <= step]
+        self.unwritten: list[str] = []  # lines that found no room on the disk
         self.trackers = [_open(name, folder, dict(settings or {})) for name in trackers]
 
     def start(self, history: Sequence[Mapping[str, float]] = ()) -> None:
@@ -78,15 +81,32 @@ class Monitor:
         temporary.replace(self.file)
 
     def log(self, row: Mapping[str, float]) -> None:
+        """Appends a row; one that finds no room on the disk waits for the next, since a full disk ends no run."""
         self.history.append(dict(row))
-        with self.file.open("a") as file:
-            file.write(json.dumps(dict(row)) + "\n")
+        self.unwritten.append(json.dumps(dict(row)) + "\n")
+        size = self.file.stat().st_size if self.file.exists() else 0
+        try:
+            with self.file.open("a") as file:
+                file.write("".join(self.unwritten))
+            self.unwritten.clear()
+        except OSError:
+            with suppress(OSError):
+                os.truncate(self.file, size)
         for tracker in self.trackers:
             tracker.log(row)
 
     def close(self) -> None:
         for tracker in self.trackers:
             tracker.close()
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """UserError for a tracker that is unknown or not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"There is no tracker {name!r}: choose {', '.join(TRACKERS)}.")
+        if find_spec(name) is None:
+            raise UserError(f"The tracker {name} is not installed: pip install 'opensama[train]' (or {name}).")
 
 
 def read_rows(file: Path) -> list[dict[str, float]]:
@@ -133,10 +153,9 @@ class _Run:
 
 def _open(name: str, folder: Path, settings: dict[str, Any]) -> _TensorBoard | _Run:
     try:
-        if name == "tensorboard":
-            return _TensorBoard(folder, settings)
-        import importlib
-
-        return _Run(importlib.import_module(name), folder, settings)
-    except ImportError:
-        raise UserError(f"The tracker {name} is not installed: pip install 'opensama[train]' (or {name}).") from None
+        return _TensorBoard(folder, settings) if name == "tensorboard" else _Run(import_module(name), folder, settings)
+    except Exception as error:  # not logged in, no network, a version that does not fit: each library has its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"The tracker {name} could not be opened ({reason}): mend that, or leave it out of trackers."
+        ) from error

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from opensama.values import UserError
+
 
 def rate(progress: float, decay: float, warmup: float = 0.02) -> float:
     """Share of the full learning rate at `progress` in 0..1."""
@@ -27,6 +29,8 @@ def make_optimizers(
     matrices = list(inner.values()) if muon else []
     chosen = set(map(id, matrices))
     rest = [p for p in weights.values() if id(p) not in chosen]
+    if not all(0 <= beta < 1 for beta in betas):
+        raise UserError(f"The optimizer's betas must be numbers from 0 to below 1, not {', '.join(map(str, betas))}.")
     adam = torch.optim.AdamW(
         [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},

@@ -86,10 +86,14 @@ def lay_out(config: MeshConfig) -> Layout:
     if min(copies, cut, context) < 1 or copies * cut != world:
         raise UserError(
             f"The mesh of {copies} x {config.shard or 'any'} processes (replicate x shard) does not fit the {world} "
-            f"that run: start {copies * cut} (torchrun --nproc-per-node), or change the mesh."
+            f"that run: start {copies * cut} (torchrun --nproc-per-node {copies * cut}), or set mesh.replicate and "
+            f"mesh.shard."
         )
     if world % context:
-        raise UserError(f"{context} processes are to share a sample, but {world} do not divide by {context}.")
+        raise UserError(
+            f"mesh.context={context}: so many processes are to share a sample, but {world} do not divide by {context}: "
+            f"start a multiple of it (torchrun --nproc-per-node {context}), or set mesh.context=1."
+        )
     device = pick_device(f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() and world > 1 else None)
     if world == 1:
         return Layout(device, None, None, 0, 1)

@@ -39,6 +39,11 @@ WAN_ONLY = {"_class_name", "_diffusers_version", "_name_or_path"}
 
 def sizes_of(config: SamaConfig) -> dict[str, Any]:
     """The arguments that make the transformer which the settings name. UserError if its sizes are not known."""
+    if config.model.weights is not None and config.model.start == "wan":
+        raise UserError(
+            "model.weights names SAMA weights, but model.start is wan, which begins from the base's own: "
+            "set model.start=sama, or leave model.weights away."
+        )
     folder = Path(config.model.base).expanduser()
     if folder.is_dir():
         sizes = runtime.read_object(folder / "transformer" / "config.json")
