@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from opensama.models.convert import FAMILIES, convert_released, convert_to_released, empty_model, load_released
+from opensama.models.convert import (
+    FAMILIES,
+    convert_released,
+    convert_to_released,
+    empty_model,
+    load_released,
+    released_shape,
+)
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.weights import TensorFiles, TensorInfo, write_safetensors
 from opensama.values import UserError
@@ -26,20 +34,38 @@ def small_release(folder: Path, dtype: torch.dtype = torch.bfloat16, **changes: 
     return file
 
 
-def test_every_released_tensor_maps_both_ways_into_the_full_model():
-    released = json.loads((GOLDEN / "sama_14b_keys.json").read_text())
+@pytest.mark.parametrize(
+    ("family", "keys", "sizes"),
+    [
+        (
+            "sama", "sama_14b_keys.json",
+            {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "semantic_rotary": "zero"},
+        ),
+        (
+            "icve", "icve_13b_keys.json",
+            {"num_attention_heads": 24, "num_layers": 20, "num_single_layers": 40, "patch_size": (1, 2, 2)},
+        ),
+    ],
+)  # fmt: skip
+def test_every_released_tensor_maps_both_ways_into_the_full_model(family, keys, sizes):
+    released = json.loads((GOLDEN / keys).read_text())
     shapes = {name: tuple(shape) for name, shape in released["tensors"].items()}
-    assert len(shapes) == 1106
-    row = FAMILIES["sama"]
+    row = FAMILIES[family]
     model = empty_model(row, shapes, {})
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    full = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    assert {row.to_ours(name): shape for name, shape in shapes.items()} == full
-    assert {row.to_released(name): shape for name, shape in full.items()} == shapes
-    infos = [TensorInfo(shape, "BF16") for shape in shapes.values()]
-    assert sum(info.bytes for info in infos) == 28_601_695_104
-    defaults = {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40, "semantic_rotary": "zero"}
-    assert {key: model.config[key] for key in defaults} == defaults
+    ours = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    layout = row.layout(ours)
+    assert {name: released_shape(parts, ours) for name, parts in layout.items()} == shapes
+    held: dict[str, list[tuple[int, int]]] = {name: [] for name in ours}
+    for part in (part for parts in layout.values() for part in parts):
+        held[part.name].append((part.start, part.stop))
+    for name, spans in held.items():  # each of our rows is in one place
+        edges = [edge for span in sorted(spans) for edge in span]
+        assert edges[::2] == [0, *edges[1:-1:2]], name
+        assert edges[-1] == ours[name][0], name
+    assert {key: model.config[key] for key in sizes} == sizes
+    wanted = {"sama": (1106, 14_300_847_552), "icve": (856, 12_821_012_544)}[family]
+    assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == wanted
 
 
 def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):
@@ -61,6 +87,32 @@ def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):
         convert_released(file, tmp_path, config=CONFIG)
     with pytest.raises(UserError, match="another name"):
         convert_to_released(ours, ours / "diffusion_pytorch_model.safetensors")
+
+
+def test_fused_tensors_come_apart_and_together(tmp_path):
+    """Sizes come from the released names or ours; rows of one tensor must be of one type to be put together."""
+    golden = GOLDEN / "icve"
+    given = json.loads((golden / "config.json").read_text())
+    ours = convert_released(golden / "checkpoint.safetensors", tmp_path / "ours", "icve", golden / "config.json")
+    weights, released = ours / "diffusion_pytorch_model.safetensors", load_file(golden / "checkpoint.safetensors")
+    tensors = load_file(weights)
+    block = "single_transformer_blocks.1"
+    parts = [tensors[f"{block}.{part}.bias"] for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+    assert torch.equal(torch.cat(parts), released["single_blocks.1.linear1.bias"])
+    shift, scale = released["final_layer.adaLN_modulation.1.weight"].chunk(2)
+    assert torch.equal(tensors["norm_out.linear.weight"], torch.cat([scale, shift]))
+    model = load_released(golden / "checkpoint.safetensors", "icve", given)
+    sizes = {"num_attention_heads": given["heads_num"], "rope_axes_dim": given["rope_dim_list"]}
+    again = load_released(golden / "checkpoint.safetensors", "icve", sizes)
+    assert {**again.config, "_use_default_values": None} == {**model.config, "_use_default_values": None}
+    with pytest.raises(UserError, match="heads_num"):
+        load_released(golden / "checkpoint.safetensors", "icve")
+    with pytest.raises(UserError, match="rope_dim_list"):
+        load_released(golden / "checkpoint.safetensors", "icve", {"heads_num": 2})
+    tensors[f"{block}.attn.to_k.weight"] = tensors[f"{block}.attn.to_k.weight"].half()
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match=r"make single_blocks\.1\.linear1\.weight are of several types"):
+        convert_to_released(ours, tmp_path / "back.safetensors")
 
 
 def test_shards_are_read_from_an_index_or_a_folder(tmp_path):

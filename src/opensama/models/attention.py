@@ -1,4 +1,4 @@
-"""Attention as the embedded models run it on a CPU: diffusers' numbers, in fewer and larger steps.
+"""Both families' attention. On a CPU, where the embedded models run: diffusers' numbers, in fewer and larger steps.
 
     queries and keys are normalised in the norm's own type and turned as complex numbers, in one product
     short bfloat16 attention is two matrix products around a softmax
@@ -10,8 +10,13 @@ parallelism the same around an exchange of tokens for heads (`models/parallel.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, _get_qkv_projections
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -37,8 +42,7 @@ class SamaAttnProcessor(WanAttnProcessor):
             exchange = Exchange.of(self._parallel_config, attn.heads, hidden_states.shape[1])
         if exchange is not None and rotary_emb is not None:
             return self.shared(exchange, attn, hidden_states, rotary_emb)
-        special = attention_mask is not None or self._attention_backend is not None or self._parallel_config is not None
-        if hidden_states.device.type != "cpu" or special or torch.compiler.is_compiling():
+        if attention_mask is not None or not plain(self, hidden_states):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         q, k, v = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)  # type: ignore[arg-type]
         q, k = attn.norm_q(q.to(attn.norm_q.weight.dtype)), attn.norm_k(k.to(attn.norm_k.weight.dtype))
@@ -56,9 +60,71 @@ class SamaAttnProcessor(WanAttnProcessor):
         q, k = attn.norm_q(q), attn.norm_k(k)
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
         q, k = (turn_real(x, *rotary).to(v.dtype) for x in (q, k))
-        q, k, v = exchange.to_heads(torch.cat((q, k, v), dim=-1)).chunk(3, dim=-1)
-        out = dispatch_attention_fn(q, k, v, backend=self._attention_backend)
-        return attn.to_out[1](attn.to_out[0](exchange.to_tokens(out).flatten(2)))
+        out = exchanged(exchange, q, k, v, backend=self._attention_backend)
+        return attn.to_out[1](attn.to_out[0](out.flatten(2)))
+
+
+class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
+    """HunyuanVideo's attention of video and text together, with the same two ways beside diffusers'."""
+
+    def __call__(  # type: ignore[override]  # diffusers' own says less than it takes and gives
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: Any = None,  # cosines and sines, [n d] each
+    ) -> Any:
+        """Video [b n d] and text [b l d] after attention."""
+        video, text = hidden_states, encoder_hidden_states
+        n, alone = video.shape[1], self._parallel_config is None
+        exchange = Exchange.of(self._parallel_config, attn.heads, n + text.shape[1])
+        if exchange is None and not alone and attention_mask is not None:
+            raise ValueError("rings take no padded text: ask for ulysses_degree, or give texts of one length")
+        if exchange is None and not (alone and plain(self, video)):
+            return super().__call__(attn, video, text, attention_mask, image_rotary_emb)
+        q, k, v = joint_heads(attn, video, text, image_rotary_emb, turn if exchange is None else turn_real)
+        if exchange is not None:
+            out = exchanged(exchange, q, k, v, attention_mask, self._attention_backend)
+        else:
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            out = attend(q, k, v, attention_mask).transpose(1, 2)
+        video, text = out.flatten(2).split((n, text.shape[1]), dim=1)
+        if attn.to_out is not None:  # in single-stream blocks the layer after attention is the block's own
+            video = attn.to_out[1](attn.to_out[0](video))
+        return video, text if attn.to_add_out is None else attn.to_add_out(text)
+
+
+def joint_heads(
+    attn: Any, video: Tensor, text: Tensor, rotary: tuple[Tensor, Tensor], turn: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [b n+l heads d] of video and text, normalised; only the video's are turned."""
+    own = attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k
+    added = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k
+    rotary = rotary[0][None, :, None], rotary[1][None, :, None]
+    sides = []
+    for x, (to_q, to_k, to_v, norm_q, norm_k) in ((video, own), (text, own if attn.add_q_proj is None else added)):
+        q, k, v = (layer(x).unflatten(2, (attn.heads, -1)) for layer in (to_q, to_k, to_v))
+        q, k = norm_q(q.to(norm_q.weight.dtype)), norm_k(k.to(norm_k.weight.dtype))
+        if x is video:
+            q, k = turn(q, *rotary), turn(k, *rotary)
+        sides.append((q.to(v.dtype), k.to(v.dtype), v))
+    q, k, v = (torch.cat(pair, dim=1) for pair in zip(*sides, strict=True))
+    return q, k, v
+
+
+def plain(processor: Any, x: Tensor) -> bool:
+    """Whether a processor is to compute on a CPU, and in no special way."""
+    special = processor._attention_backend is not None or processor._parallel_config is not None
+    return x.device.type == "cpu" and not special and not torch.compiler.is_compiling()
+
+
+def exchanged(
+    exchange: Exchange, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend: Any = None
+) -> Tensor:
+    """Attention of a share of the tokens [b n/p heads d] over all of them; `mask` [b 1 1 n] is in the shares' order."""
+    q, k, v = exchange.to_heads(torch.cat((q, k, v), dim=-1)).chunk(3, dim=-1)
+    return exchange.to_tokens(dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend))
 
 
 def turn_real(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -75,9 +141,12 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.view_as_real(pairs * turns).flatten(-2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt d) v, each [b heads n d]."""
-    weights = 2 * q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-    if q.dtype != torch.bfloat16 or weights > EXPLICIT_BYTES:
-        return scaled_dot_product_attention(q, k, v)
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1, dtype=q.dtype) @ v
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt d) v, each [b heads n d]; keys where `mask` [b 1 1 n] is false do not count."""
+    size = 2 * q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    if q.dtype != torch.bfloat16 or size > EXPLICIT_BYTES:
+        return scaled_dot_product_attention(q, k, v, mask)
+    weights = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, -torch.inf)
+    return weights.softmax(dim=-1, dtype=q.dtype) @ v

@@ -4,8 +4,9 @@
 
 The joint sequence and its rotary are split once before the first block and gathered once after the last; text, time
 and outputs are whole on every process. Between, attention exchanges: every process gets all tokens of some heads, and
-gives back all heads of some tokens (Ulysses, arXiv 2309.14509). Shares may be uneven, also in training, where
-diffusers' own exchange has no backward pass; rings are diffusers' own, and uneven ones only for inference.
+gives back all heads of some tokens (Ulysses, arXiv 2309.14509). Tokens and heads need not divide by the processes, also
+in training, where diffusers' own exchange has no backward pass; rings are diffusers' own, and uneven ones only for
+inference.
 
 In training each process computes the same loss. The mean of the gradients over the group is then the gradient of
 every parameter, before and after the gather, as in data parallelism.
@@ -13,6 +14,7 @@ every parameter, before and after the gather, as in data parallelism.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,18 +35,49 @@ class JointSequence:
     _cp_plan: Any = {}  # noqa: RUF012  (diffusers' name; None would mean: not supported)
     _parallel_config: ParallelConfig | None
 
-    def split(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """This process's share of each tensor [b n ...], which all have the same n."""
+    def split(self, *tensors: Tensor, then: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """This process's share of each tensor [b n ...], which all have the same n.
+
+        Tokens that blocks keep apart and only attention joins are split together: `then` [b m ...] follow the others.
+        Shares of both together are as even as those of n + m; attention sees them in the order of `interleave`.
+        """
         mesh = self._context_mesh()
         if mesh is None:
-            return tensors
-        parts, n = mesh.size(), tensors[0].shape[1]
+            return (*tensors, *then)
+        parts, rank, n = mesh.size(), mesh.get_local_rank(), tensors[0].shape[1]
+        joint = n + (then[0].shape[1] if then else 0)
         config: Any = self._parallel_config and self._parallel_config.context_parallel_config
-        if n % parts and config._ring_mesh.size() > 1 and not config.ring_anything:
-            raise ValueError(f"{n} joint tokens do not divide by {parts} processes: set ring_anything=True")
-        shares = tuple(x.tensor_split(parts, dim=1)[mesh.get_local_rank()] for x in tensors)
-        vars(config).setdefault("joint_tokens", {})[shares[0].shape[1]] = n  # attention sees its share only
-        return shares
+        if joint % parts and config._ring_mesh.size() > 1 and not config.ring_anything:
+            raise ValueError(f"{joint} joint tokens do not divide by {parts} processes: set ring_anything=True")
+        shares = [x.split(share_lengths(n, parts), dim=1)[rank] for x in tensors]
+        shares += [x.split(share_lengths(joint - n, parts, after=n), dim=1)[rank] for x in then]
+        own = share_lengths(joint, parts)[rank]
+        vars(config).setdefault("joint_tokens", {})[own] = joint  # attention sees its share only
+        return tuple(shares)
+
+    def interleave(self, first: Tensor, then: Tensor) -> Tensor:
+        """[b n ...] and [b m ...] as one, in attention's order: after each process's share of one that of the other."""
+        parts, n = self.processes, first.shape[1]
+        pairs = zip(
+            first.split(share_lengths(n, parts), dim=1),
+            then.split(share_lengths(then.shape[1], parts, after=n), dim=1),
+            strict=True,
+        )
+        return torch.cat([share for pair in pairs for share in pair], dim=1)
+
+    def own(self, first: int, n: int) -> int:
+        """How many of the first ones of n tokens are in this process's share."""
+        mesh = self._context_mesh()
+        if mesh is None:
+            return first
+        lengths, rank = share_lengths(n, mesh.size()), mesh.get_local_rank()
+        return min(max(first - sum(lengths[:rank]), 0), lengths[rank])
+
+    @property
+    def processes(self) -> int:
+        """How many share a sequence."""
+        mesh = self._context_mesh()
+        return 1 if mesh is None else mesh.size()
 
     def gather(self, share: Tensor, n: int) -> Tensor:
         """The whole [b n ...] from every process's share."""
@@ -86,24 +119,29 @@ class Gather(torch.autograd.Function):
 
 
 class Exchange:
-    """Tokens for heads and back, over the processes that share one sequence of `n` tokens; differentiable."""
+    """Tokens for heads and back, over the processes that share one sequence of `n` tokens; differentiable.
 
-    def __init__(self, mesh: DeviceMesh, n: int):
+    Heads that do not divide by the processes are filled up with empty ones.
+    """
+
+    def __init__(self, mesh: DeviceMesh, n: int, heads: int):
         self.group, self.parts = mesh.get_group(), mesh.size()
+        self.heads, self.empty = heads, -heads % self.parts
         self.lengths = share_lengths(n, self.parts)
         self.own = self.lengths[mesh.get_local_rank()]
 
     @classmethod
     def of(cls, parallel: ParallelConfig | None, heads: int, tokens: int) -> Exchange | None:
-        """The exchange for a share of so many tokens; None where attention is not Ulysses with as many whole heads."""
+        """The exchange for a share of so many tokens; None without context parallelism, and where it has rings."""
         config = parallel and parallel.context_parallel_config
         if not config or config._ring_mesh.size() > 1:
             return None
-        mesh = config._ulysses_mesh
-        return None if heads % mesh.size() else cls(mesh, vars(config)["joint_tokens"][tokens])
+        return cls(config._ulysses_mesh, vars(config)["joint_tokens"][tokens], heads)
 
     def to_heads(self, x: Tensor) -> Tensor:
         """All heads of this process's tokens [b n/p heads d] as all tokens of its heads [b n heads/p d]."""
+        if self.empty:
+            x = F.pad(x, (0, 0, 0, self.empty))
         x = x.unflatten(2, (self.parts, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1).contiguous()
         return all_to_all_single_autograd(x, self.lengths, [self.own] * self.parts, self.group).transpose(0, 1)
 
@@ -111,9 +149,9 @@ class Exchange:
         """All tokens of this process's heads [b n heads/p d] as all heads of its tokens [b n/p heads d]."""
         x = x.transpose(0, 1).contiguous()
         x = all_to_all_single_autograd(x, [self.own] * self.parts, self.lengths, self.group)
-        return x.unflatten(0, (self.parts, self.own)).permute(2, 1, 0, 3, 4).flatten(2, 3)
+        return x.unflatten(0, (self.parts, self.own)).permute(2, 1, 0, 3, 4).flatten(2, 3)[:, :, : self.heads]
 
 
-def share_lengths(n: int, parts: int) -> list[int]:
-    """How many of n tokens each process holds: the first ones one more, as `tensor_split` does it."""
-    return [n // parts + (i < n % parts) for i in range(parts)]
+def share_lengths(n: int, parts: int, after: int = 0) -> list[int]:
+    """How many of n tokens each process holds: the first ones one more, after others those that had one less."""
+    return [n // parts + ((i - after) % parts < n % parts) for i in range(parts)]

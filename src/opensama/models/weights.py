@@ -67,6 +67,14 @@ class TensorFiles:
         with safe_open(self._file[name], framework="pt") as f:
             return f.get_tensor(name)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some rows of a tensor; only they are read."""
+        shape = self.infos[name].shape
+        if not shape or (start, stop) == (0, shape[0]):
+            return self.tensor(name)
+        with safe_open(self._file[name], framework="pt") as f:
+            return f.get_slice(name)[start:stop]
+
 
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files that `path` stands for: itself, an index's shards, or those of a folder."""
