@@ -12,7 +12,7 @@ from diffusers.hooks import apply_group_offloading
 from peft import LoraConfig
 from torch import Tensor
 
-from opensama.models.sama import SamaTransformer3DModel, grid_positions, joint_rotary
+from opensama.models.sama import SamaTransformer3DModel, gate, grid_positions, joint_rotary
 from opensama.models.semantic import anchor_frames, anchor_latents, anchor_positions, pool_anchor_tokens
 from tests.models.sizes import SIZES
 
@@ -338,3 +338,19 @@ def test_step_caches_skip_work_in_the_contexts_of_guidance(config):
     assert min(len(calls), len(attention)) < 2 * steps
     model.disable_cache()
     close(answer(model), answer(make_model(num_layers=3)))
+
+
+def test_the_source_gate_keeps_what_it_is_told_to():
+    """A shut gate answers with the source, held at its last frame where that is shorter; without a source with zeros."""
+    noisy, sigma = torch.randn(2, 4, 3, 2, 2), torch.tensor([0.5, 0.9])
+    answer = torch.cat([torch.randn(2, 4, 3, 2, 2), torch.full((2, 4, 3, 2, 2), 60.0)], dim=1)
+    source = torch.randn(2, 4, 2, 2, 2)
+
+    def data(source: Tensor | None) -> Tensor:
+        return noisy - sigma.view(-1, 1, 1, 1, 1) * gate(answer, noisy, source, sigma)
+
+    torch.testing.assert_close(data(source), torch.cat([source, source[:, :, -1:]], dim=2))
+    torch.testing.assert_close(data(None), torch.zeros_like(noisy))
+    for shape in ((2, 4, 4, 2, 2), (2, 4, 3, 2, 4)):
+        with pytest.raises(ValueError, match="rows and columns"):
+            data(torch.randn(shape))

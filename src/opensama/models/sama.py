@@ -237,14 +237,26 @@ def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor) ->
         data = g * source + (1 - g) * own,   g = sigmoid(answer[c:]),   velocity = (noisy - data) / sigma
 
     A small transformer need carry neither the noise nor the unchanged picture through its width. `sigma` is [b].
+    A source that is shorter in time is held at its last frame; without one, zeros (the latents' mean) are in its place.
     """
-    if source is None or source.shape != noisy.shape or sigma.ndim != 1:
-        raise ValueError(
-            "a model with source_gate needs source latents of the target's shape and one timestep a sample"
-        )
+    if sigma.ndim != 1:
+        raise ValueError("a model with source_gate needs one timestep a sample")
     own, keep = answer.float().chunk(2, 1)
-    data = torch.lerp(own, source.float(), keep.sigmoid())
+    data = torch.lerp(own, held(source, noisy), keep.sigmoid())
     return (noisy.float() - data) / sigma.float().clamp_min(1e-3).view(-1, 1, 1, 1, 1)
+
+
+def held(source: Tensor | None, like: Tensor) -> Tensor:
+    """The source [b c t' h w] as float32 [b c t h w], its last frame repeated; zeros where there is none."""
+    if source is None:
+        return torch.zeros_like(like, dtype=torch.float32)
+    missing = like.shape[2] - source.shape[2]
+    if missing < 0 or source.shape[3:] != like.shape[3:]:
+        raise ValueError(
+            f"a model with source_gate needs a source of the target's rows and columns, and no longer than it: "
+            f"not {tuple(source.shape[2:])} for {tuple(like.shape[2:])}"
+        )
+    return torch.cat([source.float(), source[:, :, -1:].float().expand(-1, -1, missing, -1, -1)], dim=2)
 
 
 class RotaryLayout(NamedTuple):

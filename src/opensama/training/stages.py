@@ -37,7 +37,7 @@ TRIES = 20  # bad samples in a row that are passed over before the run stops
 def sama_condition(
     x: Mapping[str, Tensor], model: Any, source_time: Literal["same", "zero"] = "same"
 ) -> dict[str, Any]:
-    """The keyword arguments of SamaTransformer3DModel's call for a batch.
+    """The keyword arguments of SamaTransformer3DModel's call for a batch; plain text-to-video has no source.
 
     With `source_time="zero"` every token has a timestep of its own, and the clean source's is 0 (as Wan2.2-TI2V treats
     a given frame).
@@ -53,7 +53,7 @@ def sama_condition(
         "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
         "timestep": timestep,
         "encoder_hidden_states": x["text"],
-        "source_hidden_states": x["source"],
+        "source_hidden_states": x.get("source"),
         "semantic_hidden_states": None if semantic is None else add_noise(semantic, x["semantic_noise"], x["sigma"]),
     }
 
@@ -149,7 +149,7 @@ class SamaStage:
 
     def cost(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tokens of a batch, and operations of the model for it, forward and backward, nothing counted twice."""
-        b, latents = len(x["source"]), [x[side][0, 0].numel() for side in ("source", "target")]
+        b, latents = len(x["target"]), [x[side][0, 0].numel() for side in ("source", "target") if side in x]
         semantic = x["semantic"].shape[1] if "semantic" in x else 0
         tokens = sum(latents) // cells(self.transformer) + semantic
         text, full = self.config.data.text_tokens, self.config.lora is None
