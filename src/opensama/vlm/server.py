@@ -7,6 +7,7 @@ import io
 import random
 import threading
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
@@ -159,10 +160,16 @@ def messages_of(question: Question) -> list[dict[str, Any]]:
 
 
 def data_url(image: np.ndarray) -> str:
+    """The image as a JPEG in an address."""
+    return _jpeg_url(image.tobytes(), image.shape[1], image.shape[0])
+
+
+@lru_cache(256)  # the questions about a pair show the same frames again and again
+def _jpeg_url(pixels: bytes, width: int, height: int) -> str:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(image).save(out, "JPEG", quality=JPEG, subsampling=0)
+    Image.frombytes("RGB", (width, height), pixels).save(out, "JPEG", quality=JPEG, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
