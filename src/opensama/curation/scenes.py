@@ -1,0 +1,121 @@
+"""One pass over a video: where its cuts are (PySceneDetect), and how much moves in each scene between them.
+
+Frames are decoded once, small, by `media.video_io`, and given to PySceneDetect's adaptive detector, which compares how
+much a frame differs from the one before with how much its neighbours do. Slow fades are no cuts to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opensama.curation.graph import Drop, Item
+from opensama.values import UserError, Video
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIDE = 256  # pixels of the longer side
+ADAPTIVE, CONTENT, SHORTEST = 3.0, 15.0, 15  # PySceneDetect's own defaults: ratio, least change, frames between cuts
+PAIRS_A_SECOND = 4  # neighbours whose flow is looked at
+
+
+class Cuts:
+    """Where scenes begin, of frames that come one by one: `add` them, and read `starts`."""
+
+    def __init__(self, adaptive: float = ADAPTIVE, content: float = CONTENT, shortest: int = SHORTEST):
+        try:
+            import scenedetect
+            from scenedetect.detectors import AdaptiveDetector
+        except ImportError:
+            raise UserError("PySceneDetect is not installed; run: pip install 'opensama[curate]'") from None
+        self._code: Any = scenedetect.FrameTimecode
+        self._detector = AdaptiveDetector(
+            adaptive_threshold=adaptive, min_content_val=content, min_scene_len=max(1, shortest)
+        )
+        self._count = 0
+        self.starts = [0]
+
+    def add(self, frame: np.ndarray) -> None:
+        """The next frame, uint8 RGB `h w 3`, small."""
+        found = self._detector.process_frame(self._code(self._count, 25.0), frame[..., ::-1].copy())
+        self.starts += [int(code.frame_num) for code in found]
+        self._count += 1
+
+
+def find_cuts(frames: Iterable[np.ndarray], adaptive: float = ADAPTIVE, content: float = CONTENT) -> list[int]:
+    """The numbers of the frames with which scenes begin; the first is 0."""
+    cuts = Cuts(adaptive, content)
+    for frame in frames:
+        cuts.add(frame)
+    return cuts.starts
+
+
+def scenes(
+    item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, shortest: int = SHORTEST, side: int = SIDE
+) -> list[Item]:
+    """The stage: one item for each scene, with its frames, its times and its motion."""
+    from opensama.curation.motion import Flow, motion_of, speed
+    from opensama.media.video_io import read_video
+    from opensama.media.video_io.small import small_frames
+
+    video = read_video(Path(item["_path"]))
+    times = seconds_of(video)
+    stride = max(1, round(float(video.fps) / PAIRS_A_SECOND))
+    cuts, flow = Cuts(adaptive, content, shortest), Flow()
+    before: np.ndarray | None = None
+    speeds: dict[int, float] = {}  # by the number of the second frame
+    for number, frame in enumerate(small_frames(video, side)):
+        cuts.add(frame)
+        if before is not None and number % stride == 0:
+            speeds[number] = speed(flow(before, frame), times[number] - times[number - 1])
+        before = frame
+    bounds = [*cuts.starts, video.frame_count]
+    found = []
+    for scene, (first, stop) in enumerate(pairwise(bounds)):
+        within = [value for number, value in speeds.items() if first < number < stop]
+        if not within:
+            continue
+        found.append(
+            item
+            | {
+                "id": f"{item['id']}/{scene}",
+                "target_start": times[first],
+                "target_end": times[stop],
+                "frames": stop - first,
+                "seconds": times[stop] - times[first],
+                "scores": item["scores"] | {"motion": round(motion_of(within), 5)},
+                "_clock": clock_of(video, first, stop),
+            }
+        )
+    if not found:
+        raise Drop("no scene that lasts")
+    return found
+
+
+# --- time: what a frame's beginning is called must be the same everywhere, to the last bit
+
+
+def seconds_of(video: Video) -> list[float]:
+    """When each frame begins, and when the last one ends."""
+    ends = video.timestamps[-1] + video.durations[-1]
+    return [float(stamp * video.time_base) for stamp in (*video.timestamps, ends)]
+
+
+def clock_of(video: Video, first: int, stop: int) -> dict[str, Any]:
+    """The times of frames first to stop (included) as JSON: one step where all are alike, else all of them."""
+    stamps = [*video.timestamps, video.timestamps[-1] + video.durations[-1]][first : stop + 1]
+    steps = {b - a for a, b in pairwise(stamps)}
+    base = [video.time_base.numerator, video.time_base.denominator]
+    if len(steps) == 1:
+        return {"base": base, "first": stamps[0], "step": steps.pop()}
+    return {"base": base, "stamps": stamps}
+
+
+def at(clock: dict[str, Any], frame: int) -> float:
+    """When a frame of the scene begins, in seconds of the file."""
+    stamp = clock["stamps"][frame] if "stamps" in clock else clock["first"] + frame * clock["step"]
+    numerator, denominator = clock["base"]
+    return float(stamp * numerator / denominator)
