@@ -15,7 +15,7 @@ import csv
 import json
 import os
 import secrets
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -24,7 +24,7 @@ from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from opensama.values import UserError
+from opensama.values import UserError, Video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -220,10 +220,8 @@ def write_manifest(path: str | Path, records: Iterable[Record], meta: Mapping[st
     The records are taken one by one, and the file gets its name when it is whole.
     """
     path = Path(path)
-    ending = path.suffix.lower()
-    if ending not in (".parquet", ".jsonl"):
-        raise UserError(f"A manifest is written as .parquet or .jsonl, not as {path.name}: choose another name.")
-    count = 0
+    check_name(path)
+    ending, count = path.suffix.lower(), 0
     with whole_file(path) as temporary:
         if ending == ".jsonl":
             with temporary.open("w", encoding="utf-8") as lines:
@@ -244,11 +242,27 @@ def write_manifest(path: str | Path, records: Iterable[Record], meta: Mapping[st
     return count
 
 
+def check_name(path: Path) -> None:
+    """UserError unless a manifest can be written there."""
+    if path.suffix.lower() not in (".parquet", ".jsonl"):
+        raise UserError(f"A manifest is written as .parquet or .jsonl, not as {path.name}: choose another name.")
+    if not path.parent.is_dir():
+        raise UserError(f"There is no folder {path.parent} to write {path.name} into: make it first.")
+
+
+def frame_range(video: Video, start: float | None, end: float | None) -> tuple[int, int]:
+    """The frames [first, stop) of a stretch in seconds: those that begin in it, to half a frame; at least one."""
+    half = float(video.duration) / video.frame_count / 2
+    base = float(video.time_base)
+    first = 0 if start is None else bisect_left(video.timestamps, (start - half) / base)
+    first = min(first, video.frame_count - 1)
+    stop = video.frame_count if end is None else bisect_left(video.timestamps, (end - half) / base)
+    return first, max(first + 1, min(stop, video.frame_count))
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, which it replaces when the block ends well, and which goes when it does not."""
-    if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent} to write {path.name} into: make it first.")
     temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(4)}.part")
     try:
         yield temporary

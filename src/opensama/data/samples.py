@@ -1,6 +1,7 @@
 """What a training run reads: rows of a manifest, made samples of one shape a batch.
 
-A manifest is JSONL or CSV, paths relative to its own folder, images and videos alike (an image is a clip of one frame):
+A manifest is Parquet, as `opensama data import` and `opensama curate` write it (`data/manifest.py` says what it holds),
+or JSONL or CSV by hand: paths relative to its own folder, images and videos alike (an image is a clip of one frame).
 
     {"source": "a.mp4", "target": "a-edited.mp4", "instruction": "Make the car red."}      an edit
     {"clip": "b.mp4", "caption": "A dog runs along a beach."}                              a clip, for pretext tasks
@@ -14,12 +15,10 @@ nothing but itself: it may be encoded beforehand or in the step, and gives the s
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
-import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,12 +28,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from opensama.data.manifest import Record, frame_range, read_manifest_table, text_rows
 from opensama.media.frames import cover, to_pixels
 from opensama.media.video_io import read_video
 from opensama.pretext import Mixture
 from opensama.values import UserError, Video, frames_down
 
 Kind = Literal["image", "video"]
+Stretch = tuple[float | None, float | None]
 EDIT, CLIP = ("source", "target", "instruction"), ("clip", "caption")
 COLUMNS = (*EDIT, *CLIP, "width", "height", "frames")
 LENGTHS = 16  # longer clips are cut to 16k+1 frames, so that batches find their like
@@ -53,6 +54,8 @@ class Row:
     target: Path
     text: str
     size: tuple[int, int, int] | None = None  # width, height, frames, where the manifest says
+    target_time: Stretch = (None, None)  # seconds in the file: from, to
+    source_time: Stretch = (None, None)
 
     @property
     def is_clip(self) -> bool:
@@ -149,9 +152,10 @@ class Layout:
         """An item's pixels and text. Raises BadSample with the reason."""
         row, (width, height, frames, _) = item.row, item.shape
         try:
-            target = pixels(row.target, width, height, frames)
+            target = pixels(row.target, width, height, frames, row.target_time)
             if row.source is not None:
-                return Pair(pixels(row.source, width, height, frames), target, self.prefix + row.text, True)
+                source = pixels(row.source, width, height, frames, row.source_time)
+                return Pair(source, target, self.prefix + row.text, True)
         except (UserError, OSError, ValueError) as error:
             raise BadSample(str(error)) from error
         if frames == 1:
@@ -197,45 +201,56 @@ class Sampler:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Rows of a JSONL or CSV file. UserError names the first line that is wrong."""
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"There is no manifest {path}: check the name given to --data.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: give its manifest, a .jsonl or .csv file.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8: a manifest is a .jsonl or .csv file.") from None
-    records = _records_of_csv(text, path) if path.suffix.lower() == ".csv" else _records_of_jsonl(text, path)
-    rows = tuple(_row(record, line, path) for line, record in records)
+    """Rows of a Parquet, JSONL or CSV file. UserError names the first line that is wrong."""
+    if path.suffix.lower() == ".parquet":
+        rows = tuple(_rows_of_parquet(path))
+    else:
+        rows = tuple(_row(record, line, path) for line, record in text_rows(path))
     if not rows:
         raise UserError(f"The manifest {path} has no rows: each names a source, target and instruction, or a clip.")
-    return Manifest(path, rows, hashlib.sha256(raw).hexdigest()[:16])
+    with path.open("rb") as file:
+        return Manifest(path, rows, hashlib.file_digest(file, "sha256").hexdigest()[:16])
 
 
-def _records_of_jsonl(text: str, path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    for line, content in enumerate(text.splitlines(), 1):
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content)
-        except ValueError as error:
-            raise UserError(f"Line {line} of {path} is not JSON ({error}): mend it.") from None
-        if not isinstance(record, dict):
-            raise UserError(f"Line {line} of {path} is no JSON object such as {{'clip': 'a.mp4'}}: mend it.")
-        yield line, record
+def _rows_of_parquet(path: Path) -> Iterator[Row]:
+    names = (
+        "target", "source", "instruction", "caption", "width", "height", "frames",
+        "target_start", "target_end", "source_start", "source_end",
+    )  # fmt: skip
+    table = read_manifest_table(path).columns(*names)
+    columns = [table.column(name).to_pylist() for name in names]
+    folder = path.parent
+    for line, (target, source, instruction, caption, *size, a, b, c, d) in enumerate(zip(*columns, strict=True), 1):
+        if source is not None and not instruction.strip():
+            raise UserError(f"Row {line} of {path} has no instruction: an edit has {', '.join(EDIT)}.")
+        text = caption if source is None else instruction
+        whole = tuple(size) if None not in size else None
+        yield Row(line, source and folder / source, folder / target, text, whole, (a, b), (c, d))
 
 
-def _records_of_csv(text: str, path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(text.splitlines())
-    for record in reader:
-        if None in record or None in record.values():
-            raise UserError(f"Line {reader.line_num} of {path} has not as many fields as the first: mend it.")
-        yield reader.line_num, {key: value for key, value in record.items() if value != ""}
+def _whole_row(values: Mapping[str, Any], line: int, path: Path) -> Row:
+    """A row of a manifest that was written by this house as JSONL: every field of a record is there."""
+    try:
+        record = Record.from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"Line {line} of {path} is no record: {error}; mend it.") from None
+    if record.source is not None and not record.instruction.strip():
+        raise UserError(f"Line {line} of {path} has no instruction: an edit has {', '.join(EDIT)}.")
+    size = (record.width, record.height, record.frames)
+    return Row(
+        line,
+        None if record.source is None else path.parent / record.source,
+        path.parent / record.target,
+        record.caption if record.source is None else record.instruction,
+        size if None not in size else None,  # type: ignore[arg-type]
+        (record.target_start, record.target_end),
+        (record.source_start, record.source_end),
+    )
 
 
 def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
+    if "kind" in record:
+        return _whole_row(record, line, path)
     where = f"Line {line} of {path}"
     for key in record:
         if key not in COLUMNS:
@@ -265,18 +280,22 @@ def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
 def probe(row: Row) -> tuple[int, int, int]:
     """Width, height and frames of a row's target, frames no more than its source has. UserError if a file is wrong."""
     target = read_video(row.target)
-    frames = target.frame_count
+    first, stop = frame_range(target, *row.target_time)
+    frames = stop - first
     if row.source is not None:
-        frames = min(frames, read_video(row.source).frame_count)
+        first, stop = frame_range(read_video(row.source), *row.source_time)
+        frames = min(frames, stop - first)
     return target.width, target.height, frames
 
 
-def pixels(path: Path, width: int, height: int, frames: int) -> Tensor:
-    """The first frames of a file at a bucket's size, scaled to cover it and cut around the middle: [3 t h w]."""
+def pixels(path: Path, width: int, height: int, frames: int, time: Stretch = (None, None)) -> Tensor:
+    """The first frames of a stretch at a bucket's size, scaled to cover it and cut around the middle: [3 t h w]."""
     video: Video = read_video(path)
-    if video.frame_count < frames:
-        raise UserError(f"{path} has {video.frame_count} frames, {frames} are needed.")
-    return torch.cat([cover(to_pixels([frame]), height, width) for frame in video.frames(0, frames)], dim=2)[0]
+    first, stop = frame_range(video, *time)
+    if stop - first < frames:
+        raise UserError(f"{path} has {stop - first} frames, {frames} are needed.")
+    shown = video.frames(first, first + frames)
+    return torch.cat([cover(to_pixels([frame]), height, width) for frame in shown], dim=2)[0]
 
 
 def length(frames: int) -> int:

@@ -1,0 +1,136 @@
+"""`opensama data`: published datasets and folders of one's own as one manifest that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from opensama.apps.progress import Display, duration
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from opensama.data.importing import ImportReport
+
+app = App(name="data", help="Training data: bring published datasets in, look at manifests.")
+
+
+@app.command(name="import")
+def import_data(
+    name: str | None = None,
+    folder: Path | None = None,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    task: str | None = None,
+    swap: str | None = None,
+    drop_first: int = 0,
+    limit: int | None = None,
+    unpack: Path | None = None,
+    media: Annotated[tuple[Path, ...] | None, Parameter(negative=())] = None,
+    table: str | None = None,
+    column: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
+    check: Literal["open", "files"] = "open",
+    hash_content: Annotated[bool, Parameter(name="--hash", negative=())] = False,
+    list_all: Annotated[bool, Parameter(name="--list", negative=())] = False,
+) -> None:
+    """Write a manifest of a downloaded dataset: `opensama data import ditto Ditto-1M --out ditto.parquet`.
+
+    Each row's files are looked for in all the ways in which such datasets lie on disks, and opened. Rows whose files
+    are missing or broken are counted and listed in NAME.left-out.jsonl beside the manifest; the rest trains.
+
+    Parameters
+    ----------
+    name
+        Which dataset, as --list names them; table: any CSV, JSON, JSONL or Parquet with a header.
+    folder
+        The folder it was downloaded into; or one table.
+    out
+        The manifest to write: .parquet, or .jsonl.
+    task
+        Only edits of these tasks, with commas between: local-change,background,style,subtitle.
+    swap
+        Tasks whose source and target are published the wrong way round, with commas between, or: all.
+    drop_first
+        Leave out so many frames at the beginning of both sides (4 for OpenVE-3M, as SAMA did).
+    limit
+        Stop after so many rows.
+    unpack
+        Take the files that chosen rows need out of archives, split ones too, into this folder, and no others.
+    media
+        One more folder in which files may lie; may be given several times.
+    table
+        Which files are the tables, as a pattern within FOLDER, in place of the usual ones.
+    column
+        Which column is what, where it is not understood: source=before, target=after, instruction=text, caption=...,
+        task=...; may be given several times.
+    check
+        open: open each file, which finds broken ones and writes down size and length; files: only look whether it is
+        there and not empty.
+    hash_content
+        Write the SHA-256 of each target into the manifest.
+    list_all
+        List the datasets that are understood, with their licences, and stop.
+    """
+    if list_all:
+        list_datasets()
+        return
+    if name is None or folder is None or out is None:
+        raise UserError(
+            "Say which dataset, where it is and what to write: `opensama data import ditto Ditto-1M --out "
+            "ditto.parquet`; --list shows the datasets."
+        )
+    from opensama.data.importing import Choice, columns_of, import_dataset, tasks_of
+
+    choice = Choice(
+        tasks=tasks_of(task),
+        swap=tasks_of(swap),
+        drop_first=drop_first,
+        limit=limit,
+        check=check,
+        unpack=unpack,
+        media=media or (),
+        table=table,
+        columns=columns_of(column or ()),
+        hash=hash_content,
+    )
+    with Display() as show:
+        report = import_dataset(name, folder, out, choice, progress=show)
+    print(told(report, out))
+    from opensama.data.datasets import find_dataset
+
+    licence = find_dataset(name).licence
+    if licence:
+        print(f"licence: {licence}")
+
+
+def list_datasets() -> None:
+    """Names, what they hold, licences."""
+    from opensama.data.datasets import DATASETS
+
+    width = max(len(dataset.name) for dataset in DATASETS)
+    for dataset in DATASETS:
+        licence = f"; licence: {dataset.licence}" if dataset.licence else ""
+        title = f"{dataset.title}: " if dataset.name != "table" else ""
+        print(f"{dataset.name:<{width}}  {title}{dataset.holds}{licence}")
+    print("\nThe licences are as their cards said when this was written: read them yourself before you train.")
+
+
+def told(report: ImportReport, out: Path) -> str:
+    """What came of it, in lines for people."""
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in report.kinds.most_common())
+    lines = [f"written: {out}, {report.kept:,} of {report.rows:,} rows ({kinds}) in {duration(report.seconds)}"]
+    if report.not_chosen:
+        lines.append(f"not chosen: {report.not_chosen:,}")
+    if report.left_out:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.left_out.most_common())
+        lines.append(f"left out: {report.left_out.total():,} ({reasons}), listed in {report.list}")
+    if report.unlike:
+        lines.append(f"sides of unlike length: {report.unlike:,}, cut to the shorter")
+    if report.unpacked:
+        lines.append(f"taken out of archives: {report.unpacked:,} files")
+    lines += report.archives
+    if report.unopened:
+        lines.append(f"{report.unopened:,} archives were not looked into: --unpack FOLDER takes out what is missing")
+    return "\n".join(lines)
