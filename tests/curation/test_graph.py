@@ -93,7 +93,7 @@ def test_two_ray_workers_and_one_process_agree(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_spent_quota_ends_a_run_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    stages = [Stage("pay", steps.pay, setup=partial(steps.Purse, 3), most=1)]
+    stages = [Stage("pay", steps.pay, setup=partial(steps.Purse, 3))]
     for records, left in ((3, 2), (5, 0)):
         report = run_graph(stages, steps.items(5), tmp_path, runner="ray", workers=1)
         assert (report.records, report.left, bool(report.stopped)) == (records, left, left > 0)

@@ -6,7 +6,7 @@
 Nothing is encoded again: a record points at a stretch of the file it comes from. The paper does not tell its
 thresholds; the ones here are our own.
 
-    report = curate_clips(Path("videos"), Path("out"), ClipRules(frames=61), setup=partial(open_vlm, url))
+    report = curate_clips(Path("videos"), Path("out"), ClipRules(frames=61), vlm=partial(open_vlm, url))
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from opensama.curation.filters import greet
 from opensama.curation.graph import Drop, GraphReport, Item, Stage, run_graph
 from opensama.curation.motion import HIGH, LOW, moving
 from opensama.curation.scenes import at, scenes
@@ -74,26 +75,31 @@ def curate_clips(
     out: Path,
     rules: ClipRules | None = None,
     *,
-    setup: Callable[[], Vlm] | None = None,
-    alone: bool = False,
+    vlm: Callable[[], Vlm] | None = None,
     gpus: float = 0,
     runner: Literal["local", "ray"] = "local",
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> GraphReport:
-    """Pairs with instructions where `setup` opens a VLM, clips else; see `run_graph` for what lies in `out`.
+    """Pairs with instructions where `vlm` makes a model to ask, clips else; see `run_graph` for what lies in `out`.
 
-    `alone`: one worker asks the VLM, because it counts what it spends. `gpus`: what a local VLM takes.
+    The model is made once here, on Ray once a worker (then `vlm` is a `partial` of `open_vlm`), which takes `gpus`.
+    UserError where it cannot be asked at all.
     """
     items = videos(folder, out)
-    stages = clip_stages(rules or ClipRules(), setup, alone=alone, gpus=gpus)
+    name, setup = "", None
+    if vlm is not None:
+        model = vlm()
+        greet(model)
+        name, setup = model.name, partial(_same, model) if runner == "local" else vlm
+    stages = clip_stages(rules or ClipRules(), setup, model=name, gpus=gpus)
     return run_graph(stages, items, out, runner=runner, workers=workers, progress=progress)
 
 
 def clip_stages(
-    rules: ClipRules, setup: Callable[[], Vlm] | None = None, *, alone: bool = False, gpus: float = 0
+    rules: ClipRules, setup: Callable[[], Vlm] | None = None, *, model: str = "", gpus: float = 0
 ) -> list[Stage]:
-    """The graph, in the paper's order."""
+    """The graph, in the paper's order; `model` is the VLM's name."""
     from opensama.curation.instructions import describe, meaningful, reword
 
     limits = partial(
@@ -113,10 +119,14 @@ def clip_stages(
     return [
         *stages,
         Stage("pairs", partial(pair, pairs=rules.pairs, seed=rules.seed), cpus=0.1),
-        Stage("instruction", describe, setup=setup, cpus=0.25, gpus=gpus, most=1 if alone else None),
+        Stage("instruction", partial(describe, model=model), setup=setup, cpus=0.25, gpus=gpus),
         Stage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed), cpus=0.1),
         Stage("trivial", meaningful, cpus=0.1),
     ]
+
+
+def _same(model: Vlm) -> Vlm:
+    return model
 
 
 def videos(folder: Path, out: Path) -> list[Item]:

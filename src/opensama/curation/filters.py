@@ -178,12 +178,13 @@ def score_pair(
 
 def _marks(vlm: Vlm, rubric: rubrics.Rubric, asked: Callable[..., Question], turn: int) -> tuple[dict[str, float], str]:
     try:
-        return rubrics.marks(rubric, _ask(vlm, asked(turn=turn)))
+        return rubrics.marks(rubric, ask(vlm, asked(turn=turn)))
     except BadAnswer:
-        return rubrics.marks(rubric, _ask(vlm, asked(turn=turn + AGAIN)))
+        return rubrics.marks(rubric, ask(vlm, asked(turn=turn + AGAIN)))
 
 
-def _ask(vlm: Vlm, question: Question) -> str:
+def ask(vlm: Vlm, question: Question) -> str:
+    """The answer. VlmQuota, which ends a run, also where no other question would be answered either."""
     try:
         return vlm.ask(question)
     except UserError as error:  # a key that has expired, a server with another model: no pair's fault

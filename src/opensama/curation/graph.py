@@ -58,8 +58,6 @@ class Stage:
     gpus: float = 0
     memory: float = 0
     """Bytes that a worker needs."""
-    most: int | None = None
-    """Workers at most, such as 1 where they share a budget."""
     version: str = "1"
 
 
@@ -238,7 +236,7 @@ def _said(error: Exception) -> str:
 def _here(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -> Generator[Row]:
     """In this process, on threads if more than one worker is wanted. On a GPU one worker of a stage has room."""
     threads = workers or 1
-    crews = [_Crew(index, stage, 1 if stage.gpus else stage.most or threads) for index, stage in enumerate(stages)]
+    crews = [_Crew(index, stage, 1 if stage.gpus else threads) for index, stage in enumerate(stages)]
 
     def follow(row: Row) -> list[Row]:
         found = [row]
@@ -331,7 +329,7 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
                 continue
             if index and stages[index - 1].setup is None:  # many items of one long video go to many workers
                 data = data.repartition(target_num_rows_per_block=1)
-            most = max(1, min(int(_most(there, needs)), stage.most or 10_000))
+            most = max(1, int(_most(there, needs)))
             pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most)
             data = data.flat_map(_Actor, fn_constructor_args=(index, stage), compute=pool, **needs)
         for out in data.iter_rows():

@@ -10,6 +10,7 @@ import random
 import re
 from pathlib import Path
 
+from opensama.curation.filters import ask
 from opensama.curation.graph import Drop, Item
 from opensama.values import MAX_INSTRUCTION
 from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, frames_for
@@ -64,8 +65,11 @@ OUTSIDE = re.compile(r"\b(clips?|frames?|earlier|later look|first look|second lo
 LEAST, MOST = 2, 60  # words
 
 
-def describe(vlm: Vlm, item: Item, *, count: int = 4, side: int = 448) -> Item:
-    """The stage: the VLM's instruction from source to target, and what kind of change it is."""
+def describe(vlm: Vlm, item: Item, *, model: str = "", count: int = 4, side: int = 448) -> Item:
+    """The stage: the VLM's instruction from source to target, and what kind of change it is.
+
+    `model` is there to tell results of several models apart.
+    """
     from opensama.media.video_io import read_video
 
     video = read_video(Path(item["_path"]))
@@ -76,14 +80,14 @@ def describe(vlm: Vlm, item: Item, *, count: int = 4, side: int = 448) -> Item:
     text += between.replace("COUNT", str(len(second))) + IMAGE * len(second) + after
     for turn in range(TURNS):
         try:
-            instruction, task = read_answer(vlm.ask(Question(text, first + second, turn=turn, max_tokens=200)))
+            instruction, task = read_answer(ask(vlm, Question(text, first + second, turn=turn, max_tokens=200)))
             break
         except BadAnswer:
             if turn == TURNS - 1:
                 raise
     if not instruction:
         raise Drop("nothing differs")
-    return item | {"instruction": instruction, "task": task, "notes": item["notes"] | {"vlm": vlm.name}}
+    return item | {"instruction": instruction, "task": task, "notes": item["notes"] | {"vlm": model or vlm.name}}
 
 
 def read_answer(text: str) -> tuple[str, str]:
