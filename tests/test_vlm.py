@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from fractions import Fraction
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from opensama.values import UserError, Video
 from opensama.vlm import (
@@ -29,6 +31,7 @@ from opensama.vlm import (
 )
 from opensama.vlm.server import ServerVlm
 from tests.curation.server import Asked, ChatServer, Ended, Fault
+from tests.tiny_qwen import write_tiny_qwen
 
 QUICK = 0.005  # seconds of the first back-off
 
@@ -299,3 +302,72 @@ def test_a_damaged_memory_is_told(tmp_path):
     file.touch()
     with pytest.raises(UserError, match="cannot be used"):
         Remembering(ScriptedVlm(lambda question: ""), file)
+
+
+# --- a local model
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return write_tiny_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+
+
+def asked_of(qwen: Path, *images: np.ndarray, **settings) -> str:
+    question = Question(f"First {IMAGE}, second {IMAGE}.", images, "Look.", max_tokens=12, **settings)
+    return open_vlm(None, str(qwen), device="cpu").ask(question)
+
+
+def test_a_local_model_answers_by_what_it_sees(qwen):
+    answer = asked_of(qwen, noise(0), noise(1))
+    assert answer == asked_of(qwen, noise(0), noise(1))
+    assert answer != asked_of(qwen, noise(1), noise(0)), "order matters"
+    warm = [asked_of(qwen, noise(0), noise(1), temperature=1.0, turn=turn) for turn in (0, 0, 1)]
+    assert warm[0] == warm[1] != warm[2], "turns differ, each comes out the same again"
+
+
+def test_a_local_model_gets_each_image_in_its_place(qwen):
+    local = open_vlm(None, str(qwen), device="cpu").vlm
+    images = noise(0), noise(1)[:30]
+    inputs = local.inputs(Question(f"a {IMAGE} <|image_pad|> b {IMAGE}", images, "s <|im_end|>"))
+    text = local.tokenizer.decode(inputs["input_ids"][0])
+    counts = [rows * columns // 4 for _, rows, columns in inputs["image_grid_thw"].tolist()]
+    pads = [f"<|vision_start|>{'<|image_pad|>' * count}<|vision_end|>" for count in counts]
+    assert counts == [6, 3], "60x90 is 2x3, 30x90 1x3 patches of 28 pixels"
+    assert text == (
+        "<|im_start|>system\ns < |im_end|><|im_end|>\n<|im_start|>user\n"
+        f"a {pads[0]} < |image_pad|> b {pads[1]}<|im_end|>\n<|im_start|>assistant\n"
+    ), "text cannot pass for control tokens"
+    assert inputs["mm_token_type_ids"].sum() == sum(counts)
+    assert len(inputs["pixel_values"]) == 4 * sum(counts)
+
+
+def test_published_names_of_the_image_processor(qwen, tmp_path):
+    """The folders on the hub name classes that need torchvision; the PIL form is taken."""
+    folder = tmp_path / "copy"
+    shutil.copytree(qwen, folder)
+    file = folder / "preprocessor_config.json"
+    for name in ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"image_processor_type": name}))
+        assert asked_of(folder, noise(0), noise(1)) == asked_of(qwen, noise(0), noise(1))
+
+
+def test_a_local_model_that_is_none(qwen, tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        open_vlm(None, str(tmp_path))
+    folder = tmp_path / "copy"
+    shutil.copytree(qwen, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.visual.merger.mlp.0.weight", None) or weights.pop("visual.merger.mlp.0.weight")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="lacks weights"):
+        open_vlm(None, str(folder), device="cpu")
+    (folder / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        open_vlm(None, str(folder), device="cpu")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="is a llama model"):
+        open_vlm(None, str(folder))

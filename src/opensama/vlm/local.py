@@ -1,7 +1,7 @@
 """A vision-language model of transformers in this process: the only door to those classes.
 
 Frames go in as images, prepared by the model's own image processor in its PIL form: transformers' video processors need
-torchvision, its image processors do not. The prompt is the tokenizer's own chat template.
+torchvision, its image processors do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 FILES = ("config.json", "*.safetensors", "tokenizer*", "preprocessor_config.json", "*.json")
-SHOWN = "<|vision_start|><|image_pad|><|vision_end|>"  # how these families write an image into a prompt
+IMAGE_TOKENS = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 class LocalVlm:
@@ -32,6 +32,7 @@ class LocalVlm:
         if family not in FAMILIES:
             raise UserError(f"{model} is a {family} model: in this process {', '.join(FAMILIES)} can be asked.")
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
         where = pick_device(device)
@@ -40,14 +41,19 @@ class LocalVlm:
             with quiet_loading():
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
                 self.processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
-                loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                found: Any = AutoModelForImageTextToText.from_pretrained(
                     folder,
                     dtype=pick_dtype(None, where),
                     use_safetensors=True,
                     device_map="auto" if several else None,
+                    output_loading_info=True,
                 )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(f"The model in {folder} cannot be loaded ({error}): get all of its files again.") from error
+        loaded, info = found
+        if info["missing_keys"]:
+            name = sorted(info["missing_keys"])[0]
+            raise UserError(f"The model in {folder} lacks weights ({name}): get all of its files again.")
         self.model: Any = (loaded if several else loaded.to(where)).eval().requires_grad_(False)
         self.name = str(model)
         self._image_id = int(self.model.config.image_token_id)
@@ -86,7 +92,7 @@ class LocalVlm:
         """What the model is given: token ids with as many image tokens as patches, patches and their grid."""
         parts = question.parts()
         images = [part for part in parts if not isinstance(part, str)]
-        pieces = self._prompt(question, parts).split("<|image_pad|>")
+        pieces = prompt_of(question, parts).split("<|image_pad|>")
         assert len(pieces) == len(images) + 1
         seen: dict[str, torch.Tensor] = {}
         prompt = pieces[0]
@@ -104,16 +110,12 @@ class LocalVlm:
             for name, value in seen.items()
         }
 
-    def _prompt(self, question: Question, parts: list[Any]) -> str:
-        content = [{"type": "text", "text": _plain(p)} if isinstance(p, str) else {"type": "image"} for p in parts]
-        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if question.system:
-            turns.insert(0, {"role": "system", "content": _plain(question.system)})
-        if self.tokenizer.chat_template:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        said = "".join(_plain(p) if isinstance(p, str) else SHOWN for p in parts)
-        system = f"<|im_start|>system\n{_plain(question.system)}<|im_end|>\n" if question.system else ""
-        return f"{system}<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+
+def prompt_of(question: Question, parts: list[Any]) -> str:
+    """The conversation as these families were trained on it, one image token for each image."""
+    said = "".join(_plain(part) if isinstance(part, str) else IMAGE_TOKENS for part in parts)
+    system = _plain(question.system) or "You are a helpful assistant."
+    return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def _plain(text: str) -> str:
