@@ -1,0 +1,44 @@
+"""How many pairs of each type are kept, so that no type drowns the others.
+
+The papers say only that types are balanced. Ours: no type has more than `ratio` times the (lower) median of all types'
+counts, and of a type that has more the best scored stay. Letters: none; everything is counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from opensama.data.manifest import Record
+from opensama.values import UserError
+
+
+def balance(records: Sequence[Record], ratio: float) -> list[int]:
+    """The numbers of the records to keep, in their order; all of them for a ratio of 0."""
+    if ratio and not 1 <= ratio <= 1000:
+        raise UserError(f"The balance must be from 1 to 1000 times the median, or 0 for none, not {ratio:g}.")
+    if not ratio or not records:
+        return list(range(len(records)))
+    most = limit(Counter(record.task for record in records), ratio)
+    left: Counter[str] = Counter()
+    keep = []
+    for index in sorted(range(len(records)), key=lambda i: _rank(records[i])):
+        left[records[index].task] += 1
+        if left[records[index].task] <= most:
+            keep.append(index)
+    return sorted(keep)
+
+
+def limit(counts: Mapping[str, int], ratio: float) -> int:
+    """The most that any type may have."""
+    ordered = sorted(counts.values())
+    return math.ceil(ratio * ordered[(len(ordered) - 1) // 2])
+
+
+def _rank(record: Record) -> tuple[float, str]:
+    """Best scored first; what is equal in an order that depends on nothing but the names."""
+    marks = [value for name, value in record.scores.items() if name.startswith("vlm_")]
+    mean = math.fsum(marks) / len(marks) if marks else 0.0
+    return -round(mean, 6), hashlib.sha256(record.id.encode()).hexdigest()

@@ -1,0 +1,153 @@
+"""Painting anew what a mask covers, so that the clip shows what a caption says: VACE, through diffusers.
+
+The model gets the clip with the mask greyed out, the mask, and the caption of the edited clip. It works at a size and
+length of its own (rows and columns in sixteens, 4k+1 frames); what it paints is brought back to the clip's. Only the
+masked pixels of the answer are used (`masks.put_together`).
+
+Letters: t frames, h w rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from opensama import runtime
+from opensama.curation.elements import Clip
+from opensama.curation.segmentation import load_part, model_folder
+from opensama.media.frames import resize, to_frames, to_pixels
+from opensama.values import UserError, frames_up
+
+MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
+FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    "text_encoder/*",
+    "tokenizer/*",
+    "transformer/*",
+    "vae/*",
+)
+NEGATIVE = "blurry, distorted, deformed, low quality, artifacts, flicker, text, watermark"
+
+
+class Inpainter(Protocol):
+    """Who paints."""
+
+    name: str
+
+    def load(self) -> None:
+        """Reads what it needs, before the first clip. UserError where that is not there."""
+        ...
+
+    def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
+        """Frames uint8 [t h w 3] that show the caption; only those pixels count where `masks` [t h w] is true."""
+        ...
+
+
+def open_inpainter(name: str = "", device: str | None = None, *, steps: int = 30) -> Inpainter:
+    """By name: empty for the published 1.3B model, a folder or hub id for another, or "world". Loads nothing yet."""
+    if name == "world":
+        from opensama.curation.rehearsal import WorldInpainter
+
+        return WorldInpainter()
+    return Vace(name or MODEL, device=device, steps=steps)
+
+
+class Vace:
+    """diffusers' `WanVACEPipeline`, from a folder or the hub."""
+
+    def __init__(
+        self,
+        model: str = MODEL,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        steps: int = 30,
+        guidance: float = 5.0,
+        shift: float = 3.0,
+        area: int = 480 * 832,
+        negative: str = NEGATIVE,
+    ):
+        """`area`: about how many pixels a frame has while it is painted. Shift 3 is for 480p, 5 for 720p."""
+        if steps < 1:
+            raise UserError(f"An inpainter needs at least one step, not {steps}.")
+        self.name = model
+        self.steps, self.guidance, self.shift, self.area, self.negative = steps, guidance, shift, area, negative
+        self._device, self._dtype = device, dtype
+
+    def load(self) -> None:
+        _ = self._pipe
+
+    def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
+        import torch
+        from torch.nn import functional
+
+        t, h, w, _ = clip.frames.shape
+        pipe = self._pipe
+        step = pipe.vae_scale_factor_spatial * pipe.transformer.config.patch_size[1]
+        rows, columns = working_size(h, w, self.area, step)
+        length = frames_up(t, pipe.vae_scale_factor_temporal)
+        hidden = np.where(masks[..., None], np.uint8(128), clip.frames)  # before resizing, which would mix it in
+        video = (resize(to_pixels(hidden), rows, columns) + 1) / 2  # 1 3 t h w in 0..1
+        mask = functional.interpolate(torch.from_numpy(masks)[None].float(), (rows, columns), mode="area")[:, None] > 0
+        video = torch.where(mask, 0.5, video)  # mid grey, which is 0 to the model: nothing is known here
+        video, mask = (_lengthen(x, length).transpose(1, 2) for x in (video, mask.float().expand_as(video)))
+        with torch.inference_mode():
+            painted = pipe(
+                prompt=caption,
+                negative_prompt=self.negative,
+                video=video,
+                mask=mask,
+                height=rows,
+                width=columns,
+                num_frames=length,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                generator=runtime.seeded(seed),
+                output_type="pt",
+            ).frames
+        back = painted.float().cpu().transpose(1, 2)[:, :, :t] * 2 - 1  # 1 3 t h w
+        return to_frames(resize(back, h, w))
+
+    @cached_property
+    def _pipe(self) -> Any:
+        import torch
+        from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
+        from transformers import UMT5EncoderModel
+
+        device = runtime.pick_device(self._device)
+        dtype = runtime.pick_dtype(self._dtype, device)
+        folder = model_folder(self.name, FILES)
+        parts = {
+            "vae": load_part(AutoencoderKLWan, folder / "vae", torch.float32),
+            "text_encoder": load_part(UMT5EncoderModel, folder / "text_encoder", dtype),
+            "transformer": load_part(WanVACETransformer3DModel, folder / "transformer", dtype),
+        }
+        try:
+            with runtime.quiet_loading():
+                pipe = WanVACEPipeline.from_pretrained(folder, **parts, dtype=dtype, local_files_only=True)
+        except Exception as error:  # the library raises anything for a damaged file
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"The model in {folder} cannot be read as VACE: {words[0]}") from error
+        pipe.scheduler = UniPCMultistepScheduler.from_config(
+            pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.shift
+        )
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(device)
+
+
+def working_size(height: int, width: int, area: int, step: int) -> tuple[int, int]:
+    """Rows and columns in steps, of about that area and the clip's own shape; a smaller clip is not made larger."""
+    scale = min(1.0, math.sqrt(area / (height * width)))
+    return max(step, round(height * scale / step) * step), max(step, round(width * scale / step) * step)
+
+
+def _lengthen(video: Any, length: int) -> Any:
+    """The last frame of [1 c t h w] again and again until there are `length`."""
+    import torch
+
+    missing = length - video.shape[2]
+    return torch.cat([video, video[:, :, -1:].expand(-1, -1, missing, -1, -1)], 2) if missing else video
