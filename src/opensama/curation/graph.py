@@ -88,6 +88,16 @@ class GraphReport:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def table(self) -> str:
+        """For people: stage by stage, what was dropped and why."""
+        wide = max(len(stage.name) for stage in self.stages) + 2
+        lines = [f"{'stage':<{wide}}{'in':>9}{'out':>9}{'failed':>8}{'seconds':>10}  dropped"]
+        for stage in self.stages:
+            counts = f"{stage.taken:>9,}{stage.given:>9,}{stage.failed:>8,}{stage.seconds:>10,.1f}"
+            why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(stage.dropped.items()))
+            lines.append(f"{stage.name:<{wide}}{counts}  {why}".rstrip())
+        return "\n".join(lines)
+
 
 def run_graph(
     stages: Sequence[Stage],

@@ -1,0 +1,388 @@
+"""`opensama curate`: raw videos to clips, clips to pairs, pairs to good pairs; here or on a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from opensama.apps.progress import Display, duration
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from opensama.vlm import Vlm
+
+Runner = Literal["local", "ray"]
+
+app = App(name="curate", help="Make training data: cut raw videos, make pairs of clips, keep the good pairs.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Asking:
+    """Whom to ask about pictures, and how much.
+
+    Parameters
+    ----------
+    vlm_url
+        An OpenAI-compatible server, such as http://localhost:8000/v1; its key is in OPENAI_API_KEY.
+    vlm_model
+        The server's name of the model; without --vlm-url a transformers folder or hub id, run here.
+    cache
+        Where answers are kept, so that no question is paid for twice. By default OUT/answers.
+    budget
+        How many questions may be asked; then the run stops, and the same command goes on.
+    retries
+        How often a question is asked again when the server is busy or gone.
+    timeout
+        Seconds that one answer may take.
+    device
+        Where models of one's own run, such as cuda:1 or cpu. By default the best there is.
+    """
+
+    vlm_url: str | None = None
+    vlm_model: str | None = None
+    cache: Path | None = None
+    budget: int | None = None
+    retries: int = 5
+    timeout: float = 120.0
+    device: str | None = None
+
+    @property
+    def asks(self) -> bool:
+        return self.vlm_url is not None or self.vlm_model is not None
+
+    @property
+    def gpus(self) -> float:
+        """Of a worker: a server's are elsewhere."""
+        return 0 if self.vlm_url is not None or self.device == "cpu" or not self.asks else 1
+
+    def vlm(self, out: Path, url: str | None = None, model: str | None = None) -> Callable[[], Vlm]:
+        """What makes the model, in this process or another; another url and model with all else the same."""
+        from opensama.curation.filters import new_purse
+        from opensama.vlm import open_vlm
+
+        return partial(
+            open_vlm,
+            url or self.vlm_url,
+            model or self.vlm_model,
+            key=os.environ.get("OPENAI_API_KEY"),
+            cache=(self.cache or out / "answers").absolute(),
+            budget=self.budget,
+            purse=new_purse(),
+            retries=self.retries,
+            timeout=self.timeout,
+            device=self.device,
+        )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Running:
+    """Where stages run.
+
+    Parameters
+    ----------
+    runner
+        local: in this process; ray: on Ray Data, on this machine or the cluster that RAY_ADDRESS names.
+    workers
+        Videos or pairs at once here; CPUs of this machine for ray. By default as many as it has cores.
+    """
+
+    runner: Runner = "local"
+    workers: int | None = None
+
+    @property
+    def here(self) -> int | None:
+        """How many workers: threads of this process, or what Ray is to take."""
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"There must be at least one worker, not {self.workers}.")
+        return self.workers or (os.cpu_count() if self.runner == "local" else None)
+
+
+@app.command
+def clips(
+    folder: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    frames: int = 81,
+    pairs: int = 1,
+    min_seconds: float = 1.0,
+    max_seconds: float = 21600.0,
+    min_side: int = 240,
+    min_fps: float = 15.0,
+    max_fps: float = 61.0,
+    low_motion: float = 0.01,
+    high_motion: float = 0.6,
+    rewritten: float = 0.5,
+    seed: int = 0,
+    asking: Asking | None = None,
+    running: Running | None = None,
+) -> int:
+    """Cut a folder of raw videos into clips, and pair clips of one scene: ICVE's pre-training data.
+
+    Without a VLM the manifest has clips, for `opensama curate pairs` or for captions of your own. With one (--vlm-url
+    or --vlm-model) it has pairs: two random clips of a scene, and what the VLM says leads from the one to the other.
+    Videos are not encoded again; the manifest says from when to when. A video that cannot be read is listed in
+    OUT/failed.jsonl. Killed, the same command goes on.
+
+    Parameters
+    ----------
+    folder
+        Searched through for video files.
+    out
+        Folder of the results: manifest.parquet, failed.jsonl, report.json.
+    frames
+        Of each clip; models take 4k+1.
+    pairs
+        Of each scene, at most; no clip is in two.
+    min_seconds
+        Shorter videos are left out.
+    max_seconds
+        Longer videos are left out.
+    min_side
+        Pixels that the shorter side must have.
+    min_fps
+        Frames a second that a video must have.
+    max_fps
+        Frames a second that it may have.
+    low_motion
+        Scenes with less are left out; in frame diagonals a second, the mean over the picture.
+    high_motion
+        Scenes with more are left out.
+    rewritten
+        Share of instructions that get another verb.
+    seed
+        Of the choice of clips and verbs.
+    """
+    asking, running = asking or Asking(), running or Running()
+    from opensama.curation.clips import ClipRules, curate_clips
+
+    rules = ClipRules(
+        frames=frames,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        min_side=min_side,
+        min_fps=min_fps,
+        max_fps=max_fps,
+        low_motion=low_motion,
+        high_motion=high_motion,
+        pairs=pairs,
+        rewritten=rewritten,
+        seed=seed,
+    )
+    with Display() as show:
+        report = curate_clips(
+            folder,
+            out,
+            rules,
+            vlm=asking.vlm(out) if asking.asks else None,
+            gpus=asking.gpus,
+            runner=running.runner,
+            workers=running.here,
+            progress=show,
+        )
+    print(report.table())
+    kind = "pairs" if asking.asks else "clips"
+    print(f"\nwritten: {out / 'manifest.parquet'}, {report.records:,} {kind} in {duration(report.seconds)}")
+    if report.failed:
+        print(f"failed: {report.failed:,}, with their reasons in {out / 'failed.jsonl'}")
+    return ended(report.stopped, report.left)
+
+
+@app.command(name="filter")
+def filter_pairs(
+    manifest: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    image_thresholds: str | None = None,
+    video_thresholds: str | None = None,
+    turns: int = 3,
+    frames: int = 8,
+    side: int = 448,
+    temperature: float = 0.7,
+    thrifty: Annotated[bool, Parameter(negative=())] = False,
+    limit: int | None = None,
+    asking: Asking | None = None,
+    running: Running | None = None,
+) -> int:
+    """Keep the pairs that a VLM finds good, by SAMA's three questions: `opensama curate filter M.parquet --out OUT`.
+
+    Parameters
+    ----------
+    manifest
+        Pairs: .parquet, .jsonl or .csv.
+    out
+        Folder of the results: manifest.parquet (kept), refused.parquet, failed.jsonl, report.html, report.json.
+    image_thresholds
+        Least scores of images for instruction, quality, preservation. By default 9,9,9.
+    video_thresholds
+        Least scores of videos for instruction, quality, preservation, motion. By default 8,9,8,8.
+    turns
+        How often each question is asked; the scores are averaged.
+    frames
+        Of each clip that the VLM sees.
+    side
+        Pixels of their longer side, at most.
+    temperature
+        Of the VLM's answers.
+    thrifty
+        Ask no further once a score has missed its threshold.
+    limit
+        Only the first so many rows.
+    """
+    asking, running = asking or Asking(), running or Running()
+    if not asking.asks:
+        raise UserError("Say whom to ask: --vlm-url for a server, or --vlm-model for a model that runs here.")
+    from opensama.curation.filters import filter_manifest, thresholds_of
+
+    with Display() as show:
+        report = filter_manifest(
+            manifest,
+            out,
+            asking.vlm(out),
+            thresholds=thresholds_of(image_thresholds, video_thresholds),
+            turns=turns,
+            frames=frames,
+            side=side,
+            temperature=temperature,
+            thrifty=thrifty,
+            limit=limit,
+            runner=running.runner,
+            workers=running.workers,
+            gpus=asking.gpus,
+            progress=show,
+        )
+    print(report.table())
+    print(f"written: {out / 'manifest.parquet'}, look at {out / 'report.html'}")
+    return ended(report.stopped, report.left)
+
+
+@app.command(name="pairs")
+def make(
+    clips: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    segmenter: str = "",
+    inpainter: str = "",
+    judge_url: str | None = None,
+    judge_model: str | None = None,
+    kinds: str = "remove,replace,recolor,background",
+    elements: int = 3,
+    each: int = 1,
+    frames: int = 81,
+    short_side: int = 720,
+    steps: int = 30,
+    public: Annotated[Path | None, Parameter(name="--with")] = None,
+    balance: float = 2.0,
+    reverse: bool = True,
+    turns: int = 1,
+    video_thresholds: str | None = None,
+    seed: int = 0,
+    asking: Asking | None = None,
+    running: Running | None = None,
+) -> int:
+    """Make pairs of clips: find things, mask them, paint over them, say what changed. ICVE's fine-tuning data.
+
+    A rehearsal without weights, on clips that the drawn world made: --vlm-url, --segmenter and --inpainter are `world`.
+
+    Parameters
+    ----------
+    clips
+        A folder of video clips, or a manifest of clips, such as `opensama curate clips` writes.
+    out
+        Folder of the results: manifest.parquet, edited/, masks/, report.json.
+    segmenter
+        DETECTOR,TRACKER: folders or hub ids of Grounding DINO and SAM 2, or: world. By default the published ones.
+    inpainter
+        Folder or hub id of a VACE pipeline, or: world. By default the published 1.3B model.
+    judge_url
+        Another server that scores the pairs. By default the one of --vlm-url.
+    judge_model
+        Another model that scores the pairs. By default the one of --vlm-model.
+    kinds
+        Which edits to make, with commas between.
+    elements
+        Things in a clip that are edited, at most, beside its background.
+    each
+        Kinds of edit made of each.
+    frames
+        Of a clip, at most.
+    short_side
+        Pixels; larger clips are made smaller.
+    steps
+        Of the inpainter.
+    public
+        A manifest of pairs from elsewhere, which are filtered and balanced along.
+    balance
+        The most pairs of a type, in medians of all types; 0 keeps all.
+    reverse
+        Make of each edit the pair in the other direction, too.
+    turns
+        How often the judge is asked; 0 leaves the quality filter out.
+    video_thresholds
+        Least scores for instruction, quality, preservation, motion. By default 8,9,8,8.
+    seed
+        Of all choices.
+    """
+    asking, running = asking or Asking(), running or Running()
+    if not asking.asks:
+        raise UserError("Say whom to ask: --vlm-url for a server, or --vlm-model for a model that runs here.")
+    from opensama.curation.filters import thresholds_of
+    from opensama.curation.inpainting import open_inpainter
+    from opensama.curation.pairs import PairSettings, make_pairs
+    from opensama.curation.segmentation import open_segmenter
+
+    settings = PairSettings(
+        kinds=tuple(kind.strip() for kind in kinds.split(",")),
+        elements=elements,
+        each=each,
+        frames=frames,
+        short_side=short_side,
+        both_ways=reverse,
+        turns=turns,
+        thresholds=thresholds_of(video=video_thresholds)["video"],
+        balance=balance,
+        seed=seed,
+    )
+    vlm: Callable[[], Vlm] = asking.vlm(out)
+    if asking.vlm_url == "world":
+        from opensama.curation.rehearsal import WorldVlm
+
+        vlm = partial(WorldVlm, clips, frames)
+    with Display() as show:
+        report = make_pairs(
+            clips,
+            out,
+            vlm,
+            open_segmenter(segmenter, asking.device),
+            open_inpainter(inpainter, asking.device, steps=steps),
+            judge=asking.vlm(out, judge_url, judge_model) if judge_url or judge_model else None,
+            public=public,
+            settings=settings,
+            on_cpu=asking.device == "cpu",
+            runner=running.runner,
+            workers=running.workers,
+            progress=show,
+        )
+    print(report.table())
+    print(f"\nwritten: {out / 'manifest.parquet'}")
+    return ended(report.stopped, report.graph.left)
+
+
+def ended(stopped: str, left: int) -> int:
+    """The exit code; where a run stopped early, why, and what then."""
+    if not stopped:
+        return 0
+    from opensama.apps.cli import complain
+
+    stopped = stopped.rstrip(".")
+    return complain(f"stopped: {stopped}; {left:,} are left, and the same command goes on with them.")
