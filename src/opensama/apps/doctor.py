@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 GB = 10**9
 NEEDED = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "av", "numpy", "pillow")
-EXTRAS = {"wan": "sentencepiece", "web": "gradio", "train": "webdataset", "curate": "ray", "evaluate": "torchmetrics"}
+EXTRAS = {
+    "wan": "sentencepiece",
+    "web": "gradio",
+    "train": "webdataset",
+    "curate": "scenedetect-headless",
+    "cluster": "ray",
+    "evaluate": "torchmetrics",
+}
 
 
 @dataclass(frozen=True)
