@@ -35,6 +35,7 @@ def at(folder: Path) -> Iterator[Place]:
         yield place
 
 
+@pytest.mark.slow
 def test_every_row(at: Place) -> None:
     """Each row ends as it should, and the page for people says just that."""
     outcomes, faults = [], []
@@ -56,7 +57,7 @@ def find_faults(row: Row, outcome: Outcome, untouched: bool) -> Iterator[str]:
         yield f"ends with {outcome.code}, not {row.code}"
     if row.code == 0:
         return
-    if outcome.out or not untouched:
+    if (outcome.out and not row.leaves) or not untouched:  # a run that began has said how far it came
         yield "leaves something"
     if "Traceback" in outcome.err or not outcome.err.splitlines()[-1].startswith("opensama: "):
         yield "says something else"
