@@ -106,7 +106,7 @@ def _together(edited: np.ndarray, source: np.ndarray) -> float:
     """How alike the changes in time are; more of them in the edited clip count against it, fewer do not."""
     if len(edited) < 2:
         return 1.0
-    a, b = (np.abs(np.diff(clip.mean(axis=3), axis=0)) for clip in (edited, source))
+    a, b = (np.abs(np.diff(clip, axis=0)).max(axis=3) for clip in (edited, source))
     if a.std() < 1e-9 or b.std() < 1e-9:
         return float(a.std() < 1e-9 and b.std() < 1e-9)
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1] * min(1.0, b.mean() / a.mean()))

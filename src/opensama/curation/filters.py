@@ -28,7 +28,7 @@ from opensama.curation import rubrics
 from opensama.curation.graph import Drop, Item, Stage, run_graph
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
 from opensama.values import Progress, UserError, Video
-from opensama.vlm import BadAnswer, Question, Remembering, Vlm, VlmQuota, VlmRefused, VlmUnavailable, frames_for
+from opensama.vlm import BadAnswer, Question, Vlm, ask, frames_for, greet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,31 +181,6 @@ def _marks(vlm: Vlm, rubric: rubrics.Rubric, asked: Callable[..., Question], tur
         return rubrics.marks(rubric, ask(vlm, asked(turn=turn)))
     except BadAnswer:
         return rubrics.marks(rubric, ask(vlm, asked(turn=turn + AGAIN)))
-
-
-def ask(vlm: Vlm, question: Question) -> str:
-    """The answer. VlmQuota, which ends a run, also where no other question would be answered either."""
-    try:
-        return vlm.ask(question)
-    except UserError as error:  # a key that has expired, a server with another model: no pair's fault
-        raise VlmQuota(str(error)) from error
-    except VlmUnavailable as error:
-        try:
-            greet(vlm)
-        except UserError:
-            raise VlmQuota(str(error)) from error
-        raise  # others are answered: it is this question
-
-
-def greet(vlm: Vlm) -> None:
-    """One short question, free of budget and memory. UserError where nobody answers: key, address, model are wrong."""
-    inner = vlm.vlm if isinstance(vlm, Remembering) else vlm
-    try:
-        inner.ask(Question("Say yes.", max_tokens=16))
-    except VlmUnavailable as error:
-        raise UserError(f"{error}; start the server, or mend its address.") from error
-    except (VlmQuota, VlmRefused):
-        pass  # somebody is there, and kept answers need no quota
 
 
 def pair_frames(

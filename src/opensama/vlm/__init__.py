@@ -6,7 +6,8 @@
 
 Whoever asks gets text, or one of three errors: `VlmRefused` (this question gets no answer), `VlmUnavailable` (nobody
 answers, after all retries), `VlmQuota` (the budget or the quota is spent: stop, and go on another day). What a person
-must mend (a wrong key, address or model) is a `UserError`. Answers are kept on disk, so no question is paid for twice.
+must mend (a wrong key, address or model) is a `UserError`. A long run uses `greet(vlm)` before it begins and
+`ask(vlm, question)` on the way. Answers are kept on disk, so no question is paid for twice.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from opensama.vlm.asking import (
     answer_json,
     frames_for,
 )
+from opensama.vlm.manners import ask, greet
 from opensama.vlm.remembering import Remembering
 
 __all__ = [
@@ -40,7 +42,9 @@ __all__ = [
     "VlmRefused",
     "VlmUnavailable",
     "answer_json",
+    "ask",
     "frames_for",
+    "greet",
     "open_vlm",
 ]
 
@@ -64,8 +68,8 @@ def open_vlm(
     `model` is the server's name of it (may be left out where the server has just one), or a folder or hub id. `key`
     is by default what OPENAI_API_KEY holds; servers of one's own mostly want none. `cache` is a folder for answers,
     `budget` how many questions may really be asked (kept answers are free; workers that name the same `purse` and
-    share the cache spend one budget), `retries` how often one is asked again
-    after a failure that may pass, `timeout` the seconds that one answer may take. `ask` may be called from threads.
+    share the cache spend one budget), `retries` how often one is asked again after a failure that may pass, `timeout`
+    the seconds that one answer may take. `ask` may be called from threads.
     """
     if budget is not None and budget < 0:
         raise UserError(f"The budget must be a number of questions, 0 or more, not {budget}.")
