@@ -70,8 +70,6 @@ class FilterReport:
                 )
         lines += [f"  missed {name}: {count:,}" for name, count in self.missed.items() if count]
         lines += [f"  not scored, {reason}: {count:,}" for reason, count in (self.unscored | self.dropped).items()]
-        if self.stopped:
-            lines.append(f"stopped: {self.stopped}; {self.left:,} pairs are left, the same command goes on")
         return "\n".join(lines)
 
 
