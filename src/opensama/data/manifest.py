@@ -214,7 +214,9 @@ def iter_records(path: str | Path) -> Iterator[Record]:
             raise UserError(f"Line {line} of {path} is no record: {error}; mend it.") from None
 
 
-def write_manifest(path: str | Path, records: Iterable[Record], meta: Mapping[str, Any] | None = None) -> int:
+def write_manifest(
+    path: str | Path, records: Iterable[Record], meta: Mapping[str, Any] | None = None, row_group: int = ROW_GROUP
+) -> int:
     """Writes Parquet, or JSONL for a name that ends so (which has no room for `meta`); the number of rows comes out.
 
     The records are taken one by one, and the file gets its name when it is whole.
@@ -236,8 +238,8 @@ def write_manifest(path: str | Path, records: Iterable[Record], meta: Mapping[st
         shape = schema().with_metadata({"opensama": json.dumps(said)})
         stream = iter(records)
         with pq.ParquetWriter(temporary, shape, compression="zstd") as writer:
-            while chunk := [_to_row(record) for record in islice(stream, ROW_GROUP)]:
-                writer.write_table(pa.Table.from_pylist(chunk, shape), row_group_size=ROW_GROUP)
+            while chunk := [_to_row(record) for record in islice(stream, row_group)]:
+                writer.write_table(pa.Table.from_pylist(chunk, shape), row_group_size=row_group)
                 count += len(chunk)
     return count
 
