@@ -9,13 +9,13 @@ from dataclasses import asdict
 
 import pytest
 
-from opensama.models.registry import SAMA_14B, TINY, Defaults, entries, find
+from opensama.models.registry import ICVE_13B, SAMA_14B, TINY, Defaults, entries, find
 from opensama.values import UserError
 
 
 def test_the_rows():
     names = [entry.name for entry in entries()]
-    assert names == ["tiny", "sama-14b"]
+    assert names == ["tiny", "sama-14b", "icve-13b"]
     for entry in entries():
         assert find(entry.name) == entry
         assert entry.summary
@@ -33,6 +33,24 @@ def test_the_released_defaults():
     assert "no licence" in SAMA_14B.licence.notice
 
 
+def test_the_released_defaults_of_icve_and_its_presets():
+    wanted = {
+        "steps": 50, "guidance": 6.0, "embedded_guidance": 1.0, "shift": 7.0, "area": 768 * 480, "multiple": 16,
+        "window": 61, "prompt_prefix": "", "max_text_tokens": 256, "text_layer": -3,
+    }  # fmt: skip
+    assert wanted.items() <= asdict(ICVE_13B.defaults).items()
+    assert ICVE_13B.defaults.negative_prompt.startswith("Aerial view, aerial view, overexposed")
+    assert find("icve-13b:768x480x61") == find("icve-13b")
+    small = find("icve-13b:384x240x81").defaults
+    assert asdict(small) == asdict(ICVE_13B.defaults) | {"area": 384 * 240, "window": 81}
+    for word in ("European Union", "South Korea", "100 million", "no licence"):
+        assert word in ICVE_13B.licence.notice
+    with pytest.raises(UserError, match="choose 768x480x61 or 384x240x81"):
+        find("icve-13b:big")
+    with pytest.raises(UserError, match="it has none"):
+        find("tiny:big")
+
+
 def test_the_embedded_model_keeps_pixels_and_works_small():
     assert TINY.defaults.preserve
     assert TINY.defaults.area == 128 * 128
@@ -47,7 +65,7 @@ def test_a_near_miss_is_named(typed, meant):
 
 
 def test_an_unknown_name_gets_the_choice():
-    with pytest.raises(UserError, match="choose tiny, sama-14b or a model folder"):
+    with pytest.raises(UserError, match="choose tiny, sama-14b, icve-13b or a model folder"):
         find("xyzzy")
 
 
@@ -57,6 +75,9 @@ def test_a_folder_is_a_model_with_its_own_defaults(tmp_path):
     entry = find(tmp_path)
     assert entry.folder == tmp_path
     assert entry.defaults == Defaults(steps=4, preserve=True)
+    assert entry.family == "sama"
+    (tmp_path / "model_index.json").write_text(json.dumps(saved | {"_class_name": "IcvePipeline"}))
+    assert find(tmp_path).family == "icve"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A whole SAMA pipeline of random weights at the smallest size, and a moving picture to edit."""
+"""Whole pipelines of random weights at the smallest size, and a moving picture to edit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
-from opensama.models.registry import Defaults
+from opensama.models.icve import IcveTransformer3DModel
+from opensama.models.registry import ICVE_13B, Defaults
 from opensama.models.sama import SamaTransformer3DModel
+from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 
 DEFAULTS = Defaults(
@@ -73,6 +83,50 @@ def pipe() -> SamaPipeline:
 def folder(pipe, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model")
     pipe.save_pretrained(path)
+    return path
+
+
+def tiny_llama(width: int = 16) -> LlamaModel:
+    sizes = {"hidden_size": width, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = LlamaConfig(vocab_size=120, num_hidden_layers=4, pad_token_id=0, bos_token_id=1, eos_token_id=1, **sizes)
+    return LlamaModel(config).eval()
+
+
+def tiny_clip(width: int = 16) -> CLIPTextModel:
+    sizes = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return CLIPTextModel(CLIPTextConfig(vocab_size=120, pad_token_id=0, bos_token_id=1, eos_token_id=1, **sizes)).eval()
+
+
+def tiny_hunyuan_vae(channels: int = 4) -> AutoencoderKLHunyuanVideo:
+    return AutoencoderKLHunyuanVideo(
+        latent_channels=channels, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2
+    ).eval()
+
+
+def tiny_icve_transformer() -> IcveTransformer3DModel:
+    return IcveTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, rope_axes_dim=(4, 6, 6), in_channels=4, out_channels=4,
+        text_embed_dim=16, pooled_projection_dim=16, num_layers=1, num_single_layers=1, num_refiner_layers=1,
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def icve() -> IcvePipeline:
+    torch.manual_seed(0)
+    small = {"steps": 2, "area": 32 * 32, "window": 17, "overlap": 2, "max_text_tokens": 12}
+    pipe = IcvePipeline(
+        tokenizer=tiny_tokenizer(), text_encoder=tiny_llama(), tokenizer_2=tiny_tokenizer(),
+        text_encoder_2=tiny_clip(), vae=tiny_hunyuan_vae(), transformer=tiny_icve_transformer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0), defaults=ICVE_13B.defaults.to_dict() | small,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def icve_folder(icve, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("icve")
+    icve.save_pretrained(path)
     return path
 
 

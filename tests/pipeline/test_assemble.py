@@ -17,6 +17,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 import opensama
 from opensama import runtime
 from opensama.values import EditRequest, UserError, Video
+from tests.pipeline.conftest import tiny_clip, tiny_hunyuan_vae, tiny_llama
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
 
@@ -238,3 +239,98 @@ def test_devices_and_number_types():
     with pytest.raises(UserError, match="number type"):
         runtime.pick_dtype("int8", torch.device("cpu"))
     assert torch.equal(torch.randn(3, generator=runtime.seeded(5)), torch.randn(3, generator=runtime.seeded(5)))
+
+
+@pytest.fixture(scope="module")
+def hunyuan(icve, tmp_path_factory) -> Path:
+    """The layout of hunyuanvideo-community/HunyuanVideo, names in the files as they were released."""
+    folder = tmp_path_factory.mktemp("HunyuanVideo")
+    icve.tokenizer.save_pretrained(folder / "tokenizer")
+    clip_words = {"<|startoftext|>": 0, "<|endoftext|>": 1} | {f"{c}</w>": i for i, c in enumerate("makebluit", 2)}
+    (folder / "tokenizer_2").mkdir()
+    (folder / "tokenizer_2" / "vocab.json").write_text(json.dumps(clip_words))
+    (folder / "tokenizer_2" / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_2" / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
+    torch.manual_seed(0)
+    tiny_llama(24).save_pretrained(folder / "text_encoder")
+    tiny_clip(16).save_pretrained(folder / "text_encoder_2")
+    file = folder / "text_encoder_2" / "model.safetensors"
+    tensors = {f"text_model.{name}": x for name, x in load_file(file).items()}
+    save_file(tensors | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, file, {"format": "pt"})
+    tiny_hunyuan_vae(16).save_pretrained(folder / "vae")
+    sizes = {
+        "_class_name": "HunyuanVideoTransformer3DModel", "num_attention_heads": 2, "attention_head_dim": 16,
+        "rope_axes_dim": [4, 6, 6], "num_layers": 2, "num_single_layers": 2, "num_refiner_layers": 2,
+        "patch_size": 2, "patch_size_t": 1, "qk_norm": "rms_norm", "guidance_embeds": True, "text_embed_dim": 24,
+        "pooled_projection_dim": 16, "rope_theta": 256.0, "mlp_ratio": 4.0, "in_channels": 16, "out_channels": 16,
+    }  # fmt: skip
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text(json.dumps(sizes))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def icve_weights() -> Path:
+    return GOLDEN.parent / "icve" / "checkpoint.safetensors"
+
+
+def test_icve_from_its_base_and_single_file(hunyuan, icve_weights, picture, tmp_path):
+    said: list[str] = []
+    runtime._said.clear()
+    editor = opensama.load("icve-13b", device="cpu", base=hunyuan, weights=icve_weights, notice=said.append)
+    small = opensama.load("icve-13b:384x240x81", device="cpu", base=hunyuan, weights=icve_weights, notice=said.append)
+    (notice,) = said
+    assert all(word in notice for word in ("European Union", "Tencent Hunyuan Community License", "no licence"))
+    pipeline = editor.pipeline
+    assert type(pipeline).__name__ == "IcvePipeline"
+    assert (pipeline.defaults.area, pipeline.defaults.window) == (768 * 480, 61)
+    assert (small.pipeline.defaults.area, small.pipeline.defaults.window) == (384 * 240, 81)
+    assert pipeline.scheduler.config.shift == 7.0
+    assert pipeline.vae.tile_sample_stride_num_frames == 48
+    state = load_file(hunyuan / "text_encoder_2" / "model.safetensors")
+    own = pipeline.text_encoder_2.state_dict()
+    assert all(torch.equal(state[f"text_model.{name}"], x) for name, x in own.items())
+    words = pipeline.encode_words("make it blue")
+    assert words["encoder_hidden_states"].shape[::2] == (1, 24)
+    video = Video.from_frames(picture(6, 37, 61), 25)
+    edited = editor.edit(EditRequest(video, "make it blue", steps=1, size=32))
+    assert edited.array().shape == video.array().shape
+
+    pipeline.save_pretrained(tmp_path)
+    again = opensama.load(tmp_path, device="cpu")
+    assert again.pipeline.defaults == pipeline.defaults
+    assert again.pipeline.vae.use_tiling
+
+
+def test_icve_in_half_precision(hunyuan, icve_weights):
+    pipeline = opensama.load("icve-13b", device="cpu", dtype="bfloat16", base=hunyuan, weights=icve_weights).pipeline
+    parts = ("transformer", "text_encoder", "text_encoder_2", "vae")
+    wanted = [torch.bfloat16, torch.float16, torch.float16, torch.float32]
+    assert [getattr(pipeline, part).dtype for part in parts] == wanted
+    pipeline.set_progress_bar_config(disable=True)
+    clip = torch.zeros(1, 3, 5, 32, 48)
+    assert np.isfinite(pipeline(clip, "make it blue", num_inference_steps=1, seed=0).frames).all()
+
+
+@pytest.mark.parametrize(
+    "gone", ["text_encoder_2/model.safetensors", "tokenizer_2/vocab.json", "vae/config.json", "transformer/config.json"]
+)
+def test_missing_parts_of_icves_base_are_named(hunyuan, icve_weights, tmp_path, gone):
+    folder = tmp_path / "base"
+    shutil.copytree(hunyuan, folder)
+    (folder / gone).unlink()
+    wanted = gone.replace("vocab", "tokenizer")
+    with pytest.raises(UserError, match=rf"{wanted}.*huggingface\.co/hunyuanvideo-community/HunyuanVideo"):
+        opensama.load("icve-13b", device="cpu", base=folder, weights=icve_weights)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "vae"])
+def test_a_tensor_that_icves_base_lacks_is_not_made_up(hunyuan, icve_weights, tmp_path, part):
+    folder = tmp_path / "base"
+    shutil.copytree(hunyuan, folder)
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in reversed(tensors) if name.endswith(".weight"))
+    save_file({other: tensor for other, tensor in tensors.items() if other != name}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=f"{name.removeprefix('text_model.')} is missing"):
+        opensama.load("icve-13b", device="cpu", base=folder, weights=icve_weights)

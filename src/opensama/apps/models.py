@@ -27,7 +27,7 @@ def list_models() -> None:
     names, states = (max(len(row[i]) for row in rows) for i in (0, 1))
     for name, state, summary in rows:
         print(f"{name:<{names}}  {state:<{states}}  {summary}")
-    print("A folder written by SamaPipeline.save_pretrained is a model too: --model FOLDER.")
+    print("A folder written by a pipeline's save_pretrained is a model too: --model FOLDER.")
 
 
 @app.command
@@ -37,7 +37,7 @@ def info(name: str, /) -> None:
     Parameters
     ----------
     name
-        A name that `opensama models list` shows, or a pipeline folder.
+        A name that `opensama models list` shows, one with a preset (NAME:PRESET), or a pipeline folder.
     """
     from opensama.models.registry import find
 
@@ -52,7 +52,10 @@ def info(name: str, /) -> None:
     for part in filter(None, (entry.base, entry.edit)):
         state = "here" if is_cached(part) else f"to download, {part.size}"
         rows[f"weights from {part.repo}"] = f"{', '.join(part.files) or 'all files'} ({state})"
-    rows |= {key.replace("_", " "): f"{value!r}" for key, value in entry.defaults.to_dict().items()}
+    if entry.presets:
+        rows["presets"] = ", ".join(f"{entry.name}:{preset}" for preset in entry.presets)
+    settings = entry.defaults.to_dict()
+    rows |= {key.replace("_", " "): f"{value!r}" for key, value in settings.items() if value is not None}
     for key, value in rows.items():
         print(f"  {key}: {value}")
 
@@ -63,7 +66,7 @@ def convert(
     out: Path,
     /,
     *,
-    family: Literal["sama"] = "sama",
+    family: Literal["sama", "icve"] = "sama",
     config: Path | None = None,
     to: Literal["ours", "released"] = "ours",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -79,7 +82,7 @@ def convert(
     family
         Which model's table of names to use.
     config
-        A JSON file with the model's sizes, where they are not those of the released 14B model.
+        A JSON file with the model's sizes, where they are not those of the released model.
     to
         Which way.
     overwrite

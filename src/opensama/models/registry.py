@@ -1,7 +1,8 @@
 """The models that this project can load: one row each: licence, where its weights are, needs, defaults.
 
-A new model is a new row. A folder saved by `SamaPipeline.save_pretrained` is a model too: its `model_index.json`
-carries the defaults it was trained for. Nothing here imports torch, so listing models is instant.
+A new model is a new row; a preset of it is asked for as NAME:PRESET. A folder saved by a pipeline's `save_pretrained`
+is a model too: its `model_index.json` carries the defaults it was trained for. Nothing here imports torch, so listing
+models is instant.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Defaults:
     max_text_tokens: int = 512
     preserve: bool = False  # keep the source's own pixels where the edit changed nothing
     dtype: str = "bfloat16"  # on an accelerator; a CPU computes in float32
+    embedded_guidance: float | None = None  # guidance that the model reads as a number, where it does
+    text_layer: int = -1  # which of the text encoder's hidden states is read, where it is not the last
 
     def __post_init__(self) -> None:
         if self.window % 4 != 1:
@@ -77,11 +80,12 @@ class ModelEntry:
     """One model: a local pipeline `folder`, or without one put together from `base` and a single file `edit`."""
 
     name: str
-    family: Literal["sama"]
+    family: Literal["sama", "icve"]
     summary: str
     licence: Licence
     memory: str
     defaults: Defaults = field(default_factory=Defaults)
+    presets: dict[str, Defaults] = field(default_factory=dict)  # the defaults are the first of them
     folder: Path | None = None
     base: Weights | None = None
     edit: Weights | None = None
@@ -122,7 +126,41 @@ SAMA_14B = ModelEntry(
     defaults=Defaults(),
 )
 
-_ENTRIES = (TINY, SAMA_14B)
+_ICVE_768 = Defaults(
+    steps=50, guidance=6.0, shift=7.0, area=768 * 480, multiple=16, window=61, overlap=4, prompt_prefix="",
+    negative_prompt="Aerial view, aerial view, overexposed, low quality, deformation, a poor composition, bad hands,"
+    " bad teeth, bad eyes, bad limbs, distortion",
+    max_text_tokens=256, embedded_guidance=1.0, text_layer=-3,
+)  # fmt: skip
+
+ICVE_13B = ModelEntry(
+    name="icve-13b",
+    family="icve",
+    summary="the authors' released ICVE weights on HunyuanVideo-13B, 61 frames of 768x480",
+    licence=Licence(
+        "Tencent Hunyuan Community License, from the HunyuanVideo base; the ICVE weights state none that we found",
+        "https://huggingface.co/tencent/HunyuanVideo/blob/main/LICENSE",
+        "ICVE-13B builds on HunyuanVideo, whose Tencent Hunyuan Community License grants nothing in the European Union,"
+        " the United Kingdom and South Korea, forbids improving other AI models with its outputs, and asks services of"
+        " more than 100 million monthly users for a licence of their own; its text encoder derives from Llama 3, under"
+        " Meta's licence. We found no licence stated for the edit weights at https://huggingface.co/leoisufa/ICVE, so"
+        " read these pages before any use beyond trying them.",
+    ),
+    memory="about 26 GB for the transformer and 16 GB for the text encoders, in 16 bits; an 80 GB GPU is recommended",
+    base=Weights(
+        "hunyuanvideo-community/HunyuanVideo",
+        ("text_encoder/*", "tokenizer/*", "text_encoder_2/*", "tokenizer_2/*", "vae/*", "transformer/config.json"),
+        "16.5 GB",
+    ),
+    edit=Weights("leoisufa/ICVE", ("diffusion_pytorch_model.safetensors",), "25.6 GB"),
+    defaults=_ICVE_768,
+    presets={"768x480x61": _ICVE_768, "384x240x81": replace(_ICVE_768, area=384 * 240, window=81)},
+)
+
+_ENTRIES = (TINY, SAMA_14B, ICVE_13B)
+
+PIPELINES: dict[str, Literal["sama", "icve"]] = {"SamaPipeline": "sama", "IcvePipeline": "icve"}
+"""The pipelines that edit, by the class name in their folder's model_index.json, and their families."""
 
 
 def entries() -> tuple[ModelEntry, ...]:
@@ -131,13 +169,14 @@ def entries() -> tuple[ModelEntry, ...]:
 
 
 def find(name: str | Path) -> ModelEntry:
-    """The row for a model's name, or for a folder that holds a pipeline.
+    """The row for a model's name, with a preset or without, or for a folder that holds a pipeline.
 
     Raises UserError with the nearest name for anything else.
     """
+    asked, _, preset = str(name).partition(":")
     for entry in _ENTRIES:
-        if str(name) == entry.name:
-            return _as_saved(entry)
+        if asked == entry.name:
+            return _with_preset(entry, preset) if preset else _as_saved(entry)
     path = Path(name).expanduser()
     if path.is_dir():
         return _from_folder(path)
@@ -145,6 +184,13 @@ def find(name: str | Path) -> ModelEntry:
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)} or a model folder."
     raise UserError(f"There is no model and no folder {str(name)!r}: {hint}")
+
+
+def _with_preset(entry: ModelEntry, preset: str) -> ModelEntry:
+    if preset not in entry.presets:
+        there = f"choose {' or '.join(entry.presets)}" if entry.presets else "it has none"
+        raise UserError(f"The model {entry.name} has no preset {preset!r}: {there}.")
+    return replace(entry, defaults=entry.presets[preset])
 
 
 def _as_saved(entry: ModelEntry) -> ModelEntry:
@@ -160,13 +206,15 @@ def _from_folder(path: Path) -> ModelEntry:
             f"The folder {path} is not a model: it has no model_index.json (SamaPipeline.save_pretrained writes one)."
         )
     saved = read_object(path / "model_index.json")
-    if saved.get("_class_name") != "SamaPipeline":
+    family = PIPELINES.get(str(saved.get("_class_name")))
+    if family is None:
         raise UserError(
-            f"The folder {path} holds a {saved.get('_class_name')}, which is not an editor: a SamaPipeline is needed."
+            f"The folder {path} holds a {saved.get('_class_name')}, which is not an editor:"
+            f" one of {', '.join(PIPELINES)} is needed."
         )
     return ModelEntry(
         name=str(path),
-        family="sama",
+        family=family,
         summary=f"the model folder {path}",
         licence=Licence("see the folder's README", "", ""),
         memory="see the folder's README",

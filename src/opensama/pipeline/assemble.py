@@ -1,4 +1,4 @@
-"""Builds a SamaPipeline: from a pipeline folder, or from Wan's own folder and a released single file.
+"""Builds a pipeline: from a pipeline folder, or from the base model's own folder and a released single file.
 
 Every file that is missing or cut off is named, with where to get it, before anything heavy is read. What the libraries
 load is held against the files: they would draw a missing tensor at random and go on.
@@ -15,10 +15,13 @@ from opensama import runtime
 from opensama.models.convert import check, load_released
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles, shards
+from opensama.pipeline.diffusion import EditPipeline
+from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 from opensama.values import UserError
 
-PARTS = ("tokenizer", "text_encoder", "vae")  # taken from the base; the transformer is the released file
+PIPELINES: dict[str, Any] = {"sama": SamaPipeline, "icve": IcvePipeline}
+OWN = ("transformer", "scheduler")  # what a pipeline does not take from its base
 
 
 def build_pipeline(
@@ -27,7 +30,7 @@ def build_pipeline(
     *,
     weights: str | Path | None = None,
     base: str | Path | None = None,
-) -> SamaPipeline:
+) -> EditPipeline:
     """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`."""
     if entry.folder is not None:
         if weights is not None or base is not None:
@@ -38,17 +41,21 @@ def build_pipeline(
     return _from_base(entry, entry.base, entry.edit, dtype, weights, base)
 
 
-def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> SamaPipeline:
+def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> EditPipeline:
     if not folder.is_dir():
         raise UserError(f"The weights of {entry.name} are not in {folder}: install the package anew, or train them.")
-    missing = missing_parts(folder, (*PARTS, "transformer", "scheduler"))
+    kind, index = PIPELINES[entry.family], runtime.read_object(folder / "model_index.json")
+    parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
+    missing = missing_parts(folder, (*parts, *OWN))
     if missing:
         raise UserError(f"The model folder {folder} has no {', '.join(missing)}: copy it again, whole.")
-    tensors = {part: TensorFiles(_weight_file(folder, part)) for part in ("text_encoder", "vae", "transformer")}
+    tensors = _tensors(folder, (*parts, "transformer"))
+    words = _text_dtype(entry.family, dtype)
     types: Any = {"default": dtype, "vae": torch.float32}
+    types |= {part: words for part in parts if part.startswith("text_encoder")}
     try:
         with runtime.quiet_loading():
-            pipeline = SamaPipeline.from_pretrained(folder, dtype=types, local_files_only=True)
+            pipeline = kind.from_pretrained(folder, dtype=types, local_files_only=True)
     except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
     for part, files in tensors.items():
@@ -63,37 +70,64 @@ def _from_base(
     dtype: torch.dtype,
     weights: str | Path | None,
     base_folder: str | Path | None,
-) -> SamaPipeline:
+) -> EditPipeline:
     file = _released_file(edit, weights)
     TensorFiles(file)  # a wrong file is said before anything more is downloaded
     folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size)
-    missing = missing_parts(folder, PARTS)
+    classes = base_parts(entry.family)
+    missing = missing_parts(folder, tuple(classes))
     if missing:
         raise UserError(f"The folder {folder} has no {', '.join(missing)}: get {'them' if missing[1:] else 'it'} from"
                         f" {base.url} ({base.size}).")  # fmt: skip
 
-    tensors = {part: TensorFiles(_weight_file(folder, part)) for part in ("text_encoder", "vae")}
-
-    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
-    from transformers import AutoTokenizer, UMT5EncoderModel
-
+    tensors = _tensors(folder, tuple(classes))
     try:
         with runtime.quiet_loading():
-            parts = {
-                "tokenizer": AutoTokenizer.from_pretrained(folder / "tokenizer"),
-                "text_encoder": UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=dtype),
-                "vae": AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32),
-            }
+            words = _text_dtype(entry.family, dtype)
+            parts = {part: _load_part(folder / part, kind, words) for part, kind in classes.items()}
     except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The base model in {folder} cannot be read: {_first_line(error)}") from error
     for part, files in tensors.items():
         _check_loaded(parts[part], files, f"{folder / part} (they are at {base.url})")
-    return SamaPipeline(
+
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return PIPELINES[entry.family](
         **parts,
         transformer=load_released(file, entry.family, folder / "transformer" / "config.json", dtype=dtype),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=entry.defaults.shift),
         defaults=entry.defaults.to_dict(),
     )
+
+
+def base_parts(family: str) -> dict[str, Any]:
+    """What a family's pipeline takes from its base, and the classes that read it."""
+    from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
+    from transformers import AutoTokenizer, CLIPTextModel, LlamaModel, UMT5EncoderModel
+
+    if family == "icve":
+        return {
+            "tokenizer": AutoTokenizer,
+            "text_encoder": LlamaModel,
+            "tokenizer_2": AutoTokenizer,
+            "text_encoder_2": CLIPTextModel,
+            "vae": AutoencoderKLHunyuanVideo,
+        }
+    return {"tokenizer": AutoTokenizer, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
+
+
+def _load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
+    """A tokenizer, a text encoder in `dtype`, or an autoencoder in float32."""
+    if folder.name.startswith("tokenizer"):
+        return kind.from_pretrained(folder)
+    if folder.name == "vae":
+        return kind.from_pretrained(folder, torch_dtype=torch.float32)
+    return kind.from_pretrained(folder, dtype=dtype)
+
+
+def _text_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
+    """The text encoders' number type: in half precision ICVE's work as they were used, in float16."""
+    return torch.float16 if family == "icve" and dtype == torch.bfloat16 else dtype
 
 
 def _released_file(edit: Weights, weights: str | Path | None) -> Path:
@@ -107,10 +141,10 @@ def missing_parts(folder: Path, parts: tuple[str, ...]) -> list[str]:
     """Files that a diffusers pipeline folder lacks, shards of split weights included."""
     missing = []
     for part in parts:
-        if part == "tokenizer":
-            names = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
-            if not any((folder / part / name).is_file() for name in names[:2]):
-                missing.append("tokenizer/tokenizer.json")
+        if part.startswith("tokenizer"):
+            names = ("tokenizer.json", "spiece.model", "vocab.json")
+            if not any((folder / part / name).is_file() for name in names):
+                missing.append(f"{part}/tokenizer.json")
             continue
         config = "scheduler_config.json" if part == "scheduler" else "config.json"
         if not (folder / part / config).is_file():
@@ -128,27 +162,35 @@ def _missing_weights(folder: Path, part: str) -> list[str]:
 
 def _weight_file(folder: Path, part: str) -> Path:
     """A part's weights: its one file, or the index of its shards where there is only that."""
-    stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
     single = folder / part / f"{stem}.safetensors"
     index = single.with_suffix(".safetensors.index.json")
     return index if index.is_file() and not single.is_file() else single
 
 
+def _tensors(folder: Path, parts: tuple[str, ...]) -> dict[str, TensorFiles]:
+    return {part: TensorFiles(_weight_file(folder, part)) for part in parts if not part.startswith("tokenizer")}
+
+
 def _check_loaded(module: torch.nn.Module, files: TensorFiles, where: str) -> None:
     """Raises UserError that names tensors of the module that the files lack. What files hold beyond it was left out.
 
-    Tied tensors are stored once; quantized ones under other names.
+    Tied tensors are stored once; quantized ones under other names; those of a part of a model behind the part's name.
     """
     if getattr(module, "hf_quantizer", None) is not None:
         return
     state = module.state_dict()
-    loaded = {tensor.data_ptr() for name, tensor in state.items() if name in files.infos}
+    first, behind = next(iter(state)), ""
+    if not any(name in files.infos for name in state):
+        behind = next((name.removesuffix(first) for name in files if name.endswith(f".{first}")), "")
+    found = {name.removeprefix(behind): info.shape for name, info in files.infos.items()}
+    loaded = {tensor.data_ptr() for name, tensor in state.items() if name in found}
     expected = {
         name: tuple(tensor.shape)
         for name, tensor in state.items()
-        if name in files.infos or tensor.is_meta or tensor.data_ptr() not in loaded
+        if name in found or tensor.is_meta or tensor.data_ptr() not in loaded
     }
-    check(expected, {name: info.shape for name, info in files.infos.items() if name in expected}, where)
+    check(expected, {name: shape for name, shape in found.items() if name in expected}, where)
 
 
 def _first_line(error: Exception) -> str:

@@ -22,9 +22,9 @@ from opensama import runtime
 from opensama.models.registry import ModelEntry, find
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
+from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
-from opensama.pipeline.sama import Guidance, SamaPipeline
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditRequest, Progress, Video
 
@@ -67,7 +67,7 @@ def load(
 class Editor:
     """A loaded model that edits videos: `edit(request)`. The diffusers pipeline below it is `pipeline`."""
 
-    def __init__(self, pipeline: SamaPipeline, entry: ModelEntry):
+    def __init__(self, pipeline: EditPipeline, entry: ModelEntry):
         self.pipeline, self.entry = pipeline, entry
         pipeline.set_progress_bar_config(disable=True)
 
@@ -100,9 +100,8 @@ class Editor:
         preserve = defaults.preserve if request.preserve is None else request.preserve
         report = _Reporter(request.progress)
 
-        text = pipe.encode_prompt(request.instruction)
-        negative = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
-        words_away = pipe.encode_prompt(negative, prefix="") if guidance.text_scale else None
+        words = pipe.encode_words(request.instruction)
+        words_away = pipe.words_away(request.negative_prompt, 1, guidance)
         small = (placement.enter(frame) for frame in video.frames(start, stop))
         source = torch.cat(
             [
@@ -110,15 +109,13 @@ class Editor:
                 for done, window in enumerate(plan.gather(small), 1)
             ]
         )
-        generator = runtime.seeded(request.seed)
-        noise = pipe.noise(plan, source, generator)
-        semantic = pipe.semantic_noise(len(plan), None, generator, shared=True)
+        noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
 
-        def on_step(pipe: SamaPipeline, i: int, t: Tensor, state: dict[str, Tensor]) -> None:
+        def on_step(pipe: EditPipeline, i: int, t: Tensor, state: dict[str, Tensor]) -> None:
             report("Editing", None, i + 1, steps)
 
         latents, _ = pipe.denoise(
-            noise, semantic, source, text, words_away,
+            noise, semantic, source, words, words_away,
             steps=steps,
             shift=defaults.shift if request.shift is None else request.shift,
             guidance=guidance,

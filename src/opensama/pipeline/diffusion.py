@@ -1,0 +1,336 @@
+"""EditPipeline: what the pipelines of all families share, from a source video and words to an edited video.
+
+    x: latents, from noise      v, u = transformer(x, source latents, words, y, 1000 sigma)
+    y: semantic tokens, if any  x, y = scheduler(x, v), its twin(y, u)       sigma = shifted(1 .. 0)
+    guidance, on v and u alike: v_neg + g (v - v_neg), or separately
+              v_IT + s_I (v_IT - v_0T) + s_T (v_IT - v_I0)      (0T: no source tokens, I0: the negative prompt)
+
+A family adds how its prompts become `Words`, and its own call. Defaults are those that a saved pipeline carries in its
+model_index.json. Timesteps stay float32. One seed fixes all noise.
+
+Letters: `b` videos or windows, `c` channels, `t h w` latent time, rows, columns, `l` text tokens, `d` text width,
+`s` semantic tokens, `e` their width. sigma = 1 is noise, velocity = noise - data. Pixels are [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.video_processor import VideoProcessor
+from torch import Tensor
+
+import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
+from opensama.flow import guide, guide_separately
+from opensama.media.frames import to_pixels
+from opensama.models.registry import Defaults
+from opensama.pipeline.windows import WindowPlan
+
+Words = dict[str, Tensor]
+"""Prompts as keyword arguments of the transformer's call, each [b ...], or [1 ...] for all videos alike."""
+
+OnStep = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+Sampler = Literal["euler", "unipc"]
+OutputType = Literal["np", "pil", "pt", "latent"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly the text acts, and the source too if `source` is given (then `text` is s_T = scale - 1)."""
+
+    scale: float = 5.0
+    source: float | None = None
+    text: float | None = None
+
+    @property
+    def text_scale(self) -> float:
+        """s_T; when it is 0 the negative prompt is not asked."""
+        return self.scale - 1 if self.source is None or self.text is None else self.text
+
+
+class Start(NamedTuple):
+    """What a call begins with: the source's windows as latents [b c t h w], their plan, and where noise comes from."""
+
+    source: Tensor
+    plan: WindowPlan
+    generator: torch.Generator | None
+
+
+class EditPipeline(DiffusionPipeline):
+    """Edits videos by instruction, with a transformer of any family and an autoencoder of diffusers' interface."""
+
+    _callback_tensor_inputs = ["latents", "semantic"]  # noqa: RUF012
+
+    vae: Any
+    transformer: Any
+    scheduler: Any
+
+    def __init__(self, defaults: dict[str, Any] | None, **parts: Any):
+        super().__init__()
+        self.register_modules(**parts)
+        self.register_to_config(defaults=Defaults.from_dict(defaults or {}).to_dict())
+        self.video_processor = VideoProcessor(vae_scale_factor=self.spatial)
+
+    def encode_words(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Words:
+        """One prompt for all of `b` videos, or as many; `prefix` goes before each, by default the model's own."""
+        raise NotImplementedError
+
+    def draw(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """The noise to begin with, of latents [b c t h w] and of semantic tokens where the model has some."""
+        return self.noise(plan, source, generator), None
+
+    @property
+    def defaults(self) -> Defaults:
+        return Defaults.from_dict(dict(self.config["defaults"]))
+
+    @property
+    def spatial(self) -> int:
+        """Pixels of a latent cell's side."""
+        config = self.vae.config
+        return config.scale_factor_spatial if "scale_factor_spatial" in config else config.spatial_compression_ratio
+
+    @property
+    def multiple(self) -> int:
+        """Width and height in pixels must be multiples of this."""
+        return self.spatial * max(self.transformer.config.patch_size[1:])
+
+    def begin(
+        self, video: Any, source_latents: Tensor | None, seed: int | None, generator: torch.Generator | None
+    ) -> Start:
+        """The source of a call: either a video in any form, or latents. A seed goes before a generator."""
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+        if source_latents is not None:
+            frames = 4 * (source_latents.shape[2] - 1) + 1
+            return Start(source_latents, WindowPlan(frames, source_latents.shape[2], (0,)), generator)
+        if video is None:
+            raise ValueError("pass either video or source_latents")
+        pixels, defaults = as_pixels(video), self.defaults
+        self.check_size(*pixels.shape[-2:])
+        plan = WindowPlan.of(pixels.shape[2], defaults.window, defaults.overlap)
+        if len(plan) > 1 and len(pixels) > 1:
+            raise ValueError(f"several videos at once must fit the window of {defaults.window} frames")
+        return Start(torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), plan, generator)
+
+    def words_away(self, negative_prompt: str | list[str] | None, b: int, guidance: Guidance) -> Words | None:
+        """What guidance leads away from, the model's own by default; None where it is not asked."""
+        if not guidance.text_scale:
+            return None
+        away = self.defaults.negative_prompt if negative_prompt is None else negative_prompt
+        return self.encode_words(away, b, prefix="")
+
+    def finish(self, latents: Tensor, plan: WindowPlan, output_type: OutputType) -> Any:
+        """What a call gives back of its videos."""
+        result: Any = latents
+        if output_type != "latent":
+            groups = latents.split(len(plan))
+            decoded = torch.stack([torch.cat(list(self.decode_windows(plan, group)), dim=1) for group in groups])
+            result = self.video_processor.postprocess_video(decoded, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return result
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        semantic: Tensor | None,
+        source: Tensor | None,
+        text: Words,
+        negative: Words | None,
+        *,
+        steps: int,
+        shift: float,
+        guidance: Guidance,
+        sampler: Sampler | None = None,
+        plan: WindowPlan | None = None,
+        on_step: OnStep | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """From noise [b c t h w] and [b s e] to data, both float32. With several windows `b` counts them.
+
+        Twins (see `windows`) take the mean of their velocities at every step.
+        """
+        device = self._execution_device
+        clock, semantic_clock = (self.clock(steps, shift, sampler, device) for _ in range(2))
+        latents = latents.to(device, torch.float32)
+        semantic = None if semantic is None else semantic.to(device, torch.float32)
+        with self.progress_bar(total=steps) as bar:
+            for i, t in enumerate(clock.timesteps):
+                v, u = self.guided_velocity(latents, semantic, source, text, negative, t, guidance, attention_kwargs)
+                if plan is not None:
+                    v = plan.blend(v)
+                latents = clock.step(v, t, latents, return_dict=False)[0]
+                if semantic is not None:
+                    semantic = semantic_clock.step(u, t, semantic, return_dict=False)[0]
+                if on_step is not None:
+                    state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
+                    state |= on_step(self, i, t, state) or {}
+                    latents, semantic = state["latents"], state.get("semantic")
+                bar.update()
+        return latents, semantic
+
+    def guided_velocity(
+        self,
+        latents: Tensor,
+        semantic: Tensor | None,
+        source: Tensor | None,
+        text: Words,
+        negative: Words | None,
+        t: Tensor,
+        guidance: Guidance,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget."""
+        dtype, device, b = self.transformer.dtype, latents.device, len(latents)
+
+        def ask(name: str, part: slice, text: Words, with_source: bool = True) -> list[Tensor]:
+            given = {key: rows(x, b)[part].to(device, exact(key, x) or dtype) for key, x in text.items()}
+            if semantic is not None:
+                given["semantic_hidden_states"] = semantic[part].to(dtype)
+            with self.transformer.cache_context(f"{name} {part.start}"):
+                answer = self.transformer(
+                    hidden_states=latents[part].to(dtype),
+                    timestep=t.to(device, torch.float32).expand(len(latents[part])),
+                    source_hidden_states=source[part].to(device, dtype) if with_source and source is not None else None,
+                    attention_kwargs=attention_kwargs,
+                    return_dict=False,
+                    **given,
+                )
+            return [x.float() for x in answer if x is not None]
+
+        def combine(part: slice) -> list[Tensor]:
+            full = ask("full", part, text)
+            if guidance.source is None:
+                if not guidance.text_scale or negative is None:
+                    return full
+                return [guide(v, n, guidance.scale) for v, n in zip(full, ask("negative", part, negative), strict=True)]
+            text_scale = guidance.text_scale
+            no_text = ask("negative", part, negative) if text_scale and negative is not None else full
+            no_source = ask("no source", part, text, with_source=False) if guidance.source else full
+            return [
+                guide_separately(v, n, o, source_scale=guidance.source, text_scale=text_scale)
+                for v, n, o in zip(full, no_text, no_source, strict=True)
+            ]
+
+        size = self.windows_at_once(latents)
+        parts = [combine(slice(start, min(start + size, b))) for start in range(0, b, size)]
+        v, *u = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return v, (u[0] if u else None)
+
+    def windows_at_once(self, latents: Tensor) -> int:
+        """How many rows of the batch one forward pass takes: about 8,000 tokens of target, at least one row."""
+        p_t, p_h, p_w = self.transformer.config.patch_size
+        return max(1, 8192 // (latents[0, 0].numel() // (p_t * p_h * p_w)))
+
+    def clock(self, steps: int, shift: float, sampler: Sampler | None, device: torch.device) -> Any:
+        """A fresh scheduler at sigmas linspace(1, 0, steps + 1)[:-1], shifted; None: of the pipeline's own kind."""
+        if steps < 1:
+            raise ValueError(f"at least one step is needed, not {steps}")
+        kinds: dict[str | None, Any] = {
+            "euler": FlowMatchEulerDiscreteScheduler,
+            "unipc": UniPCMultistepScheduler,
+            None: type(self.scheduler),
+        }
+        if sampler not in kinds:
+            raise ValueError(f"unknown sampler {sampler!r}: choose euler or unipc")
+        kind = kinds[sampler]
+        config = dict(self.scheduler.config) if isinstance(self.scheduler, kind) else {}
+        if kind is UniPCMultistepScheduler:
+            config |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+        else:
+            config |= {"shift": shift}
+        config.pop("_use_default_values", None)  # else what is set here would count as a default and be dropped
+        clock = kind.from_config(config)
+        clock.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].copy(), device=device)
+        return clock
+
+    def prompts(self, prompt: str | list[str] | None, b: int, prefix: str | None) -> list[str]:
+        """One prompt, or `b`, each with its prefix."""
+        if prompt is None:
+            raise ValueError("pass either prompt or prompt_embeds")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        if len(prompts) not in (1, b):
+            raise ValueError(f"{len(prompts)} prompts do not go with {b} videos")
+        prefix = self.defaults.prompt_prefix if prefix is None else prefix
+        return [prefix + p for p in prompts]
+
+    def tokenize(
+        self, tokenizer: Any, texts: list[str], length: int, *, padding: Literal["max_length", "longest"] = "max_length"
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and mask [b l], of at most `length` tokens, padded on the right."""
+        tokens = tokenizer(
+            texts, padding=padding, max_length=length, truncation=True, add_special_tokens=True,
+            return_attention_mask=True, padding_side="right", return_tensors="pt",
+        )  # fmt: skip
+        device = self._execution_device
+        return tokens.input_ids.to(device), tokens.attention_mask.to(device)
+
+    def encode_video(self, pixels: Tensor) -> Tensor:
+        """Pixels [b c t h w] in [-1, 1], t = 4k+1, as normalised latents [b c t h w], float32, no sampling."""
+        pixels = pixels.to(self._execution_device, self.vae.dtype)
+        mode = self.vae.encode(pixels).latent_dist.mode().float()
+        if "latents_mean" not in self.vae.config:
+            return mode * self.vae.config.scaling_factor
+        mean, std = self._latent_statistics(mode)
+        return (mode - mean) / std
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Normalised latents as pixels [b c t h w] in [-1, 1], float32."""
+        latents = latents.to(self._execution_device).float()
+        if "latents_mean" in self.vae.config:
+            mean, std = self._latent_statistics(latents)
+            latents = latents * std + mean
+        else:
+            latents = latents / self.vae.config.scaling_factor
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    def encode_windows(self, plan: WindowPlan, frames: Iterable[Tensor]) -> Tensor:
+        """A clip's frames [c h w], streamed, as latents of its windows [b c t h w], each encoded on its own."""
+        return torch.cat([self.encode_video(window[None]) for window in plan.gather(frames)])
+
+    def decode_windows(self, plan: WindowPlan, latents: Tensor) -> Iterator[Tensor]:
+        """The clip's frames [c n h w] in [-1, 1], window by window, crossfaded and trimmed."""
+        return plan.stitch(self.decode_latents(window[None])[0] for window in latents)
+
+    def noise(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Initial latents [b c t h w], drawn in float32 on the generator's device (a CPU's is the same everywhere)."""
+        b, _, _, h, w = source.shape
+        clips = b // len(plan)
+        clip = self._draw((clips, self.transformer.config.out_channels, plan.total, h, w), generator)
+        return torch.cat([plan.split(one[None]) for one in clip])
+
+    def check_size(self, height: int, width: int) -> None:
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(f"width and height must be multiples of {self.multiple}, not {width}x{height}")
+
+    def _draw(self, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+        return torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
+
+    def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (like.new_tensor(getattr(self.vae.config, name)) for name in ("latents_mean", "latents_std"))
+        return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+
+def rows(x: Tensor, b: int) -> Tensor:
+    """[1 ...] for all alike, or [b ...], as [b ...]."""
+    return x.expand(b, *x.shape[1:]) if len(x) == 1 else x
+
+
+def exact(key: str, x: Tensor) -> torch.dtype | None:
+    """The type of what goes into a model as it is: masks, and numbers that it embeds as it does time."""
+    return x.dtype if key == "guidance" or not x.is_floating_point() else None
+
+
+def as_pixels(video: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
+    """Any accepted form of video as [b c t h w] in [-1, 1]."""
+    if isinstance(video, Tensor):
+        return video if video.ndim == 5 else video[None]
+    frames = [np.asarray(frame) for frame in video]
+    if any(frame.dtype.kind != "u" or frame.ndim != 3 or frame.shape[-1] != 3 for frame in frames):
+        raise ValueError("frames must be RGB images: PIL, or arrays of unsigned integers of shape (h, w, 3)")
+    return to_pixels(frames)

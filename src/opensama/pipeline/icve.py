@@ -1,0 +1,152 @@
+"""IcvePipeline: a source video and an instruction in, an edited video out, on HunyuanVideo.
+
+    words: the instruction as it is (no template), the language model's hidden state -3, and CLIP's pooled vector
+    v = transformer(x, source latents, words, 1000 sigma, 1000 * embedded guidance)
+    guidance 6 on the words alone: v_neg + 6 (v - v_neg), the source is in both
+
+Released defaults: 50 Euler steps, shift 7, embedded guidance 1, 256 text tokens. The autoencoder works in the tiles
+that the weights were used with. How it samples, and what the letters mean, is in `diffusion.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.loaders import HunyuanVideoLoraLoaderMixin
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+import opensama.models.icve  # noqa: F401  (diffusers loads components only of modules that are imported)
+from opensama.pipeline.diffusion import EditPipeline, Guidance, OnStep, OutputType, Sampler, Words
+
+TILES = (256, 256, 64, 192, 192, 48)  # rows, columns, frames of a tile, then of its stride
+
+
+@dataclass
+class IcvePipelineOutput(BaseOutput):
+    """Edited videos."""
+
+    frames: Any
+
+
+class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):
+    """Edits videos by instruction with an IcveTransformer3DModel; its folder is laid out as HunyuanVideo's.
+
+    Without `text_encoder_2` the pooled vector is the mean of the first encoder's tokens.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"  # type: ignore[assignment]
+    _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
+
+    tokenizer: Any
+    text_encoder: Any
+    tokenizer_2: Any
+    text_encoder_2: Any
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        vae: Any,
+        transformer: Any,
+        scheduler: Any,
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
+        defaults: dict[str, Any] | None = None,
+    ):
+        super().__init__(
+            defaults,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+            vae=vae,
+            transformer=transformer,
+            scheduler=scheduler,
+        )
+        if isinstance(vae, AutoencoderKLHunyuanVideo):
+            vae.enable_tiling(*TILES)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        video: Tensor | np.ndarray | Sequence[Any] | None = None,
+        prompt: str | list[str] | None = None,
+        *,
+        negative_prompt: str | list[str] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        source_guidance_scale: float | None = None,
+        text_guidance_scale: float | None = None,
+        embedded_guidance_scale: float | None = None,
+        shift: float | None = None,
+        sampler: Sampler | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        source_latents: Tensor | None = None,
+        latents: Tensor | None = None,
+        words: Words | None = None,
+        negative_words: Words | None = None,
+        output_type: OutputType = "np",
+        callback_on_step_end: OnStep | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> IcvePipelineOutput | tuple[Any]:
+        """Edited videos of the source's frame count and size.
+
+        `video` is [c t h w] or [b c t h w] in [-1, 1], or a list of PIL images or uint8 arrays, or `t h w 3` uint8;
+        `source_latents` [b c t h w] (scaled) stand in for it. A clip longer than the model's window is edited in
+        windows, one video at a time. `words` and `negative_words` are what `encode_words` gives, `latents` the initial
+        noise. Raises ValueError for sizes that are no multiple of `self.multiple`; whatever the callback raises comes
+        out.
+        """
+        defaults = self.defaults
+        source, plan, generator = self.begin(video, source_latents, seed, generator)
+        b = len(source)
+        scale = defaults.guidance if guidance_scale is None else guidance_scale
+        guidance = Guidance(scale, source_guidance_scale, text_guidance_scale)
+        words = self.encode_words(prompt, b) if words is None else words
+        away = self.words_away(negative_prompt, b, guidance) if negative_words is None else negative_words
+        if embedded_guidance_scale is not None:
+            number = {"guidance": torch.tensor([1000.0 * embedded_guidance_scale])}
+            words, away = words | number, None if away is None else away | number
+        latents, _ = self.denoise(
+            self.noise(plan, source, generator) if latents is None else latents, None, source, words, away,
+            steps=defaults.steps if num_inference_steps is None else num_inference_steps,
+            shift=defaults.shift if shift is None else shift,
+            guidance=guidance, sampler=sampler, plan=plan,
+            on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
+        )  # fmt: skip
+        result = self.finish(latents, plan, output_type)
+        return IcvePipelineOutput(result) if return_dict else (result,)
+
+    @torch.no_grad()
+    def encode_words(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Words:
+        """Text [b l d] as long as the longest, a mask [b l] where some are shorter, pooled text [b d], guidance [1]."""
+        defaults = self.defaults
+        texts = [text.strip() for text in self.prompts(prompt, b, prefix)]
+        ids, mask = self.tokenize(self.tokenizer, texts, defaults.max_text_tokens, padding="longest")
+        states = self.text_encoder(ids, mask, output_hidden_states=True).hidden_states
+        out = {"encoder_hidden_states": states[defaults.text_layer]}
+        if not mask.all():
+            out["encoder_attention_mask"] = mask
+        if self.text_encoder_2 is None:
+            weight = mask[..., None].to(states[0].dtype)
+            out["pooled_projections"] = (out["encoder_hidden_states"] * weight).sum(1) / weight.sum(1)
+        else:
+            length = self.text_encoder_2.config.max_position_embeddings
+            ids, _ = self.tokenize(self.tokenizer_2, texts, length)
+            out["pooled_projections"] = self.text_encoder_2(ids).pooler_output
+        if defaults.embedded_guidance is not None:
+            out["guidance"] = torch.tensor([1000.0 * defaults.embedded_guidance])
+        return out
+
+
+# DiffusionPipeline.from_pretrained looks classes up by name in diffusers itself: this lets it find ours once imported.
+setattr(diffusers, "IcvePipeline", IcvePipeline)  # noqa: B010
