@@ -154,7 +154,7 @@ def test_the_server_says_how_long_to_wait(server):
 
 def test_retries_come_to_an_end(server):
     server.faults.extend([Fault(500, "broken")] * 10)
-    with pytest.raises(VlmUnavailable, match="after 2 retries: 500 broken"):
+    with pytest.raises(VlmUnavailable, match="asked 3 times: 500 broken"):
         vlm_at(server).ask(Question("Well?"))
     assert len(server.asked) == 3
 
@@ -162,7 +162,7 @@ def test_retries_come_to_an_end(server):
 def test_nobody_listens():
     with ChatServer() as server:
         url = server.url
-    with pytest.raises(VlmUnavailable, match=r"does not answer after 1 retries: .*[Cc]onnection"):
+    with pytest.raises(VlmUnavailable, match=r"does not answer, asked 2 times: .*[Cc]onnection"):
         ServerVlm(url, "pixels", retries=1, pause=QUICK).ask(Question("Well?"))
     with pytest.raises(UserError, match="Say which model"):
         open_vlm(url)
@@ -356,6 +356,8 @@ def test_published_names_of_the_image_processor(qwen, tmp_path):
 
 
 def test_a_local_model_that_is_none(qwen, tmp_path):
+    with pytest.raises(UserError, match="There is no folder"):
+        open_vlm(None, str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"has no config\.json"):
         open_vlm(None, str(tmp_path))
     folder = tmp_path / "copy"

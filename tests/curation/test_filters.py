@@ -26,6 +26,7 @@ from opensama.vlm import BadAnswer, Question, Remembering, ScriptedVlm, VlmRefus
 from opensama.vlm.server import ServerVlm
 from tests.curation.server import Asked, ChatServer, Ended, Fault, pixel_judge
 
+CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
 FRAMES, HEIGHT, WIDTH = 12, 36, 64
 
 
@@ -358,7 +359,7 @@ def test_who_cannot_be_asked_at_all_is_told_at_once(pairs, tmp_path):
         with pytest.raises(UserError, match="does not accept the key"):
             filter_manifest(pairs, out, asking(server))
         gone = server.url
-    with pytest.raises(UserError, match=r"does not answer after 1 retries: .*start the server"):
+    with pytest.raises(UserError, match=r"does not answer, asked 2 times: .*start the server"):
         filter_manifest(pairs, out, lambda: ServerVlm(gone, "pixels", retries=1, pause=0.005))
     assert not out.exists()
     write_manifest(tmp_path / "none.parquet", [])
@@ -396,6 +397,49 @@ def test_killed_and_called_again(pairs, tmp_path):
         filter_manifest(pairs, tmp_path / "whole", asking(server), workers=3)
     for name in ("manifest.parquet", "refused.parquet"):
         assert list(iter_records(out / name)) == list(iter_records(tmp_path / "whole" / name))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+@pytest.mark.slow
+def test_ray_workers_and_one_process_agree(pairs, tmp_path):
+    """Two workers spend one budget; what they leave is done here, and it is as if all were done here."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    cache = tmp_path / "answers"
+    with ChatServer() as server:
+        vlm = partial(open_vlm, server.url, cache=cache, budget=31, purse=new_purse())
+        report = filter_manifest(pairs, tmp_path / "ray", vlm, runner="ray", workers=2)
+        assert "budget of 31" in report.stopped
+        assert report.kept + report.refused >= 2
+        assert len(server.questions) == 31
+        report = filter_manifest(pairs, tmp_path / "ray", asking(server, cache))
+        assert (report.stopped, report.left, len(server.questions)) == ("", 0, 45)
+        filter_manifest(pairs, tmp_path / "here", asking(server))
+    for name in ("manifest.parquet", "refused.parquet"):
+        assert list(iter_records(tmp_path / "ray" / name)) == list(iter_records(tmp_path / "here" / name))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
+def test_published_edits_are_ranked(tmp_path):
+    """A published edit before the source itself and before the edit of another clip."""
+
+    def record(name: str, source: str, target: str) -> Record:
+        files = {"source": str(CLIPS / f"{source}.mp4"), "target": str(CLIPS / f"{target}.mp4")}
+        return Record(id=name, kind="pair", instruction="Remove the bowl in the middle.", **files)
+
+    records = [
+        record("another", "bowl--source", "boat--sama"),
+        record("edit", "bowl--source", "bowl--sama"),
+        record("nothing", "bowl--source", "bowl--source"),
+        record("swapped", "boat--sama", "bowl--source"),
+    ]
+    write_manifest(tmp_path / "all.parquet", records)
+    with ChatServer() as server:
+        filter_manifest(tmp_path / "all.parquet", tmp_path / "out", asking(server), turns=1, frames=4, side=224)
+    assert ids(tmp_path / "out/manifest.parquet") == ["edit"]
+    scored = {record.id: record.scores for record in iter_records(tmp_path / "out/refused.parquet")}
+    assert scored["nothing"]["vlm_instruction"] < 2
+    assert scored["another"] != scored["swapped"], "who is the source makes a difference"
 
 
 def test_the_report_holds_everything_itself(pairs, tmp_path):

@@ -48,8 +48,6 @@ __all__ = [
     "open_vlm",
 ]
 
-LOCAL = "Qwen/Qwen2.5-VL-7B-Instruct"
-
 
 def open_vlm(
     url: str | None = None,
@@ -80,7 +78,7 @@ def open_vlm(
         key = key or os.environ.get("OPENAI_API_KEY") or "none"
         vlm = ServerVlm(url, model, key, retries=retries, timeout=timeout)
     else:
-        from opensama.vlm.local import LocalVlm
+        from opensama.vlm.local import EXAMPLE, LocalVlm
 
-        vlm = LocalVlm(model or LOCAL, device=device)
+        vlm = LocalVlm(model or EXAMPLE, device=device)
     return Remembering(vlm, cache, budget, purse)

@@ -6,6 +6,7 @@ torchvision, its image processors do not.
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from opensama.vlm.asking import Question, VlmRefused
 if TYPE_CHECKING:
     import torch
 
+EXAMPLE = "Qwen/Qwen2.5-VL-7B-Instruct"
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 FILES = ("config.json", "*.safetensors", "tokenizer*", "preprocessor_config.json", "*.json")
 IMAGE_TOKENS = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -27,7 +29,10 @@ class LocalVlm:
     the question itself, its turn included, is the seed: asked again it is answered the same."""
 
     def __init__(self, model: str, *, device: str | None = None) -> None:
-        folder = locate(model, FILES, folder=model if Path(model).expanduser().is_dir() else None)
+        here = Path(model).expanduser().is_dir()
+        if not here and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+            raise UserError(f"There is no folder {model}: give one, or a name on the hub such as {EXAMPLE}.")
+        folder = locate(model, FILES, folder=model if here else None)
         family = read_object(folder / "config.json").get("model_type")
         if family not in FAMILIES:
             raise UserError(f"{model} is a {family} model: in this process {', '.join(FAMILIES)} can be asked.")

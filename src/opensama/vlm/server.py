@@ -68,9 +68,10 @@ class ServerVlm:
                 raise self._no_such_server() from error
             if attempt < self.retries:
                 time.sleep(min(wait, LONGEST))
+        asked = "asked once" if not self.retries else f"asked {self.retries + 1} times"
         if failure.startswith("429"):
-            raise VlmQuota(f"{self.url} still limits the rate after {self.retries} retries: {failure}")
-        raise VlmUnavailable(f"{self.url} does not answer after {self.retries} retries: {failure}")
+            raise VlmQuota(f"{self.url} limits the rate, {asked}: {failure}")
+        raise VlmUnavailable(f"{self.url} does not answer, {asked}: {failure}")
 
     def _send(self, messages: list[dict[str, Any]], question: Question) -> Any:
         import openai
