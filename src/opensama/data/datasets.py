@@ -146,10 +146,9 @@ def draft(
         return BadRow(f"the row has no column {absent[0]}")
     target, source = media_of(first("target", TARGET)), media_of(first("source", SOURCE))
     kind = dataset.kind if dataset.name != "table" else "pair" if source else "clip"
-    if not target:
-        return BadRow("the row names no target")
-    if kind == "pair" and not source:
-        return BadRow("the row names no source")
+    if not target or (kind == "pair" and not source):
+        side = "source" if target else "target"
+        return BadRow(f"the row names no {side} (it has {', '.join(row)}): say which it is with --column {side}=NAME")
     said = text_of(first("task", TYPE))
     places = (said, table.stem, *_folders(target), *_folders(source or ()), table.parent.name)
     found = next((t for t in (task_name(place, dataset.tasks) for place in places) if t != "other"), "other")

@@ -100,6 +100,10 @@ class _Import:
     ) -> None:
         check_name(out)
         self.dataset, self.out, self.choice, self.progress = dataset, out, choice, progress
+        self.media = [extra.expanduser() for extra in choice.media]
+        for extra in self.media:
+            if not extra.is_dir():
+                raise UserError(f"There is no folder {extra}: check --media.")
         self.root = folder.parent if folder.is_file() else folder
         self.report = ImportReport()
         self.began = time.monotonic()
@@ -125,15 +129,20 @@ class _Import:
             if not self.packed:
                 self.take_out(choice.unpack)
         extra = () if choice.unpack is None else (choice.unpack,)
-        self.finder = Finder([self.root, *extra, *choice.media], self.dataset.bases, self.dataset.renames)
+        self.finder = Finder([self.root, *extra, *self.media], self.dataset.bases, self.dataset.renames)
         listing = self.out.with_name(f"{self.out.stem}{LEFT_OUT}")
         meta = {
             "dataset": self.dataset.name, "title": self.dataset.title, "license": self.dataset.licence,
             "folder": str(self.root.absolute()), "tasks": list(choice.tasks), "swap": list(choice.swap),
             "drop_first": choice.drop_first,
         }  # fmt: skip
-        with listing.open("w", encoding="utf-8") as file, ThreadPoolExecutor(THREADS) as threads:
-            write_manifest(self.out, self.records(threads, file), meta)
+        try:
+            with listing.open("w", encoding="utf-8") as file, ThreadPoolExecutor(THREADS) as threads:
+                write_manifest(self.out, self.records(threads, file), meta)
+        except BaseException:
+            if not report.left_out or report.kept:  # it says why nothing came of it, or else is half-written
+                listing.unlink(missing_ok=True)
+            raise
         if report.left_out:
             report.list = listing
         else:
@@ -200,14 +209,14 @@ class _Import:
                     if report.kept == self.choice.limit:
                         return
             self.progress(self.step(report.rows))
-        self.progress(self.step(report.rows, ended=True))
         if not report.kept:
             listing.flush()
             raise UserError(self.nothing(Path(listing.name)))
+        self.progress(self.step(report.rows, ended=True))
 
     def take_out(self, into: Path) -> None:
         """What chosen rows need and the disk lacks comes out of the archives."""
-        finder = Finder([self.root, into, *self.choice.media], self.dataset.bases, self.dataset.renames)
+        finder = Finder([self.root, into, *self.media], self.dataset.bases, self.dataset.renames)
         rows = (row for *_, row in self.drafts() if not isinstance(row, BadRow) and self.chosen(row))
         wanted = missing(islice(rows, self.choice.limit), finder) if self.archives else {}
         done, total = 0, sum(archive.size for archive in self.archives)

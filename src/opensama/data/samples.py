@@ -123,15 +123,17 @@ class Layout:
     def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> list[Item]:
         """All items, in the manifest's order; rows whose files cannot be opened are reported and left out."""
 
-        def shaped(row: Row) -> tuple[int, int, int] | str:
+        def probed(row: Row) -> tuple[int, int, int] | str:
             try:
-                return row.size or probe(row)
+                return probe(row)
             except UserError as error:
                 return str(error)
 
         out: list[Item] = []
         with ThreadPoolExecutor(16) as threads:
-            for row, found in zip(rows, threads.map(shaped, rows), strict=True):
+            opened = threads.map(probed, [row for row in rows if row.size is None])
+            for row in rows:
+                found = next(opened) if row.size is None else row.size
                 if isinstance(found, str):
                     on_bad(row, found)
                     continue
