@@ -18,23 +18,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 SIDE = 256  # pixels of the longer side
-ADAPTIVE, CONTENT, SHORTEST = 3.0, 15.0, 15  # PySceneDetect's own defaults: ratio, least change, frames between cuts
+ADAPTIVE, CONTENT = 3.0, 15.0  # PySceneDetect's own defaults: ratio to the neighbours' change, least change
+SHORTEST = 6  # frames between two cuts: short, because no clip may go across a cut, but longer than a flash
 PAIRS_A_SECOND = 4  # neighbours whose flow is looked at
 
 
 class Cuts:
     """Where scenes begin, of frames that come one by one: `add` them, and read `starts`."""
 
-    def __init__(self, adaptive: float = ADAPTIVE, content: float = CONTENT, shortest: int = SHORTEST):
+    def __init__(self, adaptive: float = ADAPTIVE, content: float = CONTENT):
         try:
             import scenedetect
             from scenedetect.detectors import AdaptiveDetector
         except ImportError:
             raise UserError("PySceneDetect is not installed; run: pip install 'opensama[curate]'") from None
         self._code: Any = scenedetect.FrameTimecode
-        self._detector = AdaptiveDetector(
-            adaptive_threshold=adaptive, min_content_val=content, min_scene_len=max(1, shortest)
-        )
+        self._detector = AdaptiveDetector(adaptive_threshold=adaptive, min_content_val=content, min_scene_len=SHORTEST)
         self._count = 0
         self.starts = [0]
 
@@ -53,9 +52,7 @@ def find_cuts(frames: Iterable[np.ndarray], adaptive: float = ADAPTIVE, content:
     return cuts.starts
 
 
-def scenes(
-    item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, shortest: int = SHORTEST, side: int = SIDE
-) -> list[Item]:
+def scenes(item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, side: int = SIDE) -> list[Item]:
     """The stage: one item for each scene, with its frames, its times and its motion."""
     from opensama.curation.motion import Flow, motion_of, speed
     from opensama.media.video_io import read_video
@@ -64,7 +61,7 @@ def scenes(
     video = read_video(Path(item["_path"]))
     times = seconds_of(video)
     stride = max(1, round(float(video.fps) / PAIRS_A_SECOND))
-    cuts, flow = Cuts(adaptive, content, shortest), Flow()
+    cuts, flow = Cuts(adaptive, content), Flow()
     before: np.ndarray | None = None
     speeds: dict[int, float] = {}  # by the number of the second frame
     for number, frame in enumerate(small_frames(video, side)):
