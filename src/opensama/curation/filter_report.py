@@ -90,9 +90,10 @@ def write_report(
     with (out / "failed.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
             reason = str(json.loads(line)["error"]["reason"])
-            kind = KINDS.get(reason.partition(":")[0], UNREADABLE)
+            name, _, said = reason.partition(": ")
+            kind = KINDS.get(name, UNREADABLE)
             report.unscored[kind] = report.unscored.get(kind, 0) + 1
-            reasons.setdefault(kind, reason)
+            reasons.setdefault(kind, said if name in KINDS else reason)
     shown = {}
     tallies: dict[str, defaultdict[str, list[int]]] = {name: defaultdict(lambda: [0, 0]) for name in ("set", "task")}
     missed: Counter[str] = Counter()
@@ -145,12 +146,12 @@ def page(
         f"{name.replace('_', ' ')}: {value}" for name, value in report.settings.items() if not isinstance(value, dict)
     ]
     unscored = report.unscored | report.dropped
-    facts = [f"{count:,} not scored, {html.escape(reason)}" for reason, count in unscored.items()]
+    facts = [f"{sum(unscored.values()):,} of {report.pairs:,} are not scored."] if unscored else []
     if report.stopped:
-        facts.append(f"{report.left:,} left: {html.escape(report.stopped)}")
+        facts.append(f"{report.left:,} are left, because {html.escape(report.stopped)}.")
     return Template(files("opensama.curation").joinpath("filter_report.html").read_text("utf-8")).substitute(
         summary=f"{report.kept:,} of {scored:,} scored pairs are kept{_share(report.kept, scored)}",
-        facts="".join(f"<p>{fact}.</p>" for fact in facts),
+        facts="".join(f"<p>{fact}</p>" for fact in facts),
         settings=html.escape(" · ".join(notes)),
         histograms="".join(
             histogram(media, name, bins, report.thresholds[media].get(name))
@@ -158,7 +159,7 @@ def page(
             for name, bins in scores.items()
         ),
         shares=shares("Dataset", report.datasets) + shares("Task", report.tasks),
-        missed=listed("Threshold missed", report.missed, "pairs") + failures(report.unscored, reasons),
+        missed=listed("Threshold missed", report.missed) + failures(unscored, reasons),
         kept=sheet(kept, report, folder),
         refused=sheet(refused, report, folder),
         kept_count=f"{len(kept)} of {report.kept:,}",
@@ -192,7 +193,7 @@ def histogram(media: str, name: str, bins: Sequence[int], threshold: float | Non
     wanted = "" if threshold is None else f", wanted {threshold:g}"
     return (
         f"<figure><figcaption><b>{name}</b> of {total:,} {media}s{wanted}</figcaption>"
-        f'<svg viewBox="-4 0 {width + 8} {height + 34}" role="img" aria-label="Histogram of {name} of {media}s">'
+        f'<svg viewBox="-6 0 {width + 16} {height + 34}" role="img" aria-label="Histogram of {name} of {media}s">'
         f"{''.join(bars)}{line}{ticks}</svg></figure>"
     )
 
@@ -209,11 +210,11 @@ def shares(title: str, tally: Tally) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def listed(title: str, counts: Mapping[str, int], unit: str) -> str:
+def listed(title: str, counts: Mapping[str, int]) -> str:
     if not counts:
         return ""
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{count:,}</td></tr>" for name, count in counts.items())
-    return f"<table><thead><tr><th>{title}</th><td>{unit}</td></tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><thead><tr><th>{title}</th><td>pairs</td></tr></thead><tbody>{rows}</tbody></table>"
 
 
 def failures(unscored: Mapping[str, int], reasons: Mapping[str, str]) -> str:
@@ -221,10 +222,10 @@ def failures(unscored: Mapping[str, int], reasons: Mapping[str, str]) -> str:
         return ""
     rows = "".join(
         f"<tr><th>{html.escape(kind)}</th><td>{count:,}</td>"
-        f'<td class="said">{html.escape(reasons[kind][:300])}</td></tr>'
+        f'<td class="said">{html.escape(reasons.get(kind, "")[:300])}</td></tr>'
         for kind, count in unscored.items()
     )
-    head = "<tr><th>Not scored</th><td>pairs</td><td>the first</td></tr>"
+    head = '<tr><th>Not scored</th><td>pairs</td><td class="said">the first</td></tr>'
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
