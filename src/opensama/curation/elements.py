@@ -20,8 +20,7 @@ import numpy as np
 
 from opensama.curation.graph import Drop
 from opensama.media.frames import resize_frame, spread
-from opensama.values import UserError
-from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, VlmQuota, answer_json
+from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask
 
 KINDS = ("remove", "replace", "recolor", "background")
 """Changes that an inpainter can make, by their task names."""
@@ -201,10 +200,11 @@ def shown(frames: np.ndarray, number: int = FRAMES, side: int = SIDE) -> tuple[n
 
 
 def _ask(vlm: Vlm, text: str, images: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The JSON of the answer; asked once more where it has none."""
     try:
-        return answer_json(vlm.ask(Question(text, tuple(images))))
-    except UserError as error:  # a key that has expired, a server with another model: no clip's fault
-        raise VlmQuota(str(error)) from error
+        return answer_json(ask(vlm, Question(text, tuple(images))))
+    except BadAnswer:
+        return answer_json(ask(vlm, Question(text, tuple(images), turn=1)))
 
 
 def _text(answer: dict[str, Any], key: str) -> str:

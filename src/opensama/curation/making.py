@@ -1,0 +1,322 @@
+"""The stages of `pairs.py`, one function each: an item in, and what becomes of it.
+
+An item is a clip's record with working keys: `_front` and `_behind` (what the VLM named), `_element`, `_person`,
+`_mask` (a file in masks/), `_kind`, `_change`, `_edited` (a file in edited/). From "instruction" on it is a pair's
+record, with paths relative to making/. Pairs that join from elsewhere have `_public` and pass the stages that make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from opensama.curation import rubrics
+from opensama.curation.elements import BACK, BACKDROP, Change, Clip, describe_change, name_elements, plan_change
+from opensama.curation.filters import PREFIX, SIDE, TEMPERATURE, pair_frames, score_pair
+from opensama.curation.graph import Drop, Item
+from opensama.curation.inpainting import Inpainter
+from opensama.curation.instructions import why_not
+from opensama.curation.masks import MaskRules, boxes, changed, grow, load_masks, measure, put_together, save_masks
+from opensama.curation.segmentation import Segmenter
+from opensama.data.manifest import Record
+from opensama.media.frames import resize_frame
+from opensama.media.video_io import read_video, write_video
+from opensama.values import Video, frames_down
+from opensama.vlm import Vlm
+
+QUALITY = 92  # of painted clips, near to lossless: they are data
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A worker's place: the folder of the results, and its model."""
+
+    out: str
+    model: Any
+
+    def masks(self, item: Item) -> Path:
+        return Path(self.out, "masks", item["_mask"])
+
+    def edited(self, item: Item) -> Path:
+        return Path(self.out, "edited", item["_edited"])
+
+
+def bench(out: str, model: Callable[[], Any]) -> Bench:
+    """The same with a model that is made here, in the worker."""
+    return Bench(out, model())
+
+
+def loaded(out: str, model: Segmenter | Inpainter) -> Bench:
+    """The same with a model that is read here."""
+    model.load()
+    return Bench(out, model)
+
+
+# --- what is there
+
+
+def elements(at: Bench, item: Item, *, model: str, frames: int, short_side: int) -> Item:
+    """Elements filter: what is in front and behind, in the VLM's words."""
+    if item.get("_public"):
+        return item
+    vlm: Vlm = at.model
+    found = name_elements(vlm, take(item, frames, short_side)[0])
+    front = [{"name": element.name, "person": element.person} for element in found.foreground]
+    return item | {"_front": front, "_behind": list(found.background), "_vlm": model}
+
+
+def segmentation(
+    at: Bench, item: Item, *, model: str, frames: int, short_side: int, kinds: Sequence[str], elements: int
+) -> list[Item]:
+    """An item for each element that is found, the surest first, and one for all that is behind them."""
+    if item.get("_public"):
+        return [item]
+    segmenter: Segmenter = at.model
+    people = {entry["name"]: entry["person"] for entry in item["_front"]}
+    found = segmenter.segment(take(item, frames, short_side)[0], list(people))
+    if not found:
+        raise Drop("segmentation: nothing found")
+    out = []
+    same = {key: value for key, value in item.items() if key not in ("_front", "_behind")} | {
+        "_segmenter": segmenter.name
+    }
+    if set(kinds) - {BACKDROP}:
+        for thing in sorted(found, key=lambda thing: -thing.score)[:elements]:
+            mine = same | {"_element": thing.name, "_person": people[thing.name], "_rivals": thing.rivals}
+            mine["_mask"] = _file(f"{item['id']} {thing.name}", "npz")
+            save_masks(at.masks(mine), thing.masks)
+            out.append(mine | {"scores": item["scores"] | {"detection": round(thing.score, 4)}})
+    if BACKDROP in kinds:
+        front = np.any([thing.masks for thing in found], axis=0)
+        mine = same | {"_element": ", ".join(thing.name for thing in found), "_person": False, "_rivals": 0}
+        mine |= {"_backdrop": True, "_mask": _file(f"{item['id']} behind", "npz")}
+        save_masks(at.masks(mine), ~front)
+        out.append(mine)
+    return out
+
+
+def mask_filter(
+    at: Bench, item: Item, *, rules: Mapping[str, float], kinds: Sequence[str], each: int, seed: int
+) -> list[Item]:
+    """Masks that will do; each with the kinds of edit that are made of it, drawn by its name."""
+    if item.get("_public"):
+        return [item]
+    mask = load_masks(at.masks(item))
+    wanted = MaskRules(**rules)
+    refusal = wanted.refusal_of_backdrop(mask) if item.get("_backdrop") else wanted.refusal(mask)
+    if refusal:
+        raise Drop(refusal)
+    if item["_rivals"]:
+        raise Drop("mask: the name fits several things")
+    if item.get("_backdrop"):
+        possible = [BACKDROP]
+    else:
+        possible = [kind for kind in kinds if kind != BACKDROP and not (item["_person"] and kind == "recolor")]
+        random.Random(f"{seed} {item['id']} {item['_element']}").shuffle(possible)
+    if not possible:
+        raise Drop("mask: no kind of edit for it")
+    scores = item["scores"] | {"mask_area": round(measure(mask).area, 4)}
+    return [item | {"_kind": kind, "scores": scores} for kind in possible[:each]]
+
+
+# --- what is made of it
+
+
+def caption(at: Bench, item: Item, *, model: str, frames: int, short_side: int) -> Item:
+    """The clip as it will look, in the VLM's words."""
+    if item.get("_public"):
+        return item
+    vlm: Vlm = at.model
+    change = plan_change(vlm, take(item, frames, short_side)[0], item["_element"], item["_kind"])
+    return item | {"_change": change.to_dict()}
+
+
+def inpainting(
+    at: Bench, item: Item, *, model: str, frames: int, short_side: int, margin: float, least: float, seed: int
+) -> Item:
+    """The edited clip: painted inside the grown mask, the clip's own pixels outside. Drop where nothing changed."""
+    if item.get("_public"):
+        return item
+    inpainter: Inpainter = at.model
+    clip, whole = take(item, frames, short_side)
+    mask = room(load_masks(at.masks(item)), item["_kind"], margin)
+    name = f"{item['id']} {item['_element']} {item['_kind']}"
+    number = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:8], 16)
+    painted = inpainter.inpaint(clip, mask, item["_change"]["caption"], number)
+    if painted.shape != clip.frames.shape or painted.dtype != np.uint8:
+        raise ValueError(f"{inpainter.name} gave {painted.dtype} {painted.shape} for {clip.frames.shape}")
+    edited = put_together(clip.frames, painted, mask)
+    inside, _ = changed(clip.frames, edited, mask)
+    if inside < least:
+        raise Drop("inpainting: nothing changed")
+    out = item | {"_edited": _file(name, "mp4"), "_inpainter": inpainter.name, "_source": item["target"]}
+    _write(edited, clip.fps, at.edited(out))
+    if not whole:  # both sides have the same frames at the same size
+        out["_source"] = str(Path(at.out, "edited", _file(f"{item['id']} source {frames} {short_side}", "mp4")))
+        _write(clip.frames, clip.fps, Path(out["_source"]))
+    return out | {"scores": item["scores"] | {"change": round(inside, 2)}}
+
+
+def room(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
+    """Where may be painted: a thing with a rim, its box for something of another shape, all that is not in front."""
+    if kind == BACKDROP:
+        return grow(mask, margin / 2)  # over the outline of what is in front, which has the old background in it
+    return boxes(grow(mask, margin)) if kind == "replace" else grow(mask, margin)
+
+
+def instruction(at: Bench, item: Item, *, model: str, both_ways: bool) -> Item:
+    """The pair with an instruction for the change that is seen; the pair back as `_back`."""
+    if item.get("_public"):
+        return item
+    vlm: Vlm = at.model
+    change = Change(**item["_change"])
+    source, edited = read_video(Path(item["_source"])), read_video(at.edited(item))
+    words = describe_change(vlm, source.array(), edited.array(), change)
+    notes = {"element": change.element, "mask": f"masks/{item['_mask']}", "made_by": item["_inpainter"]}
+    notes |= {"segmented_by": item["_segmenter"], "named_by": item["_vlm"]}
+    there = Record(
+        id=f"{item['id']}/{change.kind}/{_short(change.element)}",
+        kind="pair",
+        source=_seen(item["_source"], at.out),
+        target=_seen(str(at.edited(item)), at.out),
+        width=edited.width,
+        height=edited.height,
+        frames=edited.frame_count,
+        fps=float(edited.fps),
+        seconds=float(edited.duration),
+        caption=change.caption,
+        instruction=words.instruction,
+        task=change.kind,
+        scores=item["scores"],
+        dataset=item["dataset"],
+        license=item["license"],
+        notes=notes | {"way": "made"},
+    )
+    if not both_ways:
+        return there.to_dict()
+    assert there.source is not None
+    back = replace(
+        there,
+        id=f"{there.id}/back",
+        source=there.target,
+        target=there.source,
+        caption=change.before,
+        instruction=words.reverse,
+        task=BACK[change.kind],
+        notes=notes | {"way": "back"},
+    )
+    return there.to_dict() | {"_back": back.to_dict()}
+
+
+# --- what is kept
+
+
+def instruction_filter(item: Item) -> Item:
+    """Instructions that say an edit; our own and those of pairs that join here."""
+    if reason := why_not(item["instruction"]):
+        raise Drop(f"instruction: {reason}")
+    return {key: value for key, value in item.items() if key != "_public"}
+
+
+def quality_filter(
+    at: Bench, item: Item, *, model: str, turns: int, judged_frames: int, thresholds: Mapping[str, float]
+) -> list[Item]:
+    """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the way back, too.
+
+    What was painted badly is no good source either, so only a good pair has a way back.
+    """
+    item = dict(item)
+    back = item.pop("_back", None)
+    kept = [_judged(at, item, model, turns, judged_frames, thresholds)]
+    return kept if back is None else [*kept, back]
+
+
+def way_back(
+    at: Bench, item: Item, *, model: str, turns: int, judged_frames: int, thresholds: Mapping[str, float]
+) -> Item:
+    """The same two filters for pairs back; the others have passed them."""
+    if item["notes"].get("way") != "back":
+        return item
+    if reason := why_not(item["instruction"]):
+        raise Drop(f"instruction: {reason}")
+    return _judged(at, item, model, turns, judged_frames, thresholds)
+
+
+def _judged(at: Bench, item: Item, model: str, turns: int, frames: int, thresholds: Mapping[str, float]) -> Item:
+    """The item with its marks. Drop where one is too low. Without turns nothing is asked."""
+    if not turns:
+        return item
+    record = Record.from_dict(item)
+    wanted = thresholds if record.media == "video" else rubrics.THRESHOLDS["image"]
+    source, edited = pair_frames(record, Path(at.out, "making"), frames, SIDE)
+    temperature = TEMPERATURE if turns > 1 else 0.0
+    scores, _ = score_pair(
+        at.model, record.media, record.instruction, source, edited,
+        turns=turns, temperature=temperature, thresholds=wanted,
+    )  # fmt: skip
+    missed = [name for name in rubrics.missed(scores, wanted) if name in scores]
+    if missed:
+        raise Drop(f"quality: {' and '.join(missed)} too low")
+    marks = {PREFIX + name: value for name, value in scores.items()}
+    return item | {"scores": record.scores | marks, "notes": record.notes | {"judge": model}}
+
+
+# --- clips
+
+
+def take(item: Item, frames: int, short_side: int) -> tuple[Clip, bool]:
+    """A clip's first 4k+1 frames, at most so many and so large; and whether that is the whole file as it is.
+
+    Drop where it has fewer than five.
+    """
+    path = Path(item["target"])
+    video = read_video(path)
+    start, stop = _stretch(video, item["target_start"], item["target_end"])
+    count = frames_down(min(stop - start, frames))
+    if count < 5:
+        raise Drop("clip: fewer than five frames")
+    scale = min(1.0, short_side / min(video.height, video.width))
+    height, width = round(video.height * scale), round(video.width * scale)
+    kept = [
+        resize_frame(frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8), height, width)
+        for frame in video.frames(start, start + count)
+    ]
+    whole = count == video.frame_count and scale == 1 and video.bit_depth == 8 and video.is_constant_rate
+    return Clip(path, np.stack(kept), float(video.fps)), whole
+
+
+def _stretch(video: Video, begin: float | None, end: float | None) -> tuple[int, int]:
+    """The frames that are shown between two times in seconds, first and behind the last."""
+    seconds = [float(stamp * video.time_base) for stamp in video.timestamps]
+    inside = [
+        i for i, at in enumerate(seconds) if (begin is None or at >= begin - 1e-6) and (end is None or at < end - 1e-6)
+    ]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _write(frames: np.ndarray, fps: float, path: Path) -> None:
+    write_video(Video.from_frames(frames, fps), path, quality=QUALITY, overwrite=True, on_note=lambda note: None)
+
+
+def _seen(path: str, out: str) -> str:
+    """A path as a manifest in making/ names it: relative to there for our own files, else whole."""
+    inside = Path(path).is_relative_to(out)
+    return os.path.relpath(path, Path(out, "making")) if inside else path
+
+
+def _file(identity: str, ending: str) -> str:
+    """A name for a file: readable, safe, and its alone."""
+    plain = re.sub(r"[^\w-]+", "-", identity).strip("-")[:60]
+    return f"{plain}-{_short(identity)}.{ending}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,241 @@
+"""Editing pairs from raw clips by masked inpainting, in the order of ICVE's fine-tuning data.
+
+    clips -> elements -> segmentation -> mask filter -> caption -> inpainting -> instructions, there and back
+          -> (public pairs join) -> instruction filter -> quality filter -> the same for the way back -> balance
+
+    make_pairs(Path("clips"), Path("pairs"), partial(open_vlm, url), open_segmenter(), open_inpainter())
+
+One clip gives several edits, and an edit two pairs: from the clip to what was painted, and back, where the real clip is
+what a model learns to make. What comes out, in the folder `out`:
+
+    manifest.parquet   the pairs, ready for `opensama train`
+    report.json        per stage what came in and went out, reasons, and what balancing left
+    edited/ masks/     the painted clips and the masks they were painted in
+    making/            the graph's own state and files: killed at any point, a second call goes on
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from opensama.curation import making
+from opensama.curation.balancing import balance
+from opensama.curation.elements import KINDS
+from opensama.curation.graph import GraphReport, Item, Stage, run_graph
+from opensama.curation.inpainting import Inpainter
+from opensama.curation.masks import MaskRules
+from opensama.curation.rubrics import THRESHOLDS
+from opensama.curation.segmentation import Segmenter
+from opensama.data.manifest import Record, iter_records, read_manifest_table, whole_file, write_manifest
+from opensama.values import Progress, UserError, frames_down
+from opensama.vlm import Vlm, greet
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What decides the result, beside the models. The papers leave all of it open; these are our own defaults."""
+
+    kinds: tuple[str, ...] = KINDS
+    elements: int = 3
+    """Elements of a clip that are edited, beside its background: those the detector is surest of."""
+    each: int = 1
+    """Kinds of edit that are made of an element (persons are not recoloured)."""
+    frames: int = 81
+    """Of a clip, from its beginning, at most; 4k+1 of them are used."""
+    short_side: int = 720
+    """A larger clip is brought to this."""
+    rules: MaskRules = field(default_factory=MaskRules)
+    margin: float = 0.02
+    """By how much a mask is grown before it is painted, of the short side."""
+    least: float = 6.0
+    """Mean difference inside the mask (of 255) below which nothing was changed."""
+    both_ways: bool = True
+    turns: int = 1
+    """Times each question of the quality filter is asked; 0 leaves that filter out."""
+    judged_frames: int = 8
+    thresholds: dict[str, float] = field(default_factory=lambda: dict(THRESHOLDS["video"]))
+    balance: float = 2.0
+    """The most of a type, in medians of all types; 0 keeps everything."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown or not self.kinds:
+            raise UserError(f"There is no kind of edit {', '.join(unknown) or 'left'}: choose from {', '.join(KINDS)}.")
+        if self.frames < 5 or frames_down(self.frames) != self.frames:
+            raise UserError(f"The number of frames must be 4k+1 and at least 5, such as 81, not {self.frames}.")
+        for name, value, low, high in (
+            ("number of elements", self.elements, 1, 100),
+            ("number of edits of each", self.each, 1, len(KINDS)),
+            ("short side", self.short_side, 64, 8192),
+            ("number of turns", self.turns, 0, 100),
+        ):
+            if not low <= value <= high:
+                raise UserError(f"The {name} must be from {low} to {high}, not {value}.")
+        balance([], self.balance)
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """What was made, and what balancing left of it."""
+
+    graph: GraphReport
+    made: dict[str, int]
+    kept: dict[str, int]
+
+    @property
+    def stopped(self) -> str:
+        return self.graph.stopped
+
+    def table(self) -> str:
+        """For people: stage by stage, then type by type."""
+        lines = [f"{'stage':<20}{'in':>7}{'out':>7}{'failed':>8}{'seconds':>9}  dropped"]
+        for stage in self.graph.stages:
+            why = ", ".join(f"{reason} {count}" for reason, count in sorted(stage.dropped.items()))
+            counts = f"{stage.taken:>7}{stage.given:>7}{stage.failed:>8}{stage.seconds:>9.1f}"
+            lines.append(f"{stage.name:<20}{counts}  {why}".rstrip())
+        lines += ["", f"{'type':<20}{'made':>7}{'kept':>7}"]
+        lines += [f"{task or '-':<20}{self.made[task]:>7}{self.kept.get(task, 0):>7}" for task in sorted(self.made)]
+        return "\n".join(lines)
+
+
+def make_pairs(
+    clips: Path,
+    out: Path,
+    vlm: Callable[[], Vlm],
+    segmenter: Segmenter,
+    inpainter: Inpainter,
+    *,
+    judge: Callable[[], Vlm] | None = None,
+    public: Path | None = None,
+    settings: PairSettings | None = None,
+    on_cpu: bool = False,
+    runner: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> PairsReport:
+    """Makes pairs of a folder of clips, or of a manifest's clips; see above for the files.
+
+    `vlm` makes the model that names, captions and words, `judge` (the same, if not given) the one that scores; on Ray
+    they are made once a worker. `public` is a manifest of pairs from elsewhere, filtered and balanced along with ours.
+    `on_cpu`: on Ray, segmenter and inpainter ask for no GPU. UserError where nobody answers, or a model is not there.
+    """
+    settings = settings or PairSettings()
+    place = out / "making"
+    sources = [*find_clips(clips), *(public_pairs(public) if public else ())]
+    asked, judging = vlm(), (judge or vlm)()
+    for model in {id(model): model for model in (asked, judging)}.values():
+        greet(model)
+    for folder in (place, out / "edited", out / "masks"):
+        folder.mkdir(parents=True, exist_ok=True)
+    here = str(out.resolve())
+    alone = runner == "local"
+    state = partial(making.Bench, here)
+    ask = partial(state, asked) if alone else partial(making.bench, here, vlm)
+    score = partial(state, judging) if alone else partial(making.bench, here, judge or vlm)
+    heavy = 0.0 if "world" in (segmenter.name, inpainter.name) or (on_cpu and not alone) else 1.0
+    chosen: dict[str, Any] = asdict(settings)
+
+    def part(*names: str) -> dict[str, Any]:
+        return {name: chosen[name] for name in names}
+
+    size, wanted = part("frames", "short_side"), part("turns", "judged_frames", "thresholds")
+    stages = [
+        Stage("elements", partial(making.elements, model=asked.name, **size), ask, cpus=0.25),
+        Stage(
+            "segmentation",
+            partial(making.segmentation, model=_lasting(segmenter), **size, **part("kinds", "elements")),
+            partial(making.loaded, here, segmenter),
+            gpus=heavy,
+        ),
+        Stage(
+            "mask filter", partial(making.mask_filter, **part("rules", "kinds", "each", "seed")), partial(state, None)
+        ),
+        Stage("caption", partial(making.caption, model=asked.name, **size), ask, cpus=0.25),
+        Stage(
+            "inpainting",
+            partial(making.inpainting, model=_lasting(inpainter), **size, **part("margin", "least", "seed")),
+            partial(making.loaded, here, inpainter),
+            gpus=heavy,
+        ),
+        Stage("instruction", partial(making.instruction, model=asked.name, **part("both_ways")), ask, cpus=0.25),
+        Stage("instruction filter", making.instruction_filter),
+        Stage("quality filter", partial(making.quality_filter, model=judging.name, **wanted), score, cpus=0.25),
+        Stage("way back", partial(making.way_back, model=judging.name, **wanted), score, cpus=0.25),
+    ]
+    graph = run_graph(stages, sources, place, runner=runner, workers=workers, progress=progress)
+    return _balanced(out, graph, settings.balance)
+
+
+def _lasting(model: Segmenter | Inpainter) -> str:
+    """A model's name with what else decides its pictures: another one makes everything anew."""
+    shown = {name: value for name, value in sorted(vars(model).items()) if not name.startswith("_")}
+    return json.dumps({"name": model.name} | shown, default=str)
+
+
+def _balanced(out: Path, graph: GraphReport, ratio: float) -> PairsReport:
+    made = [record.with_paths(_one_up) for record in read_manifest_table(out / "making" / "manifest.parquet")]
+    kept = [made[i] for i in balance(made, ratio)]
+    write_manifest(out / "manifest.parquet", kept, {"made_by": "opensama curate pairs", "balance": ratio})
+    report = PairsReport(graph, *(dict(Counter(record.task for record in records)) for records in (made, kept)))
+    with whole_file(out / "report.json") as temporary:
+        said = graph.to_dict() | {"made": report.made, "kept": report.kept}
+        temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _one_up(path: str) -> str:
+    """A path from making/ seen from the folder above."""
+    return path if os.path.isabs(path) else os.path.normpath(os.path.join("making", path))
+
+
+def find_clips(path: Path) -> Iterator[Item]:
+    """The videos of a folder, with all its folders, by name; or each clip of a manifest once."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file() and p.name[0] != ".")
+        if not files:
+            raise UserError(f"The folder {path} has no videos ({', '.join(VIDEOS)}): choose another.")
+        dataset = path.resolve().name
+        for file in files:
+            name = file.relative_to(path).with_suffix("").as_posix()
+            yield Record(f"{dataset}/{name}", "clip", str(file.resolve()), dataset=dataset).to_dict()
+        return
+    if not path.exists():
+        raise UserError(f"There is no folder or manifest {path}: check the name.")
+    seen = set()
+    for record in iter_records(path):
+        record = record.where(path.parent.resolve())
+        stretch = record.target, record.target_start, record.target_end
+        if stretch not in seen and record.media == "video":
+            seen.add(stretch)
+            yield Record(
+                record.id,
+                "clip",
+                record.target,
+                target_start=record.target_start,
+                target_end=record.target_end,
+                dataset=record.dataset,
+                license=record.license,
+            ).to_dict()
+    if not seen:
+        raise UserError(f"The manifest {path} has no clips: choose one that has.")
+
+
+def public_pairs(path: Path) -> Iterator[Item]:
+    """The pairs of a manifest from elsewhere, as they join the graph."""
+    count = 0
+    for record in iter_records(path):
+        if record.kind == "pair":
+            count += 1
+            yield record.where(path.parent.resolve()).to_dict() | {"_public": True}
+    if not count:
+        raise UserError(f"The manifest {path} has no pairs to go with ours: choose one that has.")
