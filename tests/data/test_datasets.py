@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from opensama.data import tables
 from opensama.data.archives import Joined, find_archives
 from opensama.data.datasets import DATASETS, find_dataset, task_name
 from opensama.data.importing import Choice, ImportReport, import_dataset
 from opensama.data.manifest import Record, iter_records, read_manifest_table
 from opensama.data.samples import read_manifest
 from opensama.media.video_io import read_video, write_video
-from opensama.values import UserError, Video
+from opensama.values import Progress, UserError, Video
 from tests.pipeline.conftest import moving_picture
 
 
@@ -329,7 +330,7 @@ def test_x2edit_within_its_tars_also_when_a_name_comes_twice(lay, tmp_path, clip
         bring("x2edit", root)
     _, records = bring("x2edit", root, unpack=tmp_path / "out")
     assert [(record.instruction, record.task) for record in records] == [("Add a dog", "add"), ("Add a cat", "add")]
-    assert len({record.target for record in records}) == 2
+    assert len({record.target for record in records}) == len({record.id for record in records}) == 2
     shutil.rmtree(root)
     root = lay({f"X2Edit_data/bagel/0/0/{name}": data for name, data in sample("Add a fox").items()})
     _, (record,) = bring("x2edit", root)
@@ -423,6 +424,45 @@ def test_missing_and_broken_files_are_counted_and_listed(lay, clips):
     report, records = bring("table", root, opens=False, check="files", limit=3)
     assert [record.instruction for record in records] == ["Make it a", "Make it d", "Make it e"], "not opened"
     assert records[0].frames is None
+
+
+def test_what_stops_an_import_leaves_nothing(lay, tmp_path):
+    rows = "source,target,instruction\n" + "s.mp4,t.mp4,Make it red\n" * 3000
+    root = lay({"rows.csv": rows, "s.mp4": "a.mp4", "t.mp4": "b.mp4"})
+
+    def stop(progress: Progress) -> None:
+        assert progress.total >= progress.done > 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_dataset("table", root, tmp_path / "m.parquet", Choice(check="files"), progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['a,b\n"1\n2",3\n4,5', 'a;b\r\n"1\n2";3\r\n4;5\r\n', '[{"a": "1\\n2", "b": 3}, {"a": 4, "b": 5}]'],
+)
+def test_tables_of_any_kind_hold_the_same_rows(tmp_path, text):
+    path = tmp_path / ("t.json" if text[0] == "[" else "t.csv")
+    path.write_text(text)
+    found = [{key: str(value) for key, value in row.items()} for _, row in tables.rows(path)]
+    assert found == [{"a": "1\n2", "b": "3"}, {"a": "4", "b": "5"}]
+
+
+def test_tables_of_odd_forms(tmp_path):
+    def rows(name: str, text: str) -> list[object]:
+        (tmp_path / name).write_text(text)
+        return [row for _, row in tables.rows(tmp_path / name)]
+
+    assert rows("b.json", '{"k1": {"Source Video": "a", "b": 1}, "k2": {"Source Video": "c", "b": 2}}') == [
+        {"id": "k1", "source_video": "a", "b": 1}, {"id": "k2", "source_video": "c", "b": 2}]  # fmt: skip
+    assert rows("c.json", '{"a": 1, "b": 2}\n{"a": 3, "b": 4}\n') == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+    assert rows("d.txt", "a\tb\n1\t2\n") == [{"a": "1", "b": "2"}]
+    assert [type(row).__name__ for row in rows("e.jsonl", '{"a": 1}\n{"a": \n[1]\n')] == ["dict", "BadRow", "BadRow"]
+    (tmp_path / "f.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
+    with pytest.raises(UserError, match="not text in UTF-8"):
+        list(tables.rows(tmp_path / "f.csv"))
 
 
 def test_columns_may_be_named(lay):

@@ -8,6 +8,7 @@ archives are taken out first into that folder, only those that chosen rows need.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import time
@@ -28,7 +29,7 @@ from opensama.data.tables import BadRow, Blob
 from opensama.data.unpacking import missing, samples, take_out
 from opensama.values import Progress, UserError
 
-CHUNK, THREADS = 1024, 16
+CHUNK, BYTES, THREADS = 1024, 2**28, 16
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
@@ -190,8 +191,7 @@ class _Import:
     def records(self, threads: ThreadPoolExecutor, listing: TextIO) -> Iterator[Record]:
         """The records, in order; what does not come in is counted and listed. UserError if there are none."""
         report = self.report
-        incoming = self.drafts()
-        while chunk := list(islice(incoming, CHUNK if not self.packed else 64)):
+        for chunk in chunks(self.drafts()):
             for (table, line, _), found in zip(chunk, threads.map(self.record, chunk), strict=True):
                 report.rows += line > 0
                 if isinstance(found, _LeftOut):
@@ -243,12 +243,19 @@ class _Import:
             return self.complete(said)
         except _LeftOut as reason:
             return reason
+        except ValueError as error:
+            return _LeftOut("broken row", str(error))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return _LeftOut("unreadable file", str(error))
 
     def complete(self, draft: Draft) -> Record:
         dataset, choice = self.dataset, self.choice
         if draft.source is not None and not draft.instruction:
             raise _LeftOut("no instruction", "the row has no instruction")
-        name = f"{dataset.name if dataset.name != 'table' else draft.table.stem}:{draft.table.stem}:{draft.line}"
+        title = dataset.name if dataset.name != "table" else draft.table.stem
+        table = draft.table.relative_to(self.root) if self.root in draft.table.parents else Path(draft.table.name)
         start, end = None, None
         source = None if draft.source is None else self.find(draft.source, draft, "source")
         try:
@@ -262,7 +269,7 @@ class _Import:
             source, target, notes["swapped"] = target, source, "yes"
         image = target.suffix.lower() in IMAGES
         record = Record(
-            id=name,
+            id=f"{title}:{table.with_suffix('').as_posix()}:{draft.line}",
             kind="clip" if source is None else "pair",
             target=str(target),
             source=None if source is None else str(source),
@@ -272,7 +279,7 @@ class _Import:
             instruction=draft.instruction,
             task=draft.task,
             scores=dict(draft.scores),
-            dataset=dataset.name if dataset.name != "table" else draft.table.stem,
+            dataset=title,
             license=dataset.licence,
             line=draft.line,
             hash=digest(target) if choice.hash else "",
@@ -310,6 +317,20 @@ class _Import:
             with whole_file(path) as temporary:
                 temporary.write_bytes(blob.data)
         return path
+
+
+def chunks(rows: Iterator[tuple[Path, int, Draft | BadRow]]) -> Iterator[list[tuple[Path, int, Draft | BadRow]]]:
+    """Rows that are looked up together: not too many, and not too many pictures in them."""
+    chunk, size = [], 0
+    for row in rows:
+        chunk.append(row)
+        if isinstance(row[2], Draft):
+            size += sum(len(media.data) for media in (row[2].target, row[2].source) if isinstance(media, Blob))
+        if len(chunk) == CHUNK or size > BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 # --- files

@@ -12,6 +12,7 @@ end. A Parquet manifest of a million rows opens at once, because only its footer
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import secrets
@@ -284,7 +285,7 @@ def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8: a manifest is a .parquet, .jsonl or .csv file.") from None
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(f"Line {reader.line_num} of {path} has not as many fields as the first: mend it.")

@@ -1,4 +1,4 @@
-"""Rows of any table that people publish: CSV with whatever separator, JSON, JSONL, YAML, Parquet.
+"""Rows of any table that people publish: CSV with whatever separator, JSON, JSONL, Parquet.
 
     for line, row in rows(path): ...        row is a dict of named values, or a BadRow that says what is wrong
 
@@ -11,14 +11,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from opensama.values import UserError
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 SEPARATORS = ",;\t|"
 NOTHING = {"", "none", "null", "nan", "error", "n/a"}
 
@@ -50,7 +50,7 @@ def rows(path: Path, header: Sequence[str] | None = None) -> Iterator[tuple[int,
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         found: Iterator[tuple[int, Any]] = _parquet(path)
-    elif suffix in (".json", ".yaml", ".yml"):
+    elif suffix == ".json":
         found = _tree(path)
     elif suffix in (".jsonl", ".ndjson"):
         found = _lines(path)
@@ -139,7 +139,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path} is not Parquet, or cut off ({error}): download it again.") from None
     line = 0
-    for batch in file.iter_batches(256):  # rows may hold pictures
+    for batch in file.iter_batches(64):  # rows may hold pictures
         for row in batch.to_pylist():
             line += 1
             yield line, {key: dict(value) if _is_map(value) else value for key, value in row.items()}
@@ -153,21 +153,13 @@ def _is_map(value: object) -> bool:
 def _tree(path: Path) -> Iterator[tuple[int, Any]]:
     """A list of rows, a mapping of names to rows, or either under one key; or one row alone."""
     text = _text(path)
-    if path.suffix.lower() == ".json":
-        try:
-            tree = json.loads(text)
-        except ValueError as error:
-            if text.count("\n") > 1 and _is_json(text.split("\n", 1)[0]):  # one object a line
-                yield from _lines(path)
-                return
-            raise UserError(f"{path} is not JSON ({error}): download it again.") from None
-    else:
-        import yaml
-
-        try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not YAML ({error}): download it again.") from None
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        if text.count("\n") > 1 and _is_json(text.split("\n", 1)[0]):  # one object a line
+            yield from _lines(path)
+            return
+        raise UserError(f"{path} is not JSON ({error}): download it again.") from None
     if isinstance(tree, Mapping) and any(isinstance(part, list) and _are_rows(part) for part in tree.values()):
         tree = next(part for part in tree.values() if isinstance(part, list) and _are_rows(part))
     elif isinstance(tree, Mapping) and tree and _are_rows(list(tree.values())):
@@ -203,12 +195,17 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _separated(path: Path, header: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
-    text = _text(path)
-    separator = _separator(text, path)
-    if separator is None:  # `file.mp4: instruction | picture`, a line each
-        yield from _colons(text)
-        return
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            yield from _fields(file, _separator(first), header)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8: give the table itself, or convert it.") from None
+
+
+def _fields(file: Iterable[str], separator: str, header: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
+    reader = csv.reader(file, delimiter=separator)
     names: Sequence[str] | None = None
     try:
         for fields in reader:
@@ -218,30 +215,14 @@ def _separated(path: Path, header: Sequence[str] | None) -> Iterator[tuple[int, 
                 names = list(header) if header else fields
                 if header is None or not any(re.search(r"\.\w{3,4}$", field.strip()) for field in fields):
                     continue
-            if len(fields) != len(names):
+            if len(fields) != len(names) and not (header and len(fields) > len(names)):
                 yield reader.line_num, BadRow(f"the row has {len(fields)} fields, the header {len(names)}")
             else:
-                yield reader.line_num, dict(zip(names, fields, strict=True))
+                yield reader.line_num, dict(zip(names, fields, strict=False))
     except csv.Error as error:
-        yield reader.line_num, BadRow(f"the line cannot be read ({error})")
+        yield reader.line_num, BadRow(f"the line cannot be read, nor those after it ({error})")
 
 
-def _separator(text: str, path: Path) -> str | None:
-    """The separator that the first line has most of; None for a list of `file: text` lines."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    best = max(SEPARATORS, key=first.count)
-    if path.suffix.lower() == ".txt" and (first.count("\t") == 0 and re.match(r"[^:,;|]+\.\w{3,4}\s*:", first)):
-        return None
-    return best if first.count(best) else ","
-
-
-def _colons(text: str) -> Iterator[tuple[int, Any]]:
-    for line, content in enumerate(text.splitlines(), 1):
-        if not content.strip() or content.startswith("#"):
-            continue
-        file, colon, said = content.partition(":")
-        words, _, picture = said.partition("|")
-        if not colon:
-            yield line, BadRow("the line is not `file: instruction`")
-        else:
-            yield line, {"video": file.strip(), "instruction": words.strip(), "ref_image": picture.strip()}
+def _separator(first: str) -> str:
+    """The separator that the first line has most of."""
+    return max(SEPARATORS, key=first.count)
