@@ -1,9 +1,10 @@
-"""How closely the SAMA transformer repeats what the authors' released code computes, at small size in float32.
+"""How closely our transformers repeat what the authors' released code computes, at small size in float32.
 
     python benchmarks/golden.py
 
-Prints the relative L2 error of the forward pass with and without source and semantic tokens, and of the state after
-all Euler steps, and how many tensors of the released 14B file map into the full-size model and back.
+Prints for SAMA and for ICVE the relative L2 error of one forward pass (SAMA's with and without source and semantic
+tokens) and of the state after all Euler steps, and how many tensors of the released file have a place in the full-size
+model, and of the model in the file.
 """
 
 from __future__ import annotations
@@ -12,30 +13,35 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
-TESTS = Path(__file__).parent.parent / "tests"
-sys.path.insert(0, str(TESTS / "models"))
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
-    import test_sama
+    from tests.models import test_icve, test_sama
 
-    for name, error in test_sama.golden_errors(test_sama.golden_model()).items():
-        print(f"{name:<24}{error:.1e}")
+    for family, keys, tests in (("sama", "sama_14b_keys", test_sama), ("icve", "icve_13b_keys", test_icve)):
+        print(family)
+        for name, error in tests.golden_errors(tests.golden_model()).items():
+            print(f"  {name:<24}{error:.1e}")
+        places(family, ROOT / "tests" / "golden" / f"{keys}.json")
 
-    from opensama.models.convert import FAMILIES
-    from opensama.models.sama import SamaTransformer3DModel
 
-    row = FAMILIES["sama"]
-    released = json.loads((TESTS / "golden" / "sama_14b_keys.json").read_text())["tensors"]
-    released = {name: tuple(shape) for name, shape in released.items()}
-    with torch.device("meta"):
-        full = {name: tuple(p.shape) for name, p in SamaTransformer3DModel().state_dict().items()}
-    there = {row.to_ours(name): shape for name, shape in released.items()} == full
-    back = {row.to_released(name): shape for name, shape in full.items()} == released
-    print(f"{len(released)} released tensors into the 14B model: {'all' if there else 'NOT ALL'} fit, none is left")
-    print(f"{len(full)} tensors of the 14B model back: {'all' if back else 'NOT ALL'} fit, none is left")
+def places(family: str, keys: Path) -> None:
+    """Says whether every released tensor is rows of the full-size model's, and every row of these is in one."""
+    from opensama.models.convert import FAMILIES, empty_model, released_shape
+
+    row = FAMILIES[family]
+    released = {name: tuple(shape) for name, shape in json.loads(keys.read_text())["tensors"].items()}
+    ours = {name: tuple(p.shape) for name, p in empty_model(row, released, {}).state_dict().items()}
+    layout = row.layout(ours)
+    there = {name: released_shape(parts, ours) for name, parts in layout.items()} == released
+    held = dict.fromkeys(ours, 0)
+    for part in {part for parts in layout.values() for part in parts}:
+        held[part.name] += part.stop - part.start
+    back = all(held[name] == shape[0] for name, shape in ours.items())
+    print(f"  {len(released)} released tensors into the full-size model: {'all' if there else 'NOT ALL'} fit")
+    print(f"  {len(ours)} tensors of that model back: {'all' if back else 'NOT ALL'} have their place, none is left")
 
 
 if __name__ == "__main__":

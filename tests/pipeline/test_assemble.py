@@ -16,7 +16,10 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 import opensama
 from opensama import runtime
+from opensama.apps.cli import main
+from opensama.media.video_io import read_video, write_video
 from opensama.values import EditRequest, UserError, Video
+from tests.media.making import add_sound, hear
 from tests.pipeline.conftest import tiny_clip, tiny_hunyuan_vae, tiny_llama
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
@@ -334,3 +337,24 @@ def test_a_tensor_that_icves_base_lacks_is_not_made_up(hunyuan, icve_weights, tm
     save_file({other: tensor for other, tensor in tensors.items() if other != name}, file, {"format": "pt"})
     with pytest.raises(UserError, match=f"{name.removeprefix('text_model.')} is missing"):
         opensama.load("icve-13b", device="cpu", base=folder, weights=icve_weights)
+
+
+def test_the_command_line_edits_with_icve(hunyuan, icve_weights, picture, tmp_path, capsys):
+    """Odd length, size and frame rate come back, and the sound with them."""
+    write_video(Video.from_frames(picture(7, 36, 62), 12.5), tmp_path / "silent.mp4")
+    add_sound(tmp_path / "silent.mp4", tmp_path / "in.mp4")
+    out, options = tmp_path / "out.mp4", ["--size", "32", "--steps", "1", "--device", "cpu"]
+    base = ["--model", "icve-13b:384x240x81", "--base", str(hunyuan), "--weights", str(icve_weights)]
+    runtime._said.clear()
+    assert main(["edit", str(tmp_path / "in.mp4"), "make it blue", "-o", str(out), *base, *options]) == 0
+    said = capsys.readouterr()
+    assert "Tencent Hunyuan Community License" in said.out + said.err
+    before, after = read_video(tmp_path / "in.mp4"), read_video(out)
+    assert (after.shape, after.timestamps) == (before.shape, before.timestamps)
+    assert np.array_equal(hear(tmp_path / "in.mp4")[1], hear(out)[1])
+    assert not np.array_equal(after.array(), before.array())
+    assert main(["models", "info", "icve-13b:384x240x81"]) == 0
+    said = capsys.readouterr()
+    assert all(line in said.out for line in ("window: 81", "area: 92160", "European Union", "leoisufa/ICVE"))
+    assert main(["edit", str(tmp_path / "in.mp4"), "make it blue", "--model", "icve-13b:80p"]) == 2
+    assert "choose 768x480x61 or 384x240x81" in capsys.readouterr().err
