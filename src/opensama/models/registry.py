@@ -35,7 +35,7 @@ class Defaults:
     preserve: bool = False  # keep the source's own pixels where the edit changed nothing
     dtype: str = "bfloat16"  # on an accelerator; a CPU computes in float32
     embedded_guidance: float | None = None  # guidance that the model reads as a number, where it does
-    text_layer: int = -1  # which of the text encoder's hidden states is read, where it is not the last
+    text_layer: int = -1  # which of the text encoder's hidden states ICVE reads; SAMA reads the last
 
     def __post_init__(self) -> None:
         if self.window % 4 != 1:
