@@ -49,7 +49,7 @@ def sama(
     recipe
         sama-14b-stage0, sama-14b-stage1, sama-1.3b-stage0, sama-1.3b-stage1, wan2.2-ti2v-5b, each also with -lora.
     data
-        The manifest, JSONL or CSV: rows of source, target and instruction, or of clip and caption.
+        The manifest, Parquet, JSONL or CSV: rows of source, target and instruction, or of clip and caption.
     out
         The run's folder: settings, checkpoints, and at the end the model. By default runs/RECIPE.
     dry_run
