@@ -175,6 +175,19 @@ def test_files_that_are_no_manifests(tmp_path):
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(UserError, match="opensama data import table"):
         read_manifest_table(path)
+    write_manifest(path, [plain(i, caption=os.urandom(30).hex()) for i in range(200)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300] + bytes(4000) + whole[4300:])
+    damaged = read_manifest_table(path)
+    assert len(damaged) == 200, "its footer is whole"
+    for read in (
+        lambda: damaged[0],
+        lambda: damaged.column("caption"),
+        lambda: list(damaged),
+        lambda: read_manifest(path),
+    ):
+        with pytest.raises(UserError, match="is damaged"):
+            read()
     for name, sentence in (("m.txt", "is written as"), ("nowhere/m.parquet", "There is no folder")):
         with pytest.raises(UserError, match=sentence):
             write_manifest(tmp_path / name, [])

@@ -121,7 +121,7 @@ class Manifest(Sequence[Record]):
         counts = (self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups))
         self._firsts = [0, *accumulate(counts)]  # of each row group, and behind the last
         self._rows: range | np.ndarray = range(self._firsts[-1])
-        self._group = lru_cache(2)(lambda group: self._file.read_row_group(group, list(FIELDS)))
+        self._group = lru_cache(2)(self._read)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -150,7 +150,7 @@ class Manifest(Sequence[Record]):
         unknown = [name for name in names if name not in FIELDS]
         if unknown:
             raise UserError(f"A manifest has no column {unknown[0]!r}; it has {', '.join(FIELDS)}.")
-        tables = [table for _, table in self._tables(list(names))]
+        tables = [table for _, table in self._tables(names)]
         return pa.concat_tables(tables) if tables else schema().empty_table().select(list(names))
 
     def column(self, name: str) -> list[Any]:
@@ -176,14 +176,21 @@ class Manifest(Sequence[Record]):
         same.__dict__ |= self.__dict__ | {"_rows": rows}
         return same
 
-    def _tables(self, names: list[str] | None) -> Iterator[tuple[int, pa.Table]]:
+    def _read(self, group: int, names: Sequence[str] = FIELDS) -> pa.Table:
+        """One row group. UserError if it is damaged."""
+        try:
+            return self._file.read_row_group(group, list(names))
+        except OSError as error:  # Arrow's own are OSErrors, too
+            raise UserError(f"{self.path} is damaged ({error}): make it again, or copy it whole.") from None
+
+    def _tables(self, names: Sequence[str] | None) -> Iterator[tuple[int, pa.Table]]:
         """The chosen rows in their order, as tables of row groups that lie one behind the other."""
         import numpy as np
 
-        names = list(FIELDS) if names is None else names
+        names = FIELDS if names is None else names
         if isinstance(self._rows, range) and self._rows == range(self._firsts[-1]):
             for group in range(len(self._firsts) - 1):
-                yield group, self._file.read_row_group(group, names)
+                yield group, self._read(group, names)
             return
         rows = np.asarray(self._rows)
         groups = np.searchsorted(self._firsts, rows, side="right") - 1
@@ -191,7 +198,7 @@ class Manifest(Sequence[Record]):
         for first, last in pairwise(cuts):
             if first < last:
                 group = int(groups[first])
-                yield group, self._file.read_row_group(group, names).take(rows[first:last] - self._firsts[group])
+                yield group, self._read(group, names).take(rows[first:last] - self._firsts[group])
 
 
 def read_manifest_table(path: str | Path) -> Manifest:
