@@ -111,17 +111,17 @@ def clip_stages(
     stages = [
         Stage("basic", limits),
         Stage("scenes", scenes),
-        Stage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion), cpus=0.1),
-        Stage("clips", partial(cut, frames=rules.frames), cpus=0.1),
+        Stage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion)),
+        Stage("clips", partial(cut, frames=rules.frames)),
     ]
     if setup is None:
-        return [*stages, Stage("each", each, cpus=0.1)]
+        return [*stages, Stage("each", each)]
     return [
         *stages,
-        Stage("pairs", partial(pair, pairs=rules.pairs, seed=rules.seed), cpus=0.1),
+        Stage("pairs", partial(pair, pairs=rules.pairs, seed=rules.seed)),
         Stage("instruction", partial(describe, model=model), setup=setup, cpus=0.25, gpus=gpus),
-        Stage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed), cpus=0.1),
-        Stage("trivial", meaningful, cpus=0.1),
+        Stage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed)),
+        Stage("trivial", meaningful),
     ]
 
 

@@ -321,8 +321,8 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
         context.max_errored_blocks = -1  # a worker that dies takes its rows along, not the run; they are made next time
         there = ray.cluster_resources()
         fit = {
-            "CPU": _fit(there.get("CPU", 1), sum(stage.cpus for stage in stages)),
-            "GPU": _fit(there.get("GPU", 0), sum(stage.gpus for stage in stages)),
+            "CPU": _fit(there.get("CPU", 1), [(stage.cpus, stage.setup is None) for stage in stages]),
+            "GPU": _fit(there.get("GPU", 0), [(stage.gpus, stage.setup is None) for stage in stages]),
         }
         if any(stage.gpus for stage in stages) and not there.get("GPU"):
             raise UserError(
@@ -349,9 +349,13 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
             ray.shutdown()
 
 
-def _fit(there: float, wanted: float) -> float:
-    """What a stage's share is multiplied with, so that one worker of each fits: a pipeline must not wait for itself."""
-    return min(1.0, there / wanted) if wanted and there else 1.0
+def _fit(there: float, wanted: list[tuple[float, bool]]) -> float:
+    """What shares are multiplied with, so that a worker of each pool and one task fit at once.
+
+    `wanted`: each stage's share, and whether it is a task, which takes it only while it runs.
+    """
+    least = sum(share for share, task in wanted if not task) + max((share for share, task in wanted if task), default=0)
+    return min(1.0, there / least) if least and there else 1.0
 
 
 def _most(there: dict[str, float], needs: dict[str, Any]) -> float:
