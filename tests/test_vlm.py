@@ -61,6 +61,7 @@ def vlm_at(server: ChatServer, **settings) -> ServerVlm:
 def test_the_one_object_of_an_answer():
     for text in ('{"a": 1}', '```json\n{"a": 1}\n```', 'Well, {so} it is: {"a": 1}. Done.'):
         assert answer_json(text) == {"a": 1}
+    assert answer_json('<think>Is it {"a": 2}?</think>{"a": 1}') == {"a": 1}
     assert answer_json('{"a": "with } and {\\"b\\": 2}"}') == {"a": 'with } and {"b": 2}'}
     for text in ("", "no", "[1, 2]", '{"a": 1', '{"a": 1} {"b": 2}', "{" * 5000):
         with pytest.raises(BadAnswer):
@@ -292,6 +293,8 @@ def test_threads_share_a_budget_and_workers_a_purse(tmp_path):
     assert len(answered) == len(set(answered)) == 20
     with pytest.raises(UserError, match="0 or more"):
         open_vlm("http://localhost", "m", budget=-1)
+    with pytest.raises(UserError, match="0 or more retries"):
+        open_vlm("http://localhost", "m", retries=-1)
 
 
 def test_a_damaged_memory_is_told(tmp_path):

@@ -127,7 +127,7 @@ def question(
     *,
     turn: int = 0,
     temperature: float = 0.0,
-    max_tokens: int = 512,
+    max_tokens: int = 2048,
 ) -> Question:
     """The rubric about one pair, as it is asked; frames are uint8 `h w 3`, in order of time."""
     thing = "clip" if media == "video" else "picture"

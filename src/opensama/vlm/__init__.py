@@ -71,6 +71,8 @@ def open_vlm(
     """
     if budget is not None and budget < 0:
         raise UserError(f"The budget must be a number of questions, 0 or more, not {budget}.")
+    if retries < 0 or timeout <= 0:
+        raise UserError(f"There must be 0 or more retries and some seconds to answer, not {retries} and {timeout:g}.")
     vlm: Vlm
     if url is not None:
         from opensama.vlm.server import ServerVlm

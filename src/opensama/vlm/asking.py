@@ -94,7 +94,17 @@ class ScriptedVlm:
 
 
 def answer_json(text: str) -> dict[str, Any]:
-    """The one JSON object of an answer, bare or in a fence or among words. BadAnswer if there is none, or several."""
+    """The one JSON object of an answer, bare, in a fence or among words. BadAnswer if there is none, or several."""
+    found = _objects(text)
+    if len(found) != 1:  # some models reason aloud before they answer
+        found = _objects(text.rpartition("</think>")[2])
+    if len(found) != 1:
+        short = text if len(text) <= 120 else text[:117] + "..."
+        raise BadAnswer(f"the answer has {len(found) or 'no'} JSON object{'s' * (len(found) > 1)}: {short!r}")
+    return found[0]
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
     decoder = json.JSONDecoder()
     found: list[dict[str, Any]] = []
     place = text.find("{")
@@ -105,10 +115,7 @@ def answer_json(text: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             end = place + 1
         place = text.find("{", end)
-    if len(found) != 1:
-        short = text if len(text) <= 120 else text[:117] + "..."
-        raise BadAnswer(f"the answer has {len(found) or 'no'} JSON object{'s' * (len(found) > 1)}: {short!r}")
-    return found[0]
+    return found
 
 
 def frames_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from pathlib import Path
 
 from opensama.values import UserError
@@ -25,6 +26,8 @@ class Remembering:
         self.asked = self.remembered = 0
         self._lock = threading.Lock()
         self._answers = None if cache is None else _open(cache)
+        if self._answers is not None:
+            weakref.finalize(self, self._answers.close)
 
     def ask(self, question: Question) -> str:
         digest = "" if self._answers is None else question.digest(self.name)
@@ -48,7 +51,9 @@ class Remembering:
             if self._answers is not None and self.purse and self.budget is not None:
                 with self._answers:
                     add = "INSERT INTO purses VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET spent = spent + 1"
-                    (spent,) = self._answers.execute(f"{add} RETURNING spent - 1", (self.purse,)).fetchone()
+                    self._answers.execute(add, (self.purse,))  # locks the file for the question that follows
+                    asked = "SELECT spent - 1 FROM purses WHERE name = ?"
+                    (spent,) = self._answers.execute(asked, (self.purse,)).fetchone()
             if self.budget is not None and spent >= self.budget:
                 raise VlmQuota(f"the budget of {self.budget} questions is spent")
             self.asked += 1
