@@ -24,7 +24,7 @@ import numpy as np
 
 from opensama.curation.clips import ClipRules, clip_stages, curate_clips, videos
 from opensama.curation.graph import Drop, GraphReport, Item, Stage
-from opensama.media import write_video
+from opensama.media import read_video, write_video
 from opensama.values import Video
 from opensama.vlm import Question, ScriptedVlm
 from opensama.world import render, sample_scene, to_uint8
@@ -115,6 +115,9 @@ def main() -> None:
         if not options.no_ray:
             with_ray(lambda: run(f"Ray, {options.workers} CPUs", "ray", options.workers), options.workers)
         whole = sum(stage.seconds for stage in report.stages)
+        looked = next(stage.seconds for stage in report.stages if stage.name == "scenes")
+        frames = sum(read_video(item["_path"]).frame_count for item in items)
+        print(f"looking through: {1000 * looked / frames:.1f} ms a frame")
         print("share of the work: " + ", ".join(f"{s.name} {100 * s.seconds / whole:.1f}%" for s in report.stages))
 
 
