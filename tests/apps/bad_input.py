@@ -58,6 +58,10 @@ class Place:
         out = [] if "--out" in options else ["--out", str(self.files / "new")]
         return ["train", recipe, *chosen, *out, "--device", "cpu", *given]
 
+    def bring(self, name: str, folder: str, *options: str) -> list[str]:
+        """Arguments that import a dataset."""
+        return ["data", "import", name, str(self.files / folder), "--out", f"{self.files}/brought.parquet", *options]
+
     def go_on(self, *options: str, run: str = "run", recipe: str = "sama-14b-stage0") -> list[str]:
         """Arguments that go on with a run that is there."""
         return self.train("--resume", "--out", str(self.files / run), *options, recipe=recipe)
@@ -186,6 +190,14 @@ ROWS = [
     Row("a damaged checkpoint", lambda at: at.go_on(run="cut")),
     Row("the disk is full while a model is trained", lambda at: at.train("--out", f"{at.files}/full"), 2, FULL, "full"),
     Row("and there is room again", lambda at: at.go_on(run="full"), code=0),
+    # data
+    Row("a manifest that was cut off", lambda at: at.train("--data", f"{at.files}/cut.parquet")),
+    Row("an unknown dataset", lambda at: at.bring("dito", "data")),
+    Row("a dataset that is not there", lambda at: at.bring("ditto", "nowhere")),
+    Row("a dataset without its tables", lambda at: at.bring("reco", "empty")),
+    Row("a table of which no row can be used", lambda at: at.bring("table", "half.jsonl")),
+    Row("a table whose columns mean nothing", lambda at: at.bring("table", "half.jsonl", "--column", "source=before")),
+    Row("an unknown task", lambda at: at.bring("table", "half.jsonl", "--task", "shrink")),
 ]
 
 
@@ -222,6 +234,7 @@ def prepare_training(at: Place) -> None:
     rows = data.read_text().splitlines(keepends=True)
     data.with_name("longer.jsonl").write_text("".join([*rows, rows[0]]))
     data.with_name("images.jsonl").write_text("".join(rows[3:]))
+    good.with_name("cut.parquet").write_bytes(b"PAR1 and no more")
     good.with_name("half.jsonl").write_text('{"source": "data/a.mp4", "target": "data/b.mp4"}\n')
     with contextlib.redirect_stdout(io.StringIO()):
         assert opensama(at.train("--out", str(at.files / "run"))) == 0

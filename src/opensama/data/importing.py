@@ -105,6 +105,7 @@ class _Import:
         for extra in self.media:
             if not extra.is_dir():
                 raise UserError(f"There is no folder {extra}: check --media.")
+        self.folder, self.first = folder, ""
         self.root = folder.parent if folder.is_file() else folder
         self.report = ImportReport()
         self.began = time.monotonic()
@@ -137,13 +138,12 @@ class _Import:
             "folder": str(self.root.absolute()), "tasks": list(choice.tasks), "swap": list(choice.swap),
             "drop_first": choice.drop_first,
         }  # fmt: skip
-        try:
-            with listing.open("w", encoding="utf-8") as file, ThreadPoolExecutor(THREADS) as threads:
-                write_manifest(self.out, self.records(threads, file), meta)
-        except BaseException:
-            if not report.left_out or report.kept:  # it says why nothing came of it, or else is half-written
-                listing.unlink(missing_ok=True)
-            raise
+        with (
+            whole_file(listing) as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+            ThreadPoolExecutor(THREADS) as threads,
+        ):
+            write_manifest(self.out, self.records(threads, file), meta)
         if report.left_out:
             report.list = listing
         else:
@@ -153,18 +153,17 @@ class _Import:
         report.seconds = time.monotonic() - self.began
         return report
 
-    def nothing(self, listing: Path) -> str:
+    def nothing(self) -> str:
         """Why no row came in, in one sentence."""
-        report, what = self.report, f"{self.dataset.title} in {self.root}"
+        report, what = self.report, f"{self.dataset.title} in {self.folder}"
         if not report.left_out:
             why = f"none is of task {', '.join(self.choice.tasks)}" if report.rows else "its tables are empty"
             return f"{what} gives no row: {why}; choose other tasks, or another folder."
-        with listing.open(encoding="utf-8") as lines:
-            first = json.loads(next(lines))
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.left_out.most_common())
         lies = f" {len(self.archives)} archives were not looked into: give --unpack FOLDER." if self.archives else ""
         return (
-            f"None of the {report.rows:,} rows of {what} can be used, all are listed in {listing}; the first, line "
-            f"{first['line']} of {first['table']}: {first['why']}.{'' if self.choice.unpack else lies}"
+            f"No row of {what} can be used ({reasons}); the first that cannot, {self.first}."
+            f"{'' if self.choice.unpack else lies}"
         )
 
     # --- rows
@@ -197,6 +196,7 @@ class _Import:
                 if isinstance(found, _LeftOut):
                     kind, why = found.args
                     report.left_out[kind] += 1
+                    self.first = self.first or f"line {line} of {table}: {why}"
                     told = {"table": str(table), "line": line, "kind": kind, "why": why}
                     listing.write(json.dumps(told, ensure_ascii=False) + "\n")
                 elif found is None:
@@ -210,8 +210,7 @@ class _Import:
                         return
             self.progress(self.step(report.rows))
         if not report.kept:
-            listing.flush()
-            raise UserError(self.nothing(Path(listing.name)))
+            raise UserError(self.nothing())
         self.progress(self.step(report.rows, ended=True))
 
     def take_out(self, into: Path) -> None:
