@@ -341,7 +341,7 @@ def test_step_caches_skip_work_in_the_contexts_of_guidance(config):
 
 
 def test_the_source_gate_keeps_what_it_is_told_to():
-    """A shut gate answers with the source, held at its last frame where that is shorter; without a source with zeros."""
+    """Shut, it answers with the source, held at its last frame where that is shorter, or with zeros without one."""
     noisy, sigma = torch.randn(2, 4, 3, 2, 2), torch.tensor([0.5, 0.9])
     answer = torch.cat([torch.randn(2, 4, 3, 2, 2), torch.full((2, 4, 3, 2, 2), 60.0)], dim=1)
     source = torch.randn(2, 4, 2, 2, 2)

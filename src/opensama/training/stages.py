@@ -92,7 +92,7 @@ def edit_losses(
 class SamaStage:
     """Batches of images and of videos in turn. `step` is one pass; `passes` of them make a step of the optimizer.
 
-    `rank` and `world` number the processes that see different data.
+    `rank` and `world` number the processes that see different data; `importance` [c] scales latent numbers in the loss.
     """
 
     def __init__(
@@ -106,7 +106,9 @@ class SamaStage:
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
+        importance: Tensor | None = None,
     ):
+        self.importance = importance
         self.name, self.transformer, self.data, self.config = name, transformer, data, config
         self.condition = CONDITIONS[family]
         self.sizes = Sizes.of(transformer.config)
@@ -143,7 +145,7 @@ class SamaStage:
         x = {key: value.to(self.device, non_blocking=True) for key, value in self.batches(index).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
             answer = self.transformer(**self.condition(x, self.transformer, self.config.model.source_time))
-        losses = edit_losses(answer, x, self.config.loss)
+        losses = edit_losses(answer, x, self.config.loss, self.importance)
         losses["loss"] = losses["loss"] * float(x["weight"])
         return losses | self.cost(x)
 

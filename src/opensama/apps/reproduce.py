@@ -1,0 +1,71 @@
+"""`opensama reproduce`: whether the paper's claims hold in small, and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from opensama.values import UserError
+
+
+def reproduce(
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/reproduction"),
+    budget: Literal["full", "smoke"] = "full",
+    workers: int = 2,
+    shipped: Annotated[bool, Parameter(negative=())] = False,
+    report: Path | None = None,
+    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+) -> None:
+    """Train SAMA's variants on a micro world and report whether the paper's claims hold there.
+
+    Says what the budget can tell before anything is trained. Stopped at any point, the same command goes on; runs that
+    are finished are not made again.
+
+    Parameters
+    ----------
+    out
+        The folder of all runs.
+    budget
+        full: what docs/reproduction.md was made with, hours on two cores; smoke: two steps each, teaches nothing.
+    workers
+        Processes that train at the same time, of one thread each.
+    shipped
+        Also probe the embedded model: fast motion, long clips, unknown backgrounds.
+    report
+        Write the report into this Markdown file, its pictures beside it in images/. By default OUT/reproduction.md.
+    set
+        One number of the budget, as in --set stage0=2000; may be given more than once.
+    """
+    from dataclasses import replace
+
+    from opensama.apps.train import nearest
+    from opensama.reproduction.arms import BUDGETS, runs
+    from opensama.reproduction.report import announce, write_report
+    from opensama.reproduction.run import probe, reproduce
+
+    chosen = BUDGETS[budget]
+    known = vars(chosen)
+    for assignment in set or []:
+        name, _, value = assignment.partition("=")
+        if name not in known:
+            raise UserError(f"--set {assignment} names no part of the budget; {nearest(name, known)}")
+        try:
+            chosen = replace(chosen, **{name: type(known[name])(value)})
+        except ValueError:
+            raise UserError(f"The value in --set {assignment} must be a number, such as {known[name]}.") from None
+    if not 1 <= workers <= 64:
+        raise UserError(f"The number of workers must be from 1 to 64, not {workers}.")
+    print(announce(chosen, len(runs())), flush=True)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    reproduce(out, chosen, workers=workers, say=say)
+    if shipped:
+        probe(out, say)
+    file = report or out / "reproduction.md"
+    write_report(out, file)
+    print(f"written: {file}")

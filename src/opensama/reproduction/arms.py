@@ -1,0 +1,99 @@
+"""What is compared: the arms of the experiment, each a change of one thing, and the budget that all of them get.
+
+    prior      text-to-video on plain clips, no source: stands for the weights that the paper begins from; one a seed
+    stage 0    image edits and plain clips (with MA: spoilt by pretext tasks; without: shown as they are)
+    stage 1    video edits, and a smaller share of image edits
+
+The steps of every stage are fixed here, before anything is trained; all arms take as many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from opensama.pretext import PAPER_SHARES
+
+NONE: Mapping[str, float] = {"none": 1}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Steps of each stage and what a step takes; the data; the test; the model's size."""
+
+    prior: int = 500
+    stage0: int = 500
+    stage1: int = 400
+    prior_videos: int = 16
+    images: int = 24
+    videos: int = 6
+    stage1_images: int = 8
+    stage1_videos: int = 12
+    image_edits: int = 16_000
+    clips: int = 3_000
+    video_edits: int = 6_000
+    items: int = 40
+    """Test edits of each family."""
+    width: int = 128
+    layers: int = 5
+    lr: float = 1e-3
+    shift: float = 5.0
+    probes: int = 15
+    """Edits of each family and condition for the embedded model."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train. `anchors` 0 is without semantic anchoring; `images` is the share of stage 0's images."""
+
+    name: str
+    anchors: int = 1
+    pretext: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_SHARES))
+    type_embedding: bool = True
+    source_rotary: Literal["shared", "shifted"] = "shared"
+    semantic_rotary: Literal["zero", "grid"] = "grid"
+    images: float | None = None
+    """Share of stage 0's tokens that are of image edits; None: images and videos 4 : 1 as in the paper."""
+
+
+PRIOR = Arm("prior", anchors=0, pretext=NONE, type_embedding=False)
+SAMA = Arm("SA+MA")
+BASELINE = Arm("baseline", anchors=0, pretext=NONE)
+MODULES = (BASELINE, Arm("+SA", pretext=NONE), Arm("+MA", anchors=0), SAMA)
+TYPES = (replace(SAMA, name="shifted RoPE", type_embedding=False, source_rotary="shifted"),)
+ROTARY = (replace(SAMA, name="semantic rotary zero", semantic_rotary="zero"),)
+ANCHORS = tuple(replace(SAMA, name=f"{n} anchors", anchors=n) for n in (2, 4))
+TASKS = tuple(replace(SAMA, name=f"{task} alone", pretext={task: 1}) for task in ("cube", "speed", "tube"))
+SHARES = tuple(replace(SAMA, name=f"images {round(100 * share)} %", images=share) for share in (0.0, 0.5, 1.0))
+
+SEEDS = (0, 1, 2)
+THREE_SEEDS = (*MODULES, *TYPES, *ROTARY)
+ONE_SEED = (*ANCHORS, *TASKS, *SHARES)
+
+
+def runs() -> list[tuple[Arm, int]]:
+    """All runs: what three seeds answer first, a seed at a time, then the rest."""
+    return [(arm, seed) for seed in SEEDS for arm in THREE_SEEDS] + [(arm, SEEDS[0]) for arm in ONE_SEED]
+
+
+BUDGETS = {
+    "full": Budget(),
+    "smoke": Budget(
+        prior=2,
+        stage0=2,
+        stage1=2,
+        prior_videos=2,
+        images=3,
+        videos=2,
+        stage1_images=2,
+        stage1_videos=2,
+        image_edits=8,
+        clips=8,
+        video_edits=6,
+        items=2,
+        width=64,
+        layers=1,
+        probes=1,
+    ),
+}

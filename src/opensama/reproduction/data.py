@@ -1,0 +1,136 @@
+"""The micro world's clips and edits, drawn and encoded once, as the training stages read them.
+
+Autoencoder, text encoder and image encoder are the embedded model's, frozen, as the paper's are.
+
+`n` items, `c` channels, `t h w` latent time, rows, columns, `l` text tokens, `d` their width, `s` semantic tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import SiglipVisionModel
+
+from opensama.data.samples import Item, Row, Shape, seeded
+from opensama.models.semantic import anchor_frames
+from opensama.pipeline.sama import SamaPipeline
+from opensama.pretext import Mixture, SpeedPerturbation
+from opensama.training.pool import changed_share
+from opensama.training.semantic_encoder import semantic_tokens
+from opensama.training.text import encode_text, tokenize
+from opensama.world import render_edits, render_looks
+from opensama.world.micro import MICRO_FRAMES, MICRO_SIZE, plan_micro_clip, plan_micro_edit
+
+TEXT_TOKENS = 56
+POOLS = ("images", "videos", "prior", "none", "cube", "speed", "tube")
+FIRST = {name: 1_000_000 * at for at, name in enumerate(POOLS)}  # each pool's first seed
+Pool = dict[str, Tensor]
+
+
+class Frozen:
+    """The models around the transformer, float32 on the CPU."""
+
+    def __init__(self, folder: Path):
+        given = SamaPipeline.from_pretrained(folder)
+        self.vae, self.text, self.tokenizer, self.scheduler = (
+            given.vae, given.text_encoder, given.tokenizer, given.scheduler,
+        )  # fmt: skip
+        self.encoder = SiglipVisionModel.from_pretrained(folder / "semantic_encoder")
+        modules: tuple[torch.nn.Module, ...] = (self.vae, self.text, self.encoder)
+        for module in modules:
+            module.float().requires_grad_(False).eval()
+        mean, std = (torch.tensor(self.vae.config[key]).view(-1, 1, 1, 1) for key in ("latents_mean", "latents_std"))
+        self.mean, self.std = mean, std
+
+    def latents(self, video: Tensor) -> Tensor:
+        """Frames [b t 3 h w] in 0..1 as normalised latents [b c t h w]."""
+        return (self.vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode() - self.mean) / self.std
+
+    def frames(self, latents: Tensor) -> Tensor:
+        """The way back."""
+        return ((self.vae.decode(latents * self.std + self.mean).sample + 1) / 2).transpose(1, 2).clamp(0, 1)
+
+    def words(self, texts: Sequence[str]) -> Tensor:
+        """[b l d], zero past the end."""
+        return encode_text(self.text, *tokenize(self.tokenizer, texts, TEXT_TOKENS))
+
+    def anchors(self, video: Tensor) -> Tensor:
+        """Tokens of the frames that close a latent frame each: [b t s e]."""
+        frames = video[:, ::4] * 2 - 1
+        return torch.stack([semantic_tokens(self.encoder, frame) for frame in frames.unbind(1)], dim=1)
+
+
+@torch.no_grad()
+def edits(frozen: Frozen, n: int, frames: int, first: int = 0) -> Pool:
+    """`n` edits from seed `first` on."""
+    parts = []
+    for start in range(first, first + n, 64):
+        plans = [plan_micro_edit(seed) for seed in range(start, min(start + 64, first + n))]
+        drawn = render_edits(plans, frames, MICRO_SIZE, MICRO_SIZE)
+        source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
+        words = frozen.words([plan.instruction for plan in plans])
+        parts.append(
+            {"source": source, "target": target, "text": words, "change": changed_share(drawn.mask),
+             "anchors": frozen.anchors(drawn.target)}
+        )  # fmt: skip
+    return joined(parts)
+
+
+@torch.no_grad()
+def clips(frozen: Frozen, n: int, task: str | None, first: int = 0) -> Pool:
+    """`n` clips with one pretext task; None: without a source, for the prior."""
+    parts = []
+    mixture = Mixture({task: 1}, [SpeedPerturbation(whole=True)]) if task else None
+    for start in range(first, first + n, 64):
+        seeds = range(start, min(start + 64, first + n))
+        looks = [plan_micro_clip(seed) for seed in seeds]
+        video = render_looks(looks, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
+        target = frozen.latents(video)
+        part = {"target": target, "anchors": frozen.anchors(video), "change": torch.zeros_like(target[:, 0])}
+        prompt = ""
+        if mixture:
+            spoilt = [mixture.apply((clip.transpose(0, 1) * 2 - 1), seeded(task or "", s))
+                      for clip, s in zip(video, seeds, strict=True)]  # fmt: skip
+            prompt = spoilt[0].prefix
+            part["source"] = frozen.latents((torch.stack([s.source for s in spoilt]).transpose(1, 2) + 1) / 2)
+        part["text"] = frozen.words([prompt + look.caption for look in looks])
+        parts.append(part)
+    return joined(parts)
+
+
+def joined(parts: Sequence[Pool]) -> Pool:
+    return {key: torch.cat([part[key] for part in parts]).half().contiguous() for key in parts[0]}
+
+
+class MicroData:
+    """Pools as one set of items, as `opensama.data.latents.Encoded` promises; with `anchors` of them, or 0."""
+
+    def __init__(self, pools: Sequence[Pool], anchors: int, nothing: Tensor):
+        self.pools, self._nothing = pools, nothing
+        items: list[Item] = []
+        self.places: list[tuple[int, int]] = []
+        self.frames = [f // 4 for f in anchor_frames(MICRO_FRAMES, anchors)] if anchors else []
+        for at, pool in enumerate(pools):
+            n, _, t = pool["target"].shape[:3]
+            source = 4 * (pool["source"].shape[2] - 1) + 1 if "source" in pool else 0
+            shape = Shape(MICRO_SIZE, MICRO_SIZE, 4 * (t - 1) + 1, source)
+            for i in range(n):
+                items.append(Item(Row(i, None, Path("micro"), ""), shape, 0, f"{at}.{i}"))
+                self.places.append((at, i))
+        self.items: Sequence[Item] = items
+
+    @property
+    def nothing(self) -> Tensor:
+        return self._nothing
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        at, i = self.places[number]
+        item = {key: tensor[i] for key, tensor in self.pools[at].items() if key != "anchors"}
+        if self.frames:
+            seen = self.pools[at]["anchors"][i]
+            frames = self.frames if len(seen) > 1 else self.frames[:1]
+            item["semantic"] = seen[frames].flatten(0, 1)
+        return item

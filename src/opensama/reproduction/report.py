@@ -1,0 +1,136 @@
+"""docs/reproduction.md and its plots, written from the results of the runs; the prose is in report.md beside this."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from opensama.reproduction import tables
+from opensama.reproduction.arms import (
+    ANCHORS,
+    BASELINE,
+    MODULES,
+    ROTARY,
+    SAMA,
+    SEEDS,
+    SHARES,
+    TASKS,
+    TYPES,
+    Budget,
+    runs,
+)
+from opensama.reproduction.run import make_transformer, result_file, tokens
+from opensama.reproduction.shipped import FAMILIES, FAST, SLOW
+from opensama.reproduction.statistics import DISAGREE, detectable, estimate, smooth
+from opensama.reproduction.tables import STAGES, Results
+from opensama.values import UserError
+from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
+
+TEMPLATE = Path(__file__).parent / "report.md"
+
+
+def announce(budget: Budget, arms: int, seeds: int = len(SEEDS)) -> str:
+    """What is said before anything is trained."""
+    items = budget.items * len(MICRO_FAMILIES)
+    some, one = (100 * detectable(items, k) for k in (seeds, 1))
+    return (
+        f"Fixed beforehand: {budget.prior} steps of the prior ({budget.prior_videos} clips each), {budget.stage0} of "
+        f"stage 0 ({budget.images} images and {budget.videos} clips each), {budget.stage1} of stage 1 "
+        f"({budget.stage1_images} images and {budget.stage1_videos} videos each), {items} test edits, {arms} runs. "
+        f"With {seeds} seeds a difference of {some:.0f} points of success is found in four of five cases, with one "
+        f"{one:.0f} (if two arms differ on {100 * DISAGREE:.0f} % of the items, and seeds are alike)."
+    )
+
+
+def write_report(out: Path, file: Path) -> None:
+    """The report and, beside it in images/, its plots. UserError where runs are missing."""
+    missing = [f"{arm.name} (seed {seed})" for arm, seed in runs() if not result_file(out, arm, seed).exists()]
+    if missing:
+        raise UserError(f"{out} lacks {len(missing)} runs, such as {missing[0]}: run opensama reproduce first.")
+    r = Results(out)
+    b, items = r.budget, r.budget.items * len(MICRO_FAMILIES)
+    machine = json.loads((out / "machine.json").read_text())
+    plain, anchored = (tokens(arm, b.stage1_images, b.stage1_videos) for arm in (BASELINE, SAMA))
+    text = TEMPLATE.read_text().format(
+        machine=f"Measured on {machine['machine']}, {machine['workers']} runs at a time: {r.minutes:.0f} minutes.",
+        millions=sum(p.numel() for p in make_transformer(SAMA, b).parameters()) / 1e6,
+        size=MICRO_SIZE,
+        frames=MICRO_FRAMES,
+        kinds=len(MICRO_KINDS),
+        colors=len(MICRO_COLORS),
+        families=", ".join(MICRO_FAMILIES),
+        plan=announce(b, len(runs())),
+        lr=b.lr,
+        extra=100 * (anchored / plain - 1),
+        modules=tables.modules(r),
+        curves=tables.curves(r),
+        zero_shot=tables.zero_shot(r),
+        types=tables.against_sama(r, TYPES, len(SEEDS)),
+        types_verdict=tables.over(r, TYPES[0], "a type embedding is better"),
+        rotary=tables.against_sama(r, ROTARY, len(SEEDS)),
+        rotary_verdict=tables.over(r, ROTARY[0], "`grid` is better"),
+        one=100 * detectable(items, 1),
+        latents=(MICRO_FRAMES - 1) // 4 + 1,
+        anchors=tables.against_sama(r, ANCHORS, 1),
+        tasks=tables.against_sama(r, TASKS, 1),
+        shares=tables.against_sama(r, SHARES, 1),
+        share=100 * tokens(SAMA, b.images, 0) / tokens(SAMA, b.images, b.videos),
+        shipped=tables.shipped(out),
+        shipped_families=", ".join(FAMILIES),
+        slow=SLOW,
+        fast=FAST,
+        cost=tables.cost(r),
+        summary=tables.summary(r),
+    )
+    plots(r, file.parent / "images")
+    part = file.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, file)
+
+
+def plots(r: Results, folder: Path) -> None:
+    """reproduction-success.png and reproduction-loss.png."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("The plots need matplotlib: pip install 'opensama[evaluate]'.") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    arms = (*MODULES, *TYPES, *ROTARY)
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+    titles = {"stage0": "stage 0 alone", "stage1": "after stage 1", "fast": "after stage 1, fast motion"}
+    for axis, (stage, title) in zip(axes, titles.items(), strict=True):
+        for at, arm in enumerate(arms):
+            marks = r.marks(arm, stage)
+            e = estimate(marks)
+            axis.plot([100 * e.low, 100 * e.high], [at, at], color="black")
+            axis.plot(100 * marks.mean(1), [at] * len(marks), "o", color="tab:blue", alpha=0.5, markersize=4)
+            axis.plot(100 * e.mean, at, "D", color="black", markersize=5)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("success, % (bar: 95 %; dots: seeds)", fontsize=8)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(folder / "reproduction-success.png", dpi=110)
+    pyplot.close(figure)
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.6))
+    for axis, (stage, name) in zip(axes, STAGES.items(), strict=True):
+        for arm in MODULES:
+            lines = np.array([smooth(c) for c in r.curves(arm, stage, 0)])
+            x = np.arange(lines.shape[1])
+            (line,) = axis.plot(x, lines.mean(0), label=arm.name, linewidth=1)
+            axis.fill_between(x, lines.min(0), lines.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
+        axis.set_yscale("log")
+        axis.set_title(f"{name}: loss of the video's velocity, mean and range of the seeds", fontsize=9)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(folder / "reproduction-loss.png", dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,293 @@
+"""The runs: prior, stage 0 and stage 1 of every arm and seed, by the trainer that trains the 14B model, each scored.
+
+    OUT/plan.json                     the budget, fixed before anything is trained; a folder goes on only with its own
+    OUT/pools/*.safetensors           the data, drawn once for all
+    OUT/prior-SEED/                   text-to-video weights that all arms of a seed begin from
+    OUT/runs/ARM-SEED/result.json     scores, curves, seconds, memory; a run that has it is done
+    OUT/shipped.json                  the embedded model's scores, see `shipped`
+
+Runs are shared among processes of one thread each. Killed at any point, a second call goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from opensama import load
+from opensama.models.registry import find
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.reproduction.arms import PRIOR, Arm, Budget, runs
+from opensama.reproduction.data import FIRST, POOLS, TEXT_TOKENS, Frozen, MicroData, Pool, clips, edits
+from opensama.reproduction.score import Exam, sit
+from opensama.reproduction.shipped import probe_shipped
+from opensama.training.config import DataSettings, LossSettings, ModelSettings, SamaConfig
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.stages import SamaStage
+from opensama.training.tiny import importance
+from opensama.values import UserError
+
+Say = Callable[[str], None]
+VIDEOS_OF_IMAGES = 113 / 49  # tokens of a clip, in tokens of an image edit: both sides and one anchor
+
+
+class Recorded(Trainer):
+    """A trainer that keeps the flow loss and the gradient's norm of every step."""
+
+    def __init__(self, *args: Any, **more: Any):
+        super().__init__(*args, **more)
+        saved = self.out / "curve.json"
+        self.curve: list[list[float]] = json.loads(saved.read_text()) if saved.exists() else []
+        del self.curve[self.progress.step :]
+
+    def step(self) -> dict[str, float]:
+        values = super().step()
+        self.curve.append([round(values["flow"], 5), round(values["norm"], 5)])
+        return values
+
+    def save(self) -> None:
+        write_json(self.curve, self.out / "curve.json")
+        super().save()
+
+
+def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[Arm, int]] | None = None,
+              say: Say = print) -> None:  # fmt: skip
+    """Carries out all runs that have no result yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    plan = out / "plan.json"
+    if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
+        raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
+    write_json(asdict(budget), plan)
+    write_json({"machine": platform_name(), "workers": workers}, out / "machine.json")
+    wanted = runs() if arms is None else arms
+    seeds = sorted({seed for _, seed in wanted})
+    began = time.monotonic()
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(partial(make_pool, out, budget), POOLS):
+            pass
+        for _ in pool.map(partial(train_prior, out, budget), seeds):
+            pass
+        say(f"data and priors are ready after {(time.monotonic() - began) / 60:.1f} minutes")
+        jobs = {pool.submit(train_arm, out, budget, arm, seed): (arm, seed) for arm, seed in wanted}
+        for done, job in enumerate(as_completed(jobs), 1):
+            (arm, seed), result = jobs[job], job.result()
+            left = (time.monotonic() - began) / done * (len(jobs) - done) / 60
+            say(
+                f"{done} of {len(jobs)}: {arm.name}, seed {seed}: {100 * result['stage1']['success']:.1f} % right, "
+                f"{100 * result['stage0']['success']:.1f} % after stage 0; about {left:.0f} minutes left"
+            )
+
+
+def platform_name() -> str:
+    """The processor, in words."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()] if info.exists() else []
+    return f"{os.cpu_count()} cores" + (f" of {names[4]}" if len(names) > 4 else "")
+
+
+def probe(out: Path, say: Say) -> None:
+    """Probes the embedded model, once."""
+    file = out / "shipped.json"
+    if not file.exists():
+        editor = load("tiny", device="cpu")
+        coded = frozen()
+        budget = Budget(**json.loads((out / "plan.json").read_text()))
+        write_json(
+            probe_shipped(editor.edit, lambda video: coded.frames(coded.latents(video)), budget.probes, say), file
+        )
+
+
+# --- data
+
+
+def make_pool(out: Path, budget: Budget, name: str) -> Path:
+    file = out / "pools" / f"{name}.safetensors"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        at = FIRST[name]
+        if name == "images":
+            pool = edits(frozen(), budget.image_edits, 1, at)
+        elif name == "videos":
+            pool = edits(frozen(), budget.video_edits, 9, at)
+        else:
+            pool = clips(frozen(), budget.clips, None if name == "prior" else name, at)
+        save_file(pool, file.with_suffix(".part"))
+        os.replace(file.with_suffix(".part"), file)
+    return file
+
+
+@cache
+def frozen() -> Frozen:
+    folder = find("tiny").folder
+    assert folder is not None
+    return Frozen(folder)
+
+
+@cache
+def pool_of(out: Path, name: str) -> Pool:
+    return load_file(out / "pools" / f"{name}.safetensors")
+
+
+@cache
+def exam(items: int, fast: bool) -> Exam:
+    return Exam.make(frozen(), items, fast=fast)
+
+
+# --- training
+
+
+def make_transformer(arm: Arm, budget: Budget) -> SamaTransformer3DModel:
+    return SamaTransformer3DModel(
+        patch_size=(1, 1, 1),
+        num_attention_heads=budget.width // 32,
+        attention_head_dim=32,
+        in_channels=192,
+        out_channels=192,
+        text_dim=128,
+        freq_dim=64,
+        ffn_dim=4 * budget.width,
+        num_layers=budget.layers,
+        type_embedding=arm.type_embedding,
+        source_rotary=arm.source_rotary,
+        semantic_dim=96 if arm.anchors else None,
+        semantic_hidden=96,
+        semantic_tokens_per_anchor=17,
+        num_anchors=max(arm.anchors, 1),
+        semantic_rotary=arm.semantic_rotary,
+        source_gate=True,
+    )
+
+
+def train(
+    stage: str, model: SamaTransformer3DModel, pools: Sequence[Pool], arm: Arm, seed: int, budget: Budget,
+    images: int, videos: int, steps: int, folder: Path, say: Say
+) -> dict[str, Any]:  # fmt: skip
+    """One stage; the model then holds the averaged weights. Its curve and cost come out."""
+    config = SamaConfig(
+        seed=seed,
+        model=ModelSettings(base="micro", semantic_rotary=arm.semantic_rotary),
+        data=DataSettings(
+            images=images,
+            videos=videos,
+            image_batch=max(images, 1),
+            video_batch=max(videos, 1),
+            text_tokens=TEXT_TOKENS,
+        ),
+        loss=LossSettings(shift=budget.shift, emphasis=9.0, ease=0.3),
+    )
+    data = MicroData(pools, arm.anchors, frozen().words([""])[0])
+    passes = SamaStage(stage, model, data, config, importance=importance(frozen().vae).sqrt())
+    loop = LoopConfig(
+        steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=passes.passes,
+        log_every=60, save_every=60,
+    )  # fmt: skip
+    model.train()
+    trainer = Recorded(passes, loop, folder, say)
+    progress = trainer.run()
+    return {
+        "curve": trainer.curve,
+        "seconds": progress.seconds,
+        "tokens": tokens(arm, images, videos),
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def tokens(arm: Arm, images: int, videos: int) -> int:
+    """Tokens of a step, a clip's source at full length."""
+    return images * (2 * 16 + 17 * min(arm.anchors, 1)) + videos * (2 * 48 + 17 * arm.anchors)
+
+
+def train_prior(out: Path, budget: Budget, seed: int) -> Path:
+    """Text-to-video on plain clips: what a seed's arms begin from."""
+    folder = out / f"prior-{seed}"
+    file = folder / "prior.safetensors"
+    if not file.exists():
+        torch.manual_seed(seed)
+        model = make_transformer(PRIOR, budget)
+        pools = [pool_of(out, "prior")]
+        train("prior", model, pools, PRIOR, seed, budget, 0, budget.prior_videos, budget.prior, folder, quiet)
+        save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, file.with_suffix(".part"))
+        os.replace(file.with_suffix(".part"), file)
+    return file
+
+
+def result_file(out: Path, arm: Arm, seed: int) -> Path:
+    return out / "runs" / f"{re.sub('[^a-zA-Z0-9+]+', '-', arm.name)}-{seed}" / "result.json"
+
+
+def train_arm(out: Path, budget: Budget, arm: Arm, seed: int) -> dict[str, Any]:
+    """Stage 0 and stage 1 of one run, scored after each."""
+    file = result_file(out, arm, seed)
+    folder = file.parent
+    if file.exists():
+        return json.loads(file.read_text())
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = make_transformer(arm, budget)
+    begin(model, load_file(out / f"prior-{seed}" / "prior.safetensors"))
+    result: dict[str, Any] = {"arm": arm.name, "seed": seed}
+    images, videos = stage0_batches(arm, budget)
+    edited = pool_of(out, "images")
+    for stage, pools, b_images, b_videos, steps in (
+        ("stage0", [edited, *spoilt(out, budget, arm)], images, videos, budget.stage0),
+        ("stage1", [edited, pool_of(out, "videos")], budget.stage1_images, budget.stage1_videos, budget.stage1),
+    ):
+        cost = train(stage, model, pools, arm, seed, budget, b_images, b_videos, steps, folder, quiet)
+        marks = sit(exam(budget.items, False), model, frozen(), seed)
+        result[stage] = cost | marks
+    result["fast"] = sit(exam(budget.items // 2, True), model, frozen(), seed)
+    result["minutes"] = (time.monotonic() - began) / 60
+    write_json(result, file)
+    for stage in ("stage0", "stage1"):
+        for step in (folder / stage).glob("step-*"):
+            shutil.rmtree(step)
+    return result
+
+
+def spoilt(out: Path, budget: Budget, arm: Arm) -> list[Pool]:
+    """As many clips for every arm, split by its shares of pretext tasks."""
+    whole = sum(arm.pretext.values())
+    counts = {name: round(budget.clips * share / whole) for name, share in arm.pretext.items()}
+    return [{key: tensor[:n] for key, tensor in pool_of(out, name).items()} for name, n in counts.items()]
+
+
+def begin(model: SamaTransformer3DModel, prior: Mapping[str, Tensor]) -> None:
+    """The prior's weights; what it has not (type embedding, semantic modules) stays as it was made."""
+    own = model.state_dict()
+    unknown = sorted(set(prior) - set(own))
+    assert not unknown, unknown
+    model.load_state_dict({**own, **prior})
+
+
+def stage0_batches(arm: Arm, budget: Budget) -> tuple[int, int]:
+    """Images and videos of a step of stage 0; other shares of images take about as many tokens."""
+    if arm.images is None:
+        return budget.images, budget.videos
+    whole = budget.images + VIDEOS_OF_IMAGES * budget.videos
+    return round(arm.images * whole), round((1 - arm.images) * whole / VIDEOS_OF_IMAGES)
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def write_json(value: object, file: Path) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    os.replace(part, file)

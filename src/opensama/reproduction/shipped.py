@@ -1,0 +1,106 @@
+"""The embedded model where the paper says that SAMA is weak: fast motion, long clips, scenes unlike the training world.
+
+    as trained     edits of the world's test split whose objects move slowly
+    fast motion    the same families, the edited object (or the camera) moving quickly
+    long           the scenes of "as trained", 49 frames instead of 17: three windows
+    unlike         before textures that no scene of the world has: dead leaves, see `training.textures`
+
+Beside success, the probes of the paper's failures: colour that changes over time, blurred additions, ghosts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from opensama.evaluation.world.key import Frames, Through
+from opensama.evaluation.world.run import collect
+from opensama.evaluation.world.scores import answer_key, mark, summary
+from opensama.training.textures import dead_leaves
+from opensama.values import EditRequest, Video
+from opensama.world import EditPlan, EditSample, plan_edit, render_edits, to_uint8
+from opensama.world.looks import Swap
+from opensama.world.scenes import FPS, Scene, Thing
+
+FAMILIES = ("style", "background", "obscure", "remove")
+"""Those that the embedded model does at all; what it cannot do standing it cannot do running."""
+SLOW, FAST = 0.012, 0.03  # half-heights a frame
+Edit = Callable[[EditRequest], Video]
+
+
+def speed(thing: Thing, scene: Scene, frames: int = 17) -> float:
+    """How far an object moves on the screen from frame to frame on average, in half-heights."""
+    places = []
+    for frame in range(frames):
+        s = frame / FPS
+        camera = scene.camera(s)
+        x, y = thing.x + thing.along_x.at(s) - camera.x, thing.y + thing.along_y.at(s) - camera.y
+        places.append((x * camera.zoom, y * camera.zoom))
+    return float(np.mean([np.hypot(a[0] - b[0], a[1] - b[1]) for a, b in itertools.pairwise(places)]))
+
+
+def pace(plan: EditPlan) -> float:
+    """The speed of what is edited; of the quickest object where it is the whole frame."""
+    scene = plan.source.scene
+    edited = [p.change.old for p in plan.parts if isinstance(p.change, Swap) and p.change.old is not None]
+    return max((speed(thing, scene) for thing in edited or scene.things), default=0.0)
+
+
+def chosen(family: str, n: int, fits: Callable[[EditPlan], bool], photos: list[Path] | None = None) -> list[EditPlan]:
+    """The first `n` edits of a family, in order of their seeds, that fit."""
+    plans: Iterator[EditPlan] = (plan_edit(f"shipped-{i}", "test", family, photos) for i in itertools.count())
+    return list(itertools.islice((plan for plan in plans if fits(plan)), n))
+
+
+def conditions(n: int, folder: Path) -> dict[str, tuple[int, list[EditPlan]]]:
+    """Frames and edits of each condition, `n` of each family."""
+    folder.mkdir(parents=True, exist_ok=True)
+    textures = [folder / f"texture-{i}.png" for i in range(8)]
+    for file, texture in zip(textures, dead_leaves(8, 256, seed=9), strict=True):
+        Image.fromarray(to_uint8(texture)).save(file)
+    calm = [p for f in FAMILIES for p in chosen(f, n, lambda p: pace(p) < SLOW)]
+    return {
+        "as trained": (17, calm),
+        "fast motion": (17, [p for f in FAMILIES for p in chosen(f, n, lambda p: pace(p) > FAST)]),
+        "long": (49, calm),
+        "unlike": (
+            17,
+            [
+                p
+                for f in FAMILIES
+                for p in chosen(f, n, lambda p: p.source.scene.photo is not None and pace(p) < SLOW, textures)
+            ],
+        ),
+    }
+
+
+def drawn(plan: EditPlan, frames: int) -> EditSample:
+    batch = render_edits([plan], frames, 128, 128)
+    source, target = to_uint8(batch.source[0]), to_uint8(batch.target[0])
+    return EditSample(plan.family, plan.instruction, source, target, batch.mask[0, :, 0].numpy(), plan.caption, plan)
+
+
+def probe_shipped(edit: Edit, through: Through, n: int, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Scores of every condition."""
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for name, (frames, plans) in conditions(n, Path(folder)).items():
+            rows = []
+            for plan in plans:
+                sample = drawn(plan, frames)
+                rows.append(mark(sample, edited(edit, sample), answer_key(sample, through)))
+            out[name] = summary(rows) | {"frames": frames}
+            say(f"the embedded model, {name}: {100 * out[name]['success']:.0f} % of {len(rows)}")
+    return out
+
+
+def edited(edit: Edit, sample: EditSample) -> Frames:
+    video = Video.from_frames(sample.source, fps=FPS)
+    return collect(edit(EditRequest(video=video, instruction=sample.instruction, seed=0, preserve=False)))

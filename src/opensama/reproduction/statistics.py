@@ -1,0 +1,68 @@
+"""What a few seeds and a hundred items can tell: intervals, verdicts, and what they could have told at best.
+
+`k` seeds, `n` items, the same for all arms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["more", "less", "cannot tell"]
+DISAGREE = 0.3  # share of items on which two arms are assumed to differ, where the detectable effect is foretold
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of a difference: whether the interval leaves out zero."""
+        if self.low > 0:
+            return "more"
+        return "less" if self.high < 0 else "cannot tell"
+
+
+def estimate(values: np.ndarray, draws: int = 4000) -> Estimate:
+    """Of [k n]: bootstrap over seeds and, within, over items (both drawn anew), so that the seeds' scatter counts."""
+    rng = np.random.default_rng(0)
+    k, n = values.shape
+    seeds = rng.integers(0, k, (draws, k))
+    items = rng.integers(0, n, (draws, n))
+    means = np.array([values[s][:, i].mean() for s, i in zip(seeds, items, strict=True)])
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def difference(arm: np.ndarray, other: np.ndarray) -> Estimate:
+    """Of arm - other [k n], paired by seed and item."""
+    return estimate(np.asarray(arm, float) - np.asarray(other, float))
+
+
+def detectable(items: int, seeds: int, share: float = DISAGREE) -> float:
+    """The difference of two shares that such a test finds in four of five cases (at 5 %, two-sided), seeds alike."""
+    return (1.96 + 0.84) * math.sqrt(share / (items * seeds))
+
+
+def spikes(curve: Sequence[float], factor: float = 1.5, window: int = 50) -> float:
+    """Share of steps whose value is above `factor` times the median of the `window` steps before it."""
+    values = np.asarray(curve)
+    if len(values) <= window:
+        return 0.0
+    before = np.lib.stride_tricks.sliding_window_view(values, window)[:-1]
+    return float((values[window:] > factor * np.median(before, axis=1)).mean())
+
+
+def smooth(curve: Sequence[float], window: int = 50) -> np.ndarray:
+    """Means of a sliding window."""
+    values = np.asarray(curve, float)
+    return np.convolve(values, np.ones(window) / window, "valid")

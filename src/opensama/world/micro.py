@@ -1,0 +1,146 @@
+"""The micro world: the same drawings, but few of them, so that a model can be taught it in minutes.
+
+One or two objects of six kinds and four colours before three kinds of background, with motions and often a moving
+camera; edits remove or recolour one of them or restyle the whole in one of four styles, in the phrasings for `train`.
+The answers, and what counts as a wrong one, are exact as everywhere in the world; wrong answers stay inside the micro
+world.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from opensama.world import phrasing
+from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
+from opensama.world.edits import EditPlan, EditSample, Part, render_edits, to_uint8
+from opensama.world.looks import HOURS, WEATHERS, Look, Restyle, Swap, shown
+from opensama.world.scenes import STILL, Scene, Thing, _in_view, _muted, _swing, an
+from opensama.world.wrong import Wrong
+
+MICRO_KINDS = ("ball", "box", "star", "heart", "tree", "fish")
+MICRO_COLORS = ("red", "yellow", "green", "blue")
+MICRO_BACKGROUNDS = ("green hills", "room", "sea")  # whose painters are used, in dull colours of their own
+MICRO_STYLES = ("night", "sepia", "watercolor", "snow")
+MICRO_FAMILIES = ("remove", "recolor", "style")
+MICRO_FRAMES, MICRO_SIZE = 9, 64
+PAIRS = tuple((kind, color) for kind in MICRO_KINDS for color in MICRO_COLORS)
+
+
+@dataclass(frozen=True)
+class MicroPart(Part):
+    """A part of an edit whose wrong answers are those of the micro world."""
+
+    @cached_property
+    def wrong(self) -> tuple[Wrong, ...]:
+        change, before = self.change, self.before
+        found: list[Wrong] = []
+        if isinstance(change, Restyle):
+            found += [("style", Restyle(style).on(before)) for style in MICRO_STYLES]
+        else:
+            assert isinstance(change, Swap)
+            assert change.old is not None
+            old, new = change.old, change.new
+            found += [("kind", Swap(old, replace(new or old, kind=k)).on(before)) for k in MICRO_KINDS]
+            found += [("color", Swap(old, replace(new or old, color=c)).on(before)) for c in MICRO_COLORS]
+            found.append(("object", Swap(old, None).on(before)))
+            for other in (t for t in before.scene.things if t is not old):
+                there = None if new is None else replace(other, color=new.color)
+                found.append(("object", Swap(other, there).on(before)))
+                found.append(("object", Swap(other, None).on(change.on(before))))
+        kept: dict[Look, str] = {}
+        for label, look in found:
+            if look not in (change.on(before), before):
+                kept.setdefault(look, label)
+        return tuple((label, look) for look, label in kept.items())
+
+
+def micro_scene(rng: random.Random, fast: bool = False) -> Scene:
+    """One or two objects; with `fast`, motions of three times the speed."""
+    background = rng.choice(MICRO_BACKGROUNDS)
+    moving = rng.random() < 0.5
+    scene = Scene(
+        (),
+        background,
+        palette=tuple(_muted(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
+        waves=tuple(rng.random() for _ in range(8)),
+        pan_x=_swing(rng, 0.3) if moving else STILL,
+        pan_y=_swing(rng, 0.15) if moving else STILL,
+    )
+    quick = 3.0 if fast else 1.0
+    things: list[Thing] = []
+    for kind, color in rng.sample(PAIRS, rng.choice((1, 1, 2))):
+        for _ in range(60):
+            thing = Thing(
+                kind,
+                color,
+                rng.uniform(-0.6, 0.6),
+                rng.uniform(-0.55, 0.55),
+                rng.uniform(0.36, 0.48),
+                _swing(rng, 0.35, 1.2 * quick, 3.2 * quick),
+                _swing(rng, 0.25, 1.2 * quick, 3.2 * quick),
+                _swing(rng, 0.35) if rng.random() < 0.5 else STILL,
+            )
+            apart = all(abs(thing.x - t.x) > 0.7 or abs(thing.y - t.y) > 0.7 for t in things)
+            if apart and _in_view(thing, scene):
+                things.append(thing)
+                break
+    return replace(scene, things=tuple(things)) if things else micro_scene(rng, fast)
+
+
+def plan_micro_edit(seed: int | str, family: str | None = None, *, fast: bool = False) -> EditPlan:
+    """One edit of the micro world, the same for the same arguments; without a family, one is drawn."""
+    name = f"micro/{family}/{fast}/{seed}"
+    rng = random.Random(name)
+    family = family or rng.choice(MICRO_FAMILIES)
+    if family not in MICRO_FAMILIES:
+        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(MICRO_FAMILIES)}")
+    while True:
+        scene = micro_scene(rng, fast)
+        old = rng.choice(scene.things)
+        if all(shown(old, scene, s) > 0.6 for s in (0.0, 0.25, 0.5)):
+            break
+    source, change, asked = Look(scene), _change(rng, family, old, scene), ""
+    match change:
+        case Restyle(style=style):
+            key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
+            asked = phrasing.clause(rng, key, "train", style=style, a_style=an(style))
+        case Swap(new=None):
+            asked = phrasing.clause(rng, "remove", "train", old=old.name)
+        case Swap(new=Thing() as new):
+            asked = phrasing.clause(rng, "recolor", "train", old=old.name, color=new.color)
+    edited = change.style if isinstance(change, Restyle) else old.name
+    part = MicroPart(family, edited, change, source, f"{name}/0")
+    return EditPlan(family, phrasing.sentence(asked), source, change.on(source), (part,))
+
+
+def _change(rng: random.Random, family: str, old: Thing, scene: Scene) -> Swap | Restyle:
+    if family == "style":
+        return Restyle(rng.choice(MICRO_STYLES))
+    if family == "remove":
+        return Swap(old, None)
+    taken = {t.name for t in scene.things}
+    return Swap(old, replace(old, color=rng.choice([c for c in MICRO_COLORS if f"{c} {old.kind}" not in taken])))
+
+
+def plan_micro_clip(seed: int | str) -> Look:
+    """A clip of the micro world, with its caption."""
+    return Look(micro_scene(random.Random(f"micro/clip/{seed}")))
+
+
+def sample_micro_edit(
+    seed: int | str, family: str | None = None, *, fast: bool = False, frames: int = MICRO_FRAMES
+) -> EditSample:
+    """One edit, drawn at 64x64."""
+    plan = plan_micro_edit(seed, family, fast=fast)
+    drawn = render_edits([plan], frames, MICRO_SIZE, MICRO_SIZE)
+    return EditSample(
+        plan.family,
+        plan.instruction,
+        to_uint8(drawn.source[0]),
+        to_uint8(drawn.target[0]),
+        drawn.mask[0, :, 0].numpy(),
+        plan.caption,
+        plan,
+    )
