@@ -27,6 +27,7 @@ from opensama.vlm import (
     VlmUnavailable,
     answer_json,
     frames_for,
+    greet,
     open_vlm,
 )
 from opensama.vlm.server import ServerVlm
@@ -299,12 +300,13 @@ def test_threads_share_a_budget_and_workers_a_purse(tmp_path):
 
 def test_a_damaged_memory_is_told(tmp_path):
     (tmp_path / "answers.sqlite").write_text("this is no database, and it is long enough to be looked at" * 20)
-    with pytest.raises(UserError, match="cannot be used"):
-        Remembering(ScriptedVlm(lambda question: ""), tmp_path)
     file: Path = tmp_path / "file"
     file.touch()
-    with pytest.raises(UserError, match="cannot be used"):
-        Remembering(ScriptedVlm(lambda question: ""), file)
+    for place in (tmp_path, file):
+        vlm = Remembering(ScriptedVlm(lambda question: "yes"), place)
+        greet(vlm)
+        with pytest.raises(UserError, match="cannot be used"):
+            vlm.ask(Question("Well?"))
 
 
 # --- a local model

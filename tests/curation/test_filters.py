@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opensama.apps.cli import main
 from opensama.curation import rubrics
 from opensama.curation.filters import filter_manifest, misses, new_purse, pair_frames, score_pair, thresholds_of
 from opensama.data.manifest import Record, iter_records, write_manifest
@@ -367,6 +368,32 @@ def test_who_cannot_be_asked_at_all_is_told_at_once(pairs, tmp_path):
         filter_manifest(tmp_path / "none.parquet", out, lambda: ScriptedVlm(lambda question: "yes"))
     with pytest.raises(UserError, match="number of turns must be from 1"):
         filter_manifest(pairs, out, lambda: ScriptedVlm(lambda question: "yes"), turns=0)
+
+
+def test_the_command(pairs, tmp_path, capsys, monkeypatch):
+    def said(*arguments: str) -> tuple[int, str, str]:
+        code = main(["curate", "filter", str(pairs), "--out", str(tmp_path / "out"), *arguments])
+        return code, *capsys.readouterr()
+
+    with ChatServer(key="sesame-4711") as server:
+        code, _, error = said("--vlm-url", server.url)
+        assert (code, "does not accept the key" in error) == (2, True)
+        code, _, error = said("--vlm-url", server.url.removeprefix("http://"))
+        assert (code, "does not begin with http://" in error) == (2, True)
+        code, _, error = said("--vlm-url", server.url, "--video-thresholds", "9,9")
+        assert (code, "thresholds of videos are 4 numbers" in error) == (2, True)
+        code, _, error = said()
+        assert (code, "Say whom to ask" in error) == (2, True)
+        assert not (tmp_path / "out").exists(), "nothing is left behind"
+
+        monkeypatch.setenv("OPENAI_API_KEY", "sesame-4711")
+        code, _, error = said("--vlm-url", server.url, "--turns", "1", "--budget", "7", "--workers", "1")
+        assert (code, "budget of 7 questions is spent; 3 are left" in error) == (2, True)
+        code, out, _ = said("--vlm-url", server.url, "--turns", "1", "--budget", "8", "--workers", "1")
+        assert (code, out.splitlines()[0]) == (0, "5 of 5 pairs scored, 1 kept (20.0%)")
+        assert len(server.questions) == 15
+    for file in (tmp_path / "out").rglob("*"):
+        assert file.is_dir() or b"sesame" not in file.read_bytes(), "the key is written nowhere"
 
 
 def test_killed_and_called_again(pairs, tmp_path):

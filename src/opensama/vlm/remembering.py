@@ -25,11 +25,11 @@ class Remembering:
         self.name = vlm.name
         self.asked = self.remembered = 0
         self._lock = threading.Lock()
-        self._answers = None if cache is None else _open(cache)
-        if self._answers is not None:
-            weakref.finalize(self, self._answers.close)
+        self._folder = cache
+        self._answers: sqlite3.Connection | None = None
 
     def ask(self, question: Question) -> str:
+        self._open()
         digest = "" if self._answers is None else question.digest(self.name)
         if (known := self._recall(digest)) is not None:
             answer, refused = known
@@ -44,6 +44,13 @@ class Remembering:
             raise
         self._keep(digest, answer, False)
         return answer
+
+    def _open(self) -> None:
+        """The file, at the first question: who only greets leaves nothing behind."""
+        with self._lock:
+            if self._folder is not None and self._answers is None:
+                self._answers = _open(self._folder)
+                weakref.finalize(self, self._answers.close)
 
     def _pay(self) -> None:
         with self._lock:
