@@ -213,3 +213,9 @@ def test_a_setting_without_a_lasting_name_is_refused(tmp_path: Path) -> None:
     stages = [Stage("tell", partial(steps.tell, words=object()))]  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lasting name"):
         run_graph(stages, steps.items(3), tmp_path)
+
+
+def test_a_file_where_the_folder_belongs(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match="choose another --out"):
+        run_graph(steps.chain(), steps.items(1), tmp_path / "taken")
