@@ -437,7 +437,7 @@ def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> N
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 def test_two_ray_workers_and_one_process_agree(clips: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    settings = replace(SETTINGS, kinds=("remove", "background"), each=1)
+    settings = replace(SETTINGS, kinds=("remove",), each=1)
     one = make(clips, tmp_path / "one", settings=settings)
     two = make(clips, tmp_path / "two", settings=settings, runner="ray", workers=2)
     assert two.kept == one.kept
