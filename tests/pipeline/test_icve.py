@@ -141,7 +141,7 @@ def test_one_seed_fixes_all_noise(icve, clip):
 def test_several_videos_and_prompts(icve, clip):
     two = torch.cat([clip, -clip])
     both = icve(two, [ASK, "Remove the box now."], seed=0, output_type="latent").frames
-    noise = icve.noise(icve.begin(two, None, None, None).plan, both, torch.Generator().manual_seed(0))
+    noise = icve.noise(*icve.begin(two, None, 0, None))
     second = icve(two[1:], "Remove the box now.", latents=noise[1:], output_type="latent").frames
     assert relative(both[1:], second) < 1e-4
 

@@ -54,10 +54,10 @@ class Guidance:
 
 
 class Start(NamedTuple):
-    """What a call begins with: the source's windows as latents [b c t h w], their plan, and where noise comes from."""
+    """What a call begins with: the plan of windows, the source's as latents [b c t h w], and where noise comes from."""
 
-    source: Tensor
     plan: WindowPlan
+    source: Tensor
     generator: torch.Generator | None
 
 
@@ -107,7 +107,7 @@ class EditPipeline(DiffusionPipeline):
             generator = torch.Generator().manual_seed(seed)
         if source_latents is not None:
             frames = 4 * (source_latents.shape[2] - 1) + 1
-            return Start(source_latents, WindowPlan(frames, source_latents.shape[2], (0,)), generator)
+            return Start(WindowPlan(frames, source_latents.shape[2], (0,)), source_latents, generator)
         if video is None:
             raise ValueError("pass either video or source_latents")
         pixels, defaults = as_pixels(video), self.defaults
@@ -115,7 +115,11 @@ class EditPipeline(DiffusionPipeline):
         plan = WindowPlan.of(pixels.shape[2], defaults.window, defaults.overlap)
         if len(plan) > 1 and len(pixels) > 1:
             raise ValueError(f"several videos at once must fit the window of {defaults.window} frames")
-        return Start(torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), plan, generator)
+        return Start(plan, torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), generator)
+
+    def guidance(self, scale: float | None, source: float | None = None, text: float | None = None) -> Guidance:
+        """The guidance asked for, the model's own where nothing is said."""
+        return Guidance(self.defaults.guidance if scale is None else scale, source, text)
 
     def words_away(self, negative_prompt: str | list[str] | None, b: int, guidance: Guidance) -> Words | None:
         """What guidance leads away from, the model's own by default; None where it is not asked."""
@@ -124,15 +128,29 @@ class EditPipeline(DiffusionPipeline):
         away = self.defaults.negative_prompt if negative_prompt is None else negative_prompt
         return self.encode_words(away, b, prefix="")
 
-    def finish(self, latents: Tensor, plan: WindowPlan, output_type: OutputType) -> Any:
-        """What a call gives back of its videos."""
+    def run(
+        self,
+        start: Start,
+        noise: tuple[Tensor, Tensor | None],
+        words: Words,
+        away: Words | None,
+        *,
+        steps: int | None,
+        shift: float | None,
+        output_type: OutputType,
+        **how: Any,
+    ) -> tuple[Any, Tensor | None]:
+        """What a call gives back: videos, and semantic tokens. `how` goes to `denoise`."""
+        defaults, plan = self.defaults, start.plan
+        steps, shift = defaults.steps if steps is None else steps, defaults.shift if shift is None else shift
+        latents, semantic = self.denoise(*noise, start.source, words, away, steps=steps, shift=shift, plan=plan, **how)
         result: Any = latents
         if output_type != "latent":
             groups = latents.split(len(plan))
             decoded = torch.stack([torch.cat(list(self.decode_windows(plan, group)), dim=1) for group in groups])
             result = self.video_processor.postprocess_video(decoded, output_type=output_type)
         self.maybe_free_model_hooks()
-        return result
+        return result, semantic
 
     @torch.no_grad()
     def denoise(

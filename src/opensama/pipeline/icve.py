@@ -23,7 +23,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 import opensama.models.icve  # noqa: F401  (diffusers loads components only of modules that are imported)
-from opensama.pipeline.diffusion import EditPipeline, Guidance, OnStep, OutputType, Sampler, Words
+from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, Sampler, Words
 
 TILES = (256, 256, 64, 192, 192, 48)  # rows, columns, frames of a tile, then of its stride
 
@@ -106,24 +106,20 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):
         noise. Raises ValueError for sizes that are no multiple of `self.multiple`; whatever the callback raises comes
         out.
         """
-        defaults = self.defaults
-        source, plan, generator = self.begin(video, source_latents, seed, generator)
-        b = len(source)
-        scale = defaults.guidance if guidance_scale is None else guidance_scale
-        guidance = Guidance(scale, source_guidance_scale, text_guidance_scale)
+        start = self.begin(video, source_latents, seed, generator)
+        b = len(start.source)
+        guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
         words = self.encode_words(prompt, b) if words is None else words
         away = self.words_away(negative_prompt, b, guidance) if negative_words is None else negative_words
         if embedded_guidance_scale is not None:
-            number = {"guidance": torch.tensor([1000.0 * embedded_guidance_scale])}
+            number = embedded(embedded_guidance_scale)
             words, away = words | number, None if away is None else away | number
-        latents, _ = self.denoise(
-            self.noise(plan, source, generator) if latents is None else latents, None, source, words, away,
-            steps=defaults.steps if num_inference_steps is None else num_inference_steps,
-            shift=defaults.shift if shift is None else shift,
-            guidance=guidance, sampler=sampler, plan=plan,
+        noise = self.noise(*start) if latents is None else latents
+        result, _ = self.run(
+            start, (noise, None), words, away,
+            steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
             on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
         )  # fmt: skip
-        result = self.finish(latents, plan, output_type)
         return IcvePipelineOutput(result) if return_dict else (result,)
 
     @torch.no_grad()
@@ -144,8 +140,13 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):
             ids, _ = self.tokenize(self.tokenizer_2, texts, length)
             out["pooled_projections"] = self.text_encoder_2(ids).pooler_output
         if defaults.embedded_guidance is not None:
-            out["guidance"] = torch.tensor([1000.0 * defaults.embedded_guidance])
+            out |= embedded(defaults.embedded_guidance)
         return out
+
+
+def embedded(guidance: float) -> Words:
+    """Guidance as the number that the model reads."""
+    return {"guidance": torch.tensor([1000.0 * guidance])}
 
 
 # DiffusionPipeline.from_pretrained looks classes up by name in diffusers itself: this lets it find ours once imported.

@@ -19,7 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
-from opensama.pipeline.diffusion import EditPipeline, Guidance, OnStep, OutputType, Sampler, Words
+from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, Sampler, Words
 from opensama.pipeline.windows import WindowPlan
 
 
@@ -91,30 +91,23 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):
         windows, one video at a time. `latents` and `semantic_latents` are the initial noise. Raises ValueError for
         sizes that are no multiple of `self.multiple`; whatever the callback raises comes out.
         """
-        defaults = self.defaults
-        source, plan, generator = self.begin(video, source_latents, seed, generator)
-        b = len(source)
-        scale = defaults.guidance if guidance_scale is None else guidance_scale
-        guidance = Guidance(scale, source_guidance_scale, text_guidance_scale)
+        start = self.begin(video, source_latents, seed, generator)
+        b = len(start.source)
+        guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
         text = self.encode_words(prompt, b) if prompt_embeds is None else words(prompt_embeds)
         if negative_prompt_embeds is None:
             negative = self.words_away(negative_prompt, b, guidance)
         else:
             negative = words(negative_prompt_embeds)
         if latents is None:
-            latents = self.noise(plan, source, generator)
+            latents = self.noise(*start)
         if semantic_latents is None:
-            semantic_latents = self.semantic_noise(b, num_anchors, generator, shared=len(plan) > 1)
-
-        latents, semantic = self.denoise(
-            latents, semantic_latents, source, text, negative,
-            steps=defaults.steps if num_inference_steps is None else num_inference_steps,
-            shift=defaults.shift if shift is None else shift,
-            guidance=guidance, sampler=sampler, plan=plan,
+            semantic_latents = self.semantic_noise(b, num_anchors, start.generator, shared=len(start.plan) > 1)
+        result, semantic = self.run(
+            start, (latents, semantic_latents), text, negative,
+            steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
             on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
         )  # fmt: skip
-
-        result = self.finish(latents, plan, output_type)
         semantic = semantic if output_semantic else None
         return SamaPipelineOutput(result, semantic) if return_dict else (result, semantic)
 
