@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opensama.pipeline.editor import Editor
 
 app = App(name="evaluate", help="Measure how well a model edits.")
+app.command("opensama.apps.metrics:metrics", name="metrics", help="Measure an edit against its source without a judge.")
 
 
 @app.command

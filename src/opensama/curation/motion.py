@@ -1,35 +1,22 @@
-"""How much moves: dense optical flow between small frames (OpenCV's DIS).
+"""How much moves, by the dense optical flow between small frames.
 
 A speed is in frame diagonals a second, so that neither the size of the picture nor its rate changes it: 0.1 crosses the
-frame in ten seconds. Where nothing can be followed (flat colours), flow is what its surroundings do.
+frame in ten seconds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from opensama.curation.graph import Drop, Item
+from opensama.media.motion import Flow
+
+__all__ = ["HIGH", "LOW", "Flow", "motion_of", "moving", "speed"]
 
 LOW, HIGH = 0.01, 0.6  # diagonals a second: our own defaults, the paper's thresholds are not known
-
-
-class Flow:
-    """The flow between two frames of one size: `flow(first, second)`."""
-
-    def __init__(self) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)  # whoever runs stages has a worker for each core
-        self._gray: Any = lambda frame: cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        self._dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-
-    def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Where each pixel of `first` (uint8 `h w 3`) goes: float32 `h w (right, down)` in pixels."""
-        return np.asarray(self._dis.calc(self._gray(first), self._gray(second), None))
 
 
 def speed(flow: np.ndarray, seconds: float) -> float:

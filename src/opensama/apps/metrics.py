@@ -1,0 +1,109 @@
+"""`opensama evaluate metrics`: a source and its edit, or a folder of edits, by metrics that need no judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from opensama.apps.progress import Display
+from opensama.values import Progress, UserError
+
+COLUMNS = ("edit", "copy", "black", "shuffled")
+
+
+def metrics(
+    source: Path | None = None,
+    edited: Path | None = None,
+    /,
+    *,
+    edits: Path | None = None,
+    metrics: Annotated[str | None, Parameter(name="--metrics")] = None,
+    side: int = 416,
+    explain: Annotated[bool, Parameter(negative=())] = False,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+) -> None:
+    """Measure an edit against its source without a judge: what was kept, how it moves, whether it flickers.
+
+    Beside the edit stand three that are none: a copy of the source, black, and the source's frames shuffled. Sizes,
+    lengths and rates may differ; a line says how the two were laid on each other.
+
+    Parameters
+    ----------
+    source
+        The video before, a file or a folder of images.
+    edited
+        The video after.
+    edits
+        Instead of the two: a folder of NAME--source.mp4 and NAME--SYSTEM.mp4; every edit and the systems' means.
+    metrics
+        Only these, with commas between: unedited_psnr,flicker.
+    side
+        The size to look at: pixels of the longer side.
+    explain
+        Say what each metric means, what it cannot see and what it costs, and measure nothing.
+    json_file
+        Also write every figure into this file.
+    """
+    from opensama.evaluation.metrics import METRICS, compare
+    from opensama.evaluation.metrics.folder import measure_folder, table
+    from opensama.evaluation.metrics.measuring import known
+    from opensama.media import read_video
+
+    chosen = known(METRICS if metrics is None else (name.strip() for name in metrics.split(",")))
+    if explain:
+        print("\n".join(_explained(name) for name in chosen))
+        return
+    if (edits is None) == (source is None) or (source is None) != (edited is None):
+        raise UserError("Give a source and an edited video, or a folder with --edits, and not both.")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
+    written: object
+    if edits is not None:
+        with Display() as show:
+            begin = time.monotonic()
+            found = measure_folder(
+                edits, chosen, side=side,
+                done=lambda n, total: show(Progress("Measuring", n, total, time.monotonic() - begin)),
+            )  # fmt: skip
+        print(table(found))
+        written = [edit.to_dict() for edit in found]
+    else:
+        assert source is not None
+        assert edited is not None
+        measured = compare(read_video(source), read_video(edited), chosen, side=side)
+        rows = {"edit": measured.values, **measured.controls}
+        print(f"{'':<20}" + "".join(f"{who:>10}" for who in COLUMNS) + "  better")
+        for name in chosen:
+            cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in COLUMNS)
+            print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].better}")
+        print(measured.alignment.describe())
+        written = measured.to_dict()
+    if json_file is not None:
+        _write(json_file, written)
+        print(f"written: {json_file}")
+
+
+def _explained(name: str) -> str:
+    from opensama.evaluation.metrics import METRICS
+
+    metric = METRICS[name]
+    low, high = metric.range
+    unit = f" {metric.unit}" if metric.unit else ""
+    return (
+        f"{name}: {metric.says}\n  from {low:g} to {high:g}{unit}; better: {metric.better}\n"
+        f"  cannot see: {metric.blind}\n  costs about {metric.cost:g} ms a pair of frames\n"
+    )
+
+
+def _write(file: Path, found: object) -> None:
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_text(json.dumps(found, indent=2) + "\n")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
