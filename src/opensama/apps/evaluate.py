@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 app = App(name="evaluate", help="Measure how well a model edits.")
 app.command("opensama.apps.metrics:metrics", name="metrics", help="Measure an edit against its source without a judge.")
+for _name, _help in {
+    "vie": "VIE-Bench: any .json, .jsonl or .csv of instructions and sources; edits are ID_edited.mp4.",
+    "openve": "OpenVE-Bench: benchmark_videos.csv and videos/; edits are SOURCE_edited.mp4.",
+    "reco": "ReCo-Bench: configs/ and ori_videos/; edits are SOURCE_INSTRUCTION.mp4.",
+    "ive": "IVEBench: ivebenchdb_prompt_short.json and its like; edits are called as their sources.",
+    "editverse": "EditVerseBench: test.json and its sources; edits are ID/generate.mp4.",
+}.items():
+    app.command(f"opensama.apps.benchmark:{_name}", name=_name, help=f"Score a model, or anybody's edits, on {_help}")
 
 
 @app.command

@@ -1,4 +1,4 @@
-"""Ask a vision-language model about pictures: an OpenAI-compatible server, a local transformers model, or a script.
+"""Ask a vision-language model about pictures: a server (OpenAI-compatible or Gemini-style), a local model, or a script.
 
     vlm = open_vlm("http://localhost:8000/v1", "Qwen/Qwen2.5-VL-72B-Instruct", cache=Path("answers"))
     frames = frames_for(read_video("clip.mp4"), 4, 448)
@@ -61,13 +61,13 @@ def open_vlm(
     timeout: float = 120.0,
     device: str | None = None,
 ) -> Vlm:
-    """The model at `url` (an OpenAI-compatible server's base address), else a local transformers model.
+    """The model at `url` (an OpenAI-compatible server's base address, or a Gemini-style one), else a local one.
 
     `model` is the server's name of it (may be left out where the server has just one), or a folder or hub id. `key`
-    is by default what OPENAI_API_KEY holds; servers of one's own mostly want none. `cache` is a folder for answers,
-    `budget` how many questions may really be asked (kept answers are free; workers that name the same `purse` and
-    share the cache spend one budget), `retries` how often one is asked again after a failure that may pass, `timeout`
-    the seconds that one answer may take. `ask` may be called from threads.
+    is by default what OPENAI_API_KEY (GEMINI_API_KEY) holds; servers of one's own mostly want none. `cache` is a folder
+    for answers, `budget` how many questions may really be asked (kept answers are free; workers that name the same
+    `purse` and share the cache spend one budget), `retries` how often one is asked again after a failure that may pass,
+    `timeout` the seconds that one answer may take. `ask` may be called from threads.
     """
     if budget is not None and budget < 0:
         raise UserError(f"The budget must be a number of questions, 0 or more, not {budget}.")
@@ -75,8 +75,14 @@ def open_vlm(
         raise UserError(f"There must be 0 or more retries and some seconds to answer, not {retries} and {timeout:g}.")
     vlm: Vlm
     if url is not None:
+        from opensama.vlm.gemini import GeminiVlm, speaks_gemini
         from opensama.vlm.server import ServerVlm
 
+        if speaks_gemini(url):
+            known = os.environ.get("OPENAI_API_KEY")  # which is for another house
+            key = key if key and key != known else os.environ.get("GEMINI_API_KEY")
+            vlm = GeminiVlm(url, model, key or "none", retries=retries, timeout=timeout)
+            return Remembering(vlm, cache, budget, purse)
         key = key or os.environ.get("OPENAI_API_KEY") or "none"
         vlm = ServerVlm(url, model, key, retries=retries, timeout=timeout)
     else:

@@ -1,0 +1,244 @@
+"""`opensama evaluate vie` and its like: the field's benchmarks, for any model and anybody's edits, before any judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from opensama.apps.progress import Display
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from opensama.evaluation.judge import Recorded
+    from opensama.evaluation.protocols import Protocol
+    from opensama.evaluation.run import System
+    from opensama.vlm import Vlm
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, and how.
+
+    Parameters
+    ----------
+    judge_url
+        An OpenAI-compatible server (http://localhost:8000/v1, key in OPENAI_API_KEY) or a Gemini-style one (an address
+        that ends in /v1beta, key in GEMINI_API_KEY).
+    judge_model
+        The server's name of the model; without --judge-url a transformers folder or hub id, run here.
+    judge_replies
+        A file of recorded replies instead, or the results.json of an earlier run.
+    passes
+        How often each question is asked; the scores are averaged.
+    protocol
+        Another way to judge: openve-long for openve. By default the benchmark's own.
+    rubric
+        Text to use in place of ours: a file, or a folder of TASK.txt and default.txt; {instruction} is filled in.
+    cache
+        Where replies are kept, so that none is paid for twice. By default OUT/answers.
+    budget
+        How many questions may be asked; then the run stops, and the same command goes on.
+    retries
+        How often a question is asked again when the server is busy or gone.
+    timeout
+        Seconds that one reply may take.
+    workers
+        Items that are judged at once. By default 4 for a server, else 1.
+    agreement
+        The results.json of another judge: compare the two.
+    """
+
+    judge_url: str | None = None
+    judge_model: str | None = None
+    judge_replies: Path | None = None
+    passes: int = 1
+    protocol: str | None = None
+    rubric: Path | None = None
+    cache: Path | None = None
+    budget: int | None = None
+    retries: int = 5
+    timeout: float = 180.0
+    workers: int | None = None
+    agreement: Path | None = None
+
+    def judge(self, out: Path, device: str | None) -> Vlm | Recorded | None:
+        asks = self.judge_url is not None or self.judge_model is not None
+        if self.judge_replies is not None:
+            if asks:
+                raise UserError("Recorded replies and a judge to ask were both given; choose one.")
+            from opensama.evaluation.judge import Recorded
+
+            return Recorded(self.judge_replies)
+        if not asks:
+            return None
+        from opensama.vlm import greet, open_vlm
+
+        vlm = open_vlm(
+            self.judge_url,
+            self.judge_model,
+            cache=self.cache or out / "answers",
+            budget=self.budget,
+            retries=self.retries,
+            timeout=self.timeout,
+            device=device,
+        )
+        if self.judge_url is not None:
+            greet(vlm)
+        return vlm
+
+    def chosen(self, benchmark: str) -> Protocol:
+        from opensama.evaluation.protocols import find_protocol, with_rubrics
+
+        protocol = find_protocol(self.protocol or benchmark, benchmark)
+        return with_rubrics(protocol, self.rubric) if self.rubric is not None else protocol
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Given:
+    """What is scored.
+
+    Parameters
+    ----------
+    data
+        The folder in which the benchmark lies.
+    out
+        Folder of the results: results.json, ledger.jsonl, edited/.
+    model
+        A model that edits: a name that `opensama models list` shows, or a pipeline folder.
+    edits
+        A folder of edits that any system made, or NAME=FOLDER; may be given again.
+    metrics
+        Measured without a judge: all, none, or names with commas between.
+    metric_file
+        What the benchmark's own networks measured, a table: FILE, or NAME=FILE for one of several systems.
+    tasks
+        Only these, with commas between.
+    limit
+        Only the first so many items of each task.
+    seed
+        Of the model's edits.
+    device
+        Where models run, such as cpu or cuda:1. By default the best there is.
+    """
+
+    data: Annotated[Path, Parameter(name=["--data", "-d"])]
+    out: Annotated[Path, Parameter(name=["--out", "-o"])]
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None
+    edits: Annotated[list[str] | None, Parameter(negative=())] = None
+    metrics: str = "all"
+    metric_file: Annotated[list[str] | None, Parameter(negative=())] = None
+    tasks: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    device: str | None = None
+
+    def systems(self, show: Display) -> list[System]:
+        from opensama.evaluation.run import System
+
+        folders = dict(_named(said) for said in self.edits or [])
+        if len(folders) != len(self.edits or []):
+            raise UserError("Two folders of edits have one name: say NAME=FOLDER.")
+        files = dict(_named(said) for said in self.metric_file or [])
+        only = next(iter(files.values())) if len(files) == 1 and "=" not in (self.metric_file or [""])[0] else None
+        systems = [System(name, edits=folder, metric_file=files.get(name) or only) for name, folder in folders.items()]
+        if self.model is not None:
+            from opensama import load
+            from opensama.models.registry import find
+
+            find(self.model)
+            name = Path(self.model).name
+            systems.append(System(name, edit=load(self.model, device=self.device, notice=show.note).edit))
+        if not systems and only is not None:
+            systems = [System(only.stem, metric_file=only)]
+        if not systems:
+            raise UserError("Say what to score: --model for one that edits, or --edits for a folder of edits.")
+        return systems
+
+    def measured(self) -> tuple[str, ...]:
+        if self.metrics == "none":
+            return ()
+        from opensama.evaluation.metrics import METRICS
+        from opensama.evaluation.metrics.measuring import known
+
+        return known(METRICS if self.metrics == "all" else [name.strip() for name in self.metrics.split(",")])
+
+
+def vie(*, given: Given, judging: Judging | None = None) -> int:
+    """Score a model, or anybody\'s edits, on VIE-Bench."""
+    return _run("vie", given, judging)
+
+
+def openve(*, given: Given, judging: Judging | None = None) -> int:
+    """Score a model, or anybody\'s edits, on OpenVE-Bench."""
+    return _run("openve", given, judging)
+
+
+def reco(*, given: Given, judging: Judging | None = None) -> int:
+    """Score a model, or anybody\'s edits, on ReCo-Bench."""
+    return _run("reco", given, judging)
+
+
+def ive(*, given: Given, judging: Judging | None = None) -> int:
+    """Score a model, or anybody\'s edits, on IVEBench."""
+    return _run("ive", given, judging)
+
+
+def editverse(*, given: Given, judging: Judging | None = None) -> int:
+    """Score a model, or anybody\'s edits, on EditVerseBench."""
+    return _run("editverse", given, judging)
+
+
+def _run(benchmark: str, given: Given, judging: Judging | None) -> int:
+    judging = judging or Judging()
+    from opensama.evaluation.agreement import agreement, agreement_table, read_results
+    from opensama.evaluation.items import read_benchmark
+    from opensama.evaluation.run import evaluate_benchmark
+
+    other = read_results(judging.agreement) if judging.agreement is not None else None
+    protocol, metrics = judging.chosen(benchmark), given.measured()
+    read_benchmark(benchmark, given.data)  # before a judge is greeted or a model loaded
+    with Display() as show:
+        systems = given.systems(show)
+        report = evaluate_benchmark(
+            benchmark,
+            given.data,
+            given.out,
+            systems,
+            judge=judging.judge(given.out, given.device),
+            protocol=protocol,
+            passes=judging.passes,
+            metrics=metrics,
+            tasks=[task.strip() for task in given.tasks.split(",")] if given.tasks else (),
+            limit=given.limit,
+            seed=given.seed,
+            workers=judging.workers or (4 if judging.judge_url is not None else 1),
+            progress=show,
+        )
+    print(report.table())
+    if other is not None:
+        import json
+
+        found = agreement(report.results, other)
+        (given.out / "agreement.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        print(f"\n{agreement_table(found)}\n\nwritten: {given.out / 'agreement.json'}, every edit's scores by both")
+    print(f"\nwritten: {given.out / 'results.json'}")
+    return _ended(report.stopped, report.left)
+
+
+def _ended(stopped: str, left: int) -> int:
+    from opensama.apps.curate import ended
+
+    return ended(stopped, left)
+
+
+def _named(said: str) -> tuple[str, Path]:
+    """`NAME=PLACE`, or a place that gives its own name."""
+    name, equals, place = said.partition("=")
+    if equals and name and "/" not in name:
+        return name, Path(place)
+    return Path(said).absolute().name, Path(said)

@@ -1,0 +1,129 @@
+"""A model behind a Gemini-style server: `models/NAME:generateContent`, pictures inline, the key in a header.
+
+The address ends in the version, as https://generativelanguage.googleapis.com/v1beta does; the same host's `/openai`
+address speaks chat completions and is asked as any other server. The key is in GEMINI_API_KEY.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+from opensama.values import UserError
+from opensama.vlm.asking import Question, VlmQuota, VlmRefused, VlmUnavailable
+from opensama.vlm.server import LONGEST, PAUSE, data_url
+
+if TYPE_CHECKING:
+    import httpx
+
+ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
+TO_WAIT = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
+
+
+def speaks_gemini(url: str) -> bool:
+    """Whether an address is one of this kind: its last part is a version such as v1beta."""
+    return ADDRESS.search(url) is not None
+
+
+class GeminiVlm:
+    """`generateContent` with frames as images. See `open_vlm`; `pause` is the first back-off in seconds."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None,
+        key: str = "none",
+        *,
+        retries: int = 5,
+        timeout: float = 120.0,
+        pause: float = PAUSE,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"The address {url!r} does not begin with http:// or https://.")
+        if not model:
+            raise UserError(f"Say which model of {url} is to be asked, such as gemini-2.5-pro.")
+        import httpx
+
+        self.url, self.retries, self.pause = url.rstrip("/"), retries, pause
+        self.name = model.removeprefix("models/")
+        self._client = httpx.Client(timeout=timeout, headers={"x-goog-api-key": key})
+
+    def ask(self, question: Question) -> str:
+        import httpx
+
+        body, failure, crowded = body_of(question), "", False
+        for attempt in range(self.retries + 1):
+            wait = min(LONGEST, self.pause * 2**attempt) * random.uniform(0.75, 1.25)
+            try:
+                response = self._client.post(f"{self.url}/models/{self.name}:generateContent", json=body)
+                if response.is_success:
+                    return self._answer(response)
+                failure = self._judge(response)
+                crowded = response.status_code == 429
+                told = TO_WAIT.search(response.text)
+                wait = float(told[1]) if told else wait
+            except httpx.TransportError as error:  # time-outs, too
+                failure, crowded = f"{type(error).__name__} {error}".strip(), False
+            if attempt < self.retries:
+                time.sleep(min(wait, LONGEST))
+        asked = "asked once" if not self.retries else f"asked {self.retries + 1} times"
+        if crowded:
+            raise VlmQuota(f"{self.url} limits the rate, {asked}: {failure}")
+        raise VlmUnavailable(f"{self.url} does not answer, {asked}: {failure}")
+
+    def _answer(self, response: httpx.Response) -> str:
+        try:
+            reply: Any = response.json()
+            blocked = (reply.get("promptFeedback") or {}).get("blockReason")
+            candidates = reply.get("candidates") or []
+            if not candidates and not blocked and "usageMetadata" not in reply:
+                raise self._no_such_server()
+            ended = candidates[0].get("finishReason", "") if candidates else ""
+            parts = (candidates[0].get("content") or {}).get("parts") or [] if candidates else []
+            text = "".join(part.get("text", "") for part in parts if not part.get("thought"))
+        except (ValueError, AttributeError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise self._no_such_server() from error
+        if blocked or ended not in ("STOP", "MAX_TOKENS", ""):
+            raise VlmRefused(f"the server stopped the answer ({blocked or ended})")
+        if not text.strip():
+            raise VlmRefused(f"the answer is empty ({ended or 'no candidate'})")
+        return text
+
+    def _judge(self, response: httpx.Response) -> str:
+        """Why it may be tried again; raises where it is of no use."""
+        status = response.status_code
+        try:
+            error: Any = response.json().get("error") or {}
+            said = " ".join(str(error.get("message") or response.reason_phrase).split())[:300]
+        except (ValueError, AttributeError):
+            said = response.reason_phrase
+        if status in (401, 403) or (status == 400 and "API key" in said):
+            raise UserError(f"{self.url} does not accept the key ({said}): set GEMINI_API_KEY to a valid one.")
+        if status == 404:
+            raise UserError(f"{self.url} has no model {self.name!r} ({said}): check the address and the name.")
+        if status == 402 or (status == 429 and re.search(r"billing|per day|PerDay", response.text)):
+            raise VlmQuota(f"the quota at {self.url} is spent: {said}")
+        if status in (408, 409, 425, 429) or status >= 500:
+            return f"{status} {said}"
+        raise VlmRefused(f"{status} {said}")
+
+    def _no_such_server(self) -> UserError:
+        return UserError(f"{self.url} does not speak Gemini's generateContent: check the address.")
+
+
+def body_of(question: Question) -> dict[str, Any]:
+    """The question as Gemini's contents, images inline where the text shows them."""
+    parts: list[dict[str, Any]] = []
+    for part in question.parts():
+        if isinstance(part, str):
+            parts.append({"text": part})
+        else:
+            data = data_url(part).partition(",")[2]
+            parts.append({"inlineData": {"mimeType": "image/jpeg", "data": data}})
+    settings = {"temperature": question.temperature, "maxOutputTokens": question.max_tokens}
+    system = {"systemInstruction": {"parts": [{"text": question.system}]}} if question.system else {}
+    return {"contents": [{"role": "user", "parts": parts}], "generationConfig": settings, **system}
