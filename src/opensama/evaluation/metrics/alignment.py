@@ -1,8 +1,8 @@
 """Two videos of any sizes, lengths and rates as pairs of frames that show the same time and the same place.
 
 Time. As many frames in both: frame by frame, whatever the rates say, since editors keep frames and write a rate of
-their own. Otherwise by time stamps from the first frame on: each frame of the video that has fewer of them is paired with
-the nearest one of the other, none twice; what one has beyond the other's end is left over, and the share is told.
+their own. Otherwise by time stamps from the first frame on: each frame of the video that has fewer is paired with the
+nearest one of the other, none twice; what one has beyond the other's end is left over, and the share is told.
 
 Place. Every pair is looked at in one size: the source's shape, its longer side at most `side` pixels (area means), so a
 system gains nothing by writing larger frames. Where the shapes differ by more than 1 %, the edit shows the source

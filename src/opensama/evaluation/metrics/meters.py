@@ -154,8 +154,8 @@ _ALL = (
     ),
     Metric(
         "motion_fidelity", "agreement of tracks begun at the source's details in both", "", (-1, 1), "higher",
-        "What moves: a still video agrees with a still source, black or not. Objects that should move otherwise count"
-        " against an edit.", 5.0, MotionFidelity,
+        "What moves, and all that has no detail in the edit: points there are left out. Objects that should move"
+        " otherwise count against an edit, and so does a flicker in which points are lost.", 4.0, MotionFidelity,
     ),
     Metric(
         "motion_smoothness",

@@ -1,11 +1,14 @@
-"""Points followed through a video by chained optical flow, and whether an edit moves as its source does.
+"""Points followed through a video by sparse optical flow, and whether an edit moves as its source does.
 
 A track begins at a detail of the source and goes on for `LENGTH` frames; then new ones begin. The edit's track begins
-at the same place. With the steps u of the source's and v of the edit's track, in pixels, a track's agreement is
+at the same place, if the edit has a detail there. Points are followed by Lucas and Kanade's method in pyramids, forth
+and back: what does not return to where it came from is lost. With the steps u of the source's and v of the edit's
+track, in pixels, over the steps on which the source's is known, a track's agreement is
 
-    (2 sum u.v + e) / (sum |u|^2 + |v|^2 + e),    e = NOISE^2 for each step
+    sum (2 u.v + e) / sum (|u|^2 + |v|^2 + e),    e = NOISE^2,
 
-which is 1 for the same motion, 0 where only one moves, and -1 for the opposite one; two that stand still agree.
+where a step on which the edit's is lost adds nothing above. It is 1 for the same motion, about 0 where only one moves,
+and -1 for the opposite one; two that stand still agree.
 """
 
 from __future__ import annotations
@@ -19,15 +22,17 @@ from opensama.media.motion import opencv
 
 LENGTH = 16
 CELLS = 20  # along the longer side; one point in each cell that has a detail
-DETAIL = 1e-4  # smallest eigenvalue of the gradients' covariance, in squares of grey 0..1 over a pixel
+DETAIL = 1e-4  # smallest eigenvalue of the gradients' covariance, greys from 0 to 1
+NEAR = 3  # pixels around a point in which the edit's detail may lie
 NOISE = 0.25  # pixels: less is not told from rest
+RETURNS = 0.3  # pixels
+ENOUGH = 0.1  # share of the source's points that must be seen in the edit for a word on it
 
 
 def details(gray: np.ndarray, cells: int = CELLS) -> np.ndarray:
     """The strongest corner in each cell of a grid, where there is one: float32 `n (x, y)`."""
-    cv2 = opencv()
     height, width = gray.shape
-    corners = cv2.cornerMinEigenVal(gray.astype(np.float32) / 255, 5, ksize=3)
+    corners = _corners(gray)
     edge = max(height, width) / cells
     rows, columns = max(1, round(height / edge)), max(1, round(width / edge))
     found = []
@@ -42,17 +47,23 @@ def details(gray: np.ndarray, cells: int = CELLS) -> np.ndarray:
     return np.asarray(found, np.float32).reshape(-1, 2)
 
 
-def advanced(points: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Where points `n (x, y)` are one frame later; NaN once they have left the picture."""
-    height, width = flow.shape[:2]
-    inside = (points[:, 0] >= 0) & (points[:, 0] <= width - 1) & (points[:, 1] >= 0) & (points[:, 1] <= height - 1)
-    x, y = np.where(inside, points[:, 0], 0), np.where(inside, points[:, 1], 0)
-    x0, y0 = np.minimum(x.astype(int), max(0, width - 2)), np.minimum(y.astype(int), max(0, height - 2))
-    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
-    right, down = (x - x0)[:, None], (y - y0)[:, None]
-    step = (flow[y0, x0] * (1 - right) + flow[y0, x1] * right) * (1 - down)
-    step = step + (flow[y1, x0] * (1 - right) + flow[y1, x1] * right) * down
-    return np.asarray(np.where(inside[:, None], points + step, np.nan).astype(np.float32))
+def followed(points: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Where points `n (x, y)` of the grey `first` are in `second`; NaN for those that are lost, and stay so."""
+    cv2 = opencv()
+    found = np.full_like(points, np.nan)
+    known = ~np.isnan(points).any(1)
+    if not known.any():
+        return found
+    begin = np.ascontiguousarray(points[known])
+    until = (cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 20, 0.01)
+    window = {"winSize": (21, 21), "maxLevel": 4, "criteria": until}
+    end, there, _ = cv2.calcOpticalFlowPyrLK(first, second, begin, None, **window)
+    again, back, _ = cv2.calcOpticalFlowPyrLK(second, first, end, None, **window)
+    height, width = first.shape
+    inside = (end >= 0).all(1) & (end[:, 0] <= width - 1) & (end[:, 1] <= height - 1)
+    good = (there[:, 0] > 0) & (back[:, 0] > 0) & inside & (np.linalg.norm(again - begin, axis=1) < RETURNS)
+    found[known] = np.where(good[:, None], end, np.nan)
+    return found
 
 
 class MotionFidelity:
@@ -61,47 +72,62 @@ class MotionFidelity:
     _source: np.ndarray
     _edited: np.ndarray
     _same: np.ndarray
-    _both: np.ndarray
-    _steps: np.ndarray
+    _all: np.ndarray
 
     def __init__(self) -> None:
-        self._age = LENGTH
+        self._points, self._tried = 0, 0  # the source's, and those that the edit has, too
         self._total, self._count = 0.0, 0
         self._begin(np.zeros((0, 2), np.float32))
 
     def see(self, pair: Pair) -> None:
-        if self._age == LENGTH or pair.source.before is None:
-            self._close()
-            self._begin(details(pair.source.gray))
-            return
-        if len(self._source):
-            ours, theirs = advanced(self._source, pair.source.flow), advanced(self._edited, pair.edited.flow)
-            u, v = ours - self._source, theirs - self._edited
-            known = ~np.isnan(u + v).any(1)
-            self._steps += known
-            self._same += np.where(known, (u * v).sum(1), 0)
-            self._both += np.where(known, (u * u).sum(1) + (v * v).sum(1), 0)
+        if pair.source.before is not None and pair.edited.before is not None:
+            ours = followed(self._source, pair.source.before.gray, pair.source.gray)
+            theirs = ours
+            if pair.edited is not pair.source:
+                theirs = followed(self._edited, pair.edited.before.gray, pair.edited.gray)
+            u, v = np.nan_to_num(ours - self._source), np.nan_to_num(theirs - self._edited)
+            known, both = ~np.isnan(ours).any(1), ~np.isnan(ours + theirs).any(1)
+            noise = NOISE**2
+            self._same += np.where(both, 2 * (u * v).sum(1) + noise, 0)
+            self._all += np.where(known, (u * u).sum(1) + np.where(both, (v * v).sum(1), 0) + noise, 0)
             self._source, self._edited = ours, theirs
-        self._age += 1
-        if self._age == LENGTH:  # this frame ends the tracks and begins the next
+            self._age += 1
+        if self._age == LENGTH or pair.source.before is None:  # this frame ends the tracks and begins the next
             self._close()
-            self._begin(details(pair.source.gray))
+            points = details(pair.source.gray)
+            self._points += len(points)
+            self._begin(points[_has_detail(pair.edited.gray, points)])
 
     def value(self) -> float:
         total, count = self._sums()
-        return (self._total + total) / (self._count + count) if self._count + count else math.nan
+        total, count = self._total + total, self._count + count
+        return total / count if count and self._tried >= ENOUGH * self._points else math.nan
 
     def _begin(self, points: np.ndarray) -> None:
         self._source = self._edited = points
-        self._same, self._both, self._steps = np.zeros((3, len(points)))
+        self._same, self._all = np.zeros((2, len(points)))
         self._age = 0
+        self._tried += len(points)
 
     def _close(self) -> None:
         total, count = self._sums()
         self._total, self._count = self._total + total, self._count + count
 
     def _sums(self) -> tuple[float, int]:
-        seen = self._steps > 0
-        noise = NOISE**2 * self._steps[seen]
-        agreement = (2 * self._same[seen] + noise) / (self._both[seen] + noise)
-        return float(agreement.sum()), int(seen.sum())
+        seen = self._all > 0
+        return float((self._same[seen] / self._all[seen]).sum()), int(seen.sum())
+
+
+def _corners(gray: np.ndarray) -> np.ndarray:
+    cv2 = opencv()
+    return np.asarray(cv2.cornerMinEigenVal(gray.astype(np.float32) / 255, 5, ksize=3))
+
+
+def _has_detail(gray: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether there is a detail at or near each point."""
+    if not len(points):
+        return np.zeros(0, bool)
+    size = 2 * NEAR + 1
+    near = opencv().dilate(_corners(gray), np.ones((size, size), np.uint8))
+    x, y = points.astype(int).T
+    return np.asarray(near[y, x] > DETAIL)
