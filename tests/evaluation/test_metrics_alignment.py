@@ -1,0 +1,235 @@
+"""Sizes, lengths, rates and shapes that differ; memory that does not grow; a folder of edits with faults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opensama.apps.cli import main
+from opensama.evaluation.metrics import METRICS, align, compare, measure
+from opensama.evaluation.metrics.alignment import pair_numbers
+from opensama.evaluation.metrics.folder import measure_folder, table
+from opensama.media import write_video
+from opensama.values import UserError, Video
+from opensama.world import sample_edit
+
+cv2 = pytest.importorskip("cv2")
+
+
+@cache
+def edit() -> tuple[np.ndarray, np.ndarray]:
+    one = sample_edit(1, "test", "recolor", frames=9, size=(120, 180))
+    return one.source, one.target
+
+
+def video(frames: np.ndarray, fps: Fraction | float = 16) -> Video:
+    return Video.from_frames(frames, fps=fps)
+
+
+def scaled(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in frames])
+
+
+# --- time
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([8, 16, 24, 25, 30]), st.sampled_from([12, 16, 24, 60]))
+def test_frames_are_paired_with_what_shows_their_time(few: int, many: int, rate: int, other: int) -> None:
+    picture = np.zeros((1, 8, 8, 3), np.uint8)
+    one, two = video(np.repeat(picture, few, 0), rate), video(np.repeat(picture, many, 0), other)
+    pairs, how = pair_numbers(one, two)
+    assert pairs[0] == (0, 0)
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(pairs))
+    if few == many:
+        assert how == "number"
+        assert len(pairs) == few
+    else:
+        assert how == "time"
+        assert len(pairs) <= min(few, many)
+        assert all(abs(a / rate - b / other) <= 1 / min(rate, other) for a, b in pairs)
+        assert [(b, a) for a, b in pairs] == list(pair_numbers(two, one)[0])
+
+
+def test_an_edit_at_half_the_rate_is_measured_by_time() -> None:
+    source, target = edit()
+    whole = measure(video(source[::2], 8), video(target[::2], 8))
+    half = compare(video(source, 16), video(target[::2], 8))
+    assert half.alignment.paired == "time"
+    assert half.alignment.numbers == tuple((2 * i, i) for i in range(5))
+    assert half.values == whole
+    assert compare(video(source[::2], 8), video(target, 16)).alignment.numbers == tuple((i, 2 * i) for i in range(5))
+
+
+def test_the_same_frames_at_another_rate_are_paired_by_number() -> None:
+    source, target = edit()
+    assert measure(video(source, 24), video(target, 16)) == measure(video(source), video(target))
+
+
+def test_what_is_left_over_is_told() -> None:
+    source, target = edit()
+    found = compare(video(source), video(target[:6]))
+    assert len(found.alignment) == 6
+    assert found.alignment.left_over == pytest.approx(1 / 3)
+    assert "33 % of the longer video left over" in found.alignment.describe()
+    assert found.values == measure(video(source[:6]), video(target[:6]))
+
+
+def test_time_stamps_that_are_not_even_are_kept_to() -> None:
+    source, _ = edit()
+    uneven = replace(video(source), timestamps=(0, 1, 2, 3, 4, 8, 12, 14, 16), duration=Fraction(17, 16))
+    pairs, how = pair_numbers(uneven, video(np.repeat(source[:1], 17, 0)))
+    assert how == "time"
+    assert pairs == tuple(enumerate(uneven.timestamps))
+
+
+# --- place
+
+
+@pytest.mark.parametrize("size", [(360, 240), (270, 180), (90, 60)])
+def test_other_sizes_are_laid_on_the_source(size: tuple[int, int]) -> None:
+    source, _ = edit()
+    found = compare(video(source), video(scaled(source, *size)))
+    assert found.alignment.fit == "whole"
+    assert found.alignment.size == (180, 120)
+    assert found.values["edited_share"] < 0.1
+    assert found.values["motion_fidelity"] > 0.9
+    assert found.values["unedited_psnr"] > 28
+
+
+@pytest.mark.parametrize("fit", ["stretched", "cropped", "padded"])
+def test_another_shape_is_understood(fit: str) -> None:
+    source, _ = edit()
+    wide = {
+        "stretched": scaled(source, 216, 120),
+        "cropped": source[:, 10:110],
+        "padded": np.pad(source, ((0, 0), (0, 0), (18, 18), (0, 0))),
+    }[fit]
+    found = compare(video(source), video(wide))
+    assert found.alignment.fit == fit
+    assert found.values["edited_share"] < 0.05
+
+
+def test_the_side_is_bounded() -> None:
+    source, _ = edit()
+    assert align(video(source), video(source), side=90).size == (90, 60)
+    with pytest.raises(UserError, match="from 32 to 4096"):
+        align(video(source), video(source), side=8)
+
+
+def test_deep_colour_is_measured_in_eight_bits() -> None:
+    source, target = edit()
+    deep = Video.from_frames(target.astype(np.uint16) * 257, fps=16)
+    assert measure(video(source), deep) == measure(video(source), video(target))
+
+
+# --- memory
+
+GROWTH = """
+import resource, sys
+from fractions import Fraction
+import numpy as np
+from opensama.evaluation.metrics import compare
+from opensama.values import Video
+
+rng = np.random.default_rng(0)
+wide = rng.integers(0, 255, (480, 1400, 3), np.uint8)
+
+def made(count):
+    def source(start, stop):
+        return (np.ascontiguousarray(wide[:, 2 * (i % 200) : 2 * (i % 200) + 832]) for i in range(start, stop))
+    return Video(832, 480, tuple(range(count)), Fraction(1, 24), Fraction(count, 24), source)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+compare(made(12), made(12))
+before = peak()
+compare(made(72), made(72))
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_video() -> None:
+    """Sixty more pairs of 832x480 would be 137 MiB as they come, 34 MiB as they are looked at."""
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 12, f"{done.stdout.strip()} MiB more"
+
+
+# --- a folder, and the command
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    source, target = edit()
+    write_video(video(source), tmp_path / "ball--source.mp4")
+    write_video(video(target), tmp_path / "ball--ours.mp4")
+    write_video(video(scaled(target[:6], 360, 240), 12), tmp_path / "ball--theirs.mp4")
+    (tmp_path / "ball--broken.mp4").write_bytes(b"no video")
+    write_video(video(target), tmp_path / "lost--ours.mp4")
+    (tmp_path / "notes.txt").write_text("not a video")
+    write_video(video(target), tmp_path / "stray.mp4")
+    return tmp_path
+
+
+def test_a_folder_is_measured_with_its_faults(folder: Path) -> None:
+    found = {(one.name, one.system): one for one in measure_folder(folder)}
+    assert found.keys() == {("ball", "broken"), ("ball", "ours"), ("ball", "theirs"), ("lost", "ours")}
+    ours, theirs = found["ball", "ours"].measured, found["ball", "theirs"].measured
+    assert ours is not None
+    assert theirs is not None
+    assert ours.values.keys() == METRICS.keys()
+    assert theirs.alignment.paired == "time"
+    assert "broken" in (found["ball", "broken"].failure or "")
+    assert "no lost--source" in (found["lost", "ours"].failure or "")
+    text = table(list(found.values()))
+    assert "mean of ours" in text
+    assert text.count("not measured:") == 2
+    assert "shuffled" in text
+
+
+def test_the_command_measures_one_edit_and_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = [str(folder / "ball--source.mp4"), str(folder / "ball--ours.mp4")]
+    assert main(["evaluate", "metrics", *pair, "--json", str(folder / "one.json")]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in METRICS)
+    one = json.loads((folder / "one.json").read_text())
+    assert one["values"].keys() == METRICS.keys()
+    assert one["controls"]["copy"]["edit_strength"] == 0
+    assert main(["evaluate", "metrics", "--edits", str(folder), "--metrics", "flicker, edited_share"]) == 0
+    out = capsys.readouterr().out
+    assert "unedited_psnr" not in out
+    assert "ball theirs" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Give a source and an edited video"),
+        (["a.mp4"], "Give a source and an edited video"),
+        (["a.mp4", "b.mp4"], "There is no file a.mp4"),
+        (["--edits", "nowhere"], "There is no folder nowhere"),
+        (["a.mp4", "b.mp4", "--metrics", "beauty"], "There is no metric 'beauty'"),
+        (["a.mp4", "b.mp4", "--json", "nowhere/x.json"], "There is no folder"),
+    ],
+)
+def test_wrong_wishes_are_said(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "metrics", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_every_metric_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "metrics", "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("cannot see:") == len(METRICS)
