@@ -55,6 +55,21 @@ def test_the_numbers_of_the_paper():
         assert config.data.pretext == {"none": 1, "cube": 2, "speed": 3, "tube": 4}
 
 
+def test_the_embedded_model_trains_on_a_manifest(manifest, tmp_path):
+    """Its own recipe, from its own weights, on clips and edits, with pretext tasks."""
+    assert opensama(["train", "tiny-stage0", "--data", str(manifest), "--dry-run"]) == 0
+    changes = ["optimizer.steps=2", "data.images=2", "data.image_batch=2", "data.videos=2", "data.video_batch=2"]
+    out = tmp_path / "run"
+    arguments = ["train", "tiny-stage0", "--data", manifest, "--out", out, "--device", "cpu"]
+    assert opensama([*map(str, arguments), *(part for change in changes for part in ("--set", change))]) == 0
+    rows = [json.loads(line) for line in (out / "tiny-stage0" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 2
+    assert 0 < rows[-1]["semantic"] < 3
+    clip = read_video(manifest.parent / "a.mp4")
+    edited = load(out / "model", device="cpu").edit(EditRequest(clip, "make the ball blue"))
+    assert edited.frame_count == clip.frame_count
+
+
 def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_path, capsys):
     out = tmp_path / "run"
     assert run("--config", recipe, "--out", out, "--device", "cpu") == 0

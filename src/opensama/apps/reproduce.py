@@ -44,7 +44,7 @@ def reproduce(
     from opensama.apps.train import nearest
     from opensama.reproduction.arms import BUDGETS, runs
     from opensama.reproduction.report import announce, write_report
-    from opensama.reproduction.run import probe, reproduce
+    from opensama.reproduction.run import measure, probe, reproduce
 
     chosen = BUDGETS[budget]
     known = vars(chosen)
@@ -64,6 +64,7 @@ def reproduce(
         print(line, flush=True)
 
     reproduce(out, chosen, workers=workers, say=say)
+    measure(out, say)
     if shipped:
         probe(out, say)
     file = report or out / "reproduction.md"

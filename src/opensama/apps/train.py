@@ -47,7 +47,8 @@ def sama(
     Parameters
     ----------
     recipe
-        sama-14b-stage0, sama-14b-stage1, sama-1.3b-stage0, sama-1.3b-stage1, wan2.2-ti2v-5b, each also with -lora.
+        sama-14b-stage0, sama-14b-stage1, sama-1.3b-stage0, sama-1.3b-stage1, wan2.2-ti2v-5b, tiny-stage0, tiny-stage1,
+        each also with -lora.
     data
         The manifest, Parquet, JSONL or CSV: rows of source, target and instruction, or of clip and caption.
     out

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from opensama.models.registry import TINY
 from opensama.training.config import (
     DataSettings,
     LoraSettings,
+    LossSettings,
+    MachineSettings,
     MeshSettings,
     ModelSettings,
     OptimizerSettings,
     SamaConfig,
+    SemanticSettings,
 )
 
 WAN_14B = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
@@ -45,11 +49,40 @@ def lora(config: SamaConfig) -> SamaConfig:
 # Wan2.2-TI2V-5B: its autoencoder has 16x16 pixels a cell, so 704p has as many tokens as 480p elsewhere.
 DATA_5B = DataSettings(area=1280 * 704)
 
+
+def tiny() -> SamaConfig:
+    """The embedded model on your own clips: the whole way on a laptop. Its loss and noise levels are its own."""
+    assert TINY.folder is not None
+    return SamaConfig(
+        model=ModelSettings(base=str(TINY.folder), start="sama"),
+        semantic=SemanticSettings(encoder=str(TINY.folder / "semantic_encoder"), width=96, grid=4),
+        data=DataSettings(
+            area=128 * 128,
+            multiple=16,
+            frames=17,
+            images=32,
+            videos=8,
+            image_batch=32,
+            video_batch=8,
+            prefix="",
+            no_text="",
+            text_tokens=TINY.defaults.max_text_tokens,
+        ),
+        loss=LossSettings(shift=12.0, emphasis=9.0, ease=0.3),
+        optimizer=OptimizerSettings(lr=2e-4, steps=200, ema=0.99),
+        mesh=MeshSettings(checkpointing="none"),
+        machine=MachineSettings(gpus=1, memory=16.0, tflops=0.2, price=0.0),  # a laptop's two cores, as measured
+        save_every=120.0,
+    )
+
+
 RECIPES: dict[str, SamaConfig] = {
     "sama-14b-stage0": stage_0(WAN_14B, mesh=MESH_14B),
     "sama-14b-stage1": stage_1(WAN_14B, mesh=MESH_14B),
     "sama-1.3b-stage0": stage_0(WAN_1B),
     "sama-1.3b-stage1": stage_1(WAN_1B),
     "wan2.2-ti2v-5b": stage_1(WAN_5B, data=DATA_5B),
+    "tiny-stage0": tiny(),
+    "tiny-stage1": tiny(),
 }
 RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}

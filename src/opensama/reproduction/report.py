@@ -82,7 +82,7 @@ def write_report(out: Path, file: Path) -> None:
         shipped_families=", ".join(FAMILIES),
         slow=SLOW,
         fast=FAST,
-        cost=tables.cost(r),
+        cost=tables.cost(out),
         summary=tables.summary(r),
     )
     plots(r, file.parent / "images")

@@ -16,10 +16,11 @@ import os
 import re
 import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,7 +33,7 @@ from torch import Tensor
 from opensama import load
 from opensama.models.registry import find
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.reproduction.arms import PRIOR, Arm, Budget, runs
+from opensama.reproduction.arms import MODULES, PRIOR, Arm, Budget, runs
 from opensama.reproduction.data import FIRST, POOLS, TEXT_TOKENS, Frozen, MicroData, Pool, clips, edits
 from opensama.reproduction.score import Exam, sit
 from opensama.reproduction.shipped import probe_shipped
@@ -98,6 +99,40 @@ def platform_name() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()] if info.exists() else []
     return f"{os.cpu_count()} cores" + (f" of {names[4]}" if len(names) > 4 else "")
+
+
+def measure(out: Path, say: Say, steps: int = 12) -> None:
+    """Seconds of a core and peak memory of a step, each arm and stage in a process of its own, into OUT/cost.json."""
+    budget = Budget(**json.loads((out / "plan.json").read_text()))
+    found: dict[str, dict[str, Any]] = {}
+    for arm in MODULES:
+        for stage in ("stage0", "stage1"):
+            with ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                found.setdefault(arm.name, {})[stage] = pool.submit(step_cost, budget, arm, stage, steps).result()
+    write_json(found, out / "cost.json")
+    say("measured what steps cost")
+
+
+def step_cost(budget: Budget, arm: Arm, stage: str, steps: int) -> dict[str, float]:
+    """Of training steps on little data: tokens, seconds of computing, and the process's peak bytes over its start."""
+    b = replace(budget, image_edits=3 * budget.images, clips=10 * budget.videos, video_edits=3 * budget.stage1_videos)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        for name in POOLS:
+            make_pool(out, b, name)
+        pools = {
+            "stage0": [pool_of(out, "images"), *spoilt(out, b, arm)],
+            "stage1": [pool_of(out, "images"), pool_of(out, "videos")],
+        }[stage]
+        images, videos = (b.images, b.videos) if stage == "stage0" else (b.stage1_images, b.stage1_videos)
+        model = make_transformer(arm, b)
+        begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        train("first", model, pools, arm, 0, b, images, videos, 2, out, quiet)  # what is made once is made
+        began = time.process_time()
+        train("cost", model, pools, arm, 0, b, images, videos, steps, out, quiet)
+        seconds = (time.process_time() - began) / steps
+    peak = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun) * 1024
+    return {"tokens": tokens(arm, images, videos), "seconds": seconds, "memory": peak}
 
 
 def probe(out: Path, say: Say) -> None:
@@ -202,8 +237,6 @@ def train(
     return {
         "curve": trainer.curve,
         "seconds": progress.seconds,
-        "tokens": tokens(arm, images, videos),
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
