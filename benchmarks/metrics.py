@@ -33,7 +33,8 @@ cv2: Any = opencv  # its types know neither None nor float points
 
 
 def frames_of(file: Path, size: tuple[int, int] | None) -> list[np.ndarray]:
-    capture, found = cv2.VideoCapture(str(file)), []
+    capture = cv2.VideoCapture(str(file))
+    found: list[np.ndarray] = []
     while True:
         there, frame = capture.read()
         if not there:
