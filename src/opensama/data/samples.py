@@ -30,10 +30,10 @@ import torch
 from torch import Generator, Tensor
 
 from opensama.data.manifest import Record, frame_range, read_manifest_table, text_rows
-from opensama.media.frames import cover, to_pixels
+from opensama.media.frames import to_pixels
 from opensama.media.video_io import read_video
 from opensama.pretext import Mixture
-from opensama.values import UserError, Video, frames_down
+from opensama.values import UserError, frames_down
 
 Kind = Literal["image", "video"]
 Stretch = tuple[float | None, float | None]
@@ -295,12 +295,11 @@ def probe(row: Row) -> tuple[int, int, int]:
 
 def pixels(path: Path | str, width: int, height: int, frames: int, time: Stretch = (None, None)) -> Tensor:
     """The first frames of a stretch at a bucket's size, scaled to cover it and cut around the middle: [3 t h w]."""
-    video: Video = read_video(path)
+    video = read_video(path, cover=(width, height))
     first, stop = frame_range(video, *time)
     if stop - first < frames:
         raise UserError(f"{path} has {stop - first} frames, {frames} are needed.")
-    shown = video.frames(first, first + frames)
-    return torch.cat([cover(to_pixels([frame]), height, width) for frame in shown], dim=2)[0]
+    return to_pixels(video.frames(first, first + frames))[0]
 
 
 def length(frames: int) -> int:

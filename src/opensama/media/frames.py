@@ -22,9 +22,16 @@ def to_pixels(frames: Iterable[np.ndarray]) -> Tensor:
     """Frames `h w 3` for a model: float32 `1 c t h w` in [-1, 1]."""
     import torch
 
-    stacked = np.stack(list(frames))
+    listed = list(frames)
+    first = listed[0]
+    stacked = np.empty((3, len(listed), *first.shape[:2]), np.result_type(*listed))
+    for index, frame in enumerate(listed):
+        stacked[:, index] = frame.transpose(2, 0, 1)
     scale = np.float32(2 / np.iinfo(stacked.dtype).max)
-    return torch.from_numpy(stacked.astype(np.float32) * scale - 1).permute(3, 0, 1, 2)[None].contiguous()
+    pixels = stacked.astype(np.float32)
+    pixels *= scale  # in place: memory costs as much as the decoding
+    pixels -= 1
+    return torch.from_numpy(pixels)[None]
 
 
 def to_frames(pixels: Tensor, *, bit_depth: int = 8) -> np.ndarray:

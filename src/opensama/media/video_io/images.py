@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from opensama.media.video_io.color import Orientation
-from opensama.media.video_io.look import check_size, look_of
+from opensama.media.video_io.look import Size, check_size, look_of
+from opensama.media.video_io.member import open_file
 from opensama.media.video_io.opening import check_readable
 from opensama.values import ColorInfo, UserError, Video, frame_rate
 
@@ -23,7 +24,7 @@ FPS = Fraction(24)
 """Frames a second of images, which have no time of their own."""
 
 
-def read_folder(folder: Path, fps: Fraction | float | None = None) -> Video:
+def read_folder(folder: Path, fps: Fraction | float | None = None, cover: Size | None = None) -> Video:
     """The images of a folder, by name with numbers in their order (2 before 10)."""
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
@@ -31,10 +32,12 @@ def read_folder(folder: Path, fps: Fraction | float | None = None) -> Video:
         raise UserError(f"The folder {folder} may not be read; change its permissions.") from error
     if not found:
         raise UserError(f"The folder {folder} has no images ({', '.join(sorted(SUFFIXES))}); choose another.")
-    return read_images(sorted(found, key=_natural), folder, fps)
+    return read_images(sorted(found, key=_natural), folder, fps, cover)
 
 
-def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None = None) -> Video:
+def read_images(
+    paths: Sequence[Path], name: Path, fps: Fraction | float | None = None, cover: Size | None = None
+) -> Video:
     """Image files of one size as a silent video."""
     rate = FPS if fps is None else frame_rate(fps)
     for path in paths:
@@ -53,11 +56,11 @@ def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None 
         for path in paths[start:stop]:
             frame = _decode(path)
             found = look_of(frame, None, path, _exif(path))
-            yield replace(found, bit_depth=look.bit_depth).converter()(frame)
+            yield replace(found, bit_depth=look.bit_depth).converter(cover)(frame)
 
     return Video(
-        width=look.shown[0],
-        height=look.shown[1],
+        width=(cover or look.shown)[0],
+        height=(cover or look.shown)[1],
         timestamps=tuple(range(len(paths))),
         time_base=1 / rate,
         duration=len(paths) / rate,
@@ -71,7 +74,7 @@ def read_images(paths: Sequence[Path], name: Path, fps: Fraction | float | None 
 def _decode(path: Path) -> av.VideoFrame:
     """The one frame; opened as a stream, so that a % in the name stays a %."""
     try:
-        with path.open("rb") as file, av.open(file, "r", metadata_errors="ignore") as container:
+        with open_file(path) as file, av.open(file, "r", metadata_errors="ignore") as container:
             for frame in container.decode(video=0):
                 return frame
     except (av.error.FFmpegError, IndexError) as error:
@@ -83,7 +86,7 @@ def _header_size(path: Path) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked next
-            with Image.open(path) as image:
+            with open_file(path) as file, Image.open(file) as image:
                 size, moves = image.size, image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
@@ -107,7 +110,7 @@ _TURNS = {
 
 def _exif(path: Path) -> Orientation:
     try:
-        with Image.open(path) as image:
+        with open_file(path) as file, Image.open(file) as image:
             return Orientation(*_TURNS.get(image.getexif().get(0x0112, 1), (0, False)))
     except (OSError, ValueError, SyntaxError):
         return Orientation()

@@ -11,6 +11,7 @@ import av
 from opensama.media.video_io.color import Orientation, ToRGB, bit_depth_of, color_of, orientation_of
 from opensama.values import ColorInfo, UserError
 
+Size = tuple[int, int]  # width, height
 MAX_SIDE = 8192
 """Pixels; H.264 players go no further."""
 
@@ -30,8 +31,8 @@ class Look:
         """Width and height as people see them."""
         return (self.height, self.width) if self.orientation.turns % 2 else (self.width, self.height)
 
-    def converter(self) -> ToRGB:
-        return ToRGB(self.width, self.height, self.color, self.bit_depth > 8, self.orientation)
+    def converter(self, cover: Size | None = None) -> ToRGB:
+        return ToRGB(self.width, self.height, self.color, self.bit_depth > 8, self.orientation, cover)
 
 
 def look_of(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 
+from opensama.media.video_io.member import member_of, open_file
 from opensama.values import UserError
 
 _NOT_PICTURES = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text files as pictures of a terminal
@@ -16,6 +17,10 @@ _NOT_PICTURES = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text files 
 
 def check_readable(path: Path) -> None:
     """Raises `UserError` unless `path` is a file with something in it that may be read."""
+    if (member := member_of(path)) is not None:
+        if member.size == 0:
+            raise UserError(f"{path} is empty (0 bytes); copy or download it again.")
+        return
     if not path.exists():
         raise UserError(f"There is no file {path}; check the name and the folder.")
     if not path.is_file():
@@ -29,9 +34,10 @@ def check_readable(path: Path) -> None:
 @contextmanager
 def opened(path: Path) -> Iterator[av.container.InputContainer]:
     """An open container; what FFmpeg says against it becomes a `UserError`."""
+    member = member_of(path)
     try:
         # "file:" keeps names such as "concat:a.mp4" from being read as protocols.
-        container = av.open(f"file:{path.absolute()}", metadata_errors="ignore")
+        container = av.open(member.url if member else f"file:{path.absolute()}", metadata_errors="ignore")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(_why_not(path, error)) from error
     try:
@@ -59,7 +65,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, EOFError):
         return f"{path} has no frames; choose a video that has at least one."
     if isinstance(error, av.error.InvalidDataError):
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(16)
         if head[4:8] in (b"ftyp", b"moov", b"mdat"):
             return f"{path} is cut off or damaged (its index is missing); copy or download it again."

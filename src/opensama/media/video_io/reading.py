@@ -18,7 +18,8 @@ import numpy as np
 
 from opensama.media.video_io import images
 from opensama.media.video_io.hdr import mastering_of
-from opensama.media.video_io.look import Look, check_size, look_of
+from opensama.media.video_io.look import Look, Size, check_size, look_of
+from opensama.media.video_io.member import size_of
 from opensama.media.video_io.opening import check_readable, opened, video_stream
 from opensama.values import UserError, Video
 
@@ -28,17 +29,19 @@ _KNOWS_WHEN = {"mov", "matroska", "mpegts", "gif", "flv"}
 _SEEK_FROM = 48  # frames; nearer ones are reached as fast by decoding
 
 
-def read_video(path: str | Path, *, fps: Fraction | float | None = None) -> Video:
+def read_video(path: str | Path, *, fps: Fraction | float | None = None, cover: Size | None = None) -> Video:
     """A video file, an image, or a folder of images as a lazy `Video`.
 
-    `fps` is for images, which have no time of their own (24 if not given). Raises `UserError` for what is not a video.
+    `fps` is for images, which have no time of their own (24 if not given). With `cover`, width and height, frames come
+    scaled to fill these and cut around the middle, which is quicker than doing it afterwards. The path may lead into a
+    plain tar as into a folder. Raises `UserError` for what is not a video.
     """
     path = Path(path)
     if path.is_dir():
-        return images.read_folder(path, fps)
+        return images.read_folder(path, fps, cover)
     check_readable(path)
     if path.suffix.lower() in images.SUFFIXES:
-        return images.read_images([path], path, fps)
+        return images.read_images([path], path, fps, cover)
     with opened(path) as container:
         stream = video_stream(container, path)
         check_size(stream.codec_context.width, stream.codec_context.height, path)
@@ -49,12 +52,12 @@ def read_video(path: str | Path, *, fps: Fraction | float | None = None) -> Vide
         frame = _first_frame(path, container, stream)
         look = look_of(frame, stream.sample_aspect_ratio, path)
     return Video(
-        width=look.shown[0],
-        height=look.shown[1],
+        width=(cover or look.shown)[0],
+        height=(cover or look.shown)[1],
         timestamps=tuple(stamp - timeline.origin for stamp in timeline.stamps),
         time_base=timeline.time_base,
         duration=timeline.duration,
-        source=lambda start, stop: _frames(path, timeline, look, start, stop),
+        source=lambda start, stop: _frames(path, timeline, look, start, stop, cover),
         bit_depth=look.bit_depth,
         color=look.color,
         has_audio=has_audio,
@@ -82,7 +85,7 @@ def _scan(path: Path, container: av.container.InputContainer, stream: av.VideoSt
     time_base = stream.time_base
     assert time_base is not None
     ends_at = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-    if _is_a(container, {"mov"}) and ends_at > path.stat().st_size:
+    if _is_a(container, {"mov"}) and ends_at > size_of(path):
         raise UserError(_cut_off(path))
     shown: dict[int, int] = {}  # stamp: duration
     keys: list[tuple[int, int]] = []
@@ -223,9 +226,11 @@ def _first_frame(path: Path, container: av.container.InputContainer, stream: av.
     raise UserError(f"{path} has no frames that can be decoded; choose another video.")
 
 
-def _frames(path: Path, timeline: _Timeline, look: Look, start: int, stop: int) -> Iterator[np.ndarray]:
+def _frames(
+    path: Path, timeline: _Timeline, look: Look, start: int, stop: int, cover: Size | None
+) -> Iterator[np.ndarray]:
     """Frames start:stop, exactly these: a gap or an error names the frame."""
-    to_rgb = look.converter()
+    to_rgb = look.converter(cover)
     expected = start
     for place in _places_to_begin(timeline, start):
         for index, frame in _numbered(path, timeline, place):
