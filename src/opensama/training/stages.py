@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from opensama.data.latents import Encoded
-from opensama.data.samples import BadSample, Kind, Sampler, generator
+from opensama.data.loader import Reader
+from opensama.data.samples import Kind, Sampler, generator
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
 from opensama.training.ahead import Ahead
 from opensama.training.config import LossSettings, SamaConfig
@@ -31,7 +32,6 @@ from opensama.training.plan import Sizes, count_passes, training_flops
 from opensama.values import UserError
 
 Batch = dict[str, Tensor]
-TRIES = 20  # bad samples in a row that are passed over before the run stops
 
 
 def sama_condition(
@@ -113,8 +113,8 @@ class SamaStage:
         self.condition = CONDITIONS[family]
         self.sizes = Sizes.of(transformer.config)
         self.rank, self.world, self.device = rank, world, torch.device(device)
-        self.bad: set[str] = set()
-        self.skipped: list[tuple[str, str]] = []  # for the loop, which lists and empties it
+        self.reader: Reader[dict[str, Tensor]] = Reader(data.items, data.__getitem__)
+        self.skipped = self.reader.skipped  # for the loop, which lists and empties it
         wanted = config.data
         shares: list[tuple[Kind, int, int]] = [
             ("image", wanted.images, wanted.image_batch),
@@ -178,7 +178,7 @@ class SamaStage:
 
     def sample(self, sampler: Sampler, number: int, g: torch.Generator) -> Batch:
         """source, target, noise [c t h w], change [t h w], semantic and its noise [s e], text [l d], sigma []."""
-        x = {key: tensor.float() for key, tensor in self.read(sampler, number).items()}
+        x = {key: tensor.float() for key, tensor in self.reader(sampler, number)[1].items()}
         dropped = torch.rand((), generator=g) < self.config.data.text_dropout
         if dropped:
             x["text"] = self.data.nothing.float()
@@ -187,22 +187,6 @@ class SamaStage:
         if "semantic" in x:
             x["semantic_noise"] = torch.randn(x["semantic"].shape, generator=g)
         return x
-
-    def read(self, sampler: Sampler, number: int) -> Mapping[str, Tensor]:
-        """One item, or where it is bad the next good one of its shape; bad ones are noted."""
-        chosen = number
-        last = ""
-        for tried in range(1, TRIES + 1):
-            item = self.data.items[chosen]
-            if item.name not in self.bad:
-                try:
-                    return self.data[chosen]
-                except BadSample as reason:
-                    self.bad.add(item.name)
-                    last = f"{item.row.target}: {reason}"
-                    self.skipped.append((item.name, last))
-            chosen = sampler.other(number, tried)
-        raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
 
     def _place(self, index: int) -> tuple[Sampler, int, int, float, int]:
         """Which stream a pass belongs to, and which of the stream's passes of this step it is."""

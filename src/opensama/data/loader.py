@@ -1,0 +1,196 @@
+"""Batches of pixels from a manifest: streamed, shuffled, of one shape each, shared out, and resumed exactly.
+
+    loader = open_loader(path, layout, kind="video", batch=4, rank=rank, world=world, workers=8)
+    for batch in loader:  # without end, or `epochs=1`
+        ...batch.source, batch.target [b 3 t h w], batch.texts...
+    state = loader.state_dict()  # few numbers; `load_state_dict` in a new run goes on behind the last batch given
+
+What a batch holds is a function of the seed and its number alone (`samples.Sampler`), and processes take the numbers in
+turn. So a loader that resumes gives what an unbroken one would, also with other `workers`, and with another number of
+processes where these have together given a multiple of it. Files are opened when their turn comes, only the frames that
+are needed are decoded, and at most `workers` + 1 batches lie ready. An item that cannot be read is listed in `skipped`,
+and the next of its shape takes its place, the same one in every run.
+
+Threads do the work, because decoding and scaling leave Python's lock alone. Within a `torch.utils.data.DataLoader`
+(`batch_size=None`) the worker processes share the batches among them, and they come in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from opensama.data.samples import BadSample, Item, Kind, Layout, Pair, Row, Sampler, Shape, read_manifest
+from opensama.values import UserError
+
+TRIES = 20  # bad items in a row that are passed over before it is an error
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one shape: pixels [b 3 t h w] in [-1, 1], and what belongs to each."""
+
+    number: int  # counted over all processes
+    shape: Shape
+    source: Tensor
+    target: Tensor
+    texts: tuple[str, ...]
+    edits: tuple[bool, ...]  # whether the text is an instruction
+    names: tuple[str, ...]  # LINE or LINE.VARIANT
+
+
+def open_loader(
+    path: Path, layout: Layout, *, on_bad: Callable[[Row, str], None] = lambda row, reason: None, **settings: Any
+) -> Loader:
+    """A loader over a manifest, with `Loader`'s settings; `on_bad` hears of rows whose files cannot even be opened."""
+    manifest = read_manifest(path)
+    items = layout.items(manifest.rows, on_bad)
+    if not items:
+        raise UserError(f"No row of {path} can be read; the first: {manifest.rows[0].target}.")
+    return Loader(items, layout, data=manifest.fingerprint, **settings)
+
+
+class Loader(IterableDataset[Batch]):
+    """An endless stream of batches, or `epochs` of them; `data` names what is loaded, and stands in the state."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        layout: Layout,
+        *,
+        kind: Kind = "video",
+        batch: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 2,
+        epochs: int | None = None,
+        data: str = "",
+    ):
+        self._made = {
+            "items": items, "layout": layout, "kind": kind, "batch": batch, "seed": seed, "rank": rank, "world": world,
+            "workers": workers, "epochs": epochs, "data": data,
+        }  # fmt: skip
+        self.layout, self.rank, self.world, self.workers, self.epochs = layout, rank, world, workers, epochs
+        self.sampler = Sampler([item.shape for item in items], kind, batch, seed)
+        if not self.sampler.epoch_length:
+            raise UserError(f"The data has no {kind}s: choose the other kind, or add some.")
+        self.reader = Reader(items, lambda number: layout.read(items[number]))
+        self._same = {"data": data, "items": len(items), "kind": kind, "batch": batch, "seed": seed}
+        self.position = 0  # batches that this process has given
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Name of each bad item that was met, and what is wrong with it."""
+        return self.reader.skipped
+
+    def __len__(self) -> int:
+        """Batches of an epoch for each process; where they do not come out even, the next epoch's first fill up."""
+        return -(-self.sampler.epoch_length // self.world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """From the present position on; `position` is then that behind the last batch given."""
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        at = self.position + first
+        coming: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(self.workers, initializer=partial(torch.set_num_threads, 1)) as threads:
+            try:
+                while True:
+                    while len(coming) <= self.workers and not self._ended(at + len(coming) * step):
+                        number = (at + len(coming) * step) * self.world + self.rank
+                        coming.append(threads.submit(self.make, number))
+                    if not coming:
+                        return
+                    batch = coming.popleft().result()
+                    at += step
+                    self.position = at - first
+                    yield batch
+            finally:
+                for future in coming:
+                    future.cancel()
+
+    def make(self, number: int) -> Batch:
+        """The batch of that number, whoever asks."""
+        numbers = self.sampler.numbers(number)
+        found = [self.reader(self.sampler, index) for index in numbers]
+        items = [self.reader.items[index] for index, _ in found]
+        pairs: list[Pair] = [pair for _, pair in found]
+        return Batch(
+            number,
+            items[0].shape,
+            torch.stack([pair.source for pair in pairs]),
+            torch.stack([pair.target for pair in pairs]),
+            tuple(pair.text for pair in pairs),
+            tuple(pair.is_edit for pair in pairs),
+            tuple(item.name for item in items),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a loader needs to go on; it holds for all processes, as they give alike many batches."""
+        return {"given": self.position * self.world, **self._same}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where that state was taken. UserError if it is of other data, or cannot be shared as it is now."""
+        for key, now in self._same.items():
+            if state.get(key) != now:
+                raise UserError(
+                    f"The loader's state is of a run with {key} {state.get(key)!r}, this one has {now!r}: "
+                    "go on with the same."
+                )
+        if state["given"] % self.world:
+            raise UserError(
+                f"The run gave {state['given']:,} batches, which {self.world} processes cannot share: "
+                "go on with as many as before, or a divisor."
+            )
+        self.position = state["given"] // self.world
+
+    def _ended(self, at: int) -> bool:
+        if self.epochs is None:
+            return False
+        return at >= -(-self.epochs * self.sampler.epoch_length // self.world)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Loader, **self._made), (), {"position": self.position}
+
+
+class Reader(Generic[Read]):
+    """Reads an item, or where it is bad the next good one of its shape; each bad one is read once, and listed."""
+
+    def __init__(self, items: Sequence[Item], read: Callable[[int], Read]):
+        """`read` gets an item's number, and raises BadSample."""
+        self.items, self.read = items, read
+        self.skipped: list[tuple[str, str]] = []
+        self._bad: dict[str, str] = {}
+        self._lock = Lock()
+
+    def __call__(self, sampler: Sampler, number: int) -> tuple[int, Read]:
+        """The number of the item that was read, and what it holds."""
+        chosen, last = number, ""
+        for tried in range(1, TRIES + 1):
+            item = self.items[chosen]
+            if item.name not in self._bad:
+                try:
+                    return chosen, self.read(chosen)
+                except BadSample as reason:
+                    self._note(item, str(reason))
+            last = self._bad[item.name]
+            chosen = sampler.other(number, tried)
+        raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
+
+    def _note(self, item: Item, reason: str) -> None:
+        with self._lock:
+            if item.name not in self._bad:
+                self._bad[item.name] = f"{item.row.target}: {reason}"
+                self.skipped.append((item.name, self._bad[item.name]))
