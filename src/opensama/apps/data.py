@@ -13,7 +13,7 @@ from opensama.values import UserError
 if TYPE_CHECKING:
     from opensama.data.importing import ImportReport
 
-app = App(name="data", help="Training data: bring published datasets in, look at manifests.")
+app = App(name="data", help="Training data: bring published datasets in, look at them, pack them.")
 
 
 @app.command(name="import")
@@ -103,6 +103,68 @@ def import_data(
     licence = find_dataset(name).licence
     if licence:
         print(f"licence: {licence}")
+
+
+@app.command
+def show(
+    manifest: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+) -> None:
+    """Write a page about a manifest: counts, plots, samples that play, with a filter.
+
+    The page is one HTML file that holds everything itself. Samples are drawn by lot, from every task, kind and dataset.
+
+    Parameters
+    ----------
+    manifest
+        A .parquet, .jsonl or .csv manifest.
+    out
+        The page to write; by default NAME.html here.
+    number
+        How many samples, at most 300; each takes about 0.1 MB.
+    """
+    from opensama.apps.show import show_manifest, told
+
+    page = out or Path(manifest.stem + ".html")
+    with Display() as display:
+        found = show_manifest(manifest, page, number=number, progress=display)
+    print(told(found, page))
+
+
+@app.command
+def shard(
+    manifest: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    size: Annotated[int, Parameter(name="--megabytes")] = 1000,
+) -> None:
+    """Copy a manifest's files into webdataset shards, which train without being unpacked.
+
+    Writes OUT/shard-00000.tar and so on, then OUT/manifest.parquet, whose paths lead into them. Rows whose files cannot
+    be read are said and left out.
+
+    Parameters
+    ----------
+    manifest
+        A .parquet, .jsonl or .csv manifest.
+    out
+        A new folder.
+    size
+        How large a shard becomes, about.
+    """
+    from opensama.data.shards import MANIFEST, write_shards
+
+    with Display() as display:
+        report = write_shards(manifest, out, size=size * 10**6, progress=display)
+    for name, reason in report.left_out[:5]:
+        print(f"left out {name}: {reason}")
+    left = f", {len(report.left_out):,} rows left out" if report.left_out else ""
+    size_written = f"{report.shards:,} shards, {report.bytes / 1e6:,.1f} MB"
+    print(f"written: {out / MANIFEST}, {report.records:,} rows in {size_written}{left}")
 
 
 def list_datasets() -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import os
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
-from string import Template
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from opensama.apps import pages
 from opensama.apps.progress import Display
 from opensama.values import EditRequest, Progress, UserError, Video
 
@@ -179,8 +176,8 @@ def page(items: Sequence[Item], model: str, split: str) -> str:
         f'<div class="items">\n{"".join(map(figure, group))}</div></section>'
         for f, group in groups.items()
     ]
-    template = Template(files("opensama.apps").joinpath("gallery.html").read_text("utf-8"))
-    return template.substitute(
+    return pages.fill(
+        "gallery.html",
         title=html.escape(f"Edits by {model}"),
         summary=f"{sum(right.values())} of {len(items)} edits are right, on what was kept "
         f"{'from' if split == 'test' else 'for'} training.",
@@ -227,17 +224,13 @@ def film(item: Item) -> str:
     """The three clips side by side, as a video in an address of its own."""
     import numpy as np
 
-    from opensama.media.video_io import write_video
     from opensama.world.scenes import FPS
 
     t, h, w = item.source.shape[:3]
     frames = np.full((t, h, 3 * w + 2 * GAP, 3), 128, np.uint8)
     for i, clip in enumerate((item.source, item.output, item.answer)):
         frames[:, :, i * (w + GAP) : i * (w + GAP) + w] = clip
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_video(Video.from_frames(frames, FPS), path, quality=QUALITY, on_note=lambda _: None)
-        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    return pages.film(Video.from_frames(frames, FPS), QUALITY)
 
 
 def _id(family: str) -> str:

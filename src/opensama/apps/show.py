@@ -1,0 +1,258 @@
+"""`opensama data show`: a manifest on one page: counts, plots, and samples that play, with a filter for them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import time
+from array import array
+from bisect import insort
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opensama.apps import pages
+from opensama.values import Progress, UserError, Video
+
+if TYPE_CHECKING:
+    from opensama.data.manifest import Record
+
+MOST = 300  # samples of a page
+HEIGHT = 192  # pixels of a sample's clips
+SECONDS, RATE = 4.0, 12  # of a sample
+QUALITIES = (62, 45, 28)  # of its encoding, the next where the one before is too large
+BYTES = 300_000  # of a sample, about
+BINS = 24
+SCORES = 12  # kinds of scores that get a plot
+NAMED = ("task", "kind", "media", "dataset", "license")
+FILTERS = NAMED[:4]
+SIZES = "seconds", "frames", "fps", "megapixels", "words of the text"
+
+
+@dataclass
+class Summary:
+    """What a look through all rows finds."""
+
+    rows: int = 0
+    named: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in NAMED})
+    crossed: Counter[tuple[str, ...]] = field(default_factory=Counter)  # values of FILTERS
+    sizes: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in SIZES})
+    scores: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
+    drawn: dict[tuple[str, ...], list[tuple[str, int, Record]]] = field(default_factory=dict)
+
+    def add(self, record: Record, most: int) -> None:
+        """Counts a row; `most` of each group stay as candidates, drawn by lot."""
+        for name in NAMED:
+            self.named[name][getattr(record, name)] += 1
+        group = tuple(getattr(record, name) for name in FILTERS)
+        self.crossed[group] += 1
+        area = None if record.width is None or record.height is None else record.width * record.height / 1e6
+        words = len((record.instruction or record.caption).split())
+        for name, value in zip(SIZES, (record.seconds, record.frames, record.fps, area, words), strict=True):
+            if value is not None and math.isfinite(value):
+                self.sizes[name].append(value)
+        for name, value in record.scores.items():
+            if math.isfinite(value):
+                self.scores[name].append(value)
+        candidates = self.drawn.setdefault(group, [])
+        insort(candidates, (hashlib.sha256(record.id.encode()).hexdigest(), self.rows, record), key=lambda c: c[:2])
+        del candidates[most:]
+        self.rows += 1
+
+    def samples(self, number: int) -> list[Record]:
+        """The groups in turn, so that rare ones are seen; by lot within a group, the same every time."""
+        turns = zip_longest(*(candidates for _, candidates in sorted(self.drawn.items())))
+        return [found[2] for turn in turns for found in turn if found is not None][:number]
+
+
+def show_manifest(
+    manifest: Path, out: Path, *, number: int = 24, progress: Callable[[Progress], None] = lambda progress: None
+) -> Summary:
+    """Writes the page. UserError for what is no manifest; files that cannot be read are said on the page."""
+    from opensama.data.manifest import iter_records, whole_file
+
+    if not 0 <= number <= MOST:
+        raise UserError(f"The number of samples must be from 0 to {MOST}, not {number}.")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"The page is written as .html, not as {out.name}: choose another name with --out.")
+    if not out.parent.is_dir():
+        raise UserError(f"There is no folder {out.parent} to write {out.name} into: make it first.")
+    found = Summary()
+    for record in iter_records(manifest):
+        found.add(record, number)
+    if not found.rows:
+        raise UserError(f"The manifest {manifest} has no rows: there is nothing to show.")
+    figures, began = [], time.monotonic()
+    chosen = found.samples(number)
+    for done, record in enumerate(chosen, 1):
+        figures.append(figure(record, manifest.parent))
+        progress(Progress("Encoding", done, len(chosen), time.monotonic() - began))
+    with whole_file(out) as temporary:
+        temporary.write_text(page(manifest.name, found, figures), encoding="utf-8")
+    return found
+
+
+def page(name: str, found: Summary, figures: Sequence[str]) -> str:
+    """The whole page."""
+    kinds = ", ".join(f"{count:,} {kind}s" for kind, count in found.named["kind"].most_common())
+    seconds = math.fsum(found.sizes["seconds"])
+    total = f", {seconds / 3600:,.1f} hours" if seconds >= 3600 else f", {seconds:,.0f} seconds" if seconds else ""
+    scores = sorted(found.scores.items())[:SCORES]
+    plots = [histogram(title, values) for title, values in (*found.sizes.items(), *scores) if len(values)]
+    crossed = [[*group, count] for group, count in found.crossed.items()]
+    return pages.fill(
+        "show.html",
+        title=html.escape(name),
+        summary=f"{found.rows:,} rows: {kinds}{total}.",
+        tables="".join(table(named, counts, found.rows) for named, counts in found.named.items()),
+        plots="".join(plots),
+        choices="".join(choice(named, found.named[named]) for named in FILTERS),
+        scores="".join(f"<option>{html.escape(score)}</option>" for score in sorted(found.scores)),
+        hidden="" if found.scores else "hidden",
+        crossed=json.dumps(crossed).replace("<", "\\u003c"),
+        samples="\n".join(figures) or '<p class="dim">None were asked for.</p>',
+        count=f"{len(figures):,}",
+    )
+
+
+def table(title: str, counts: Counter[str], total: int) -> str:
+    """Names with their counts and a bar; the rarest of many are one row."""
+    listed = counts.most_common(20)
+    rest = total - sum(count for _, count in listed)
+    rows = [(name or "none", count) for name, count in listed] + ([("all others", rest)] if rest else [])
+    body = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{count:,}</td><td>{count / total:.1%}</td>"
+        f'<td><svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect width="{100 * count / total:.2f}" height="8"/></svg></td></tr>'
+        for name, count in rows
+    )
+    head = f'<tr><th scope="col">{title}</th><td>rows</td><td>share</td><td></td></tr>'
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def histogram(title: str, values: Iterable[float]) -> str:
+    """Bars of equal width from the least to the greatest value, the highest 1% in the last."""
+    ordered = sorted(values)
+    low, high, greatest = ordered[0], ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], ordered[-1]
+    step = (high - low) / BINS
+    bins = [0] * (BINS if step else 1)
+    for value in ordered:
+        bins[min(len(bins) - 1, int((value - low) / step)) if step else 0] += 1
+    width, height = 12, 90
+    bars = []
+    for index, count in enumerate(bins):
+        tall = max(1.5, count / max(bins) * height) if count else 0.0
+        begin, end = low + index * step, (greatest if index == len(bins) - 1 else low + (index + 1) * step)
+        bars.append(
+            f'<rect x="{index * width + 1}" y="{height - tall + 12:.1f}" width="{width - 2}" height="{tall:.1f}">'
+            f"<title>{begin:,.4g} to {end:,.4g}: {count:,}</title></rect>"
+        )
+    across, middle = BINS * width, ordered[len(ordered) // 2]
+    last = f"{high:,.4g}" if high == greatest else f"{high:,.4g} and more"
+    title = html.escape(title)
+    return (
+        f"<figure><figcaption><b>{title}</b> of {len(ordered):,}, half below {middle:,.4g}</figcaption>"
+        f'<svg viewBox="0 0 {across} {height + 28}" role="img" aria-label="Histogram of {title}">'
+        f'<text x="0" y="9">{max(bins):,}</text>{"".join(bars)}'
+        f'<text x="0" y="{height + 25}">{low:,.4g}</text>'
+        f'<text x="{across}" y="{height + 25}" text-anchor="end">{last}</text></svg></figure>'
+    )
+
+
+def choice(name: str, counts: Counter[str]) -> str:
+    """A list to choose one value from."""
+    values = "".join(
+        f'<option value="{html.escape(value)}">{html.escape(value) or "none"}</option>' for value in sorted(counts)
+    )
+    return f'<label>{name} <select data-filter="{name}"><option value="*">all</option>{values}</select></label>'
+
+
+def figure(record: Record, folder: Path) -> str:
+    """One sample: its text, source beside target, and what is known of it."""
+    said = html.escape(record.instruction or record.caption) or '<span class="dim">no text</span>'
+    filters = "".join(f' data-{name}="{html.escape(getattr(record, name))}"' for name in FILTERS)
+    scores = html.escape(json.dumps(record.scores))
+    try:
+        shown = picture(record, folder)
+    except (UserError, OSError, ValueError) as error:
+        shown = f'<p class="bad">{html.escape(str(error))}</p>'
+    sides = '<div class="columns"><span>source</span><span>target</span></div>' if record.source is not None else ""
+    marks = "".join(f"<span>{html.escape(name)} <b>{value:.4g}</b></span>" for name, value in record.scores.items())
+    size = None if record.width is None or record.height is None else f"{record.width}x{record.height}"
+    facts = [
+        record.dataset,
+        record.task,
+        size,
+        None if record.frames is None or record.media == "image" else f"{record.frames} frames",
+        None if record.fps is None or record.media == "image" else f"{record.fps:.4g} fps",
+        record.id,
+    ]
+    caption = f"<details><summary>caption</summary>{html.escape(record.caption)}</details>"
+    return (
+        f'<figure class="sample"{filters} data-scores="{scores}"><blockquote>{said}</blockquote>{sides}{shown}'
+        f'<figcaption><div class="marks">{marks}</div>'
+        f"{caption if record.caption and record.instruction else ''}"
+        f'<div class="dim">{html.escape(" · ".join(fact for fact in facts if fact))}</div></figcaption></figure>'
+    )
+
+
+def picture(record: Record, folder: Path) -> str:
+    """The sample's clips as one small video, or its images as one JPEG."""
+    from opensama.media.frames import compare
+
+    target = small(folder / record.target, record.target_start, record.target_end)
+    both = target
+    if record.source is not None:
+        source = small(folder / record.source, record.source_start, record.source_end)
+        frames = min(source.frame_count, target.frame_count)
+        both = compare(source.clip(0, frames), target.clip(0, frames))
+    said = html.escape(record.instruction or record.caption or record.id)
+    size = f'width="{both.width}" height="{both.height}"'
+    if record.media == "image" or both.frame_count == 1:
+        return f'<img src="{jpeg(both)}" {size} alt="{said}">'
+    address = ""
+    for quality in QUALITIES:
+        address = pages.film(both, quality)
+        if len(address) * 3 / 4 <= BYTES:
+            break
+    label = f'aria-label="{"Source and target: " if record.source is not None else ""}{said}"'
+    rate = f'data-fps="{float(both.fps):.4g}"'
+    return f'<video src="{address}" {size} {rate} {label} muted loop playsinline controls></video>'
+
+
+def small(path: Path, start: float | None, end: float | None) -> Video:
+    """The first seconds of a stretch, few and small frames, in memory."""
+    from opensama.data.manifest import frame_range
+    from opensama.media.video_io import read_video
+
+    whole = read_video(path)
+    width = min(2 * HEIGHT, max(2, 2 * round(HEIGHT * whole.width / whole.height / 2)))
+    first, stop = frame_range(whole, start, end)
+    stop = min(stop, first + max(1, math.ceil(SECONDS * whole.fps)))
+    step = max(1, round(float(whole.fps) / RATE))
+    shown = read_video(path, cover=(width, HEIGHT)).frames(first, stop)
+    frames = [frame if frame.dtype.itemsize == 1 else (frame // 257).astype("uint8") for frame in shown]
+    return Video.from_frames(frames[::step], whole.fps / step)
+
+
+def jpeg(video: Video) -> str:
+    """The first frame in an address of its own."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(next(video.frames(0, 1))).save(out, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def told(found: Summary, out: Path) -> str:
+    """What was written, in one line."""
+    shares: Mapping[str, int] = found.named["task"]
+    tasks = ", ".join(f"{task or 'no task'} {count:,}" for task, count in Counter(shares).most_common(5))
+    return f"written: {out}, {found.rows:,} rows ({tasks})"
