@@ -13,6 +13,7 @@ import io
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ class Place:
         chosen = [] if "--resume" in options else ["--config", str(self.files / config)]
         out = [] if "--out" in options else ["--out", str(self.files / "new")]
         return ["train", recipe, *chosen, *out, "--device", "cpu", *given]
+
+    def data(self, command: str, manifest: str, out: str, *options: str) -> list[str]:
+        """Arguments of another command about data."""
+        return ["data", command, str(self.files / manifest), "--out", str(self.files / out), *options]
 
     def bring(self, name: str, folder: str, *options: str) -> list[str]:
         """Arguments that import a dataset."""
@@ -198,6 +203,13 @@ ROWS = [
     Row("a table of which no row can be used", lambda at: at.bring("table", "half.jsonl")),
     Row("a table whose columns mean nothing", lambda at: at.bring("table", "half.jsonl", "--column", "source=before")),
     Row("an unknown task", lambda at: at.bring("table", "half.jsonl", "--task", "shrink")),
+    Row("a page about a manifest that is not there", lambda at: at.data("show", "none.parquet", "x.html")),
+    Row("a page about a damaged manifest", lambda at: at.data("show", "cut.parquet", "x.html")),
+    Row("a page that is to be no page", lambda at: at.data("show", "data/data.jsonl", "x.pdf")),
+    Row("more samples than a page holds", lambda at: at.data("show", "data/data.jsonl", "x.html", "--number", "999")),
+    Row("shards in a folder that holds something", lambda at: at.data("shard", "data/data.jsonl", "data")),
+    Row("shards of no size", lambda at: at.data("shard", "data/data.jsonl", "shards", "--megabytes", "0")),
+    Row("a video in a tar that was cut off", lambda at: at.edit("cut.tar/a.mp4", "-o", f"{at.files}/x.mp4")),
 ]
 
 
@@ -235,6 +247,9 @@ def prepare_training(at: Place) -> None:
     data.with_name("longer.jsonl").write_text("".join([*rows, rows[0]]))
     data.with_name("images.jsonl").write_text("".join(rows[3:]))
     good.with_name("cut.parquet").write_bytes(b"PAR1 and no more")
+    with tarfile.open(good.with_name("cut.tar"), "w") as tar:
+        tar.add(data.with_name("a.mp4"), "a.mp4")
+    good.with_name("cut.tar").write_bytes(good.with_name("cut.tar").read_bytes()[:2000])
     good.with_name("half.jsonl").write_text('{"source": "data/a.mp4", "target": "data/b.mp4"}\n')
     with contextlib.redirect_stdout(io.StringIO()):
         assert opensama(at.train("--out", str(at.files / "run"))) == 0
