@@ -147,10 +147,11 @@ class Given:
         only = next(iter(files.values())) if len(files) == 1 and "=" not in (self.metric_file or [""])[0] else None
         systems = [System(name, edits=folder, metric_file=files.get(name) or only) for name, folder in folders.items()]
         if self.model is not None:
-            from opensama import load
             from opensama.models.registry import find
 
             find(self.model)
+            from opensama import load
+
             name = Path(self.model).name
             systems.append(System(name, edit=load(self.model, device=self.device, notice=show.note).edit))
         if not systems and only is not None:

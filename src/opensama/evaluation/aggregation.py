@@ -143,7 +143,8 @@ def summarise(
             line.scores if line.scores else zero for line in mine if line.scores or (zero and line.state == "failed")
         ]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        table = np.array([[row.get(name, math.nan) for name in names] for row in rows], float).reshape(-1, len(names))
+        table = np.array([[row.get(name, math.nan) for name in names] for row in rows], float)
+        table = table.reshape(len(rows), len(names))
         there = np.isfinite(table)
         keep = there.any(0)
         names, table, there = [name for name, k in zip(names, keep, strict=True) if k], table[:, keep], there[:, keep]

@@ -78,7 +78,8 @@ class Protocol:
         asked = f"a reply that cannot be read is asked for {self.tries} times"
         then = "then counts 0" if self.failure == "zero" else "then its item is left out"
         same = "; an edit identical to its source counts 0" if self.identical else ""
-        return f"{asked}, {then}; items whose files are missing, broken or of the wrong size are left out{same}"
+        files = "missing, broken or of unequal length" if self.order == "side by side" else "missing or broken"
+        return f"{asked}, {then}; items whose files are {files} are left out{same}"
 
     def digest(self, item: Item) -> str:
         """Of all that decides this item's marks but the judge and the files."""

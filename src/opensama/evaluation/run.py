@@ -296,7 +296,7 @@ def _system(
         group = protocol.group(work.item)
         state: State = row["state"] if row["state"] in ("scored", "failed") else "missing"
         scored.append(Line(group, state, row["scores"] or {}))
-        measured.append(Line(group, "scored" if work.metrics else "missing", work.metrics))
+        measured.append(Line(group, "scored" if work.controls else "missing", work.metrics))
     summary: dict[str, Any] = {}
     if judging:
         zeros = protocol.zeros if protocol.failure == "zero" else ()
@@ -309,7 +309,7 @@ def _system(
             summary["judge_deviation"] = {
                 name: mean([spread[name] ** 2 for spread in noise if name in spread]) ** 0.5 for name in names
             }
-    if any(work.metrics for work in works):
+    if any(work.controls for work in works):
         whole = [Line("all", line.state, line.scores) for line in measured]
         summary["metrics"] = summarise(whole, no_overall) | {"by_group": summarise(measured, no_overall)["groups"]}
         named = dict.fromkeys(name for work in works for name in work.controls)
@@ -345,8 +345,8 @@ def _row(work: _Work, out: Path, judging: bool) -> dict[str, Any]:
     elif judging:
         state, failure = "missing", "nothing scored it"
     else:
-        state = "scored" if work.metrics else "missing"
-        failure = None if work.metrics else "; ".join(work.faults) or "nothing scored it"
+        state = "scored" if work.controls else "missing"
+        failure = None if work.controls else "; ".join(work.faults) or "nothing scored it"
     return {
         "id": item.id,
         "task": item.task,

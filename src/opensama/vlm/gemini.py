@@ -6,17 +6,17 @@ address speaks chat completions and is asked as any other server. The key is in 
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
 
 from opensama.values import UserError
 from opensama.vlm.asking import Question, VlmQuota, VlmRefused, VlmUnavailable
 from opensama.vlm.server import LONGEST, PAUSE, data_url
-
-if TYPE_CHECKING:
-    import httpx
 
 ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
 TO_WAIT = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
@@ -25,6 +25,18 @@ TO_WAIT = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
 def speaks_gemini(url: str) -> bool:
     """Whether an address is one of this kind: its last part is a version such as v1beta."""
     return ADDRESS.search(url) is not None
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back: a status of HTTP, and the body as text."""
+
+    status: int
+    text: str
+
+    @property
+    def reason(self) -> str:
+        return HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else str(self.status)
 
 
 class GeminiVlm:
@@ -44,28 +56,26 @@ class GeminiVlm:
             raise UserError(f"The address {url!r} does not begin with http:// or https://.")
         if not model:
             raise UserError(f"Say which model of {url} is to be asked, such as gemini-2.5-pro.")
-        import httpx
-
-        self.url, self.retries, self.pause = url.rstrip("/"), retries, pause
+        self.url, self.retries, self.pause, self.timeout = url.rstrip("/"), retries, pause, timeout
         self.name = model.removeprefix("models/")
-        self._client = httpx.Client(timeout=timeout, headers={"x-goog-api-key": key})
+        self._key = key
 
     def ask(self, question: Question) -> str:
-        import httpx
+        from http.client import HTTPException
 
         body, failure, crowded = body_of(question), "", False
         for attempt in range(self.retries + 1):
             wait = min(LONGEST, self.pause * 2**attempt) * random.uniform(0.75, 1.25)
             try:
-                response = self._client.post(f"{self.url}/models/{self.name}:generateContent", json=body)
-                if response.is_success:
+                response = self._post(json.dumps(body).encode())
+                if response.status == HTTPStatus.OK:
                     return self._answer(response)
                 failure = self._judge(response)
-                crowded = response.status_code == 429
+                crowded = response.status == HTTPStatus.TOO_MANY_REQUESTS
                 told = TO_WAIT.search(response.text)
                 wait = float(told[1]) if told else wait
-            except httpx.TransportError as error:  # time-outs, too
-                failure, crowded = f"{type(error).__name__} {error}".strip(), False
+            except (OSError, HTTPException) as error:  # time-outs, too
+                failure, crowded = str(error) or type(error).__name__, False
             if attempt < self.retries:
                 time.sleep(min(wait, LONGEST))
         asked = "asked once" if not self.retries else f"asked {self.retries + 1} times"
@@ -73,9 +83,22 @@ class GeminiVlm:
             raise VlmQuota(f"{self.url} limits the rate, {asked}: {failure}")
         raise VlmUnavailable(f"{self.url} does not answer, {asked}: {failure}")
 
-    def _answer(self, response: httpx.Response) -> str:
+    def _post(self, body: bytes) -> Response:
+        from urllib.error import HTTPError
+        from urllib.request import Request, urlopen
+
+        headers = {"Content-Type": "application/json", "x-goog-api-key": self._key}
+        request = Request(f"{self.url}/models/{self.name}:generateContent", body, headers)
         try:
-            reply: Any = response.json()
+            with urlopen(request, timeout=self.timeout) as answer:
+                return Response(answer.status, answer.read().decode("utf-8", "replace"))
+        except HTTPError as error:
+            with error:
+                return Response(error.code, error.read().decode("utf-8", "replace"))
+
+    def _answer(self, response: Response) -> str:
+        try:
+            reply: Any = json.loads(response.text)
             blocked = (reply.get("promptFeedback") or {}).get("blockReason")
             candidates = reply.get("candidates") or []
             if not candidates and not blocked and "usageMetadata" not in reply:
@@ -93,14 +116,14 @@ class GeminiVlm:
             raise VlmRefused(f"the answer is empty ({ended or 'no candidate'})")
         return text
 
-    def _judge(self, response: httpx.Response) -> str:
+    def _judge(self, response: Response) -> str:
         """Why it may be tried again; raises where it is of no use."""
-        status = response.status_code
+        status = response.status
         try:
-            error: Any = response.json().get("error") or {}
-            said = " ".join(str(error.get("message") or response.reason_phrase).split())[:300]
+            error: Any = json.loads(response.text).get("error") or {}
+            said = " ".join(str(error.get("message") or response.reason).split())[:300]
         except (ValueError, AttributeError):
-            said = response.reason_phrase
+            said = response.reason
         if status in (401, 403) or (status == 400 and "API key" in said):
             raise UserError(f"{self.url} does not accept the key ({said}): set GEMINI_API_KEY to a valid one.")
         if status == 404:
