@@ -17,6 +17,7 @@ from opensama.media import read_video
 from opensama.values import UserError
 
 SOURCE = "source"
+COLUMN = 13  # characters of a table's column
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
@@ -72,7 +73,11 @@ def table(edits: Sequence[Edit]) -> str:
     names = [name for name in METRICS if any(edit.measured and name in edit.measured.values for edit in good)]
     width = max((len(f"{edit.name} {edit.system}") for edit in edits), default=0)
     width = max(width, *(len(f"mean of {edit.system}") for edit in edits)) + 2
-    lines = [" " * width + "".join(f"{name:>19}" for name in names)]
+    heads = [name.rpartition("_") for name in names]
+    lines = [
+        " " * width + "".join(f"{part:>{COLUMN}}" for part in parts).rstrip()
+        for parts in ([before for before, _, _ in heads], [last for _, _, last in heads])
+    ]
     for edit in good:
         assert edit.measured is not None
         lines.append(f"{edit.name + ' ' + edit.system:<{width}}" + _row([edit.measured.values], names))
@@ -92,4 +97,4 @@ def _row(values: Sequence[dict[str, float]], names: Sequence[str], count: bool =
         own = [each[name] for each in values if name in each]
         mean = f"{sum(own) / len(own):.3f}" if own else "-"
         cells.append(f"{mean} ({len(own)})" if count else mean)
-    return "".join(f"{cell:>19}" for cell in cells)
+    return "".join(f"{cell:>{COLUMN}}" for cell in cells)
