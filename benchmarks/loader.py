@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import imageio
 import numpy as np
@@ -70,7 +71,7 @@ def theirs(path: Path, frames: int, size: tuple[int, int], workers: int) -> int:
 
 
 def imageio_clip(path: Path, frames: int, size: tuple[int, int]) -> Tensor:
-    reader = imageio.get_reader(path)
+    reader: Any = imageio.get_reader(path)
     assert reader.count_frames() >= frames
     width, height = size
     out = []

@@ -78,7 +78,7 @@ class Loader(IterableDataset[Batch]):
         epochs: int | None = None,
         data: str = "",
     ):
-        self._made = {
+        self._made: dict[str, Any] = {
             "items": items, "layout": layout, "kind": kind, "batch": batch, "seed": seed, "rank": rank, "world": world,
             "workers": workers, "epochs": epochs, "data": data,
         }  # fmt: skip

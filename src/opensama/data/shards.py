@@ -18,7 +18,7 @@ import os
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -131,7 +131,7 @@ class _Shard:
                 raise UserError(f"{path} may not be read")
         new = {path: f"{key}.{side}{path.suffix}" for side, path in paths.items() if path not in self.names}
         self.names |= new
-        inside = replace(record, **{side: self.names[path] for side, path in paths.items()})
+        inside = record.with_paths(lambda path: self.names[self.folder / path])
         text = json.dumps(inside.to_dict(), ensure_ascii=False).encode()
         self._write(f"{key}.json", io.BytesIO(text), len(text))
         for path, name in new.items():

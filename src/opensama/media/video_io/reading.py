@@ -33,8 +33,8 @@ def read_video(path: str | Path, *, fps: Fraction | float | None = None, cover: 
     """A video file, an image, or a folder of images as a lazy `Video`.
 
     `fps` is for images, which have no time of their own (24 if not given). With `cover`, width and height, frames come
-    scaled to fill these and cut around the middle, which is quicker than doing it afterwards. The path may lead into a
-    plain tar as into a folder. Raises `UserError` for what is not a video.
+    scaled to fill these and cut around the middle, by one thread: for training, which reads several files at once. The
+    path may lead into a plain tar as into a folder. Raises `UserError` for what is not a video.
     """
     path = Path(path)
     if path.is_dir():
@@ -233,7 +233,7 @@ def _frames(
     to_rgb = look.converter(cover)
     expected = start
     for place in _places_to_begin(timeline, start):
-        for index, frame in _numbered(path, timeline, place):
+        for index, frame in _numbered(path, timeline, place, threads=1 if cover else 0):
             if index < start:
                 continue
             if index != expected:
@@ -254,13 +254,16 @@ def _places_to_begin(timeline: _Timeline, start: int) -> list[int | None]:
     return [*(seek_to for index, seek_to in reversed(near) if index >= _SEEK_FROM), None]
 
 
-def _numbered(path: Path, timeline: _Timeline, place: int | None) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decoded frames with their numbers, from a stamp to seek or from the beginning."""
+def _numbered(
+    path: Path, timeline: _Timeline, place: int | None, threads: int = 0
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decoded frames with their numbers, from a stamp to seek or from the beginning; no threads are as many as help."""
     number = {} if timeline.by_count else {stamp: i for i, stamp in enumerate(timeline.stamps)}
     at = -1
     with opened(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
         try:
             if place is not None:
                 container.seek(place, stream=stream, backward=True)
