@@ -199,6 +199,11 @@ _STYLE_DONE = (
     "time. 4: clear, small parts missing. 5: palette, strokes and texture of the style everywhere, all the time."
 )
 
+_LETTERS = (
+    "Font, size, colour and place as asked, else as before. 1: none of them. 2: one. 3: most, with letters that break or "
+    "flicker. 4: all but a trifle. 5: all, sharp and steady throughout."
+)
+
 _SHORT = (
     ("Instruction Compliance", _DONE, r"instruction compliance"),
     ("Consistency & Detail Fidelity", _STILL_THERE, r"consistency.{1,5}detail"),
@@ -217,7 +222,7 @@ _LONG = {
     ),
     "subtitle_edit": (
         ("Prompt Compliance", "The text must read exactly as asked, letter by letter. " + _DONE, ""),
-        ("Attribute Fidelity", "Font, size, colour and place as asked, else as before. " + _WELL_MADE, r"attribute"),
+        ("Attribute Fidelity", _LETTERS, r"attribute"),
         ("Integrity of Unedited Content", _STILL_THERE, r"integrity"),
     ),
     "camera_edit": (
@@ -263,7 +268,7 @@ def openve(task: str, long: bool) -> Rubric:
 # --- ReCo-Bench: nine marks, 1 to 10, or all 0
 
 _RECO_SAID = {
-    "SA": "is the right thing done, what was asked for and nothing like it",
+    "SA": "is the very thing done that was asked for, not something like it",
     "SP": "in the right place and to the right extent, no more and no less",
     "CP": "is what the instruction leaves alone as it was",
     "VF": "are single frames sharp and free of artefacts",
@@ -276,7 +281,7 @@ _RECO_SAID = {
 _RECO_TEXT = """Each picture shows two frames of the same moment side by side: on the left the original video, on the
 right its edit. The pictures follow each other in time. Judge the edit in three groups of three marks, each a whole
 number from 1 (useless) to 10 (nothing to object to). Be strict: an object that melts, a doubled outline, a colour cast
-over the whole picture, or an edit that comes and goes is a bad case and gets 4 or less where it belongs.
+nobody asked for, or an edit that comes and goes is a bad case and gets 4 or less where it belongs.
 
 {asked}
 

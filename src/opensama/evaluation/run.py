@@ -96,6 +96,9 @@ def evaluate_benchmark(
     items, faults = read_benchmark(name, data)
     items = _chosen(items, tasks, limit)
     chosen = {item.id for item in items}
+    for system in systems:  # what a person must mend is said before anybody is asked
+        if system.edits is not None:
+            find_edits(name, [], system.edits)
     protocol.rubrics(items[0])  # a person's rubrics that do not fit are said now
     done: list[dict[str, Any]] = []
     stopped = ""
