@@ -200,8 +200,8 @@ _STYLE_DONE = (
 )
 
 _LETTERS = (
-    "Font, size, colour and place as asked, else as before. 1: none of them. 2: one. 3: most, with letters that break or "
-    "flicker. 4: all but a trifle. 5: all, sharp and steady throughout."
+    "Font, size, colour and place as asked, else as before. 1: none of them. 2: one. 3: most, with letters that break "
+    "or flicker. 4: all but a trifle. 5: all, sharp and steady throughout."
 )
 
 _SHORT = (
