@@ -24,6 +24,9 @@ def metrics(
     edits: Path | None = None,
     metrics: Annotated[str | None, Parameter(name="--metrics")] = None,
     side: int = 416,
+    weights: Path | None = None,
+    text: str | None = None,
+    source_text: str | None = None,
     explain: Annotated[bool, Parameter(negative=())] = False,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> None:
@@ -44,6 +47,12 @@ def metrics(
         Only these, with commas between: unedited_psnr,flicker.
     side
         The size to look at: pixels of the longer side.
+    weights
+        A folder of a CLIP, SigLIP or DINO of transformers: also measure consistency and likeness to the source.
+    text
+        What the edit should show, for a network that reads: also how well it does.
+    source_text
+        What the source shows: also whether the edit changed the picture as the texts differ.
     explain
         Say what each metric means, what it cannot see and what it costs, and measure nothing.
     json_file
@@ -60,9 +69,13 @@ def metrics(
         return
     if (edits is None) == (source is None) or (source is None) != (edited is None):
         raise UserError("Give a source and an edited video, or a folder with --edits, and not both.")
+    if weights is None and (text or source_text):
+        raise UserError("A text needs a network that reads it; give its folder with --weights.")
+    if weights is not None and edits is not None:
+        raise UserError("A network measures one edit at a time; give a source and an edited video.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
-    written: object
+    written: list[dict[str, object]] | dict[str, object]
     if edits is not None:
         with Display() as show:
             begin = time.monotonic()
@@ -83,6 +96,16 @@ def metrics(
             print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].better}")
         print(measured.alignment.describe())
         written = measured.to_dict()
+        if weights is not None:
+            from opensama.evaluation.metrics.networks import Network, measure_by_network
+
+            network = Network(weights)
+            one, two = measured.alignment.source, measured.alignment.edited
+            values = measure_by_network(one, two, network, text=text, source_text=source_text, side=side)
+            copy = measure_by_network(one, one, network, text=text, side=side)
+            for name, value in values.items():
+                print(f"{name:<20}{value:>10.3f}" + (f"{copy[name]:>10.3f}" if name in copy else ""))
+            written |= {"network": values, "network_copy": copy}
     if json_file is not None:
         _write(json_file, written)
         print(f"written: {json_file}")
