@@ -74,8 +74,10 @@ def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[A
     if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
         raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
     write_json(asdict(budget), plan)
+    wanted = [(arm, seed) for arm, seed in arms or runs() if not result_file(out, arm, seed).exists()]
+    if not wanted:
+        return
     write_json({"machine": platform_name(), "workers": workers}, out / "machine.json")
-    wanted = runs() if arms is None else arms
     seeds = sorted({seed for _, seed in wanted})
     began = time.monotonic()
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -103,36 +105,40 @@ def platform_name() -> str:
 
 def measure(out: Path, say: Say, steps: int = 12) -> None:
     """Seconds of a core and peak memory of a step, each arm and stage in a process of its own, into OUT/cost.json."""
+    if (out / "cost.json").exists():
+        return
     budget = Budget(**json.loads((out / "plan.json").read_text()))
+    few = replace(budget, image_edits=3 * budget.images, clips=10 * budget.videos, video_edits=3 * budget.stage1_videos)
     found: dict[str, dict[str, Any]] = {}
-    for arm in MODULES:
-        for stage in ("stage0", "stage1"):
-            with ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                found.setdefault(arm.name, {})[stage] = pool.submit(step_cost, budget, arm, stage, steps).result()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in POOLS:
+            make_pool(Path(folder), few, name)
+        for arm in MODULES:
+            for stage in ("stage0", "stage1"):
+                alone = ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+                with alone as pool:
+                    cost = pool.submit(step_cost, Path(folder), few, arm, stage, steps).result()
+                found.setdefault(arm.name, {})[stage] = cost
     write_json(found, out / "cost.json")
     say("measured what steps cost")
 
 
-def step_cost(budget: Budget, arm: Arm, stage: str, steps: int) -> dict[str, float]:
-    """Of training steps on little data: tokens, seconds of computing, and the process's peak bytes over its start."""
-    b = replace(budget, image_edits=3 * budget.images, clips=10 * budget.videos, video_edits=3 * budget.stage1_videos)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        for name in POOLS:
-            make_pool(out, b, name)
-        pools = {
-            "stage0": [pool_of(out, "images"), *spoilt(out, b, arm)],
-            "stage1": [pool_of(out, "images"), pool_of(out, "videos")],
-        }[stage]
-        images, videos = (b.images, b.videos) if stage == "stage0" else (b.stage1_images, b.stage1_videos)
-        model = make_transformer(arm, b)
-        begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        train("first", model, pools, arm, 0, b, images, videos, 2, out, quiet)  # what is made once is made
-        began = time.process_time()
-        train("cost", model, pools, arm, 0, b, images, videos, steps, out, quiet)
-        seconds = (time.process_time() - began) / steps
-    peak = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun) * 1024
-    return {"tokens": tokens(arm, images, videos), "seconds": seconds, "memory": peak}
+def step_cost(out: Path, budget: Budget, arm: Arm, stage: str, steps: int) -> dict[str, float]:
+    """Of training steps on little data: tokens, seconds of computing, and by how many bytes the process grew."""
+    first = stage == "stage0"
+    pools = [pool_of(out, "images"), *(spoilt(out, budget, arm) if first else [pool_of(out, "videos")])]
+    images, videos = (budget.images, budget.videos) if first else (budget.stage1_images, budget.stage1_videos)
+    model = make_transformer(arm, budget)
+    frozen()
+    begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(
+        "first", model, pools, arm, 0, budget, images, videos, 2, out / arm.name / stage, quiet
+    )  # what is made once is made
+    began = time.process_time()
+    train("cost", model, pools, arm, 0, budget, images, videos, steps, out / arm.name / stage, quiet)
+    seconds = (time.process_time() - began) / steps
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun) * 1024
+    return {"tokens": tokens(arm, images, videos), "seconds": seconds, "memory": grown}
 
 
 def probe(out: Path, say: Say) -> None:

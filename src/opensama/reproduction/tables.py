@@ -172,7 +172,7 @@ def cost(out: Path) -> str:
                 f"{c['memory'] / 1e9:.2f}",
             ]
         rows.append(row)
-    columns = ("tokens a step", "seconds a step", "tokens a second", "peak GB")
+    columns = ("tokens a step", "seconds a step", "tokens a second", "grew by, GB")
     return table(["", *(f"{name}: {column}" for name in STAGES.values() for column in columns)], rows)
 
 
