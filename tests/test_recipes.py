@@ -18,12 +18,13 @@ from opensama.apps.cli import main as opensama
 from opensama.media.video_io import read_video
 from opensama.models.convert import load_released
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.recipes.sama import RECIPES
+from opensama.recipes import icve, sama
 from opensama.training.config import SamaConfig
 from opensama.values import VideoShape
 from tests.data.making import base, manifest, tiny_settings
 
 __all__ = ["base", "manifest"]
+RECIPES = {**sama.RECIPES, **icve.RECIPES}
 
 
 @pytest.fixture
@@ -43,12 +44,12 @@ def run(*arguments: object) -> int:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_saved_and_read(name, tmp_path):
     RECIPES[name].save(tmp_path / "config.yaml")
-    assert SamaConfig.read(tmp_path / "config.yaml") == RECIPES[name]
+    assert type(RECIPES[name]).read(tmp_path / "config.yaml") == RECIPES[name]
 
 
 def test_the_numbers_of_the_paper():
     for name in ("sama-14b-stage0", "sama-14b-stage1"):
-        config = RECIPES[name]
+        config = sama.RECIPES[name]
         assert (config.data.images, config.data.videos) == (448, 112)
         assert (config.optimizer.lr, config.optimizer.ema, config.loss.semantic) == (2e-5, 0.9998, 0.1)
         assert (config.semantic.tokens_per_anchor, config.semantic.anchors) == (65, 1)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from opensama.data.latents import Shards, changed_share
-from opensama.training.sama import encode_data
-from opensama.training.stages import SamaStage
+from opensama.training.runs import encode_data
+from opensama.training.stages import EditStage
 from opensama.training.start import make_transformer, open_data
 from opensama.values import UserError
 
@@ -30,7 +30,7 @@ def test_the_same_loss(config, tmp_path, keep):
     assert settings == again
     assert isinstance(cached, Shards)
     transformer = make_transformer(config)
-    stages = [SamaStage("a", transformer, data, config) for data in (live, cached)]
+    stages = [EditStage("a", transformer, data, config) for data in (live, cached)]
     assert stages[0].passes == 4
     for index in (0, 3):
         for key, value in stages[0].batch(index).items():
@@ -67,7 +67,7 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
     assert list(bad) == ["3"]
     config.data.latents = tmp_path / "latents"
     data, _ = open_data(config, CPU, ignore)
-    stage = SamaStage("a", make_transformer(config), data, config)
+    stage = EditStage("a", make_transformer(config), data, config)
     for index in range(6):
         stage.batch(index)
     assert [name for name, _ in stage.skipped] == ["3"]

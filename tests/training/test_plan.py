@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from opensama.data.samples import Shape
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
-from opensama.training.plan import BLOCK_BYTES, Sizes, forward_flops, make_plan, nominal_shapes, training_flops
-from opensama.training.sama import plan_sama
+from opensama.training.costs import SamaSizes, forward_flops, training_flops
+from opensama.training.plan import make_plan, nominal_shapes
+from opensama.training.runs import plan_editor
 from opensama.training.start import full_config, sizes_of
 from opensama.values import UserError
 from tests.models.sizes import SIZES
@@ -22,7 +23,7 @@ STAGE_0 = RECIPES["sama-14b-stage0"]
 def test_operations_agree_with_the_counter():
     torch.manual_seed(0)
     model = SamaTransformer3DModel(**SIZES)
-    sizes = Sizes.of(model.config)
+    sizes = SamaSizes.of(model.config)
     n, text, anchors = 3 * 4 * 6, 7, 10
     x, source, words = torch.randn(1, 4, 3, 8, 12), torch.randn(1, 4, 3, 8, 12), torch.randn(1, text, 16)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -36,19 +37,19 @@ def test_operations_agree_with_the_counter():
 
 @pytest.mark.parametrize(("frames", "tokens", "petaflops"), [(49, 40_625, 2.342), (81, 65_585, 5.121)])
 def test_the_14b_model_in_figures(frames, tokens, petaflops):
-    sizes = Sizes.of(full_config(sizes_of(STAGE_0)))
+    sizes = SamaSizes.of(full_config(sizes_of(STAGE_0)))
     assert sizes.joint(Shape(832, 480, frames, frames), 65) == tokens
     assert forward_flops(sizes, tokens, 512, semantic=65) == pytest.approx(petaflops * 1e15, rel=0.003)
 
 
 def test_the_plan_of_the_paper():
-    plan = plan_sama(STAGE_0, say=lambda line: None)
+    plan = plan_editor(STAGE_0, say=lambda line: None)
     assert plan.parameters == pytest.approx(14.30e9, rel=0.001)
     assert plan.trained == plan.parameters
     assert plan.fits, plan.table()
     assert plan.passes == 448 // (8 * 4) + 112 // (2 * 4)
     assert plan.flops == pytest.approx(112 * 3 * 5.12e15 + 448 * 3 * 0.085e15, rel=0.03)
-    twice = plan_sama(STAGE_0, gpus=16, say=lambda line: None)
+    twice = plan_editor(STAGE_0, gpus=16, say=lambda line: None)
     assert twice.seconds == pytest.approx(plan.seconds / 2)
     assert twice.dollars == pytest.approx(plan.dollars)
     assert twice.gigabytes < plan.gigabytes
@@ -58,7 +59,7 @@ def test_the_plan_of_the_paper():
 
 def test_low_rank_saves_memory_more_than_time():
     full, lora = (
-        plan_sama(RECIPES[name], say=lambda line: None) for name in ("sama-14b-stage1", "sama-14b-stage1-lora")
+        plan_editor(RECIPES[name], say=lambda line: None) for name in ("sama-14b-stage1", "sama-14b-stage1-lora")
     )
     assert lora.trained < 0.05 * full.trained
     assert lora.gigabytes < 0.8 * full.gigabytes
@@ -68,22 +69,21 @@ def test_low_rank_saves_memory_more_than_time():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_plan(name):
     config = RECIPES[name]
-    gpus = 8
-    plan = plan_sama(config, gpus=gpus, say=lambda line: None)
-    assert plan.gpus == gpus
+    plan = plan_editor(config, say=lambda line: None)
+    assert plan.gpus == config.machine.gpus
     assert plan.fits, plan.table()
 
 
 def test_what_does_not_divide_is_said():
     with pytest.raises(UserError, match=r"448 images a step do not split over 3"):
-        plan_sama(STAGE_0, gpus=6, say=lambda line: None)
+        plan_editor(STAGE_0, gpus=6, say=lambda line: None)
     config = STAGE_0.model_copy(deep=True)
     config.mesh.context = 3
     with pytest.raises(UserError, match=r"mesh.context=3 must divide"):
-        plan_sama(config, gpus=8, say=lambda line: None)
+        plan_editor(config, gpus=8, say=lambda line: None)
     config.mesh.context, config.mesh.replicate, config.mesh.shard = 1, 2, 3
     with pytest.raises(UserError, match=r"8 GPUs are no mesh of 2 x 3"):
-        plan_sama(config, gpus=8, say=lambda line: None)
+        plan_editor(config, gpus=8, say=lambda line: None)
 
 
 def test_data_without_videos_is_said():
@@ -109,4 +109,4 @@ def test_what_a_block_keeps_for_its_backward_pass():
     text, modulation, turn = torch.randn(1, 8, d).bfloat16(), torch.randn(1, 6, d), torch.ones(1, n, 1, 128)
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         model.blocks[0](tokens, text, modulation, (turn, turn))
-    assert sum(kept.values()) / n / d == pytest.approx(BLOCK_BYTES, rel=0.15)
+    assert sum(kept.values()) / n / d == pytest.approx(SamaSizes.block_bytes, rel=0.15)

@@ -7,7 +7,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from opensama.training.config import SamaConfig
-from opensama.training.stages import SamaStage, sama_condition
+from opensama.training.stages import EditStage, sama_condition
 from opensama.training.start import make_transformer, open_data
 from opensama.values import UserError
 
@@ -18,9 +18,9 @@ def ignore(*_: object) -> None:
     pass
 
 
-def stage_of(config: SamaConfig, **changes: object) -> SamaStage:
+def stage_of(config: SamaConfig, **changes: object) -> EditStage:
     data, _ = open_data(config, CPU, ignore)
-    return SamaStage("stage0", make_transformer(config), data, config, **changes)  # type: ignore[arg-type]
+    return EditStage("stage0", make_transformer(config), data, config, **changes)  # type: ignore[arg-type]
 
 
 def test_a_zero_type_embedding_reproduces_the_base(config, base):
@@ -83,7 +83,7 @@ def test_two_steps_and_one_batch_is_learnt(config):
 def test_dropped_text_is_the_negative_prompt(config):
     config.data.text_dropout = 1.0
     stage = stage_of(config)
-    nothing = stage.data.nothing
+    nothing = stage.data.nothing["text"]
     for row in stage.batch(2)["text"]:
         torch.testing.assert_close(row[: len(nothing)], nothing.float())
         assert (row[len(nothing) :] == 0).all()

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 STAGES = ("autoencoder", "semantic", "images", "videos")
 
-app = App(name="train", help="Train a model: the embedded one (tiny), or SAMA's stages on Wan.")
+app = App(name="train", help="Train a model: the embedded one (tiny), SAMA's stages on Wan, ICVE's on HunyuanVideo.")
 
 
 @app.default
-def sama(
+def editor(
     recipe: str,
     /,
     *,
@@ -40,7 +40,7 @@ def sama(
     gpus: int | None = None,
     device: str | None = None,
 ) -> None:
-    """Train a SAMA stage on your data: `opensama train sama-14b-stage0 --data clips.jsonl --out RUN`.
+    """Train a stage of an editor on your data: `opensama train sama-14b-stage0 --data clips.jsonl --out RUN`.
 
     With more GPUs the same under torchrun: `torchrun --nproc-per-node 8 -m opensama.apps.cli train ...`.
 
@@ -48,7 +48,7 @@ def sama(
     ----------
     recipe
         sama-14b-stage0, sama-14b-stage1, sama-1.3b-stage0, sama-1.3b-stage1, wan2.2-ti2v-5b, tiny-stage0, tiny-stage1,
-        each also with -lora.
+        icve-13b-pretrain, icve-13b-sft, each also with -lora; tiny-icve-pretrain, tiny-icve-sft.
     data
         The manifest, Parquet, JSONL or CSV: rows of source, target and instruction, or of clip and caption.
     out
@@ -68,10 +68,11 @@ def sama(
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
-    from opensama.recipes.sama import RECIPES
+    from opensama.recipes import icve, sama
 
-    if recipe not in RECIPES:
-        raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, ['tiny', *RECIPES])}")
+    recipes = {**sama.RECIPES, **icve.RECIPES}
+    if recipe not in recipes:
+        raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, ['tiny', *recipes])}")
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus must be 1 or more, not {gpus}.")
     out = out or Path("runs") / recipe
@@ -83,16 +84,16 @@ def sama(
     elif config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
 
-    from opensama.training.config import SamaConfig
-    from opensama.training.sama import encode_data, plan_sama, train_sama
+    from opensama.training.runs import encode_data, plan_editor, train_editor
 
-    chosen = from_file(saved if resume else config, SamaConfig) if resume or config else RECIPES[recipe]
+    kind = type(recipes[recipe])
+    chosen = from_file(saved if resume else config, kind) if resume or config else recipes[recipe]
     settings = chosen.model_dump()
     if data is not None:
         settings["data"]["manifest"] = data
     for assignment in set or []:
         assign(settings, assignment, "optimizer.lr=1e-5")
-    final = checked(SamaConfig, settings)
+    final = checked(kind, settings)
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -101,12 +102,12 @@ def sama(
             print(line, flush=True)
 
     if dry_run:
-        print(plan_sama(final, gpus=gpus, say=say).table())
+        print(plan_editor(final, gpus=gpus, say=say).table())
     elif encode:
         bad = encode_data(final, out / "latents", device=device, rank=rank, world=world, say=say)
         say(f"encoded: {out / 'latents'}, {len(bad)} items left out; use it with --set data.latents={out / 'latents'}")
     else:
-        model = train_sama(final, out, name=recipe, device=device, say=say)
+        model = train_editor(final, out, name=recipe, device=device, say=say)
         say(f"trained: {model}")
         if world > 1:
             import torch.distributed

@@ -2,7 +2,7 @@
 
     FOLDER/index.json                    settings, the data's fingerprint among them, and bad items with their reasons
     FOLDER/items.jsonl                   the items in order, with their shapes
-    FOLDER/shard-00007.safetensors       ITEM.source, ITEM.target [c t h w], ITEM.text [l d], ITEM.semantic [s e], ...
+    FOLDER/shard-00007.safetensors       ITEM/source, ITEM/target [c t h w], ITEM/text [l d], ITEM/semantic [s e], ...
 
 Both go through `encode`, one item at a time, and round to the same number type: the same numbers come out, bit for bit.
 A shard is written under another name and renamed when it is whole, so an interrupted run goes on; several processes
@@ -38,7 +38,7 @@ class Encoders:
     """The frozen models around the transformer, as functions on its device."""
 
     video: Callable[[Tensor], Tensor]  # [1 3 t h w] in [-1, 1] -> normalised latents [1 c t h w]
-    text: Callable[[str], Tensor]  # -> [1 l d], zero where the text has ended
+    text: Callable[[str], dict[str, Tensor]]  # -> text [1 l d], zero where it has ended; pooled [1 d] if there is one
     semantic: Callable[[Tensor], Tensor] | None  # the target [3 t h w] -> tokens of its anchors [s e]
     dtype: torch.dtype = torch.bfloat16  # what latents and features are kept as
 
@@ -49,12 +49,12 @@ class Encoded(Protocol):
     items: Sequence[Item]
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """source, target [c t h w], text [l d] as long as it is, change [t h w], and semantic [s e] if there is one."""
+        """source, target [c t h w], text [l d] as long as it is, change [t h w]; semantic [s e], pooled [d] if any."""
         ...
 
     @property
-    def nothing(self) -> Tensor:
-        """The text that stands for none, [l d]."""
+    def nothing(self) -> Mapping[str, Tensor]:
+        """The text that stands for none: text [l d], and pooled [d] if items have it."""
         ...
 
 
@@ -63,10 +63,10 @@ class Live:
 
     def __init__(self, items: Sequence[Item], layout: Layout, encoders: Encoders, no_text: str = ""):
         self.items, self.layout, self.encoders = items, layout, encoders
-        self._nothing = trimmed(encoders.text(no_text)).to("cpu", encoders.dtype)
+        self._nothing = {key: x.to("cpu", encoders.dtype) for key, x in words(encoders.text(no_text)).items()}
 
     @property
-    def nothing(self) -> Tensor:
+    def nothing(self) -> dict[str, Tensor]:
         return self._nothing
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
@@ -87,10 +87,10 @@ class Shards:
         if missing:
             raise UserError(f"The latents in {folder} lack {shard_file(folder, missing[0]).name}: encode them again.")
         self._open = lru_cache(256)(lambda shard: safe_open(shard_file(folder, shard), framework="pt"))
-        self._nothing = load_file(folder / "nothing.safetensors")["text"]
+        self._nothing = load_file(folder / "nothing.safetensors")
 
     @property
-    def nothing(self) -> Tensor:
+    def nothing(self) -> dict[str, Tensor]:
         return self._nothing
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ class Shards:
 def encode(pair: Pair, encoders: Encoders) -> dict[str, Tensor]:
     """One item's tensors, on the CPU."""
     source, target = (encoders.video(side[None])[0] for side in (pair.source, pair.target))
-    out = {"source": source, "target": target, "text": trimmed(encoders.text(pair.text))}
+    out = {"source": source, "target": target, **words(encoders.text(pair.text))}
     if encoders.semantic is not None:
         out["semantic"] = encoders.semantic(pair.target)
     bad = [name for name, tensor in out.items() if not torch.isfinite(tensor).all()]
@@ -149,7 +149,7 @@ def precompute(
     if (folder / "index.json").exists():
         check_settings(read_index(folder)["settings"], settings, folder)
     live = Live(items, layout, encoders, no_text)
-    _save({"text": live.nothing}, folder / "nothing.safetensors")
+    _save({key: x.contiguous() for key, x in live.nothing.items()}, folder / "nothing.safetensors")
     _write("".join(f"{json.dumps(line_of(item))}\n" for item in items), folder / "items.jsonl")
     bad: dict[str, str] = {}
     shards = range(rank, count_shards(len(items)), world)
@@ -221,10 +221,12 @@ def shard_file(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05}.safetensors"
 
 
-def trimmed(text: Tensor) -> Tensor:
-    """Text [1 l d] without the zeros past its end, [l d]."""
-    there = text[0].ne(0).any(-1).nonzero()
-    return text[0, : int(there[-1]) + 1 if len(there) else 1]
+def words(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One encoded text, without its batch: text [1 l d] as [l d], and without the zeros past its end."""
+    out = {key: x[0] for key, x in encoded.items()}
+    there = out["text"].ne(0).any(-1).nonzero()
+    out["text"] = out["text"][: int(there[-1]) + 1 if len(there) else 1]
+    return out
 
 
 def _write(text: str, file: Path) -> None:

@@ -192,6 +192,10 @@ class Sampler:
         rng.shuffle(batches)
         return batches
 
+    def steps(self, a_step: int) -> int:
+        """Steps of so many samples, over all processes, in which every item comes once."""
+        return -(-self.epoch_length * self.batch // a_step)
+
     def numbers(self, index: int) -> list[int]:
         """The items of one batch, all of one shape."""
         epoch, at = divmod(index, self.epoch_length)

@@ -285,3 +285,8 @@ FAMILIES = {
     "sama": Family("sama", SamaTransformer3DModel, SAMA_NAMES, sama_config),
     "icve": Family("icve", IcveTransformer3DModel, ICVE_NAMES, icve_config),
 }
+
+
+def family_of(model: Any) -> Family:
+    """The family of a transformer, sharded or not."""
+    return next(row for row in FAMILIES.values() if isinstance(model, row.model))

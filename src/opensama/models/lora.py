@@ -1,9 +1,13 @@
-"""Low-rank training of a SAMA transformer, and its files for diffusers and for ComfyUI.
+"""Low-rank training of an editor's transformer, and its files for diffusers and for ComfyUI.
 
     W x + (alpha / rank) B A x        A: lora_A or lora_down [rank n_in], B: lora_B or lora_up [n_out rank]
 
 diffusers: `transformer.blocks.0.attn1.to_q.lora_A.weight`, alpha in the file's metadata.
 ComfyUI:   `diffusion_model.blocks.0.self_attn.q.lora_down.weight`, the released names, alpha a tensor beside.
+
+Where a released tensor holds several of our layers (ICVE's q, k, v), ComfyUI's file has theirs side by side:
+
+    [W1; W2] x + [B1 0; 0 B2] [A1; A2] x          rank and alpha count once for each
 
 From plain Wan weights, what SAMA adds (type embedding, semantic modules) is trained too. These tensors are whole, not
 low-rank: they lie beside diffusers' file, and in ComfyUI's as `.set_weight`, which takes the place of a model's own.
@@ -11,6 +15,7 @@ low-rank: they lie beside diffusers' file, and in ComfyUI's as `.set_weight`, wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from opensama.models.convert import FAMILIES
+from opensama.models.layouts import Family, family_of
+from opensama.models.parallel import blocks
 from opensama.runtime import rank
 from opensama.values import UserError
 
@@ -35,19 +41,18 @@ ADDED_FILE = "added_modules.safetensors"
 
 def add_lora(model: Any, r: int, alpha: int, targets: Sequence[str], *, also_new: bool = False) -> None:
     """Freezes the transformer, gives layers of its blocks low-rank matrices; `also_new` keeps NEW modules trainable."""
-    names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.startswith("blocks.")
-    ]
+    inside = {module for block in blocks(model) for module in block.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in model.named_modules() if module in inside]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
-            known = sorted({name.split(".", 3)[-1] if ".attn" in name else name.split(".", 2)[-1] for name in names})
+            known = sorted({re.sub(r"^\w+\.\d+\.(attn\d?\.)?", "", name) for name in names})
             raise UserError(f"No block has a layer {target!r} for lora.targets: there are {', '.join(known)}.")
     chosen = [name for name in names if any(name.endswith(f".{target}") for target in targets)]
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True))
     if also_new:
         for part in NEW:
-            module = getattr(model, part)
+            module = getattr(model, part, None)
             if module is not None:
                 module.requires_grad_(True)
 
@@ -70,16 +75,17 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def save_diffusers(model: Any, folder: Path) -> Path:
-    """A folder that `SamaPipeline.load_lora_weights` reads; NEW tensors lie beside, for `load_added`."""
-    from diffusers.loaders import WanLoraLoaderMixin
+    """A folder that the pipeline's `load_lora_weights` reads; NEW tensors lie beside, for `load_added`."""
+    from diffusers.loaders import HunyuanVideoLoraLoaderMixin, WanLoraLoaderMixin
 
+    kinds: dict[str, Any] = {"sama": WanLoraLoaderMixin, "icve": HunyuanVideoLoraLoaderMixin}
     matrices, added = lora_state(model), new_state(model)
     if rank():  # the first process writes
         return folder / DIFFUSERS_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    WanLoraLoaderMixin.save_lora_weights(
+    kinds[family_of(model).name].save_lora_weights(
         str(folder),
-        transformer_lora_layers=matrices,  # type: ignore[arg-type]
+        transformer_lora_layers=matrices,
         transformer_lora_adapter_metadata=model.peft_config[ADAPTER].to_dict(),
     )
     if added:
@@ -102,28 +108,45 @@ def load_added(model: nn.Module, folder: Path) -> None:
             own[name].copy_(tensor)
 
 
-def save_comfy(model: Any, file: Path, family: str = "sama") -> Path:
+def save_comfy(model: Any, file: Path) -> Path:
     """One file with released names, as ComfyUI loads LoRAs over a released checkpoint."""
-    row = FAMILIES[family]
-    config = model.peft_config[ADAPTER]
+    row = family_of(model)
     out: dict[str, Tensor] = {}
-    parts = {"lora_A": "lora_down", "lora_B": "lora_up"}
-    for name, tensor in lora_state(model).items():
-        layer, part, _ = name.rsplit(".", 2)
-        released = row.to_released(f"{layer}.weight")
-        assert released is not None, name
+    for released, layers in together(model, row).items():
         key = f"diffusion_model.{released.removesuffix('.weight')}"
-        out[f"{key}.{parts[part]}.weight"] = tensor
-        out[f"{key}.alpha"] = torch.tensor(float(config.lora_alpha))
+        downs = [down for down, _ in layers if down is not None]
+        out[f"{key}.lora_down.weight"] = torch.cat(downs)
+        out[f"{key}.lora_up.weight"] = torch.block_diag(*(up for _, up in layers))
+        out[f"{key}.alpha"] = torch.tensor(float(model.peft_config[ADAPTER].lora_alpha * len(downs)))
     for name, tensor in new_state(model).items():
-        released = row.to_released(name)
-        assert released is not None, name
+        released = row.to_released(name) or ""
+        assert released, name
         out[f"diffusion_model.{released.removesuffix('.weight')}.set_weight"] = tensor
     if rank():
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(out, file, metadata={"format": "pt"})
+    save_file({key: tensor.contiguous() for key, tensor in out.items()}, file, metadata={"format": "pt"})
     return file
+
+
+def together(model: Any, row: Family) -> dict[str, list[tuple[Tensor | None, Tensor]]]:
+    """A and B of low-rank layers, by the released tensor that holds these layers, in its order.
+
+    A layer among them that has no matrices has no A, and a B [n_out 0]: block_diag then leaves its rows at zero.
+    """
+    state = lora_state(model)
+    out: dict[str, list[tuple[Tensor | None, Tensor]]] = {}
+    for layer in dict.fromkeys(name.rsplit(".", 2)[0] for name in state):
+        released = row.to_released(f"{layer}.weight")
+        assert released is not None, layer
+        names = [part.removesuffix(".weight") for part in row.to_ours(released)]
+        out[released] = [
+            (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"])
+            if f"{name}.lora_A.weight" in state
+            else (None, torch.zeros(model.get_submodule(name).out_features, 0))
+            for name in names
+        ]
+    return out
 
 
 def merged(model: Any) -> Mapping[str, Tensor]:

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_gather_tensor, all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -150,6 +150,12 @@ class Exchange:
         x = x.transpose(0, 1).contiguous()
         x = all_to_all_single_autograd(x, [self.own] * self.parts, self.lengths, self.group)
         return x.unflatten(0, (self.parts, self.own)).permute(2, 1, 0, 3, 4).flatten(2, 3)[:, :, : self.heads]
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """A transformer's repeated blocks, as diffusers' models name their classes; of other modules none."""
+    kinds = getattr(model, "_repeated_blocks", None) or ()
+    return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
 def share_lengths(n: int, parts: int, after: int = 0) -> list[int]:

@@ -50,7 +50,7 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> EditPip
     if missing:
         raise UserError(f"The model folder {folder} has no {', '.join(missing)}: copy it again, whole.")
     tensors = _tensors(folder, (*parts, "transformer"))
-    words = _text_dtype(entry.family, dtype)
+    words = text_dtype(entry.family, dtype)
     types: Any = {"default": dtype, "vae": torch.float32}
     types |= {part: words for part in parts if part.startswith("text_encoder")}
     try:
@@ -83,8 +83,8 @@ def _from_base(
     tensors = _tensors(folder, tuple(classes))
     try:
         with runtime.quiet_loading():
-            words = _text_dtype(entry.family, dtype)
-            parts = {part: _load_part(folder / part, kind, words) for part, kind in classes.items()}
+            words = text_dtype(entry.family, dtype)
+            parts = {part: load_part(folder / part, kind, words) for part, kind in classes.items()}
     except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The base model in {folder} cannot be read: {_first_line(error)}") from error
     for part, files in tensors.items():
@@ -100,23 +100,34 @@ def _from_base(
     )
 
 
-def base_parts(family: str) -> dict[str, Any]:
-    """What a family's pipeline takes from its base, and the classes that read it."""
+def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:
+    """What a family's pipeline takes from its base, and the classes that read it.
+
+    A base that is a pipeline's folder itself, such as an embedded model's, says in its index what it has of them.
+    """
     from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
     from transformers import AutoTokenizer, CLIPTextModel, LlamaModel, UMT5EncoderModel
 
+    from opensama.models.tiny import PatchAutoencoder
+
+    parts: dict[str, Any] = {"tokenizer": AutoTokenizer, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
     if family == "icve":
-        return {
+        parts = {
             "tokenizer": AutoTokenizer,
             "text_encoder": LlamaModel,
             "tokenizer_2": AutoTokenizer,
             "text_encoder_2": CLIPTextModel,
             "vae": AutoencoderKLHunyuanVideo,
         }
-    return {"tokenizer": AutoTokenizer, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
+    if folder is None or not (folder / "model_index.json").is_file():
+        return parts
+    index = runtime.read_object(folder / "model_index.json")
+    known = {kind.__name__: kind for kind in (*parts.values(), UMT5EncoderModel, PatchAutoencoder)}
+    named = {part: (index.get(part) or [None, None])[1] for part in parts}
+    return {part: known.get(named[part], kind) for part, kind in parts.items() if named[part] is not None}
 
 
-def _load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
+def load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     """A tokenizer, a text encoder in `dtype`, or an autoencoder in float32."""
     if folder.name.startswith("tokenizer"):
         return kind.from_pretrained(folder)
@@ -125,7 +136,7 @@ def _load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     return kind.from_pretrained(folder, dtype=dtype)
 
 
-def _text_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
+def text_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
     """The text encoders' number type: in half precision ICVE's work as they were used, in float16."""
     return torch.float16 if family == "icve" and dtype == torch.bfloat16 else dtype
 

@@ -123,8 +123,8 @@ class MicroData:
         self.items: Sequence[Item] = items
 
     @property
-    def nothing(self) -> Tensor:
-        return self._nothing
+    def nothing(self) -> dict[str, Tensor]:
+        return {"text": self._nothing}
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         at, i = self.places[number]

@@ -39,7 +39,7 @@ from opensama.reproduction.score import Exam, sit
 from opensama.reproduction.shipped import probe_shipped
 from opensama.training.config import DataSettings, LossSettings, ModelSettings, SamaConfig
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.stages import SamaStage
+from opensama.training.stages import EditStage
 from opensama.training.tiny import importance
 from opensama.values import UserError
 
@@ -232,7 +232,7 @@ def train(
         loss=LossSettings(shift=budget.shift, emphasis=9.0, ease=0.3),
     )
     data = MicroData(pools, arm.anchors, frozen().words([""])[0])
-    passes = SamaStage(stage, model, data, config, importance=importance(frozen().vae).sqrt())
+    passes = EditStage(stage, model, data, config, importance=importance(frozen().vae).sqrt())
     loop = LoopConfig(
         steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=passes.passes,
         log_every=60, save_every=60,

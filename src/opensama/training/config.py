@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isqrt
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -69,7 +69,7 @@ class TinyConfig(BaseModel):
         return cls(**yaml.safe_load(path.read_text()))
 
 
-# --- SAMA on Wan: `recipes/sama.py` gives these their values
+# --- SAMA on Wan and ICVE on HunyuanVideo: `recipes/sama.py` and `recipes/icve.py` give these their values
 # [paper]: stated there. [release]: from the released inference code or weights. All else is a default of ours.
 
 
@@ -79,15 +79,31 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
-class ModelSettings(Section):
-    """The transformer that is trained, and what it begins from."""
+class StartSettings(Section):
+    """What a transformer begins from."""
 
     base: str = Field(description="folder or hub repository in diffusers' layout: text encoder, autoencoder, sizes")
+    start: str
+    weights: Path | None = Field(
+        None, description="a released file or a transformer's folder of trained weights; null: the base's own"
+    )
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """How the model is asked: keyword arguments of the family's condition, see `stages.py`."""
+        return {}
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """Of these, what goes with the text."""
+        return {}
+
+
+class ModelSettings(StartSettings):
+    """SAMA's transformer that is trained, and what it begins from."""
+
     start: Literal["wan", "sama"] = Field(
         "wan", description="wan: text-to-video weights of the base, type embedding zero; sama: trained SAMA weights"
-    )
-    weights: Path | None = Field(
-        None, description="a released file or a transformer's folder of SAMA weights; null: the base's own"
     )
     source_rotary: Literal["shared", "shifted"] = Field("shared", description="[paper] shared")
     semantic_rotary: Literal["zero", "identity", "grid"] = Field(
@@ -95,6 +111,34 @@ class ModelSettings(Section):
     )
     type_embedding: bool = Field(True, description="[paper] true")
     source_time: Literal["same", "zero"] = Field("same", description="[release] the source's timestep is the target's")
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        return {"source_time": self.source_time}
+
+
+class IcveModelSettings(StartSettings):
+    """ICVE's transformer that is trained, and what it begins from."""
+
+    start: Literal["hunyuan", "icve", "nothing"] = Field(
+        "hunyuan",
+        description="hunyuan: text-to-video weights of the base [paper]; icve: trained ICVE weights; nothing: random "
+        "ones of `sizes`",
+    )
+    sizes: dict[str, Any] | None = Field(
+        None, description="arguments of IcveTransformer3DModel where they are not the base's; null: those of the base"
+    )
+    source_time: Literal["zero", "same"] = Field("zero", description="[release] the source is modulated as clean")
+    guidance: float = Field(1.0, gt=0, description="the number the model reads, times 1000 [release, at inference]")
+    text_layer: int = Field(-3, lt=0, description="[release] which hidden state of the text encoder is read")
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        return {"guidance": self.guidance}
+
+    @property
+    def words(self) -> dict[str, Any]:
+        return self.asking
 
 
 class SemanticSettings(Section):
@@ -151,10 +195,25 @@ class DataSettings(Section):
         return self
 
 
-class LossSettings(Section):
-    """Rectified flow on the target's latents, and the L1 of the semantic velocities."""
+class IcveDataSettings(DataSettings):
+    """ICVE's: pairs of clips with an instruction; nothing else is seen."""
 
-    semantic: float = Field(0.1, ge=0, description="weight of the semantic loss [paper]")
+    area: int = Field(384 * 240, gt=0, description="pixels of a frame: the buckets have about so many [release]")
+    multiple: int = Field(16, gt=0, description="sides are multiples of so many pixels [release]")
+    images: int = Field(0, ge=0, description="images a step, over all processes")
+    videos: int = Field(64, ge=0, description="pairs a step, over all processes")
+    image_batch: int = Field(1, gt=0, description="images that a process takes at once")
+    video_batch: int = Field(1, gt=0, description="pairs that a process takes at once")
+    pretext: dict[str, float] = Field({"none": 1}, description="shares of the pretext tasks on clips that have no pair")
+    variants: int = Field(1, gt=0, description="how many ways such a clip is seen in")
+    prefix: str = Field("", description="before instructions [release: none]")
+    no_text: str = Field("", description="what stands for dropped text")
+    text_tokens: int = Field(256, gt=0, description="longest text, in tokens [release]")
+
+
+class FlowSettings(Section):
+    """Rectified flow on the target's latents."""
+
     time: Literal["uniform", "logit_normal"] = Field(
         "uniform", description="how noise levels are drawn, before the shift"
     )
@@ -163,10 +222,23 @@ class LossSettings(Section):
     ease: float = Field(0.0, ge=0, lt=1, description="below this noise level errors count less; 0: the plain loss")
 
 
+class LossSettings(FlowSettings):
+    """The same, and the L1 of the semantic velocities."""
+
+    semantic: float = Field(0.1, ge=0, description="weight of the semantic loss [paper]")
+
+
+class IcveLossSettings(FlowSettings):
+    """ICVE's: at its own shift."""
+
+    shift: float = Field(7.0, gt=0, description="shift of the noise levels [release, at inference]; 1: none")
+
+
 class OptimizerSettings(Section):
     """AdamW and the average of the weights."""
 
     steps: int = Field(20_000, gt=0, description="steps of the optimizer")
+    epochs: float | None = Field(None, gt=0, description="so often over the data, in place of a number of steps")
     lr: float = Field(2e-5, gt=0, description="[paper]")
     warmup: float = Field(0.02, ge=0, le=1, description="first part of the steps, in which the rate rises")
     decay: float = Field(0.0, ge=0, le=1, description="last part of the steps, in which it falls to zero")
@@ -209,14 +281,16 @@ class MachineSettings(Section):
     price: float = Field(3.39, ge=0, description="US dollars a GPU and hour")
 
 
-class SamaConfig(Section):
-    """One stage of SAMA's training."""
+class EditConfig(Section):
+    """One stage of an editor's training: what all families have."""
+
+    family: ClassVar[str]
+    pads_text: ClassVar[bool] = False  # whether the model sees the places past a text's end, too
 
     seed: int = 0
-    model: ModelSettings
-    semantic: SemanticSettings = SemanticSettings()
+    model: StartSettings
     data: DataSettings = DataSettings()
-    loss: LossSettings = LossSettings()
+    loss: FlowSettings = FlowSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     lora: LoraSettings | None = None
     mesh: MeshSettings = MeshSettings()
@@ -226,15 +300,71 @@ class SamaConfig(Section):
     preview_every: int | None = Field(None, gt=0, description="steps between videos of a few fixed samples; null: none")
     trackers: tuple[str, ...] = Field((), description="of tensorboard, wandb, trackio")
 
+    @property
+    def anchoring(self) -> SemanticSettings | None:
+        """Settings of the semantic tokens, where the model predicts some."""
+        return None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Arguments of the transformer that are the settings', not its base's."""
+        return {}
+
+    def save(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(**yaml.safe_load(path.read_text()))
+
+
+class SamaConfig(EditConfig):
+    """One stage of SAMA's training."""
+
+    family: ClassVar[str] = "sama"
+    pads_text: ClassVar[bool] = True
+
+    model: ModelSettings
+    semantic: SemanticSettings = SemanticSettings()
+    loss: LossSettings = LossSettings()
+
     @model_validator(mode="after")
     def _fit(self) -> Self:
         if self.semantic.order == "global_first" and self.model.semantic_rotary == "grid":
             raise ValueError("semantic.order global_first has no grid positions: set model.semantic_rotary to zero")
         return self
 
-    def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+    @property
+    def anchoring(self) -> SemanticSettings | None:
+        return self.semantic if self.semantic.encoder else None
 
-    @classmethod
-    def read(cls, path: Path) -> SamaConfig:
-        return cls(**yaml.safe_load(path.read_text()))
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "type_embedding": self.model.type_embedding,
+            "source_rotary": self.model.source_rotary,
+            "semantic_rotary": self.model.semantic_rotary,
+            "semantic_dim": self.semantic.width if self.semantic.encoder else None,
+            "semantic_tokens_per_anchor": self.semantic.tokens_per_anchor,
+            "num_anchors": self.semantic.anchors,
+        }
+
+
+class IcveConfig(EditConfig):
+    """One stage of ICVE's training."""
+
+    family: ClassVar[str] = "icve"
+
+    model: IcveModelSettings
+    data: IcveDataSettings = IcveDataSettings()
+    loss: IcveLossSettings = IcveLossSettings()
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.model.sizes is not None and self.model.start == "hunyuan":
+            raise ValueError("model.sizes would make another model than the base's: set model.start=nothing, or icve")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {"source_time": self.model.source_time}

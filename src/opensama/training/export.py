@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,16 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from opensama import runtime
 from opensama.models.convert import convert_to_released
+from opensama.models.layouts import FAMILIES
 from opensama.models.lora import save_comfy, save_diffusers, whole
-from opensama.models.registry import Defaults
-from opensama.models.sama import SamaTransformer3DModel
+from opensama.models.registry import ICVE_13B, PIPELINES, Defaults
 from opensama.models.weights import TensorInfo, write_shards
-from opensama.training.config import SamaConfig
-from opensama.training.start import base_folder
+from opensama.pipeline.assemble import base_parts
+from opensama.training.config import EditConfig, IcveConfig
+from opensama.training.start import frozen_parts
 
-PARTS = ("tokenizer", "text_encoder", "vae")
 
-
-def export(transformer: Any, config: SamaConfig, out: Path) -> Path:
+def export(transformer: Any, config: EditConfig, out: Path) -> Path:
     """Writes what was learnt, from all processes' shards, in bfloat16; every process calls it, the first one writes."""
     if config.lora:
         save_diffusers(transformer, out / "lora")
@@ -41,10 +41,10 @@ def export(transformer: Any, config: SamaConfig, out: Path) -> Path:
         (folder / "transformer").mkdir(parents=True, exist_ok=True)
         transformer.save_config(folder / "transformer")
         sizes = runtime.read_object(folder / "transformer" / "config.json")
-        sizes["_class_name"] = SamaTransformer3DModel.__name__  # sharding has given the class another name
+        sizes["_class_name"] = FAMILIES[config.family].model.__name__  # sharding has given the class another name
         (folder / "transformer" / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
         write_shards(folder / "transformer", infos, tensor)
-        convert_to_released(folder, folder / "sama.safetensors")
+        convert_to_released(folder, folder / f"{config.family}.safetensors")
         complete(config, folder)
     else:  # takes part in gathering, tensor by tensor
         for name in infos:
@@ -54,15 +54,44 @@ def export(transformer: Any, config: SamaConfig, out: Path) -> Path:
     return folder
 
 
-def complete(config: SamaConfig, folder: Path) -> None:
+def complete(config: EditConfig, folder: Path) -> None:
     """Makes a transformer's folder one of a whole pipeline, with copies of the base's other parts."""
-    from transformers import AutoTokenizer
-
-    base = base_folder(config, tuple(f"{part}/*" for part in PARTS))
-    for part in PARTS:
+    base, parts = frozen_parts(config)
+    for part in parts:
         shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
+    scheduler.save_pretrained(folder / "scheduler")
+    model = FAMILIES[config.family].model
+    index: dict[str, Any] = {
+        "_class_name": next(name for name, family in PIPELINES.items() if family == config.family),
+        "_diffusers_version": diffusers.__version__,
+        "defaults": defaults_of(config).to_dict(),
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "transformer": [model.__module__, model.__name__],
+    }
+    for part in base_parts(config.family):
+        index[part] = component(part, parts[part], base) if part in parts else [None, None]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def component(part: str, kind: Any, base: Path) -> list[str]:
+    """A part's library and class, as diffusers writes them down."""
+    if part.startswith("tokenizer"):
+        return ["transformers", type(kind.from_pretrained(base / part)).__name__]
+    library = kind.__module__ if kind.__module__.startswith("opensama") else kind.__module__.partition(".")[0]
+    return [library, kind.__name__]
+
+
+def defaults_of(config: EditConfig) -> Defaults:
+    """How the trained model is asked: as it was trained, the rest as its family's released one."""
     data, window = config.data, max(9, config.data.frames)
-    defaults = Defaults(
+    defaults = Defaults()
+    if isinstance(config, IcveConfig):
+        defaults = replace(
+            ICVE_13B.defaults, embedded_guidance=config.model.guidance, text_layer=config.model.text_layer
+        )
+    return replace(
+        defaults,
         shift=config.loss.shift,
         area=data.area,
         multiple=data.multiple,
@@ -72,17 +101,3 @@ def complete(config: SamaConfig, folder: Path) -> None:
         negative_prompt=data.no_text,
         max_text_tokens=data.text_tokens,
     )
-    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
-    scheduler.save_pretrained(folder / "scheduler")
-    vae = runtime.read_object(base / "vae" / "config.json")["_class_name"]
-    index = {
-        "_class_name": "SamaPipeline",
-        "_diffusers_version": diffusers.__version__,
-        "defaults": defaults.to_dict(),
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "UMT5EncoderModel"],
-        "tokenizer": ["transformers", type(AutoTokenizer.from_pretrained(base / "tokenizer")).__name__],
-        "transformer": ["opensama.models.sama", "SamaTransformer3DModel"],
-        "vae": ["opensama.models.tiny" if vae == "PatchAutoencoder" else "diffusers", vae],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from statistics import median
@@ -25,7 +26,7 @@ def make_optimizers(
 
     Vectors (biases, norms) are not decayed.
     """
-    inner = {name: p for name, p in weights.items() if ".block" in name and "relative" not in name and p.ndim == 2}
+    inner = {name: p for name, p in weights.items() if in_block(name) and "relative" not in name and p.ndim == 2}
     matrices = list(inner.values()) if muon else []
     chosen = set(map(id, matrices))
     rest = [p for p in weights.values() if id(p) not in chosen]
@@ -42,6 +43,11 @@ def make_optimizers(
     if not matrices:
         return [adam]
     return [adam, torch.optim.Muon(matrices, lr=muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")]
+
+
+def in_block(name: str) -> bool:
+    """Whether a parameter is one of a numbered block's, such as blocks.3. or transformer_blocks.3."""
+    return re.search(r"blocks?\.\d+\.", name) is not None
 
 
 def clip(weights: Mapping[str, nn.Parameter], highest: float) -> Tensor:

@@ -16,7 +16,7 @@ Every process must make the model with the same weights: `parallelise` cuts them
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -30,7 +30,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from opensama.models.parallel import JointSequence
+from opensama.models.parallel import JointSequence, blocks
 from opensama.runtime import pick_device, quiet_loading
 from opensama.values import UserError
 
@@ -150,11 +150,6 @@ def shard(model: nn.Module, mesh: DeviceMesh, compute: str) -> None:
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-
-
-def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """A transformer's repeated blocks, if it has them under that name."""
-    yield from getattr(model, "blocks", ())
 
 
 aten, c10d = torch.ops.aten, torch.ops._c10d_functional

@@ -1,123 +1,45 @@
 """What a run will cost before it begins: parameters, tokens, operations, memory, hours and price.
 
-S joint tokens of one sample, T text tokens, d width, f width inside the feed-forward, L blocks; 2 operations a product:
-
-    linear = S L 2 (6 d^2 + 2 d f)      self-attention q k v o, cross-attention q o, feed-forward
-    attention = L 4 S^2 d               cross = L 4 S T d               text = L 4 T d^2 + 2 T (e d + d^2)
-    training = 3 x forward; low-rank: the weights' own gradients are left out (2 x linear)
-
-Counted as `torch.utils.flop_counter` does; the recomputation of activations is not counted, as in published figures.
+Operations are those of `costs.py`.
 Memory: fp32 weights, gradients, two moments and the average are sharded; then activations, gathered blocks, encoders.
 These are predictions. What was measured stands in docs/train.md.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
 
-from opensama.data.samples import Shape
+from opensama.data.samples import Sampler, Shape
+from opensama.models.layouts import FAMILIES
 from opensama.models.lora import add_lora
-from opensama.models.sama import SamaTransformer3DModel
+from opensama.models.parallel import blocks
 from opensama.pipeline.buckets import buckets
-from opensama.training.config import SamaConfig
-from opensama.values import UserError, VideoShape
+from opensama.training.config import EditConfig
+from opensama.training.costs import INPUT_BYTES, SIZES, training_flops
+from opensama.values import UserError
 
-# Bytes that one block keeps for its backward pass, a token and number of its width, with bfloat16 autocast (measured by
-# saved-tensor hooks, tests/training/test_plan.py); of these, what is kept when norms and activations are recomputed.
-BLOCK_BYTES, SELECTIVE_BYTES, INPUT_BYTES = 87.0, 28.0, 2.0
-ENCODER_GB = {"text encoder": 11.4, "autoencoder": 0.5, "image encoder": 0.9}
 ENCODER_TFLOPS = 120.0  # 3D convolutions reach less than matrices do: published figures lie between 70 and 180
-VAE_FLOPS = 5.07e6  # the Wan2.1 encoder's operations a pixel of a frame
-TEXT_FLOPS = 5.8e12  # UMT5-XXL for 512 tokens
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What decides a transformer's cost, and how its autoencoder divides a video."""
-
-    d: int
-    ffn: int
-    layers: int
-    text_dim: int
-    freq: int
-    channels: int
-    patch: tuple[int, int, int]
-    semantic_dim: int
-    semantic_hidden: int
-    temporal: int = 4
-    spatial: int = 8
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Sizes:
-        """From a SamaTransformer3DModel's config."""
-        return cls(
-            d=config["num_attention_heads"] * config["attention_head_dim"],
-            ffn=config["ffn_dim"],
-            layers=config["num_layers"],
-            text_dim=config["text_dim"],
-            freq=config["freq_dim"],
-            channels=config["in_channels"],
-            patch=tuple(config["patch_size"]),
-            semantic_dim=config["semantic_dim"] or 0,
-            semantic_hidden=config["semantic_hidden"],
-            spatial=spatial,
-        )
-
-    def tokens(self, frames: int, height: int, width: int) -> int:
-        """Tokens of one stream."""
-        cells = VideoShape(frames, height, width).latent(self.temporal, self.spatial)
-        return (cells.frames // self.patch[0]) * (cells.height // self.patch[1]) * (cells.width // self.patch[2])
-
-    def joint(self, shape: Shape, semantic: int) -> int:
-        """Tokens of source, anchors and target together."""
-        target, source = (self.tokens(t, shape.height, shape.width) for t in (shape.frames, shape.source_frames))
-        return source + semantic + target
-
-
-def forward_flops(sizes: Sizes, tokens: int, text: int, *, semantic: int = 0, target: int | None = None) -> float:
-    """Operations of one forward pass for one sample."""
-    linear, attention = _parts(sizes, tokens, text, semantic=semantic, target=target)
-    return linear + attention
-
-
-def training_flops(sizes: Sizes, tokens: int, text: int, *, semantic: int = 0, full: bool = True) -> float:
-    """Operations of forward and backward for one sample."""
-    linear, attention = _parts(sizes, tokens, text, semantic=semantic)
-    return (3 if full else 2) * linear + 3 * attention
-
-
-def _parts(
-    sizes: Sizes, tokens: int, text: int, *, semantic: int = 0, target: int | None = None
-) -> tuple[float, float]:
-    d, layers, cell = sizes.d, sizes.layers, sizes.channels * math.prod(sizes.patch)
-    latents = tokens - semantic
-    target = latents // 2 if target is None else target
-    blocks = tokens * layers * 2 * (6 * d**2 + 2 * d * sizes.ffn)
-    words = layers * 4 * text * d**2 + 2 * text * (sizes.text_dim * d + d**2)
-    time = 2 * (sizes.freq * d + 7 * d**2)
-    ends = 2 * (latents + target) * cell * d
-    anchors = (
-        2 * semantic * (sizes.semantic_dim * sizes.semantic_hidden + sizes.semantic_hidden * d + sizes.semantic_dim * d)
-    )
-    return blocks + words + time + ends + anchors, layers * 4 * tokens * (tokens + text) * d
-
 
 # Sizes of the bases that recipes name, so that a plan needs no download.
-KNOWN: dict[str, dict[str, Any]] = {
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": {},
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": {
-        "num_attention_heads": 24,
-        "ffn_dim": 14336,
-        "num_layers": 30,
-        "in_channels": 48,
-        "out_channels": 48,
+KNOWN: dict[str, dict[str, dict[str, Any]]] = {
+    "sama": {
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers": {},
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        "Wan-AI/Wan2.2-TI2V-5B-Diffusers": {
+            "num_attention_heads": 24,
+            "ffn_dim": 14336,
+            "num_layers": 30,
+            "in_channels": 48,
+            "out_channels": 48,
+        },
     },
+    "icve": {"hunyuanvideo-community/HunyuanVideo": {}},
 }
 SPATIAL = {"Wan-AI/Wan2.2-TI2V-5B-Diffusers": 16}
 
@@ -176,20 +98,26 @@ class Plan:
 
 
 def make_plan(
-    config: SamaConfig, model: Mapping[str, Any], shapes: Sequence[Shape], *, spatial: int = 8, gpus: int | None = None
+    config: EditConfig,
+    model: Mapping[str, Any],
+    shapes: Sequence[Shape],
+    *,
+    spatial: int = 8,
+    gpus: int | None = None,
+    nominal: bool = False,
 ) -> Plan:
-    """The plan of a run on data of these shapes, with a transformer of this config.
+    """The plan of a run on data of these shapes, with a transformer of this config; `nominal` ones say no length.
 
     Operations are of the mean sample, memory of the longest. UserError where GPUs, batches or heads do not divide.
     """
-    sizes, gpus = Sizes.of(model, spatial), gpus or config.machine.gpus
+    sizes, gpus = SIZES[config.family].of(model, spatial), gpus or config.machine.gpus
     data, mesh = config.data, config.mesh
     shard = mesh.shard or gpus // mesh.replicate
     check_mesh(config, model, gpus)
     readers = gpus // mesh.context
-    per_anchor = config.semantic.tokens_per_anchor if config.semantic.encoder else 0
+    anchoring = config.anchoring
 
-    passes, tokens, flops, encoding, longest = 0, 0.0, 0.0, 0.0, 0
+    passes, tokens, flops, encoding, longest, epoch = 0, 0.0, 0.0, 0.0, 0, 0
     for kind, a_step, batch in (("image", data.images, data.image_batch), ("video", data.videos, data.video_batch)):
         if not a_step:
             continue
@@ -199,30 +127,36 @@ def make_plan(
                 f"The data has no {kind}s, but {a_step} are wanted a step: add some, or set data.{kind}s=0."
             )
         passes += count_passes(kind, a_step, batch, readers)
+        epoch = max(epoch, Sampler(shapes, kind, batch, 0).steps(a_step))  # type: ignore[arg-type]
         joints, costs, pixels = [], [], []
         for shape in of_kind:
-            semantic = per_anchor * min(config.semantic.anchors, (shape.frames - 1) // sizes.temporal + 1)
+            semantic = 0
+            if anchoring is not None:
+                most = (shape.frames - 1) // sizes.temporal + 1
+                semantic = anchoring.tokens_per_anchor * min(anchoring.anchors, most)
             joints.append(sizes.joint(shape, semantic))
             costs.append(training_flops(sizes, joints[-1], data.text_tokens, semantic=semantic, full=not config.lora))
             pixels.append((shape.frames + shape.source_frames) * shape.width * shape.height)
         tokens += a_step * sum(joints) / len(joints)
         flops += a_step * sum(costs) / len(costs)
-        encoding += a_step * (VAE_FLOPS * sum(pixels) / len(pixels) + TEXT_FLOPS)
+        encoding += a_step * (sizes.vae_flops * sum(pixels) / len(pixels) + sizes.text_flops)
         longest = max(longest, batch * max(joints))
 
-    parameters, trained, block = count_parameters(config, model)
-    kept = {"none": BLOCK_BYTES, "selective": SELECTIVE_BYTES, "full": INPUT_BYTES}[mesh.checkpointing]
+    parameters, trained, block, depth = count_parameters(config, model)
+    kept = {"none": sizes.block_bytes, "selective": sizes.selective_bytes, "full": INPUT_BYTES}[mesh.checkpointing]
     share = longest / mesh.context * sizes.d / 1e9
     weights = parameters * (2 if config.lora else 4) + (trained * 4 if config.lora else 0)
     memory = {
         "weights": weights / shard / 1e9,
         "gradients, moments, average": trained * 16 / shard / 1e9,
         "gathered blocks": 2 * block * 2 / 1e9 if shard > 1 else 0.0,
-        "kept activations": share * kept * sizes.layers,
-        "one block at work": share * BLOCK_BYTES,
+        "kept activations": share * kept * depth,
+        "one block at work": share * sizes.block_bytes,
     }
     if data.latents is None:
-        memory |= ENCODER_GB
+        memory |= frozen_memory(config) or sizes.encoders
+    epochs = config.optimizer.epochs
+    steps = config.optimizer.steps if epochs is None or nominal else ceil(epochs * epoch)
     seconds_encoding = 0.0 if data.latents else encoding / (gpus * ENCODER_TFLOPS * 1e12)
     return Plan(
         parameters=parameters,
@@ -235,9 +169,16 @@ def make_plan(
         available=config.machine.memory,
         seconds=flops / (gpus * config.machine.tflops * 1e12) + seconds_encoding,
         encoding=seconds_encoding,
-        steps=config.optimizer.steps,
+        steps=steps,
         price=config.machine.price,
     )
+
+
+def frozen_memory(config: EditConfig) -> dict[str, float]:
+    """Gigabytes of the models beside the transformer, where the base is a folder; else nothing is known of them."""
+    folder = Path(config.model.base).expanduser()
+    files = [file for part in ("text_encoder*", "vae") for file in folder.glob(f"{part}/*.safetensors")]
+    return {"frozen models": sum(file.stat().st_size for file in files) / 1e9} if files else {}
 
 
 def count_passes(kind: str, a_step: int, batch: int, world: int) -> int:
@@ -251,7 +192,7 @@ def count_passes(kind: str, a_step: int, batch: int, world: int) -> int:
     return count
 
 
-def check_mesh(config: SamaConfig, model: Mapping[str, Any], gpus: int) -> None:
+def check_mesh(config: EditConfig, model: Mapping[str, Any], gpus: int) -> None:
     """UserError unless so many processes make the mesh."""
     mesh, heads = config.mesh, model["num_attention_heads"]
     shard = mesh.shard or gpus // mesh.replicate
@@ -266,19 +207,19 @@ def check_mesh(config: SamaConfig, model: Mapping[str, Any], gpus: int) -> None:
         )
 
 
-def count_parameters(config: SamaConfig, model: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Parameters in all, trained ones, and those of one block."""
+def count_parameters(config: EditConfig, model: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Parameters in all, trained ones, and those of the largest block; and the number of blocks."""
     with init_empty_weights():
-        empty = SamaTransformer3DModel(**model)
+        empty = FAMILIES[config.family].model(**model)
         every = sum(p.numel() for p in empty.parameters())
-        block = sum(p.numel() for p in empty.blocks[0].parameters())
-        if config.lora is None:
-            return every, every, block
-        add_lora(empty, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=config.model.start == "wan")
-    return every, sum(p.numel() for p in empty.parameters() if p.requires_grad), block
+        each = [sum(p.numel() for p in block.parameters()) for block in blocks(empty)]
+        if config.lora is not None:
+            new = config.model.start == "wan"
+            add_lora(empty, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=new)
+    return every, sum(p.numel() for p in empty.parameters() if p.requires_grad), max(each), len(each)
 
 
-def nominal_shapes(config: SamaConfig) -> list[Shape]:
+def nominal_shapes(config: EditConfig) -> list[Shape]:
     """The shapes to plan with where no data is given: the widest bucket, an image, and a video of full length."""
     width, height = buckets(config.data.area, config.data.multiple)[0]
     frames = config.data.frames

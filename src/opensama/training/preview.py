@@ -14,8 +14,11 @@ from opensama.data.latents import Encoded
 from opensama.data.samples import BadSample
 from opensama.media.frames import to_frames
 from opensama.media.video_io import write_video
-from opensama.pipeline.sama import SamaPipeline
+from opensama.pipeline.assemble import PIPELINES, base_parts
+from opensama.pipeline.diffusion import Guidance
 from opensama.runtime import rank
+from opensama.training.config import EditConfig
+from opensama.training.stages import words_of
 from opensama.values import Video
 
 
@@ -26,11 +29,12 @@ class Preview:
     """
 
     def __init__(
-        self, transformer: Any, vae: Any, data: Encoded, *, count: int = 4, steps: int = 20, shift: float = 5.0
+        self, transformer: Any, vae: Any, data: Encoded, config: EditConfig, *, count: int = 4, steps: int = 20
     ):
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-        defaults = {"guidance": 1.0, "shift": shift, "steps": steps}
-        self.pipe = SamaPipeline(None, None, vae, transformer, scheduler, defaults)
+        self.config, self.steps = config, steps
+        parts = dict.fromkeys(base_parts(config.family)) | {"vae": vae, "transformer": transformer}
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
+        self.pipe = PIPELINES[config.family](**parts, scheduler=scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         self.samples = list(self._choose(data, count))
 
@@ -54,21 +58,22 @@ class Preview:
     @torch.no_grad()
     def __call__(self, folder: Path) -> None:
         device = next(self.pipe.transformer.parameters()).device
-        per_anchor = self.pipe.transformer.config.semantic_tokens_per_anchor
         training = self.pipe.transformer.training
         self.pipe.transformer.eval()
         for name, sample in self.samples:
             x = {key: tensor[None].to(device).float() for key, tensor in sample.items()}
+            start = self.pipe.begin(None, x["source"], 0, None)
+            noise, semantic = self.pipe.noise(*start), None
+            if "semantic" in x:
+                semantic = torch.randn(x["semantic"].shape, generator=start.generator)
+            words = words_of(x, **self.config.model.words)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-                edit: Any = self.pipe(
-                    source_latents=x["source"],
-                    prompt_embeds=x["text"],
-                    num_anchors=x["semantic"].shape[1] // per_anchor if "semantic" in x else 0,
-                    seed=0,
-                    output_type="latent",
-                )
+                edit, _ = self.pipe.run(
+                    start, (noise, semantic), words, None,
+                    steps=self.steps, shift=self.config.loss.shift, guidance=Guidance(1.0), output_type="latent",
+                )  # fmt: skip
             if rank() == 0:
-                shown = [to_frames(self.pipe.decode_latents(z)) for z in (x["source"], edit.frames, x["target"])]
+                shown = [to_frames(self.pipe.decode_latents(z)) for z in (x["source"], edit, x["target"])]
                 folder.mkdir(parents=True, exist_ok=True)
                 frames = torch.cat([torch.from_numpy(side) for side in shown], dim=2).numpy()
                 video = Video.from_frames(frames, 16)

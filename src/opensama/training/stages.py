@@ -1,6 +1,6 @@
-"""SAMA's training step, for any family of models and both of the paper's stages.
+"""The training step of every family of editors, in all stages of their papers.
 
-    loss = L_flow + 0.1 L_semantic                                              (SAMA, equations 4 and 5)
+    loss = L_flow + 0.1 L_semantic                                              (SAMA, equations 4 and 5; ICVE: L_flow)
     L_flow     = mean_samples [ sum w (v - v*)^2 / sum w ],   w = 1 + (emphasis - 1) * changed share
     L_semantic = mean |u - u*|                                v*, u* = noise - data
 
@@ -27,8 +27,9 @@ from opensama.data.loader import Reader
 from opensama.data.samples import Kind, Sampler, generator
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
 from opensama.training.ahead import Ahead
-from opensama.training.config import LossSettings, SamaConfig
-from opensama.training.plan import Sizes, count_passes, training_flops
+from opensama.training.config import EditConfig, FlowSettings, LossSettings
+from opensama.training.costs import SIZES, training_flops
+from opensama.training.plan import count_passes
 from opensama.values import UserError
 
 Batch = dict[str, Tensor]
@@ -52,10 +53,27 @@ def sama_condition(
     return {
         "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
         "timestep": timestep,
-        "encoder_hidden_states": x["text"],
+        **words_of(x),
         "source_hidden_states": x.get("source"),
         "semantic_hidden_states": None if semantic is None else add_noise(semantic, x["semantic_noise"], x["sigma"]),
     }
+
+
+def icve_condition(x: Mapping[str, Tensor], model: Any, guidance: float = 1.0) -> dict[str, Any]:
+    """The keyword arguments of IcveTransformer3DModel's call for a batch: the source stays clean, its time is 0."""
+    return {
+        "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
+        "timestep": 1000 * x["sigma"],
+        **words_of(x, guidance),
+        "source_hidden_states": x.get("source"),
+    }
+
+
+def words_of(x: Mapping[str, Tensor], guidance: float | None = None) -> dict[str, Tensor]:
+    """The text of a batch [b ...] by the names of the transformers' calls, and the guidance that goes with it."""
+    names = {"text": "encoder_hidden_states", "text_mask": "encoder_attention_mask", "pooled": "pooled_projections"}
+    out = {theirs: x[ours] for ours, theirs in names.items() if ours in x}
+    return out if guidance is None else out | {"guidance": x["text"].new_full((len(x["text"]),), 1000 * guidance)}
 
 
 def cells(model: Any) -> int:
@@ -63,12 +81,12 @@ def cells(model: Any) -> int:
     return int(torch.tensor(model.config.patch_size).prod())
 
 
-CONDITIONS: dict[str, Callable[..., dict[str, Any]]] = {"sama": sama_condition}
+CONDITIONS: dict[str, Callable[..., dict[str, Any]]] = {"sama": sama_condition, "icve": icve_condition}
 """How each family of models is asked."""
 
 
 def edit_losses(
-    answer: Any, x: Mapping[str, Tensor], settings: LossSettings, importance: Tensor | None = None
+    answer: Any, x: Mapping[str, Tensor], settings: FlowSettings, importance: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The loss of a model's answer to a batch, and its parts to watch; `importance` [c] scales latent numbers."""
     scale: Tensor | float = 1.0
@@ -83,13 +101,14 @@ def edit_losses(
     if weight is not None:
         out["changed"] = flow_loss(given.detach(), wanted, x["change"] + 1e-6)
     if "semantic" in x:
+        assert isinstance(settings, LossSettings)
         semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
         out["loss"] = video + settings.semantic * semantic
         out["semantic"] = semantic.detach()
     return out
 
 
-class SamaStage:
+class EditStage:
     """Batches of images and of videos in turn. `step` is one pass; `passes` of them make a step of the optimizer.
 
     `rank` and `world` number the processes that see different data; `importance` [c] scales latent numbers in the loss.
@@ -100,9 +119,8 @@ class SamaStage:
         name: str,
         transformer: Any,
         data: Encoded,
-        config: SamaConfig,
+        config: EditConfig,
         *,
-        family: str = "sama",
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
@@ -110,8 +128,8 @@ class SamaStage:
     ):
         self.importance = importance
         self.name, self.transformer, self.data, self.config = name, transformer, data, config
-        self.condition = CONDITIONS[family]
-        self.sizes = Sizes.of(transformer.config)
+        self.condition = CONDITIONS[config.family]
+        self.sizes = SIZES[config.family].of(transformer.config)
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.reader: Reader[dict[str, Tensor]] = Reader(data.items, data.__getitem__)
         self.skipped = self.reader.skipped  # for the loop, which lists and empties it
@@ -134,6 +152,7 @@ class SamaStage:
                 )
             weight = batch * self.passes * world / (wanted.images + wanted.videos)
             self.plan.append((sampler, batch, counts[kind], weight))
+        self.epoch = max(sampler.steps(count * world * batch) for sampler, batch, count, _ in self.plan)  # in steps
         self.preview: Callable[[Path], None] = lambda folder: None
         self.batches = Ahead(self.batch)
 
@@ -144,7 +163,7 @@ class SamaStage:
         """The losses of one pass."""
         x = {key: value.to(self.device, non_blocking=True) for key, value in self.batches(index).items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
-            answer = self.transformer(**self.condition(x, self.transformer, self.config.model.source_time))
+            answer = self.transformer(**self.condition(x, self.transformer, **self.config.model.asking))
         losses = edit_losses(answer, x, self.config.loss, self.importance)
         losses["loss"] = losses["loss"] * float(x["weight"])
         return losses | self.cost(x)
@@ -154,7 +173,7 @@ class SamaStage:
         b, latents = len(x["target"]), [x[side][0, 0].numel() for side in ("source", "target") if side in x]
         semantic = x["semantic"].shape[1] if "semantic" in x else 0
         tokens = sum(latents) // cells(self.transformer) + semantic
-        text, full = self.config.data.text_tokens, self.config.lora is None
+        text, full = x["text"].shape[1], self.config.lora is None
         flops = training_flops(self.sizes, tokens, text, semantic=semantic, full=full)
         return {"tokens": torch.tensor(float(b * tokens)), "flops": torch.tensor(b * flops, dtype=torch.float64)}
 
@@ -170,18 +189,27 @@ class SamaStage:
         ]
         texts = [sample.pop("text") for sample in samples]
         out = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-        out["text"] = torch.zeros(b, self.config.data.text_tokens, texts[0].shape[1])
+        most = self.config.data.text_tokens
+        lengths = torch.tensor([min(len(text), most) for text in texts])
+        whole = self.config.pads_text or self.config.mesh.compile  # what is compiled wants one length
+        out["text"] = torch.zeros(b, most if whole else int(lengths.max()), texts[0].shape[1])
         for i, text in enumerate(texts):
-            out["text"][i, : len(text)] = text[: self.config.data.text_tokens]
+            out["text"][i, : len(text)] = text[:most]
+        there = torch.arange(out["text"].shape[1]) < lengths[:, None]
+        if not self.config.pads_text and not there.all():
+            out["text_mask"] = there
         out["weight"] = torch.tensor(weight)
         return out
 
     def sample(self, sampler: Sampler, number: int, g: torch.Generator) -> Batch:
-        """source, target, noise [c t h w], change [t h w], semantic and its noise [s e], text [l d], sigma []."""
+        """source, target, noise [c t h w], change [t h w], semantic and its noise [s e], text [l d], sigma [].
+
+        Where the model reads the text in one vector too, that is `pooled` [d].
+        """
         x = {key: tensor.float() for key, tensor in self.reader(sampler, number)[1].items()}
         dropped = torch.rand((), generator=g) < self.config.data.text_dropout
         if dropped:
-            x["text"] = self.data.nothing.float()
+            x |= {key: tensor.float() for key, tensor in self.data.nothing.items()}
         x["sigma"] = sample_sigma(1, how=self.config.loss.time, shift=self.config.loss.shift, generator=g)[0]
         x["noise"] = torch.randn(x["target"].shape, generator=g)
         if "semantic" in x:

@@ -1,15 +1,16 @@
-"""SAMA's training from settings to a model: processes, data, transformer, loop, export.
+"""An editor's training from settings to a model: processes, data, transformer, loop, export.
 
 RUN/config.yaml              the resolved settings
 RUN/NAME/                    checkpoints and metrics of the stage, see `loop.py`
 RUN/model/transformer/       at the end: the averaged weights, as diffusers and `opensama train` read them
-RUN/model/sama.safetensors   the same in the released layout
+RUN/model/FAMILY.safetensors   the same in the released layout
 RUN/lora/                    of a low-rank run instead: for diffusers, and comfyui.safetensors
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from torch import nn
 from opensama import runtime
 from opensama.data.latents import precompute
 from opensama.data.samples import Row, read_manifest
-from opensama.pipeline.assemble import missing_parts
-from opensama.training.config import SamaConfig
+from opensama.pipeline.assemble import base_parts, missing_parts
+from opensama.training.config import EditConfig
 from opensama.training.export import export
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise
 from opensama.training.plan import Plan, make_plan, nominal_shapes
 from opensama.training.preview import Preview
-from opensama.training.stages import SamaStage
+from opensama.training.stages import EditStage
 from opensama.training.start import (
     fingerprint,
     full_config,
@@ -43,10 +44,10 @@ Say = Callable[[str], None]
 FREE = {"machine", "mesh", "save_every", "preview_every", "trackers"}  # what may change when a run goes on
 
 
-def loop_config(config: SamaConfig, passes: int) -> LoopConfig:
+def loop_config(config: EditConfig, stage: EditStage) -> LoopConfig:
     o = config.optimizer
     return LoopConfig(
-        steps=o.steps,
+        steps=o.steps if o.epochs is None else ceil(o.epochs * stage.epoch),
         lr=o.lr,
         warmup=o.warmup,
         decay=o.decay,
@@ -59,13 +60,11 @@ def loop_config(config: SamaConfig, passes: int) -> LoopConfig:
         save_every=config.save_every,
         trackers=config.trackers,
         preview_every=config.preview_every,
-        accumulate=passes,
+        accumulate=stage.passes,
     )
 
 
-def train_sama(
-    config: SamaConfig, out: Path, *, name: str = "sama", device: str | None = None, say: Say = print
-) -> Path:
+def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None = None, say: Say = print) -> Path:
     """Trains in the folder `out`, on from its last checkpoint if it has one; what comes out is the model's folder.
 
     Under torchrun its processes share the work as `config.mesh` says, each on a GPU of its own; `device` is for one.
@@ -77,15 +76,15 @@ def train_sama(
     transformer: Any = parallelise(make_transformer(config), mesh)
     nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
     rank, world = layout.data_rank, layout.data_world
-    stage = SamaStage(name, transformer, data, config, rank=rank, world=world, device=where)
+    stage = EditStage(name, transformer, data, config, rank=rank, world=world, device=where)
     settings = config.model_dump(mode="json", exclude=FREE)
-    settings["optimizer"].pop("steps")
+    for length in ("steps", "epochs"):
+        settings["optimizer"].pop(length)
     for path in ("manifest", "latents"):  # where the data lies; what it holds is in `found`
         settings["data"].pop(path)
     if config.preview_every:
-        stage.preview = Preview(transformer, make_vae(config, where), data, shift=config.loss.shift)
-    loop = loop_config(config, stage.passes)
-    trainer = Trainer(stage, loop, out, say, settings=settings, data=found, context=mesh.context)
+        stage.preview = Preview(transformer, make_vae(config, where), data, config)
+    trainer = Trainer(stage, loop_config(config, stage), out, say, settings=settings, data=found, context=mesh.context)
     if runtime.rank() == 0:
         config.save(out / "config.yaml")
     trainer.run()
@@ -97,13 +96,13 @@ def noting(say: Say) -> Callable[[Row, str], None]:
 
 
 def encode_data(
-    config: SamaConfig, folder: Path, *, device: str | None = None, rank: int = 0, world: int = 1, say: Say = print
+    config: EditConfig, folder: Path, *, device: str | None = None, rank: int = 0, world: int = 1, say: Say = print
 ) -> dict[str, str]:
     """Encodes the manifest's items into `folder`, for data.latents; bad items come out."""
     if config.data.manifest is None:
         raise UserError("There is nothing to encode: name a manifest with --data.")
     manifest = read_manifest(config.data.manifest)
-    layout = layout_of(config, full_config(sizes_of(config)))
+    layout = layout_of(config, full_config(sizes_of(config), config.family))
     items = layout.items(manifest.rows, noting(say))
     encoders = make_encoders(config, runtime.pick_device(device))
     return precompute(
@@ -119,9 +118,9 @@ def encode_data(
     )
 
 
-def plan_sama(config: SamaConfig, *, gpus: int | None = None, say: Say = print) -> Plan:
+def plan_editor(config: EditConfig, *, gpus: int | None = None, say: Say = print) -> Plan:
     """Checks settings and data, and predicts what the run takes. Nothing large is read."""
-    model = full_config(sizes_of(config))
+    model = full_config(sizes_of(config), config.family)
     layout = layout_of(config, model)
     if config.data.manifest is not None:
         manifest = read_manifest(config.data.manifest)
@@ -137,10 +136,10 @@ def plan_sama(config: SamaConfig, *, gpus: int | None = None, say: Say = print) 
         say("data: none given; planned for the longest clips of one bucket")
         shapes = nominal_shapes(config)
     say(f"weights: {where_weights(config)}")
-    return make_plan(config, model, shapes, spatial=spatial_of(config), gpus=gpus)
+    return make_plan(config, model, shapes, spatial=spatial_of(config), gpus=gpus, nominal=not config.data.manifest)
 
 
-def where_weights(config: SamaConfig) -> str:
+def where_weights(config: EditConfig) -> str:
     """Half a sentence on what the run would begin from. UserError for files that are named and not there."""
     own = config.model.weights
     if own is not None and not own.expanduser().exists():
@@ -148,8 +147,10 @@ def where_weights(config: SamaConfig) -> str:
     base = Path(config.model.base).expanduser()
     if not base.is_dir():
         return f"{own or config.model.base}; the run takes what is not in the cache from the hub repository {base}"
-    parts = ("tokenizer", "text_encoder", "vae", *(() if own else ("transformer",)))
-    missing = missing_parts(base, parts)
+    new = config.model.start == "nothing"
+    missing = missing_parts(base, (*base_parts(config.family, base), *(() if own or new else ("transformer",))))
     if missing:
         raise UserError(f"The base model in {base} has no {', '.join(missing)}: copy it again, whole.")
+    if new:
+        return f"random ones, beside the frozen models of {base}"
     return f"{own or base / 'transformer'}, all there"

@@ -1,0 +1,96 @@
+"""ICVE's recipes: the paper's two stages on HunyuanVideo, and LoRA.
+
+    pretrain    pairs of clips of one scene, with an instruction for their difference; from text-to-video weights
+    sft         pairs that are edits, once over all of them; begins from the first stage's weights
+
+The paper's rates, batches and steps are not known: they are ours, and so is the share of dropped text. What is the
+paper's is marked field by field in `training/config.py`.
+"""
+
+from __future__ import annotations
+
+from opensama.models.registry import TINY
+from opensama.training.config import (
+    IcveConfig,
+    IcveDataSettings,
+    IcveLossSettings,
+    IcveModelSettings,
+    LoraSettings,
+    MachineSettings,
+    MeshSettings,
+    OptimizerSettings,
+)
+
+HUNYUAN = "hunyuanvideo-community/HunyuanVideo"
+PAIRS, EDITS = 1_000_000, 150_000  # about so many clips of stage 1, fewer than so many pairs of stage 2 [paper]
+
+TARGETS = (
+    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "net.0.proj", "net.2",
+    "proj_mlp", "proj_out",
+)  # fmt: skip
+"""Attention and feed-forward layers of both kinds of blocks, the text's among them."""
+
+
+def pretrain() -> IcveConfig:
+    """From text-to-video weights, on the manifest that `opensama curate pairs` writes."""
+    data = IcveDataSettings()
+    optimizer = OptimizerSettings(lr=5e-6, steps=PAIRS // data.videos)
+    return IcveConfig(model=IcveModelSettings(base=HUNYUAN), data=data, optimizer=optimizer)
+
+
+def sft() -> IcveConfig:
+    """Once over the edits. `--set model.start=icve --set model.weights=PRETRAINED` goes on from the first stage.
+
+    Without data, --dry-run reckons with as many pairs as the paper had.
+    """
+    data = IcveDataSettings()
+    optimizer = OptimizerSettings(lr=5e-6, steps=-(-EDITS // data.videos), epochs=1)
+    return IcveConfig(model=IcveModelSettings(base=HUNYUAN), data=data, optimizer=optimizer)
+
+
+def lora(config: IcveConfig) -> IcveConfig:
+    """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
+    optimizer = config.optimizer.model_copy(update={"lr": 1e-4})
+    return config.model_copy(update={"lora": LoraSettings(targets=TARGETS), "optimizer": optimizer})
+
+
+TINY_SIZES = {
+    "num_attention_heads": 3,
+    "attention_head_dim": 64,
+    "rope_axes_dim": [16, 24, 24],
+    "num_layers": 2,
+    "num_single_layers": 4,
+    "num_refiner_layers": 1,
+    "in_channels": 192,
+    "out_channels": 192,
+    "patch_size": 1,
+    "text_embed_dim": 128,
+    "pooled_projection_dim": 128,
+    "guidance_embeds": False,
+    "source_gate": True,
+}
+"""The embedded SAMA's width and about its parameters, on its autoencoder and text encoder."""
+
+
+def tiny(**optimizer: float) -> IcveConfig:
+    """From random weights, beside the embedded model's frozen parts; loss and noise levels are that model's, too."""
+    return IcveConfig(
+        model=IcveModelSettings(base=str(TINY.folder), start="nothing", sizes=TINY_SIZES, text_layer=-1),
+        data=IcveDataSettings(
+            area=128 * 128,
+            frames=17,
+            videos=16,
+            video_batch=16,
+            text_tokens=TINY.defaults.max_text_tokens,
+        ),
+        loss=IcveLossSettings(shift=12.0, emphasis=9.0, ease=0.3),
+        optimizer=OptimizerSettings(**{"lr": 1e-3, "ema": 0.995, "decay": 0.4} | optimizer),
+        mesh=MeshSettings(checkpointing="none"),
+        machine=MachineSettings(gpus=1, memory=16.0, tflops=0.2, price=0.0),  # a laptop's two cores
+        save_every=120.0,
+    )
+
+
+RECIPES: dict[str, IcveConfig] = {"icve-13b-pretrain": pretrain(), "icve-13b-sft": sft()}
+RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}
+RECIPES |= {"tiny-icve-pretrain": tiny(steps=20_000), "tiny-icve-sft": tiny(steps=5_000, lr=5e-4)}
