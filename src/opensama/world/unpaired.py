@@ -82,13 +82,18 @@ def movements(before: Scene, after: Scene, later: int) -> list[str]:
     if max(abs(across), abs(up)) > PAN:
         side = ("right" if across > 0 else "left") if abs(across) >= abs(up) else ("up" if up > 0 else "down")
         said.append(f"pan {'to the ' if side in ('left', 'right') else ''}{side}")
-    stayed = [thing for thing in after.things if thing in before.things and shown(thing, after, seconds) > 0.5]
+    there = {_path(thing) for thing in before.things}  # also where an edit has made it another
+    stayed = [thing for thing in after.things if _path(thing) in there and shown(thing, after, seconds) > 0.5]
     far = max(stayed, key=lambda thing: _way(thing, seconds), default=None)
     if far is not None and _way(far, seconds) > MOVE:
         x, y = far.along_x.at(seconds), far.along_y.at(seconds)
         side = ("to the right" if x > 0 else "to the left") if abs(x) >= abs(y) else ("up" if y > 0 else "down")
         said.append(f"move the {far.name} {side}")
     return said
+
+
+def _path(thing: Thing) -> tuple[object, ...]:
+    return thing.x, thing.y, thing.along_x, thing.along_y
 
 
 def _way(thing: Thing, seconds: float) -> float:
