@@ -1,0 +1,157 @@
+"""People's votes on pairs of edits: Bradley-Terry strengths with bootstrap intervals, and do people agree with a judge?
+
+    P(a is preferred to b) = p_a / (p_a + p_b)
+
+A tie is half a vote for either. Strengths are log p, centred on 0, found by minorisation-maximisation; every system
+has, beside its votes, half a vote for and half a vote against it in a comparison with an average system, so that one
+that won always stays finite. Intervals are 95 %, by drawing items (not votes: those on one item belong together).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opensama.evaluation.agreement import kendall
+
+DRAWS = 500
+PRIOR = 1.0  # comparisons with an average system
+ROUNDS = 300
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One person's answer to one pair: `share` is 1 for `first`, 0 for `second`, 0.5 for a tie."""
+
+    item: str
+    first: str
+    second: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A system among the others: its rank (and where it lay in 95 % of draws), its log strength, its votes."""
+
+    name: str
+    rank: int
+    best: int
+    worst: int
+    strength: float
+    low: float
+    high: float
+    won: int
+    tied: int
+    lost: int
+
+    @property
+    def votes(self) -> int:
+        return self.won + self.tied + self.lost
+
+
+def bradley_terry(votes: Sequence[Vote], draws: int = DRAWS) -> list[Standing]:
+    """The systems, strongest first. They can only be compared where votes link them: see `linked`."""
+    names = sorted({name for vote in votes for name in (vote.first, vote.second)})
+    if not names:
+        return []
+    place = {name: index for index, name in enumerate(names)}
+    items = {item: index for index, item in enumerate(sorted({vote.item for vote in votes}))}
+    wins = np.zeros((len(items), len(names), len(names)))  # item, winner, loser
+    for vote in votes:
+        a, b, i = place[vote.first], place[vote.second], items[vote.item]
+        wins[i, a, b] += vote.share
+        wins[i, b, a] += 1 - vote.share
+    points = strengths(wins.sum(0)[None])[0]
+    times = np.random.default_rng(0).multinomial(len(items), np.full(len(items), 1 / len(items)), draws)
+    drawn = strengths(np.tensordot(times.astype(float), wins, 1))
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    places = 1 + (drawn[:, None, :] > drawn[:, :, None] + 1e-9).sum(2)  # draw, system
+    best, worst = np.quantile(places, (0.025, 0.975), axis=0, method="nearest")
+    found = []
+    for name in sorted(names, key=lambda name: (-points[place[name]], name)):
+        i = place[name]
+        shares = [vote.share if vote.first == name else 1 - vote.share for vote in votes if name in _pair(vote)]
+        rank = 1 + int((points > points[i] + 1e-9).sum())
+        numbers = [float(value[i]) for value in (points, low, high)]
+        counts = [shares.count(share) for share in (1.0, 0.5, 0.0)]
+        found.append(Standing(name, rank, int(best[i]), int(worst[i]), *numbers, *counts))
+    return found
+
+
+def strengths(wins: np.ndarray, prior: float = PRIOR) -> np.ndarray:
+    """Log strengths [draws systems] of counts [draws winner loser]; without a prior they may grow without end."""
+    won = wins.sum(2) + prior / 2
+    met = wins + wins.swapaxes(1, 2)
+    p = np.ones_like(won)
+    for _ in range(ROUNDS):
+        p = won / ((met / (p[:, :, None] + p[:, None, :])).sum(2) + prior / (p + 1))
+        if not prior:
+            p = p / np.exp(np.log(p).mean(1, keepdims=True))
+    logs = np.log(p)
+    return np.asarray(logs - logs.mean(1, keepdims=True))
+
+
+def linked(votes: Sequence[Vote]) -> bool:
+    """Whether every system is joined to every other by a chain of votes; if not, ranks across the gap mean nothing."""
+    groups: list[set[str]] = []
+    for vote in votes:
+        touched = [group for group in groups if group & _pair(vote)]
+        groups = [group for group in groups if group not in touched] + [_pair(vote).union(*touched)]
+    return len(groups) <= 1
+
+
+def agreement_with_judge(
+    votes: Sequence[Vote], marks: Mapping[tuple[str, str], float], standings: Sequence[Standing]
+) -> dict[str, Any]:
+    """What people and a judge (`marks`: system, item -> score) say of the same pairs.
+
+    `share`: of the votes that are no tie on pairs that the judge marked differently, those for the edit it marked
+    higher, with a 95 % interval by drawing items; `tau`: Kendall's tau-b of the strengths and the systems' mean marks.
+    """
+    said: dict[str, list[float]] = {}
+    judge_ties = 0
+    for vote in votes:
+        a, b = marks.get((vote.first, vote.item)), marks.get((vote.second, vote.item))
+        if a is None or b is None or vote.share == 0.5:
+            continue
+        if a == b:
+            judge_ties += 1
+            continue
+        said.setdefault(vote.item, []).append(float((a > b) == (vote.share > 0.5)))
+    rows = np.array([(sum(row), len(row)) for row in said.values()], float).reshape(-1, 2)
+    found: dict[str, Any] = {"n": int(rows[:, 1].sum()), "judge_ties": judge_ties, "share": None, "low": None}
+    found |= {"high": None, "tau": None}
+    if len(rows):
+        found["share"] = float(rows[:, 0].sum() / rows[:, 1].sum())
+    if len(rows) > 1:
+        picks = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
+        drawn = rows[picks].sum(1)
+        found["low"], found["high"] = (float(x) for x in np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)))
+    voted = {vote.item for vote in votes}
+    means: dict[str, float] = {}
+    for standing in standings:
+        mine = [mark for (name, item), mark in marks.items() if name == standing.name and item in voted]
+        if mine:
+            means[standing.name] = sum(mine) / len(mine)
+    both = [(standing.strength, means[standing.name]) for standing in standings if standing.name in means]
+    if len(both) > 1:
+        found["tau"] = kendall([a for a, _ in both], [b for _, b in both])
+    return found
+
+
+def standings_table(standings: Sequence[Standing]) -> str:
+    """The ranks in lines."""
+    lines = [f"{'rank':<8}{'system':<28}{'strength':>9}  {'95 %':>15}  {'won':>5} {'tied':>5} {'lost':>5}"]
+    for row in standings:
+        rank = str(row.rank) if row.best == row.worst else f"{row.rank} ({row.best}-{row.worst})"
+        interval = f"{row.low:.2f}..{row.high:.2f}"
+        counts = f"{row.won:>5} {row.tied:>5} {row.lost:>5}"
+        lines.append(f"{rank:<8}{row.name:<28}{row.strength:>9.2f}  {interval:>15}  {counts}")
+    return "\n".join(lines)
+
+
+def _pair(vote: Vote) -> set[str]:
+    return {vote.first, vote.second}
