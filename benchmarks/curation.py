@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from opensama.curation.clips import ClipRules, clip_stages, curate_clips, videos
 from opensama.curation.graph import Drop, GraphReport, Item, Stage
 from opensama.media import read_video, write_video
 from opensama.values import Video
-from opensama.vlm import Question, ScriptedVlm
+from opensama.vlm import Question, ScriptedVlm, Vlm
 from opensama.world import render, sample_scene, to_uint8
 
 Made = TypeVar("Made")
@@ -36,7 +36,7 @@ def answer(question: Question) -> str:
     return '{"instruction": "Pan to the left.", "task": "camera"}'
 
 
-def vlm() -> ScriptedVlm:
+def vlm() -> Vlm:
     return ScriptedVlm(answer, "at once")
 
 
@@ -49,7 +49,8 @@ def films(folder: Path, count: int, seconds: float) -> Path:
             drawn = to_uint8(render([scene], 25, 480, 854))[0]
             swing = [*range(25), *range(23, 0, -1)]
             parts += [drawn[swing[i % len(swing)]] for i in range(round(12 * seconds))]
-        write_video(Video.from_frames(np.stack(parts), fps=24), folder.parent / f"film-{film}.mp4", on_note=str)
+        film_file = folder.parent / f"film-{film}.mp4"
+        write_video(Video.from_frames(np.stack(parts), fps=24), film_file, on_note=lambda note: None)
     for number in range(count):
         os.link(folder.parent / f"film-{number % 2}.mp4", folder / f"{number:04}.mp4")
     return folder
@@ -102,7 +103,7 @@ def main() -> None:
 
         say("functions in a loop", cpu, wall)
 
-        def run(title: str, runner: str, workers: int) -> GraphReport:
+        def run(title: str, runner: Literal["local", "ray"], workers: int) -> GraphReport:
             work = partial(curate_clips, folder, place / title, rules, vlm=vlm, runner=runner, workers=workers)
             report, cpu, wall = timed(work)
             assert report.records == pairs

@@ -75,7 +75,10 @@ class Question:
 class Vlm(Protocol):
     """Who can be asked."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What answers are kept under."""
+        ...
 
     def ask(self, question: Question) -> str:
         """The answer. Raises VlmRefused, VlmUnavailable or VlmQuota."""
