@@ -28,6 +28,8 @@ for _name, _help in {
     "editverse": "EditVerseBench: test.json and its sources; edits are ID/generate.mp4.",
 }.items():
     app.command(f"opensama.apps.benchmark:{_name}", name=_name, help=f"Score a model, or anybody's edits, on {_help}")
+app.command("opensama.apps.benchmark_report:report", name="report", help="Show a benchmark's results on one page.")
+app.command("opensama.apps.vote:vote", name="vote", help="Let people vote between two systems' edits, blind.")
 
 
 @app.command

@@ -75,8 +75,8 @@ def bradley_terry(votes: Sequence[Vote], draws: int = DRAWS) -> list[Standing]:
         i = place[name]
         shares = [vote.share if vote.first == name else 1 - vote.share for vote in votes if name in _pair(vote)]
         rank = 1 + int((points > points[i] + 1e-9).sum())
-        numbers = [float(value[i]) for value in (points, low, high)]
-        counts = [shares.count(share) for share in (1.0, 0.5, 0.0)]
+        numbers = float(points[i]), float(low[i]), float(high[i])
+        counts = shares.count(1.0), shares.count(0.5), shares.count(0.0)
         found.append(Standing(name, rank, int(best[i]), int(worst[i]), *numbers, *counts))
     return found
 

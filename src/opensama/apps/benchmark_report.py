@@ -1,0 +1,398 @@
+"""`opensama evaluate report`: a benchmark's results on one page: standings, bars, and every item with clips that play.
+
+The page holds everything itself; how many clips it has and how large they are is bounded. Failures come first.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from opensama.apps import pages
+from opensama.apps.progress import Display
+from opensama.values import Progress, UserError, Video
+
+if TYPE_CHECKING:
+    from opensama.evaluation.report import Cell, Difference, Row
+
+MOST = 200  # items whose clips are shown
+LISTED = 2000  # items in all
+HEIGHT, SECONDS, RATE = 192, 4.0, 12  # of a clip
+QUALITIES = (62, 45, 28)  # of its encoding, the next where the one before is too large
+CLIP_BYTES, PAGE_BYTES = 250_000, 60_000_000
+REPLY = 3000  # letters of a reply
+COLOURS = 6  # of the bars, then again
+
+
+def report(
+    out: Path,
+    /,
+    *,
+    against: Path | None = None,
+    page: Path | None = None,
+    number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+) -> None:
+    """Show a benchmark's results on one page, failures first, with clips that play; tables as CSV beside it.
+
+    Writes report.html, which holds everything itself, report.csv (every edit) and standings.csv.
+
+    Parameters
+    ----------
+    out
+        The folder in which results.json lies, or the file itself.
+    against
+        Earlier results of the same benchmark: what has changed since is printed and shown.
+    page
+        Another name for the page; the tables are called after it.
+    number
+        Items whose clips are shown, those that failed or scored least first; the others are listed.
+    """
+    from opensama.data.manifest import whole_file
+    from opensama.evaluation.agreement import read_results
+    from opensama.evaluation.report import difference, difference_table, items_csv, standings, standings_csv
+
+    results = checked(read_results(out), out)
+    folder = out if out.is_dir() else out.parent
+    page = page or folder / "report.html"
+    if not 0 <= number <= MOST:
+        raise UserError(f"The number of items with clips must be from 0 to {MOST}, not {number}.")
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"The page is written as .html, not as {page.name}: choose another name with --page.")
+    if not page.parent.is_dir():
+        raise UserError(f"There is no folder {page.parent} to write {page.name} into: make it first.")
+    found = None if against is None else difference(results, checked(read_results(against), against))
+    cells = standings(results)
+    with Display() as show:
+        text = whole_page(results, folder, cells, found, number, show)
+    tables = (
+        page.with_suffix(".csv"),
+        page.with_name("standings.csv" if page.stem == "report" else f"{page.stem}-standings.csv"),
+    )
+    for path, body in zip((page, *tables), (text, items_csv(results), standings_csv(cells)), strict=True):
+        with whole_file(path) as temporary:
+            temporary.write_text(body, "utf-8", errors="replace")
+    if found is not None:
+        print(difference_table(found))
+    print(f"written: {page} ({len(text) / 1e6:.1f} MB), {tables[0].name}, {tables[1].name}")
+
+
+def checked(results: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The results, if a report can be made of them."""
+    needed = {"id", "task", "instruction", "source", "edited", "state", "scores"}
+    try:
+        results["title"]
+        for system in results["systems"]:
+            system["name"], system["summary"].get("groups")
+            if any(needed - item.keys() for item in system["items"]):
+                raise KeyError("an item's fields")
+        if not any(system["items"] for system in results["systems"]):
+            raise UserError(f"{path} has no items: there is nothing to show.")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not the results.json of a benchmark ({error!r}): run the benchmark anew."
+        ) from error
+    return results
+
+
+def whole_page(
+    results: Mapping[str, Any],
+    folder: Path,
+    cells: Sequence[Cell],
+    found: Difference | None,
+    number: int,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> str:
+    """The whole page."""
+    from opensama.evaluation.report import rows
+
+    systems = [system["name"] for system in results["systems"]]
+    items = rows(results)[:LISTED]
+    shown: list[str] = []
+    spent, began = 0, time.monotonic()
+    for place, row in enumerate(items):
+        small = place < number and spent < PAGE_BYTES
+        text = item_row(row, folder, small)
+        spent += len(text) if small else 0
+        shown.append(text)
+        if place < number:
+            progress(Progress("Encoding", place + 1, min(number, len(items)), time.monotonic() - began))
+    states = sorted({row.state for row in items})
+    faults = [*results.get("faults", []), *(fault for system in results["systems"] for fault in system["faults"])]
+    return pages.fill(
+        "benchmark_report.html",
+        title=html.escape(f"{results['title']}: {', '.join(systems)}"),
+        summary=summary(results),
+        standings="".join(tables(cells, systems)) or '<p class="dim">Nothing was scored.</p>',
+        legend=legend(systems),
+        bars="".join(bars(cells, systems)),
+        votes=votes_part(results, folder),
+        difference=difference_part(found),
+        faults=_faults(faults),
+        tasks=_options({row.task for row in items}),
+        states=_options(states),
+        items="\n".join(shown),
+        count=f"{len(items):,}, failures first, then the lowest marks; clips of the first {min(number, len(items))}",
+    )
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Who judged, how, and what was done with failures."""
+    judge = results.get("judge")
+    said = [
+        f"Judged by {judge}, {results.get('passes', 1)} a question; rubrics in the style of {results.get('style_of')}."
+        if judge
+        else "No judge: measured only.",
+        f"Frames: {results['sampler']}." if judge and results.get("sampler") else "",
+        str(results.get("policy") or "") if judge else "",
+    ]
+    for system in results["systems"]:
+        counts = {
+            state: sum(item["state"] == state for item in system["items"])
+            for state in ("scored", "failed", "missing", "left")
+        }
+        listed = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        said.append(f"{system['name']}: {listed}.")
+    return (
+        "".join(f"<p>{html.escape(line)}</p>" for line in said if line)
+        + f'<p class="dim">{html.escape(str(results.get("date", "")))}</p>'
+    )
+
+
+def tables(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
+    """A table for each group: systems down, scores across, each with its interval and rank."""
+    for group in dict.fromkeys(cell.group for cell in cells):
+        mine = [cell for cell in cells if cell.group == group]
+        scores = list(dict.fromkeys(cell.score for cell in mine))
+        head = "".join(f'<th scope="col">{html.escape(score)}</th>' for score in scores)
+        body = ""
+        for system in systems:
+            row = {cell.score: cell for cell in mine if cell.system == system}
+            values = "".join(f"<td>{_number(row[score]) if score in row else '-'}</td>" for score in scores)
+            one = next(iter(row.values()), None)
+            counts = f"{max(cell.n for cell in row.values())}, {one.failed}, {one.missing}" if one else "-"
+            body += f'<tr><th scope="row">{html.escape(system)}</th>{values}<td>{counts}</td></tr>'
+        label = html.escape(group)
+        first, last = (f'<th scope="col">{text}</th>' for text in ("system", "n, failed, missing"))
+        yield (
+            f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table><caption>{label}</caption>'
+            f"<thead><tr>{first}{head}{last}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
+
+
+def _number(cell: Cell) -> str:
+    interval = "" if cell.low is None or cell.high is None else f"<small>{cell.low:.3g} to {cell.high:.3g}</small>"
+    rank = f'<span class="rank">#{cell.rank}</span>' if cell.rank else ""
+    return f"<b>{cell.mean:.3f}</b> {rank}{interval}"
+
+
+def legend(systems: Sequence[str]) -> str:
+    """Which colour is whose."""
+    square = '<svg viewBox="0 0 8 8" aria-hidden="true"><rect class="s{}" width="8" height="8"/></svg>{}'
+    return "".join(f"<span>{square.format(i % COLOURS, html.escape(name))}</span>" for i, name in enumerate(systems))
+
+
+def bars(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
+    """For each score a figure: groups along it, a bar for each system, its interval as a line."""
+    for measured in (False, True):
+        chosen = [cell for cell in cells if cell.measured == measured and cell.group != "over groups"]
+        for score in dict.fromkeys(cell.score for cell in chosen):
+            mine = [cell for cell in chosen if cell.score == score]
+            if not measured or len(systems) > 1:
+                yield _figure(score, mine, systems)
+
+
+def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
+    ends = [value for cell in cells for value in (cell.mean, cell.low, cell.high) if value is not None]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    span = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return 110 + (value - low) / span * 190
+
+    drawn, y = [], 6
+    for group in dict.fromkeys(cell.group for cell in cells):
+        name = group.removeprefix("metrics, ")
+        drawn.append(f'<text x="0" y="{y + 9}">{html.escape(name if len(name) < 21 else name[:19] + "…")}</text>')
+        for cell in (cell for cell in cells if cell.group == group):
+            place = systems.index(cell.system)
+            told = f"{group}, {cell.system}: {cell.mean:.3f}"
+            left, right = sorted((x(0), x(cell.mean)))
+            line = ""
+            if cell.low is not None and cell.high is not None:
+                told += f" ({cell.low:.3f} to {cell.high:.3f})"
+                line = f'<path d="M{x(cell.low):.1f} {y + 5}H{x(cell.high):.1f}"/>'
+            size = f'x="{left:.1f}" y="{y}" width="{max(0.5, right - left):.1f}" height="10"'
+            drawn.append(
+                f'<g class="s{place % COLOURS}"><rect {size}><title>{html.escape(told)}</title></rect>{line}</g>'
+            )
+            y += 12
+        y += 5
+    title = html.escape(score)
+    for value, end in ((low, "start"), (high, "end")):
+        drawn.append(f'<text x="{x(value):.1f}" y="{y + 10}" text-anchor="{end}">{value:.3g}</text>')
+    return (
+        f'<figure><figcaption><b>{title}</b></figcaption><svg viewBox="0 0 320 {y + 14}" role="img" '
+        f'aria-label="{title} by group and system">{"".join(drawn)}</svg></figure>'
+    )
+
+
+# --- the items
+
+
+def item_row(row: Row, folder: Path, small: bool) -> str:
+    """One item: its instruction, then source and edits side by side with scores, reasons, faults."""
+    cards = []
+    if small:
+        cards.append(f'<div class="edit"><h4>source</h4>{_clip(folder, row.source, f"Source of {row.id}")}</div>')
+    for system, item in row.edits.items():
+        clip = _clip(folder, item["edited"], f"{system}: {row.instruction}") if small else ""
+        cards.append(
+            f'<div class="edit"><h4>{html.escape(system)} {_state(item["state"])}</h4>{clip}{_said(item)}</div>'
+        )
+    controls = (
+        '<div class="control" hidden><button type="button" class="play">Play</button><label>time '
+        f'<input type="range" min="0" max="1" step="any" value="0" aria-label="Time of {html.escape(row.id)}">'
+        "</label></div>"
+        if small
+        else ""
+    )
+    marked = "" if row.mark is None else f"least mark {row.mark:.3f}"
+    return (
+        f'<article class="item" data-task="{html.escape(row.task)}" data-state="{row.state}">'
+        f"<h3>{html.escape(row.instruction) or 'no instruction'}</h3>"
+        f'<p class="dim">{html.escape(" · ".join(part for part in (row.id, row.task, marked) if part))}</p>'
+        f'{controls}<div class="edits">{"".join(cards)}</div></article>'
+    )
+
+
+def _clip(folder: Path, said: str | None, label: str) -> str:
+    if said is None:
+        return '<p class="none">there is no file</p>'
+    try:
+        video = excerpt(folder / said, HEIGHT, SECONDS, RATE)
+        address = ""
+        for quality in QUALITIES:
+            address = pages.film(video, quality)
+            if len(address) * 3 / 4 <= CLIP_BYTES:
+                break
+        else:
+            return '<p class="none">too large to show here, even small</p>'
+    except (UserError, OSError, ValueError) as error:
+        return f'<p class="none bad">{html.escape(" ".join(str(error).split())[:300])}</p>'
+    size = f'width="{video.width}" height="{video.height}" data-fps="{float(video.fps):.4g}"'
+    return f'<video src="{address}" {size} aria-label="{html.escape(label)}" muted playsinline></video>'
+
+
+def excerpt(path: Path, height: int, seconds: float, rate: int) -> Video:
+    """The first seconds, few and small frames, in memory."""
+    from opensama.media.video_io import read_video
+
+    whole = read_video(path)
+    width = min(3 * height, max(2, 2 * round(height * whole.width / whole.height / 2)))
+    stop = min(whole.frame_count, max(1, math.ceil(seconds * whole.fps)))
+    step = max(1, round(float(whole.fps) / rate))
+    shown = read_video(path, cover=(width, height)).frames(0, stop)
+    kept = [frame for index, frame in enumerate(shown) if index % step == 0]
+    frames = [frame if frame.dtype.itemsize == 1 else (frame // 257).astype("uint8") for frame in kept]
+    return Video.from_frames(frames, whole.fps / step)
+
+
+def _said(item: Mapping[str, Any]) -> str:
+    """Scores, metrics, what is wrong, and what the judge said."""
+    spread = item.get("spread") or {}
+    scores = [
+        f"{name} {value:.4g}" + (f" ± {spread[name]:.2g}" if name in spread else "")
+        for name, value in (item["scores"] or {}).items()
+    ]
+    parts = (
+        [f'<ul class="marks">{"".join(f"<li>{html.escape(score)}</li>" for score in scores)}</ul>'] if scores else []
+    )
+    wrong = list(dict.fromkeys([*([item["failure"]] if item.get("failure") else []), *(item.get("faults") or [])]))
+    parts += [f'<p class="bad">{html.escape(reason)}</p>' for reason in wrong]
+    replies = [reply for reply in item.get("replies") or [] if reply.get("text") or reply.get("fault")]
+    if replies:
+        texts = "".join(_reply(reply, len(replies) > 1) for reply in replies)
+        opened = " open" if item["state"] == "failed" else ""
+        parts.append(f"<details{opened}><summary>the judge's reasons</summary>{texts}</details>")
+    if metrics := item.get("metrics"):
+        listed = "".join(f"<li>{html.escape(name)} {value:.4g}</li>" for name, value in metrics.items())
+        parts.append(f'<details><summary>metrics</summary><ul class="marks">{listed}</ul></details>')
+    return "".join(parts)
+
+
+def _reply(reply: Mapping[str, Any], several: bool) -> str:
+    text = str(reply.get("text") or "")
+    text = text if len(text) <= REPLY else text[:REPLY] + " […]"
+    which = (
+        f'<div class="dim">pass {reply.get("turn", 0) + 1}, question {reply.get("part", 0) + 1}</div>'
+        if several
+        else ""
+    )
+    fault = f'<p class="bad">{html.escape(str(reply["fault"]))}</p>' if reply.get("fault") else ""
+    return f"{which}<pre>{html.escape(text)}</pre>{fault}"
+
+
+def _state(state: str) -> str:
+    return "" if state == "scored" else f'<span class="state bad">{html.escape(state)}</span>'
+
+
+def _options(values: Iterable[str]) -> str:
+    return "".join(
+        f'<option value="{html.escape(value)}">{html.escape(value) or "none"}</option>' for value in sorted(values)
+    )
+
+
+def _faults(faults: Sequence[Mapping[str, Any]]) -> str:
+    if not faults:
+        return ""
+    listed = "".join(
+        f"<li><b>{html.escape(str(f['where']))}</b>: {html.escape(str(f['reason']))}</li>" for f in faults[:500]
+    )
+    return (
+        f"<details><summary>{len(faults):,} things are wrong with files and items</summary><ul>{listed}</ul></details>"
+    )
+
+
+# --- what people and other results say
+
+
+def votes_part(results: Mapping[str, Any], folder: Path) -> str:
+    """The ranks by people's votes, if there are any beside the results."""
+    from opensama.apps.vote import VOTES, tally, told
+
+    if not (folder / VOTES).is_file():
+        return ""
+    return f'<h2>People\'s votes</h2><pre class="wide">{html.escape(told(tally(results, folder)))}</pre>'
+
+
+def difference_part(found: Difference | None) -> str:
+    """What changed against other results."""
+    if found is None:
+        return ""
+    body = ""
+    for c in found.changes:
+        look = ("good" if c.difference > 0 else "bad") if c.sure else "dim"
+        interval = f"{c.low:+.3f} to {c.high:+.3f}" if c.n > 1 else "-"
+        moved = "; ".join(f"{name} {before:.3g} → {after:.3g}" for name, before, after in c.moved)
+        texts = c.score, str(c.n), f"{c.before:.3f}", f"{c.after:.3f}"
+        body += (
+            f'<tr><th scope="row">{html.escape(f"{c.system}, {c.group}")}</th>'
+            f"{''.join(f'<td>{html.escape(text)}</td>' for text in texts)}"
+            f'<td class="{look}">{c.difference:+.3f}</td><td>{interval}</td>'
+            f'<td class="moved">{html.escape(moved)}</td></tr>'
+        )
+    names = ("", "score", "n", "before", "now", "change", "95 %", "most in")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    notes = "".join(f'<p class="bad">Not the same: {html.escape(note)}</p>' for note in found.notes)
+    states = "".join(f"<li>{html.escape(f'{s}: {item} was {a}, is {b}')}</li>" for s, item, a, b in found.states[:200])
+    return (
+        "<h2>What has changed <small>item by item, over those that both have; in colour where it is sure, green is up"
+        f'</small></h2>{notes}<div class="wide" tabindex="0" role="region" aria-label="Changes"><table><thead><tr>'
+        f"{head}</tr></thead><tbody>{body}</tbody></table></div><ul>{states}</ul>"
+    )

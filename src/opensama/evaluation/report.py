@@ -1,0 +1,254 @@
+"""What a benchmark's results.json says, set beside each other: standings with ranks, items with failures first, tables
+for other programs, and how two results differ.
+
+A rank is a range: from 1 + the systems that are surely better to the number of those that are not surely worse, where
+"surely" means that two 95 % intervals do not touch. Two results of the same edits are compared item by item.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from opensama.evaluation.world.statistics import paired
+from opensama.values import UserError
+
+STATES = ("failed", "missing", "left", "scored")  # as they are shown
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system's score in one group; `best` to `worst` is its rank, None where no direction is better."""
+
+    group: str
+    score: str
+    system: str
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    failed: int
+    missing: int
+    best: int | None = None
+    worst: int | None = None
+    measured: bool = False
+
+    @property
+    def rank(self) -> str:
+        if self.best is None:
+            return ""
+        return str(self.best) if self.best == self.worst else f"{self.best}-{self.worst}"
+
+
+def standings(results: Mapping[str, Any]) -> list[Cell]:
+    """Every group's scores, the overall ones, then the metrics without a judge; ranked among the systems."""
+    cells: list[Cell] = []
+    for system in results["systems"]:
+        summary = system["summary"]
+        parts = [(group, row, False) for group, row in (summary.get("groups") or {}).items()]
+        if summary.get("overall"):
+            parts.append(("over groups", summary["counts"] | {"scores": summary["overall"]}, False))
+        metrics = (summary.get("metrics") or {}).get("groups") or {}
+        parts += [(f"metrics, {group}", row, True) for group, row in metrics.items()]
+        for group, row, measured in parts:
+            for name, score in row["scores"].items():
+                if score["mean"] is not None:
+                    numbers = score["mean"], score["low"], score["high"], score["n"]
+                    cells.append(
+                        Cell(group, name, system["name"], *numbers, row["failed"], row["missing"], measured=measured)
+                    )
+    order = {key: index for index, key in enumerate(dict.fromkeys((cell.group, cell.score) for cell in cells))}
+    ranked = [_ranked(cell, [c for c in cells if (c.group, c.score) == (cell.group, cell.score)]) for cell in cells]
+    return sorted(ranked, key=lambda cell: (cell.measured, order[cell.group, cell.score]))
+
+
+def _ranked(cell: Cell, rivals: Sequence[Cell]) -> Cell:
+    if cell.measured and not _rises(cell.score):
+        return cell
+    better = sum(r.low is not None and cell.high is not None and r.low > cell.high for r in rivals)
+    worse = sum(r.high is not None and cell.low is not None and r.high < cell.low for r in rivals)
+    return Cell(**asdict(cell) | {"best": 1 + better, "worst": len(rivals) - worse})
+
+
+def _rises(metric: str) -> bool:
+    from opensama.evaluation.metrics import METRICS
+
+    return metric in METRICS and METRICS[metric].better == "higher"
+
+
+def mark(item: Mapping[str, Any], headline: str | None) -> float | None:
+    """The one number of a scored item: the protocol's headline, or the mean of its scores."""
+    scores = item.get("scores") or {}
+    if not scores:
+        return None
+    return float(scores[headline]) if headline in scores else sum(scores.values()) / len(scores)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item of the benchmark with what each system made of it."""
+
+    id: str
+    task: str
+    instruction: str
+    source: str | None
+    state: str  # the worst of its edits'
+    mark: float | None  # the least of its edits'
+    edits: dict[str, Mapping[str, Any]]
+
+
+def rows(results: Mapping[str, Any]) -> list[Row]:
+    """The items, failures first, then the missing, then the lowest marks."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    headlines = {system["name"]: system["summary"].get("headline") for system in results["systems"]}
+    for system in results["systems"]:
+        for item in system["items"]:
+            found.setdefault(item["id"], {})[system["name"]] = item
+    out = []
+    for name, edits in found.items():
+        first = next(iter(edits.values()))
+        marks = [value for system, item in edits.items() if (value := mark(item, headlines[system])) is not None]
+        states = {item["state"] for item in edits.values()}
+        state = next((state for state in STATES if state in states), "scored")
+        source = next((item["source"] for item in edits.values() if item["source"]), None)
+        least = min(marks, default=None)
+        out.append(Row(name, first["task"], first["instruction"], source, state, least, edits))
+    last = float("inf")
+    return sorted(out, key=lambda row: (STATES.index(row.state), last if row.mark is None else row.mark))
+
+
+# --- two results
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one score differs, these minus those, over the `n` items that both have; `sure`: 0 is not in the interval."""
+
+    system: str
+    group: str
+    score: str
+    n: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    moved: tuple[tuple[str, float, float], ...] = ()
+    """The items that differ most: id, before, after."""
+
+    @property
+    def sure(self) -> bool:
+        return self.n > 1 and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two results of one benchmark; `notes` say what else differs, so that nobody reads too much into it."""
+
+    changes: list[Change]
+    states: list[tuple[str, str, str, str]]  # system, item, before, after
+    notes: list[str]
+
+
+def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Difference:
+    """What `results` has against `other`: systems of one name, or the only ones there are."""
+    if results["benchmark"] != other["benchmark"]:
+        raise UserError(
+            f"These are results of {results['benchmark']} and of {other['benchmark']}: compare the same ones."
+        )
+    mine, those = ({system["name"]: system for system in r["systems"]} for r in (results, other))
+    pairs = [(name, mine[name], those[name]) for name in mine if name in those]
+    if not pairs and len(mine) == len(those) == 1:
+        (name, one), (old, two) = *mine.items(), *those.items()
+        pairs = [(f"{name} (was {old})", one, two)]
+    if not pairs:
+        raise UserError("The two results share no system: score the systems under one name in both (NAME=FOLDER).")
+    notes = [
+        f"{name}: {results.get(name)} here, {other.get(name)} there"
+        for name in ("judge", "passes", "protocol", "rubrics", "sampler", "policy")
+        if results.get(name) != other.get(name)
+    ]
+    changes: list[Change] = []
+    states = []
+    for name, one, two in pairs:
+        before = {item["id"]: item for item in two["items"]}
+        shared = [(before[item["id"]], item) for item in one["items"] if item["id"] in before]
+        if len(shared) != len(one["items"]) or len(shared) != len(before):
+            notes.append(f"{name}: {len(shared)} items are in both, {len(one['items'])} here, {len(before)} there")
+        states += [(name, b["id"], a["state"], b["state"]) for a, b in shared if a["state"] != b["state"]]
+        tasks = dict.fromkeys(item["task"] for _, item in shared)
+        for group in ["all", *tasks] if len(tasks) > 1 else ["all"]:
+            chosen = [pair for pair in shared if group in ("all", pair[1]["task"])]
+            for score, values in _shared_scores(chosen):
+                old, new = [v[1] for v in values], [v[2] for v in values]
+                step, low, high = paired(old, new)
+                moved = sorted((v for v in values if v[1] != v[2]), key=lambda v: -abs(v[2] - v[1]))[:5]
+                means = sum(old) / len(old), sum(new) / len(new)
+                changes.append(Change(name, group, score, len(values), *means, step, low, high, tuple(moved)))
+    return Difference(changes, states, notes)
+
+
+def _shared_scores(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
+    for kind in ("scores", "metrics"):
+        names = dict.fromkeys(name for _, item in pairs for name in item.get(kind) or {})
+        for name in names:
+            values = [
+                (after["id"], float(before[kind][name]), float(after[kind][name]))
+                for before, after in pairs
+                if name in (before.get(kind) or {}) and name in (after.get(kind) or {})
+            ]
+            if values:
+                yield name, values
+
+
+def difference_table(found: Difference) -> str:
+    """Two results in lines."""
+    head = f"{'system':<20}{'over':<20}{'score':<24}{'n':>4}  {'before':>8} {'after':>8}  {'change':>8}  95 %"
+    lines = [head]
+    for c in found.changes:
+        interval = f"{c.low:+.3f}..{c.high:+.3f}" if c.n > 1 else "-"
+        numbers = f"{c.n:>4}  {c.before:>8.3f} {c.after:>8.3f}  {c.difference:>+8.3f}  {interval}"
+        lines.append(f"{c.system:<20}{c.group:<20}{c.score:<24}{numbers}{' *' if c.sure else ''}")
+    lines += [f"{system}: {item} was {before}, is {after}" for system, item, before, after in found.states[:20]]
+    if len(found.states) > 20:
+        lines.append(f"and {len(found.states) - 20} more whose state differs")
+    return "\n".join([*lines, *(f"not the same: {note}" for note in found.notes)])
+
+
+# --- tables for other programs
+
+
+def items_csv(results: Mapping[str, Any]) -> str:
+    """One line for each edit: what it is, its state, its scores and metrics."""
+    everything = [(system["name"], item) for system in results["systems"] for item in system["items"]]
+    scores = list(dict.fromkeys(name for _, item in everything for name in item.get("scores") or {}))
+    metrics = list(dict.fromkeys(name for _, item in everything for name in item.get("metrics") or {}))
+    head = ["system", "id", "task", "instruction", "state", "source", "edited"]
+    lines: list[list[Any]] = [[*head, *scores, *(f"metric {name}" for name in metrics), "failure", "faults"]]
+    for system, item in everything:
+        said = [system, *(item.get(name) or "" for name in head[1:])]
+        numbers = [(item.get("scores") or {}).get(name, "") for name in scores]
+        numbers += [(item.get("metrics") or {}).get(name, "") for name in metrics]
+        lines.append([*said, *numbers, item.get("failure") or "", "; ".join(item.get("faults") or [])])
+    return _csv(lines)
+
+
+def standings_csv(cells: Sequence[Cell]) -> str:
+    names = ("group", "score", "system", "mean", "low", "high", "n", "failed", "missing", "rank")
+    lines = [[("" if (value := getattr(cell, name)) is None else value) for name in names] for cell in cells]
+    return _csv([list(names), *lines])
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> str:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for line in lines:
+        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in line])
+    return out.getvalue()
