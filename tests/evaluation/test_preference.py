@@ -56,6 +56,8 @@ def test_few_votes_have_wide_intervals_and_one_that_always_won_stays_finite() ->
     found = bradley_terry([Vote(str(i), "a", "b", 1.0) for i in range(3)])
     assert [row.name for row in found] == ["a", "b"]
     assert 0 < found[0].strength < 5
+    assert found[0].low < 0, "three votes of one mind are no proof"
+    assert (found[0].best, found[0].worst) == (1, 2)
     even = bradley_terry([Vote("0", "a", "b", 1.0), Vote("1", "a", "b", 0.0), Vote("2", "a", "b", 0.5)])
     assert [row.rank for row in even] == [1, 1]
     assert (even[0].best, even[0].worst) == (1, 2)

@@ -4,7 +4,9 @@
 
 A tie is half a vote for either. Strengths are log p, centred on 0, found by minorisation-maximisation; every system
 has, beside its votes, half a vote for and half a vote against it in a comparison with an average system, so that one
-that won always stays finite. Intervals are 95 %, by drawing items (not votes: those on one item belong together).
+that won always stays finite. Intervals are 95 %, the wider of two: by drawing items
+(not votes: those on one item belong together), which sees no doubt where all votes agree, and by the likelihood's own
+curvature, which does.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from opensama.evaluation.agreement import kendall
+from opensama.evaluation.world.statistics import wilson
 
 DRAWS = 500
 PRIOR = 1.0  # comparisons with an average system
@@ -66,10 +69,13 @@ def bradley_terry(votes: Sequence[Vote], draws: int = DRAWS) -> list[Standing]:
         wins[i, b, a] += 1 - vote.share
     points = strengths(wins.sum(0)[None])[0]
     times = np.random.default_rng(0).multinomial(len(items), np.full(len(items), 1 / len(items)), draws)
-    drawn = strengths(np.tensordot(times.astype(float), wins, 1))
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    places = 1 + (drawn[:, None, :] > drawn[:, :, None] + 1e-9).sum(2)  # draw, system
-    best, worst = np.quantile(places, (0.025, 0.975), axis=0, method="nearest")
+    of_items = strengths(np.tensordot(times.astype(float), wins, 1))
+    of_model = np.random.default_rng(1).multivariate_normal(points, covariance(wins.sum(0), points), draws)
+    ends = [np.quantile(drawn, (0.025, 0.975), axis=0) for drawn in (of_items, of_model)]
+    low, high = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
+    places = [1 + (drawn[:, None, :] > drawn[:, :, None] + 1e-9).sum(2) for drawn in (of_items, of_model)]
+    ranks = [np.quantile(place, (0.025, 0.975), axis=0, method="nearest") for place in places]
+    best, worst = np.minimum(ranks[0][0], ranks[1][0]), np.maximum(ranks[0][1], ranks[1][1])
     found = []
     for name in sorted(names, key=lambda name: (-points[place[name]], name)):
         i = place[name]
@@ -94,6 +100,19 @@ def strengths(wins: np.ndarray, prior: float = PRIOR) -> np.ndarray:
     return np.asarray(logs - logs.mean(1, keepdims=True))
 
 
+def covariance(wins: np.ndarray, points: np.ndarray, prior: float = PRIOR) -> np.ndarray:
+    """Of centred log strengths, by the curvature of the likelihood at `points`; counts [winner loser]."""
+
+    def spread(logs: np.ndarray) -> np.ndarray:
+        share = 1 / (1 + np.exp(-logs))
+        return np.asarray(share * (1 - share))
+
+    joined = (wins + wins.T) * spread(points[:, None] - points[None])
+    curve = np.diag(joined.sum(1) + prior * spread(points)) - joined
+    centre = np.eye(len(points)) - 1 / len(points)
+    return np.asarray(centre @ np.linalg.inv(curve) @ centre)
+
+
 def linked(votes: Sequence[Vote]) -> bool:
     """Whether every system is joined to every other by a chain of votes; if not, ranks across the gap mean nothing."""
     groups: list[set[str]] = []
@@ -109,7 +128,7 @@ def agreement_with_judge(
     """What people and a judge (`marks`: system, item -> score) say of the same pairs.
 
     `share`: of the votes that are no tie on pairs that the judge marked differently, those for the edit it marked
-    higher, with a 95 % interval by drawing items; `tau`: Kendall's tau-b of the strengths and the systems' mean marks.
+    higher, with a 95 % interval (items drawn, or Wilson's where that is wider); `tau`: Kendall's tau-b of the strengths and the systems' mean marks.
     """
     said: dict[str, list[float]] = {}
     judge_ties = 0
@@ -129,7 +148,9 @@ def agreement_with_judge(
     if len(rows) > 1:
         picks = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
         drawn = rows[picks].sum(1)
-        found["low"], found["high"] = (float(x) for x in np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)))
+        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
+        least, most = wilson(float(rows[:, 0].sum()), found["n"])
+        found["low"], found["high"] = min(float(low), least), max(float(high), most)
     voted = {vote.item for vote in votes}
     means: dict[str, float] = {}
     for standing in standings:
