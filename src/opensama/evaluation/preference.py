@@ -4,9 +4,8 @@
 
 A tie is half a vote for either. Strengths are log p, centred on 0, found by minorisation-maximisation; every system
 has, beside its votes, half a vote for and half a vote against it in a comparison with an average system, so that one
-that won always stays finite. Intervals are 95 %, the wider of two: by drawing items
-(not votes: those on one item belong together), which sees no doubt where all votes agree, and by the likelihood's own
-curvature, which does.
+that won always stays finite. Intervals are 95 %, the wider of two: by drawing items (not votes: those on one item belong
+together), which sees no doubt where all votes agree, and by the likelihood's own curvature, which does.
 """
 
 from __future__ import annotations
@@ -128,7 +127,8 @@ def agreement_with_judge(
     """What people and a judge (`marks`: system, item -> score) say of the same pairs.
 
     `share`: of the votes that are no tie on pairs that the judge marked differently, those for the edit it marked
-    higher, with a 95 % interval (items drawn, or Wilson's where that is wider); `tau`: Kendall's tau-b of the strengths and the systems' mean marks.
+    higher, with a 95 % interval (items drawn, or Wilson's where that is wider); `tau`: Kendall's tau-b of the strengths
+    and the systems' mean marks.
     """
     said: dict[str, list[float]] = {}
     judge_ties = 0
