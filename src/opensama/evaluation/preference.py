@@ -4,8 +4,8 @@
 
 A tie is half a vote for either. Strengths are log p, centred on 0, found by minorisation-maximisation; every system
 has, beside its votes, half a vote for and half a vote against it in a comparison with an average system, so that one
-that won always stays finite. Intervals are 95 %, the wider of two: by drawing items (not votes: those on one item belong
-together), which sees no doubt where all votes agree, and by the likelihood's own curvature, which does.
+that won always stays finite. Intervals are 95 %, the wider of two: by drawing items (not votes: those on one item
+belong together), which sees no doubt where all votes agree, and by the likelihood's own curvature, which does.
 """
 
 from __future__ import annotations
