@@ -365,7 +365,7 @@ def test_split_archives_give_what_chosen_rows_need_and_no_more(lay, tmp_path, cl
         | {f"videos/source/{name}": part for name, part in zip(names, parts, strict=True)}
         | {"videos/global_style1/0000/x_1.mp4": "b.mp4", "videos/global_style2/0000/y_1.mp4": "b.mp4"}
     )
-    with pytest.raises(UserError, match=r"no source file 2.*1 archives were not looked into: give --unpack"):
+    with pytest.raises(UserError, match=r"no source file 2.*Archives not looked into: 1; give --unpack"):
         bring("ditto", root, tasks=("style",))
     report, records = bring("ditto", root, tasks=("style",), unpack=tmp_path / "out")
     assert (report.kept, report.unpacked, report.archives) == (2, 2, [])

@@ -31,7 +31,7 @@ def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run(tmp_path):
     command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "killed"), "1"]
-    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300).stdout
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=900).stdout
     lines = said.splitlines()
     assert lines.pop() == "finished 0"
     assert [line.split()[0] for line in lines] == ["killed"] * 10
@@ -51,7 +51,7 @@ def test_killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run(tmp_path):
 def test_two_processes_killed_four_times_end_with_the_bits_of_an_unbroken_run(tmp_path):
     """Sharded weights, moments and averages, and each process's own random state; a kill may take one process first."""
     command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "killed"), "1", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     begins = [int(line.removeprefix("from ")) for line in lines if line.startswith("from ")]

@@ -194,5 +194,5 @@ def told(report: ImportReport, out: Path) -> str:
         lines.append(f"taken out of archives: {report.unpacked:,} files")
     lines += report.archives
     if report.unopened:
-        lines.append(f"{report.unopened:,} archives were not looked into: --unpack FOLDER takes out what is missing")
+        lines.append(f"archives not looked into: {report.unopened:,}; --unpack FOLDER takes out what is missing")
     return "\n".join(lines)

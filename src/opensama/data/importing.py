@@ -160,7 +160,7 @@ class _Import:
             why = f"none is of task {', '.join(self.choice.tasks)}" if report.rows else "its tables are empty"
             return f"{what} gives no row: {why}; choose other tasks, or another folder."
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.left_out.most_common())
-        lies = f" {len(self.archives)} archives were not looked into: give --unpack FOLDER." if self.archives else ""
+        lies = f" Archives not looked into: {len(self.archives)}; give --unpack FOLDER." if self.archives else ""
         return (
             f"No row of {what} can be used ({reasons}); the first that cannot, {self.first}."
             f"{'' if self.choice.unpack else lies}"
