@@ -23,8 +23,8 @@ from opensama.training.checkpoint import PARTIAL, newest
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, parallelise
 
-STEPS = 60
-STEPS_OF_TWO = 60
+STEPS = 240
+STEPS_OF_TWO = 160
 
 
 class Net(nn.Module):
@@ -111,17 +111,28 @@ def how(status: int) -> str:
 
 
 def kill_one(folder: Path, seed: int) -> None:
+    """Each run comes further than the one before, by one step and a moment, so none ends before it is killed."""
     moments = random.Random(seed)
     for time_to_kill in range(10):
+        before = newest(folder / "noisy")
         number = child(folder)
-        time.sleep(moments.uniform(0.01, 0.4))
-        while time_to_kill % 2 and not half_written(folder):
-            time.sleep(0.0002)  # every second kill comes while a checkpoint is written
+        while newest(folder / "noisy") == before:
+            go_on(number)
+        time.sleep(moments.uniform(0.0, 0.02))
+        while time_to_kill % 2 and not half_written(folder):  # every second kill comes while a checkpoint is written
+            go_on(number)
         os.kill(number, signal.SIGKILL)
         _, status = os.waitpid(number, 0)
         print(how(status), "writing" if half_written(folder) else "between", flush=True)
     _, status = os.waitpid(child(folder), 0)
     print("finished", status)
+
+
+def go_on(number: int) -> None:
+    """Waits a little for a process that is expected to run."""
+    time.sleep(0.0002)
+    if os.waitpid(number, os.WNOHANG)[0]:
+        raise RuntimeError("the training ended before it was killed: give it more steps")
 
 
 def kill_two(folder: Path, seed: int) -> None:
@@ -133,7 +144,7 @@ def kill_two(folder: Path, seed: int) -> None:
         before = newest(folder / "noisy")
         while newest(folder / "noisy") == before:  # it comes further each time
             time.sleep(0.001)
-        time.sleep(moments.uniform(0.0, 0.15))
+        time.sleep(moments.uniform(0.0, 0.05))
         if run > 1:
             stop_inside_a_write(folder, [numbers[rank] for rank in first])
         for rank in first:
