@@ -18,7 +18,7 @@ from opensama.data.samples import Item, Row, Shape, seeded
 from opensama.models.semantic import anchor_frames
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import Mixture, SpeedPerturbation
-from opensama.training.pool import changed_share
+from opensama.training.pool import changed_share, normalise
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import encode_text, tokenize
 from opensama.world import render_edits, render_looks
@@ -47,7 +47,7 @@ class Frozen:
 
     def latents(self, video: Tensor) -> Tensor:
         """Frames [b t 3 h w] in 0..1 as normalised latents [b c t h w]."""
-        return (self.vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode() - self.mean) / self.std
+        return normalise(self.vae, self.vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode())
 
     def frames(self, latents: Tensor) -> Tensor:
         """The way back."""

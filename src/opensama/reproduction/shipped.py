@@ -20,19 +20,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opensama.evaluation.world.key import Frames, Through
-from opensama.evaluation.world.run import collect
+from opensama.evaluation.world.key import Through
+from opensama.evaluation.world.run import Edit, edited
 from opensama.evaluation.world.scores import answer_key, mark, summary
 from opensama.training.textures import dead_leaves
-from opensama.values import EditRequest, Video
-from opensama.world import EditPlan, EditSample, plan_edit, render_edits, to_uint8
+from opensama.world import EditPlan, plan_edit, to_uint8
+from opensama.world.edits import draw_edit
 from opensama.world.looks import Swap
 from opensama.world.scenes import FPS, Scene, Thing
 
 FAMILIES = ("style", "background", "obscure", "remove")
 """Those that the embedded model does at all; what it cannot do standing it cannot do running."""
 SLOW, FAST = 0.012, 0.03  # half-heights a frame
-Edit = Callable[[EditRequest], Video]
 
 
 def speed(thing: Thing, scene: Scene, frames: int = 17) -> float:
@@ -81,12 +80,6 @@ def conditions(n: int, folder: Path) -> dict[str, tuple[int, list[EditPlan]]]:
     }
 
 
-def drawn(plan: EditPlan, frames: int) -> EditSample:
-    batch = render_edits([plan], frames, 128, 128)
-    source, target = to_uint8(batch.source[0]), to_uint8(batch.target[0])
-    return EditSample(plan.family, plan.instruction, source, target, batch.mask[0, :, 0].numpy(), plan.caption, plan)
-
-
 def probe_shipped(edit: Edit, through: Through, n: int, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Scores of every condition."""
     out: dict[str, Any] = {}
@@ -94,13 +87,8 @@ def probe_shipped(edit: Edit, through: Through, n: int, say: Callable[[str], Non
         for name, (frames, plans) in conditions(n, Path(folder)).items():
             rows = []
             for plan in plans:
-                sample = drawn(plan, frames)
+                sample = draw_edit(plan, frames, 128, 128)
                 rows.append(mark(sample, edited(edit, sample), answer_key(sample, through)))
             out[name] = summary(rows) | {"frames": frames}
             say(f"the embedded model, {name}: {100 * out[name]['success']:.0f} % of {len(rows)}")
     return out
-
-
-def edited(edit: Edit, sample: EditSample) -> Frames:
-    video = Video.from_frames(sample.source, fps=FPS)
-    return collect(edit(EditRequest(video=video, instruction=sample.instruction, seed=0, preserve=False)))

@@ -439,8 +439,12 @@ def sample_edit(
     size: int | tuple[int, int] = 128,
 ) -> EditSample:
     """One edit, drawn. `size` is the side of a square, or (height, width)."""
-    plan = plan_edit(seed, split, family)
     height, width = (size, size) if isinstance(size, int) else size
+    return draw_edit(plan_edit(seed, split, family), frames, height, width)
+
+
+def draw_edit(plan: EditPlan, frames: int, height: int, width: int) -> EditSample:
+    """A planned edit, drawn for people."""
     drawn = render_edits([plan], frames, height, width)
     return EditSample(
         plan.family,

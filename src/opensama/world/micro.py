@@ -14,7 +14,7 @@ from functools import cached_property
 
 from opensama.world import phrasing
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
-from opensama.world.edits import EditPlan, EditSample, Part, render_edits, to_uint8
+from opensama.world.edits import EditPlan, EditSample, Part, draw_edit
 from opensama.world.looks import HOURS, WEATHERS, Look, Restyle, Swap, shown
 from opensama.world.scenes import STILL, Scene, Thing, _in_view, _muted, _swing, an
 from opensama.world.wrong import Wrong
@@ -133,14 +133,4 @@ def sample_micro_edit(
     seed: int | str, family: str | None = None, *, fast: bool = False, frames: int = MICRO_FRAMES
 ) -> EditSample:
     """One edit, drawn at 64x64."""
-    plan = plan_micro_edit(seed, family, fast=fast)
-    drawn = render_edits([plan], frames, MICRO_SIZE, MICRO_SIZE)
-    return EditSample(
-        plan.family,
-        plan.instruction,
-        to_uint8(drawn.source[0]),
-        to_uint8(drawn.target[0]),
-        drawn.mask[0, :, 0].numpy(),
-        plan.caption,
-        plan,
-    )
+    return draw_edit(plan_micro_edit(seed, family, fast=fast), frames, MICRO_SIZE, MICRO_SIZE)

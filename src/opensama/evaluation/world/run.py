@@ -116,7 +116,7 @@ def evaluate_world(
         name = f"{seed}-{number}"
         sample = sample_edit(name, split, family, frames, size)  # type: ignore[arg-type]
         began = time.monotonic()
-        output = _edited(edit, sample, seed, preserve=False)
+        output = edited(edit, sample, seed)
         seconds = time.monotonic() - began
         full = None
         if full_every and number % full_every == 0:
@@ -134,7 +134,8 @@ def evaluate_world(
     return report
 
 
-def _edited(edit: Edit, sample: EditSample, seed: int, preserve: bool) -> Frames:
+def edited(edit: Edit, sample: EditSample, seed: int = 0, preserve: bool = False) -> Frames:
+    """An editor's answer to an edit of the world, uint8 [t h w 3]."""
     video = Video.from_frames(sample.source, fps=FPS)
     return collect(edit(EditRequest(video=video, instruction=sample.instruction, seed=seed, preserve=preserve)))
 
@@ -148,4 +149,4 @@ def _kept_at_full_size(
     still = ~grown((source - answer).abs().amax(1) > 0.02, 2 * CALM)
     if still.float().mean() < 0.01:
         return None
-    return psnr(to_float(_edited(edit, sample, seed, preserve=True)), source, still)
+    return psnr(to_float(edited(edit, sample, seed, preserve=True)), source, still)
