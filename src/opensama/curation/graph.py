@@ -135,7 +135,7 @@ def run_graph(
                 mates = gathering.setdefault(leaf["key"], [])
                 mates.append(leaf)
                 if sum(Fraction(*mate["share"]) for mate in mates) == 1:
-                    ledger.add(_entry(leaf["key"], gathering.pop(leaf["key"]), stages))
+                    ledger.append(_entry(leaf["key"], gathering.pop(leaf["key"]), stages))
                     done += 1
                     if progress is not None:
                         progress(Progress("curate", done, len(rows), time.monotonic() - began))
@@ -296,12 +296,14 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
     """On Ray Data: tasks, and pools of actors for stages with a state; Ray holds back whoever is too quick."""
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
         import ray
         import ray.data
     except ImportError:
         raise UserError("Ray is not installed; run: pip install 'opensama[cluster]'") from None
     if not rows:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress is shown
     began = not ray.is_initialized()
     if began and os.environ.get("RAY_ADDRESS"):
         if workers is not None:

@@ -81,6 +81,11 @@ class Record:
         for start, end in ((self.target_start, self.target_end), (self.source_start, self.source_end)):
             if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
                 raise ValueError(f"the times {start} to {end} are no stretch of a video")
+        texts = (self.id, self.target, self.source or "", self.caption, self.instruction, *self.notes.values())
+        if not all(map(str.isascii, texts)):
+            for text in texts:
+                if text != text.encode("utf-8", "replace").decode():
+                    raise ValueError(f"{text!a} is not Unicode: rename the file, or mend the text")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, the mappings copied."""

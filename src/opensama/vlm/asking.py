@@ -114,7 +114,8 @@ def _objects(text: str) -> list[dict[str, Any]]:
     while place >= 0:
         try:
             value, end = decoder.raw_decode(text, place)
-            found.append(value)
+            half = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")  # "\\ud83d" alone is no character
+            found.append(json.loads(half))
         except (ValueError, RecursionError):
             end = place + 1
         place = text.find("{", end)

@@ -7,16 +7,15 @@ address speaks chat completions and is asked as any other server. The key is in 
 from __future__ import annotations
 
 import json
-import random
 import re
-import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmQuota, VlmRefused, VlmUnavailable
-from opensama.vlm.server import LONGEST, PAUSE, data_url
+from opensama.vlm.asking import Question, VlmQuota, VlmRefused
+from opensama.vlm.patience import PAUSE, Again, persist
+from opensama.vlm.server import data_url
 
 ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
 TO_WAIT = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
@@ -61,27 +60,19 @@ class GeminiVlm:
         self._key = key
 
     def ask(self, question: Question) -> str:
+        body = json.dumps(body_of(question)).encode()
+        return persist(lambda: self._attempt(body), self.url, self.retries, self.pause)
+
+    def _attempt(self, body: bytes) -> str:
         from http.client import HTTPException
 
-        body, failure, crowded = body_of(question), "", False
-        for attempt in range(self.retries + 1):
-            wait = min(LONGEST, self.pause * 2**attempt) * random.uniform(0.75, 1.25)
-            try:
-                response = self._post(json.dumps(body).encode())
-                if response.status == HTTPStatus.OK:
-                    return self._answer(response)
-                failure = self._judge(response)
-                crowded = response.status == HTTPStatus.TOO_MANY_REQUESTS
-                told = TO_WAIT.search(response.text)
-                wait = float(told[1]) if told else wait
-            except (OSError, HTTPException) as error:  # time-outs, too
-                failure, crowded = str(error) or type(error).__name__, False
-            if attempt < self.retries:
-                time.sleep(min(wait, LONGEST))
-        asked = "asked once" if not self.retries else f"asked {self.retries + 1} times"
-        if crowded:
-            raise VlmQuota(f"{self.url} limits the rate, {asked}: {failure}")
-        raise VlmUnavailable(f"{self.url} does not answer, {asked}: {failure}")
+        try:
+            response = self._post(body)
+        except (OSError, HTTPException) as error:  # time-outs, too
+            raise Again(str(error) or type(error).__name__) from error
+        if response.status != HTTPStatus.OK:
+            raise self._judge(response)
+        return self._answer(response)
 
     def _post(self, body: bytes) -> Response:
         from urllib.error import HTTPError
@@ -116,8 +107,8 @@ class GeminiVlm:
             raise VlmRefused(f"the answer is empty ({ended or 'no candidate'})")
         return text
 
-    def _judge(self, response: Response) -> str:
-        """Why it may be tried again; raises where it is of no use."""
+    def _judge(self, response: Response) -> Exception:
+        """What to raise: `Again` where another attempt may be of use."""
         status = response.status
         try:
             error: Any = json.loads(response.text).get("error") or {}
@@ -125,14 +116,15 @@ class GeminiVlm:
         except (ValueError, AttributeError):
             said = response.reason
         if status in (401, 403) or (status == 400 and "API key" in said):
-            raise UserError(f"{self.url} does not accept the key ({said}): set GEMINI_API_KEY to a valid one.")
+            return UserError(f"{self.url} does not accept the key ({said}): set GEMINI_API_KEY to a valid one.")
         if status == 404:
-            raise UserError(f"{self.url} has no model {self.name!r} ({said}): check the address and the name.")
+            return UserError(f"{self.url} has no model {self.name!r} ({said}): check the address and the name.")
         if status == 402 or (status == 429 and re.search(r"billing|per day|PerDay", response.text)):
-            raise VlmQuota(f"the quota at {self.url} is spent: {said}")
+            return VlmQuota(f"the quota at {self.url} is spent: {said}")
         if status in (408, 409, 425, 429) or status >= 500:
-            return f"{status} {said}"
-        raise VlmRefused(f"{status} {said}")
+            told = TO_WAIT.search(response.text)
+            return Again(f"{status} {said}", crowded=status == 429, wait=float(told[1]) if told else None)
+        return VlmRefused(f"{status} {said}")
 
     def _no_such_server(self) -> UserError:
         return UserError(f"{self.url} does not speak Gemini's generateContent: check the address.")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-import random
 import threading
-import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmQuota, VlmRefused, VlmUnavailable
+from opensama.vlm.asking import Question, VlmQuota, VlmRefused
+from opensama.vlm.patience import PAUSE, Again, persist
 
 if TYPE_CHECKING:
     import numpy as np
     import openai
 
-PAUSE = 1.0  # seconds before the second attempt; doubles each time
-LONGEST = 60.0  # seconds
 JPEG = 95
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 
@@ -51,27 +48,21 @@ class ServerVlm:
         self.name = model or self._only_model()
 
     def ask(self, question: Question) -> str:
+        messages = messages_of(question)
+        return persist(lambda: self._attempt(messages, question), self.url, self.retries, self.pause)
+
+    def _attempt(self, messages: list[dict[str, Any]], question: Question) -> str:
         import openai
 
-        messages = messages_of(question)
-        failure = ""
-        for attempt in range(self.retries + 1):
-            wait = min(LONGEST, self.pause * 2**attempt) * random.uniform(0.75, 1.25)
-            try:
-                return self._answer(self._send(messages, question))
-            except openai.APIStatusError as error:
-                failure = self._judge(error)
-                wait = _told_to_wait(error) or wait
-            except openai.APIConnectionError as error:  # time-outs, too
-                failure = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-            except (openai.APIResponseValidationError, ValueError) as error:
-                raise self._no_such_server() from error
-            if attempt < self.retries:
-                time.sleep(min(wait, LONGEST))
-        asked = "asked once" if not self.retries else f"asked {self.retries + 1} times"
-        if failure.startswith("429"):
-            raise VlmQuota(f"{self.url} limits the rate, {asked}: {failure}")
-        raise VlmUnavailable(f"{self.url} does not answer, {asked}: {failure}")
+        try:
+            return self._answer(self._send(messages, question))
+        except openai.APIStatusError as error:
+            raise self._judge(error) from error
+        except openai.APIConnectionError as error:  # time-outs, too
+            failure = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+            raise Again(failure) from error
+        except (openai.APIResponseValidationError, ValueError) as error:
+            raise self._no_such_server() from error
 
     def _send(self, messages: list[dict[str, Any]], question: Question) -> Any:
         import openai
@@ -105,20 +96,18 @@ class ServerVlm:
             raise VlmRefused(f"the answer is empty ({ended})")
         return str(message.content)
 
-    def _judge(self, error: openai.APIStatusError) -> str:
-        """Why it may be tried again; raises where it is of no use."""
+    def _judge(self, error: openai.APIStatusError) -> Exception:
+        """What to raise: `Again` where another attempt may be of use."""
         status, said = error.status_code, _said(error)
         if status in (401, 403):
-            raise UserError(
-                f"{self.url} does not accept the key ({said}): set OPENAI_API_KEY to a valid one."
-            ) from error
+            return UserError(f"{self.url} does not accept the key ({said}): set OPENAI_API_KEY to a valid one.")
         if status == 404:
-            raise self._no_such_model(said) from error
+            return self._no_such_model(said)
         if status == 402 or (status == 429 and (error.code in NO_MONEY or error.type in NO_MONEY)):
-            raise VlmQuota(f"the quota at {self.url} is spent: {said}") from error
+            return VlmQuota(f"the quota at {self.url} is spent: {said}")
         if status in (408, 409, 425, 429) or status >= 500:
-            return f"{status} {said}"
-        raise VlmRefused(f"{status} {said}") from error
+            return Again(f"{status} {said}", crowded=status == 429, wait=_told_to_wait(error))
+        return VlmRefused(f"{status} {said}")
 
     def _models(self) -> list[str]:
         import openai
