@@ -1,6 +1,6 @@
 """The clips graph: clips a second, what the graph and Ray cost over a plain loop, which stage bounds it.
 
-    python benchmarks/curation.py [--videos 12] [--seconds 8] [--folder VIDEOS] [--workers 2] [--no-ray]
+    python benchmarks/curation.py [--videos 12] [--seconds 16] [--folder VIDEOS] [--workers 2] [--no-ray]
 
 Films of drawn shots, 854x480 at 24 frames a second, unless a folder is given; clips of 81 frames. The VLM is a script
 that answers at once: what a real one takes comes on top. CPU seconds are those of this process and all that it began;
@@ -78,7 +78,7 @@ def loop(stages: list[Stage], items: list[Item]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=16.0)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--frames", type=int, default=81)
     parser.add_argument("--workers", type=int, default=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,10 +44,8 @@ class Journal:
         for line in self._file:
             if not line.endswith(b"\n"):
                 break  # torn when the run was killed
-            try:
+            with suppress(ValueError, KeyError, TypeError):  # not ours: as if it were not done
                 self.note(json.loads(line.decode("utf-8", "surrogateescape")), whole)
-            except (ValueError, KeyError, TypeError):
-                pass  # not ours: as if it were not done
             whole += len(line)
         self._file.truncate(whole)
         return self
