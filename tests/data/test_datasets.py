@@ -170,27 +170,42 @@ def test_senorita_whose_folders_have_other_names(lay):
         "filtered_obj_addition.json": [{"source_video_path": "./obj_removal_videos_upload/60/y.mp4",
                                         "target_video_path": "./obj_removal_videos_upload/60/y_org.mp4",
                                         "enhanced_instruction": "Add a cat", "instruction": "cat"}],
+        "swap.json": [[{"source_video_path": "./obj_swap_videos/2/z_org.mp4", "instruction": "Swap it",
+                        "target_video_path": "./obj_swap_videos/2/z.mp4"}]],
+        "obj_swap_upload/2/z_org.mp4": "a.mp4", "obj_swap_upload/2/z.mp4": "b.mp4",
         "style_transfer_upload/01/x_org.mp4": "a.mp4", "style_transfer_upload/01/x.mp4": "b.mp4",
         "obj_removal_videos_upload2/60/y.mp4": "a.mp4", "obj_removal_videos_upload/60/y_org.mp4": "b.mp4",
     })  # fmt: skip
     _, records = bring("Señorita-2M", root)
-    assert {(record.task, record.instruction) for record in records} == {("style", "Van Gogh"), ("add", "Add a cat")}
+    assert {(record.task, record.instruction) for record in records} == {
+        ("style", "Van Gogh"), ("add", "Add a cat"), ("replace", "Swap it")}  # fmt: skip
 
 
 def test_insvie_one_name_for_both_sides(lay):
     root = lay({
-        "InsViE.csv": 'video,caption,instruct,edit caption,folder\n'
-                      'pexel_dynamic_1.mp4,"a sea, blue",Make it red,a red sea,part_1\n'
-                      'magicbrush_2.mp4,a cat,Make it a dog,a dog,part_2\n',
-        "source/pexel_dynamic_1.mp4": "a.mp4", "edited/part_1/pexel_dynamic_1.mp4": "b.mp4",
-        "magicbrush/magicbrush_2.mp4": "a.mp4", "part_2/magicbrush_2.mp4": "b.mp4",
+        "train_insvie_align.csv": "video,instruct\n"
+                                  'pexel-static-7_1_2_3.mp4,"Make it red, all of it"\n'
+                                  "magicbrush-2_0_0_1.mp4,Make it a dog\n",
+        "source_1/pexel-static-7_1_2_3.mp4": "a.mp4", "edited_9/pexel-static-7_1_2_3.mp4": "b.mp4",
+        "source/magicbrush-2_0_0_1.mp4": "a.mp4", "edited/magicbrush-2_0_0_1.mp4": "b.mp4",
     })  # fmt: skip
     _, records = bring("insvie", root)
-    assert [(record.source, record.target) for record in records] == [
-        ("set/source/pexel_dynamic_1.mp4", "set/edited/part_1/pexel_dynamic_1.mp4"),
-        ("set/magicbrush/magicbrush_2.mp4", "set/part_2/magicbrush_2.mp4"),
+    assert [(record.source, record.target, record.instruction) for record in records] == [
+        ("set/source_1/pexel-static-7_1_2_3.mp4", "set/edited_9/pexel-static-7_1_2_3.mp4", "Make it red, all of it"),
+        ("set/source/magicbrush-2_0_0_1.mp4", "set/edited/magicbrush-2_0_0_1.mp4", "Make it a dog"),
     ]
-    assert (records[0].instruction, records[0].caption) == ("Make it red", "a red sea")
+
+
+def test_insvie_as_its_loader_has_it(lay):
+    """Five columns that go by their order, and a folder of the edit's."""
+    root = lay({
+        "InsViE.csv": 'name,caption,instruct,edit caption,folder\n'
+                      'pexel_1.mp4,"a sea, blue",Make it red,a red sea,part_1\n',
+        "source/pexel_1.mp4": "a.mp4", "edited/part_1/pexel_1.mp4": "b.mp4",
+    })  # fmt: skip
+    _, (record,) = bring("insvie", root)
+    assert (record.source, record.target) == ("set/source/pexel_1.mp4", "set/edited/part_1/pexel_1.mp4")
+    assert (record.instruction, record.caption) == ("Make it red", "a red sea")
 
 
 def test_kiwi_and_sama_name_the_files_of_other_datasets(lay):
@@ -302,6 +317,15 @@ def test_motionbench(lay):
     })  # fmt: skip
     _, (record,) = bring("motionbench", root)
     assert (record.kind, record.caption) == ("clip", "it jumps")
+    shutil.rmtree(root)
+    root = lay({
+        "MotionBenchCaption-train/train.jsonl": [{"video_path": "1.mp4", "motion_caption": "He waves, then sits."}],
+        "MotionBenchCaption-train/videos/1.mp4": "a.mp4",
+    })  # fmt: skip
+    for folder in (root, root / "MotionBenchCaption-train"):
+        _, (record,) = bring("motionbench", folder)
+        assert record.caption == "He waves, then sits."
+        (folder.parent / "manifest.parquet").unlink()
 
 
 def tar_of(files: Mapping[str, bytes], mode: str = "w") -> bytes:

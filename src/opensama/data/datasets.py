@@ -58,6 +58,7 @@ class Dataset:
     renames: Mapping[str, str] = field(default_factory=dict)
     shape: Callable[[Row, Path], Row] = lambda row, table: row  # a row as the columns above have it
     by_name: bool = False  # a file may be found by its name alone
+    sides: Mapping[str, str] = field(default_factory=dict)  # what folders of source and target are called then
     packed: bool = False  # rows may lie inside of tar files: pictures and a .json each
 
 
@@ -240,22 +241,17 @@ _WORDS: tuple[tuple[str, str], ...] = (  # the first that fits
 
 
 def _insvie(row: Row, table: Path) -> Row:
-    """One name for both sides; the edited one lies in the folder that the row names."""
-    name, folder = text_of(row.get("source_name")), text_of(row.get("edit_folder"))
+    """One name for both sides, which only their folders tell apart."""
+    name = text_of(row.get("video") or row.get("source_name"))
     if name and not name.endswith(".mp4"):
         name += ".mp4"
-    prefix = next((p for p in INSVIE_SOURCES if name.startswith(p)), "source")
-    sides = {side: (f"{side}/{part}/{name}", f"{side}_videos/{part}/{name}", f"{side}/{name}", f"{side}_videos/{name}")
-             for side, part in (("source", prefix), ("edited", folder))}  # fmt: skip
+    folder = text_of(row.get("edit_folder"))
     if name:
-        row["source"] = (*sides["source"], f"{prefix}/{name}")
-        row["target"] = (f"edited/{folder}/{name}", f"edited_videos/{folder}/{name}", f"{folder}/{name}",
-                         *sides["edited"][2:])  # fmt: skip
+        within = (f"{folder}/{name}", name) if folder else (name,)
+        row["source"] = (f"source/{name}", f"source_videos/{name}")
+        row["target"] = tuple(f"{side}/{place}" for side in ("edited", "edited_videos") for place in within)
         row["id"] = name
     return row
-
-
-INSVIE_SOURCES = ("pexel_dynamic", "pexel_static", "openvid_static", "instructp2p", "magicbrush")
 
 
 def _koala(row: Row, table: Path) -> Row:
@@ -291,7 +287,8 @@ def clock(said: str) -> float | None:
 def _motionbench(row: Row, table: Path) -> Row:
     name = text_of(row.get("key"))
     said = text_of(row.get("video_path")) or name
-    row["target"] = (said, *(f"{folder}/{said}" for folder in ("self-collected", "public-dataset")), f"{name}.mp4")
+    folders = ("videos", "self-collected", "public-dataset")
+    row["target"] = (said, *(f"{folder}/{said}" for folder in folders), *([f"{name}.mp4"] if name else []))
     return row
 
 
@@ -320,7 +317,7 @@ DATASETS: tuple[Dataset, ...] = (
     ),
     Dataset(
         "openve", "OpenVE-3M", "CC BY-NC 4.0", "3M video edits of eight types",
-        (("*.csv",), _ANY), bases=("videos", "data"),
+        (("*.csv", "csv_files/*.csv"), _ANY), bases=("videos", "data"),
         tasks={"global_style": "style", "background_change": "background", "local_change": "local-change",
                "local_remove": "remove", "local_add": "add", "subtitles": "subtitle", "creative_edit": "creative"},
     ),
@@ -337,11 +334,12 @@ DATASETS: tuple[Dataset, ...] = (
         renames={name: f"{name}_upload" for name in (
             "style_transfer", "local_style_transfer", "obj_swap", "inpainting", "grounding", "controlable_videos")}
         | {"obj_removal": "obj_removal_videos_upload", "obj_removal_videos": "obj_removal_videos_upload",
-           "obj_removal_videos_upload": "obj_removal_videos_upload2"},
+           "obj_removal_videos_upload": "obj_removal_videos_upload2", "obj_swap_videos": "obj_swap_upload"},
     ),
     Dataset(
         "insvie", "InsViE-1M", "CC BY 4.0", "1M video edits of 25 frames",
-        (("*.csv",), _ANY), bases=("videos", "data"), shape=_insvie,
+        (("train*.csv",), ("*.csv",), _ANY), bases=("videos", "data"), shape=_insvie, by_name=True,
+        sides={"source": r"source|src|orig", "target": r"edit"},
         header=("source_name", "source_caption", "instruct", "edit_caption", "edit_folder"),
         columns={"caption": ("edit_caption",)},
     ),
@@ -387,9 +385,9 @@ DATASETS: tuple[Dataset, ...] = (
         by_name=True,
     ),
     Dataset(
-        "motionbench", "MotionBench", "research, non-commercial", "clips of motion, with questions",
-        (("**/video_info.meta.jsonl",), _ANY), kind="clip", bases=("videos", "MotionBench"), shape=_motionbench,
-        by_name=True,
+        "motionbench", "MotionBench", "CC BY-NC-SA 4.0", "clips of motion: 5K with captions, others with questions",
+        (("**/train.jsonl", "**/video_info.meta.jsonl"), _ANY), kind="clip", bases=("videos", "MotionBench"),
+        shape=_motionbench, by_name=True, columns={"caption": ("motion_caption",)},
     ),
     Dataset(
         "table", "a table", "", "any CSV, JSON, JSONL, Parquet: source, target, instruction; or clip, caption", (_ANY,)

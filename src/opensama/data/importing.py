@@ -299,7 +299,7 @@ class _Import:
         for said in media:
             path = self.finder.find(said, within)
             if path is None and self.dataset.by_name:
-                path = self.finder.find_name(said.rpartition("/")[2])
+                path = self.finder.find_name(said.rpartition("/")[2], self.dataset.sides.get(side, ""))
             if path is not None:
                 if path.stat().st_size == 0:
                     raise _LeftOut("empty file", f"{path} is empty (0 bytes)")

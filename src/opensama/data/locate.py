@@ -7,6 +7,7 @@ folder. Every way of reading a path is tried, the one that worked last for such 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,7 @@ class Finder:
         self.renames = dict(renames or {})
         self._worked: dict[str, Way] = {}
         self._lock = Lock()
-        self._names: dict[str, Path | None] | None = None
+        self._names: dict[str, list[tuple[str, str]]] | None = None
         self._is_folder = lru_cache(100_000)(Path.is_dir)
 
     def find(self, said: str, near: Sequence[Path] = ()) -> Path | None:
@@ -71,18 +72,23 @@ class Finder:
         path = self.roots[way[0]] / place
         return path if self._is_folder(path.parent) and path.is_file() else None
 
-    def find_name(self, name: str) -> Path | None:
-        """The only file of that name under the roots, with or without its ending; None where several have it."""
+    def find_name(self, name: str, among: str = "") -> Path | None:
+        """The only file of that name under the roots, with or without its ending; None where several have it.
+
+        With `among` only those files count of which a folder's name fits that pattern.
+        """
         with self._lock:
             if self._names is None:
                 self._names = {}
-                files = (
-                    Path(folder, file) for root in self.roots for folder, _, found in os.walk(root) for file in found
-                )
-                for path in files:
-                    for key in {path.name, path.stem}:
-                        self._names[key] = path if self._names.get(key, path) == path else None
-        return self._names.get(name)
+                for root in self.roots:
+                    for folder, _, found in os.walk(root):
+                        near = os.path.relpath(folder, root).lower()
+                        for file in found:
+                            self._names.setdefault(PurePosixPath(file).stem, []).append((near, f"{folder}/{file}"))
+        named = (*self._names.get(name, ()), *self._names.get(PurePosixPath(name).stem, ()))
+        fits = {Path(path) for near, path in named if re.search(among, near)}
+        fits = {path for path in fits if name in (path.name, path.stem)}
+        return fits.pop() if len(fits) == 1 else None
 
     def _place(self, parts: Sequence[str], way: Way) -> str:
         """The place that a way of reading leads to, empty if it does not apply."""

@@ -44,8 +44,8 @@ Row = dict[str, Any]
 def rows(path: Path, header: Sequence[str] | None = None) -> Iterator[tuple[int, Row | BadRow]]:
     """Number (from 1, the header's line counted) and values of each row.
 
-    `header` names the columns of a CSV whose own first line cannot be relied on; that line is skipped if it looks like
-    names. Empty values are left out.
+    `header` names the columns of a CSV whose own first line cannot be relied on, if it has so many; that line is
+    skipped if it looks like names. Empty values are left out.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -168,7 +168,16 @@ def _tree(path: Path) -> Iterator[tuple[int, Any]]:
         tree = [tree]
     if not isinstance(tree, list):
         raise UserError(f"{path} holds {type(tree).__name__}, no list of rows: choose the table with --table.")
-    yield from enumerate(tree, 1)
+    yield from enumerate(_flat(tree), 1)
+
+
+def _flat(rows: Sequence[Any]) -> Iterator[Any]:
+    """The rows of a list, and of lists in it."""
+    for row in rows:
+        if isinstance(row, list):
+            yield from _flat(row)
+        else:
+            yield row
 
 
 def _are_rows(parts: Sequence[Any]) -> bool:
@@ -212,6 +221,7 @@ def _fields(file: Iterable[str], separator: str, header: Sequence[str] | None) -
             if not any(fields):
                 continue
             if names is None:
+                header = header if header and len(fields) >= len(header) else None
                 names = list(header) if header else fields
                 if header is None or not any(re.search(r"\.\w{3,4}$", field.strip()) for field in fields):
                     continue
