@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from opensama.evaluation.world import draw
 from opensama.media.video_io import write_video
 from opensama.values import Video
 
@@ -106,4 +107,23 @@ def make_editverse(folder: Path, frames: int = 10) -> Path:
     return folder
 
 
-MAKERS = {"vie": make_vie, "openve": make_openve, "reco": make_reco, "ive": make_ive, "editverse": make_editverse}
+def make_clips(folder: Path) -> Path:
+    rows = []
+    for index in range(2):
+        save(clip(index), folder / f"clip{index}--source.mp4")
+        rows.append({"id": f"clip{index}", "instruction": f"Make number {index} darker.", "task": "color"})
+    (folder / "clips.json").write_text(json.dumps(rows))
+    return folder
+
+
+def make_world(folder: Path) -> Path:
+    draw(folder, n=1, families=("add", "style"), frames=5, size=64)
+    return folder
+
+
+JUDGED = {
+    "vie": make_vie, "openve": make_openve, "reco": make_reco, "ive": make_ive, "editverse": make_editverse,
+    "clips": make_clips,
+}  # fmt: skip
+"""Those that are shown to a judge."""
+MAKERS = JUDGED | {"world": make_world}

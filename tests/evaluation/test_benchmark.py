@@ -20,8 +20,12 @@ from opensama.evaluation.run import System, evaluate_benchmark
 from opensama.values import EditRequest, UserError, Video
 from opensama.vlm import Question, ScriptedVlm
 from tests.curation.server import Asked, ChatServer
-from tests.evaluation.benchmarks import MAKERS, clip, darker, make_vie, save
+from tests.evaluation.benchmarks import JUDGED, MAKERS, clip, darker, make_vie, save
 from tests.evaluation.marking import marker
+from tests.pipeline.conftest import folder, pipe
+from tests.tiny_qwen import write_tiny_qwen
+
+__all__ = ["folder", "pipe"]
 
 
 def make_edits(name: str, data: Path, folder: Path, share: float) -> Path:
@@ -40,7 +44,7 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", JUDGED)
 def test_two_systems_are_scored_and_ranked(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = MAKERS[name](tmp_path / "data")
     edits = [f"{kind}={make_edits(name, data, tmp_path / kind, s)}" for kind, s in (("timid", 0.15), ("bold", 0.6))]
@@ -110,8 +114,11 @@ def test_a_folder_with_holes_is_scored_and_all_of_it_told(tmp_path: Path, capsys
     assert all(item["failure"] for item in system["items"] if item["state"] == "missing")
 
 
-def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = make_vie(tmp_path / "data", ["add", "style"] * 3)
+@pytest.mark.parametrize(("items", "passes"), [(6, 2), pytest.param(500, 1, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_asks_nothing_twice(
+    items: int, passes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_vie(tmp_path / "data", ["add", "style"] * (items // 2))
     edits = make_edits("vie", data, tmp_path / "edits", 0.5)
     answered: Counter[str] = Counter()
     lock = threading.Lock()
@@ -119,8 +126,8 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path, capsys: pyt
 
     def answer(asked: Asked) -> str:
         with lock:
-            if asked.images and sum(answered.values()) == 5 and process:
-                os.kill(process.pop().pid, signal.SIGKILL)  # before the sixth reply
+            if asked.images and sum(answered.values()) == items // 2 and process:
+                os.kill(process.pop().pid, signal.SIGKILL)  # before this reply
                 return "too late"
             reply = marker(asked)
             if asked.images:
@@ -130,19 +137,19 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path, capsys: pyt
 
     with ChatServer(answer) as server:
         asked = ["evaluate", "vie", "--data", str(data), "--out", str(tmp_path / "out"), "--edits", str(edits)]
-        asked += ["--judge-url", server.url, "--passes", "2", "--workers", "1", "--metrics", "none"]
+        asked += ["--judge-url", server.url, "--passes", str(passes), "--workers", "1", "--metrics", "none"]
         process.append(subprocess.Popen([sys.executable, "-m", "opensama.apps.cli", *asked], stderr=subprocess.DEVNULL))
         running = process[0]
-        assert running.wait(120) == -signal.SIGKILL
-        assert sum(answered.values()) == 5
+        assert running.wait(600) == -signal.SIGKILL
+        assert sum(answered.values()) == items // 2
         assert not (tmp_path / "out/results.json").exists()
         assert opensama(asked) == 0
-        assert sum(answered.values()) == 12  # six items, two passes
-        assert set(answered.values()) == {2}  # the passes of each item
+        assert sum(answered.values()) == items * passes
+        assert set(answered.values()) == {passes}
         assert opensama(asked) == 0
-        assert sum(answered.values()) == 12
+        assert sum(answered.values()) == items * passes
     (system,) = results(tmp_path / "out")["systems"]
-    assert system["summary"]["counts"]["scored"] == 6
+    assert system["summary"]["counts"]["scored"] == items
     capsys.readouterr()
 
 
@@ -189,6 +196,52 @@ def test_a_model_edits_and_two_judges_are_compared(tmp_path: Path, capsys: pytes
     again = json.loads((tmp_path / "three/agreement.json").read_text())
     assert again["scores"]["mean"]["rho"] == pytest.approx(1)
     assert again["scores"]["mean"]["mean_difference"] == 0
+
+
+def test_a_model_edits_is_judged_and_shown_and_nothing_is_done_twice(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--model` from the benchmark's folder to the page, before a server on this machine."""
+    data, out = MAKERS["openve"](tmp_path / "data"), tmp_path / "out"
+    asked = ["evaluate", "openve", "--data", str(data), "--out", str(out), "--model", str(folder)]
+    with ChatServer(marker) as server:
+        asked += ["--judge-url", server.url, "--metrics", "edit_strength"]
+        assert opensama(asked) == 0
+        made = {file.name: file.stat().st_mtime_ns for file in (out / "edited" / folder.name).iterdir()}
+        assert len(made) == len(server.questions) == 2
+        first = results(out)
+        assert opensama(asked) == 0
+        assert len(server.questions) == 2
+        assert {file.name: file.stat().st_mtime_ns for file in (out / "edited" / folder.name).iterdir()} == made
+        assert results(out) == first
+        (out / "edited" / folder.name / next(iter(made))).unlink()  # what is lost is made and judged anew
+        assert opensama([*asked, "--seed", "0"]) == 0
+    (system,) = first["systems"]
+    assert system["name"] == folder.name
+    assert system["summary"]["counts"] == {"items": 2, "scored": 2, "failed": 0, "missing": 0}
+    assert all(item["seconds"] > 0 and item["scores"]["mean"] >= 1 for item in system["items"])
+    assert opensama(["evaluate", "report", str(out)]) == 0
+    assert (out / "report.html").read_text().count("data:video/mp4") == 4
+    capsys.readouterr()
+
+
+def test_a_local_judge_of_random_weights_fails_and_is_never_a_mark(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = MAKERS["ive"](tmp_path / "data")
+    edits = make_edits("ive", data, tmp_path / "edits", 0.5)
+    judge = write_tiny_qwen(tmp_path / "qwen")
+    asked = ["evaluate", "ive", "--data", str(data), "--out", str(tmp_path / "out"), "--edits", str(edits)]
+    assert opensama([*asked, "--judge-model", str(judge), "--limit", "1", "--metrics", "none", "--device", "cpu"]) == 0
+    found = results(tmp_path / "out")
+    assert found["judge"] == str(judge)
+    (system,) = found["systems"]
+    assert system["summary"]["counts"]["failed"] == system["summary"]["counts"]["items"] > 0
+    for item in system["items"]:
+        assert (item["state"], item["scores"]) == ("failed", None)
+        assert len(item["replies"]) == 6, "two questions, each asked three times"
+        assert all(reply["fault"] and reply["marks"] is None for reply in item["replies"])
+    assert "nothing scored" in capsys.readouterr().out
 
 
 def test_any_editor_is_scored_and_what_it_made_is_kept(tmp_path: Path) -> None:

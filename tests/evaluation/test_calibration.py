@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from opensama import load
-from opensama.apps.evaluate import through
-from opensama.evaluation.world import Calibration, calibrate
+from opensama.evaluation.world import Calibration, calibrate, through
 from opensama.evaluation.world.calibration import NAMES, RIGHT, imitations
 from opensama.world import FAMILIES, sample_edit
 

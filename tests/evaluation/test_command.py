@@ -1,4 +1,4 @@
-"""`opensama evaluate world`: what it refuses before a model is loaded, and the calibration as a command."""
+"""`opensama evaluate world`: what it refuses before anything is drawn, and the calibration as a command."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from opensama.apps.cli import main
         (["-n", "0"], "from 1 to 100000"),
         (["--clips", "{folder}"], "no video"),
         (["--json", "{folder}/missing/world.json"], "make it first"),
+        (["--json", "{folder}/x.json", "--model", "tiny", "--edits", "{folder}"], "figures of one system"),
+        (["--model", "tinny"], "did you mean 'tiny'"),
+        (["--metrics", "beauty"], "There is no metric 'beauty'"),
     ],
 )
 def test_what_cannot_be_asked(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", "world", *(a.format(folder=tmp_path) for a in arguments)]) == 2
+    asked = ["evaluate", "world", "--out", str(tmp_path / "out"), *(a.format(folder=tmp_path) for a in arguments)]
+    assert main(asked) == 2
+    assert not (tmp_path / "out").exists()
     assert said in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""Sizes, lengths, rates and shapes that differ; memory that does not grow; a folder of edits with faults."""
+"""Sizes, lengths, rates and shapes that differ; memory that does not grow; the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from opensama.apps.cli import main
 from opensama.evaluation.metrics import METRICS, align, compare, measure
 from opensama.evaluation.metrics.alignment import pair_numbers
-from opensama.evaluation.metrics.folder import measure_folder, table
 from opensama.media import write_video
 from opensama.values import UserError, Video
 from opensama.world import sample_edit
@@ -167,50 +166,19 @@ def test_memory_does_not_grow_with_the_video() -> None:
     assert float(done.stdout) < 12, f"{done.stdout.strip()} MiB more"
 
 
-# --- a folder, and the command
+# --- the command
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    source, target = edit()
-    write_video(video(source), tmp_path / "ball--source.mp4")
-    write_video(video(target), tmp_path / "ball--ours.mp4")
-    write_video(video(scaled(target[:6], 360, 240), 12), tmp_path / "ball--theirs.mp4")
-    (tmp_path / "ball--broken.mp4").write_bytes(b"no video")
-    write_video(video(target), tmp_path / "lost--ours.mp4")
-    (tmp_path / "notes.txt").write_text("not a video")
-    write_video(video(target), tmp_path / "stray.mp4")
-    return tmp_path
-
-
-def test_a_folder_is_measured_with_its_faults(folder: Path) -> None:
-    found = {(one.name, one.system): one for one in measure_folder(folder)}
-    assert found.keys() == {("ball", "broken"), ("ball", "ours"), ("ball", "theirs"), ("lost", "ours")}
-    ours, theirs = found["ball", "ours"].measured, found["ball", "theirs"].measured
-    assert ours is not None
-    assert theirs is not None
-    assert ours.values.keys() == METRICS.keys()
-    assert theirs.alignment.paired == "time"
-    assert "broken" in (found["ball", "broken"].failure or "")
-    assert "no lost--source" in (found["lost", "ours"].failure or "")
-    text = table(list(found.values()))
-    assert "mean of ours" in text
-    assert text.count("not measured:") == 2
-    assert "shuffled" in text
-
-
-def test_the_command_measures_one_edit_and_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pair = [str(folder / "ball--source.mp4"), str(folder / "ball--ours.mp4")]
-    assert main(["evaluate", "metrics", *pair, "--json", str(folder / "one.json")]) == 0
+def test_the_command_measures_one_edit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = [tmp_path / "source.mp4", tmp_path / "ours.mp4"]
+    for file, frames in zip(pair, edit(), strict=True):
+        write_video(video(frames), file)
+    assert main(["evaluate", "metrics", *map(str, pair), "--json", str(tmp_path / "one.json")]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in METRICS)
-    one = json.loads((folder / "one.json").read_text())
+    one = json.loads((tmp_path / "one.json").read_text())
     assert one["values"].keys() == METRICS.keys()
     assert one["controls"]["copy"]["edit_strength"] == 0
-    assert main(["evaluate", "metrics", "--edits", str(folder), "--metrics", "flicker, edited_share"]) == 0
-    out = capsys.readouterr().out
-    assert "unedited_psnr" not in out
-    assert "ball theirs" in out
 
 
 @pytest.mark.parametrize(
@@ -219,7 +187,6 @@ def test_the_command_measures_one_edit_and_a_folder(folder: Path, capsys: pytest
         ([], "Give a source and an edited video"),
         (["a.mp4"], "Give a source and an edited video"),
         (["a.mp4", "b.mp4"], "There is no file a.mp4"),
-        (["--edits", "nowhere"], "There is no folder nowhere"),
         (["a.mp4", "b.mp4", "--metrics", "beauty"], "There is no metric 'beauty'"),
         (["a.mp4", "b.mp4", "--json", "nowhere/x.json"], "There is no folder"),
     ],

@@ -1,71 +1,158 @@
-"""The run over families: a perfect editor and a lazy one, the controls, the table, and real clips."""
+"""The world as a benchmark: a perfect editor and a lazy one, the controls, the table, files of others, real clips."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from opensama.evaluation.world import evaluate_clips, evaluate_world, list_clips
+from opensama.apps.cli import main as opensama
+from opensama.evaluation.items import read_benchmark
+from opensama.evaluation.run import Benchmarked, System, evaluate_benchmark
+from opensama.evaluation.world import WorldReport, draw, list_clips
 from opensama.evaluation.world.clips import first_second
+from opensama.evaluation.world.key import to_float
 from opensama.evaluation.world.scores import squared_error
 from opensama.media.video_io import write_video
 from opensama.values import EditRequest, UserError, Video
 from opensama.world import CONTROLS, FAMILIES, STYLES, apply_style, sample_edit, to_uint8
 
-SMALL = {"frames": 5, "size": 64}
+SMALL: Any = {"frames": 5, "size": 64}
+Edit = Callable[[EditRequest], Video]
 
 
-def same(frames):
-    return frames
+def answers(*families: str, n: int = 2, size: int = 64) -> dict[str, np.ndarray]:
+    """What is right, by what is asked."""
+    samples = [sample_edit(f"0-{i}", "test", family, 5, size) for family in families for i in range(n)]
+    return {sample.instruction: sample.target for sample in samples}
 
 
-def test_a_perfect_editor():
+def evaluate(folder: Path, edit: Edit, **asked: Any) -> Benchmarked:
+    draw(folder / "drawn", **SMALL, **asked)
+    return evaluate_benchmark("world", folder / "drawn", folder, [System("mine", edit=edit)])
+
+
+def report(found: Benchmarked) -> dict[str, Any]:
+    return WorldReport.read(found.results["systems"][0]).to_dict()
+
+
+def test_a_perfect_editor(tmp_path: Path) -> None:
     families = ("replace", "style", "absent")
-    answers = {}
-    for family in families:
-        for i in range(2):
-            sample = sample_edit(f"0-{i}", "test", family, **SMALL)
-            answers[sample.instruction] = sample.target
-    report = evaluate_world(
-        lambda request: Video.from_frames(answers[request.instruction], fps=16),
-        same, n=2, families=families, full_every=0, **SMALL,
-    ).to_dict()  # fmt: skip
-    assert report["overall"]["success"] == 1
-    assert report["overall"]["n"] == 4
-    assert report["overall"]["last_minus_first"]["mean"] == 0
-    assert set(report["families"]) == {"replace", "style"}
-    assert report["controls"]["absent"]["success"] == 1
-    assert report["controls"]["copy"]["success"] == 0
-    assert report["controls"]["reconstruction"]["success"] == 1
+    right = answers(*families) | answers(*families, size=128)
+    small = answers(*families)
+
+    def edit(request: EditRequest) -> Video:
+        frames = request.video.array()  # type: ignore[union-attr]
+        known = small if frames.shape[1] == 64 else right
+        return Video.from_frames(known[request.instruction], fps=16)
+
+    found = evaluate(tmp_path, edit, n=2, families=families)
+    figures = report(found)
+    assert figures["overall"]["success"] == 1
+    assert figures["overall"]["n"] == 4
+    assert figures["overall"]["last_minus_first"]["mean"] == 0
+    assert set(figures["families"]) == {"replace", "style"}
+    assert figures["controls"]["absent"]["success"] == 1
+    assert figures["controls"]["copy"]["success"] == 0
+    assert figures["controls"]["reconstruction"]["success"] == 1
+    (system,) = found.results["systems"]
+    groups = system["summary"]["groups"]
+    assert {name: group["scores"]["success"]["mean"] for name, group in groups.items()} == dict.fromkeys(families, 1)
+    assert system["summary"]["overall"]["success"]["n"] == 4
+    controls = {name: scores["success"]["mean"] for name, scores in system["summary"]["controls"].items()}
+    assert controls == {"copy": 0, "black": 0, "shuffled": 0, "reconstruction": 1}
 
 
-def test_a_lazy_editor_passes_only_where_nothing_is_asked():
-    seen = []
-    report = evaluate_world(
-        lambda request: request.video, same, n=1, full_every=1, keep=lambda *pair: seen.append(pair),
-        progress=lambda done, total: seen.append((done, total)), **SMALL,
-    )  # fmt: skip
-    found = json.loads(json.dumps(report.to_dict()))
-    assert set(found["families"]) == set(FAMILIES)
-    assert found["overall"]["success"] == 0
-    assert set(found["overall"]["taken_for"]) == {"undone", "source"}
-    assert found["controls"]["absent"]["success"] == 1
-    assert found["controls"]["swapped"]["success"] == 0
-    assert found["families"]["replace"]["kept_full_db"] == 99
-    assert found["families"]["style"]["kept_full_db"] is None
-    assert len(seen) == 2 * len((*FAMILIES, *CONTROLS))
-    assert "last third minus first" in report.table()
+def test_a_lazy_editor_passes_only_where_nothing_is_asked(tmp_path: Path) -> None:
+    found = evaluate(tmp_path, lambda request: request.video, n=1)  # type: ignore[arg-type, return-value]
+    figures = json.loads(json.dumps(report(found)))
+    assert set(figures["families"]) == set(FAMILIES)
+    assert figures["overall"]["success"] == 0
+    assert set(figures["overall"]["taken_for"]) == {"undone", "source"}
+    assert figures["controls"]["absent"]["success"] == 1
+    assert figures["controls"]["swapped"]["success"] == 0
+    assert figures["families"]["replace"]["kept_full_db"] == 99
+    assert figures["families"]["style"]["kept_full_db"] is None
+    assert len(found.results["systems"][0]["items"]) == len((*FAMILIES, *CONTROLS))
+    assert "last third minus first" in found.table()
+    told = found.results["systems"][0]["items"][0]["replies"][0]["text"]
+    assert "wrong, in its thirds nearest to" in told
 
 
-def test_the_control_that_a_copy_passes_never_stands_alone():
+def test_the_control_that_a_copy_passes_never_stands_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
-        evaluate_world(lambda request: request.video, same, n=1, families=("absent",), **SMALL)
+        draw(tmp_path, n=1, families=("absent",))
 
 
-def test_squared_error_of_known_outputs():
+def test_what_is_made_is_not_made_again_and_another_editor_makes_it_anew(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def edit(request: EditRequest) -> Video:
+        seen.append(request.instruction)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return request.video  # type: ignore[return-value]
+
+    draw(tmp_path / "drawn", n=3, families=("add", "remove"), **SMALL)
+    for expected in (4, 4 + 3 + 1):  # the fourth was cut off; the fifth of a family is made at two sizes
+        again = [System("mine", edit=edit, identity="one")]
+        if expected == 4:
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_benchmark("world", tmp_path / "drawn", tmp_path, again)
+        else:
+            found = evaluate_benchmark("world", tmp_path / "drawn", tmp_path, again)
+    assert all(item["state"] == "scored" for item in found.results["systems"][0]["items"])
+    count = len(seen)
+    same = evaluate_benchmark("world", tmp_path / "drawn", tmp_path, again)
+    assert len(seen) == count
+    assert json.dumps(same.results) == json.dumps(found.results)
+    evaluate_benchmark("world", tmp_path / "drawn", tmp_path, [System("mine", edit=edit, identity="two")])
+    assert len(seen) == count + 8  # six, and the first of each family at twice the size
+
+
+def test_files_of_another_system_are_marked_and_what_is_wrong_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command, from `--draw` to the report: somebody edits the drawn files, at another size and with holes."""
+    out, theirs = tmp_path / "out", tmp_path / "theirs"
+    asked = ["evaluate", "world", "--out", str(out), "-n", "3", "--families", "style,background"]
+    assert opensama([*asked, "--draw"]) == 0
+    items, faults = read_benchmark("world", out / "drawn")
+    assert (len(items), faults) == (6, [])
+    theirs.mkdir()
+    for item in items:
+        target = sample_edit(f"0-{item.notes['number']}", "test", item.task, 17, 256).target
+        write_video(Video.from_frames(target, 16), theirs / f"{item.id}.mp4", quality=95)
+    (theirs / "style-test-0-0.mp4").unlink()
+    (theirs / "style-test-0-1.mp4").write_bytes(b"no video")
+    short = sample_edit("0-2", "test", "style", 9, 128).target
+    write_video(Video.from_frames(short, 16), theirs / "style-test-0-2.mp4", overwrite=True)
+    (theirs / "background-test-0-0.mp4").rename(theirs / "background-0-0.mp4")
+    capsys.readouterr()
+    assert opensama([*asked, "--edits", str(theirs), "--metrics", "none"]) == 0
+    said = capsys.readouterr().out
+    (system,) = json.loads((out / "results.json").read_text())["systems"]
+    items_by_id = {item["id"]: item for item in system["items"]}
+    assert {name: item["state"] for name, item in items_by_id.items() if item["state"] == "scored"} == {
+        "background-test-0-1": "scored",
+        "background-test-0-2": "scored",
+    }
+    assert all(item["scores"]["success"] == 1 for item in items_by_id.values() if item["state"] == "scored")
+    assert "9 frames, its source 17" in items_by_id["style-test-0-2"]["failure"]
+    for reason in ("there is no style-test-0-0.mp4", "style-test-0-1: cannot be read", "did you mean background-test"):
+        assert reason in said
+    assert system["summary"]["counts"] == {"items": 6, "scored": 2, "failed": 0, "missing": 4}
+    assert opensama(["evaluate", "report", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "reconstruction" in page
+    assert "shuffled" in page
+
+
+def test_squared_error_of_known_outputs() -> None:
     sample = sample_edit(5, "test", "recolor", **SMALL)
     half = ((sample.source.astype(int) + sample.target) // 2).astype(np.uint8)
     outputs = (sample.source, half, sample.target)
@@ -73,32 +160,26 @@ def test_squared_error_of_known_outputs():
     assert ratios == [pytest.approx(1), pytest.approx(0.25, abs=0.02), 0]
 
 
-def test_styles_on_real_clips(tmp_path: Path):
+def test_styles_on_real_clips(tmp_path: Path) -> None:
     sample = sample_edit(1, "test", "style", frames=24, size=96)
-    write_video(Video.from_frames(sample.source, fps=24), tmp_path / "clip.mp4")
-    assert [p.name for p in list_clips(tmp_path)] == ["clip.mp4"]
-    clip = first_second(tmp_path / "clip.mp4", **SMALL)
+    (tmp_path / "clips").mkdir()
+    write_video(Video.from_frames(sample.source, fps=24), tmp_path / "clips" / "clip.mp4")
+    assert [p.name for p in list_clips(tmp_path / "clips")] == ["clip.mp4"]
+    clip = first_second(tmp_path / "clips" / "clip.mp4", **SMALL)
     assert clip.shape == (5, 64, 64, 3)
 
     def stylist(request: EditRequest) -> Video:
         style = max((s for s in STYLES if s in request.instruction), key=len, default="")
-        frames = np.stack(list(request.video.frames()))
-        tensor = to_uint8(apply_style(style, _float(frames))) if style else frames
-        return Video.from_frames(tensor, fps=16)
+        frames = request.video.array()  # type: ignore[union-attr]
+        return Video.from_frames(to_uint8(apply_style(style, to_float(frames))) if style else frames, fps=16)
 
-    rows = evaluate_clips(stylist, same, tmp_path, **SMALL)
-    assert len(rows) == len(STYLES)
-    assert all(r.success for r in rows)
-    lazy = evaluate_clips(lambda request: request.video, same, tmp_path, limit=3, **SMALL)
-    assert [r.success for r in lazy] == [False] * 3
+    asked = {"n": 1, "families": ("style",), "clips": tmp_path / "clips"}
+    figures = report(evaluate(tmp_path, stylist, **asked))
+    assert (figures["clips"]["n"], figures["clips"]["success"]) == (len(STYLES), 1)
+    lazy = report(evaluate(tmp_path / "lazy", lambda request: request.video, **asked))  # type: ignore[arg-type, return-value]
+    assert lazy["clips"]["success"] == 0
 
 
-def test_a_folder_without_videos(tmp_path: Path):
+def test_a_folder_without_videos(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no video"):
         list_clips(tmp_path)
-
-
-def _float(frames: np.ndarray):
-    from opensama.evaluation.world.key import to_float
-
-    return to_float(frames)

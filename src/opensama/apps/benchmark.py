@@ -14,7 +14,7 @@ from opensama.values import UserError
 if TYPE_CHECKING:
     from opensama.evaluation.judge import Recorded
     from opensama.evaluation.protocols import Protocol
-    from opensama.evaluation.run import System
+    from opensama.evaluation.run import Benchmarked, System
     from opensama.vlm import Vlm
 
 
@@ -137,7 +137,7 @@ class Given:
     seed: int = 0
     device: str | None = None
 
-    def systems(self, show: Display) -> list[System]:
+    def systems(self, show: Display, benchmark: str) -> list[System]:
         from opensama.evaluation.run import System
 
         folders = dict(_named(said) for said in self.edits or [])
@@ -146,14 +146,20 @@ class Given:
         files = dict(_named(said) for said in self.metric_file or [])
         only = next(iter(files.values())) if len(files) == 1 and "=" not in (self.metric_file or [""])[0] else None
         systems = [System(name, edits=folder, metric_file=files.get(name) or only) for name, folder in folders.items()]
+        if benchmark == "clips" and not folders:
+            from opensama.evaluation.items import clip_systems
+
+            systems = [System(name, edits=self.data) for name in clip_systems(self.data)]
         if self.model is not None:
             from opensama.models.registry import find
 
-            find(self.model)
+            entry = find(self.model)
             from opensama import load
+            from opensama.evaluation.world import through
 
-            name = Path(self.model).name
-            systems.append(System(name, edit=load(self.model, device=self.device, notice=show.note).edit))
+            editor = load(self.model, device=self.device, notice=show.note)
+            name, identity = Path(self.model).name, _identity(self.model, entry.folder)
+            systems.append(System(name, edit=editor.edit, identity=identity, through=through(editor)))
         if not systems and only is not None:
             systems = [System(only.stem, metric_file=only)]
         if not systems:
@@ -170,31 +176,41 @@ class Given:
 
 
 def vie(*, given: Given, judging: Judging | None = None) -> int:
-    """Score a model, or anybody\'s edits, on VIE-Bench."""
-    return _run("vie", given, judging)
+    """Score a model, or anybody's edits, on VIE-Bench."""
+    return run("vie", given, judging)[1]
 
 
 def openve(*, given: Given, judging: Judging | None = None) -> int:
-    """Score a model, or anybody\'s edits, on OpenVE-Bench."""
-    return _run("openve", given, judging)
+    """Score a model, or anybody's edits, on OpenVE-Bench."""
+    return run("openve", given, judging)[1]
 
 
 def reco(*, given: Given, judging: Judging | None = None) -> int:
-    """Score a model, or anybody\'s edits, on ReCo-Bench."""
-    return _run("reco", given, judging)
+    """Score a model, or anybody's edits, on ReCo-Bench."""
+    return run("reco", given, judging)[1]
 
 
 def ive(*, given: Given, judging: Judging | None = None) -> int:
-    """Score a model, or anybody\'s edits, on IVEBench."""
-    return _run("ive", given, judging)
+    """Score a model, or anybody's edits, on IVEBench."""
+    return run("ive", given, judging)[1]
 
 
 def editverse(*, given: Given, judging: Judging | None = None) -> int:
-    """Score a model, or anybody\'s edits, on EditVerseBench."""
-    return _run("editverse", given, judging)
+    """Score a model, or anybody's edits, on EditVerseBench."""
+    return run("editverse", given, judging)[1]
 
 
-def _run(benchmark: str, given: Given, judging: Judging | None) -> int:
+def clips(*, given: Given, judging: Judging | None = None) -> int:
+    """Score a model, or anybody's edits, on clips of your own.
+
+    The folder holds NAME--source.mp4 and, for each system that edited it, NAME--SYSTEM.mp4; what was asked stands in a
+    table (.json, .jsonl, .csv) of id, instruction and task beside them. A judge is asked in the style of VIE-Bench.
+    """
+    return run("clips", given, judging)[1]
+
+
+def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[Benchmarked, int]:
+    """Scores what is given, prints and writes it; the results and the exit code."""
     judging = judging or Judging()
     from opensama.evaluation.agreement import agreement, agreement_table, read_results
     from opensama.evaluation.items import read_benchmark
@@ -204,7 +220,7 @@ def _run(benchmark: str, given: Given, judging: Judging | None) -> int:
     protocol, metrics = judging.chosen(benchmark), given.measured()
     read_benchmark(benchmark, given.data)  # before a judge is greeted or a model loaded
     with Display() as show:
-        systems = given.systems(show)
+        systems = given.systems(show, benchmark)
         report = evaluate_benchmark(
             benchmark,
             given.data,
@@ -228,13 +244,15 @@ def _run(benchmark: str, given: Given, judging: Judging | None) -> int:
         (given.out / "agreement.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         print(f"\n{agreement_table(found)}\n\nwritten: {given.out / 'agreement.json'}, every edit's scores by both")
     print(f"\nwritten: {given.out / 'results.json'}")
-    return _ended(report.stopped, report.left)
-
-
-def _ended(stopped: str, left: int) -> int:
     from opensama.apps.curate import ended
 
-    return ended(stopped, left)
+    return report, ended(report.stopped, report.left)
+
+
+def _identity(model: str, folder: Path | None) -> str:
+    """Of a model that edits: its name, and what its folder holds."""
+    files = sorted(folder.rglob("*.safetensors")) if folder is not None else []
+    return f"{model}:{[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
 
 
 def _named(said: str) -> tuple[str, Path]:

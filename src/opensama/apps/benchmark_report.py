@@ -144,10 +144,10 @@ def whole_page(
 def summary(results: Mapping[str, Any]) -> str:
     """Who judged, how, and what was done with failures."""
     judge = results.get("judge")
+    style = results.get("style_of")
+    how = f", {results.get('passes', 1)} a question; rubrics in the style of {style}" if style else ""
     said = [
-        f"Judged by {judge}, {results.get('passes', 1)} a question; rubrics in the style of {results.get('style_of')}."
-        if judge
-        else "No judge: measured only.",
+        f"Judged by {judge}{how}." if judge else "No judge: measured only.",
         f"Frames: {results['sampler']}." if judge and results.get("sampler") else "",
         str(results.get("policy") or "") if judge else "",
     ]
@@ -165,18 +165,21 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def tables(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
-    """A table for each group: systems down, scores across, each with its interval and rank."""
+    """A table for each group: systems and controls down, scores across, each with its interval and rank."""
     for group in dict.fromkeys(cell.group for cell in cells):
         mine = [cell for cell in cells if cell.group == group]
         scores = list(dict.fromkeys(cell.score for cell in mine))
         head = "".join(f'<th scope="col">{html.escape(score)}</th>' for score in scores)
         body = ""
-        for system in systems:
-            row = {cell.score: cell for cell in mine if cell.system == system}
+        shown = [(name, False) for name in systems]
+        shown += [(name, True) for name in dict.fromkeys(cell.system for cell in mine if cell.control)]
+        for system, control in shown:
+            row = {cell.score: cell for cell in mine if (cell.system, cell.control) == (system, control)}
             values = "".join(f"<td>{_number(row[score]) if score in row else '-'}</td>" for score in scores)
             one = next(iter(row.values()), None)
             counts = f"{max(cell.n for cell in row.values())}, {one.failed}, {one.missing}" if one else "-"
-            body += f'<tr><th scope="row">{html.escape(system)}</th>{values}<td>{counts}</td></tr>'
+            kind = ' class="control-row"' if control else ""
+            body += f'<tr{kind}><th scope="row">{html.escape(system)}</th>{values}<td>{counts}</td></tr>'
         label = html.escape(group)
         first, last = (f'<th scope="col">{text}</th>' for text in ("system", "n, failed, missing"))
         yield (
@@ -199,8 +202,9 @@ def legend(systems: Sequence[str]) -> str:
 
 def bars(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
     """For each score a figure: groups along it, a bar for each system, its interval as a line."""
+    own = [cell for cell in cells if not cell.control]
     for measured in (False, True):
-        chosen = [cell for cell in cells if cell.measured == measured and cell.group != "over groups"]
+        chosen = [cell for cell in own if cell.measured == measured and cell.group != "over groups"]
         for score in dict.fromkeys(cell.score for cell in chosen):
             mine = [cell for cell in chosen if cell.score == score]
             if not measured or len(systems) > 1:
@@ -322,7 +326,8 @@ def _said(item: Mapping[str, Any]) -> str:
         parts.append(f"<details{opened}><summary>the judge's reasons</summary>{texts}</details>")
     if metrics := item.get("metrics"):
         listed = "".join(f"<li>{html.escape(name)} {value:.4g}</li>" for name, value in metrics.items())
-        parts.append(f'<details><summary>metrics</summary><ul class="marks">{listed}</ul></details>')
+        laid = f'<p class="dim">{html.escape(item["laid"])}</p>' if item.get("laid") else ""
+        parts.append(f'<details><summary>metrics</summary><ul class="marks">{listed}</ul>{laid}</details>')
     return "".join(parts)
 
 

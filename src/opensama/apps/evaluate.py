@@ -1,22 +1,16 @@
-"""`opensama evaluate`: how well a model edits, measured where every edit has an exact answer."""
+"""`opensama evaluate`: how well a model edits: its commands, and the one whose clips are drawn here."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from opensama.apps.progress import Display
 from opensama.values import Progress, UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from opensama.pipeline.editor import Editor
 
 app = App(name="evaluate", help="Measure how well a model edits.")
 app.command("opensama.apps.metrics:metrics", name="metrics", help="Measure an edit against its source without a judge.")
@@ -26,6 +20,7 @@ for _name, _help in {
     "reco": "ReCo-Bench: configs/ and ori_videos/; edits are SOURCE_INSTRUCTION.mp4.",
     "ive": "IVEBench: ivebenchdb_prompt_short.json and its like; edits are called as their sources.",
     "editverse": "EditVerseBench: test.json and its sources; edits are ID/generate.mp4.",
+    "clips": "clips of your own: NAME--source.mp4, and beside them NAME--SYSTEM.mp4.",
 }.items():
     app.command(f"opensama.apps.benchmark:{_name}", name=_name, help=f"Score a model, or anybody's edits, on {_help}")
 app.command("opensama.apps.benchmark_report:report", name="report", help="Show a benchmark's results on one page.")
@@ -35,17 +30,21 @@ app.command("opensama.apps.vote:vote", name="vote", help="Let people vote betwee
 @app.command
 def world(
     *,
-    model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
+    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("world-results"),
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    edits: Annotated[list[str] | None, Parameter(negative=())] = None,
     split: Literal["test", "train"] = "test",
     n: Annotated[int, Parameter(name=["-n", "--number"])] = 12,
     families: Annotated[str | None, Parameter(name="--families")] = None,
     clips: Path | None = None,
+    metrics: str = "all",
+    draw: Annotated[bool, Parameter(negative=())] = False,
     calibrate: Annotated[bool, Parameter(negative=())] = False,
     seed: int = 0,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     device: str | None = None,
-) -> None:
-    """Edit clips of the drawn world and compare with the exact answers, family by family.
+) -> int:
+    """Score a model, or anybody's edits, on clips of the drawn world, by their exact answers.
 
     An edit is right where, in each third of the clip, the right answer is nearer to it than any wrong one, and the rest
     is kept. Prints for each family the share of right edits with its 95 % interval, the squared error beside the
@@ -53,8 +52,13 @@ def world(
 
     Parameters
     ----------
+    out
+        Folder of the results: results.json, ledger.jsonl, edited/, and drawn/, the clips with world.json.
     model
-        A name that `opensama models list` shows, or a pipeline folder.
+        A model that edits: a name that `opensama models list` shows, or a pipeline folder. By default tiny, unless
+        --edits are given.
+    edits
+        A folder of edits of drawn/ that any system made, each called ID.mp4, or NAME=FOLDER; may be given again.
     split
         test: objects, colours and phrasings that were kept from training; train: those it was trained on.
     n
@@ -63,12 +67,16 @@ def world(
         Only these, with commas between: replace,add.
     clips
         A folder of videos: also put every style on each of them and compare with the style's exact answer.
+    metrics
+        Measured beside the exact marks: all, none, or names with commas between.
+    draw
+        Only draw the clips and list what is asked of them, for another system to edit.
     calibrate
         Edit nothing: show how many right answers and how many imitations this measure lets pass.
     seed
         Another number draws other clips.
     json_file
-        Also write every figure into this file.
+        Also write one system's figures by family into this file, as `opensama models card` takes them.
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
@@ -76,10 +84,14 @@ def world(
         raise UserError(f"The number of edits of each family must be from 1 to 100000, not {n}.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
+    if json_file is not None and edits and len(edits) + (model is not None) > 1:
+        raise UserError("--json holds the figures of one system; those of several are in results.json.")
+    model = None if edits and model is None else model or "tiny"
     from opensama.models.registry import find
 
-    find(model)
-    from opensama import load
+    if model is not None:
+        find(model)
+    from opensama.apps.benchmark import Given, run
     from opensama.evaluation import world as measure
     from opensama.world import CONTROLS, FAMILIES
 
@@ -91,43 +103,38 @@ def world(
         raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
     if clips is not None:
         measure.list_clips(clips)
+    given = Given(data=out / "drawn", out=out, model=model, edits=edits, metrics=metrics, seed=seed, device=device)
+    given.measured()
+    begin = time.monotonic()
+    if calibrate:
+        from opensama import load
 
-    with Display() as show:
-        editor = load(model, device=device, notice=show.note)
-        coded = through(editor)
-
-        def progress(stage: str) -> Callable[[int, int], None]:
-            begin = time.monotonic()
-            return lambda done, total: show(Progress(stage, done, total, time.monotonic() - begin))
-
-        report: measure.WorldReport | measure.Calibration
-        if calibrate:
-            chosen = tuple(name for name in chosen if name != "absent")
-            report = measure.calibrate(
-                coded, n=n, families=chosen, split=split, seed=seed, progress=progress("Calibrating")
-            )
-        else:
-            report = measure.evaluate_world(
-                editor.edit, coded, model=model, split=split, n=n, seed=seed, families=chosen,
-                progress=progress("Evaluating"),
+        asked = tuple(name for name in chosen if name != "absent")
+        with Display() as show:
+            coded = measure.through(load(model or "tiny", device=device, notice=show.note))
+            found = measure.calibrate(
+                coded, n=n, families=asked, split=split, seed=seed,
+                progress=lambda done, total: show(Progress("Calibrating", done, total, time.monotonic() - begin)),
             )  # fmt: skip
-            if clips is not None:
-                report.clips = measure.evaluate_clips(editor.edit, coded, clips, seed=seed, progress=progress("Clips"))
-    print(report.table())
+        print(found.table())
+        figures, code = {"table": found.table(), **found.to_dict()}, 0
+    else:
+        with Display() as show:
+            measure.draw(
+                given.data, split=split, n=n, seed=seed, families=chosen, clips=clips,
+                progress=lambda done, total: show(Progress("Drawing", done, total, time.monotonic() - begin)),
+            )  # fmt: skip
+        if draw:
+            print(f"written: {given.data}, the clips and world.json, which says what is asked of each")
+            return 0
+        report, code = run("world", given)
+        scored = measure.WorldReport.read(report.results["systems"][0])
+        about = {"model": model, "split": split, "seed": seed}
+        figures = {"table": scored.table(), **about, **scored.to_dict()}
     if json_file is not None:
-        json_file.write_text(json.dumps({"table": report.table(), **report.to_dict()}, indent=2) + "\n")
+        from opensama.data.manifest import whole_file
+
+        with whole_file(json_file) as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
         print(f"written: {json_file}")
-
-
-def through(editor: Editor) -> Callable[[Tensor], Tensor]:
-    """The model's autoencoder there and back, [b t 3 h w] in 0..1: no edit can come nearer to an answer."""
-    import torch
-
-    pipeline = editor.pipeline
-
-    @torch.no_grad()
-    def coded(frames: Tensor) -> Tensor:
-        pixels = pipeline.decode_latents(pipeline.encode_video(frames.movedim(1, 2) * 2 - 1))
-        return ((pixels.movedim(2, 1) + 1) / 2).clamp(0, 1)
-
-    return coded
+    return code

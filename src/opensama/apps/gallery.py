@@ -125,8 +125,7 @@ def drawn_items(
     editor: Editor, families: Sequence[str], number: int, split: Literal["test", "train"], seed: int
 ) -> Iterator[Item]:
     """Edits of the drawn world, scored."""
-    from opensama.apps.evaluate import through
-    from opensama.evaluation.world import score
+    from opensama.evaluation.world import score, through
     from opensama.world import sample_edit
     from opensama.world.scenes import FPS
 
@@ -140,7 +139,7 @@ def drawn_items(
 
 def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -> Iterator[Item]:
     """Each video in `number` styles, the styles in turn, scored against the style's own answer among all styles."""
-    from opensama.apps.evaluate import through
+    from opensama.evaluation.world import through
     from opensama.evaluation.world.clips import ask_for, first_second, style_key
     from opensama.evaluation.world.scores import row, squared_error
     from opensama.world import STYLES, to_uint8

@@ -1,17 +1,14 @@
-"""`opensama evaluate metrics`: a source and its edit, or a folder of edits, by metrics that need no judge."""
+"""`opensama evaluate metrics`: a source and its edit, by metrics that need no judge."""
 
 from __future__ import annotations
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.progress import Display
-from opensama.values import Progress, UserError
+from opensama.values import UserError
 
 COLUMNS = ("edit", "copy", "black", "shuffled")
 
@@ -21,7 +18,6 @@ def metrics(
     edited: Path | None = None,
     /,
     *,
-    edits: Path | None = None,
     metrics: Annotated[str | None, Parameter(name="--metrics")] = None,
     side: int = 416,
     weights: Path | None = None,
@@ -41,8 +37,6 @@ def metrics(
         The video before, a file or a folder of images.
     edited
         The video after.
-    edits
-        Instead of the two: a folder of NAME--source.mp4 and NAME--SYSTEM.mp4; every edit and the systems' means.
     metrics
         Only these, with commas between: unedited_psnr,flicker.
     side
@@ -59,7 +53,6 @@ def metrics(
         Also write every figure into this file.
     """
     from opensama.evaluation.metrics import METRICS, compare
-    from opensama.evaluation.metrics.folder import measure_folder, table
     from opensama.evaluation.metrics.measuring import known
     from opensama.media import read_video
 
@@ -67,47 +60,35 @@ def metrics(
     if explain:
         print("\n".join(_explained(name) for name in chosen))
         return
-    if (edits is None) == (source is None) or (source is None) != (edited is None):
-        raise UserError("Give a source and an edited video, or a folder with --edits, and not both.")
+    if source is None or edited is None:
+        raise UserError("Give a source and an edited video; a folder of edits is scored by `opensama evaluate clips`.")
     if weights is None and (text or source_text):
         raise UserError("A text needs a network that reads it; give its folder with --weights.")
-    if weights is not None and edits is not None:
-        raise UserError("A network measures one edit at a time; give a source and an edited video.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
-    written: list[dict[str, object]] | dict[str, object]
-    if edits is not None:
-        with Display() as show:
-            begin = time.monotonic()
-            found = measure_folder(
-                edits, chosen, side=side,
-                done=lambda n, total: show(Progress("Measuring", n, total, time.monotonic() - begin)),
-            )  # fmt: skip
-        print(table(found))
-        written = [edit.to_dict() for edit in found]
-    else:
-        assert source is not None
-        assert edited is not None
-        measured = compare(read_video(source), read_video(edited), chosen, side=side)
-        rows = {"edit": measured.values, **measured.controls}
-        print(f"{'':<20}" + "".join(f"{who:>10}" for who in COLUMNS) + "  better")
-        for name in chosen:
-            cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in COLUMNS)
-            print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].better}")
-        print(measured.alignment.describe())
-        written = measured.to_dict()
-        if weights is not None:
-            from opensama.evaluation.metrics.networks import Network, measure_by_network
+    measured = compare(read_video(source), read_video(edited), chosen, side=side)
+    rows = {"edit": measured.values, **measured.controls}
+    print(f"{'':<20}" + "".join(f"{who:>10}" for who in COLUMNS) + "  better")
+    for name in chosen:
+        cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in COLUMNS)
+        print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].better}")
+    print(measured.alignment.describe())
+    written = measured.to_dict()
+    if weights is not None:
+        from opensama.evaluation.metrics.networks import Network, measure_by_network
 
-            network = Network(weights)
-            one, two = measured.alignment.source, measured.alignment.edited
-            values = measure_by_network(one, two, network, text=text, source_text=source_text, side=side)
-            copy = measure_by_network(one, one, network, text=text, side=side)
-            for name, value in values.items():
-                print(f"{name:<20}{value:>10.3f}" + (f"{copy[name]:>10.3f}" if name in copy else ""))
-            written |= {"network": values, "network_copy": copy}
+        network = Network(weights)
+        one, two = measured.alignment.source, measured.alignment.edited
+        values = measure_by_network(one, two, network, text=text, source_text=source_text, side=side)
+        copy = measure_by_network(one, one, network, text=text, side=side)
+        for name, value in values.items():
+            print(f"{name:<20}{value:>10.3f}" + (f"{copy[name]:>10.3f}" if name in copy else ""))
+        written |= {"network": values, "network_copy": copy}
     if json_file is not None:
-        _write(json_file, written)
+        from opensama.data.manifest import whole_file
+
+        with whole_file(json_file) as temporary:
+            temporary.write_text(json.dumps(written, indent=2) + "\n")
         print(f"written: {json_file}")
 
 
@@ -121,12 +102,3 @@ def _explained(name: str) -> str:
         f"{name}: {metric.says}\n  from {low:g} to {high:g}{unit}; better: {metric.better}\n"
         f"  cannot see: {metric.blind}\n  costs about {metric.cost:g} ms a pair of frames\n"
     )
-
-
-def _write(file: Path, found: object) -> None:
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_text(json.dumps(found, indent=2) + "\n")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 from opensama.values import Video
 
 
-def fill(template: str, **parts: str) -> str:
-    """The template `apps/NAME` with its parts, and the shared style and script as `$style` and `$script`."""
+def fill(template: str, *, title: str, **parts: str) -> str:
+    """The template `apps/NAME` with its parts: `$head` is the shared beginning, `$script` the shared script."""
     folder = files("opensama.apps")
-    style, script = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    whole = Template(folder.joinpath(template).read_text("utf-8"))
-    return whole.substitute(parts, style=style, script=script)
+    texts = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", "page.js", template))
+    head, style, script, page = texts
+    head = Template(head.rstrip("\n")).substitute(title=title, style=style)
+    return Template(page).substitute(parts, title=title, head=head, script=script)
 
 
 def film(video: Video, quality: float) -> str:

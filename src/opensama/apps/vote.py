@@ -371,7 +371,7 @@ class _Handler(BaseHTTPRequestHandler):
         from opensama.apps.pages import fill
 
         nonce = secrets.token_urlsafe(16)
-        text = fill("vote.html", nonce=nonce)
+        text = fill("vote.html", title="Which edit is better?", nonce=nonce)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; connect-src 'self'; "
             "media-src blob:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

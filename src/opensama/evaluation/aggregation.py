@@ -106,6 +106,12 @@ def ive_overall(means: Means) -> dict[str, Number]:
     return {f"{group} {name}": value for group in means for name, value in ive_dimensions(means[group]).items()}
 
 
+def plain_overall(means: Means) -> dict[str, Number]:
+    """Each score's unweighted mean over the groups that have it."""
+    scores = dict.fromkeys(score for group in means.values() for score in group)
+    return {score: macro(means, score, [name for name in means if score in means[name]]) for score in scores}
+
+
 def no_overall(means: Means) -> dict[str, Number]:
     """The benchmark's authors average their groups nowhere."""
     return {}
@@ -126,9 +132,13 @@ class Line:
 
 
 def summarise(
-    lines: Sequence[Line], overall: Callable[[Means], dict[str, Number]], zeros: Sequence[str] = ()
+    lines: Sequence[Line],
+    overall: Callable[[Means], dict[str, Number]],
+    zeros: Sequence[str] = (),
+    aside: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Counts, and for each group each score's mean, interval and number of items; then the overall numbers.
+    """Counts, and for each group each score's mean, interval and number of items; then the overall numbers, over all
+    groups but those `aside`.
 
     Where `zeros` names scores, a failed item counts as 0 in these (ReCo-Bench); otherwise it is left out.
     """
@@ -156,7 +166,7 @@ def summarise(
         drawn[group] = {name: draws[:, i] for i, name in enumerate(names)}
         scores = {name: _number(averages[i], low[i], high[i], int(there[:, i].sum())) for i, name in enumerate(names)}
         groups[group] = _counts(mine) | {"scores": scores}
-    with_any = {group: value for group, value in means.items() if value}
+    with_any = {group: value for group, value in means.items() if value and group not in aside}
     points = overall(with_any) if with_any else {}
     several = overall({group: drawn[group] for group in with_any}) if with_any else {}
     n = sum(max((s["n"] for s in groups[g]["scores"].values()), default=0) for g in with_any)

@@ -24,6 +24,7 @@ from opensama.values import UserError
 
 Row = Mapping[str, Any]
 VIDEOS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif"}
+CLIP_MARK = "--"  # between a clip's name and who made it
 HINTS = 40  # files of which it is asked whose they may be
 
 SOURCE = ("source", "source_video", "src_video", "original_video", "source_path", "input_video", "video", "video_path")
@@ -126,6 +127,13 @@ def find_edits(name: str, items: Iterable[Item], folder: Path) -> tuple[dict[str
         faults.append(Fault(_inside(extra, folder), f"no item's edit is called so{meant}"))
     faults += [Fault(item.id, f"has no edit: there is no {wanted}") for wanted, item in missing.items()]
     return found, faults
+
+
+def find_clips(items: Iterable[Item], folder: Path, system: str) -> dict[str, Path]:
+    """What a system made, in a folder of `NAME--SYSTEM.mp4`: it was asked for no more."""
+    files = {file.stem: file for file in (sorted(folder.iterdir()) if folder.is_dir() else []) if file.is_file()}
+    named = {item.id: files.get(f"{item.id}{CLIP_MARK}{system}") for item in items}
+    return {name: file for name, file in named.items() if file is not None and file.suffix.lower() in VIDEOS}
 
 
 def _nearest(wanted: str, item: Item, at: Mapping[str, list[Path]], folder: Path) -> Path | None:
@@ -316,12 +324,58 @@ def editverse_names(item: Item) -> tuple[str, ...]:
     return (f"{item.id}/generate.mp4",)
 
 
+# --- folders of one's own, and the drawn world
+
+
+def read_clips(folder: Path) -> tuple[list[Item], list[Fault]]:
+    """Every `NAME--source.mp4`; what is asked stands in a table of `id`, `instruction`, `task`, or is the name."""
+    rows: dict[str, Row] = {}
+    faults: list[Fault] = []
+    for table in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".json", ".jsonl", ".csv")):
+        rows |= {_first(row, ID): row for row in read_rows(table) if any(name in row for name in INSTRUCTION)}
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEOS]
+    sources = {name: file for file in files if (name := file.stem.removesuffix(f"{CLIP_MARK}source")) != file.stem}
+    items = []
+    for name, file in sources.items():
+        row = rows.pop(name, {})
+        items.append(Item(name, _first(row, TASK), _first(row, INSTRUCTION) or name, file))
+    for file in files:
+        name, mark, _ = file.stem.partition(CLIP_MARK)
+        if not mark:
+            faults.append(Fault(file.name, f"is called neither NAME{CLIP_MARK}source nor NAME{CLIP_MARK}SYSTEM"))
+        elif name not in sources:
+            faults.append(Fault(file.name, f"there is no {name}{CLIP_MARK}source beside it"))
+    faults += [Fault(name, f"is listed, and there is no {name}{CLIP_MARK}source.mp4") for name in rows]
+    return items, faults
+
+
+def clip_systems(folder: Path) -> list[str]:
+    """Whose edits lie there as `NAME--SYSTEM.mp4`."""
+    files = folder.iterdir() if folder.is_dir() else []
+    found = {file.stem.partition(CLIP_MARK)[2] for file in files if file.suffix.lower() in VIDEOS}
+    return sorted(found - {"", "source"})
+
+
+def read_world(folder: Path) -> tuple[list[Item], list[Fault]]:
+    """`world.json`, as `opensama.evaluation.world.draw` writes it; all but id, task, instruction are notes."""
+    faults: list[Fault] = []
+    items = []
+    for row in read_rows(folder / "world.json", ("id", "task", "instruction")):
+        said = {key: str(row.pop(key)) for key in ("id", "task", "instruction")}
+        source = locate(folder, f"{said['id']}.mp4", said["id"], faults)
+        notes = {key: str(value) for key, value in row.items()}
+        items.append(Item(said["id"], said["task"], said["instruction"], source, notes=notes))
+    return items, faults
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     "vie": Benchmark("VIE-Bench", read_vie, lambda item: (f"{item.id}_edited.mp4",)),
     "openve": Benchmark("OpenVE-Bench", read_openve, openve_names),
     "reco": Benchmark("ReCo-Bench", read_reco, reco_names),
     "ive": Benchmark("IVEBench", read_ive, ive_names),
     "editverse": Benchmark("EditVerseBench", read_editverse, editverse_names, ("video1.mp4",)),
+    "clips": Benchmark("Clips", read_clips, lambda item: (f"{item.id}_edited.mp4",)),
+    "world": Benchmark("The drawn world", read_world, lambda item: (f"{item.id}.mp4",)),
 }
 
 

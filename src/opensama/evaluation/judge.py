@@ -58,6 +58,10 @@ class Judged:
     """Standard deviation of a score over the passes, where there were several."""
     again: bool = False
     """Nobody answered: worth another try at another time."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    controls: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What else was measured, and both of what is no edit."""
+    details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

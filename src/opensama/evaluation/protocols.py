@@ -27,6 +27,7 @@ from opensama.evaluation.aggregation import (
     mean,
     no_overall,
     openve_overall,
+    plain_overall,
     reco_derived,
 )
 from opensama.evaluation.items import Item
@@ -71,10 +72,14 @@ class Protocol:
     """What a failed reply makes 0, where failure is zero."""
     identical: bool = False
     """Clips that are the same get 0 in all marks unasked."""
+    aside: tuple[str, ...] = ()
+    """Groups that stand beside and have no part in the overall numbers."""
 
     @property
     def policy(self) -> str:
         """What happens to items that cannot be scored, in words."""
+        if not self.tries:
+            return "items whose files are missing, broken or of another length or shape are left out"
         asked = f"a reply that cannot be read is asked for {self.tries} times"
         then = "then counts 0" if self.failure == "zero" else "then its item is left out"
         same = "; an edit identical to its source counts 0" if self.identical else ""
@@ -152,6 +157,10 @@ def one_in_five(frames: int, fps: float) -> list[int]:
     return picked if len(picked) <= 20 else spread(frames, 20)
 
 
+def every(frames: int, fps: float) -> list[int]:
+    return list(range(frames))
+
+
 def eight(frames: int, fps: float) -> list[int]:
     return spread(frames, 8)
 
@@ -218,24 +227,43 @@ _OPENVE = Protocol(
     overall=openve_overall,
     headline="mean",
 )
+_VIE = Protocol(
+    name="vie",
+    benchmark="vie",
+    style_of="VIE-Bench",
+    sampler=Sampler("8 frames of each clip, evenly spread", eight),
+    order="source, edited",
+    rubrics=vie_rubrics,
+    failure="drop",
+    tries=3,
+    temperature=1.0,
+    max_tokens=2048,
+    derive=with_mean,
+    group=vie_group,
+    overall=no_overall,
+    headline="mean",
+)
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
+        _VIE,
+        replace(_VIE, name="clips", benchmark="clips", group=task_of),
         Protocol(
-            name="vie",
-            benchmark="vie",
-            style_of="VIE-Bench",
-            sampler=Sampler("8 frames of each clip, evenly spread", eight),
-            order="source, edited",
-            rubrics=vie_rubrics,
+            name="world",
+            benchmark="world",
+            style_of="",
+            sampler=Sampler("the first and last of four in each third", every),
+            order="frame by frame",
+            rubrics=lambda item: (),
             failure="drop",
-            tries=3,
-            temperature=1.0,
-            max_tokens=2048,
-            derive=with_mean,
-            group=vie_group,
-            overall=no_overall,
-            headline="mean",
+            tries=0,
+            temperature=0.0,
+            max_tokens=0,
+            derive=dict,
+            group=task_of,
+            overall=plain_overall,
+            headline="success",
+            aside=("absent", "swapped", "clips"),
         ),
         _OPENVE,
         replace(

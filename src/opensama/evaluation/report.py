@@ -36,6 +36,8 @@ class Cell:
     best: int | None = None
     worst: int | None = None
     measured: bool = False
+    control: bool = False
+    """No system, but a control measured beside all of them."""
 
     @property
     def rank(self) -> str:
@@ -45,7 +47,8 @@ class Cell:
 
 
 def standings(results: Mapping[str, Any]) -> list[Cell]:
-    """Every group's scores, the overall ones, then the metrics without a judge; ranked among the systems."""
+    """Every group's scores, the overall ones, then the metrics without a judge; ranked among the systems. Controls
+    stand beside without a rank, averaged over all systems' items."""
     cells: list[Cell] = []
     for system in results["systems"]:
         summary = system["summary"]
@@ -63,7 +66,27 @@ def standings(results: Mapping[str, Any]) -> list[Cell]:
                     )
     order = {key: index for index, key in enumerate(dict.fromkeys((cell.group, cell.score) for cell in cells))}
     ranked = [_ranked(cell, [c for c in cells if (c.group, c.score) == (cell.group, cell.score)]) for cell in cells]
-    return sorted(ranked, key=lambda cell: (cell.measured, order[cell.group, cell.score]))
+    ranked += [cell for one in order for cell in _controls(results, *one)]
+    return sorted(ranked, key=lambda cell: (cell.measured, order[cell.group, cell.score], cell.control))
+
+
+def _controls(results: Mapping[str, Any], group: str, score: str) -> Iterator[Cell]:
+    """What copying, black and the like get in a score that was measured on them, over the items of a group."""
+    task = None if group in ("over groups", "metrics, all") else group.removeprefix("metrics, ")
+    values: dict[str, list[float]] = {}
+    for system in results["systems"]:
+        aside = system["summary"].get("aside", ()) if group == "over groups" else ()
+        for item in system["items"]:
+            if task in (None, item["task"]) and item["task"] not in aside:
+                for name, found in (item.get("controls") or {}).items():
+                    values.setdefault(name, []).extend([found[score]] if score in found else [])
+    for name, own in values.items():
+        if own:
+            mean = sum(own) / len(own)
+            yield Cell(
+                group, score, name, mean, None, None, len(own), 0, 0,
+                measured=group.startswith("metrics, "), control=True,
+            )  # fmt: skip
 
 
 def _ranked(cell: Cell, rivals: Sequence[Cell]) -> Cell:

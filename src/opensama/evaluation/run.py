@@ -14,18 +14,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from opensama.evaluation.aggregation import Line, State, mean, no_overall, summarise
-from opensama.evaluation.items import Fault, Item, find_benchmark, find_edits, read_benchmark
+from opensama.evaluation.items import Fault, Item, find_benchmark, find_clips, find_edits, read_benchmark
 from opensama.evaluation.judge import Judged, Recorded, judge_item
 from opensama.evaluation.ledger import Ledger
 from opensama.evaluation.metric_files import read_metric_file
 from opensama.evaluation.protocols import Protocol, find_protocol
+from opensama.evaluation.table import table
+from opensama.evaluation.world import AnswerKeys, Through
 from opensama.media.video_io import read_video, write_video
 from opensama.values import EditRequest, Progress, UserError, Video
 from opensama.vlm import Vlm, VlmQuota
@@ -39,6 +41,10 @@ class System:
     edits: Path | None = None
     edit: Callable[[EditRequest], Video] | None = None
     metric_file: Path | None = None
+    identity: str = ""
+    """Of what edits: where it differs from the last run's, the edits are made anew."""
+    through: Through | None = None
+    """Its autoencoder there and back, for the world's answer key."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,9 @@ class _Work:
     metrics: dict[str, float] = field(default_factory=dict)
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
     extra: dict[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    laid: str = ""
+    """How source and edit were laid on each other to be measured."""
     left: bool = False
 
 
@@ -104,10 +113,14 @@ def evaluate_benchmark(
     stopped = ""
     with Ledger(out) as ledger:
         for system in systems:
-            works, own = _edits(name, system, items, out, seed, progress)
-            run = _Run(ledger, system, protocol, judge, passes, tuple(metrics))
+            exact = None
+            if protocol.name == "world":
+                exact = AnswerKeys(system.through) if system.through else AnswerKeys()
+            works, own = _edits(name, system, items, out, seed, progress, ledger, exact)
+            run = _Run(ledger, system, protocol, exact or judge, passes, tuple(metrics))
             stopped = run.all(works, workers, progress, stopped)
-            done.append(_system(system, works, own, protocol, out, judge is not None or system.metric_file is not None))
+            judging = run.judge is not None or system.metric_file is not None
+            done.append(_system(system, works, own, protocol, out, judging))
     results: dict[str, Any] = {
         "benchmark": name,
         "title": find_benchmark(name).title,
@@ -116,7 +129,7 @@ def evaluate_benchmark(
         "sampler": protocol.sampler.says,
         "rubrics": sorted({protocol.digest(item) for item in items}),
         "policy": protocol.policy,
-        "judge": judge.name if judge is not None else None,
+        "judge": run.judge.name if run.judge is not None else None,
         "passes": passes,
         "date": time.strftime("%Y-%m-%d"),
         "faults": [fault._asdict() for fault in faults if fault.where in chosen or not (tasks or limit)],
@@ -153,12 +166,16 @@ def _edits(
     out: Path,
     seed: int,
     progress: Callable[[Progress], None] | None,
+    ledger: Ledger,
+    exact: AnswerKeys | None,
 ) -> tuple[list[_Work], list[Fault]]:
     """Each item with its edit, made where the system makes them."""
     extra, faults = read_metric_file(name, system.metric_file, items) if system.metric_file else ({}, [])
     if system.edits is None and system.edit is None:
         return [_Work(item, None, [], extra=extra.get(item.id, {})) for item in items], faults
     if system.edits is not None:
+        if name == "clips" and (own := find_clips(items, system.edits, system.name)):
+            return [_Work(item, own[item.id]) for item in items if item.id in own], faults
         found, more = find_edits(name, items, system.edits)
         return [_Work(item, found.get(item.id), extra=extra.get(item.id, {})) for item in items], faults + more
     folder = out / "edited" / system.name
@@ -166,21 +183,49 @@ def _edits(
     works = []
     begin = time.monotonic()
     for number, item in enumerate(items):
-        work = _Work(item, folder / f"{item.id}.mp4", extra=extra.get(item.id, {}))
+        work = _Work(item, None, extra=extra.get(item.id, {}))
         works.append(work)
-        assert work.edited is not None
-        if item.source is not None and not work.edited.exists():
+        if item.source is not None:
+            path = folder / f"{item.id}.mp4"
             try:
-                assert system.edit is not None
-                request = EditRequest(item.source, item.instruction, seed=seed)
-                write_video(system.edit(request), work.edited, on_note=lambda note: None)
+                made = _made(ledger, system, item, path, seed, exact)
+                work.edited, work.seconds = path, made["seconds"]
+                work.judged = Judged(**made["judged"]) if "judged" in made else None
             except UserError as error:
                 work.faults.append(f"could not be edited: {error}")
-        if not work.edited.exists():
-            work.edited = None
         if progress:
             progress(Progress(f"Editing ({system.name})", number + 1, len(items), time.monotonic() - begin))
     return works, faults
+
+
+def _made(
+    ledger: Ledger, system: System, item: Item, path: Path, seed: int, exact: AnswerKeys | None
+) -> dict[str, Any]:
+    """Edits an item, unless the file is there that was made of the same; how long it took, and its exact marks."""
+    assert system.edit is not None
+    assert item.source is not None
+    asked = [system.name, system.identity, item.id, item.instruction, _stat(item.source), seed, exact is not None]
+
+    def noted(value: dict[str, Any] | None) -> dict[str, Any] | None:
+        found = ledger.once(_key("made", asked, _stat(path)), lambda: value, keep=lambda v: v is not None)
+        return None if found is None else dict(found)
+
+    if path.exists() and (known := noted(None)):
+        return known
+    if exact is not None:
+        made = exact.made(system.edit, item, path, seed, time.monotonic)
+    else:
+        began = time.monotonic()
+        request = EditRequest(item.source, item.instruction, seed=seed)
+        write_video(system.edit(request), path, overwrite=True, on_note=lambda note: None)
+        made = {"seconds": time.monotonic() - began}
+    noted(made)
+    return made
+
+
+def _stat(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 # --- judging and measuring
@@ -191,7 +236,7 @@ class _Run:
     ledger: Ledger
     system: System
     protocol: Protocol
-    judge: Vlm | Recorded | None
+    judge: Vlm | Recorded | AnswerKeys | None
     passes: int
     metrics: tuple[str, ...]
 
@@ -227,15 +272,15 @@ class _Run:
         if work.edited is None or work.item.source is None:
             return
         item, edited, source = work.item, work.edited, work.item.source
-        files = [[path.stat().st_size, path.stat().st_mtime_ns] for path in (source, edited)]
+        files = [_stat(path) for path in (source, edited)]
         work.faults += self.ledger.once(_key("look", self.system.name, item.id, files), lambda: look(source, edited))
         if self.metrics:
             found = self.ledger.once(
-                _key("metrics", self.system.name, item.id, files, self.metrics), lambda: self._measured(source, edited)
+                _key("measured", self.system.name, item.id, files, self.metrics), lambda: self._measured(source, edited)
             )
-            work.metrics, work.controls, failure = found
+            work.metrics, work.controls, work.laid, failure = found
             work.faults += [failure] if failure else []
-        if self.judge is None:
+        if self.judge is None or work.judged is not None:
             return
         judge, protocol = self.judge, self.protocol
         if stopped:
@@ -245,19 +290,24 @@ class _Run:
         key = _key("judge", self.system.name, item.id, files, asked, judge.name, self.passes)
         value = self.ledger.once(
             key,
-            lambda: judge_item(judge, protocol, item, edited, self.passes, system=self.system.name).to_dict(),
+            lambda: self._judged(judge, item, edited).to_dict(),
             keep=lambda value: not value["again"],
         )
         work.judged = Judged(**value)
 
-    def _measured(self, source: Path, edited: Path) -> tuple[dict[str, float], dict[str, dict[str, float]], str]:
+    def _judged(self, judge: Vlm | Recorded | AnswerKeys, item: Item, edited: Path) -> Judged:
+        if isinstance(judge, AnswerKeys):
+            return judge.judge_file(item, edited)
+        return judge_item(judge, self.protocol, item, edited, self.passes, system=self.system.name)
+
+    def _measured(self, source: Path, edited: Path) -> tuple[dict[str, float], dict[str, dict[str, float]], str, str]:
         from opensama.evaluation.metrics import compare
 
         try:
             found = compare(read_video(source), read_video(edited), self.metrics)
         except (UserError, OSError) as error:
-            return {}, {}, f"could not be measured: {' '.join(str(error).split())}"
-        return found.values, found.controls, ""
+            return {}, {}, "", f"could not be measured: {' '.join(str(error).split())}"
+        return found.values, found.controls, found.alignment.describe(), ""
 
 
 def look(source: Path, edited: Path) -> list[str]:
@@ -294,18 +344,23 @@ def _system(
     scored: list[Line] = []
     measured: list[Line] = []
     for work in works:
+        if work.judged is not None:
+            work.metrics = dict(work.judged.metrics) | work.metrics
+            names = dict.fromkeys([*work.judged.controls, *work.controls])
+            work.controls = {n: work.judged.controls.get(n, {}) | work.controls.get(n, {}) for n in names}
         row = _row(work, out, judging)
         rows.append(row)
         group = protocol.group(work.item)
         state: State = row["state"] if row["state"] in ("scored", "failed") else "missing"
         scored.append(Line(group, state, row["scores"] or {}))
-        measured.append(Line(group, "scored" if work.controls else "missing", work.metrics))
+        measured.append(Line(group, "scored" if work.metrics else "missing", work.metrics))
     summary: dict[str, Any] = {}
     if judging:
         zeros = protocol.zeros if protocol.failure == "zero" else ()
-        summary = summarise(scored, protocol.overall, zeros) | {
+        summary = summarise(scored, protocol.overall, zeros, protocol.aside) | {
             "policy": protocol.policy,
             "headline": protocol.headline,
+            "aside": list(protocol.aside),
         }
         if noise := [work.judged.spread for work in works if work.judged and work.judged.spread]:
             names = dict.fromkeys(name for spread in noise for name in spread)
@@ -356,64 +411,19 @@ def _row(work: _Work, out: Path, judging: bool) -> dict[str, Any]:
         "instruction": item.instruction,
         "source": _from(out, item.source),
         "edited": _from(out, work.edited),
+        "seconds": work.seconds,
         "state": state,
         "scores": scores or None,
         "spread": dict(judged.spread) if judged else {},
         "metrics": work.metrics,
         "controls": work.controls,
+        "laid": work.laid,
         "replies": [reply if isinstance(reply, dict) else vars(reply) for reply in judged.replies] if judged else [],
         "failure": failure,
         "faults": list(work.faults),
-    }
+    } | ({"details": judged.details} if judged and judged.details else {})
 
 
 def _from(out: Path, path: Path | None) -> str | None:
     """As seen from the folder of results.json, so that both may move together."""
     return None if path is None else Path(os.path.relpath(path.absolute(), out.absolute())).as_posix()
-
-
-def table(results: Mapping[str, Any]) -> str:
-    """The results in lines: for each system and group its headline scores with intervals, and how many they rest on."""
-    judge = f"judged by {results['judge']}, {results['passes']} a question" if results["judge"] else "not judged"
-    lines = [f"{results['title']}, {judge}; rubrics in the style of {results['style_of']}"]
-    for system in results["systems"]:
-        summary = system["summary"]
-        lines.append(f"\n{system['name']}")
-        lines.append(f"  {'':<26}{'score':<28}{'mean':>9}  {'95 %':>17}  {'n':>4} {'failed':>6} {'missing':>7}")
-        for group, row in (summary.get("groups") or {}).items():
-            lines += _lines(group, row, row["scores"])
-        if summary.get("overall"):
-            lines += _lines("over groups", summary["counts"], summary["overall"])
-        if "metrics" in summary:
-            for group, row in summary["metrics"]["groups"].items():
-                lines += _lines(f"metrics, {group}", row, row["scores"])
-            for name, scores in summary["controls"].items():
-                lines += _lines(f"control: {name}", {"failed": 0, "missing": 0}, scores)
-        if summary.get("left"):
-            lines.append(f"  {summary['left']} items are left")
-        if system["faults"]:
-            shown = system["faults"][:10]
-            lines += [f"  {fault['where']}: {fault['reason']}" for fault in shown]
-            if len(system["faults"]) > len(shown):
-                lines.append(f"  and {len(system['faults']) - len(shown)} more, in results.json")
-    if results["judge"]:
-        lines.append(f"\n{results['policy']}")
-    if results["faults"]:
-        lines += [f"{fault['where']}: {fault['reason']}" for fault in results["faults"][:10]]
-        if len(results["faults"]) > 10:
-            lines.append(f"and {len(results['faults']) - 10} more, in results.json")
-    return "\n".join(lines)
-
-
-def _lines(group: str, counts: Mapping[str, int], scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    lines = []
-    for number, (name, score) in enumerate(scores.items()):
-        interval = "-" if score["low"] is None else f"{score['low']:.3f}..{score['high']:.3f}"
-        tail = f"{counts['failed']:>6} {counts['missing']:>7}"
-        value = "-" if score["mean"] is None else f"{score['mean']:.3f}"
-        lines.append(
-            f"  {group if number == 0 else '':<26}{name:<28}{value:>9}  {interval:>17}  {score['n']:>4} {tail}"
-        )
-    return lines or [
-        f"  {group:<26}{'nothing scored':<28}{'-':>9}  {'-':>17}  {0:>4} {counts['failed']:>6} {counts['missing']:>7}"
-    ]

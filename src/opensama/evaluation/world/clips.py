@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from opensama.evaluation.world.key import AnswerKey, Frames, Question, Through, to_float
-from opensama.evaluation.world.run import Edit, collect
-from opensama.evaluation.world.scores import ItemScore, row, squared_error
 from opensama.media.frames import cover, to_frames, to_pixels
 from opensama.media.video_io import read_video
-from opensama.values import EditRequest, UserError, Video
-from opensama.world import STYLES, apply_style, to_uint8
+from opensama.values import UserError
+from opensama.world import STYLES, apply_style
 from opensama.world.looks import HOURS, WEATHERS
 from opensama.world.phrasing import clause, sentence
 from opensama.world.scenes import FPS, an
@@ -53,38 +49,3 @@ def ask_for(rng: random.Random, style: str) -> str:
     """An instruction, worded as no training edit is."""
     key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
     return sentence(clause(rng, key, "test", style=style, a_style=an(style)))
-
-
-def evaluate_clips(
-    edit: Edit,
-    through: Through,
-    folder: Path,
-    *,
-    limit: int | None = None,
-    seed: int = 0,
-    frames: int = 17,
-    size: int = 128,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[ItemScore]:
-    """Every style on every video of a folder, or `limit` of these edits by chance, in held-out phrasings."""
-    edits = [(path, style) for path in list_clips(folder) for style in STYLES]
-    rng = random.Random(seed)
-    if limit is not None and limit < len(edits):
-        edits = sorted(rng.sample(edits, limit))
-    rows: list[ItemScore] = []
-    read: dict[Path, Frames] = {}
-    for done, (path, style) in enumerate(edits):
-        if path not in read:
-            read = {path: first_second(path, frames, size)}
-        source = read[path]
-        text = ask_for(rng, style)
-        began = time.monotonic()
-        output = collect(edit(EditRequest(Video.from_frames(source, fps=FPS), text, seed=seed, preserve=False)))
-        seconds = time.monotonic() - began
-        verdict = style_key(source, style, through).judge(output)
-        answer = to_uint8(apply_style(style, to_float(source)))
-        ratio = squared_error(source, answer, output)
-        rows.append(row("clips", text, f"{path.name}: {style}", verdict, ratio, seconds))
-        if progress is not None:
-            progress(done + 1, len(edits))
-    return rows

@@ -1,44 +1,54 @@
-"""Edits clips of the world with any editor, scores them and reports.
+"""Runs an editor on edits of the world, and says of its scores what they are together.
 
-Beside the model always stand two others: `copy` gives the source back (the floor), `reconstruction` passes the exact
+Beside the editor always stand two others: `copy` gives the source back (the floor), `reconstruction` passes the exact
 answer through the model's autoencoder (the ceiling).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from opensama.evaluation.world.key import CALM, Frames, Through, grown, psnr, to_float
+from opensama.evaluation.world.key import Frames, Through
 from opensama.evaluation.world.probes import IDEAL
-from opensama.evaluation.world.scores import ItemScore, answer_key, mark, summary
-from opensama.values import EditRequest, UserError, Video
-from opensama.world import CONTROLS, FAMILIES, EditSample, sample_edit, to_uint8
+from opensama.evaluation.world.scores import ItemScore, summary
+from opensama.values import EditRequest, Video
+from opensama.world import CONTROLS, FAMILIES
 from opensama.world.scenes import FPS
+
+if TYPE_CHECKING:
+    from opensama.pipeline.editor import Editor
 
 Edit = Callable[[EditRequest], Video]
 
 
 @dataclass
 class WorldReport:
-    """Scores of a model and, under `controls`, of copying and of the autoencoder's answer; `clips` on real videos."""
+    """Scores of a system and, under `controls`, of copying and of the autoencoder's answer; `clips` on real videos."""
 
-    model: str
-    split: str
-    seed: int
     rows: list[ItemScore]
     controls: dict[str, list[ItemScore]] = field(default_factory=dict)
     clips: list[ItemScore] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, system: Mapping[str, Any]) -> Self:
+        """Of one system of a results.json."""
+        found = [item["details"] for item in system["items"] if item.get("details")]
+        rows = [{name: ItemScore.read(score) for name, score in details.items()} for details in found]
+        drawn = [row for row in rows if row["edit"].family != "clips"]
+        controls = {name: [row[name] for row in drawn if name in row] for name in ("copy", "reconstruction")}
+        clips = [row["edit"] for row in rows if row["edit"].family == "clips"]
+        return cls([row["edit"] for row in drawn], controls, clips)
 
     def of(self, *families: str) -> list[ItemScore]:
         return [r for r in self.rows if r.family in families]
 
     def to_dict(self) -> dict[str, Any]:
-        report: dict[str, Any] = {"model": self.model, "split": self.split, "seed": self.seed}
+        report: dict[str, Any] = {}
         if real := self.of(*FAMILIES):
             report["overall"] = summary(real)
         report["families"] = {f: summary(rows) for f in FAMILIES if (rows := self.of(f))}
@@ -83,70 +93,28 @@ class WorldReport:
         return "\n".join(lines)
 
 
-def collect(video: Video) -> Frames:
-    return np.stack(list(video.frames()))
+def through(editor: Editor) -> Through:
+    """The model's autoencoder there and back, [b t 3 h w] in 0..1: no edit can come nearer to an answer."""
+    pipeline = editor.pipeline
+
+    @torch.no_grad()
+    def coded(frames: Tensor) -> Tensor:
+        pixels = pipeline.decode_latents(pipeline.encode_video(frames.movedim(1, 2) * 2 - 1))
+        return ((pixels.movedim(2, 1) + 1) / 2).clamp(0, 1)
+
+    return coded
 
 
-def evaluate_world(
-    edit: Edit,
-    through: Through,
-    *,
-    model: str = "",
-    split: str = "test",
-    n: int = 12,
-    seed: int = 0,
-    families: Sequence[str] = (*FAMILIES, *CONTROLS),
-    frames: int = 17,
-    size: int = 128,
-    full_every: int = 4,
-    progress: Callable[[int, int], None] | None = None,
-    keep: Callable[[EditSample, Frames], None] | None = None,
-) -> WorldReport:
-    """Edits `n` items of each family of the world, families in turn, and scores them.
+class Asked(Protocol):
+    """An edit to make: a sample of the world, or a style on a clip."""
 
-    `through` passes frames through the model's autoencoder; `keep` sees every sample with its output, for pictures.
-    `full_every` = 0 leaves the full-size measurement out. Raises UserError where only the control that a copy passes
-    is asked for.
-    """
-    if set(families) <= {"absent"}:
-        raise UserError("A copy of the source passes `absent`: evaluate at least one family of edits beside it.")
-    report = WorldReport(model, split, seed, [], {"copy": [], "reconstruction": []})
-    for i in range(n * len(families)):
-        family, number = families[i % len(families)], i // len(families)
-        name = f"{seed}-{number}"
-        sample = sample_edit(name, split, family, frames, size)  # type: ignore[arg-type]
-        began = time.monotonic()
-        output = edited(edit, sample, seed)
-        seconds = time.monotonic() - began
-        full = None
-        if full_every and number % full_every == 0:
-            full = _kept_at_full_size(edit, name, split, family, frames, 2 * size, seed)
-        key = answer_key(sample, through)
-        report.rows.append(mark(sample, output, key, seconds, full))
-        if keep is not None:
-            keep(sample, output)
-        if family != "absent":
-            report.controls["copy"].append(mark(sample, sample.source, key))
-            exact = to_uint8(through(key.answer[None])[0])
-            report.controls["reconstruction"].append(mark(sample, exact, key))
-        if progress is not None:
-            progress(i + 1, n * len(families))
-    return report
+    @property
+    def source(self) -> Frames: ...
+    @property
+    def instruction(self) -> str: ...
 
 
-def edited(edit: Edit, sample: EditSample, seed: int = 0, preserve: bool = False) -> Frames:
-    """An editor's answer to an edit of the world, uint8 [t h w 3]."""
-    video = Video.from_frames(sample.source, fps=FPS)
-    return collect(edit(EditRequest(video=video, instruction=sample.instruction, seed=seed, preserve=preserve)))
-
-
-def _kept_at_full_size(
-    edit: Edit, name: str, split: str, family: str, frames: int, size: int, seed: int
-) -> float | None:
-    """PSNR of what should stay at twice the model's size, with `preserve`; None where everything changes."""
-    sample = sample_edit(name, split, family, frames, size)  # type: ignore[arg-type]
-    source, answer = to_float(sample.source), to_float(sample.target)
-    still = ~grown((source - answer).abs().amax(1) > 0.02, 2 * CALM)
-    if still.float().mean() < 0.01:
-        return None
-    return psnr(to_float(edited(edit, sample, seed, preserve=True)), source, still)
+def edited(edit: Edit, asked: Asked, seed: int = 0, preserve: bool = False) -> Frames:
+    """An editor's answer, uint8 [t h w 3]; every pixel its own, unless `preserve`."""
+    video = Video.from_frames(asked.source, fps=FPS)
+    return edit(EditRequest(video=video, instruction=asked.instruction, seed=seed, preserve=preserve)).array()

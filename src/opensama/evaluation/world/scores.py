@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ class ItemScore:
     seconds: float
     kept_full: float | None = None
     probes: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Self:
+        """From a file."""
+        return cls(**dict(said) | {"thirds": tuple(said["thirds"]), "parts": tuple(said["parts"])})
 
 
 def answer_key(sample: EditSample, through: Through) -> AnswerKey:

@@ -1,0 +1,233 @@
+"""The world as a benchmark among the others: a folder of drawn clips, and a judge that knows every exact answer.
+
+    draw(folder, n=12)                                  # ID.mp4 of each source, and world.json
+    evaluate_benchmark("world", folder, out, [System("tiny", edit=editor.edit, through=through(editor))])
+
+A model edits the drawn frames themselves, and these edits are marked before they become files. Anybody else edits the
+files, and their files are marked. Beside each edit the same key marks a copy of the source, black, the source's frames
+shuffled, and the exact answer through the model's autoencoder (`reconstruction`), the most that can be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from opensama.data.manifest import whole_file
+from opensama.evaluation.items import Item
+from opensama.evaluation.judge import Judged, Reply
+from opensama.evaluation.metrics.measuring import SHUFFLE
+from opensama.evaluation.world.clips import ask_for, first_second, list_clips, style_key
+from opensama.evaluation.world.key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
+from opensama.evaluation.world.run import Edit, edited
+from opensama.evaluation.world.scores import ItemScore, answer_key, row, squared_error
+from opensama.media.video_io import read_video, write_video
+from opensama.values import UserError, Video
+from opensama.world import CONTROLS, FAMILIES, STYLES, plan_edit, sample_edit, to_uint8
+from opensama.world.scenes import FPS
+
+NAME = "the world's answer key"
+FULL = 4  # every so many edits of a family are also made at twice the size
+QUALITY = 95  # of the files: drawings have hard edges
+SHAPE = 0.02  # by how much an edit's shape may differ from its source's
+
+
+def draw(
+    folder: Path,
+    *,
+    split: Literal["train", "test"] = "test",
+    n: int = 12,
+    seed: int = 0,
+    families: Sequence[str] = (*FAMILIES, *CONTROLS),
+    clips: Path | None = None,
+    frames: int = 17,
+    size: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Draws `n` sources of each family into the folder, families in turn, and lists them in world.json.
+
+    With `clips`, a folder of videos, every style is also asked of the first second of each. What is there already is
+    not drawn again. Raises UserError where only the control that a copy passes is asked for.
+    """
+    if set(families) <= {"absent"}:
+        raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
+    about = {"frames": frames, "size": size}
+    rows: list[dict[str, Any]] = []
+    for i in range(n * len(families)):
+        family, number = families[i % len(families)], i // len(families)
+        text = plan_edit(f"{seed}-{number}", split, family).instruction
+        named = {"id": f"{family}-{split}-{seed}-{number}", "task": family, "instruction": text}
+        rows.append(named | about | {"split": split, "seed": seed, "number": number})
+    rng = random.Random(seed)
+    for path in list_clips(clips) if clips is not None else []:
+        for style in STYLES:
+            named = {
+                "id": f"{path.stem}-{style.replace(' ', '-')}",
+                "task": "clips",
+                "instruction": ask_for(rng, style),
+            }
+            rows.append(named | about | {"clip": str(path.absolute()), "style": style})
+    folder.mkdir(parents=True, exist_ok=True)
+    for done, listed in enumerate(rows, 1):
+        file = folder / f"{listed['id']}.mp4"
+        if not file.exists():
+            source = _task(tuple(sorted((key, str(value)) for key, value in listed.items()))).source
+            write_video(Video.from_frames(source, FPS), file, quality=QUALITY, on_note=lambda note: None)
+        if progress is not None:
+            progress(done, len(rows))
+    with whole_file(folder / "world.json") as temporary:
+        temporary.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def same(frames: Tensor) -> Tensor:
+    return frames
+
+
+@dataclass(frozen=True)
+class AnswerKeys:
+    """Judges edits of the world. `through` is the model's autoencoder there and back; frames as they are without."""
+
+    through: Through = same
+    name: str = NAME
+
+    def made(self, edit: Edit, item: Item, path: Path, seed: int, clock: Callable[[], float]) -> dict[str, Any]:
+        """Edits the item's own frames, marks them and writes them; the seconds that the edit took, and the marks."""
+        task = _of(item)
+        began = clock()
+        output = edited(edit, task, seed)
+        seconds = clock() - began
+        full = None
+        if "number" in item.notes and int(item.notes["number"]) % FULL == 0:
+            full = _kept_at_full_size(edit, item, seed)
+        judged = self.judge(item, output, seconds, full)
+        write_video(Video.from_frames(output, FPS), path, overwrite=True, on_note=lambda note: None)
+        return {"seconds": seconds, "judged": judged.to_dict()}
+
+    def judge_file(self, item: Item, path: Path) -> Judged:
+        """Marks somebody's file: as many frames as the source has, in its shape, whatever their size."""
+        task = _of(item)
+        frames, height, width = task.source.shape[:3]
+        try:
+            found = read_video(path)
+            if found.frame_count != frames:
+                raise UserError(f"it has {found.frame_count} frames, its source {frames}: each is held to its answer")
+            if abs(found.width * height / (found.height * width) - 1) > SHAPE:
+                raise UserError(f"it is {found.width}x{found.height}, its source {width}x{height}: another shape")
+            output = read_video(path, cover=(width, height)).array()
+        except (UserError, OSError) as error:
+            return Judged("missing", None, " ".join(str(error).split()))
+        return self.judge(item, output if output.dtype == np.uint8 else (output // 257).astype(np.uint8))
+
+    def judge(self, item: Item, output: Frames, seconds: float = 0.0, kept_full: float | None = None) -> Judged:
+        """How `output` [t h w 3] came out, and the controls, on all edits but those that a copy passes."""
+        task = _of(item)
+        key = task.key(self.through)
+        mine = task.mark(output, key, seconds, kept_full)
+        others: dict[str, ItemScore] = {}
+        if task.family != "absent":
+            black = np.zeros_like(task.source)
+            shuffled = task.source[_shuffled(len(task.source))]
+            exact = to_uint8(self.through(key.answer[None])[0])
+            shown = {"copy": task.source, "black": black, "shuffled": shuffled, "reconstruction": exact}
+            others = {name: task.mark(frames, key) for name, frames in shown.items()}
+        scores = _scores(mine)
+        reply = Reply(0, 0, "", _told(mine), scores)
+        controls = {name: _scores(score) | _metrics(score) for name, score in others.items()}
+        details = {name: asdict(score) for name, score in {"edit": mine, **others}.items()}
+        return Judged("scored", scores, None, (reply,), metrics=_metrics(mine), controls=controls, details=details)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """An edit to make, with its exact answer [t h w 3]."""
+
+    family: str
+    instruction: str
+    edited: str
+    source: Frames
+    answer: Frames
+    key: Callable[[Through], AnswerKey]
+
+    def mark(self, output: Frames, key: AnswerKey, seconds: float = 0.0, full: float | None = None) -> ItemScore:
+        ratio = squared_error(self.source, self.answer, output)
+        return row(self.family, self.instruction, self.edited, key.judge(output), ratio, seconds, full)
+
+
+def _of(item: Item) -> _Task:
+    about = item.notes | {"id": item.id, "task": item.task, "instruction": item.instruction}
+    return _task(tuple(sorted(about.items())))
+
+
+@lru_cache(maxsize=1)
+def _task(about: tuple[tuple[str, str], ...]) -> _Task:
+    said = dict(about)
+    try:
+        frames, size = int(said["frames"]), int(said["size"])
+        if "style" not in said:
+            name, family = f"{said['seed']}-{said['number']}", said["task"]
+            sample = sample_edit(name, said["split"], family, frames, size)  # type: ignore[arg-type]
+            return _Task(
+                family, said["instruction"], sample.plan.edited, sample.source, sample.target,
+                lambda through: answer_key(sample, through),
+            )  # fmt: skip
+        path, style = Path(said["clip"]), said["style"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"world.json says of {said['id']} what no drawing has ({error!r}): draw it anew.") from error
+    source = first_second(path, frames, size)
+    answer = to_uint8(style_key(source, style, same).answer)
+    return _Task(
+        "clips", said["instruction"], f"{path.name}: {style}", source, answer,
+        lambda through: style_key(source, style, through),
+    )  # fmt: skip
+
+
+def _kept_at_full_size(edit: Edit, item: Item, seed: int) -> float | None:
+    """PSNR of what should stay at twice the model's size, with `preserve`; None where everything changes."""
+    large = item.notes | {"size": str(2 * int(item.notes["size"]))}
+    about = large | {"id": item.id, "task": item.task, "instruction": item.instruction}
+    task = _task.__wrapped__(tuple(sorted(about.items())))
+    source, answer = to_float(task.source), to_float(task.answer)
+    still = ~grown((source - answer).abs().amax(1) > 0.02, 2 * CALM)
+    if still.float().mean() < 0.01:
+        return None
+    return psnr(to_float(edited(edit, task, seed, preserve=True)), source, still)
+
+
+def _shuffled(count: int) -> list[int]:
+    """The frames of every eight in another order."""
+    return [start + i for start in range(0, count, len(SHUFFLE)) for i in SHUFFLE if start + i < count]
+
+
+def _scores(score: ItemScore) -> dict[str, float]:
+    """What is better the higher it is; `kept` only where something is to be kept."""
+    found = {"success": float(score.success)}
+    if score.parts:
+        found["parts"] = float(np.mean([part["right"] for part in score.parts]))
+    found |= {"first third": float(score.thirds[0]), "last third": float(score.thirds[-1])}
+    found |= {"kept dB": score.kept} if score.kept < 99 else {}
+    return found | ({} if score.kept_full is None else {"kept full dB": score.kept_full})
+
+
+def _metrics(score: ItemScore) -> dict[str, float]:
+    return {"error": min(score.ratio, 10.0), **score.probes}
+
+
+def _told(score: ItemScore) -> str:
+    """The marks in words."""
+    lines = []
+    for part in score.parts:
+        how = "right" if part["right"] else f"wrong, in its thirds nearest to {', '.join(part['nearest'])}"
+        lines.append(f"{part['family']}, {part['edited']}: {how} (lead {part['lead']:.2f}, 0.25 is needed)")
+    if score.kept < 99:
+        lines.append(f"what should stay: {score.kept:.1f} dB")
+    if not score.success and all(part["right"] for part in score.parts):
+        lines.append("what should stay was not kept in every third")
+    return "\n".join(lines)
