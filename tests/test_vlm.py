@@ -166,7 +166,7 @@ def test_nobody_listens():
         url = server.url
     with pytest.raises(VlmUnavailable, match=r"does not answer, asked 2 times: .*[Cc]onnection"):
         ServerVlm(url, "pixels", retries=1, pause=QUICK).ask(Question("Well?"))
-    with pytest.raises(UserError, match="Say which model"):
+    with pytest.raises(UserError, match="does not answer .*: start the server, or mend its address"):
         open_vlm(url)
 
 

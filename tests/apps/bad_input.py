@@ -27,6 +27,7 @@ from opensama.apps.cli import main as opensama
 from opensama.media.video_io import write_video
 from opensama.training.config import SamaConfig
 from opensama.values import Video
+from tests.apps import bad_curation
 from tests.data import making
 from tests.media.broken import CORPUS, broken_in_the_middle
 
@@ -209,6 +210,7 @@ ROWS = [
     Row("more samples than a page holds", lambda at: at.data("show", "data/data.jsonl", "x.html", "--number", "999")),
     Row("shards in a folder that holds something", lambda at: at.data("shard", "data/data.jsonl", "data")),
     Row("shards of no size", lambda at: at.data("shard", "data/data.jsonl", "shards", "--megabytes", "0")),
+    *(Row(*row) for row in bad_curation.ROWS),
     Row("a video in a tar that was cut off", lambda at: at.edit("cut.tar/a.mp4", "-o", f"{at.files}/x.mp4")),
 ]
 
@@ -253,6 +255,7 @@ def prepare_training(at: Place) -> None:
     good.with_name("half.jsonl").write_text('{"source": "data/a.mp4", "target": "data/b.mp4"}\n')
     with contextlib.redirect_stdout(io.StringIO()):
         assert opensama(at.train("--out", str(at.files / "run"))) == 0
+    bad_curation.prepare(at.files)
     copy_model(at.files / "run", at.files / "cut", cut="sama-14b-stage0/step-00000001/weights.safetensors")
 
 
@@ -309,6 +312,7 @@ def shown(text: str, at: Place) -> str:
     folders = [f"{at.files}/{make.__name__}/" for make in (*(make for make, _ in CORPUS), broken_in_the_middle)]
     for folder in (*folders, f"{at.files}/", f"{GOLDEN}/"):
         text = text.replace(folder, "")
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8000", text)
     return re.sub(r"[0-9.e+]+ GB are free", "... GB are free", text).replace("|", "\\|")
 
 

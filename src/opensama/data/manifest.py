@@ -291,7 +291,7 @@ def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"There is no manifest {path}: check the name given to --data.") from None
+        raise UserError(f"There is no manifest {path}: check the name.") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder: give its manifest, a .parquet, .jsonl or .csv file.") from None
     except UnicodeDecodeError:

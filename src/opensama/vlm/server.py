@@ -118,7 +118,19 @@ class ServerVlm:
             return []
 
     def _only_model(self) -> str:
-        models = self._models()
+        import openai
+
+        models: list[str] = []
+        try:
+            models = [str(model.id) for model in self._client.models.list().data]
+        except openai.APIConnectionError as error:
+            said = f" ({error.__cause__})" if error.__cause__ else ""
+            raise UserError(f"{self.url} does not answer{said}: start the server, or mend its address.") from error
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403):
+                raise self._judge(error) from error
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+            pass  # it may answer all the same, once it is told which model
         if len(models) != 1:
             held = f"it has {', '.join(models[:20])}" if models else "it names none"
             raise UserError(f"Say which model of {self.url} is to be asked ({held}).")
