@@ -118,8 +118,13 @@ def test_a_folder_with_holes_is_scored_and_all_of_it_told(tmp_path: Path, capsys
 def test_a_killed_run_goes_on_and_asks_nothing_twice(
     items: int, passes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = make_vie(tmp_path / "data", ["add", "style"] * (items // 2))
-    edits = make_edits("vie", data, tmp_path / "edits", 0.5)
+    data, edits = make_vie(tmp_path / "data", ["add"]), tmp_path / "edits"
+    about = {"type": "add", "source_video": "sources/0.mp4"}
+    rows = [{"id": f"v{i}", "instruction": f"Do add number {i}."} | about for i in range(items)]
+    (data / "vie.json").write_text(json.dumps(rows))
+    one = save(darker(clip(0), 0.5), edits / "v0_edited.mp4").read_bytes()
+    for i in range(items):
+        (edits / f"v{i}_edited.mp4").write_bytes(one)
     answered: Counter[str] = Counter()
     lock = threading.Lock()
     process: list[subprocess.Popen[bytes]] = []
@@ -232,7 +237,24 @@ def test_a_local_judge_of_random_weights_fails_and_is_never_a_mark(
     edits = make_edits("ive", data, tmp_path / "edits", 0.5)
     judge = write_tiny_qwen(tmp_path / "qwen")
     asked = ["evaluate", "ive", "--data", str(data), "--out", str(tmp_path / "out"), "--edits", str(edits)]
-    assert opensama([*asked, "--judge-model", str(judge), "--limit", "1", "--metrics", "none", "--device", "cpu"]) == 0
+    assert (
+        opensama(
+            [
+                *asked,
+                "--judge-model",
+                str(judge),
+                "--limit",
+                "1",
+                "--tasks",
+                "style_editing",
+                "--metrics",
+                "none",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     found = results(tmp_path / "out")
     assert found["judge"] == str(judge)
     (system,) = found["systems"]

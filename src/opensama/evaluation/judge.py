@@ -262,6 +262,8 @@ def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _recorded_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: name recorded replies, or the results.json of an earlier run.")
     text = read_text(path)
     try:
         whole: Any = json.loads(text) if text.lstrip().startswith("{") and path.suffix == ".json" else None

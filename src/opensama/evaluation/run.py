@@ -108,6 +108,8 @@ def evaluate_benchmark(
     for system in systems:  # what a person must mend is said before anybody is asked
         if system.edits is not None:
             find_edits(name, [], system.edits)
+        if system.metric_file is not None:
+            read_metric_file(name, system.metric_file, items)
     protocol.rubrics(items[0])  # a person's rubrics that do not fit are said now
     done: list[dict[str, Any]] = []
     stopped = ""
