@@ -296,7 +296,6 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
     """On Ray Data: tasks, and pools of actors for stages with a state; Ray holds back whoever is too quick."""
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
         import ray
         import ray.data
     except ImportError:
