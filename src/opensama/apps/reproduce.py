@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -13,13 +13,14 @@ from opensama.values import UserError
 def reproduce(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/reproduction"),
+    paper: Literal["sama", "icve"] = "sama",
     budget: Literal["full", "smoke"] = "full",
     workers: int = 2,
     shipped: Annotated[bool, Parameter(negative=())] = False,
     report: Path | None = None,
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> None:
-    """Train SAMA's variants on a micro world and report whether the paper's claims hold there.
+    """Train SAMA's or ICVE's variants on a micro world and report whether the paper's claims hold there.
 
     Says what the budget can tell before anything is trained. Stopped at any point, the same command goes on; runs that
     are finished are not made again.
@@ -28,12 +29,14 @@ def reproduce(
     ----------
     out
         The folder of all runs.
+    paper
+        Whose variants to train. The report has what the folder has, of both.
     budget
         full: what docs/reproduction.md was made with, hours on two cores; smoke: two steps each, teaches nothing.
     workers
         Processes that train at the same time, of one thread each.
     shipped
-        Also probe the embedded model: fast motion, long clips, unknown backgrounds.
+        With SAMA's, also probe the embedded model: fast motion, long clips, unknown backgrounds.
     report
         Write the report into this Markdown file, its pictures beside it in images/. By default OUT/reproduction.md.
     set
@@ -43,10 +46,12 @@ def reproduce(
 
     from opensama.apps.train import nearest
     from opensama.reproduction.arms import BUDGETS, runs
+    from opensama.reproduction.icve import ICVE_BUDGETS, reproduce_icve
     from opensama.reproduction.report import announce, write_report
     from opensama.reproduction.run import measure, probe, reproduce
 
-    chosen = BUDGETS[budget]
+    budgets: dict[str, Any] = dict(ICVE_BUDGETS if paper == "icve" else BUDGETS)
+    chosen = budgets[budget]
     known = vars(chosen)
     for assignment in set or []:
         name, _, value = assignment.partition("=")
@@ -58,15 +63,18 @@ def reproduce(
             raise UserError(f"The value in --set {assignment} must be a number, such as {known[name]}.") from None
     if not 1 <= workers <= 64:
         raise UserError(f"The number of workers must be from 1 to 64, not {workers}.")
-    print(announce(chosen, len(runs())), flush=True)
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    reproduce(out, chosen, workers=workers, say=say)
-    measure(out, say)
-    if shipped:
-        probe(out, say)
+    if paper == "icve":
+        reproduce_icve(out, chosen, workers=workers, say=say)
+    else:
+        say(announce(chosen, len(runs())))
+        reproduce(out, chosen, workers=workers, say=say)
+        measure(out, say)
+        if shipped:
+            probe(out, say)
     file = report or out / "reproduction.md"
     write_report(out, file)
     print(f"written: {file}")

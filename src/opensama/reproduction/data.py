@@ -22,11 +22,13 @@ from opensama.training.pool import changed_share, normalise
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import encode_text, tokenize
 from opensama.world import render_edits, render_looks
-from opensama.world.micro import MICRO_FRAMES, MICRO_SIZE, plan_micro_clip, plan_micro_edit
+from opensama.world.micro import MICRO_FRAMES, MICRO_SIZE, plan_micro_clip, plan_micro_edit, plan_micro_unpaired
+from opensama.world.unpaired import render_unpaired
 
 TEXT_TOKENS = 56
 POOLS = ("images", "videos", "prior", "none", "cube", "speed", "tube")
-FIRST = {name: 1_000_000 * at for at, name in enumerate(POOLS)}  # each pool's first seed
+UNPAIRED = "unpaired"  # ICVE's
+FIRST = {name: 1_000_000 * at for at, name in enumerate((*POOLS, UNPAIRED))}  # each pool's first seed
 Pool = dict[str, Tensor]
 
 
@@ -101,15 +103,33 @@ def clips(frozen: Frozen, n: int, task: str | None, first: int = 0) -> Pool:
     return joined(parts)
 
 
+@torch.no_grad()
+def unpaired(frozen: Frozen, n: int, first: int = 0) -> Pool:
+    """`n` pairs of clips of one scene each, two times of it. What counts as changed is where they differ."""
+    parts = []
+    for start in range(first, first + n, 64):
+        plans = [plan_micro_unpaired(seed) for seed in range(start, min(start + 64, first + n))]
+        drawn = render_unpaired(plans, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
+        mask = (drawn.source - drawn.target).abs().amax(2, keepdim=True) > 0.02
+        source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
+        words = frozen.words([plan.instruction for plan in plans])
+        parts.append({"source": source, "target": target, "text": words, "change": changed_share(mask)})
+    return joined(parts)
+
+
 def joined(parts: Sequence[Pool]) -> Pool:
     return {key: torch.cat([part[key] for part in parts]).half().contiguous() for key in parts[0]}
 
 
 class MicroData:
-    """Pools as one set of items, as `opensama.data.latents.Encoded` promises; with `anchors` of them, or 0."""
+    """Pools as one set of items, as `opensama.data.latents.Encoded` promises; with `anchors` of them, or 0.
 
-    def __init__(self, pools: Sequence[Pool], anchors: int, nothing: Tensor):
-        self.pools, self._nothing = pools, nothing
+    `pooled` adds ICVE's text in one vector [d], the mean of its tokens, as its pipeline makes it.
+    """
+
+    def __init__(self, pools: Sequence[Pool], anchors: int, nothing: Tensor, *, pooled: bool = False):
+        self.pools, self.pooled = pools, pooled
+        self._nothing = self.words(nothing)
         items: list[Item] = []
         self.places: list[tuple[int, int]] = []
         self.frames = [f // 4 for f in anchor_frames(MICRO_FRAMES, anchors)] if anchors else []
@@ -124,11 +144,17 @@ class MicroData:
 
     @property
     def nothing(self) -> dict[str, Tensor]:
-        return {"text": self._nothing}
+        return self._nothing
+
+    def words(self, text: Tensor) -> dict[str, Tensor]:
+        """A text [l d] that is zero past its end, as long as it is."""
+        text = text[: int((text != 0).any(-1).sum())]
+        return {"text": text, "pooled": text.float().mean(0)} if self.pooled else {"text": text}
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         at, i = self.places[number]
         item = {key: tensor[i] for key, tensor in self.pools[at].items() if key != "anchors"}
+        item |= self.words(item["text"])
         if self.frames:
             seen = self.pools[at]["anchors"][i]
             frames = self.frames if len(seen) > 1 else self.frames[:1]

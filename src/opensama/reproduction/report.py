@@ -22,6 +22,8 @@ from opensama.reproduction.arms import (
     Budget,
     runs,
 )
+from opensama.reproduction.icve import FOLDER
+from opensama.reproduction.icve_report import icve_part
 from opensama.reproduction.run import make_transformer, result_file, tokens
 from opensama.reproduction.shipped import FAMILIES, FAST, SLOW
 from opensama.reproduction.statistics import DISAGREE, detectable, estimate, smooth
@@ -46,15 +48,28 @@ def announce(budget: Budget, arms: int, seeds: int = len(SEEDS)) -> str:
 
 
 def write_report(out: Path, file: Path) -> None:
-    """The report and, beside it in images/, its plots. UserError where runs are missing."""
-    missing = [f"{arm.name} (seed {seed})" for arm, seed in runs() if not result_file(out, arm, seed).exists()]
+    """The report, of SAMA, ICVE or both, and its plots in images/ beside it. UserError where runs are missing."""
+    parts = []
+    if (out / "plan.json").exists():
+        parts.append(sama_part(out, file.parent / "images"))
+    if (out / FOLDER / "plan.json").exists():
+        parts.append(icve_part(out, file.parent / "images"))
+    part = file.with_suffix(".part")
+    part.write_text("\n".join(parts))
+    os.replace(part, file)
+
+
+def sama_part(out: Path, images: Path) -> str:
+    """The text; its plots go into `images`."""
+    missing = [f"{arm.name} (seed {seed})" for arm, seed in runs() if not result_file(out, arm.name, seed).exists()]
     if missing:
         raise UserError(f"{out} lacks {len(missing)} runs, such as {missing[0]}: run opensama reproduce first.")
     r = Results(out)
     b, items = r.budget, r.budget.items * len(MICRO_FAMILIES)
     machine = json.loads((out / "machine.json").read_text())
     plain, anchored = (tokens(arm, b.stage1_images, b.stage1_videos) for arm in (BASELINE, SAMA))
-    text = TEMPLATE.read_text().format(
+    plots(r, images)
+    return TEMPLATE.read_text().format(
         machine=f"Measured on {machine['machine']}, {machine['workers']} runs at a time: {r.minutes:.0f} minutes.",
         millions=sum(p.numel() for p in make_transformer(SAMA, b).parameters()) / 1e6,
         size=MICRO_SIZE,
@@ -85,21 +100,11 @@ def write_report(out: Path, file: Path) -> None:
         cost=tables.cost(out),
         summary=tables.summary(r),
     )
-    plots(r, file.parent / "images")
-    part = file.with_suffix(".part")
-    part.write_text(text)
-    os.replace(part, file)
 
 
 def plots(r: Results, folder: Path) -> None:
     """reproduction-success.png and reproduction-loss.png."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("The plots need matplotlib: pip install 'opensama[evaluate]'.") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = tables.plotter()
     folder.mkdir(parents=True, exist_ok=True)
     arms = (*MODULES, *TYPES, *ROTARY)
     figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.6), sharey=True)

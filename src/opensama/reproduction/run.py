@@ -24,7 +24,7 @@ from dataclasses import asdict, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,7 +37,7 @@ from opensama.reproduction.arms import MODULES, PRIOR, Arm, Budget, runs
 from opensama.reproduction.data import FIRST, POOLS, TEXT_TOKENS, Frozen, MicroData, Pool, clips, edits
 from opensama.reproduction.score import Exam, sit
 from opensama.reproduction.shipped import probe_shipped
-from opensama.training.config import DataSettings, LossSettings, ModelSettings, SamaConfig
+from opensama.training.config import DataSettings, EditConfig, LossSettings, ModelSettings, SamaConfig
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.stages import EditStage
 from opensama.training.tiny import importance
@@ -47,8 +47,17 @@ Say = Callable[[str], None]
 VIDEOS_OF_IMAGES = 113 / 49  # tokens of a clip, in tokens of an image edit: both sides and one anchor
 
 
+class Steps(Protocol):
+    """What every budget says of a step."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def shift(self) -> float: ...
+
+
 class Recorded(Trainer):
-    """A trainer that keeps the flow loss and the gradient's norm of every step."""
+    """A trainer that keeps the flow loss, the gradient's norm and the operations of every step."""
 
     def __init__(self, *args: Any, **more: Any):
         super().__init__(*args, **more)
@@ -58,7 +67,7 @@ class Recorded(Trainer):
 
     def step(self) -> dict[str, float]:
         values = super().step()
-        self.curve.append([round(values["flow"], 5), round(values["norm"], 5)])
+        self.curve.append([round(values["flow"], 5), round(values["norm"], 5), values["flops"]])
         return values
 
     def save(self) -> None:
@@ -74,7 +83,7 @@ def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[A
     if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
         raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
     write_json(asdict(budget), plan)
-    wanted = [(arm, seed) for arm, seed in arms or runs() if not result_file(out, arm, seed).exists()]
+    wanted = [(arm, seed) for arm, seed in arms or runs() if not result_file(out, arm.name, seed).exists()]
     if not wanted:
         return
     write_json({"machine": platform_name(), "workers": workers}, out / "machine.json")
@@ -131,11 +140,10 @@ def step_cost(out: Path, budget: Budget, arm: Arm, stage: str, steps: int) -> di
     model = make_transformer(arm, budget)
     frozen()
     begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    train(
-        "first", model, pools, arm, 0, budget, images, videos, 2, out / arm.name / stage, quiet
-    )  # what is made once is made
+    # what is made once is made
+    train_sama("first", model, pools, arm, 0, budget, images, videos, 2, out / arm.name / stage)
     began = time.process_time()
-    train("cost", model, pools, arm, 0, budget, images, videos, steps, out / arm.name / stage, quiet)
+    train_sama("cost", model, pools, arm, 0, budget, images, videos, steps, out / arm.name / stage)
     seconds = (time.process_time() - began) / steps
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - begun) * 1024
     return {"tokens": tokens(arm, images, videos), "seconds": seconds, "memory": grown}
@@ -215,10 +223,30 @@ def make_transformer(arm: Arm, budget: Budget) -> SamaTransformer3DModel:
 
 
 def train(
-    stage: str, model: SamaTransformer3DModel, pools: Sequence[Pool], arm: Arm, seed: int, budget: Budget,
-    images: int, videos: int, steps: int, folder: Path, say: Say
+    stage: str, model: Any, data: MicroData, config: EditConfig, budget: Steps, steps: int, folder: Path
 ) -> dict[str, Any]:  # fmt: skip
-    """One stage; the model then holds the averaged weights. Its curve and cost come out."""
+    """One stage; the model then holds the averaged weights. Its curve, cost and operations come out."""
+    passes = EditStage(stage, model, data, config, importance=importance(frozen().vae).sqrt())
+    loop = LoopConfig(
+        steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=passes.passes,
+        log_every=60, save_every=60,
+    )  # fmt: skip
+    model.train()
+    trainer = Recorded(passes, loop, folder, quiet)
+    progress = trainer.run()
+    curve = [step[:2] for step in trainer.curve]
+    return {"curve": curve, "seconds": progress.seconds, "flops": sum(step[2] for step in trainer.curve)}
+
+
+def loss_settings(budget: Steps) -> dict[str, float]:
+    return {"shift": budget.shift, "emphasis": 9.0, "ease": 0.3}
+
+
+def train_sama(
+    stage: str, model: SamaTransformer3DModel, pools: Sequence[Pool], arm: Arm, seed: int, budget: Budget,
+    images: int, videos: int, steps: int, folder: Path
+) -> dict[str, Any]:  # fmt: skip
+    """One stage of an arm."""
     config = SamaConfig(
         seed=seed,
         model=ModelSettings(base="micro", semantic_rotary=arm.semantic_rotary),
@@ -229,21 +257,10 @@ def train(
             video_batch=max(videos, 1),
             text_tokens=TEXT_TOKENS,
         ),
-        loss=LossSettings(shift=budget.shift, emphasis=9.0, ease=0.3),
+        loss=LossSettings(**loss_settings(budget)),
     )
     data = MicroData(pools, arm.anchors, frozen().words([""])[0])
-    passes = EditStage(stage, model, data, config, importance=importance(frozen().vae).sqrt())
-    loop = LoopConfig(
-        steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=passes.passes,
-        log_every=60, save_every=60,
-    )  # fmt: skip
-    model.train()
-    trainer = Recorded(passes, loop, folder, say)
-    progress = trainer.run()
-    return {
-        "curve": trainer.curve,
-        "seconds": progress.seconds,
-    }
+    return train(stage, model, data, config, budget, steps, folder)
 
 
 def tokens(arm: Arm, images: int, videos: int) -> int:
@@ -259,19 +276,24 @@ def train_prior(out: Path, budget: Budget, seed: int) -> Path:
         torch.manual_seed(seed)
         model = make_transformer(PRIOR, budget)
         pools = [pool_of(out, "prior")]
-        train("prior", model, pools, PRIOR, seed, budget, 0, budget.prior_videos, budget.prior, folder, quiet)
-        save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, file.with_suffix(".part"))
-        os.replace(file.with_suffix(".part"), file)
+        train_sama("prior", model, pools, PRIOR, seed, budget, 0, budget.prior_videos, budget.prior, folder)
+        write_weights(model, file)
     return file
 
 
-def result_file(out: Path, arm: Arm, seed: int) -> Path:
-    return out / "runs" / f"{re.sub('[^a-zA-Z0-9+]+', '-', arm.name)}-{seed}" / "result.json"
+def write_weights(model: torch.nn.Module, file: Path) -> None:
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, file.with_suffix(".part"))
+    os.replace(file.with_suffix(".part"), file)
+
+
+def result_file(out: Path, name: str, seed: int) -> Path:
+    """Of the arm of that name."""
+    return out / "runs" / f"{re.sub('[^a-zA-Z0-9+]+', '-', name)}-{seed}" / "result.json"
 
 
 def train_arm(out: Path, budget: Budget, arm: Arm, seed: int) -> dict[str, Any]:
     """Stage 0 and stage 1 of one run, scored after each."""
-    file = result_file(out, arm, seed)
+    file = result_file(out, arm.name, seed)
     folder = file.parent
     if file.exists():
         return json.loads(file.read_text())
@@ -287,16 +309,20 @@ def train_arm(out: Path, budget: Budget, arm: Arm, seed: int) -> dict[str, Any]:
         ("stage0", [edited, *spoilt(out, budget, arm)], images, videos, budget.stage0),
         ("stage1", [edited, pool_of(out, "videos")], budget.stage1_images, budget.stage1_videos, budget.stage1),
     ):
-        cost = train(stage, model, pools, arm, seed, budget, b_images, b_videos, steps, folder, quiet)
+        cost = train_sama(stage, model, pools, arm, seed, budget, b_images, b_videos, steps, folder)
         marks = sit(exam(budget.items, False), model, frozen(), seed)
         result[stage] = cost | marks
     result["fast"] = sit(exam(budget.items // 2, True), model, frozen(), seed)
     result["minutes"] = (time.monotonic() - began) / 60
     write_json(result, file)
-    for stage in ("stage0", "stage1"):
-        for step in (folder / stage).glob("step-*"):
-            shutil.rmtree(step)
+    tidy(folder)
     return result
+
+
+def tidy(folder: Path) -> None:
+    """Takes the checkpoints of a run's stages away."""
+    for step in folder.glob("*/step-*"):
+        shutil.rmtree(step)
 
 
 def spoilt(out: Path, budget: Budget, arm: Arm) -> list[Pool]:

@@ -6,7 +6,7 @@ A key is drawn once an item; all arms are marked by it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,17 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from opensama.evaluation.world.key import AnswerKey, Frames, to_float
 from opensama.evaluation.world.scores import answer_key, mark
+from opensama.models.icve import IcveTransformer3DModel
+from opensama.models.registry import TINY
 from opensama.models.sama import SamaTransformer3DModel
+from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
-from opensama.reproduction.data import Frozen
+from opensama.reproduction.data import TEXT_TOKENS, Frozen
 from opensama.world import EditSample, to_uint8
 from opensama.world.micro import MICRO_FAMILIES, sample_micro_edit
 
 STEPS, SHIFT = 2, 5.0
+Model = SamaTransformer3DModel | IcveTransformer3DModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Exam:
 
 
 @torch.no_grad()
-def sit(exam: Exam, model: SamaTransformer3DModel, frozen: Frozen, seed: int = 0) -> dict[str, Any]:
+def sit(exam: Exam, model: Model, frozen: Frozen, seed: int = 0) -> dict[str, Any]:
     """A model's marks: shares that are right, and of every item whether it was, its lead, its error, what it kept."""
     rows = [
         mark(s, output, key)
@@ -56,19 +60,20 @@ def sit(exam: Exam, model: SamaTransformer3DModel, frozen: Frozen, seed: int = 0
     }
 
 
-def outputs(exam: Exam, model: SamaTransformer3DModel, frozen: Frozen, seed: int = 0) -> Iterator[Frames]:
+def outputs(exam: Exam, model: Model, frozen: Frozen, seed: int = 0) -> Iterator[Frames]:
     """The model's edits of all items, uint8 [t h w 3]."""
-    pipeline = SamaPipeline(
-        tokenizer=frozen.tokenizer, text_encoder=frozen.text, vae=frozen.vae, transformer=model.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+    parts = {"tokenizer": frozen.tokenizer, "text_encoder": frozen.text, "vae": frozen.vae, "transformer": model.eval()}
+    kind = SamaPipeline if isinstance(model, SamaTransformer3DModel) else IcvePipeline
+    pipeline = kind(
+        **parts, scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        defaults=replace(TINY.defaults, max_text_tokens=TEXT_TOKENS).to_dict(),
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     for start in range(0, len(exam.samples), 40):
         samples = exam.samples[start : start + 40]
         video = torch.stack([to_float(s.source) for s in samples])
         latents = pipeline(
-            source_latents=frozen.latents(video),
-            prompt_embeds=frozen.words([s.instruction for s in samples]),
+            source_latents=frozen.latents(video), prompt=[s.instruction for s in samples],
             num_inference_steps=STEPS, guidance_scale=1.0, shift=SHIFT,
             generator=torch.Generator().manual_seed(seed), output_type="latent", return_dict=False,
         )[0]  # fmt: skip

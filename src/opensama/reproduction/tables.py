@@ -12,6 +12,7 @@ import numpy as np
 from opensama.reproduction.arms import BASELINE, MODULES, ROTARY, SAMA, SEEDS, TYPES, Arm, Budget, runs
 from opensama.reproduction.run import result_file
 from opensama.reproduction.statistics import Estimate, difference, estimate, over_seeds, spikes
+from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
 
 PAPER = {"baseline": 6.312, "+SA": 6.696, "+MA": 6.711, "SA+MA": 7.095}
@@ -28,13 +29,13 @@ class Results:
 
     def of(self, arm: Arm) -> list[dict[str, Any]]:
         """One a seed, as many as there are."""
-        files = [result_file(self.out, arm, seed) for seed in SEEDS]
+        files = [result_file(self.out, arm.name, seed) for seed in SEEDS]
         return [json.loads(file.read_text()) for file in files if file.exists()]
 
     @property
     def minutes(self) -> float:
         """Wall-clock minutes of all runs, added up."""
-        return sum(json.loads(result_file(self.out, arm, seed).read_text())["minutes"] for arm, seed in runs())
+        return sum(json.loads(result_file(self.out, arm.name, seed).read_text())["minutes"] for arm, seed in runs())
 
     def marks(self, arm: Arm, stage: str, key: str = "right") -> np.ndarray:
         """[k n]"""
@@ -70,6 +71,18 @@ def verdict(e: Estimate, claim: str) -> str:
 def over(r: Results, arm: Arm, claim: str) -> str:
     """The verdict on SA+MA being better than an arm."""
     return verdict(difference(r.marks(SAMA, "stage1"), r.marks(arm, "stage1")), claim)
+
+
+def plotter() -> Any:
+    """matplotlib's pyplot, for files. UserError where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("The plots need matplotlib: pip install 'opensama[evaluate]'.") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def modules(r: Results) -> str:

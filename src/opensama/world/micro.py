@@ -17,6 +17,7 @@ from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
 from opensama.world.edits import EditPlan, EditSample, Part, draw_edit
 from opensama.world.looks import HOURS, WEATHERS, Look, Restyle, Swap, shown
 from opensama.world.scenes import STILL, Scene, Thing, _in_view, _muted, _swing, an
+from opensama.world.unpaired import UnpairedPlan, unpaired
 from opensama.world.wrong import Wrong
 
 MICRO_KINDS = ("ball", "box", "star", "heart", "tree", "fish")
@@ -127,6 +128,12 @@ def _change(rng: random.Random, family: str, old: Thing, scene: Scene) -> Swap |
 def plan_micro_clip(seed: int | str) -> Look:
     """A clip of the micro world, with its caption."""
     return Look(micro_scene(random.Random(f"micro/clip/{seed}")))
+
+
+def plan_micro_unpaired(seed: int | str) -> UnpairedPlan:
+    """Two clips of one scene at two times, with an instruction for what differs."""
+    rng = random.Random(f"micro/unpaired/{seed}")
+    return unpaired(rng, lambda: plan_micro_edit(rng.getrandbits(48)))
 
 
 def sample_micro_edit(

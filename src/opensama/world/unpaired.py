@@ -9,6 +9,7 @@ clips differ otherwise, as in real footage, nothing is said about it.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,10 +47,16 @@ class Unpaired(NamedTuple):
 
 def plan_unpaired(seed: int | str, split: Split = "train") -> UnpairedPlan:
     """One pair of clips, the same for the same arguments."""
+    families = [family for family in FAMILIES if family != "two"]
     rng = random.Random(f"unpaired/{split}/{seed}")
+    return unpaired(rng, lambda: plan_edit(rng.getrandbits(48), split, rng.choice(families)))
+
+
+def unpaired(rng: random.Random, draw: Callable[[], EditPlan]) -> UnpairedPlan:
+    """One pair of clips of a scene that `draw` gives, with its edit or without."""
     edited = rng.random() < EDITED
     while True:
-        plan = plan_edit(rng.getrandbits(48), split, rng.choice([f for f in FAMILIES if f != "two"]))
+        plan = draw()
         later = rng.choice(LATER)
         edit = plan if edited else None
         target = plan.target if edit else plan.source
