@@ -1,4 +1,4 @@
-"""The embedded model's recipe at smoke size: it runs through, goes on where it stopped, and its folder edits."""
+"""The embedded models' recipes at smoke size: they run through, go on where they stopped, and their folders edit."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from transformers import PreTrainedTokenizerFast
 
 from opensama.models.registry import TINY as EMBEDDED
 from opensama.models.tiny import PatchAutoencoder
+from opensama.pipeline.icve import IcvePipeline
+from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
-from opensama.recipes.tiny import RECIPES, SMOKE, TINY
+from opensama.recipes.tiny import ICVE_SMOKE, RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage, Stream
-from opensama.training.pool import PRETEXT, build_pool, changed_share, draw_clips, stretched
+from opensama.training.pool import PRETEXT, build_pool, changed_share, draw_clips, draw_unpaired, stretched
 from opensama.training.semantic_encoder import make_semantic_encoder, semantic_tokens
 from opensama.training.text import encode_text, make_text_encoder, tokenize, train_tokenizer
 from opensama.training.tiny import make_transformer, train_tiny
 from opensama.values import UserError
 from opensama.world import plan_edit
+from opensama.world.unpaired import plan_unpaired
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +221,62 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     name = "transformer/diffusion_pytorch_model.safetensors"
     before, after = (load_file(f / name) for f in (EMBEDDED.folder, same))
     assert all(torch.equal(before[key], value) for key, value in after.items())
+
+
+def test_the_text_is_what_the_pipeline_of_the_family_makes_of_it():
+    """Instructions of different lengths: as one batch of training, and as prompts."""
+    config = ICVE_SMOKE
+    given = SamaPipeline.from_pretrained(EMBEDDED.folder)
+    parts = {"tokenizer": given.tokenizer, "text_encoder": given.text_encoder.float(), "vae": given.vae}
+    icve = IcvePipeline(
+        **parts, transformer=make_transformer(config), scheduler=given.scheduler, defaults=EMBEDDED.defaults.to_dict()
+    )
+    texts = ["make it night.", "replace the red car with a small yellow flower.", ""]
+    ids, mask = tokenize(given.tokenizer, texts, 40)
+    streams = [Stream({"ids": ids}, 1, 1.0)]
+    stage = EditingStage("x", icve.transformer, given.text_encoder, given.tokenizer, streams, family="icve")
+    ours, theirs = stage.words(ids, mask), icve.encode_words(texts, 3)
+    torch.testing.assert_close(ours["pooled"], theirs["pooled_projections"])
+    there = theirs["encoder_attention_mask"].bool()
+    assert torch.equal(ours["text_mask"], there)
+    torch.testing.assert_close(ours["text"][there], theirs["encoder_hidden_states"][there])
+
+
+def test_an_icve_is_trained_beside_the_embedded_models_frozen_parts(tmp_path):
+    from opensama import EditRequest, Video, load
+    from opensama.world import sample_edit
+
+    folder = train_tiny(ICVE_SMOKE, tmp_path / "run", say=lambda _: None)
+    stages = json.loads((folder / "training.json").read_text())["stages"]
+    assert [(s["name"], s["steps"]) for s in stages] == [("pretrain", 2), ("images", 3), ("videos", 2)]
+    pools = {file.stem for file in (tmp_path / "run" / "pools").iterdir()}
+    assert {"unpaired-1x128x128", "unpaired-17x96x176", "1x176x96", "17x128x128"} < pools
+    assert not any(pool.startswith("pretext") for pool in pools)
+    for part in ("vae/diffusion_pytorch_model", "text_encoder/model"):
+        ours, theirs = (load_file(f / f"{part}.safetensors") for f in (folder, EMBEDDED.folder))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+    sample = sample_edit(0, frames=5)
+    edited = load(folder, device="cpu").edit(EditRequest(Video.from_frames(sample.source, 16), sample.instruction))
+    assert sum(1 for _ in edited.frames()) == 5
+
+    nothing = {name: StageConfig(minutes=0) for name in ("pretrain", "images", "videos")}
+    same = train_tiny(ICVE_SMOKE.model_copy(update=nothing), tmp_path / "same", start_from=folder, say=lambda _: None)
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(f / name) for f in (folder, same))
+    assert all(torch.equal(before[key], value) for key, value in after.items())
+    with pytest.raises(UserError, match="is no ICVE model"):
+        train_tiny(ICVE_SMOKE, tmp_path / "other", start_from=EMBEDDED.folder)
+
+
+def test_unpaired_clips_make_a_pool(tokenizer, parts):
+    vae, encoder, *_ = parts
+    pool = build_pool(None, 4, vae, encoder, tokenizer, draw=draw_unpaired, frames=5, size=(64, 64), text_tokens=40)
+    plans = [plan_unpaired(f"(64, 64)-{i}") for i in range(4)]
+    assert torch.equal(pool["ids"], tokenize(tokenizer, [plan.instruction for plan in plans], 40)[0])
+    assert (pool["change"].flatten(1).mean(1) > 0).all()
+    assert not torch.equal(pool["source"], pool["target"])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The embedded model's recipes: what `opensama train tiny` runs, for a laptop's two cores and for a quick look."""
+"""The embedded models' recipes: what `opensama train tiny` runs, for a laptop's two cores and for a quick look."""
 
 from __future__ import annotations
 
@@ -26,4 +26,25 @@ SMOKE = TinyConfig(
     pretext_clips=8,
 )
 
-RECIPES = {"tiny": TINY, "smoke": SMOKE}
+# The embedded ICVE, beside the embedded SAMA's frozen parts: unpaired clips first, then edits.
+ICVE = TinyConfig(
+    family="icve",
+    pretrain=StageConfig(minutes=20, lr=1e-3, muon=2e-3, decay=0.2),
+    width=160,
+    head=80,
+    layers=4,
+    joint_layers=1,
+)
+ICVE_SMOKE = SMOKE.model_copy(
+    update={
+        "family": "icve",
+        "pretrain": StageConfig(minutes=5, max_steps=2),
+        "text_width": 128,  # the embedded SAMA's
+        "semantic_width": 96,
+        "unpaired_stills": 16,
+        "unpaired_clips": 4,
+        "layers": 1,
+    }
+)
+
+RECIPES = {"tiny": TINY, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}

@@ -31,19 +31,23 @@ class StageConfig(BaseModel):
 
 
 class TinyConfig(BaseModel):
-    """How the embedded model is made. The transformer's letters: width d, heads of 64."""
+    """How an embedded model is made. An ICVE takes all but its transformer from the embedded SAMA, as it is."""
 
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 0
+    family: Literal["sama", "icve"] = "sama"
     autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
     semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)
+    pretrain: StageConfig = StageConfig(minutes=0)
     images: StageConfig = StageConfig(minutes=42, lr=1e-3, muon=2e-3)
     videos: StageConfig = StageConfig(minutes=12, lr=6e-4, muon=1.2e-3, decay=0.6)
 
     latent_channels: int = Field(192, gt=0, description="numbers for each 16x16 pixels of four frames")
-    width: int = Field(192, gt=0, multiple_of=64, description="width of the transformer")
-    layers: int = Field(7, gt=0, description="blocks of the transformer")
+    width: int = Field(192, gt=0, multiple_of=16, description="width of the transformer, a multiple of the heads'")
+    head: int = Field(64, gt=0, multiple_of=16, description="width of a head")
+    layers: int = Field(7, gt=0, description="blocks of the transformer; ICVE: those of one stream")
+    joint_layers: int = Field(1, ge=0, description="ICVE: blocks with a stream of their own for the text")
     text_width: int = Field(128, gt=0, multiple_of=32)
     text_layers: int = Field(2, gt=0)
     vocabulary: int = Field(1024, gt=260, description="pieces of words that the tokenizer knows")
@@ -53,6 +57,8 @@ class TinyConfig(BaseModel):
     textures: int = Field(256, gt=0, description="drawn textures that the autoencoder's clips are cut from")
     image_edits: int = Field(44_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
     video_edits: int = Field(2_000, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
+    unpaired_stills: int = Field(16_000, gt=0, description="ICVE: pool of unpaired stills at 128x128; half in others")
+    unpaired_clips: int = Field(1_600, gt=0, description="ICVE: the same of 17-frame clips")
     image_batch: int = Field(64, gt=0)
     video_batch: int = Field(16, gt=0)
     pretext: float = Field(0.3, ge=0, lt=1, description="share of the videos stage's batches with pretext tasks")

@@ -83,16 +83,19 @@ def component(part: str, kind: Any, base: Path) -> list[str]:
 
 
 def defaults_of(config: EditConfig) -> Defaults:
-    """How the trained model is asked: as it was trained, the rest as its family's released one."""
+    """How the trained model is asked: as it was trained, the rest as its base is, or its family's released one."""
     data, window = config.data, max(9, config.data.frames)
-    defaults = Defaults()
+    index = Path(config.model.base).expanduser() / "model_index.json"
+    saved = runtime.read_object(index).get("defaults") if index.is_file() else None
+    if saved:
+        defaults = Defaults.from_dict(saved)
+    else:
+        released = ICVE_13B.defaults if isinstance(config, IcveConfig) else Defaults()
+        defaults = replace(released, shift=config.loss.shift)
     if isinstance(config, IcveConfig):
-        defaults = replace(
-            ICVE_13B.defaults, embedded_guidance=config.model.guidance, text_layer=config.model.text_layer
-        )
+        defaults = replace(defaults, embedded_guidance=config.model.guidance, text_layer=config.model.text_layer)
     return replace(
         defaults,
-        shift=config.loss.shift,
         area=data.area,
         multiple=data.multiple,
         window=window,

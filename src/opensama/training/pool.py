@@ -1,9 +1,9 @@
-"""Edits of the world, and its clips under pretext tasks, as cached latents: drawn and encoded once, read many times.
+"""Edits of the world, clips of it under pretext tasks, and unpaired clips, as cached latents: drawn once, read often.
 
 n samples, t latent frames, h w latent rows and columns:
     source, target  [n c t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
     semantic        [n 17 e] float16, of the target's first frame
-    ids, mask       [n l] the text: an edit's instruction, or a task's prompt and the clip's caption
+    ids, mask       [n l] the text: an instruction, or a task's prompt and the clip's caption
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
 from opensama.world import EditBatch, EditPlan, plan_edit, render_edits, render_looks
 from opensama.world.phrasing import Split
+from opensama.world.unpaired import plan_unpaired, render_unpaired
 
 Pool = dict[str, Tensor]
 
@@ -86,6 +87,16 @@ def draw_clips(names: Sequence[str], split: Split, frames: int, height: int, wid
     mask = (source - target).abs().amax(2, keepdim=True) > 0.02
     texts = [s.prefix + look.caption for s, look in zip(spoilt, looks, strict=True)]
     return Drawn(EditBatch(source, target, mask), texts)
+
+
+def draw_unpaired(
+    names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device
+) -> Drawn:
+    """Two clips of one scene each, and what would lead from the first to the second. Changed is where they differ."""
+    plans = [plan_unpaired(name, split) for name in names]
+    source, target = render_unpaired(plans, frames, height, width, device)
+    mask = (source - target).abs().amax(2, keepdim=True) > 0.02
+    return Drawn(EditBatch(source, target, mask), [plan.instruction for plan in plans])
 
 
 def stretched(video: Tensor, frames: int) -> Tensor:

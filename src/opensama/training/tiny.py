@@ -1,13 +1,14 @@
-"""The embedded model from nothing, stage after stage, each of which can be stopped and goes on where it was.
+"""The embedded models, stage after stage, each of which can be stopped and goes on where it was.
 
-    autoencoder   our drawings and textures                      -> RUN/autoencoder
-    semantic      frames and captions, contrastive               -> RUN/semantic
+    autoencoder   our drawings and textures                      -> RUN/autoencoder     SAMA, from nothing
+    semantic      frames and captions, contrastive               -> RUN/semantic        SAMA, from nothing
+    pretrain      unpaired clips of one scene, and stills        -> RUN/pretrain        ICVE
     images        edits of single frames, in three shapes        -> RUN/images
-    videos        edits of 17 frames and clips under pretext tasks, images mixed in -> RUN/videos
+    videos        edits of 17 frames, images mixed in; SAMA: clips under pretext tasks, too -> RUN/videos
     export        a pipeline folder that `opensama.load` reads   -> RUN/model
 
-Run it as `opensama train tiny --out RUN`; give the same folder again to go on. Of the last two, a stage of 0 minutes is
-left out, and what it alone would have read is not drawn.
+Run it as `opensama train tiny --out RUN`; give the same folder again to go on. Of the last three, a stage of 0 minutes
+is left out, and what it alone would have read is not drawn.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
 
-from opensama.models.registry import TINY
+from opensama.models.icve import IcveTransformer3DModel
+from opensama.models.registry import TINY, find
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
+from opensama.pipeline.assemble import PIPELINES
 from opensama.pipeline.sama import SamaPipeline
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage, Stream
 from opensama.training.loop import Stage, Trainer
-from opensama.training.pool import Draw, Pool, build_pool, draw_clips, draw_edits
+from opensama.training.pool import Draw, Pool, build_pool, draw_clips, draw_edits, draw_unpaired
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
 from opensama.training.text import corpus, make_text_encoder, train_tokenizer
 from opensama.values import UserError
@@ -38,15 +41,33 @@ from opensama.values import UserError
 SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
 SHARES = (0.6, 0.2, 0.2)  # of the batches
 IMAGES = 1 / 6  # of the videos stage's batches that are edits
+CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
 
-def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
+def make_transformer(config: TinyConfig) -> Any:
+    """The family's transformer with random weights."""
+    sizes: dict[str, Any] = {
+        "patch_size": (1, 1, 1),
+        "num_attention_heads": config.width // config.head,
+        "attention_head_dim": config.head,
+        "in_channels": config.latent_channels,
+        "out_channels": config.latent_channels,
+        "source_gate": True,
+    }
+    if config.family == "icve":
+        across = 3 * config.head // 8
+        return IcveTransformer3DModel(
+            **sizes,
+            num_layers=config.joint_layers,
+            num_single_layers=config.layers,
+            num_refiner_layers=1,
+            rope_axes_dim=(config.head - 2 * across, across, across),
+            text_embed_dim=config.text_width,
+            pooled_projection_dim=config.text_width,
+            guidance_embeds=False,
+        )
     return SamaTransformer3DModel(
-        patch_size=(1, 1, 1),
-        num_attention_heads=config.width // 64,
-        attention_head_dim=64,
-        in_channels=config.latent_channels,
-        out_channels=config.latent_channels,
+        **sizes,
         text_dim=config.text_width,
         freq_dim=64,
         ffn_dim=4 * config.width,
@@ -55,7 +76,6 @@ def make_transformer(config: TinyConfig) -> SamaTransformer3DModel:
         semantic_hidden=config.semantic_width,
         semantic_tokens_per_anchor=17,
         semantic_rotary="grid",
-        source_gate=True,
     )
 
 
@@ -94,10 +114,21 @@ def train_tiny(
     torch.manual_seed(config.seed)
     device = torch.device(device)
 
-    if start_from is not None:
-        given = SamaPipeline.from_pretrained(start_from)
+    if start_from is not None and find(start_from).family != config.family:
+        raise UserError(
+            f"{start_from} is no {config.family.upper()} model: leave --start-from away, or choose another."
+        )
+    if start_from is not None or config.family == "icve":
+        frozen = TINY.folder if start_from is None or config.family == "icve" else start_from
+        assert frozen is not None
+        given = SamaPipeline.from_pretrained(frozen)
         vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
-        encoder = SiglipVisionModel.from_pretrained(start_from / "semantic_encoder")
+        encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
+        if config.family == "icve":
+            text.requires_grad_(False)
+            transformer = make_transformer(config)
+            if start_from is not None:
+                transformer = IcveTransformer3DModel.from_pretrained(start_from / "transformer")
         modules: tuple[torch.nn.Module, ...] = (vae, encoder, text, transformer)
         for module in modules:  # saved in bfloat16, trained in float32
             module.to(device, torch.float32)
@@ -112,9 +143,9 @@ def train_tiny(
         module.requires_grad_(False).eval()
 
     def pool(size: tuple[int, int], n: int, first: int, frames: int, draw: Draw = draw_edits) -> Pool:
-        kind = "" if draw is draw_edits else "pretext-"
+        kinds: dict[Draw, str] = {draw_edits: "", draw_clips: "pretext-", draw_unpaired: "unpaired-"}
         return build_pool(
-            out / "pools" / f"{kind}{frames}x{size[0]}x{size[1]}.safetensors",
+            out / "pools" / f"{kinds[draw]}{frames}x{size[0]}x{size[1]}.safetensors",
             n if size == SHAPES[0] else n // 4,
             vae,
             encoder,
@@ -135,6 +166,7 @@ def train_tiny(
             text,
             tokenizer,
             streams,
+            family=config.family,
             shift=config.shift,
             emphasis=config.emphasis,
             text_dropout=config.text_dropout,
@@ -145,31 +177,40 @@ def train_tiny(
     def wanted(name: str, settings: StageConfig) -> bool:
         return settings.minutes > 0 or (out / name).exists()
 
+    if wanted("pretrain", config.pretrain):
+        streams = []
+        for size, share in zip(SHAPES, SHARES, strict=True):
+            apart = pool(size, config.unpaired_stills, 30_000_000, 1, draw_unpaired)
+            streams.append(Stream(apart, config.image_batch, (1 - CLIPS) * share))
+            apart = pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
+            streams.append(Stream(apart, config.video_batch, CLIPS * share))
+        _run(editing("pretrain", config.seed + 2, streams), config.pretrain, out, say)
     stills: list[Pool] = []
     if wanted("images", config.images):
         stills = [pool(size, config.image_edits, 0, 1) for size in SHAPES]
         streams = [Stream(p, config.image_batch, share) for p, share in zip(stills, SHARES, strict=True)]
         _run(editing("images", config.seed, streams), config.images, out, say)
-        export(out / "images-model", transformer, vae, text, tokenizer, encoder)
+        export(out / "images-model", config.family, transformer, vae, text, tokenizer, encoder)
     if wanted("videos", config.videos):
-        edits = 1 - config.pretext
+        pretext = config.pretext if config.family == "sama" else 0.0
+        edits = 1 - pretext
         still = stills[0] if stills else pool(SHAPES[0], config.image_edits, 0, 1)
         streams = []
         for size, share in zip(SHAPES, SHARES, strict=True):
             clips = pool(size, config.video_edits, 10_000_000, 17)
             streams.append(Stream(clips, config.video_batch, edits * (1 - IMAGES) * share))
         streams.append(Stream(still, config.image_batch, edits * IMAGES))
-        for size, share in zip(SHAPES, SHARES, strict=True) if config.pretext else ():
+        for size, share in zip(SHAPES, SHARES, strict=True) if pretext else ():
             clips = pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
             # whole, since tube shuffle may put what the first frames need at the source's end
-            streams.append(Stream(clips, config.video_batch, config.pretext * share, cut=False))
+            streams.append(Stream(clips, config.video_batch, pretext * share, cut=False))
         _run(editing("videos", config.seed + 1, streams), config.videos, out, say)
-    folder = export(out / "model", transformer, vae, text, tokenizer, encoder)
+    folder = export(out / "model", config.family, transformer, vae, text, tokenizer, encoder)
     (folder / "training.json").write_text(json.dumps(notes(out, start_from), indent=2) + "\n")
     return folder
 
 
-_BUDGETS = {"autoencoder", "semantic", "images", "videos"}  # what may change when a run goes on
+_BUDGETS = {"autoencoder", "semantic", "pretrain", "images", "videos"}  # what may change when a run goes on
 
 
 def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Callable[[str], None]) -> PatchAutoencoder:
@@ -203,7 +244,7 @@ def notes(run: Path, start_from: Path | None = None) -> dict[str, object]:
     begun = start_from / "training.json" if start_from else run / "none"
     before = json.loads(begun.read_text()) if begun.is_file() else {}
     stages = list(before.get("stages", []))
-    for name in ("autoencoder", "semantic", "images", "videos"):
+    for name in ("autoencoder", "semantic", "pretrain", "images", "videos"):
         state = run / name / "state.json"
         if state.exists():
             saved = json.loads(state.read_text())
@@ -216,14 +257,15 @@ def notes(run: Path, start_from: Path | None = None) -> dict[str, object]:
 
 def export(
     folder: Path,
-    transformer: SamaTransformer3DModel,
+    family: str,
+    transformer: Any,
     vae: PatchAutoencoder,
     text: UMT5EncoderModel,
     tokenizer: PreTrainedTokenizerFast,
     encoder: SiglipVisionModel,
 ) -> Path:
-    """Writes the pipeline folder, weights in bfloat16; the image encoder lies beside it for later training."""
-    pipeline = SamaPipeline(
+    """Writes the pipeline folder, weights in bfloat16; SAMA's image encoder lies beside it for later training."""
+    pipeline = PIPELINES[family](
         tokenizer=tokenizer,
         text_encoder=text,
         vae=vae,
@@ -232,7 +274,8 @@ def export(
         defaults=TINY.defaults.to_dict(),
     )
     pipeline.save_pretrained(folder)
-    encoder.save_pretrained(folder / "semantic_encoder")
+    if family == "sama":
+        encoder.save_pretrained(folder / "semantic_encoder")
     for file in folder.rglob("*.safetensors"):
         halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in load_file(file).items()}
         save_file(halved, file, metadata={"format": "pt"})
