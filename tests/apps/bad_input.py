@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,9 @@ from opensama.media.video_io import write_video
 from opensama.training.config import SamaConfig
 from opensama.values import Video
 from tests.apps import bad_curation
+from tests.curation.server import ChatServer
 from tests.data import making
+from tests.evaluation.benchmarks import make_vie
 from tests.media.broken import CORPUS, broken_in_the_middle
 
 INSTRUCTION = "Make the ball red."
@@ -67,6 +69,16 @@ class Place:
     def bring(self, name: str, folder: str, *options: str) -> list[str]:
         """Arguments that import a dataset."""
         return ["data", "import", name, str(self.files / folder), "--out", f"{self.files}/brought.parquet", *options]
+
+    def evaluate(self, benchmark: str = "vie", *options: str, data: str = "bench") -> list[str]:
+        """Arguments that score the edits in a folder; no judge is asked again."""
+        edits = [] if {"--edits", "--model"} & {*options} else ["--edits", str(self.files / "edits")]
+        out = [] if "--out" in options else ["--out", str(self.files / "scored")]
+        where = [] if benchmark == "world" else ["--data", str(self.files / data)]
+        asked = [
+            part for option in options for part in (option.format(files=self.files, refusing=refusing(), down=DOWN),)
+        ]
+        return ["evaluate", benchmark, *where, *out, *edits, *asked]
 
     def go_on(self, *options: str, run: str = "run", recipe: str = "sama-14b-stage0") -> list[str]:
         """Arguments that go on with a run that is there."""
@@ -111,6 +123,14 @@ def convert(source: Path, at: Place) -> list[str]:
     """Arguments that convert a file of weights."""
     return ["models", "convert", str(source), str(at.files / "converted")]
 
+
+@cache
+def refusing() -> str:
+    """A judge on this machine that wants a key which nobody has."""
+    return ChatServer(key="another").__enter__().url
+
+
+DOWN = "http://127.0.0.1:9/v1"  # where nobody listens
 
 # A person who owns nothing here, and a disk with no room: 20,000 bytes a file.
 NOBODY = "import os; os.geteuid() or os.setuid(65534)"
@@ -159,6 +179,42 @@ ROWS = [
     Row("a device that is not here", lambda at: at.edit("clip.mp4", "--device", "abacus")),
     Row("an option that does not exist", lambda at: at.edit("clip.mp4", "--stepz", "3")),
     Row("a word where a number belongs", lambda at: at.edit("clip.mp4", "--seed", "lucky")),
+    # evaluation
+    Row("an unknown benchmark", lambda at: ["evaluate", "davis", "--data", f"{at.files}/bench"]),
+    Row("a benchmark that is not there", lambda at: at.evaluate(data="nowhere")),
+    Row("a benchmark's folder that is empty", lambda at: at.evaluate(data="empty")),
+    Row("a folder that is another benchmark", lambda at: at.evaluate("openve")),
+    Row("clips of which none is a source", lambda at: at.evaluate("clips", data="empty")),
+    Row("nothing to score", lambda at: at.evaluate()[:-2]),
+    Row("edits that are not there", lambda at: at.evaluate("vie", "--edits", "{files}/nowhere")),
+    Row("two systems of one name", lambda at: at.evaluate("vie", "--edits", "a={files}/edits", "--edits", "a={files}")),
+    Row("a model to score that there is not", lambda at: at.evaluate("vie", "--model", "tinny")),
+    Row("a judge that is down", lambda at: at.evaluate("vie", "--judge-url", "{down}", "--retries", "0")),
+    Row("a judge that wants another key", lambda at: at.evaluate("vie", "--judge-url", "{refusing}")),
+    Row("a judge's address that is none", lambda at: at.evaluate("vie", "--judge-url", "localhost")),
+    Row("a judge of which there is no folder", lambda at: at.evaluate("vie", "--judge-model", "{files}/nowhere")),
+    Row("a judge that is no language model", lambda at: at.evaluate("vie", "--judge-model", "{files}/empty")),
+    Row("replies that are not there", lambda at: at.evaluate("vie", "--judge-replies", "{files}/none.jsonl")),
+    Row("replies that are damaged", lambda at: at.evaluate("vie", "--judge-replies", "{files}/torn.jsonl")),
+    Row("replies without an item", lambda at: at.evaluate("vie", "--judge-replies", "{files}/half.jsonl")),
+    Row("two judges at once", lambda at: at.evaluate("vie", "--judge-replies", "x", "--judge-url", "{refusing}")),
+    Row("an unknown metric", lambda at: at.evaluate("vie", "--metrics", "beauty")),
+    Row("a protocol of another benchmark", lambda at: at.evaluate("vie", "--protocol", "openve-long")),
+    Row("a rubric that is not there", lambda at: at.evaluate("vie", "--rubric", "{files}/none.txt")),
+    Row("a metric file where none belongs", lambda at: at.evaluate("vie", "--metric-file", "{files}/clip.mp4")),
+    Row("a task that it has not", lambda at: at.evaluate("vie", "--tasks", "fly")),
+    Row("no passes", lambda at: at.evaluate("vie", "--passes", "0")),
+    Row("no items", lambda at: at.evaluate("vie", "--limit", "0")),
+    Row("a second judge's results that are not there", lambda at: at.evaluate("vie", "--agreement", "{files}/empty")),
+    Row("results in a file's place", lambda at: at.evaluate("vie", "--out", "{files}/clip.mp4")),
+    Row("an unknown family of the world", lambda at: at.evaluate("world", "--families", "fly")),
+    Row("only what a copy of the source passes", lambda at: at.evaluate("world", "--families", "absent")),
+    Row("no edits of the world", lambda at: at.evaluate("world", "-n", "0")),
+    Row("a page about results that are not there", lambda at: ["evaluate", "report", f"{at.files}/empty"]),
+    Row("a page about results that are none", lambda at: ["evaluate", "report", f"{at.files}/bench/vie.json"]),
+    Row("votes on results that are not there", lambda at: ["evaluate", "vote", f"{at.files}/empty"]),
+    Row("an edit measured without its source", lambda at: ["evaluate", "metrics", f"{at.files}/clip.mp4"]),
+    Row("a broken edit measured", lambda at: ["evaluate", "metrics", f"{at.files}/clip.mp4", f"{at.files}/taken.mp4"]),
     # training
     Row("an unknown recipe", lambda at: at.train(recipe="sama-14b-stage3")),
     Row("a setting that does not exist", lambda at: at.train("optimiser.lr=1")),
@@ -232,6 +288,15 @@ def prepare(at: Place) -> None:
     copy_model(at.model, at.files / "partial", without="vae")
     copy_model(at.model, at.files / "damaged", cut="transformer/diffusion_pytorch_model.safetensors")
     prepare_training(at)
+    prepare_benchmark(at)
+
+
+def prepare_benchmark(at: Place) -> None:
+    """A benchmark of one item, an edit of it, and replies that were cut off."""
+    make_vie(at.files / "bench", ["add"])
+    (at.files / "edits").mkdir()
+    (at.files / "edits" / "v0_edited.mp4").write_bytes((at.files / "bench" / "sources" / "0.mp4").read_bytes())
+    (at.files / "torn.jsonl").write_text('{"item": "v0", "reply": ')
 
 
 def prepare_training(at: Place) -> None:

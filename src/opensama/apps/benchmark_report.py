@@ -95,7 +95,7 @@ def checked(results: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path} has no items: there is nothing to show.")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not the results.json of a benchmark ({error!r}): run the benchmark anew."
+            f"{path} is not the results.json of a benchmark: name one, or run the benchmark anew."
         ) from error
     return results
 
