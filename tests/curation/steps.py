@@ -89,3 +89,10 @@ def give_array(item: Item) -> Item:
 
 def spoil(item: Item) -> Item:
     return item | {"task": "cooking"}
+
+
+def mark(item: Item, *, folder: Path, seconds: float) -> Item:
+    """Takes its time, and leaves a file for each time that it was called."""
+    time.sleep(seconds)
+    (folder / f"{item['id']}.{random.getrandbits(64)}").touch()
+    return item

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +103,28 @@ def test_a_spent_quota_ends_a_run_on_ray(tmp_path: Path) -> None:
         assert (report.records, report.left, bool(report.stopped)) == (records, left, left > 0)
 
 
+def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with socket.socket() as bound:  # and not listening: nobody else takes the port, and nobody answers
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        for name in (address, f"ray://{address}", "rubbish"):
+            monkeypatch.setenv("RAY_ADDRESS", name)
+            with pytest.raises(UserError, match=f"No Ray cluster answers at RAY_ADDRESS={name} .*--runner local"):
+                run_graph(steps.chain(), steps.items(3), tmp_path, runner="ray")
+    with pytest.raises(UserError, match="has its own workers"):
+        run_graph(steps.chain(), steps.items(3), tmp_path, runner="ray", workers=2)
+
+
+def test_a_ray_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"Ray does not start on this machine .*Not a directory.*--runner local"):
+        run_graph(steps.chain(), steps.items(3), tmp_path / "out", runner="ray", workers=1)
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -129,6 +155,90 @@ def kill_at_random_moments(out: Path, runner: str, workers: int, waits: list[flo
             killed += 1
             assert time.monotonic() - began < 120
     return killed
+
+
+MARKED = """
+import sys
+from functools import partial
+from pathlib import Path
+from opensama.curation.graph import Stage, run_graph
+from tests.curation import steps
+
+out = Path(sys.argv[1])
+stages = [Stage("cut", steps.cut), Stage("mark", partial(steps.mark, folder=out / "marks", seconds=0.3))]
+run_graph(stages, steps.items({count}), out, runner="ray", workers=1)
+"""
+
+
+def marks(out: Path) -> Counter[str]:
+    """How often each item was done."""
+    return Counter(path.stem for path in (out / "marks").iterdir())
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that still run: Ray's, once the one that began them is gone."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            state, _, _, leads = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(leads) == leader and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+@contextmanager
+def on_ray_elsewhere(out: Path, count: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The marking run in a session of its own, of which nothing is left behind."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["RAY_memory_monitor_refresh_ms"] = (
+        "0"  # where memory is short it ends workers, and begins their work anew
+    )
+    command = [sys.executable, "-c", MARKED.format(count=count), str(out)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            until = time.monotonic() + 60
+            while left := session(process.pid):
+                assert time.monotonic() < until, f"processes {left} do not end"
+                for orphan in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(orphan, signal.SIGKILL)
+                time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to find Ray's processes in")
+def test_killed_on_ray_it_does_what_is_missing(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    out, count = tmp_path / "out", 16
+    for folder in (out, tmp_path):
+        (folder / "marks").mkdir(parents=True)
+    stages = [Stage("cut", steps.cut), Stage("mark", partial(steps.mark, folder=tmp_path / "marks", seconds=0.0))]
+    run_graph(stages, steps.items(count), tmp_path / "whole")
+
+    def done() -> list[str]:
+        lines = [line for path in (out / "state").glob("*.jsonl") for line in path.read_text().splitlines(True)]
+        return [record["id"] for line in lines if line.endswith("\n") for record in json.loads(line)["records"]]
+
+    with on_ray_elsewhere(out, count) as process:
+        until = time.monotonic() + 300
+        while len(done()) < 4:
+            assert process.poll() is None
+            assert time.monotonic() < until, "Ray did not begin"
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    before, once = marks(out), done()
+    assert {before[name] for name in once} == {1}
+    assert len(once) < sum(marks(tmp_path).values())  # it was killed in the middle
+    with on_ray_elsewhere(out, count) as process:
+        assert process.wait(300) == 0
+    assert (out / "manifest.parquet").read_bytes() == (tmp_path / "whole/manifest.parquet").read_bytes()
+    after = marks(out)
+    assert after.keys() == marks(tmp_path).keys()  # all of them,
+    assert {after[name] for name in once} == {1}  # what was done not again,
+    assert all(after[name] - before[name] == 1 for name in after.keys() - set(once))  # and the rest just once
 
 
 def test_killed_at_any_moment_it_goes_on(expected: tuple[Path, GraphReport], tmp_path: Path) -> None:

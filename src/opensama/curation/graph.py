@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from opensama.curation.ledger import Entry, Ledger
 from opensama.values import Progress, UserError
@@ -304,18 +306,8 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress is shown
     began = not ray.is_initialized()
-    if began and os.environ.get("RAY_ADDRESS"):
-        if workers is not None:
-            raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave --workers away.")
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    elif began:
-        ray.init(
-            num_cpus=workers,
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    if began:
+        _begin_ray(workers)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -348,6 +340,34 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -
     finally:
         if began:
             ray.shutdown()
+
+
+def _begin_ray(workers: int | None) -> None:
+    """Joins the cluster that RAY_ADDRESS names, or begins one on this machine. UserError where neither is to be had."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    if address and workers is not None:
+        raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave --workers away.")
+    try:
+        if address:
+            _knock(address)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+    except Exception as error:  # Ray's own are of many types, Exception itself among them
+        ray.shutdown()  # what had begun
+        if address:
+            advice = "start the cluster (ray start --head), mend or unset RAY_ADDRESS, or run with --runner local"
+            raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address} ({_said(error)}): {advice}.") from error
+        advice = "its logs are under /tmp/ray, or under RAY_TMPDIR if that is set; --runner local does without it"
+        raise UserError(f"Ray does not start on this machine ({_said(error)}): {advice}.") from error
+
+
+def _knock(address: str) -> None:
+    """OSError or ValueError where nobody listens: Ray itself would try for many minutes, and then end the process."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:  # "auto" and "local" have none
+        socket.create_connection((place.hostname, place.port), timeout=10).close()
 
 
 def _fit(there: float, wanted: list[tuple[float, bool]]) -> float:
