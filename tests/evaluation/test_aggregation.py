@@ -18,6 +18,7 @@ from opensama.evaluation.aggregation import (
     mean,
     no_overall,
     openve_overall,
+    plain_overall,
     reco_derived,
     summarise,
 )
@@ -125,6 +126,26 @@ def test_summary_counts_and_intervals() -> None:
     assert a["scores"]["x"]["n"] == 4
     assert 1 <= a["scores"]["x"]["low"] < 2.5 < a["scores"]["x"]["high"] <= 4
     assert found["groups"]["b"]["scores"] == {}
+
+
+def test_shares_have_wilsons_interval_and_groups_may_stand_aside() -> None:
+    lines = [Line(group, "scored", {"success": right}) for group in ("a", "b", "aside") for right in (0.0, 0.0)]
+    found = summarise(lines, plain_overall, aside=("aside",), shares=("success",))
+    assert found["groups"]["a"]["scores"]["success"] == {
+        "mean": 0,
+        "low": 0,
+        "high": pytest.approx(0.658, abs=1e-3),
+        "n": 2,
+    }
+    assert found["overall"]["success"]["n"] == 4
+    assert found["overall"]["success"]["high"] == pytest.approx(0.49, abs=1e-2)
+
+
+def test_one_item_has_no_interval() -> None:
+    lines = [Line("a", "scored", {"x": 1.0, "y": 2.0}), Line("a", "scored", {"x": 3.0})]
+    found = summarise(lines, plain_overall)
+    assert found["groups"]["a"]["scores"]["y"] == {"mean": 2, "low": None, "high": None, "n": 1}
+    assert found["groups"]["a"]["scores"]["x"]["low"] is not None
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:

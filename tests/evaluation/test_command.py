@@ -18,7 +18,7 @@ from opensama.apps.cli import main
         (["-n", "0"], "from 1 to 100000"),
         (["--clips", "{folder}"], "no video"),
         (["--json", "{folder}/missing/world.json"], "make it first"),
-        (["--json", "{folder}/x.json", "--model", "tiny", "--edits", "{folder}"], "figures of one system"),
+        (["--json", "{folder}/x.json", "--model", "tiny", "--model", "tiny-icve"], "figures of one system"),
         (["--model", "tinny"], "did you mean 'tiny'"),
         (["--metrics", "beauty"], "There is no metric 'beauty'"),
     ],

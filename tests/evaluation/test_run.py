@@ -12,6 +12,7 @@ import pytest
 
 from opensama.apps.cli import main as opensama
 from opensama.evaluation.items import read_benchmark
+from opensama.evaluation.report import standings
 from opensama.evaluation.run import Benchmarked, System, evaluate_benchmark
 from opensama.evaluation.world import WorldReport, draw, list_clips
 from opensama.evaluation.world.clips import first_second
@@ -63,6 +64,10 @@ def test_a_perfect_editor(tmp_path: Path) -> None:
     groups = system["summary"]["groups"]
     assert {name: group["scores"]["success"]["mean"] for name, group in groups.items()} == dict.fromkeys(families, 1)
     assert system["summary"]["overall"]["success"]["n"] == 4
+    shown = {(cell.group, cell.system): cell for cell in standings(found.results) if cell.score == "success"}
+    assert shown["over groups", "copy"].control
+    assert shown["over groups", "copy"].mean == shown["replace", "black"].mean == 0
+    assert shown["over groups", "mine"].rank == "", "one system alone has no rank"
     controls = {name: scores["success"]["mean"] for name, scores in system["summary"]["controls"].items()}
     assert controls == {"copy": 0, "black": 0, "shuffled": 0, "reconstruction": 1}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensama.evaluation.world.statistics import mcnemar, paired, wilson
+from opensama.evaluation.statistics import mcnemar, paired, wilson
 
 
 def test_wilson():

@@ -109,7 +109,7 @@ class Given:
     out
         Folder of the results: results.json, ledger.jsonl, edited/.
     model
-        A model that edits: a name that `opensama models list` shows, or a pipeline folder.
+        A model that edits: a name that `opensama models list` shows, or a pipeline folder; may be given again.
     edits
         A folder of edits that any system made, or NAME=FOLDER; may be given again.
     metrics
@@ -128,7 +128,7 @@ class Given:
 
     data: Annotated[Path, Parameter(name=["--data", "-d"])]
     out: Annotated[Path, Parameter(name=["--out", "-o"])]
-    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None
+    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None
     edits: Annotated[list[str] | None, Parameter(negative=())] = None
     metrics: str = "all"
     metric_file: Annotated[list[str] | None, Parameter(negative=())] = None
@@ -150,21 +150,24 @@ class Given:
             from opensama.evaluation.items import clip_systems
 
             systems = [System(name, edits=self.data) for name in clip_systems(self.data)]
-        if self.model is not None:
-            from opensama.models.registry import find
-
-            entry = find(self.model)
-            from opensama import load
-            from opensama.evaluation.world import through
-
-            editor = load(self.model, device=self.device, notice=show.note)
-            name, identity = Path(self.model).name, _identity(self.model, entry.folder)
-            systems.append(System(name, edit=editor.edit, identity=identity, through=through(editor)))
+        systems += [self._editing(model, show) for model in self.model or []]
         if not systems and only is not None:
             systems = [System(only.stem, metric_file=only)]
         if not systems:
             raise UserError("Say what to score: --model for one that edits, or --edits for a folder of edits.")
         return systems
+
+    def _editing(self, model: str, show: Display) -> System:
+        from opensama.models.registry import find
+
+        entry = find(model)
+        from opensama import load
+        from opensama.evaluation.run import System
+        from opensama.evaluation.world import through
+
+        editor = load(model, device=self.device, notice=show.note)
+        identity = _identity(model, entry.folder)
+        return System(Path(model).name, edit=editor.edit, identity=identity, through=through(editor))
 
     def measured(self) -> tuple[str, ...]:
         if self.metrics == "none":

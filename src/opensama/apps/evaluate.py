@@ -31,7 +31,7 @@ app.command("opensama.apps.vote:vote", name="vote", help="Let people vote betwee
 def world(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("world-results"),
-    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None,
     edits: Annotated[list[str] | None, Parameter(negative=())] = None,
     split: Literal["test", "train"] = "test",
     n: Annotated[int, Parameter(name=["-n", "--number"])] = 12,
@@ -55,8 +55,8 @@ def world(
     out
         Folder of the results: results.json, ledger.jsonl, edited/, and drawn/, the clips with world.json.
     model
-        A model that edits: a name that `opensama models list` shows, or a pipeline folder. By default tiny, unless
-        --edits are given.
+        A model that edits: a name that `opensama models list` shows, or a pipeline folder; may be given again. By
+        default tiny, unless --edits are given.
     edits
         A folder of edits of drawn/ that any system made, each called ID.mp4, or NAME=FOLDER; may be given again.
     split
@@ -84,13 +84,13 @@ def world(
         raise UserError(f"The number of edits of each family must be from 1 to 100000, not {n}.")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
-    if json_file is not None and edits and len(edits) + (model is not None) > 1:
+    models = model or ([] if edits else ["tiny"])
+    if json_file is not None and len(models) + len(edits or []) > 1:
         raise UserError("--json holds the figures of one system; those of several are in results.json.")
-    model = None if edits and model is None else model or "tiny"
     from opensama.models.registry import find
 
-    if model is not None:
-        find(model)
+    for name in models:
+        find(name)
     from opensama.apps.benchmark import Given, run
     from opensama.evaluation import world as measure
     from opensama.world import CONTROLS, FAMILIES
@@ -103,7 +103,7 @@ def world(
         raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
     if clips is not None:
         measure.list_clips(clips)
-    given = Given(data=out / "drawn", out=out, model=model, edits=edits, metrics=metrics, seed=seed, device=device)
+    given = Given(data=out / "drawn", out=out, model=models, edits=edits, metrics=metrics, seed=seed, device=device)
     given.measured()
     begin = time.monotonic()
     if calibrate:
@@ -111,7 +111,7 @@ def world(
 
         asked = tuple(name for name in chosen if name != "absent")
         with Display() as show:
-            coded = measure.through(load(model or "tiny", device=device, notice=show.note))
+            coded = measure.through(load(models[0] if models else "tiny", device=device, notice=show.note))
             found = measure.calibrate(
                 coded, n=n, families=asked, split=split, seed=seed,
                 progress=lambda done, total: show(Progress("Calibrating", done, total, time.monotonic() - begin)),
@@ -129,7 +129,7 @@ def world(
             return 0
         report, code = run("world", given)
         scored = measure.WorldReport.read(report.results["systems"][0])
-        about = {"model": model, "split": split, "seed": seed}
+        about = {"model": models[0] if models else None, "split": split, "seed": seed}
         figures = {"table": scored.table(), **about, **scored.to_dict()}
     if json_file is not None:
         from opensama.data.manifest import whole_file

@@ -24,6 +24,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from opensama.evaluation.statistics import wilson
+
 Number = Any
 """A float, or an array of them, one for each draw."""
 Means = Mapping[str, Mapping[str, Number]]
@@ -136,9 +138,10 @@ def summarise(
     overall: Callable[[Means], dict[str, Number]],
     zeros: Sequence[str] = (),
     aside: Sequence[str] = (),
+    shares: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Counts, and for each group each score's mean, interval and number of items; then the overall numbers, over all
-    groups but those `aside`.
+    groups but those `aside`. Scores that are `shares` of what is right or wrong have Wilson's interval.
 
     Where `zeros` names scores, a failed item counts as 0 in these (ReCo-Bench); otherwise it is left out.
     """
@@ -161,7 +164,10 @@ def summarise(
         values = np.where(there, table, 0)
         averages = values.sum(0) / there.sum(0)
         draws = _draws(rng, values, there, averages)
-        low, high = np.quantile(draws, (0.025, 0.975), axis=0) if len(rows) > 1 else (averages * math.nan,) * 2
+        low, high = np.quantile(draws, (0.025, 0.975), axis=0)
+        low, high = (np.where(there.sum(0) > 1, end, math.nan) for end in (low, high))
+        for i in (i for i, name in enumerate(names) if name in shares):
+            low[i], high[i] = wilson(values[:, i].sum(), int(there[:, i].sum()))
         means[group] = dict(zip(names, averages.tolist(), strict=True))
         drawn[group] = {name: draws[:, i] for i, name in enumerate(names)}
         scores = {name: _number(averages[i], low[i], high[i], int(there[:, i].sum())) for i, name in enumerate(names)}
@@ -172,7 +178,11 @@ def summarise(
     n = sum(max((s["n"] for s in groups[g]["scores"].values()), default=0) for g in with_any)
     totals = {}
     for name, value in points.items():
-        low, high = np.quantile(several[name], (0.025, 0.975)) if n > len(with_any) else (math.nan, math.nan)
+        counted = [groups[group]["scores"][name] for group in with_any if name in groups[group]["scores"]]
+        spread = max((s["n"] for s in counted), default=2) > 1 and n > len(with_any)
+        low, high = np.quantile(several[name], (0.025, 0.975)) if spread else (math.nan, math.nan)
+        if name in shares:
+            low, high = wilson(sum(s["mean"] * s["n"] for s in counted), sum(s["n"] for s in counted))
         totals[name] = _number(value, low, high, n)
     return {"counts": _counts(lines), "groups": groups, "overall": totals}
 

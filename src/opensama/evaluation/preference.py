@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from opensama.evaluation.agreement import kendall
-from opensama.evaluation.world.statistics import wilson
+from opensama.evaluation.statistics import wilson
 
 DRAWS = 500
 PRIOR = 1.0  # comparisons with an average system

@@ -74,6 +74,8 @@ class Protocol:
     """Clips that are the same get 0 in all marks unasked."""
     aside: tuple[str, ...] = ()
     """Groups that stand beside and have no part in the overall numbers."""
+    shares: tuple[str, ...] = ()
+    """Scores that are 0 or 1."""
 
     @property
     def policy(self) -> str:
@@ -264,6 +266,7 @@ PROTOCOLS: dict[str, Protocol] = {
             overall=plain_overall,
             headline="success",
             aside=("absent", "swapped", "clips"),
+            shares=("success", "first third", "last third"),
         ),
         _OPENVE,
         replace(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from opensama.evaluation.world.statistics import paired
+from opensama.evaluation.statistics import paired
 from opensama.values import UserError
 
 STATES = ("failed", "missing", "left", "scored")  # as they are shown
@@ -54,7 +54,7 @@ def standings(results: Mapping[str, Any]) -> list[Cell]:
         summary = system["summary"]
         parts = [(group, row, False) for group, row in (summary.get("groups") or {}).items()]
         if summary.get("overall"):
-            parts.append(("over groups", summary["counts"] | {"scores": summary["overall"]}, False))
+            parts.insert(0, ("over groups", summary["counts"] | {"scores": summary["overall"]}, False))
         metrics = (summary.get("metrics") or {}).get("groups") or {}
         parts += [(f"metrics, {group}", row, True) for group, row in metrics.items()]
         for group, row, measured in parts:
@@ -90,7 +90,7 @@ def _controls(results: Mapping[str, Any], group: str, score: str) -> Iterator[Ce
 
 
 def _ranked(cell: Cell, rivals: Sequence[Cell]) -> Cell:
-    if cell.measured and not _rises(cell.score):
+    if len(rivals) == 1 or (cell.measured and not _rises(cell.score)):
         return cell
     better = sum(r.low is not None and cell.high is not None and r.low > cell.high for r in rivals)
     worse = sum(r.high is not None and cell.low is not None and r.high < cell.low for r in rivals)

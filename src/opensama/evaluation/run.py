@@ -359,7 +359,7 @@ def _system(
     summary: dict[str, Any] = {}
     if judging:
         zeros = protocol.zeros if protocol.failure == "zero" else ()
-        summary = summarise(scored, protocol.overall, zeros, protocol.aside) | {
+        summary = summarise(scored, protocol.overall, zeros, protocol.aside, protocol.shares) | {
             "policy": protocol.policy,
             "headline": protocol.headline,
             "aside": list(protocol.aside),

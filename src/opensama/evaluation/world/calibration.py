@@ -28,9 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from opensama.evaluation.statistics import wilson
 from opensama.evaluation.world.key import Through, Verdict, differs, thirds
 from opensama.evaluation.world.scores import answer_key
-from opensama.evaluation.world.statistics import wilson
 from opensama.world import COLORS, FAMILIES, KINDS, EditSample, Look, Thing, render_looks, sample_edit, to_uint8
 
 RIGHT = ("exact", "rough", "displaced")

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from opensama.evaluation.statistics import mcnemar, paired, wilson
 from opensama.evaluation.world.key import AnswerKey, Frames, Question, Through, Verdict, to_float
-from opensama.evaluation.world.statistics import mcnemar, paired, wilson
 from opensama.world import EditSample, render_looks
 
 
