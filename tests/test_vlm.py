@@ -166,7 +166,7 @@ def test_nobody_listens():
         url = server.url
     with pytest.raises(VlmUnavailable, match=r"does not answer, asked 2 times: .*[Cc]onnection"):
         ServerVlm(url, "pixels", retries=1, pause=QUICK).ask(Question("Well?"))
-    with pytest.raises(UserError, match="does not answer .*: start the server, or mend its address"):
+    with pytest.raises(UserError, match=r"does not answer .*: start the server, or mend its address"):
         open_vlm(url)
 
 
@@ -233,6 +233,20 @@ def test_refusals_are_no_answers(answer, reason):
         with pytest.raises(VlmRefused, match=reason):
             vlm_at(server).ask(Question("Well?"))
         assert len(server.asked) == 1, "asking again does not help"
+
+
+def test_half_a_character_is_a_question_mark(tmp_path):
+    """JSON can say "\\ud83d" alone, which no file, table or terminal takes."""
+    answers = {"a": "half \ud83d", "b": Ended(None, refusal="no \udc00"), "c": Fault(400, "bad \ud83d")}
+    with ChatServer(lambda asked: answers[asked.text]) as server:
+        vlm = Remembering(vlm_at(server), tmp_path)
+        for _ in range(2):  # asked, then remembered
+            assert vlm.ask(Question("a")) == "half ?"
+            for text, said in (("b", "no ?"), ("c", "400 bad ?")):
+                with pytest.raises(VlmRefused) as refused:
+                    vlm.ask(Question(text))
+                assert str(refused.value) == said
+        assert len(server.asked) == 3
 
 
 def test_models_that_do_not_know_a_setting():

@@ -234,6 +234,36 @@ def test_answers_that_are_none_are_kept_apart(raw: Path, tmp_path: Path) -> None
     assert all("no JSON object" in error["reason"] for name, error in reasons(tmp_path).items() if "/" in name)
 
 
+def a_name_in_latin_1(video: Path, folder: Path) -> None:
+    """A copy under a name that is not UTF-8; skips where the disk takes none."""
+    try:
+        shutil.copy(video, os.fsencode(folder) + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("this disk takes UTF-8 names only")
+
+
+def test_a_name_that_is_not_utf_8_fails_alone(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    shutil.copy(raw / "a.mp4", tmp_path / "films")
+    a_name_in_latin_1(raw / "a.mp4", tmp_path / "films")
+    report = curate_clips(tmp_path / "films", tmp_path / "out", SMALL)
+    assert report.records == len([record for record in records(tmp_path / "out") if record.id.startswith("a.mp4/")]) > 0
+    (error,) = reasons(tmp_path / "out").values()
+    assert error["stage"] == "basic"
+    assert "'\\udcff.mp4' is not Unicode: rename the file" in error["reason"]
+
+
+def test_half_a_character_in_an_answer_is_cleaned(raw: Path, tmp_path: Path) -> None:
+    half = '{"instruction": "Make the ball \\ud83d jump.", "task": "motion"}'
+    for number, answer in enumerate((half, half.replace("\\ud83d", "\ud83d"))):  # written as an escape, and itself
+        out = tmp_path / str(number)
+        with ChatServer(lambda asked, answer=answer: answer if asked.images else "yes") as server:
+            vlm = partial(open_vlm, server.url, retries=0, cache=out / "answers")
+            report = curate_clips(raw, out, SMALL, vlm=vlm)
+        assert report.failed == 2  # the files that are no videos
+        assert {record.instruction for record in records(out)} == {"Make the ball ? jump."}
+
+
 def test_a_busy_server_is_asked_again(raw: Path, tmp_path: Path) -> None:
     with ChatServer(server_tells) as server:
         server.faults.extend([Fault(503)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -144,6 +145,21 @@ def test_paths_hold_from_the_folder_of_the_manifest(made: tuple[Path, PairsRepor
 
 
 # --- what goes wrong
+
+
+def test_a_name_that_is_not_utf_8_fails_alone(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    video = sorted(clips.glob("world-*.mp4"))[0]
+    shutil.copy(video, tmp_path / "clips")
+    try:
+        shutil.copy(video, os.fsencode(tmp_path / "clips") + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("this disk takes UTF-8 names only")
+    report = make(tmp_path / "clips", tmp_path / "out", vlm=partial(WorldVlm, clips))
+    assert report.graph.records > 0
+    assert report.graph.failed == 1
+    (failure,) = map(json.loads, (tmp_path / "out/making/failed.jsonl").read_text().splitlines())
+    assert "'clips/\\udcff' is not Unicode: rename the file" in failure["error"]["reason"]
 
 
 class Fixed:

@@ -24,6 +24,7 @@ from opensama.curation.filters import greet
 from opensama.curation.graph import Drop, GraphReport, Item, Stage, run_graph
 from opensama.curation.motion import HIGH, LOW, moving
 from opensama.curation.scenes import at, scenes
+from opensama.data.manifest import Record
 from opensama.values import Progress, UserError
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def basic(item: Item, *, seconds: tuple[float, float], side: int, fps: tuple[flo
     """Drops videos by length, size and frame rate; says what they have."""
     from opensama.media.video_io import read_video
 
+    Record.from_dict(item)  # a name that no manifest can hold is told before any work
     video = read_video(Path(item["_path"]))
     if float(video.duration) < seconds[0]:
         raise Drop("too short")

@@ -67,6 +67,7 @@ def elements(at: Bench, item: Item, *, model: str, frames: int, short_side: int)
     """Elements filter: what is in front and behind, in the VLM's words."""
     if item.get("_public"):
         return item
+    Record.from_dict(item)  # a name that no manifest can hold is told before anybody is asked
     vlm: Vlm = at.model
     found = name_elements(vlm, take(item, frames, short_side)[0])
     front = [{"name": element.name, "person": element.person} for element in found.foreground]

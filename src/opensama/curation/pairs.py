@@ -207,7 +207,8 @@ def find_clips(path: Path) -> Iterator[Item]:
         dataset = path.resolve().name
         for file in files:
             name = file.relative_to(path).with_suffix("").as_posix()
-            yield Record(f"{dataset}/{name}", "clip", str(file.resolve()), dataset=dataset).to_dict()
+            names = {"id": f"{dataset}/{name}", "target": str(file.resolve()), "dataset": dataset}
+            yield Record("-", "clip", "-").to_dict() | names  # some names no record takes; that is the stages' to say
         return
     if not path.exists():
         raise UserError(f"There is no folder or manifest {path}: check the name.")

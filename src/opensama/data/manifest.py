@@ -81,7 +81,8 @@ class Record:
         for start, end in ((self.target_start, self.target_end), (self.source_start, self.source_end)):
             if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
                 raise ValueError(f"the times {start} to {end} are no stretch of a video")
-        texts = (self.id, self.target, self.source or "", self.caption, self.instruction, *self.notes.values())
+        said = (self.caption, self.instruction, self.dataset, self.license, *self.notes, *self.notes.values())
+        texts = (self.id, self.target, self.source or "", *said)
         if not all(map(str.isascii, texts)):
             for text in texts:
                 if text != text.encode("utf-8", "replace").decode():

@@ -107,6 +107,11 @@ def answer_json(text: str) -> dict[str, Any]:
     return found[0]
 
 
+def whole(text: str) -> str:
+    """The text with a question mark for each half of a character ("\\ud83d" alone), which no file can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _objects(text: str) -> list[dict[str, Any]]:
     decoder = json.JSONDecoder()
     found: list[dict[str, Any]] = []
@@ -114,8 +119,7 @@ def _objects(text: str) -> list[dict[str, Any]]:
     while place >= 0:
         try:
             value, end = decoder.raw_decode(text, place)
-            half = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")  # "\\ud83d" alone is no character
-            found.append(json.loads(half))
+            found.append(json.loads(whole(json.dumps(value, ensure_ascii=False))))
         except (ValueError, RecursionError):
             end = place + 1
         place = text.find("{", end)

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmQuota, VlmRefused
+from opensama.vlm.asking import Question, VlmQuota, VlmRefused, whole
 from opensama.vlm.patience import PAUSE, Again, persist
 from opensama.vlm.server import data_url
 
@@ -105,14 +105,14 @@ class GeminiVlm:
             raise VlmRefused(f"the server stopped the answer ({blocked or ended})")
         if not text.strip():
             raise VlmRefused(f"the answer is empty ({ended or 'no candidate'})")
-        return text
+        return whole(text)
 
     def _judge(self, response: Response) -> Exception:
         """What to raise: `Again` where another attempt may be of use."""
         status = response.status
         try:
             error: Any = json.loads(response.text).get("error") or {}
-            said = " ".join(str(error.get("message") or response.reason).split())[:300]
+            said = whole(" ".join(str(error.get("message") or response.reason).split())[:300])
         except (ValueError, AttributeError):
             said = response.reason
         if status in (401, 403) or (status == 400 and "API key" in said):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmQuota, VlmRefused
+from opensama.vlm.asking import Question, VlmQuota, VlmRefused, whole
 from opensama.vlm.patience import PAUSE, Again, persist
 
 if TYPE_CHECKING:
@@ -89,12 +89,12 @@ class ServerVlm:
             raise self._no_such_server()
         message, ended = choices[0].message, choices[0].finish_reason
         if getattr(message, "refusal", None):
-            raise VlmRefused(str(message.refusal))
+            raise VlmRefused(whole(str(message.refusal)))
         if ended == "content_filter":
             raise VlmRefused("the server's content filter stopped the answer")
         if not (message.content or "").strip():
             raise VlmRefused(f"the answer is empty ({ended})")
-        return str(message.content)
+        return whole(str(message.content))
 
     def _judge(self, error: openai.APIStatusError) -> Exception:
         """What to raise: `Again` where another attempt may be of use."""
@@ -178,7 +178,7 @@ def _jpeg_url(pixels: bytes, width: int, height: int) -> str:
 def _said(error: openai.APIStatusError) -> str:
     body = error.body
     text = body.get("message") if isinstance(body, dict) else None
-    return " ".join(str(text or error.message).split())[:300]
+    return whole(" ".join(str(text or error.message).split())[:300])
 
 
 def _told_to_wait(error: openai.APIStatusError) -> float | None:
