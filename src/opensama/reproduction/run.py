@@ -31,6 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opensama import load
+from opensama.evaluation.world.run import through
 from opensama.models.registry import find
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.reproduction.arms import MODULES, PRIOR, Arm, Budget, runs
@@ -154,11 +155,8 @@ def probe(out: Path, say: Say) -> None:
     file = out / "shipped.json"
     if not file.exists():
         editor = load("tiny", device="cpu")
-        coded = frozen()
         budget = Budget(**json.loads((out / "plan.json").read_text()))
-        write_json(
-            probe_shipped(editor.edit, lambda video: coded.frames(coded.latents(video)), budget.probes, say), file
-        )
+        write_json(probe_shipped(editor.edit, through(editor), budget.probes, say), file)
 
 
 # --- data

@@ -44,7 +44,7 @@ class TinyConfig(BaseModel):
     videos: StageConfig = StageConfig(minutes=12, lr=6e-4, muon=1.2e-3, decay=0.6)
 
     latent_channels: int = Field(192, gt=0, description="numbers for each 16x16 pixels of four frames")
-    width: int = Field(192, gt=0, multiple_of=16, description="width of the transformer, a multiple of the heads'")
+    width: int = Field(192, gt=0, description="width of the transformer, a multiple of the heads'")
     head: int = Field(64, gt=0, multiple_of=16, description="width of a head")
     layers: int = Field(7, gt=0, description="blocks of the transformer; ICVE: those of one stream")
     joint_layers: int = Field(1, ge=0, description="ICVE: blocks with a stream of their own for the text")
@@ -66,6 +66,12 @@ class TinyConfig(BaseModel):
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
     emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
     text_dropout: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.width % self.head:
+            raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
+        return self
 
     def save(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
