@@ -364,7 +364,7 @@ def _begin_ray(workers: int | None) -> None:
 
 
 def _knock(address: str) -> None:
-    """OSError or ValueError where nobody listens: Ray itself would try for many minutes, and then end the process."""
+    """OSError or ValueError where nobody listens: Ray itself would try for a quarter of an hour."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:  # "auto" and "local" have none
         socket.create_connection((place.hostname, place.port), timeout=10).close()
