@@ -27,7 +27,9 @@ def read_results(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"There is no {path}: name the results.json of an earlier run.") from None
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not the results.json of a benchmark ({error!r}).") from error
+        raise UserError(
+            f"{path} is not the results.json of a benchmark: name one that opensama evaluate wrote."
+        ) from error
     return dict(results)
 
 
