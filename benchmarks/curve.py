@@ -2,7 +2,7 @@
 
     python benchmarks/curve.py RUN_FOLDER [--key changed] [--after 0.1] [--out docs/images/curve.png]
 
-`changed` is the velocity error where the answer differs from the source; images first, then videos. To each stage a
+`changed` is the velocity error where the answer differs from the source, stage after stage. To each stage a
 power law, floor + gain * step^-rate, is fitted (least squares after the first tenth, or `--after`): what ten and a
 hundred times the steps would bring if it went on so.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 WIDTH, HEIGHT, LEFT, BELOW = 900, 360, 50, 30
-COLORS = {"images": (30, 90, 200), "videos": (200, 70, 30)}
+COLORS = {"pretrain": (60, 150, 60), "images": (30, 90, 200), "videos": (200, 70, 30)}
 
 
 def power_law(steps: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/curve.png"))
     options = parser.parse_args()
     curves, passed = {}, 0.0
-    for stage in COLORS:
+    for stage in (stage for stage in COLORS if (options.run / stage).is_dir()):
         history = json.loads((options.run / stage / "state.json").read_text())["history"]
         curves[stage] = [(passed + row["minutes"], row[options.key]) for row in history]
         passed = curves[stage][-1][0]

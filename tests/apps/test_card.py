@@ -14,8 +14,11 @@ from opensama.values import UserError
 TINY = ASSETS / "tiny"
 
 
-def test_the_committed_card_is_what_the_command_writes():
-    assert (TINY / "README.md").read_text() == write_card(TINY)
+@pytest.mark.parametrize("name", ["tiny", "tiny-icve"])
+def test_the_committed_card_is_what_the_command_writes(name):
+    card = write_card(ASSETS / name)
+    assert (ASSETS / name / "README.md").read_text() == card
+    assert ("those of `tiny`" in card) == ("An ICVE" in card) == (name == "tiny-icve")
 
 
 def test_a_card_follows_its_scores(tmp_path):

@@ -1,4 +1,4 @@
-"""The whole way with the embedded model: a file with sound and an instruction in, an edited file out, by the CLI."""
+"""The whole way with the embedded models: a file with sound and an instruction in, an edited file out, by the CLI."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ def test_a_real_clip_given_sound_is_edited_and_keeps_time_size_and_sound(tmp_pat
     assert light[1] < 0.5 * light[0]
 
 
-def test_a_drawn_clip_given_sound_is_edited_right(tmp_path):
+@pytest.mark.parametrize("model", ["tiny", "tiny-icve"])
+def test_a_drawn_clip_given_sound_is_edited_right(tmp_path, model):
     sample = sample_edit(42, "test", "style", frames=33, size=(144, 192))
     write_video(Video.from_frames(sample.source, 16), tmp_path / "silent.mp4")
     source = add_sound(tmp_path / "silent.mp4", tmp_path / "car.mp4")
-    assert main(["edit", str(source), sample.instruction, "-o", str(tmp_path / "out.mp4"), "--compare"]) == 0
+    options = ["-o", str(tmp_path / "out.mp4"), "--compare", "--model", model]
+    assert main(["edit", str(source), sample.instruction, *options]) == 0
     keeps_everything_but_the_pictures(source, tmp_path / "out.mp4")
     edited = np.stack(list(read_video(tmp_path / "out.mp4").frames())).astype(float)
     wrong, own = (((clip - sample.target) ** 2)[sample.mask].mean() for clip in (edited, sample.source.astype(float)))

@@ -9,13 +9,13 @@ from dataclasses import asdict
 
 import pytest
 
-from opensama.models.registry import ICVE_13B, SAMA_14B, TINY, Defaults, entries, find
+from opensama.models.registry import ASSETS, ICVE_13B, SAMA_14B, TINY, TINY_ICVE, Defaults, entries, find
 from opensama.values import UserError
 
 
 def test_the_rows():
     names = [entry.name for entry in entries()]
-    assert names == ["tiny", "sama-14b", "icve-13b"]
+    assert names == ["tiny", "tiny-icve", "sama-14b", "icve-13b"]
     for entry in entries():
         assert find(entry.name) == entry
         assert entry.summary
@@ -65,8 +65,18 @@ def test_a_near_miss_is_named(typed, meant):
 
 
 def test_an_unknown_name_gets_the_choice():
-    with pytest.raises(UserError, match="choose tiny, sama-14b, icve-13b or a model folder"):
+    with pytest.raises(UserError, match="choose tiny, tiny-icve, sama-14b, icve-13b or a model folder"):
         find("xyzzy")
+
+
+def test_an_embedded_models_folder_is_that_model(monkeypatch):
+    monkeypatch.chdir(ASSETS)
+    assert find("tiny-icve") == find(TINY_ICVE.folder) == find("./tiny-icve") == find("../assets/tiny-icve")
+    assert find("./tiny-icve").shared == TINY.folder
+
+
+def test_the_embedded_weights_are_small():
+    assert sum(file.stat().st_size for file in ASSETS.rglob("*.safetensors")) <= 24_000_000
 
 
 def test_a_folder_is_a_model_with_its_own_defaults(tmp_path):

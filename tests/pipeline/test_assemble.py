@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import opensama
 from opensama import runtime
 from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
+from opensama.models.registry import find
+from opensama.pipeline.assemble import build_pipeline
 from opensama.values import EditRequest, UserError, Video
 from tests.media.making import add_sound, hear
 from tests.pipeline.conftest import tiny_clip, tiny_hunyuan_vae, tiny_llama
@@ -184,6 +187,19 @@ def test_a_folder_with_parts_missing(folder, tmp_path, gone):
     shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
     with pytest.raises(UserError, match=gone):
         opensama.load(copy, device="cpu")
+
+
+def test_what_a_models_folder_lacks_is_shared(tmp_path):
+    entry = find("tiny-icve")
+    assert not (entry.folder / "vae").exists()
+    pipeline = opensama.load("tiny-icve", device="cpu").pipeline
+    for part, name in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        saved, state = load_file(entry.shared / part / f"{name}.safetensors"), getattr(pipeline, part).state_dict()
+        assert all(torch.equal(state[key], tensor.float()) for key, tensor in saved.items())
+    shutil.copytree(entry.shared, tmp_path / "shared")
+    (tmp_path / "shared" / "vae" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"shared has no vae/config\.json"):
+        build_pipeline(replace(entry, shared=tmp_path / "shared"), torch.float32)
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "vae", "transformer"])

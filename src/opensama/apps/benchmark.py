@@ -166,7 +166,7 @@ class Given:
         from opensama.evaluation.world import through
 
         editor = load(model, device=self.device, notice=show.note)
-        identity = _identity(model, entry.folder)
+        identity = _identity(model, *filter(None, (entry.folder, entry.shared)))
         return System(Path(model).name, edit=editor.edit, identity=identity, through=through(editor))
 
     def measured(self) -> tuple[str, ...]:
@@ -252,9 +252,9 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
     return report, ended(report.stopped, report.left)
 
 
-def _identity(model: str, folder: Path | None) -> str:
-    """Of a model that edits: its name, and what its folder holds."""
-    files = sorted(folder.rglob("*.safetensors")) if folder is not None else []
+def _identity(model: str, *folders: Path) -> str:
+    """Of a model that edits: its name, and what its folders hold."""
+    files = [file for folder in folders for file in sorted(folder.rglob("*.safetensors"))]
     return f"{model}:{[(file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
 
 

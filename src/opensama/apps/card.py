@@ -13,16 +13,16 @@ from opensama.values import UserError
 SCORES, TRAINING = "scores.json", "training.json"
 
 CLIPS = " `real clips` are all styles on a folder of real videos (`--clips`)."
-HEAD = """# {name}: the embedded editor
+HEAD = """# {name}: an embedded editor
 
-A SAMA video editor made of the real classes at small size, trained by `opensama train tiny` on clips that this project
+{kind} video editor made of the real classes at small size, trained by `{command}` on clips that this project
 draws itself. It shows the whole way on a laptop's CPU. It is **not** a model for real footage.
 
 | part | class | parameters |
 |---|---|---|
 {parts}
 
-Weights in bfloat16, {size:.1f} MB in all. It understands English, and of English the words of `opensama.world`:
+Weights in bfloat16, {size:.1f} MB in all.{shared} It understands English, and of English the words of `opensama.world`:
 {kinds} kinds of objects, {colors} colours, {textures} textures, {wearables} accessories, {backgrounds} backgrounds,
 {styles} styles and weathers, {words} words to write.
 
@@ -53,6 +53,7 @@ Licence: Apache-2.0.
 
 def write_card(folder: Path) -> str:
     """The card's text. Raises UserError where the folder holds no scores or no notes of its training."""
+    from opensama.models.registry import find
     from opensama.models.weights import TensorFiles
     from opensama.world import BACKGROUNDS, COLORS, KINDS, STYLES, TEXTURES, WEARABLES
     from opensama.world.letters import WORDS
@@ -71,8 +72,13 @@ def write_card(folder: Path) -> str:
         + " |"
         for s in training["stages"]
     ]
+    entry = find(folder)
+    shared = f" The text encoder and the autoencoder are those of `{entry.shared.name}`." if entry.shared else ""
     return HEAD.format(
-        name=folder.name,
+        name=folder.resolve().name,
+        kind={"sama": "A SAMA", "icve": "An ICVE"}[entry.family],
+        command="opensama train tiny" + (" --recipe icve" if entry.family == "icve" else ""),
+        shared=shared,
         parts="\n".join(rows),
         size=size / 1e6,
         kinds=len(KINDS),
@@ -119,7 +125,8 @@ def _sizes(settings: dict[str, Any]) -> str:
     """What is worth saying of a part's sizes."""
     if "num_attention_heads" in settings and "attention_head_dim" in settings:
         width = settings["num_attention_heads"] * settings["attention_head_dim"]
-        return f", width {width}, {settings['num_layers']} blocks"
+        blocks = settings["num_layers"] + settings.get("num_single_layers", 0)
+        return f", width {width}, {blocks} blocks"
     if "z_dim" in settings:
         return f", 16x16x4 pixels to {settings['z_dim']} numbers"
     if "d_model" in settings:

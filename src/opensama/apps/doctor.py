@@ -105,7 +105,7 @@ def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     if entry.folder is not None:
         if is_here(entry):
             return True, f"its weights are here; {entry.memory}"
-        return False, f"there are no weights in {entry.folder}: reinstall opensama, or run `opensama train tiny`"
+        return False, f"there are no weights in {entry.folder}: install opensama anew"
     parts = [part for part in (entry.base, entry.edit) if part is not None]
     weights = sum(gigabytes(part.size) for part in parts)
     download = sum(gigabytes(part.size) for part in parts if not is_cached(part))

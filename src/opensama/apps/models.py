@@ -49,6 +49,8 @@ def info(name: str, /) -> None:
     rows["memory"] = entry.memory
     if entry.folder is not None:
         rows["folder"] = f"{entry.folder} ({'here' if is_here(entry) else 'missing'})"
+    if entry.shared is not None:
+        rows["what is not in it"] = f"from {entry.shared}"
     for part in filter(None, (entry.base, entry.edit)):
         state = "here" if is_cached(part) else f"to download, {part.size}"
         rows[f"weights from {part.repo}"] = f"{', '.join(part.files) or 'all files'} ({state})"
@@ -130,5 +132,5 @@ def is_cached(part: Weights) -> bool:
 def is_here(entry: ModelEntry) -> bool:
     """Whether a model can be loaded without a download."""
     if entry.folder is not None:
-        return (entry.folder / "model_index.json").is_file()
+        return all((folder / "model_index.json").is_file() for folder in (entry.folder, entry.shared) if folder)
     return all(is_cached(part) for part in (entry.base, entry.edit) if part is not None)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from opensama.runtime import read_object
 from opensama.values import UserError
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model: a local pipeline `folder`, or without one put together from `base` and a single file `edit`."""
+    """One model: a local pipeline `folder`, or without one put together from `base` and a single file `edit`.
+
+    What the folder itself lacks is in `shared`, another model's folder.
+    """
 
     name: str
     family: Literal["sama", "icve"]
@@ -87,6 +90,7 @@ class ModelEntry:
     defaults: Defaults = field(default_factory=Defaults)
     presets: dict[str, Defaults] = field(default_factory=dict)  # the defaults are the first of them
     folder: Path | None = None
+    shared: Path | None = None
     base: Weights | None = None
     edit: Weights | None = None
 
@@ -105,6 +109,17 @@ TINY = ModelEntry(
         prompt_prefix="", negative_prompt="", max_text_tokens=40, preserve=True, dtype="float32",
     ),
 )  # fmt: skip
+
+TINY_ICVE = ModelEntry(
+    name="tiny-icve",
+    family="icve",
+    summary="embedded: an ICVE with tiny's text encoder and autoencoder, trained on drawings; runs on a CPU",
+    licence=TINY.licence,
+    memory=TINY.memory,
+    folder=ASSETS / "tiny-icve",
+    shared=TINY.folder,
+    defaults=TINY.defaults,
+)
 
 SAMA_14B = ModelEntry(
     name="sama-14b",
@@ -152,19 +167,20 @@ ICVE_13B = ModelEntry(
         ("text_encoder/*", "tokenizer/*", "text_encoder_2/*", "tokenizer_2/*", "vae/*", "transformer/config.json"),
         "16.5 GB",
     ),
+    # that is if it holds 16-bit numbers, which its page does not say
     edit=Weights("leoisufa/ICVE", ("diffusion_pytorch_model.safetensors",), "25.6 GB"),
     defaults=_ICVE_768,
     presets={"768x480x61": _ICVE_768, "384x240x81": replace(_ICVE_768, area=384 * 240, window=81)},
 )
 
-_ENTRIES = (TINY, SAMA_14B, ICVE_13B)
+_ENTRIES = (TINY, TINY_ICVE, SAMA_14B, ICVE_13B)
 
 PIPELINES: dict[str, Literal["sama", "icve"]] = {"SamaPipeline": "sama", "IcvePipeline": "icve"}
 """The pipelines that edit, by the class name in their folder's model_index.json, and their families."""
 
 
 def entries() -> tuple[ModelEntry, ...]:
-    """The named models, the embedded one first. What a model's folder says about its defaults goes before its row."""
+    """The named models, the embedded ones first. What a model's folder says about its defaults goes before its row."""
     return tuple(_as_saved(entry) for entry in _ENTRIES)
 
 
@@ -179,7 +195,8 @@ def find(name: str | Path) -> ModelEntry:
             return _with_preset(entry, preset) if preset else _as_saved(entry)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _from_folder(path)
+        named = next((entry for entry in _ENTRIES if entry.folder == path.resolve()), None)
+        return _as_saved(named) if named else _from_folder(path)
     known = [entry.name for entry in _ENTRIES]
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)} or a model folder."

@@ -46,20 +46,27 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> EditPip
         raise UserError(f"The weights of {entry.name} are not in {folder}: install the package anew, or train them.")
     kind, index = PIPELINES[entry.family], runtime.read_object(folder / "model_index.json")
     parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
-    missing = missing_parts(folder, (*parts, *OWN))
-    if missing:
-        raise UserError(f"The model folder {folder} has no {', '.join(missing)}: copy it again, whole.")
-    tensors = _tensors(folder, (*parts, "transformer"))
+    elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
+    own = [part for part in (*parts, *OWN) if part not in elsewhere]
+    for where, wanted in ((folder, own), *((shared, [part]) for part, shared in elsewhere.items())):
+        missing = missing_parts(where, tuple(wanted))
+        if missing:
+            raise UserError(f"The model folder {where} has no {', '.join(missing)}: copy it again, whole.")
+    tensors = _tensors(folder, tuple(part for part in own if part != "scheduler"))
+    for part, shared in elsewhere.items():
+        tensors |= _tensors(shared, (part,))
     words = text_dtype(entry.family, dtype)
     types: Any = {"default": dtype, "vae": torch.float32}
-    types |= {part: words for part in parts if part.startswith("text_encoder")}
+    types |= {part: words for part in own if part.startswith("text_encoder")}
     try:
         with runtime.quiet_loading():
-            pipeline = kind.from_pretrained(folder, dtype=types, local_files_only=True)
+            classes = base_parts(entry.family, entry.shared)
+            given = {part: load_part(shared / part, classes[part], words) for part, shared in elsewhere.items()}
+            pipeline = kind.from_pretrained(folder, dtype=types, local_files_only=True, **given)
     except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
     for part, files in tensors.items():
-        _check_loaded(getattr(pipeline, part), files, str(folder / part))
+        _check_loaded(getattr(pipeline, part), files, str(elsewhere.get(part, folder) / part))
     return pipeline
 
 

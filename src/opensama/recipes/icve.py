@@ -9,7 +9,10 @@ paper's is marked field by field in `training/config.py`.
 
 from __future__ import annotations
 
-from opensama.models.registry import TINY
+from typing import Literal
+
+from opensama.models.registry import TINY, TINY_ICVE
+from opensama.recipes.tiny import ICVE as EMBEDDED
 from opensama.training.config import (
     IcveConfig,
     IcveDataSettings,
@@ -54,28 +57,14 @@ def lora(config: IcveConfig) -> IcveConfig:
     return config.model_copy(update={"lora": LoraSettings(targets=TARGETS), "optimizer": optimizer})
 
 
-TINY_SIZES = {
-    "num_attention_heads": 3,
-    "attention_head_dim": 64,
-    "rope_axes_dim": [16, 24, 24],
-    "num_layers": 2,
-    "num_single_layers": 4,
-    "num_refiner_layers": 1,
-    "in_channels": 192,
-    "out_channels": 192,
-    "patch_size": 1,
-    "text_embed_dim": 128,
-    "pooled_projection_dim": 128,
-    "guidance_embeds": False,
-    "source_gate": True,
-}
-"""The embedded SAMA's width and about its parameters, on its autoencoder and text encoder."""
-
-
-def tiny(**optimizer: float) -> IcveConfig:
-    """From random weights, beside the embedded model's frozen parts; loss and noise levels are that model's, too."""
+def tiny(start: Literal["icve", "nothing"], **optimizer: float) -> IcveConfig:
+    """Beside the embedded SAMA's frozen parts and with its loss, from random weights or the embedded ICVE's."""
+    assert TINY_ICVE.folder is not None
+    weights = TINY_ICVE.folder / "transformer" if start == "icve" else None
     return IcveConfig(
-        model=IcveModelSettings(base=str(TINY.folder), start="nothing", sizes=TINY_SIZES, text_layer=-1),
+        model=IcveModelSettings(
+            base=str(TINY.folder), start=start, weights=weights, sizes=EMBEDDED.icve_sizes, text_layer=-1
+        ),
         data=IcveDataSettings(
             area=128 * 128,
             frames=17,
@@ -93,4 +82,5 @@ def tiny(**optimizer: float) -> IcveConfig:
 
 RECIPES: dict[str, IcveConfig] = {"icve-13b-pretrain": pretrain(), "icve-13b-sft": sft()}
 RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}
-RECIPES |= {"tiny-icve-pretrain": tiny(steps=20_000), "tiny-icve-sft": tiny(steps=5_000, lr=5e-4)}
+RECIPES |= {"tiny-icve-pretrain": tiny("nothing", steps=20_000), "tiny-icve-sft": tiny("icve", steps=200, lr=2e-4)}
+RECIPES["tiny-icve-sft-lora"] = lora(RECIPES["tiny-icve-sft"])

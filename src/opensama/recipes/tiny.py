@@ -29,7 +29,9 @@ SMOKE = TinyConfig(
 # The embedded ICVE, beside the embedded SAMA's frozen parts: unpaired clips first, then edits.
 ICVE = TinyConfig(
     family="icve",
-    pretrain=StageConfig(minutes=20, lr=1e-3, muon=2e-3, decay=0.2),
+    pretrain=StageConfig(minutes=18, lr=1e-3, muon=2e-3, decay=0.2),
+    images=StageConfig(minutes=60, lr=1e-3, muon=2e-3),
+    videos=StageConfig(minutes=18, lr=6e-4, muon=1.2e-3, decay=0.6),
     width=160,
     head=80,
     layers=4,
