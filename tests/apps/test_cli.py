@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from opensama import __version__
 from opensama.apps import progress
 from opensama.apps.cli import main
 from opensama.apps.edit import default_output, parse_box, parse_range
-from opensama.apps.train import STAGES, spread
+from opensama.apps.train import spread
 from opensama.media.video_io import read_video
 from opensama.models.weights import TensorFiles
-from opensama.recipes.tiny import SMOKE, TINY
+from opensama.recipes.tiny import ICVE, SMOKE, TINY
+from opensama.training.config import TinyConfig
 from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
 
@@ -169,12 +171,16 @@ def test_train_keeps_a_run_that_is_there(tmp_path: Path, capsys: pytest.CaptureF
     assert "--resume" in capsys.readouterr().err
 
 
-def test_minutes_are_spread_as_the_recipe_has_them() -> None:
-    settings = spread(TINY.model_dump(), 9.4)
-    assert sum(settings[stage]["minutes"] for stage in STAGES) == pytest.approx(9.4)
-    assert settings["images"]["minutes"] / settings["videos"]["minutes"] == pytest.approx(
-        TINY.images.minutes / TINY.videos.minutes
-    )
+@pytest.mark.parametrize("recipe", [TINY, ICVE])
+def test_minutes_are_spread_as_the_recipe_has_them(recipe: TinyConfig) -> None:
+    before = recipe.model_dump()
+    stages = recipe.stages
+    settings = spread(before, 9.4, stages)
+    assert sum(settings[stage]["minutes"] for stage in stages) == pytest.approx(9.4)
+    for stage in stages:
+        share = before[stage]["minutes"] / before["images"]["minutes"]
+        assert settings[stage]["minutes"] / settings["images"]["minutes"] == pytest.approx(share)
+    assert settings["autoencoder"]["minutes"] == before["autoencoder"]["minutes"] or recipe is TINY
 
 
 def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +227,10 @@ def test_wrong_arguments_are_said_in_a_sentence(
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_leaves_nothing(clip: Path, folder: Path, sent: signal.Signals, code: int) -> None:
     command = [sys.executable, "-m", "opensama.apps.cli", "edit", str(clip), INSTRUCTION, "--steps", "1000"]
-    with subprocess.Popen([*command, "--model", str(folder)], stderr=subprocess.PIPE, text=True) as process:
+    # a job in the background of a script ignores Ctrl-C, and so would what it starts
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipe = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heeds}
+    with subprocess.Popen([*command, "--model", str(folder)], **pipe) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("Editing"):

@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from opensama.apps.cli import main
 from opensama.pipeline.icve import IcvePipeline
 from opensama.reproduction.data import MicroData, unpaired
-from opensama.reproduction.icve import BOTH, EQUAL, ICVE_BUDGETS, ONLY, PRETRAINED, icve_runs, make_icve
+from opensama.reproduction.icve import BOTH, EQUAL, ICVE_BUDGETS, ONLY, PRETRAINED, SAME, icve_runs, make_icve, start_of
 from opensama.reproduction.run import frozen
 from opensama.world.micro import plan_micro_unpaired
 
@@ -47,6 +48,19 @@ def test_a_second_call_makes_nothing_again(folder, capsys):
     assert file.stat().st_mtime_ns == before
     assert main(["reproduce", "--paper", "icve", "--out", str(folder)]) == 2
     assert "another budget" in capsys.readouterr().err
+
+
+def test_an_arm_goes_on_from_what_it_should(folder):
+    """Two steps move weights little: those of an arm lie near its beginning, far from the other one."""
+    budget, base = ICVE_BUDGETS["smoke"], folder / "icve"
+    prior = base / "prior-0" / "prior.safetensors"
+    pretrained = base / "runs" / f"{PRETRAINED.name}-0" / "model.safetensors"
+    assert start_of(base, ONLY["few"], 0) == start_of(base, PRETRAINED, 0) == prior
+    assert start_of(base, BOTH["many"], 0) == pretrained
+    assert start_of(base, SAME, 0) == base / "runs" / "pre-trained-source-at-t-0" / "model.safetensors"
+    model = make_icve(budget)
+    for start in (prior, pretrained):
+        model.load_state_dict(load_file(start))
 
 
 def test_unpaired_clips_are_asked_for_as_the_pipeline_asks():

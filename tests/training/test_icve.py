@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from opensama.models.convert import load_released
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.layouts import FAMILIES
 from opensama.models.lora import add_lora, save_comfy, save_diffusers
+from opensama.models.registry import TINY_ICVE, find
 from opensama.pipeline.icve import IcvePipeline
 from opensama.recipes.icve import RECIPES, TARGETS
 from opensama.training.config import IcveConfig
@@ -300,9 +302,20 @@ def test_the_embedded_size_trains_on_the_worlds_unpaired_clips(tmp_path):
     small += ["--set", "data.video_batch=2", "--set", "optimizer.steps=1"]
     first, second = tmp_path / "first", tmp_path / "second"
     assert opensama(["train", "tiny-icve-pretrain", *small, "--out", str(first)]) == 0
+    assert opensama(["train", "tiny-icve-sft", *small, "--out", str(second)]) == 0  # from the embedded weights
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    embedded, fresh, learnt = (
+        load_file(folder / name) for folder in (TINY_ICVE.folder, first / "model", second / "model")
+    )
+    apart, moved = (
+        sum(float((weights[key].float() - tensor.float()).abs().sum()) for key, tensor in embedded.items())
+        for weights in (fresh, learnt)
+    )
+    assert moved < 0.05 * apart
     go_on = ["--set", "model.start=icve", "--set", f"model.weights={first}/model"]
-    assert opensama(["train", "tiny-icve-sft", *small, *go_on, "--out", str(second)]) == 0
+    assert opensama(["train", "tiny-icve-sft", *small, *go_on, "--out", str(tmp_path / "third")]) == 0
     editor = load(second / "model", device="cpu")
+    assert editor.pipeline.defaults == replace(find("tiny-icve").defaults, area=1536)
     clip = read_video(tmp_path / "0-source.mp4")
     edited = editor.edit(EditRequest(clip, plans[0].instruction, steps=1))
     assert edited.array().shape == clip.array().shape

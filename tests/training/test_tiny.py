@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from opensama.models.registry import TINY as EMBEDDED
+from opensama.models.registry import TINY_ICVE
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
-from opensama.recipes.tiny import ICVE_SMOKE, RECIPES, SMOKE, TINY
+from opensama.recipes.tiny import ICVE, ICVE_SMOKE, RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
@@ -223,7 +224,12 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     assert all(torch.equal(before[key], value) for key, value in after.items())
 
 
-def test_the_text_is_what_the_pipeline_of_the_family_makes_of_it():
+def test_the_embedded_icve_has_its_recipes_sizes():
+    shipped = json.loads((TINY_ICVE.folder / "transformer" / "config.json").read_text())
+    assert ICVE.icve_sizes.items() <= shipped.items()
+
+
+def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
     """Instructions of different lengths: as one batch of training, and as prompts."""
     config = ICVE_SMOKE
     given = SamaPipeline.from_pretrained(EMBEDDED.folder)
@@ -268,6 +274,8 @@ def test_an_icve_is_trained_beside_the_embedded_models_frozen_parts(tmp_path):
     assert all(torch.equal(before[key], value) for key, value in after.items())
     with pytest.raises(UserError, match="is no ICVE model"):
         train_tiny(ICVE_SMOKE, tmp_path / "other", start_from=EMBEDDED.folder)
+    with pytest.raises(UserError, match="leave text_width at 128"):
+        train_tiny(ICVE_SMOKE.model_copy(update={"text_width": 64}), tmp_path / "narrow")
 
 
 def test_unpaired_clips_make_a_pool(tokenizer, parts):

@@ -46,7 +46,7 @@ def reproduce(
 
     from opensama.apps.train import nearest
     from opensama.reproduction.arms import BUDGETS, runs
-    from opensama.reproduction.icve import ICVE_BUDGETS, reproduce_icve
+    from opensama.reproduction.icve import ICVE_BUDGETS, plan_of, reproduce_icve
     from opensama.reproduction.report import announce, write_report
     from opensama.reproduction.run import measure, probe, reproduce
 
@@ -68,6 +68,9 @@ def reproduce(
         print(line, flush=True)
 
     if paper == "icve":
+        if shipped:
+            raise UserError("--shipped goes with SAMA's runs: leave it or --paper icve away.")
+        say(plan_of(chosen))
         reproduce_icve(out, chosen, workers=workers, say=say)
     else:
         say(announce(chosen, len(runs())))

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=BaseModel)
 
-STAGES = ("autoencoder", "semantic", "images", "videos")
-
-app = App(name="train", help="Train a model: the embedded one (tiny), SAMA's stages on Wan, ICVE's on HunyuanVideo.")
+app = App(name="train", help="Train a model: the embedded ones (tiny), SAMA's stages on Wan, ICVE's on HunyuanVideo.")
 
 
 @app.default
@@ -118,7 +116,7 @@ def editor(
 @app.command
 def tiny(
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/tiny"),
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     minutes: float | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     recipe: str = "tiny",
@@ -127,27 +125,30 @@ def tiny(
     start_from: Path | None = None,
     device: str | None = None,
 ) -> None:
-    """Train the embedded model from nothing: autoencoder, text and image encoders, image edits, then video edits.
+    """Train an embedded model: tiny from nothing, or with --recipe icve an ICVE beside its frozen parts.
 
     Parameters
     ----------
     out
-        The run's folder: settings, checkpoints, and at the end the model in its folder `model`.
+        The run's folder: settings, checkpoints, and at the end the model in its folder `model`. By default runs/RECIPE.
     minutes
         Minutes of training in all, split over the stages as the recipe splits them. By default the recipe's own.
     resume
         Go on with the run in that folder, with its own settings.
     recipe
-        tiny (what made the embedded model) or smoke (a minute, to see that everything works).
+        tiny (what made tiny: autoencoder, text and image encoders, image edits, video edits) or icve (what made
+        tiny-icve: unpaired clips, image edits, video edits, with tiny's autoencoder and text encoder, which stay as
+        they are); smoke or icve-smoke (a minute, to see that everything works).
     config
         Settings from a YAML file, such as another run's config.yaml, in place of a recipe.
     set
         One setting, as in --set images.minutes=10; may be given more than once.
     start_from
-        A model folder to train further, in place of starting from nothing.
+        A model folder of the recipe's family to train further, in place of starting from nothing.
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
+    out = out or Path("runs") / recipe
     saved = out / "config.yaml"
     check_folder(out, resume, config)
     if start_from is not None and not (start_from / "model_index.json").is_file():
@@ -158,9 +159,11 @@ def tiny(
     from opensama.training.tiny import train_tiny
 
     chosen = from_file(saved if resume else config, TinyConfig) if resume or config else named(recipe)
+    if chosen.family != named(recipe).family and recipe != "tiny":
+        raise UserError(f"The run in {out} is of another family than the recipe {recipe}: leave --recipe away.")
     settings = chosen.model_dump()
     if minutes is not None:
-        settings = spread(settings, minutes)
+        settings = spread(settings, minutes, chosen.stages)
     for assignment in set or []:
         assign(settings, assignment, "images.minutes=10")
     final = checked(TinyConfig, settings)
@@ -224,13 +227,13 @@ def from_file(path: Path | None, kind: type[Settings]) -> Settings:
     return checked(kind, values)
 
 
-def spread(settings: dict[str, Any], minutes: float) -> dict[str, Any]:
+def spread(settings: dict[str, Any], minutes: float, stages: tuple[str, ...]) -> dict[str, Any]:
     """The stages' minutes made to sum to `minutes`, in their own proportion."""
     if not 0 < minutes < 1e6:
         raise UserError(f"The minutes must be a positive number, not {minutes}.")
-    whole = sum(settings[stage]["minutes"] for stage in STAGES)
+    whole = sum(settings[stage]["minutes"] for stage in stages)
     return settings | {
-        stage: settings[stage] | {"minutes": settings[stage]["minutes"] * minutes / whole} for stage in STAGES
+        stage: settings[stage] | {"minutes": settings[stage]["minutes"] * minutes / whole} for stage in stages
     }
 
 

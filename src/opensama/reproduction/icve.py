@@ -50,8 +50,10 @@ from opensama.reproduction.run import (
     write_weights,
 )
 from opensama.reproduction.score import sit
-from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings
+from opensama.reproduction.statistics import foretell
+from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings, TinyConfig
 from opensama.values import UserError
+from opensama.world.micro import MICRO_FAMILIES
 
 FOLDER = "icve"
 
@@ -121,6 +123,11 @@ def icve_runs() -> list[tuple[IcveArm, int]]:
     return [*three, (SAME_PRETRAINED, SEEDS[0]), (SAME, SEEDS[0]), *((arm, SEEDS[0]) for arm in LONGER.values())]
 
 
+def plan_of(budget: IcveBudget) -> str:
+    """What the budget can tell, said before anything is trained."""
+    return foretell(budget.items * len(MICRO_FAMILIES), len(SEEDS))
+
+
 def reproduce_icve(out: Path, budget: IcveBudget, *, workers: int = 2, say: Say = print) -> None:
     """Carries out all runs that have no result yet, in OUT/icve."""
     out = out / FOLDER
@@ -180,22 +187,8 @@ def edits_of(out: Path, budget: IcveBudget, pairs: str) -> Pool:
 
 
 def make_icve(budget: IcveBudget, source_time: Literal["zero", "same"] = "zero") -> IcveTransformer3DModel:
-    return IcveTransformer3DModel(
-        num_attention_heads=budget.width // 64,
-        attention_head_dim=64,
-        rope_axes_dim=(16, 24, 24),
-        num_layers=budget.joint_layers,
-        num_single_layers=budget.layers,
-        num_refiner_layers=1,
-        in_channels=192,
-        out_channels=192,
-        patch_size=(1, 1, 1),
-        text_embed_dim=128,
-        pooled_projection_dim=128,
-        guidance_embeds=False,
-        source_gate=True,
-        source_time=source_time,
-    )
+    sizes = TinyConfig(width=budget.width, head=64, layers=budget.layers, joint_layers=budget.joint_layers).icve_sizes
+    return IcveTransformer3DModel(**sizes, source_time=source_time)
 
 
 def train_icve(
@@ -226,6 +219,14 @@ def train_prior(out: Path, budget: IcveBudget, seed: int) -> Path:
     return file
 
 
+def start_of(out: Path, arm: IcveArm, seed: int) -> Path:
+    """The weights that an arm goes on from."""
+    if arm.pairs and arm.pretrain:
+        before = PRETRAINED if arm.source_time == "zero" else SAME_PRETRAINED
+        return result_file(out, before.name, seed).parent / "model.safetensors"
+    return out / f"prior-{seed}" / "prior.safetensors"
+
+
 def train_arm(out: Path, budget: IcveBudget, job: tuple[IcveArm, int]) -> dict[str, Any]:
     """One run, scored. It goes on from its seed's pre-training, or from the prior."""
     arm, seed = job
@@ -236,11 +237,7 @@ def train_arm(out: Path, budget: IcveBudget, job: tuple[IcveArm, int]) -> dict[s
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = make_icve(budget, arm.source_time)
-    start = out / f"prior-{seed}" / "prior.safetensors"
-    if arm.pairs and arm.pretrain:
-        before = PRETRAINED if arm.source_time == "zero" else SAME_PRETRAINED
-        start = result_file(out, before.name, seed).parent / "model.safetensors"
-    model.load_state_dict(load_file(start))
+    model.load_state_dict(load_file(start_of(out, arm, seed)))
     if arm.pairs:
         pool, steps = edits_of(out, budget, arm.pairs), budget.sft + arm.longer * budget.pretrain
     else:
@@ -272,6 +269,7 @@ def train_equal_sama(out: Path, budget: IcveBudget) -> dict[str, Any]:
         ("stage1", WHOLE, [images, videos], 2 * n // 3, n),
     )
     steps: dict[str, int] = {}
+    spent: dict[str, float] = {}
     torch.manual_seed(seed)
     model = make_transformer(PRIOR, sizes)
     for (stage, arm, pools, n_images, n_videos), flops in zip(plan, wanted, strict=True):
@@ -279,10 +277,13 @@ def train_equal_sama(out: Path, budget: IcveBudget) -> dict[str, Any]:
             prior, model = model.state_dict(), make_transformer(WHOLE, sizes)
             begin(model, prior)
         given = (pools, arm, seed, sizes, n_images, n_videos)
-        one = train_sama(stage, make_transformer(arm, sizes), *given, 1, folder / "one step")["flops"]
+        some = min(12, budget.sft)  # a step's operations vary with what its pretext tasks left of the sources
+        one = train_sama(stage, make_transformer(arm, sizes), *given, some, folder / "cost")["flops"] / some
         steps[stage] = max(1, round(flops / one))
-        train_sama(stage, model, *given, steps[stage], folder)
-    result = {"arm": EQUAL, "seed": seed, "steps": steps} | sit(exam(budget.items, False), model, frozen(), seed)
+        spent[stage] = train_sama(stage, model, *given, steps[stage], folder)["flops"]
+    result = {"arm": EQUAL, "seed": seed, "steps": steps, "flops": spent} | sit(
+        exam(budget.items, False), model, frozen(), seed
+    )
     write_json(result, file)
     tidy(folder)
     return result

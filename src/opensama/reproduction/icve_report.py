@@ -24,10 +24,11 @@ from opensama.reproduction.icve import (
     IcveBudget,
     icve_runs,
     make_icve,
+    plan_of,
     sama_budget,
 )
 from opensama.reproduction.run import make_transformer, result_file
-from opensama.reproduction.statistics import DISAGREE, Estimate, detectable, difference, estimate, smooth
+from opensama.reproduction.statistics import Estimate, detectable, difference, estimate, smooth
 from opensama.reproduction.tables import plotter, points, table, verdict
 from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
@@ -60,8 +61,14 @@ class IcveResults:
 
     @property
     def minutes(self) -> float:
-        """Minutes of all trainings but the priors' and SAMA's, added up."""
+        """Minutes of pre-training and fine-tuning, added up."""
         return sum(row["seconds"] for arm in {arm.name for arm, _ in icve_runs()} for row in self.of(arm)) / 60
+
+    def flops(self, name: str) -> list[float]:
+        """Operations of the prior, of pre-training, and of an arm that goes on from it, of the first seed."""
+        files = [result_file(self.out, arm, SEEDS[0]) for arm in (PRETRAINED.name, name)]
+        cost = self.out / f"prior-{SEEDS[0]}" / "cost.json"
+        return [json.loads(file.read_text())["flops"] for file in (cost, *files)]
 
     def row(self, name: str, over: str | None = None) -> list[str]:
         """Success, of each family, error; and the success over another arm's, on the seeds that both have."""
@@ -86,7 +93,6 @@ def icve_part(out: Path, images: Path) -> str:
     b = r.budget
     machine = json.loads((r.out / "machine.json").read_text())
     items = b.items * len(MICRO_FAMILIES)
-    some, one = (100 * detectable(items, k) for k in (len(SEEDS), 1))
     sama = r.of(EQUAL)[0]
     plot(r, images)
     both = BOTH["many"].name
@@ -94,18 +100,19 @@ def icve_part(out: Path, images: Path) -> str:
     one_seed = "pre-training and these edits"
     return TEMPLATE.read_text().format(
         **asdict(b),
-        one=one,
+        one=100 * detectable(items, 1),
         millions=parameters(make_icve(b)),
         tests=items,
-        machine=f"Measured on {machine['machine']}, {machine['workers']} at a time: {r.minutes:.0f} minutes of steps.",
-        plan=f"With {len(SEEDS)} seeds a difference of {some:.0f} points is found in four of five cases, with one "
-        f"{one:.0f} (if two arms differ on {100 * DISAGREE:.0f} % of the items, and seeds are alike).",
+        machine=f"Measured on {machine['machine']}, {machine['workers']} at a time: {r.minutes:.0f} minutes of "
+        "pre-training and fine-tuning.",
+        plan=plan_of(b),
         arms=r.table([r.row(PRETRAINED.name), *pairs], "the same without pre-training"),
         verdicts="\n".join(f"- {verdict(e, claim)}" for claim, e in gains(r).items()),
         longer=r.table([r.row(LONGER[n].name, BOTH[n].name) for n in ONLY], one_seed),
         times=r.table([r.row(SAME.name, both), r.row(SAME_PRETRAINED.name, PRETRAINED.name)], "t = 0"),
         images=sama_budget(b).image_edits,
         sama_millions=parameters(make_transformer(WHOLE, sama_budget(b))),
+        share=100 * sum(sama["flops"].values()) / sum(r.flops(both)),
         sama_steps=", ".join(f"{name} {steps:,}" for name, steps in sama["steps"].items()),
         sama=r.table([r.row(EQUAL, both)], f"ICVE ({both})"),
         summary=summary(r),

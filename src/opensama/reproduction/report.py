@@ -26,7 +26,7 @@ from opensama.reproduction.icve import FOLDER
 from opensama.reproduction.icve_report import icve_part
 from opensama.reproduction.run import make_transformer, result_file, tokens
 from opensama.reproduction.shipped import FAMILIES, FAST, SLOW
-from opensama.reproduction.statistics import DISAGREE, detectable, estimate, smooth
+from opensama.reproduction.statistics import detectable, estimate, foretell, smooth
 from opensama.reproduction.tables import STAGES, Results
 from opensama.values import UserError
 from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
@@ -37,13 +37,11 @@ TEMPLATE = Path(__file__).parent / "report.md"
 def announce(budget: Budget, arms: int, seeds: int = len(SEEDS)) -> str:
     """What is said before anything is trained."""
     items = budget.items * len(MICRO_FAMILIES)
-    some, one = (100 * detectable(items, k) for k in (seeds, 1))
     return (
         f"Fixed beforehand: {budget.prior} steps of the prior ({budget.prior_videos} clips each), {budget.stage0} of "
         f"stage 0 ({budget.images} images and {budget.videos} clips each), {budget.stage1} of stage 1 "
         f"({budget.stage1_images} images and {budget.stage1_videos} videos each), {items} test edits, {arms} runs. "
-        f"With {seeds} seeds a difference of {some:.0f} points of success is found in four of five cases, with one "
-        f"{one:.0f} (if two arms differ on {100 * DISAGREE:.0f} % of the items, and seeds are alike)."
+        + foretell(items, seeds)
     )
 
 

@@ -319,7 +319,7 @@ def train_arm(out: Path, budget: Budget, arm: Arm, seed: int) -> dict[str, Any]:
 
 def tidy(folder: Path) -> None:
     """Takes the checkpoints of a run's stages away."""
-    for step in folder.glob("*/step-*"):
+    for step in folder.glob("**/step-*"):
         shutil.rmtree(step)
 
 

@@ -48,20 +48,20 @@ class TinyConfig(BaseModel):
     head: int = Field(64, gt=0, multiple_of=16, description="width of a head")
     layers: int = Field(7, gt=0, description="blocks of the transformer; ICVE: those of one stream")
     joint_layers: int = Field(1, ge=0, description="ICVE: blocks with a stream of their own for the text")
-    text_width: int = Field(128, gt=0, multiple_of=32)
-    text_layers: int = Field(2, gt=0)
-    vocabulary: int = Field(1024, gt=260, description="pieces of words that the tokenizer knows")
+    text_width: int = Field(128, gt=0, multiple_of=32, description="width of the text encoder")
+    text_layers: int = Field(2, gt=0, description="SAMA: blocks of the text encoder")
+    vocabulary: int = Field(1024, gt=260, description="SAMA: pieces of words that the tokenizer knows")
     text_tokens: int = Field(40, gt=0, description="longest instruction, in tokens")
-    semantic_width: int = Field(96, gt=0, multiple_of=32)
+    semantic_width: int = Field(96, gt=0, multiple_of=32, description="SAMA: width of the image encoder")
 
-    textures: int = Field(256, gt=0, description="drawn textures that the autoencoder's clips are cut from")
+    textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
     image_edits: int = Field(44_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
     video_edits: int = Field(2_000, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
     unpaired_stills: int = Field(16_000, gt=0, description="ICVE: pool of unpaired stills at 128x128; half in others")
     unpaired_clips: int = Field(1_600, gt=0, description="ICVE: the same of 17-frame clips")
     image_batch: int = Field(64, gt=0)
     video_batch: int = Field(16, gt=0)
-    pretext: float = Field(0.3, ge=0, lt=1, description="share of the videos stage's batches with pretext tasks")
+    pretext: float = Field(0.3, ge=0, lt=1, description="SAMA: share of the videos stage's batches with pretext tasks")
     pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
     emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
@@ -72,6 +72,32 @@ class TinyConfig(BaseModel):
         if self.width % self.head:
             raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
         return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those of the family, in their order."""
+        first = ("autoencoder", "semantic") if self.family == "sama" else ("pretrain",)
+        return (*first, "images", "videos")
+
+    @property
+    def icve_sizes(self) -> dict[str, Any]:
+        """The arguments of its IcveTransformer3DModel."""
+        across = 3 * self.head // 8
+        return {
+            "patch_size": [1, 1, 1],
+            "num_attention_heads": self.width // self.head,
+            "attention_head_dim": self.head,
+            "rope_axes_dim": [self.head - 2 * across, across, across],
+            "num_layers": self.joint_layers,
+            "num_single_layers": self.layers,
+            "num_refiner_layers": 1,
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "text_embed_dim": self.text_width,
+            "pooled_projection_dim": self.text_width,
+            "guidance_embeds": False,
+            "source_gate": True,
+        }
 
     def save(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))

@@ -93,13 +93,15 @@ def defaults_of(config: EditConfig) -> Defaults:
         released = ICVE_13B.defaults if isinstance(config, IcveConfig) else Defaults()
         defaults = replace(released, shift=config.loss.shift)
     if isinstance(config, IcveConfig):
-        defaults = replace(defaults, embedded_guidance=config.model.guidance, text_layer=config.model.text_layer)
+        reads = (config.model.sizes or {}).get("guidance_embeds", True)
+        guidance = config.model.guidance if reads else None
+        defaults = replace(defaults, embedded_guidance=guidance, text_layer=config.model.text_layer)
     return replace(
         defaults,
         area=data.area,
         multiple=data.multiple,
         window=window,
-        overlap=min(4, (window - 1) // 4 - 1),
+        overlap=min(defaults.overlap, (window - 1) // 4 - 1),
         prompt_prefix=data.prefix,
         negative_prompt=data.no_text,
         max_text_tokens=data.text_tokens,

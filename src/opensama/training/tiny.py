@@ -46,28 +46,15 @@ CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
 def make_transformer(config: TinyConfig) -> Any:
     """The family's transformer with random weights."""
-    sizes: dict[str, Any] = {
-        "patch_size": (1, 1, 1),
-        "num_attention_heads": config.width // config.head,
-        "attention_head_dim": config.head,
-        "in_channels": config.latent_channels,
-        "out_channels": config.latent_channels,
-        "source_gate": True,
-    }
     if config.family == "icve":
-        across = 3 * config.head // 8
-        return IcveTransformer3DModel(
-            **sizes,
-            num_layers=config.joint_layers,
-            num_single_layers=config.layers,
-            num_refiner_layers=1,
-            rope_axes_dim=(config.head - 2 * across, across, across),
-            text_embed_dim=config.text_width,
-            pooled_projection_dim=config.text_width,
-            guidance_embeds=False,
-        )
+        return IcveTransformer3DModel(**config.icve_sizes)
     return SamaTransformer3DModel(
-        **sizes,
+        patch_size=(1, 1, 1),
+        num_attention_heads=config.width // config.head,
+        attention_head_dim=config.head,
+        in_channels=config.latent_channels,
+        out_channels=config.latent_channels,
+        source_gate=True,
         text_dim=config.text_width,
         freq_dim=64,
         ffn_dim=4 * config.width,
@@ -103,8 +90,8 @@ def train_tiny(
 ) -> Path:
     """Trains, or goes on training, in the folder `out`; returns the model folder.
 
-    `start_from` is a model folder whose weights are taken as the start of the editor: its autoencoder, tokenizer and
-    image encoder are kept as they are.
+    `start_from` is a model folder of the family whose weights are taken as the start of the editor. Its autoencoder,
+    tokenizer and image encoder are kept as they are; an ICVE's, and its text encoder, are always the embedded SAMA's.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "config.yaml"
@@ -116,7 +103,8 @@ def train_tiny(
 
     if start_from is not None and find(start_from).family != config.family:
         raise UserError(
-            f"{start_from} is no {config.family.upper()} model: leave --start-from away, or choose another."
+            f"{start_from} is no {config.family.upper()} model: choose another for --start-from, or the recipe "
+            f"{'icve' if config.family == 'sama' else 'tiny'}."
         )
     if start_from is not None or config.family == "icve":
         frozen = TINY.folder if start_from is None or config.family == "icve" else start_from
@@ -125,6 +113,10 @@ def train_tiny(
         vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
         encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
         if config.family == "icve":
+            theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
+            for name, size in theirs.items():
+                if getattr(config, name) != size:
+                    raise UserError(f"An ICVE takes what tiny's parts give: leave {name} at {size}.")
             text.requires_grad_(False)
             transformer = make_transformer(config)
             if start_from is not None:
@@ -206,7 +198,7 @@ def train_tiny(
             streams.append(Stream(clips, config.video_batch, pretext * share, cut=False))
         _run(editing("videos", config.seed + 1, streams), config.videos, out, say)
     folder = export(out / "model", config.family, transformer, vae, text, tokenizer, encoder)
-    (folder / "training.json").write_text(json.dumps(notes(out, start_from), indent=2) + "\n")
+    (folder / "training.json").write_text(json.dumps(notes(out, config, start_from), indent=2) + "\n")
     return folder
 
 
@@ -239,19 +231,20 @@ def importance(vae: PatchAutoencoder) -> torch.Tensor:
     return spread * (spread.square().sum() / spread.pow(3).sum())
 
 
-def notes(run: Path, start_from: Path | None = None) -> dict[str, object]:
+def notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict[str, object]:
     """What a model's card says of its training, the start's first; the texts are for people to amend."""
     begun = start_from / "training.json" if start_from else run / "none"
     before = json.loads(begun.read_text()) if begun.is_file() else {}
     stages = list(before.get("stages", []))
-    for name in ("autoencoder", "semantic", "pretrain", "images", "videos"):
+    for name in config.stages:
         state = run / name / "state.json"
         if state.exists():
             saved = json.loads(state.read_text())
             last = saved["history"][-1] if saved["history"] else {}
             last = {k: v for k, v in last.items() if k not in ("step", "minutes", "norm")}
             stages.append({"name": name, "minutes": saved["seconds"] / 60, "steps": saved["step"], "last": last})
-    made = "By `opensama train tiny`." if not before else f"{before['made']}\nTrained further by `opensama train tiny`."
+    command = f"`opensama train tiny{' --recipe icve' if config.family == 'icve' else ''}`"
+    made = f"By {command}." if not before else f"{before['made']}\nTrained further by {command}."
     return {"made": made, "stages": stages, "limits": "See docs/lab-log.md."}
 
 
