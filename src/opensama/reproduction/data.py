@@ -22,6 +22,7 @@ from opensama.training.pool import changed_share, normalise
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import encode_text, tokenize
 from opensama.world import render_edits, render_looks
+from opensama.world.edits import differing
 from opensama.world.micro import MICRO_FRAMES, MICRO_SIZE, plan_micro_clip, plan_micro_edit, plan_micro_unpaired
 from opensama.world.unpaired import render_unpaired
 
@@ -110,7 +111,7 @@ def unpaired(frozen: Frozen, n: int, first: int = 0) -> Pool:
     for start in range(first, first + n, 64):
         plans = [plan_micro_unpaired(seed) for seed in range(start, min(start + 64, first + n))]
         drawn = render_unpaired(plans, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
-        mask = (drawn.source - drawn.target).abs().amax(2, keepdim=True) > 0.02
+        mask = differing(drawn.source, drawn.target)
         source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
         words = frozen.words([plan.instruction for plan in plans])
         parts.append({"source": source, "target": target, "text": words, "change": changed_share(mask)})

@@ -18,14 +18,14 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.reproduction.arms import PRIOR, SEEDS, Budget
@@ -35,6 +35,7 @@ from opensama.reproduction.run import (
     Say,
     begin,
     exam,
+    fix,
     frozen,
     loss_settings,
     make_pool,
@@ -47,12 +48,11 @@ from opensama.reproduction.run import (
     train,
     train_sama,
     write_json,
-    write_weights,
+    write_tensors,
 )
 from opensama.reproduction.score import sit
 from opensama.reproduction.statistics import foretell
 from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings, TinyConfig
-from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
 
 FOLDER = "icve"
@@ -131,11 +131,7 @@ def plan_of(budget: IcveBudget) -> str:
 def reproduce_icve(out: Path, budget: IcveBudget, *, workers: int = 2, say: Say = print) -> None:
     """Carries out all runs that have no result yet, in OUT/icve."""
     out = out / FOLDER
-    out.mkdir(parents=True, exist_ok=True)
-    plan = out / "plan.json"
-    if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
-        raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
-    write_json(asdict(budget), plan)
+    fix(out, budget)
     wanted = [(arm, seed) for arm, seed in icve_runs() if not result_file(out, arm.name, seed).exists()]
     if not wanted and result_file(out, EQUAL, SEEDS[0]).exists():
         return
@@ -176,9 +172,7 @@ def draw_pool(out: Path, budget: IcveBudget, name: str) -> None:
         return
     file = out / "pools" / f"{name}.safetensors"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(unpaired(frozen(), budget.unpaired, FIRST[name]), file.with_suffix(".part"))
-        file.with_suffix(".part").replace(file)
+        write_tensors(unpaired(frozen(), budget.unpaired, FIRST[name]), file)
 
 
 def edits_of(out: Path, budget: IcveBudget, pairs: str) -> Pool:
@@ -214,7 +208,7 @@ def train_prior(out: Path, budget: IcveBudget, seed: int) -> Path:
         model = make_icve(budget)
         cost = train_icve("prior", model, pool_of(out, "prior"), seed, budget, budget.prior, folder)
         write_json({"flops": cost["flops"], "seconds": cost["seconds"]}, folder / "cost.json")
-        write_weights(model, file)
+        write_tensors(model.state_dict(), file)
         tidy(folder)
     return file
 
@@ -245,7 +239,7 @@ def train_arm(out: Path, budget: IcveBudget, job: tuple[IcveArm, int]) -> dict[s
     result = {"arm": arm.name, "seed": seed, "steps": steps}
     result |= train_icve("train", model, pool, seed, budget, steps, folder)
     if not arm.pairs:
-        write_weights(model, folder / "model.safetensors")
+        write_tensors(model.state_dict(), folder / "model.safetensors")
     result |= sit(exam(budget.items, False), model, frozen(), seed)
     write_json(result, file)
     tidy(folder)

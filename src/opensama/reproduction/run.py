@@ -79,11 +79,7 @@ class Recorded(Trainer):
 def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[Arm, int]] | None = None,
               say: Say = print) -> None:  # fmt: skip
     """Carries out all runs that have no result yet."""
-    out.mkdir(parents=True, exist_ok=True)
-    plan = out / "plan.json"
-    if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
-        raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
-    write_json(asdict(budget), plan)
+    fix(out, budget)
     wanted = [(arm, seed) for arm, seed in arms or runs() if not result_file(out, arm.name, seed).exists()]
     if not wanted:
         return
@@ -104,6 +100,15 @@ def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[A
                 f"{done} of {len(jobs)}: {arm.name}, seed {seed}: {100 * result['stage1']['success']:.1f} % right, "
                 f"{100 * result['stage0']['success']:.1f} % after stage 0; about {left:.0f} minutes left"
             )
+
+
+def fix(out: Path, budget: Any) -> None:
+    """Writes the budget down, before anything is trained. UserError where the folder was begun with another."""
+    out.mkdir(parents=True, exist_ok=True)
+    plan = out / "plan.json"
+    if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
+        raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
+    write_json(asdict(budget), plan)
 
 
 def platform_name() -> str:
@@ -165,7 +170,6 @@ def probe(out: Path, say: Say) -> None:
 def make_pool(out: Path, budget: Budget, name: str) -> Path:
     file = out / "pools" / f"{name}.safetensors"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         at = FIRST[name]
         if name == "images":
             pool = edits(frozen(), budget.image_edits, 1, at)
@@ -173,8 +177,7 @@ def make_pool(out: Path, budget: Budget, name: str) -> Path:
             pool = edits(frozen(), budget.video_edits, 9, at)
         else:
             pool = clips(frozen(), budget.clips, None if name == "prior" else name, at)
-        save_file(pool, file.with_suffix(".part"))
-        os.replace(file.with_suffix(".part"), file)
+        write_tensors(pool, file)
     return file
 
 
@@ -275,12 +278,13 @@ def train_prior(out: Path, budget: Budget, seed: int) -> Path:
         model = make_transformer(PRIOR, budget)
         pools = [pool_of(out, "prior")]
         train_sama("prior", model, pools, PRIOR, seed, budget, 0, budget.prior_videos, budget.prior, folder)
-        write_weights(model, file)
+        write_tensors(model.state_dict(), file)
     return file
 
 
-def write_weights(model: torch.nn.Module, file: Path) -> None:
-    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, file.with_suffix(".part"))
+def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file.with_suffix(".part"))
     os.replace(file.with_suffix(".part"), file)
 
 

@@ -28,6 +28,7 @@ from opensama.training.ahead import one_core
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
 from opensama.world import EditBatch, EditPlan, plan_edit, render_edits, render_looks
+from opensama.world.edits import differing
 from opensama.world.phrasing import Split
 from opensama.world.unpaired import plan_unpaired, render_unpaired
 
@@ -84,9 +85,8 @@ def draw_clips(names: Sequence[str], split: Split, frames: int, height: int, wid
     target = render_looks(looks, frames, height, width, device)
     spoilt = [PRETEXT.apply(v.transpose(0, 1), seeded("task", name)) for v, name in zip(target, names, strict=True)]
     source = torch.stack([stretched(s.source, frames).transpose(0, 1) for s in spoilt])
-    mask = (source - target).abs().amax(2, keepdim=True) > 0.02
     texts = [s.prefix + look.caption for s, look in zip(spoilt, looks, strict=True)]
-    return Drawn(EditBatch(source, target, mask), texts)
+    return Drawn(EditBatch(source, target, differing(source, target)), texts)
 
 
 def draw_unpaired(
@@ -95,8 +95,7 @@ def draw_unpaired(
     """Two clips of one scene each, and what would lead from the first to the second. Changed is where they differ."""
     plans = [plan_unpaired(name, split) for name in names]
     source, target = render_unpaired(plans, frames, height, width, device)
-    mask = (source - target).abs().amax(2, keepdim=True) > 0.02
-    return Drawn(EditBatch(source, target, mask), [plan.instruction for plan in plans])
+    return Drawn(EditBatch(source, target, differing(source, target)), [plan.instruction for plan in plans])
 
 
 def stretched(video: Tensor, frames: int) -> Tensor:

@@ -431,6 +431,11 @@ def to_uint8(frames: Tensor) -> np.ndarray:
     return (frames.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
 
 
+def differing(a: Tensor, b: Tensor) -> Tensor:
+    """Where two clips [b t 3 h w] in 0..1 visibly differ, [b t 1 h w]."""
+    return (a - b).abs().amax(2, keepdim=True) > 0.02
+
+
 def sample_edit(
     seed: int | str,
     split: Split = "test",
