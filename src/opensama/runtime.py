@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -145,3 +146,14 @@ def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None,
             f"The files {', '.join(files)} of {where} are not in {constants.HF_HUB_CACHE} and could not be downloaded"
             f" ({type(error).__name__}): download them yourself and pass their folder."
         ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which it replaces when the block ends well, and which goes when it does not."""
+    temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

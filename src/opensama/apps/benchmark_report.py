@@ -53,9 +53,9 @@ def report(
     number
         Items whose clips are shown, those that failed or scored least first; the others are listed.
     """
-    from opensama.data.manifest import whole_file
     from opensama.evaluation.agreement import read_results
     from opensama.evaluation.report import difference, difference_table, items_csv, standings, standings_csv
+    from opensama.runtime import whole_file
 
     results = checked(read_results(out), out)
     folder = out if out.is_dir() else out.parent

@@ -132,7 +132,7 @@ def world(
         about = {"model": models[0] if models else None, "split": split, "seed": seed}
         figures = {"table": scored.table(), **about, **scored.to_dict()}
     if json_file is not None:
-        from opensama.data.manifest import whole_file
+        from opensama.runtime import whole_file
 
         with whole_file(json_file) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from cyclopts import Parameter
 
 from opensama.apps import pages
 from opensama.apps.progress import Display
+from opensama.runtime import whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -107,9 +107,8 @@ def gallery(
                 items.append(item)
                 show(Progress("Editing", len(items), total, time.monotonic() - begin))
     path = out / "index.html"
-    temporary = path.with_name(".index.html.part")
-    temporary.write_text(page(items, model, split), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(page(items, model, split), encoding="utf-8")
     print(f"{len(items)} edits, {sum(i.score.success for i in items)} right: {path}")
 
 

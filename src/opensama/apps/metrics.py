@@ -85,7 +85,7 @@ def metrics(
             print(f"{name:<20}{value:>10.3f}" + (f"{copy[name]:>10.3f}" if name in copy else ""))
         written |= {"network": values, "network_copy": copy}
     if json_file is not None:
-        from opensama.data.manifest import whole_file
+        from opensama.runtime import whole_file
 
         with whole_file(json_file) as temporary:
             temporary.write_text(json.dumps(written, indent=2) + "\n")

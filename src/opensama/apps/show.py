@@ -76,7 +76,8 @@ def show_manifest(
     manifest: Path, out: Path, *, number: int = 24, progress: Callable[[Progress], None] = lambda progress: None
 ) -> Summary:
     """Writes the page. UserError for what is no manifest; files that cannot be read are said on the page."""
-    from opensama.data.manifest import iter_records, whole_file
+    from opensama.data.manifest import iter_records
+    from opensama.runtime import whole_file
 
     if not 0 <= number <= MOST:
         raise UserError(f"The number of samples must be from 0 to {MOST}, not {number}.")

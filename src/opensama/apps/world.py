@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 from PIL import Image, ImageDraw, ImageFont
 
+from opensama.runtime import whole_file
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -170,6 +170,5 @@ def save(image: Image.Image, path: Path) -> None:
         image.quantize(colors, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
         if file.tell() <= LIMIT:
             break
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(file.getvalue())
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(file.getvalue())

@@ -20,7 +20,8 @@ from typing import Any
 from opensama.curation.filters import PREFIX, SAID, misses, pair_frames
 from opensama.curation.graph import GraphReport
 from opensama.curation.rubrics import SCORES
-from opensama.data.manifest import Record, read_manifest_table, whole_file
+from opensama.data.manifest import Record, read_manifest_table
+from opensama.runtime import whole_file
 from opensama.values import UserError
 
 SHOWN = 12  # pairs of each kind on the page

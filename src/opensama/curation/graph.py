@@ -424,7 +424,8 @@ def _write(
     out: Path, ledger: Ledger, keys: list[str], stages: Sequence[Stage], stopped: str, began: float
 ) -> GraphReport:
     """The three files from what is done, in the order of `keys`."""
-    from opensama.data.manifest import Record, whole_file, write_manifest
+    from opensama.data.manifest import Record, write_manifest
+    from opensama.runtime import whole_file
 
     meta = {"made_by": "opensama curate", "stages": [[stage.name, stage.version] for stage in stages]}
     stream = (Record.from_dict(record) for entry in ledger.entries(keys) for record in entry["records"])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from opensama.runtime import whole_file
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -149,10 +151,8 @@ def changed(source: np.ndarray, edited: np.ndarray, masks: np.ndarray) -> tuple[
 
 def save_masks(path: Path, masks: np.ndarray) -> None:
     """Bits and shape, compressed, under the name at once or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, bits=np.packbits(masks), shape=np.array(masks.shape, np.int64))
-    temporary.replace(path)
 
 
 def load_masks(path: Path) -> np.ndarray:

@@ -33,7 +33,8 @@ from opensama.curation.inpainting import Inpainter
 from opensama.curation.masks import MaskRules
 from opensama.curation.rubrics import THRESHOLDS
 from opensama.curation.segmentation import Segmenter
-from opensama.data.manifest import Record, iter_records, read_manifest_table, whole_file, write_manifest
+from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
+from opensama.runtime import whole_file
 from opensama.values import Progress, UserError, frames_down
 from opensama.vlm import Vlm, greet
 

@@ -24,9 +24,10 @@ from opensama.data import archives, tables
 from opensama.data.archives import BadArchive
 from opensama.data.datasets import LEFT_OUT, Dataset, Draft, Media, draft, drafts, find_dataset, find_tables, task_name
 from opensama.data.locate import Finder
-from opensama.data.manifest import TASKS, Record, check_name, frame_range, whole_file, write_manifest
+from opensama.data.manifest import TASKS, Record, check_name, frame_range, write_manifest
 from opensama.data.tables import BadRow, Blob
 from opensama.data.unpacking import missing, samples, take_out
+from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
 
 CHUNK, BYTES, THREADS = 1024, 2**28, 16

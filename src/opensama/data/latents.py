@@ -12,7 +12,6 @@ share the shards among them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opensama.data.samples import BadSample, Item, Layout, Pair, Row, Shape
+from opensama.runtime import whole_file
 from opensama.values import UserError
 
 CHANGED = 0.1  # difference of pixels in [-1, 1] above which an edit has changed them
@@ -230,15 +230,10 @@ def words(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(text: str, file: Path) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}.part")
-    temporary.write_text(text)
-    os.replace(temporary, file)
+    with whole_file(file) as temporary:
+        temporary.write_text(text)
 
 
 def _save(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}.part")
-    try:
+    with whole_file(file) as temporary:
         save_file(tensors, temporary, metadata)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -14,17 +14,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import secrets
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 
 if TYPE_CHECKING:
@@ -274,17 +272,6 @@ def frame_range(video: Video, start: float | None, end: float | None) -> tuple[i
     first = min(first, video.frame_count - 1)
     stop = video.frame_count if end is None else bisect_left(video.timestamps, (end - half) / base)
     return first, max(first + 1, min(stop, video.frame_count))
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which it replaces when the block ends well, and which goes when it does not."""
-    temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(4)}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

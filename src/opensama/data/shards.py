@@ -23,8 +23,9 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from opensama.data.manifest import Manifest, Record, iter_records, read_manifest_table, whole_file, write_manifest
+from opensama.data.manifest import Manifest, Record, iter_records, read_manifest_table, write_manifest
 from opensama.media.video_io.member import member_of, open_file, size_of
+from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
 
 SIZE = 10**9  # bytes of a shard, about

@@ -11,8 +11,8 @@ from opensama.data import tables
 from opensama.data.archives import Archive, members
 from opensama.data.datasets import Draft
 from opensama.data.locate import Finder
-from opensama.data.manifest import whole_file
 from opensama.data.tables import Blob
+from opensama.runtime import whole_file
 
 Wanted = dict[str, set[str]]  # by file name, the places that may be meant
 

@@ -29,6 +29,7 @@ from opensama.evaluation.protocols import Protocol, find_protocol
 from opensama.evaluation.table import table
 from opensama.evaluation.world import AnswerKeys, Through
 from opensama.media.video_io import read_video, write_video
+from opensama.runtime import whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
 from opensama.vlm import Vlm, VlmQuota
 
@@ -137,9 +138,8 @@ def evaluate_benchmark(
         "faults": [fault._asdict() for fault in faults if fault.where in chosen or not (tasks or limit)],
         "systems": done,
     }
-    part = out / "results.json.part"
-    part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8", errors="replace")
-    part.replace(out / "results.json")
+    with whole_file(out / "results.json") as part:
+        part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8", errors="replace")
     return Benchmarked(results, stopped)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from opensama.runtime import whole_file
 from opensama.values import UserError
 
 SHARD_BYTES = 5 * 10**9
@@ -117,15 +117,10 @@ def write_safetensors(file: Path, infos: dict[str, TensorInfo], read: Callable[[
         end += info.bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    part = file.with_name(f".{file.name}.part")
-    try:
-        with part.open("wb") as f:
-            f.write(len(text).to_bytes(8, "little") + text)
-            for name in infos:
-                f.write(read(name).contiguous().flatten().view(torch.uint8).numpy().data)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(file) as part, part.open("wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for name in infos:
+            f.write(read(name).contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def write_shards(

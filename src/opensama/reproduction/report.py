@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from opensama.reproduction.run import make_transformer, result_file, tokens
 from opensama.reproduction.shipped import FAMILIES, FAST, SLOW
 from opensama.reproduction.statistics import detectable, estimate, foretell, smooth
 from opensama.reproduction.tables import STAGES, Results
+from opensama.runtime import whole_file
 from opensama.values import UserError
 from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
 
@@ -52,9 +52,8 @@ def write_report(out: Path, file: Path) -> None:
         parts.append(sama_part(out, file.parent / "images"))
     if (out / FOLDER / "plan.json").exists():
         parts.append(icve_part(out, file.parent / "images"))
-    part = file.with_suffix(".part")
-    part.write_text("\n".join(parts))
-    os.replace(part, file)
+    with whole_file(file) as part:
+        part.write_text("\n".join(parts))
 
 
 def sama_part(out: Path, images: Path) -> str:

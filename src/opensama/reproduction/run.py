@@ -38,6 +38,7 @@ from opensama.reproduction.arms import MODULES, PRIOR, Arm, Budget, runs
 from opensama.reproduction.data import FIRST, POOLS, TEXT_TOKENS, Frozen, MicroData, Pool, clips, edits
 from opensama.reproduction.score import Exam, sit
 from opensama.reproduction.shipped import probe_shipped
+from opensama.runtime import whole_file
 from opensama.training.config import DataSettings, EditConfig, LossSettings, ModelSettings, SamaConfig
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.stages import EditStage
@@ -284,8 +285,8 @@ def train_prior(out: Path, budget: Budget, seed: int) -> Path:
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file.with_suffix(".part"))
-    os.replace(file.with_suffix(".part"), file)
+    with whole_file(file) as part:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
 
 
 def result_file(out: Path, name: str, seed: int) -> Path:
@@ -355,6 +356,5 @@ def quiet(line: str) -> None:
 
 
 def write_json(value: object, file: Path) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    os.replace(part, file)
+    with whole_file(file) as part:
+        part.write_text(json.dumps(value))

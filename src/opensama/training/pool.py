@@ -8,7 +8,6 @@ n samples, t latent frames, h w latent rows and columns:
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 from opensama.data.samples import seeded
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
+from opensama.runtime import whole_file
 from opensama.training.ahead import one_core
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
@@ -180,7 +180,6 @@ def build_pool(
     pool = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_file(pool, temporary)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            save_file(pool, temporary)
     return pool

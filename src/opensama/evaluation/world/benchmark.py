@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from opensama.data.manifest import whole_file
 from opensama.evaluation.items import Item
 from opensama.evaluation.judge import Judged, Reply
 from opensama.evaluation.metrics.measuring import SHUFFLE
@@ -30,6 +29,7 @@ from opensama.evaluation.world.key import CALM, AnswerKey, Frames, Through, grow
 from opensama.evaluation.world.run import Edit, edited
 from opensama.evaluation.world.scores import ItemScore, answer_key, row, squared_error
 from opensama.media.video_io import read_video, write_video
+from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 from opensama.world import CONTROLS, FAMILIES, STYLES, plan_edit, sample_edit, to_uint8
 from opensama.world.scenes import FPS

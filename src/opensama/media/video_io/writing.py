@@ -12,7 +12,6 @@ import contextlib
 import errno
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +24,7 @@ import numpy as np
 
 from opensama.media.video_io.color import FromRGB, tag
 from opensama.media.video_io.sound import Sound
+from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 
 SUFFIXES = (".mp4", ".m4v")
@@ -64,16 +64,11 @@ def write_video(
     path = Path(path)
     check_writable(path, overwrite)
     plan = _Plan.of(video, quality, even)
-    temporary = path.with_name(f".{path.stem[:60]}.{secrets.token_hex(4)}.part")
-    try:
-        with _user_errors(path):
-            temporary.touch(exist_ok=False)
-            sound = _encode(video, plan, temporary)
-            _check_written(temporary, video)
-            check_writable(path, overwrite)
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _user_errors(path), whole_file(path) as temporary:
+        temporary.touch(exist_ok=False)
+        sound = _encode(video, plan, temporary)
+        _check_written(temporary, video)
+        check_writable(path, overwrite)
     notes = (*plan.notes, *sound.notes)
     for note in notes:
         on_note(note)
