@@ -247,7 +247,7 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
         (given.out / "agreement.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         print(f"\n{agreement_table(found)}\n\nwritten: {given.out / 'agreement.json'}, every edit's scores by both")
     print(f"\nwritten: {given.out / 'results.json'}")
-    from opensama.apps.curate import ended
+    from opensama.apps.cli import ended
 
     return report, ended(report.stopped, report.left)
 

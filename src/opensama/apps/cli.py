@@ -83,6 +83,13 @@ def complain(sentence: str) -> int:
     return USER_ERROR
 
 
+def ended(stopped: str, left: int) -> int:
+    """The exit code of a run that can go on; where it stopped early, it says why, and what then."""
+    if not stopped:
+        return 0
+    return complain(f"stopped: {stopped.rstrip('.')}; {left:,} are left, and the same command goes on with them.")
+
+
 def _mendable(error: OSError) -> str | None:
     """One sentence for what the disk refuses, or None when it is not the person's to mend."""
     where = f" ({error.filename})" if error.filename else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from opensama.apps.cli import ended
 from opensama.apps.progress import Display, duration
 from opensama.values import UserError
 
@@ -376,13 +377,3 @@ def make(
     print(report.table())
     print(f"\nwritten: {out / 'manifest.parquet'}")
     return ended(report.stopped, report.graph.left)
-
-
-def ended(stopped: str, left: int) -> int:
-    """The exit code; where a run stopped early, why, and what then."""
-    if not stopped:
-        return 0
-    from opensama.apps.cli import complain
-
-    stopped = stopped.rstrip(".")
-    return complain(f"stopped: {stopped}; {left:,} are left, and the same command goes on with them.")

@@ -30,4 +30,11 @@ addEventListener("keydown", event => {
   } else return;
   event.preventDefault();
 });
+const filtered = (form, apply) => {
+  form.addEventListener("input", apply);
+  form.addEventListener("reset", () => setTimeout(apply));
+  form.addEventListener("submit", event => event.preventDefault());
+  form.hidden = false;
+  apply();
+};
 show();

@@ -73,7 +73,7 @@ def editor(
         raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, ['tiny', *recipes])}")
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus must be 1 or more, not {gpus}.")
-    out = out or Path("runs") / recipe
+    out = out or Path("runs") / (recipe or "tiny")
     saved = out / "config.yaml"
     if not dry_run and not encode:
         check_folder(out, resume, config)
@@ -119,7 +119,7 @@ def tiny(
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     minutes: float | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
-    recipe: str = "tiny",
+    recipe: str | None = None,
     config: Path | None = None,
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
     start_from: Path | None = None,
@@ -138,7 +138,7 @@ def tiny(
     recipe
         tiny (what made tiny: autoencoder, text and image encoders, image edits, video edits) or icve (what made
         tiny-icve: unpaired clips, image edits, video edits, with tiny's autoencoder and text encoder, which stay as
-        they are); smoke or icve-smoke (a minute, to see that everything works).
+        they are); smoke or icve-smoke (a minute, to see that everything works). By default tiny.
     config
         Settings from a YAML file, such as another run's config.yaml, in place of a recipe.
     set
@@ -148,7 +148,7 @@ def tiny(
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
-    out = out or Path("runs") / recipe
+    out = out or Path("runs") / (recipe or "tiny")
     saved = out / "config.yaml"
     check_folder(out, resume, config)
     if start_from is not None and not (start_from / "model_index.json").is_file():
@@ -158,8 +158,9 @@ def tiny(
     from opensama.training.config import TinyConfig
     from opensama.training.tiny import train_tiny
 
-    chosen = from_file(saved if resume else config, TinyConfig) if resume or config else named(recipe)
-    if chosen.family != named(recipe).family and recipe != "tiny":
+    asked = named(recipe or "tiny")
+    chosen = from_file(saved if resume else config, TinyConfig) if resume or config else asked
+    if recipe and chosen.family != asked.family:
         raise UserError(f"The run in {out} is of another family than the recipe {recipe}: leave --recipe away.")
     settings = chosen.model_dump()
     if minutes is not None:

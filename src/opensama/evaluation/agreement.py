@@ -33,11 +33,16 @@ def read_results(path: Path) -> dict[str, Any]:
     return dict(results)
 
 
+def of_one_benchmark(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """UserError where two results are of different benchmarks."""
+    if mine["benchmark"] != other["benchmark"]:
+        raise UserError(f"These are results of {mine['benchmark']} and of {other['benchmark']}: compare the same ones.")
+
+
 def agreement(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """For each score that both results have: n, rho with its 95 % interval, tau-b, the mean difference (first minus
     second); and `items`, one row for each edit that both scored, for a scatter plot."""
-    if mine["benchmark"] != other["benchmark"]:
-        raise UserError(f"These are results of {mine['benchmark']} and of {other['benchmark']}: compare the same ones.")
+    of_one_benchmark(mine, other)
     second = {(s["name"], item["id"]): item for s in other["systems"] for item in s["items"] if item.get("scores")}
     rows = []
     for system in mine["systems"]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from opensama.evaluation.agreement import of_one_benchmark
 from opensama.evaluation.statistics import paired
 from opensama.values import UserError
 
@@ -179,10 +180,7 @@ class Difference:
 
 def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Difference:
     """What `results` has against `other`: systems of one name, or the only ones there are."""
-    if results["benchmark"] != other["benchmark"]:
-        raise UserError(
-            f"These are results of {results['benchmark']} and of {other['benchmark']}: compare the same ones."
-        )
+    of_one_benchmark(results, other)
     mine, those = ({system["name"]: system for system in r["systems"]} for r in (results, other))
     pairs = [(name, mine[name], those[name]) for name in mine if name in those]
     if not pairs and len(mine) == len(those) == 1:

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +40,7 @@ from opensama.reproduction.run import (
     make_transformer,
     platform_name,
     pool_of,
+    processes,
     result_file,
     spoilt,
     tidy,
@@ -139,7 +138,7 @@ def reproduce_icve(out: Path, budget: IcveBudget, *, workers: int = 2, say: Say 
     first = [(arm, seed) for arm, seed in wanted if arm.pairs is None]
     rest = [(arm, seed) for arm, seed in wanted if arm.pairs is not None]
     began, done = time.monotonic(), 0
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with processes(workers) as pool:
         for _ in pool.map(partial(draw_pool, out, budget), (*POOLS, UNPAIRED)):
             pass
         for _ in pool.map(partial(train_prior, out, budget), sorted({seed for _, seed in wanted})):

@@ -87,7 +87,7 @@ def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[A
     write_json({"machine": platform_name(), "workers": workers}, out / "machine.json")
     seeds = sorted({seed for _, seed in wanted})
     began = time.monotonic()
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with processes(workers) as pool:
         for _ in pool.map(partial(make_pool, out, budget), POOLS):
             pass
         for _ in pool.map(partial(train_prior, out, budget), seeds):
@@ -101,6 +101,11 @@ def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[A
                 f"{done} of {len(jobs)}: {arm.name}, seed {seed}: {100 * result['stage1']['success']:.1f} % right, "
                 f"{100 * result['stage0']['success']:.1f} % after stage 0; about {left:.0f} minutes left"
             )
+
+
+def processes(n: int) -> ProcessPoolExecutor:
+    """Fresh ones, of one thread each."""
+    return ProcessPoolExecutor(n, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def fix(out: Path, budget: Any) -> None:
@@ -131,8 +136,7 @@ def measure(out: Path, say: Say, steps: int = 12) -> None:
             make_pool(Path(folder), few, name)
         for arm in MODULES:
             for stage in ("stage0", "stage1"):
-                alone = ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-                with alone as pool:
+                with processes(1) as pool:
                     cost = pool.submit(step_cost, Path(folder), few, arm, stage, steps).result()
                 found.setdefault(arm.name, {})[stage] = cost
     write_json(found, out / "cost.json")

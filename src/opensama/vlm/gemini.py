@@ -14,7 +14,7 @@ from typing import Any
 
 from opensama.values import UserError
 from opensama.vlm.asking import Question, VlmQuota, VlmRefused, whole
-from opensama.vlm.patience import PAUSE, Again, persist
+from opensama.vlm.patience import PAUSE, Again, check_address, persist
 from opensama.vlm.server import data_url
 
 ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
@@ -51,8 +51,7 @@ class GeminiVlm:
         timeout: float = 120.0,
         pause: float = PAUSE,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"The address {url!r} does not begin with http:// or https://.")
+        check_address(url)
         if not model:
             raise UserError(f"Say which model of {url} is to be asked, such as gemini-2.5-pro.")
         self.url, self.retries, self.pause, self.timeout = url.rstrip("/"), retries, pause, timeout

@@ -1,4 +1,4 @@
-"""Asking a server once more that was busy or gone: how often, after which pauses, and what it is called in the end."""
+"""What clients of servers share: an address, and asking once more where one was busy or gone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+from opensama.values import UserError
 from opensama.vlm.asking import VlmQuota, VlmUnavailable
 
 PAUSE = 1.0  # seconds before the second attempt; doubles each time
@@ -18,6 +19,14 @@ class Again(Exception):
     def __init__(self, failure: str, *, crowded: bool = False, wait: float | None = None) -> None:
         super().__init__(failure)
         self.crowded, self.wait = crowded, wait
+
+
+def check_address(url: str) -> None:
+    """UserError for what is no server's address."""
+    if not url.startswith(("http://", "https://")):
+        raise UserError(
+            f"The address {url!r} does not begin with http:// or https://, as http://localhost:8000/v1 does."
+        )
 
 
 def persist(attempt: Callable[[], str], url: str, retries: int, pause: float) -> str:

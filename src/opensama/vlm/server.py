@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
 from opensama.vlm.asking import Question, VlmQuota, VlmRefused, whole
-from opensama.vlm.patience import PAUSE, Again, persist
+from opensama.vlm.patience import PAUSE, Again, check_address, persist
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +33,7 @@ class ServerVlm:
         timeout: float = 120.0,
         pause: float = PAUSE,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UserError(
-                f"The address {url!r} does not begin with http:// or https://, as http://localhost:8000/v1 does."
-            )
+        check_address(url)
         try:
             import openai
         except ImportError as error:

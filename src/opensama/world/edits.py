@@ -422,7 +422,7 @@ def render_edits(
     """Draws source and exact answer; what they share is painted once."""
     both = [*(p.source for p in plans), *(p.target for p in plans)]
     before, after = render_looks(both, frames, height, width, device, start).chunk(2)
-    mask = [(a - b).abs_().amax(1, keepdim=True) > 0.02 for a, b in zip(after, before, strict=True)]
+    mask = [differing(a, b) for a, b in zip(after, before, strict=True)]
     return EditBatch(before, after, torch.stack(mask))
 
 
@@ -432,8 +432,8 @@ def to_uint8(frames: Tensor) -> np.ndarray:
 
 
 def differing(a: Tensor, b: Tensor) -> Tensor:
-    """Where two clips [b t 3 h w] in 0..1 visibly differ, [b t 1 h w]."""
-    return (a - b).abs().amax(2, keepdim=True) > 0.02
+    """Where two clips [... 3 h w] in 0..1 visibly differ, [... 1 h w]."""
+    return (a - b).abs_().amax(-3, keepdim=True) > 0.02
 
 
 def sample_edit(

@@ -32,6 +32,7 @@ from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 from opensama.world import CONTROLS, FAMILIES, STYLES, plan_edit, sample_edit, to_uint8
+from opensama.world.edits import differing
 from opensama.world.scenes import FPS
 
 NAME = "the world's answer key"
@@ -195,7 +196,7 @@ def _kept_at_full_size(edit: Edit, item: Item, seed: int) -> float | None:
     about = large | {"id": item.id, "task": item.task, "instruction": item.instruction}
     task = _task.__wrapped__(tuple(sorted(about.items())))
     source, answer = to_float(task.source), to_float(task.answer)
-    still = ~grown((source - answer).abs().amax(1) > 0.02, 2 * CALM)
+    still = ~grown(differing(source, answer)[:, 0], 2 * CALM)
     if still.float().mean() < 0.01:
         return None
     return psnr(to_float(edited(edit, task, seed, preserve=True)), source, still)

@@ -12,6 +12,7 @@ import torch
 from opensama.evaluation.statistics import mcnemar, paired, wilson
 from opensama.evaluation.world.key import AnswerKey, Frames, Question, Through, Verdict, to_float
 from opensama.world import EditSample, render_looks
+from opensama.world.edits import differing
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def row(
 def squared_error(source: Frames, answer: Frames, output: Frames) -> float:
     """mean (o - a)^2 / mean (s - a)^2 where the answer differs from the source; 1 for a copy, or where nothing does."""
     s, a, o = (to_float(x) for x in (source, answer, output))
-    region = (s - a).abs().amax(1, keepdim=True) > 0.02
+    region = differing(s, a)
     if not region.any():
         return 1.0
     wrong, own = ((x - a).square() * region for x in (o, s))
