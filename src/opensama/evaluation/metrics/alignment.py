@@ -1,8 +1,9 @@
 """Two videos of any sizes, lengths and rates as pairs of frames that show the same time and the same place.
 
 Time. As many frames in both: frame by frame, whatever the rates say, since editors keep frames and write a rate of
-their own. Otherwise by time stamps from the first frame on: each frame of the video that has fewer is paired with the
-nearest one of the other, none twice; what one has beyond the other's end is left over, and the share is told.
+their own. Otherwise by time stamps from the first frame on: each frame of the video that has fewer (until the shorter
+one's end, or else in all) is paired with the nearest one of the other, none twice; what one has beyond the other's end
+is left over, and the share is told.
 
 Place. Every pair is looked at in one size: the source's shape, its longer side at most `side` pixels (area means), so a
 system gains nothing by writing larger frames. Where the shapes differ by more than 1 %, the edit shows the source
@@ -87,7 +88,8 @@ def pair_numbers(source: Video, edited: Video) -> tuple[tuple[tuple[int, int], .
     times = [[float((stamp - v.timestamps[0]) * v.time_base) for stamp in v.timestamps] for v in (source, edited)]
     end = min(float(source.duration), float(edited.duration))
     within = [[t for t in own if t < end] for own in times]
-    few, many = (0, 1) if len(within[0]) <= len(within[1]) else (1, 0)
+    sizes = [(len(own), len(all_times)) for own, all_times in zip(within, times, strict=True)]  # the same either way
+    few, many = (0, 1) if sizes[0] <= sizes[1] else (1, 0)
     found: list[tuple[int, int]] = []
     for number, time in enumerate(within[few]):
         other = _nearest(times[many], time)
