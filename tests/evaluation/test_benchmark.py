@@ -231,11 +231,12 @@ def test_a_model_edits_is_judged_and_shown_and_nothing_is_done_twice(
 
 
 def test_a_local_judge_of_random_weights_fails_and_is_never_a_mark(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = MAKERS["ive"](tmp_path / "data")
     edits = make_edits("ive", data, tmp_path / "edits", 0.5)
-    judge = write_tiny_qwen(tmp_path / "qwen")
+    monkeypatch.chdir(tmp_path)
+    judge = write_tiny_qwen(Path("qwen"))  # its name is part of the seed: the same random answers each time
     asked = ["evaluate", "ive", "--data", str(data), "--out", str(tmp_path / "out"), "--edits", str(edits)]
     assert (
         opensama(

@@ -243,7 +243,7 @@ def test_lines_are_read_in_many_dresses(marks: list[int], dress: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "fine", "[0]", "[6] no", "{}", '{"instruct follow": 3}', "score: many"],
+    ["", "fine", "[0]", "[6] no", "4\ufffd\x0b", "{}", '{"instruct follow": 3}', "score: many"],
     ids=lambda text: text or "none",
 )
 def test_what_is_no_mark_is_none(text: str) -> None:

@@ -123,7 +123,8 @@ def _first_object(answer: str) -> dict[str, Any]:
 def read_bracket(answer: str, marks: tuple[Mark, ...]) -> dict[str, float]:
     """`[n] explanation`; else a number with which the answer begins or after `score`."""
     (mark,) = marks
-    for pattern in (rf"\[\s*{NUMBER}\s*\]", rf"^\s*\**{NUMBER}\b(?!\s*%)", rf"(?i:score|rating)\D{{0,12}}{NUMBER}"):
+    alone = rf"^\s*\**{NUMBER}(?=[\s*/.,:;)-]|$)(?!\s*%)"
+    for pattern in (rf"\[\s*{NUMBER}\s*\]", alone, rf"(?i:score|rating)\D{{0,12}}{NUMBER}"):
         if told := re.search(pattern, answer):
             return {mark.name: float(told[1])}
     raise BadAnswer("the answer has no mark in brackets")
