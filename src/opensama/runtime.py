@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opensama.first_bytes import check_first_bytes
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def quiet_loading() -> Iterator[None]:
 
 def read_object(file: Path) -> dict[str, Any]:
     """What a JSON file of settings holds. UserError if it is not there, or holds something else."""
+    check_first_bytes(file)
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,37 @@ def noise_named_mp4(folder: Path) -> Path:
 
 def noise_named_png(folder: Path) -> Path:
     return noise_named_mp4(folder).rename(folder / "noise.png")
+
+
+def lfs_pointer(folder: Path) -> Path:
+    """What a clone without git-lfs leaves in place of a large file."""
+    path = folder / "holiday.mp4"
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 1048576\n")
+    return path
+
+
+def lfs_pointer_in_place_of_a_picture(folder: Path) -> Path:
+    return lfs_pointer(folder).rename(folder / "holiday.jpg")
+
+
+def web_page(folder: Path) -> Path:
+    path = folder / "download.mp4"
+    path.write_text("<!DOCTYPE html>\n<html><head><title>404</title></head><body>Not found.</body></html>\n")
+    return path
+
+
+def download_that_never_came(folder: Path) -> Path:
+    """Room that a download manager set aside."""
+    path = folder / "later.mkv"
+    path.write_bytes(bytes(100_000))
+    return path
+
+
+def archive_named_mp4(folder: Path) -> Path:
+    path = folder / "clip.mp4"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("clip.txt", "Dear reader")
+    return path
 
 
 def header_only(folder: Path) -> Path:
@@ -153,6 +185,11 @@ CORPUS: list[tuple[Callable[[Path], Path], str]] = [
     (text, "not a video"),
     (noise_named_mp4, "not a video"),
     (noise_named_png, "not an image"),
+    (lfs_pointer, "is a Git LFS pointer to 1,048,576 bytes"),
+    (lfs_pointer_in_place_of_a_picture, "is a Git LFS pointer to 1,048,576 bytes"),
+    (web_page, "is a web page"),
+    (download_that_never_came, "nothing but zeros"),
+    (archive_named_mp4, "not a video but a ZIP archive"),
     (header_only, "cut off"),
     (cut_before_index, "cut off"),
     (cut_after_index, "cut off"),

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from opensama.first_bytes import check_first_bytes
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -46,6 +47,7 @@ class TensorFiles:
         self.infos: dict[str, TensorInfo] = {}
         self._file: dict[str, Path] = {}
         for file in self.files:
+            check_first_bytes(file)
             try:
                 with safe_open(file, framework="pt") as f:
                     for name in f.keys():  # noqa: SIM118  (a file handle, not a dictionary)

@@ -51,6 +51,14 @@ def open_file(path: Path) -> IO[bytes]:
         return io.BytesIO(file.read(member.size))
 
 
+def head_of(path: Path, count: int) -> bytes:
+    """A file's first bytes, wherever it lies; no more than these are read."""
+    member = member_of(path)
+    with (path if member is None else member.tar).open("rb") as file:
+        file.seek(0 if member is None else member.start)
+        return file.read(count if member is None else min(count, member.size))
+
+
 def size_of(path: Path) -> int:
     member = member_of(path)
     return path.stat().st_size if member is None else member.size

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import av
 
-from opensama.media.video_io.member import member_of, open_file
+from opensama.first_bytes import HEAD, kind_of, stand_in
+from opensama.media.video_io.member import head_of, member_of, size_of
 from opensama.values import UserError
 
 _NOT_PICTURES = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text files as pictures of a terminal
@@ -17,18 +18,19 @@ _NOT_PICTURES = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text files 
 
 def check_readable(path: Path) -> None:
     """Raises `UserError` unless `path` is a file with something in it that may be read."""
-    if (member := member_of(path)) is not None:
-        if member.size == 0:
-            raise UserError(f"{path} is empty (0 bytes); copy or download it again.")
-        return
+    if member_of(path) is None:
+        _check_there(path)
+    if said := stand_in(head_of(path, HEAD), size_of(path)):
+        raise UserError(f"{path} {said}.")
+
+
+def _check_there(path: Path) -> None:
     if not path.exists():
         raise UserError(f"There is no file {path}; check the name and the folder.")
     if not path.is_file():
         raise UserError(f"{path} is not a regular file; give a video file, an image or a folder of images.")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} may not be read; change its permissions.")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty (0 bytes); copy or download it again.")
 
 
 @contextmanager
@@ -59,15 +61,19 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     raise UserError(f"{path} has no video stream ({held}); give a file with pictures.")
 
 
+def _not_a_video(path: Path, head: bytes) -> str:
+    kind = kind_of(head)
+    return f"{path} is not a video{f' but {kind}' if kind else ''}; give a video file, an image or a folder of images."
+
+
 def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{path} may not be read; change its permissions."
     if isinstance(error, EOFError):
         return f"{path} has no frames; choose a video that has at least one."
     if isinstance(error, av.error.InvalidDataError):
-        with open_file(path) as file:
-            head = file.read(16)
+        head = head_of(path, HEAD)
         if head[4:8] in (b"ftyp", b"moov", b"mdat"):
             return f"{path} is cut off or damaged (its index is missing); copy or download it again."
-        return f"{path} is not a video; give a video file, an image or a folder of images."
+        return _not_a_video(path, head)
     return f"{path} cannot be opened as a video ({getattr(error, 'strerror', None) or error}); choose another file."
