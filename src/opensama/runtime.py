@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB_PATIENCE = 10.0  # seconds for the hub's first answer
+SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)\.safetensors")
 DTYPES = ("float32", "bfloat16", "float16")
 _said: set[str] = set()
 
@@ -110,17 +112,79 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def missing_files(folder: Path, patterns: Sequence[str]) -> list[str]:
-    """Those patterns (`vae/*`, `model.safetensors`) that no file in the folder answers."""
+    """What a folder lacks of `patterns` (`vae/*`, `*.safetensors`): those that no file answers, and named files.
+
+    Weights are all there where each shard is that their index or their own names (`-00001-of-00005`) speak of. `PART/*`
+    is one of a diffusers pipeline: its settings and weights are wanted, or a tokenizer's.
+    """
     if not folder.is_dir():
         return list(patterns)
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in names)]
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    missing: dict[str, None] = {}
+    for pattern in patterns:
+        found = [name for name in names if fnmatch(name, pattern)]
+        missing |= {} if found else {pattern: None}
+        part, slash, rest = pattern.partition("/")
+        if found and slash and rest == "*":
+            missing |= dict.fromkeys(missing_parts(folder, (part,)))
+        for name in sorted(found):
+            missing |= {shard: None for shard in _siblings(folder, name) if shard not in names}
+    return list(missing)
+
+
+def missing_parts(folder: Path, parts: Sequence[str]) -> list[str]:
+    """Files that a diffusers pipeline's folder lacks, shards of split weights included."""
+    missing = []
+    for part in parts:
+        if part.startswith("tokenizer"):
+            names = ("tokenizer.json", "spiece.model", "vocab.json")
+            if not any((folder / part / name).is_file() for name in names):
+                missing.append(f"{part}/tokenizer.json")
+            continue
+        config = "scheduler_config.json" if part == "scheduler" else "config.json"
+        if not (folder / part / config).is_file():
+            missing.append(f"{part}/{config}")
+        if part != "scheduler":
+            file = weight_file(folder, part)
+            wanted = shards(file) if file.name.endswith(".index.json") else [file]
+            missing += [f"{part}/{shard.name}" for shard in wanted if not shard.is_file()]
+    return missing
+
+
+def weight_file(folder: Path, part: str) -> Path:
+    """A part's weights: its one file, or the index of its shards where there is only that."""
+    stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
+    single = folder / part / f"{stem}.safetensors"
+    index = single.with_suffix(".safetensors.index.json")
+    return index if index.is_file() and not single.is_file() else single
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index of shards names, whether they are there or not."""
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [index.parent / name for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is not an index of shards: it needs a weight_map.") from error
+
+
+def _siblings(folder: Path, name: str) -> list[str]:
+    """The shards that a file of a folder says belong together; of any other file none."""
+    whole = name.removesuffix(".index.json")
+    if whole != name and not (folder / whole).is_file():
+        return [shard.relative_to(folder).as_posix() for shard in shards(folder / name)]
+    numbered = SHARD.fullmatch(name)
+    if numbered is None:
+        return []
+    stem, count = numbered["stem"], numbered["count"]
+    return [f"{stem}-{i:0{len(count)}}-of-{count}.safetensors" for i in range(1, int(count) + 1)]
 
 
 def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None, size: str = "") -> Path:
     """The folder that holds `files` (patterns) of a repository on the hub, downloaded if need be.
 
-    With `folder` nothing is downloaded. Raises UserError that names the files that are missing and where they are.
+    A download that was cut goes on. With `folder` nothing is downloaded. Raises UserError that names the files that
+    are missing and where they are.
     """
     where = f"https://huggingface.co/{repo}" + (f" ({size})" if size else "")
     if folder is not None:
@@ -134,20 +198,26 @@ def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None,
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    missing = list(files)
     try:
         cached = Path(snapshot_download(repo, allow_patterns=list(files), local_files_only=True))
-        if not missing_files(cached, files):
+        missing = missing_files(cached, files)
+        if not missing:
             return cached
     except LocalEntryNotFoundError:
         pass
     try:
         HfApi().repo_info(repo, timeout=HUB_PATIENCE)  # the download itself waits for ever where nobody answers
-        return Path(snapshot_download(repo, allow_patterns=list(files)))
+        got = Path(snapshot_download(repo, allow_patterns=list(files)))
     except Exception as error:
         raise UserError(
-            f"The files {', '.join(files)} of {where} are not in {constants.HF_HUB_CACHE} and could not be downloaded"
+            f"The files {', '.join(missing)} of {where} are not in {constants.HF_HUB_CACHE} and could not be downloaded"
             f" ({type(error).__name__}): download them yourself and pass their folder."
         ) from error
+    missing = missing_files(got, files)
+    if missing:
+        raise UserError(f"{where} has no {', '.join(missing)}: name another repository, or a folder that has them.")
+    return got
 
 
 @contextmanager

@@ -113,6 +113,7 @@ def test_what_is_wrong_with_a_model_is_said(tmp_path: Path, folder: Path) -> Non
     with pytest.raises(UserError, match=r"has no vae/\*"):
         Vace(str(part), device="cpu").load()
     shutil.copytree(folder / "text_encoder", part / "vae")
+    (part / "vae" / "model.safetensors").rename(part / "vae" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(UserError, match="AutoencoderKLWan"):
         Vace(str(part), device="cpu").load()
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from opensama.first_bytes import check_first_bytes
-from opensama.runtime import whole_file
+from opensama.runtime import shards, whole_file
 from opensama.values import UserError
 
 SHARD_BYTES = 5 * 10**9
@@ -99,15 +99,6 @@ def weight_files(path: Path) -> list[Path]:
     if path.suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors: only safetensors files are read.")
     return [path]
-
-
-def shards(index: Path) -> list[Path]:
-    """The files that an index of shards names, whether they are there or not."""
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return [index.parent / name for name in sorted(names)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is not an index of shards: it needs a weight_map.") from error
 
 
 def write_safetensors(file: Path, infos: dict[str, TensorInfo], read: Callable[[str], Tensor]) -> None:

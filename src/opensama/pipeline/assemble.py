@@ -14,10 +14,11 @@ import torch
 from opensama import runtime
 from opensama.models.convert import check, load_released
 from opensama.models.registry import ModelEntry, Weights
-from opensama.models.weights import TensorFiles, shards
+from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
 from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
+from opensama.runtime import missing_parts, weight_file
 from opensama.values import UserError
 
 PIPELINES: dict[str, Any] = {"sama": SamaPipeline, "icve": IcvePipeline}
@@ -155,39 +156,8 @@ def _released_file(edit: Weights, weights: str | Path | None) -> Path:
     return runtime.locate(edit.repo, edit.files, folder=weights, size=edit.size) / name
 
 
-def missing_parts(folder: Path, parts: tuple[str, ...]) -> list[str]:
-    """Files that a diffusers pipeline folder lacks, shards of split weights included."""
-    missing = []
-    for part in parts:
-        if part.startswith("tokenizer"):
-            names = ("tokenizer.json", "spiece.model", "vocab.json")
-            if not any((folder / part / name).is_file() for name in names):
-                missing.append(f"{part}/tokenizer.json")
-            continue
-        config = "scheduler_config.json" if part == "scheduler" else "config.json"
-        if not (folder / part / config).is_file():
-            missing.append(f"{part}/{config}")
-        if part != "scheduler":
-            missing += _missing_weights(folder, part)
-    return missing
-
-
-def _missing_weights(folder: Path, part: str) -> list[str]:
-    file = _weight_file(folder, part)
-    wanted = shards(file) if file.name.endswith(".index.json") else [file]
-    return [f"{part}/{shard.name}" for shard in wanted if not shard.is_file()]
-
-
-def _weight_file(folder: Path, part: str) -> Path:
-    """A part's weights: its one file, or the index of its shards where there is only that."""
-    stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-    single = folder / part / f"{stem}.safetensors"
-    index = single.with_suffix(".safetensors.index.json")
-    return index if index.is_file() and not single.is_file() else single
-
-
 def _tensors(folder: Path, parts: tuple[str, ...]) -> dict[str, TensorFiles]:
-    return {part: TensorFiles(_weight_file(folder, part)) for part in parts if not part.startswith("tokenizer")}
+    return {part: TensorFiles(weight_file(folder, part)) for part in parts if not part.startswith("tokenizer")}
 
 
 def _check_loaded(module: torch.nn.Module, files: TensorFiles, where: str) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from opensama import runtime
 from opensama.data.latents import precompute
 from opensama.data.samples import Row, read_manifest
-from opensama.pipeline.assemble import base_parts, missing_parts
+from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig
 from opensama.training.export import export
 from opensama.training.loop import LoopConfig, Trainer
@@ -148,7 +148,7 @@ def where_weights(config: EditConfig) -> str:
     if not base.is_dir():
         return f"{own or config.model.base}; the run takes what is not in the cache from the hub repository {base}"
     new = config.model.start == "nothing"
-    missing = missing_parts(base, (*base_parts(config.family, base), *(() if own or new else ("transformer",))))
+    missing = runtime.missing_parts(base, (*base_parts(config.family, base), *(() if own or new else ("transformer",))))
     if missing:
         raise UserError(f"The base model in {base} has no {', '.join(missing)}: copy it again, whole.")
     if new:

@@ -28,7 +28,7 @@ from opensama.models.lora import NEW, add_lora
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_frames, pool_anchor_tokens
 from opensama.models.weights import TensorFiles
-from opensama.pipeline.assemble import PIPELINES, base_parts, load_part, missing_parts, text_dtype
+from opensama.pipeline.assemble import PIPELINES, base_parts, load_part, text_dtype
 from opensama.pipeline.buckets import closest
 from opensama.pretext import Mixture
 from opensama.training.config import EditConfig, IcveConfig, SamaConfig, SemanticSettings
@@ -203,7 +203,7 @@ def base_folder(config: EditConfig, files: tuple[str, ...]) -> Path:
 def make_encoders(config: EditConfig, device: torch.device) -> Encoders:
     """The frozen models, from the base and the semantic encoder's folder, as functions."""
     folder, parts = frozen_parts(config)
-    missing = missing_parts(folder, tuple(parts))
+    missing = runtime.missing_parts(folder, tuple(parts))
     if missing:
         raise UserError(f"The base model in {folder} has no {', '.join(missing)}: copy it again, whole.")
     precision = text_dtype(config.family, torch.float32 if device.type == "cpu" else torch.bfloat16)
