@@ -13,8 +13,10 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
 
 from opensama.first_bytes import check_first_bytes
 from opensama.values import UserError
@@ -56,6 +58,49 @@ def pick_dtype(name: str | torch.dtype | None, device: torch.device, preferred: 
     if name not in DTYPES:
         raise UserError(f"There is no number type {name!r}: choose {', '.join(DTYPES)}.")
     return getattr(torch, name)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth computing in: on an accelerator, and on processors that multiply it as fast as float32.
+
+    A processor without units for it (AVX2, as most laptops have) takes tens of times as long as in float32. That is
+    seen by one product of each, once a process; the bits of a run therefore depend on the processor.
+    """
+    return device.type != "cpu" or _multiplies_bfloat16()
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, taken = torch.ones(256, 256, dtype=dtype), []
+        for _ in range(4):  # the first one sets the library up
+            begun = perf_counter()
+            torch.mm(a, a)
+            taken.append(perf_counter() - begun)
+        return min(taken)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several wait for each other where other programs run
+    try:
+        return seconds(torch.bfloat16) <= seconds(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compute_type(name: Literal["auto", "bfloat16", "float32"], device: torch.device) -> Literal["bfloat16", "float32"]:
+    """The number type of a forward pass there: as told, or for `auto` what `computes_bfloat16` says."""
+    if name == "auto":
+        return "bfloat16" if computes_bfloat16(device) else "float32"
+    return name
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where `computes_bfloat16`, else none: what trains and encodes the embedded models."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device))
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from opensama.models.tiny import PatchAutoencoder
+from opensama.runtime import autocast
 from opensama.training.ahead import Ahead, one_core
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import plan_edit, render_looks
@@ -64,7 +65,7 @@ class AutoencoderStage:
 
     def step(self, index: int) -> dict[str, Tensor]:
         x = self.next_clips(index).to(next(self.vae.parameters()).device)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)
             out = self.vae.decode(z + 0.05 * spread * torch.randn_like(z)).sample.float()

@@ -333,7 +333,9 @@ class EditConfig(Section):
     lora: LoraSettings | None = None
     mesh: MeshSettings = MeshSettings()
     machine: MachineSettings = MachineSettings()
-    compute: Literal["bfloat16", "float32"] = Field("bfloat16", description="number type of the forward pass")
+    compute: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="number type of the forward pass; auto: bfloat16, float32 on processors that are slow at it"
+    )
     save_every: float = Field(1800.0, gt=0, description="seconds between checkpoints")
     preview_every: int | None = Field(None, gt=0, description="steps between videos of a few fixed samples; null: none")
     trackers: tuple[str, ...] = Field((), description="of tensorboard, wandb, trackio")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from opensama.flow import sample_sigma
+from opensama.runtime import autocast
 from opensama.training.config import LossSettings
 from opensama.training.pool import Pool
 from opensama.training.stages import CONDITIONS, edit_losses
@@ -89,7 +90,7 @@ class EditingStage:
 
     def step(self, index: int) -> dict[str, Tensor]:
         x = self.batch(index)
-        with torch.autocast(x["source"].device.type, torch.bfloat16):
+        with autocast(x["source"].device):
             x |= self.words(x["ids"], x["mask"])
             answer = self.transformer(**CONDITIONS[self.family](x, self.transformer))
         settings = LossSettings(emphasis=self.emphasis, ease=EASY)

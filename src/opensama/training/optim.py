@@ -6,11 +6,13 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from opensama import runtime
 from opensama.values import UserError
 
 
@@ -42,7 +44,38 @@ def make_optimizers(
     )
     if not matrices:
         return [adam]
-    return [adam, torch.optim.Muon(matrices, lr=muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")]
+    kind = torch.optim.Muon if runtime.computes_bfloat16(matrices[0].device) else Float32Muon
+    return [adam, kind(matrices, lr=muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")]
+
+
+class Float32Muon(torch.optim.Muon):
+    """Muon that computes in the weights' own type; torch's always computes in bfloat16.
+
+    State and settings are torch's, so that a run goes on with either. For a matrix W with gradient G, momentum B:
+
+        B <- mu B + (1 - mu) G,   X = (1 - mu) G + mu B,   X <- X / |X|
+        X <- a X + (b S + c S S) X with S = X X', five times: singular values become about 1
+        W <- (1 - lr decay) W - 0.2 lr sqrt(max(rows, columns)) X
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        assert closure is None
+        for group in self.param_groups:
+            a, b, c = group["ns_coefficients"]
+            mu = group["momentum"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+                momentum.lerp_(p.grad, 1 - mu)
+                x = p.grad.lerp(momentum, mu)
+                tall = x.shape[0] > x.shape[1]
+                x = x.T if tall else x
+                x = x / x.norm().clamp(min=group["eps"])
+                for _ in range(group["ns_steps"]):
+                    square = x @ x.T
+                    x = a * x + (b * square + c * square @ square) @ x
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(x.T if tall else x, alpha=-0.2 * group["lr"] * max(p.shape) ** 0.5)
 
 
 def in_block(name: str) -> bool:

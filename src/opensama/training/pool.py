@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 from opensama.data.samples import seeded
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
-from opensama.runtime import whole_file
+from opensama.runtime import autocast, whole_file
 from opensama.training.ahead import one_core
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
@@ -135,7 +135,7 @@ def encode(
     """One batch of the pool, computed on the models' device and returned on the CPU; long texts lose their end."""
     pictures, device = drawn.pictures, drawn.pictures.target.device
     out: Pool = {"change": changed_share(pictures.mask).half().cpu()}
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         for key, video in (("source", pictures.source), ("target", pictures.target)):
             z = vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode().float()
             out[key] = normalise(vae, z).half().cpu()

@@ -69,11 +69,12 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
 
     Under torchrun its processes share the work as `config.mesh` says, each on a GPU of its own; `device` is for one.
     """
-    mesh = MeshConfig(**config.mesh.model_dump(), compute=config.compute)
-    layout = lay_out(mesh)
+    layout = lay_out(MeshConfig(**config.mesh.model_dump()))
     where = layout.device if device is None or layout.weights is not None else runtime.pick_device(device)
+    compute = runtime.compute_type(config.compute, where)
+    mesh = MeshConfig(**config.mesh.model_dump(), compute=compute)
     data, found = open_data(config, where, noting(say))
-    transformer: Any = parallelise(make_transformer(config), mesh)
+    transformer: Any = parallelise(make_transformer(config.model_copy(update={"compute": compute})), mesh)
     nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
     rank, world = layout.data_rank, layout.data_world
     stage = EditStage(name, transformer, data, config, rank=rank, world=world, device=where)

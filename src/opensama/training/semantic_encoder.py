@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel, UMT5EncoderModel
 
 from opensama.models.semantic import pool_anchor_tokens
+from opensama.runtime import autocast
 from opensama.training.ahead import Ahead
 from opensama.training.text import encode_text, tokenize
 from opensama.world import plan_edit, render_looks
@@ -82,7 +83,7 @@ class SemanticStage:
         device = next(self.encoder.parameters()).device
         frames = frames.to(device) * 2 - 1
         ids, mask = tokenize(self.tokenizer, captions, 64)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             x = self.encoder(pixel_values=frames).pooler_output
             words = encode_text(self.text, ids.to(device), mask.to(device))
             y = self.heads.project(words.sum(1) / mask.sum(1, keepdim=True).to(device))

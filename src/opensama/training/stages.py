@@ -26,6 +26,7 @@ from opensama.data.latents import Encoded
 from opensama.data.loader import Reader
 from opensama.data.samples import Kind, Sampler, generator
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
+from opensama.runtime import compute_type
 from opensama.training.ahead import Ahead
 from opensama.training.config import EditConfig, FlowSettings, LossSettings
 from opensama.training.costs import SIZES, training_flops
@@ -162,7 +163,8 @@ class EditStage:
     def step(self, index: int) -> dict[str, Tensor]:
         """The losses of one pass."""
         x = {key: value.to(self.device, non_blocking=True) for key, value in self.batches(index).items()}
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.compute == "bfloat16"):
+        half = compute_type(self.config.compute, self.device) == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             answer = self.transformer(**self.condition(x, self.transformer, **self.config.model.asking))
         losses = edit_losses(answer, x, self.config.loss, self.importance)
         losses["loss"] = losses["loss"] * float(x["weight"])

@@ -100,7 +100,10 @@ def layout_of(config: EditConfig, model: dict[str, Any]) -> Layout:
 
 
 def make_transformer(config: EditConfig) -> Any:
-    """The transformer with the weights that it begins from, in float32 (in bfloat16 where they stay as they are)."""
+    """The transformer with the weights that it begins from, in float32.
+
+    Weights that stay as they are, beside a LoRA, are in bfloat16 if `compute` says bfloat16 (not if it says auto).
+    """
     precision = torch.bfloat16 if config.lora and config.compute == "bfloat16" else torch.float32
     sizes, family = sizes_of(config), config.family
 
