@@ -6,6 +6,7 @@ side and BT.601 below, as players do, and the written file names none either, so
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from opensama.media.video_io.matrix import KR_KB, Coding, grey_levels
 from opensama.values import ColorInfo, UserError
 
 # Without the last two, luma comes back up to two levels off.
@@ -37,7 +39,21 @@ TRANSFERS = {
     10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12",
     16: "smpte2084", 17: "smpte428", 18: "arib-std-b67",
 }  # fmt: skip
-_WITH_COEFFICIENTS = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc")
+_GREY_IS_FULL = {
+    "ffv1",
+    "huffyuv",
+    "ffvhuff",
+    "rawvideo",
+    "png",
+    "apng",
+    "tiff",
+    "bmp",
+    "gif",
+    "mjpeg",
+    "jpegls",
+    "qtrle",
+}
+"""Codecs whose grey without a named range goes from 0 to the top: what FFmpeg puts in. In the others it is limited."""
 
 
 def _number(table: dict[int, str], name: str) -> int:
@@ -46,14 +62,13 @@ def _number(table: dict[int, str], name: str) -> int:
 
 def color_of(frame: av.VideoFrame) -> ColorInfo:
     """What a decoded frame says about its colours; RGB and grey ones are said to be BT.709, as they are written."""
-    grey = sum(not component.is_alpha for component in frame.format.components) == 1
-    if frame.format.is_rgb or frame.format.has_palette or grey:
+    if kind_of(frame.format) != "yuv":
         primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
         if transfer in (16, 18):  # PQ or HLG in RGB stays HDR
             return ColorInfo("bt2020nc", "limited", PRIMARIES.get(primaries, "bt2020"), TRANSFERS[transfer])
         return ColorInfo()
     matrix = MATRICES.get(int(frame.colorspace), "unspecified")
-    if matrix not in (*_WITH_COEFFICIENTS, "unspecified"):
+    if matrix not in (*KR_KB, "unspecified"):
         raise UserError(f"The video's colour matrix ({matrix}) is not supported; convert it to BT.709 first.")
     color_range = RANGES.get(int(frame.color_range), "unspecified")
     if frame.format.name.startswith("yuvj"):
@@ -64,6 +79,19 @@ def color_of(frame: av.VideoFrame) -> ColorInfo:
         PRIMARIES.get(int(frame.color_primaries), "unspecified"),
         TRANSFERS.get(int(frame.color_trc), "unspecified"),
     )
+
+
+def kind_of(pixel_format: av.VideoFormat) -> str:
+    """`grey`, `yuv`, or `rgb`, with or without alpha."""
+    if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz"):
+        return "rgb"
+    return "grey" if sum(not component.is_alpha for component in pixel_format.components) == 1 else "yuv"
+
+
+def grey_is_full(frame: av.VideoFrame, codec: str) -> bool:
+    """Whether grey goes from 0 to the top code, not from 16 to 235: what the frame says, or the codec's habit."""
+    named = RANGES.get(int(frame.color_range), "unspecified")
+    return codec in _GREY_IS_FULL if named == "unspecified" else named == "full"
 
 
 def tag(context: Any, color: ColorInfo) -> None:
@@ -131,6 +159,7 @@ class ToRGB:
         deep: bool,
         orientation: Orientation,
         cover: tuple[int, int] | None = None,
+        grey_full: bool = False,
     ) -> None:
         self.width, self.height = width, height  # with square pixels, before turning
         self.cover = cover
@@ -138,34 +167,90 @@ class ToRGB:
             across, down = cover[::-1] if orientation.turns % 2 else cover
             scale = max(across / width, down / height)
             self.width, self.height = max(across, round(width * scale)), max(down, round(height * scale))
-        self.color, self.deep, self.orientation = color, deep, orientation
-        self._matrix = _number(MATRICES, color.matrix_for(width, height))
+        self.color, self.deep, self.orientation, self.grey_full = color, deep, orientation, grey_full
+        self._matrix = color.matrix_for(width, height)
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        alpha = _has_alpha(frame.format)
-        name = ("rgba64le" if alpha else "rgb48le") if self.deep else ("rgba" if alpha else "rgb24")
-        if self.cover is not None and name == "rgb24":
-            name = "gbrp"  # scaled to a third of the time, and what becomes a tensor need not be turned round
-        is_yuv = not (frame.format.is_rgb or frame.format.has_palette)
-        changed = self._reformatter.reformat(
-            frame,
-            width=self.width,
-            height=self.height,
-            format=name,
-            src_colorspace=self._matrix if is_yuv else None,
-            src_color_range=(2 if self.color.range == "full" else 1) if is_yuv else 2,
-            dst_color_range=2,
-            interpolation=_EXACT_TINY if self.deep and self.height <= 16 else _EXACT,
-            threads=1,
-        )
-        picture = _of_planes(changed) if name == "gbrp" else changed.to_ndarray()
-        picture = self.orientation.apply(_over_white(picture) if alpha else picture)
+        picture, alpha = self._colors(frame)
+        picture = self.orientation.apply(picture if alpha is None else _over_white(picture, alpha))
         if self.cover is None:
             return picture
         width, height = self.cover
         top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
         return picture[top : top + height, left : left + width]
+
+    def _colors(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """Colours `h w 3` and, where the format has it, alpha `h w`, not yet turned."""
+        kind = kind_of(frame.format)
+        if kind == "grey":
+            return self._of_grey(frame)
+        if self.deep and kind == "yuv":
+            return self._of_deep_yuv(frame)
+        if self.deep and self._is_planes(frame, "gbra?p"):
+            return self._of_deep_planes(frame)
+        alpha = _has_alpha(frame.format)
+        name = ("rgba64le" if alpha else "rgb48le") if self.deep else ("rgba" if alpha else "rgb24")
+        if self.cover is not None and name == "rgb24":
+            name = "gbrp"  # scaled to a third of the time, and what becomes a tensor need not be turned round
+        changed = self._scaled(
+            frame,
+            name,
+            src_colorspace=_number(MATRICES, self._matrix) if kind == "yuv" else None,
+            src_color_range=1 if kind == "yuv" and self.color.range != "full" else 2,
+            dst_color_range=2,
+        )
+        if name == "gbrp":
+            return np.stack([_plane(changed, index) for index in (2, 0, 1)]).transpose(1, 2, 0), None
+        picture = changed.to_ndarray()
+        return (picture[..., :3], picture[..., 3]) if alpha else (picture, None)
+
+    def _of_grey(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """By a table: swscale takes every grey for full range, whatever is said."""
+        bits, alpha, unit = bit_depth_of(frame.format), _has_alpha(frame.format), 1
+        if not self._is_planes(frame, "gray"):
+            unit = 1 if bits == 8 else 1 << 16 - bits
+            name = ("ya" if alpha else "gray") + ("16le" if bits > 8 else "8" if alpha else "")
+            frame = self._scaled(frame, name, src_color_range=2, dst_color_range=2)
+        codes, coding = _plane(frame, 0, 1 + alpha), Coding("bt709", self.grey_full, bits)
+        grey = grey_levels(coding, self.deep, unit)[codes[..., 0] if alpha else codes]
+        picture = np.broadcast_to(grey[..., None], (*grey.shape, 3))
+        return picture, _spread(codes[..., 1], bits if bits == 8 else 16, self.deep) if alpha else None
+
+    def _of_deep_yuv(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """Chroma is brought to luma's size by swscale, which shifts the codes up to 16 bits; the rest is computed."""
+        bits, alpha, unit = bit_depth_of(frame.format), _has_alpha(frame.format), 1
+        if not self._is_planes(frame, "yuva?444p"):
+            unit = 1 << 16 - bits
+            name = "yuva444p16le" if alpha else "yuv444p16le"
+            frame = self._scaled(frame, name, src_color_range=2, dst_color_range=2)
+        y, cb, cr, *rest = (_plane(frame, index) for index in range(3 + alpha))
+        picture = Coding(self._matrix, self.color.range == "full", bits).to_rgb(y, cb, cr, unit)
+        return picture, _spread(rest[0] // unit, bits, True) if rest else None
+
+    def _of_deep_planes(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        bits = bit_depth_of(frame.format)
+        g, b, r, *rest = (_spread(_plane(frame, index), bits, True) for index in range(len(frame.planes)))
+        return np.stack([r, g, b], -1), rest[0] if rest else None
+
+    def _is_planes(self, frame: av.VideoFrame, family: str) -> bool:
+        """Whether these are whole numbers, a plane a component, of the size that is wanted: no need of swscale."""
+        suffix = "(9|10|12|14|16)le" if bit_depth_of(frame.format) > 8 else ""
+        same = (frame.width, frame.height) == (self.width, self.height)
+        return same and re.fullmatch(family + suffix, frame.format.name) is not None
+
+    def _scaled(self, frame: av.VideoFrame, name: str, **how: Any) -> av.VideoFrame:
+        """The frame in another format, at the size that is wanted."""
+        tiny = self.height <= 16 and name in ("rgb48le", "rgba64le")
+        return self._reformatter.reformat(
+            frame,
+            width=self.width,
+            height=self.height,
+            format=name,
+            interpolation=_EXACT_TINY if tiny else _EXACT,
+            threads=1,
+            **how,
+        )
 
 
 class FromRGB:
@@ -173,46 +258,68 @@ class FromRGB:
 
     def __init__(self, pixel_format: str, color: ColorInfo, width: int, height: int) -> None:
         self.pixel_format, self.color = pixel_format, color
-        self._matrix = _number(MATRICES, color.matrix_for(width, height))
-        self._deep = "10" in pixel_format
+        full = color.range == "full"
+        self._coding = Coding(color.matrix_for(width, height), full, 10 if "10" in pixel_format else 8)
+        self._by_us = full or self._coding.bits > 8
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: np.ndarray) -> av.VideoFrame:
-        if picture.dtype == np.uint16 and not self._deep:
-            picture = (picture // 257).astype(np.uint8)
-        name = "rgb48le" if picture.dtype == np.uint16 else "rgb24"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=name)
-        changed = self._reformatter.reformat(
-            frame,
-            format=self.pixel_format,
-            src_color_range=2,
-            dst_colorspace=self._matrix,
-            dst_color_range=2 if self.color.range == "full" else 1,
-            interpolation=_EXACT,
-            threads=1,
-        )
+        if picture.dtype == np.uint16 and self._coding.bits == 8:
+            picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        changed = self._computed(picture) if self._by_us else self._converted(picture)
         tag(changed, self.color)
         return changed
 
+    def _converted(self, picture: np.ndarray) -> av.VideoFrame:
+        return self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"),
+            format=self.pixel_format,
+            src_color_range=2,
+            dst_colorspace=_number(MATRICES, self._coding.matrix),
+            dst_color_range=1,
+            interpolation=_EXACT,
+            threads=1,
+        )
 
-def _of_planes(frame: av.VideoFrame) -> np.ndarray:
-    """8-bit G, B, R planes as `h w 3`, each colour in one piece."""
-    picture = np.empty((3, frame.height, frame.width), np.uint8)
-    for plane, channel in zip(frame.planes, (1, 2, 0), strict=True):
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
-        picture[channel] = rows[: frame.height, : frame.width]
-    return picture.transpose(1, 2, 0)
+    def _computed(self, picture: np.ndarray) -> av.VideoFrame:
+        """Luma and chroma of full size; for 4:2:0 shifted up to 16 bits, so that swscale only makes chroma smaller."""
+        height, width, _ = picture.shape
+        whole = "444" in self.pixel_format
+        frame = av.VideoFrame(width, height, self.pixel_format if whole else "yuv444p16le")
+        unit = 1 if whole else 1 << 16 - self._coding.bits
+        for index, codes in enumerate(self._coding.of_rgb(picture, unit)):
+            np.copyto(_plane(frame, index), codes, casting="unsafe")
+        if whole:
+            return frame
+        return self._reformatter.reformat(
+            frame, format=self.pixel_format, src_color_range=2, dst_color_range=2, interpolation=_EXACT, threads=1
+        )
+
+
+def _plane(frame: av.VideoFrame, index: int, channels: int = 1) -> np.ndarray:
+    """A plane's codes, `h w` or `h w c`, without a copy."""
+    dtype = np.uint8 if bit_depth_of(frame.format) == 8 else np.dtype("<u2")
+    plane = frame.planes[index]
+    rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)  # type: ignore[call-overload]
+    codes = rows[:, : plane.width * channels]
+    return codes if channels == 1 else codes.reshape(plane.height, plane.width, channels)
+
+
+def _spread(codes: np.ndarray, bits: int, deep: bool) -> np.ndarray:
+    """Codes of full range as uint8, or uint16 over all 16 bits."""
+    if bits == (16 if deep else 8):
+        return codes
+    return grey_levels(Coding("bt709", True, bits), deep)[codes]
 
 
 def _has_alpha(pixel_format: av.VideoFormat) -> bool:
     return any(component.is_alpha for component in pixel_format.components) or pixel_format.has_palette
 
 
-def _over_white(picture: np.ndarray) -> np.ndarray:
+def _over_white(picture: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Transparent places show white, as on a page."""
-    alpha = picture[..., 3:]
     full = np.iinfo(picture.dtype).max
     if alpha.min() == full:
-        return np.ascontiguousarray(picture[..., :3])
-    wide = picture[..., :3].astype(np.uint32) * alpha + np.uint32(full) * (full - alpha.astype(np.uint32))
+        return np.ascontiguousarray(picture)
+    wide = picture.astype(np.uint32) * alpha[..., None] + np.uint32(full) * (full - alpha[..., None].astype(np.uint32))
     return ((wide + full // 2) // full).astype(picture.dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 
-from opensama.media.video_io.color import Orientation, ToRGB, bit_depth_of, color_of, orientation_of
+from opensama.media.video_io.color import Orientation, ToRGB, bit_depth_of, color_of, grey_is_full, orientation_of
 from opensama.values import ColorInfo, UserError
 
 Size = tuple[int, int]  # width, height
@@ -25,6 +25,7 @@ class Look:
     orientation: Orientation
     color: ColorInfo
     bit_depth: int
+    grey_full: bool = False
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -32,11 +33,16 @@ class Look:
         return (self.height, self.width) if self.orientation.turns % 2 else (self.width, self.height)
 
     def converter(self, cover: Size | None = None) -> ToRGB:
-        return ToRGB(self.width, self.height, self.color, self.bit_depth > 8, self.orientation, cover)
+        deep = self.bit_depth > 8
+        return ToRGB(self.width, self.height, self.color, deep, self.orientation, cover, self.grey_full)
 
 
 def look_of(
-    frame: av.VideoFrame, pixel_shape: Fraction | None, path: Path, orientation: Orientation | None = None
+    frame: av.VideoFrame,
+    pixel_shape: Fraction | None,
+    path: Path,
+    orientation: Orientation | None = None,
+    codec: str = "",
 ) -> Look:
     """Wide or narrow pixels (`pixel_shape`, width to height) become square by changing the width."""
     width = frame.width
@@ -45,7 +51,9 @@ def look_of(
         width = int(exact) if exact.denominator == 1 else max(2, 2 * round(exact / 2))
     check_size(width, frame.height, path)
     orientation = orientation_of(frame) if orientation is None else orientation
-    return Look(width, frame.height, orientation, color_of(frame), bit_depth_of(frame.format))
+    return Look(
+        width, frame.height, orientation, color_of(frame), bit_depth_of(frame.format), grey_is_full(frame, codec)
+    )
 
 
 def check_size(width: int, height: int, path: Path) -> None:

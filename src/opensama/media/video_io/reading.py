@@ -50,7 +50,7 @@ def read_video(path: str | Path, *, fps: Fraction | float | None = None, cover: 
     with opened(path) as container:
         stream = video_stream(container, path)
         frame = _first_frame(path, container, stream)
-        look = look_of(frame, stream.sample_aspect_ratio, path)
+        look = look_of(frame, stream.sample_aspect_ratio, path, codec=stream.codec_context.codec.canonical_name)
     return Video(
         width=(cover or look.shown)[0],
         height=(cover or look.shown)[1],
