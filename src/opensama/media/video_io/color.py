@@ -62,7 +62,7 @@ def _number(table: dict[int, str], name: str) -> int:
 
 def color_of(frame: av.VideoFrame) -> ColorInfo:
     """What a decoded frame says about its colours; RGB and grey ones are said to be BT.709, as they are written."""
-    if kind_of(frame.format) != "yuv":
+    if channels_of(frame.format) != "yuv":
         primaries, transfer = int(frame.color_primaries), int(frame.color_trc)
         if transfer in (16, 18):  # PQ or HLG in RGB stays HDR
             return ColorInfo("bt2020nc", "limited", PRIMARIES.get(primaries, "bt2020"), TRANSFERS[transfer])
@@ -81,7 +81,7 @@ def color_of(frame: av.VideoFrame) -> ColorInfo:
     )
 
 
-def kind_of(pixel_format: av.VideoFormat) -> str:
+def channels_of(pixel_format: av.VideoFormat) -> str:
     """`grey`, `yuv`, or `rgb`, with or without alpha."""
     if pixel_format.is_rgb or pixel_format.has_palette or pixel_format.name.startswith("xyz"):
         return "rgb"
@@ -182,7 +182,7 @@ class ToRGB:
 
     def _colors(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """Colours `h w 3` and, where the format has it, alpha `h w`, not yet turned."""
-        kind = kind_of(frame.format)
+        kind = channels_of(frame.format)
         if kind == "grey":
             return self._of_grey(frame)
         if self.deep and kind == "yuv":

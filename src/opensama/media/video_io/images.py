@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image
 
-from opensama.media.video_io.color import Orientation
-from opensama.media.video_io.look import Size, check_size, look_of
-from opensama.media.video_io.member import open_file
+from opensama.media.video_io.look import Size, look_of
 from opensama.media.video_io.opening import check_readable
+from opensama.media.video_io.stills import read_still, size_of_still
 from opensama.values import ColorInfo, UserError, Video, frame_rate
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+DEMUXERS = {"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe"}
+"""FFmpeg's names of the same formats, whatever the file is called."""
+STILL = "png"
+"""The codec by whose habits a picture's grey goes: all of its range."""
 FPS = Fraction(24)
 """Frames a second of images, which have no time of their own."""
 
@@ -42,20 +42,19 @@ def read_images(
     rate = FPS if fps is None else frame_rate(fps)
     for path in paths:
         check_readable(path)
-    size = _header_size(paths[0])
-    check_size(*size, paths[0])
+    frame, orientation = read_still(paths[0])
+    look = look_of(frame, None, paths[0], orientation, STILL)
     for path in paths[1:]:
-        if (other := _header_size(path)) != size:
+        if (other := size_of_still(path)) != look.shown:
             raise UserError(
-                f"{path} is {other[0]}x{other[1]} pixels, the images before it {size[0]}x{size[1]}; "
+                f"{path} is {other[0]}x{other[1]} pixels, the images before it {look.shown[0]}x{look.shown[1]}; "
                 "give images of one size."
             )
-    look = look_of(_decode(paths[0]), None, paths[0], _exif(paths[0]))
 
     def source(start: int, stop: int) -> Iterator[np.ndarray]:
         for path in paths[start:stop]:
-            frame = _decode(path)
-            found = look_of(frame, None, path, _exif(path))
+            frame, orientation = read_still(path)
+            found = look_of(frame, None, path, orientation, STILL)
             yield replace(found, bit_depth=look.bit_depth).converter(cover)(frame)
 
     return Video(
@@ -66,54 +65,9 @@ def read_images(
         duration=len(paths) / rate,
         source=source,
         bit_depth=look.bit_depth,
-        color=ColorInfo(),
+        color=look.color if look.color.is_hdr else ColorInfo(),
         path=name,
     )
-
-
-def _decode(path: Path) -> av.VideoFrame:
-    """The one frame; opened as a stream, so that a % in the name stays a %."""
-    try:
-        with open_file(path) as file, av.open(file, "r", metadata_errors="ignore") as container:
-            for frame in container.decode(video=0):
-                return frame
-    except (av.error.FFmpegError, IndexError) as error:
-        raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
-    raise UserError(f"{path} is not an image that can be read; replace or remove it.")
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked next
-            with open_file(path) as file, Image.open(file) as image:
-                size, moves = image.size, image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be read; replace or remove it.") from error
-    if moves:  # FFmpeg's decoders would give the first picture of one, and nothing of the other
-        raise UserError(f"{path} is an animation in an image file, which cannot be read; make it a GIF or MP4 first.")
-    return size
-
-
-# EXIF's eight ways to hold a camera.
-_TURNS = {
-    1: (0, False),
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (1, True),
-    6: (3, False),
-    7: (3, True),
-    8: (1, False),
-}
-
-
-def _exif(path: Path) -> Orientation:
-    try:
-        with open_file(path) as file, Image.open(file) as image:
-            return Orientation(*_TURNS.get(image.getexif().get(0x0112, 1), (0, False)))
-    except (OSError, ValueError, SyntaxError):
-        return Orientation()
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

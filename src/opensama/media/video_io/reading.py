@@ -21,6 +21,7 @@ from opensama.media.video_io.hdr import mastering_of
 from opensama.media.video_io.look import Look, Size, check_size, look_of
 from opensama.media.video_io.member import size_of
 from opensama.media.video_io.opening import check_readable, opened, video_stream
+from opensama.media.video_io.stills import check_no_tiles, is_film
 from opensama.values import UserError, Video
 
 # One shown frame for each packet, once the first key frame has come, and packets that know when they are shown.
@@ -40,9 +41,14 @@ def read_video(path: str | Path, *, fps: Fraction | float | None = None, cover: 
     if path.is_dir():
         return images.read_folder(path, fps, cover)
     check_readable(path)
-    if path.suffix.lower() in images.SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in images.SUFFIXES and not (suffix == ".avif" and is_film(path)):
         return images.read_images([path], path, fps, cover)
     with opened(path) as container:
+        named = container.format.name in images.DEMUXERS
+        if named or (container.metadata.get("major_brand") == "avif" and not is_film(path)):
+            return images.read_images([path], path, fps, cover)
+        check_no_tiles(container, path)
         stream = video_stream(container, path)
         check_size(stream.codec_context.width, stream.codec_context.height, path)
         has_audio = any(audio.codec_context is not None for audio in container.streams.audio)
