@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HUB_PATIENCE = 10.0  # seconds for the hub's first answer
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)\.safetensors")
 DTYPES = ("float32", "bfloat16", "float16")
+OFFLOADS = ("none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
 _said: set[str] = set()
 
 
@@ -55,9 +56,20 @@ def pick_dtype(name: str | torch.dtype | None, device: torch.device, preferred: 
         return name
     if name is None:
         name = "float32" if device.type == "cpu" else preferred
+    check_dtype(name)
+    return getattr(torch, name)
+
+
+def check_dtype(name: str) -> None:
+    """UserError for a number type that no model computes in."""
     if name not in DTYPES:
         raise UserError(f"There is no number type {name!r}: choose {', '.join(DTYPES)}.")
-    return getattr(torch, name)
+
+
+def check_offload(name: str) -> None:
+    """UserError for a kind of offloading that there is none of."""
+    if name not in OFFLOADS:
+        raise UserError(f"There is no offload {name!r}: choose {', '.join(OFFLOADS)}.")
 
 
 def computes_bfloat16(device: torch.device) -> bool:

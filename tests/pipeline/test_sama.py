@@ -13,12 +13,16 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, UniPCM
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from opensama.models.convert import load_released
 from opensama.models.registry import TINY
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.sama import SamaPipeline, clean_text
+from opensama.training.config import SemanticSettings
+from opensama.training.start import anchor_tokens
 from opensama.values import Cancelled
+from tests.pipeline.conftest import tiny_transformer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
 
@@ -103,6 +107,22 @@ def test_a_pipeline_with_unipc_uses_it(pipe, clip):
     assert isinstance(other.clock(3, 3.0, "euler", torch.device("cpu")), FlowMatchEulerDiscreteScheduler)
     with pytest.raises(ValueError, match="euler or unipc"):
         other(clip, "Make it blue.", sampler="heun")
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9, 17])
+def test_a_short_clip_has_as_many_anchors_as_in_training(pipe, picture, frames):
+    """A model of four anchors: with a grid of positions, tokens beyond the clip's frames were never trained."""
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder = SiglipVisionModel(SiglipVisionConfig(image_size=8, patch_size=4, **sizes)).eval()
+    settings = SemanticSettings(encoder="a folder", anchors=4, width=8, grid=2)
+    target = torch.from_numpy(picture(frames, 32, 32)).permute(3, 0, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        trained = anchor_tokens(encoder, settings, target)
+    parts = pipe.components | {"transformer": tiny_transformer(num_anchors=4)}
+    four = SamaPipeline(**parts, defaults=pipe.defaults.to_dict())
+    four.set_progress_bar_config(disable=True)
+    semantic = four(target, "Make it blue.", seed=0, num_inference_steps=1, output_semantic=True).semantic
+    assert semantic[0].shape == trained.shape == (5 * min(4, (frames - 1) // 4 + 1), 8)
 
 
 def test_one_seed_fixes_all_noise(pipe, clip):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from opensama.apps.progress import Display, duration
+from opensama.runtime import check_dtype, check_offload
 from opensama.values import EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def edit(
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     even: Annotated[bool, Parameter(negative=())] = False,
     device: str | None = None,
+    dtype: str | None = None,
+    offload: str = "none",
+    vae_tiling: Annotated[bool, Parameter(negative=())] = False,
     weights: Path | None = None,
     base: Path | None = None,
 ) -> None:
@@ -87,6 +91,14 @@ def edit(
         Pad odd sizes by a pixel, so that every player plays the file.
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
+    dtype
+        The numbers to compute in: float32, bfloat16 or float16. By default the model's own on a GPU, float32 on a CPU.
+    offload
+        Where weights lie while others compute: none (all on the device), model (the parts that rest are in the
+        computer's memory), group (all blocks but the one at work), or disk (the same, in files that go afterwards).
+        Each takes less memory and more time than the one before.
+    vae_tiling
+        Let the autoencoder work piece by piece, which takes less memory and more time.
     weights
         A released model's own file, when it is not to come from the hub.
     base
@@ -108,6 +120,9 @@ def edit(
     from opensama.models.registry import find
 
     find(model)
+    check_offload(offload)
+    if dtype is not None:
+        check_dtype(dtype)
     out = default_output(video) if output is None else output
     compared = out.with_name(f"{out.stem}-compare.mp4")
     if out.exists() and video.exists() and out.samefile(video):
@@ -126,7 +141,10 @@ def edit(
 
     begin = time.perf_counter()
     with Display() as show:
-        editor = load(model, device=device, weights=weights, base=base, notice=show.note)
+        editor = load(
+            model, device=device, dtype=dtype, weights=weights, base=base,
+            offload=offload, vae_tiling=vae_tiling, notice=show.note,
+        )  # fmt: skip
         edited = editor.edit(replace(request, progress=show))
         write(edited, out, show, quality=quality, even=even, overwrite=overwrite)
         if compare:

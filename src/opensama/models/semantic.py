@@ -58,6 +58,11 @@ def pool_anchor_tokens(last_hidden_state: Tensor, pooler_output: Tensor, grid: i
     return torch.cat([local, pooler_output[:, None].to(local.dtype)], dim=1)
 
 
+def anchor_count(t: int, anchors: int) -> int:
+    """How many anchors a clip of `t` latent frames has: as many as were asked for, at most one a latent frame."""
+    return min(anchors, t)
+
+
 def anchor_latents(t: int, anchors: int) -> list[int]:
     """Latent time index of each anchor: spread evenly over `t` latent frames, from the first to the last."""
     if anchors == 1:

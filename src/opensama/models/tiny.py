@@ -10,9 +10,15 @@ transformer that was trained on these codes stays right when the decoder is trai
 
 The first frame and the groups share their meaning as far as they can: a still picture gives nearly the same latent
 either way, so that what a transformer learns on images holds for videos.
+
+Offloading moves a module's weights to where it computes when its `forward` is called, so `encode` and `decode` go
+through that one door.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +68,9 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name `config_name`
     """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect."""
 
+    _group_offload_block_modules: list[str] = []  # noqa: RUF012  (lists of blocks apart, the rest with `forward`)
+    use_tiling = False
+
     @register_to_config
     def __init__(
         self,
@@ -95,28 +104,45 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 192 1+k h/16 w/16]."""
+        posterior = FixedPosterior(self(x, "encode"))
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore
+
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput:
+        """Latents [b 192 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
+        frames = self(z, "decode")
+        return DecoderOutput(sample=frames) if return_dict else (frames,)  # type: ignore
+
+    def forward(self, x: Tensor, way: Literal["encode", "decode", "both"] = "both", *, return_dict: bool = True) -> Any:
+        """Latents of frames, frames of latents, or frames there and back: as they are, or `both` as a DecoderOutput."""
+        if way == "decode":
+            return self._parts(x, self._decode, 1)
         b, c, t, h, w = x.shape
         if c != 3 or t % 4 != 1 or h % 16 or w % 16:
             raise ValueError(
                 f"frames of shape {tuple(x.shape)} do not fit: 3 channels, 4k+1 frames and sides that are multiples of "
                 "16 are needed"
             )
-        parts = [self._encode(x[:, :, :1], "first")]
-        if t > 1:
-            parts.append(self._encode(x[:, :, 1:], "group"))
-        posterior = FixedPosterior(torch.cat(parts, 2))
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore
+        z = self._parts(x, self._encode, 4)
+        if way == "encode":
+            return z
+        frames = self._parts(z, self._decode, 1)
+        return DecoderOutput(sample=frames) if return_dict else (frames,)
 
-    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput:
-        """Latents [b 192 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
-        parts = [self._decode(z[:, :, :1], "first")]
-        if z.shape[2] > 1:
-            parts.append(self._decode(z[:, :, 1:], "group"))
-        frames = torch.cat(parts, 2)
-        return DecoderOutput(sample=frames) if return_dict else (frames,)  # type: ignore
+    def enable_tiling(self) -> None:
+        """One latent frame at a time: the same numbers, in the memory that one takes."""
+        self.use_tiling = True
 
-    def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput:
-        return self.decode(self.encode(sample).latent_dist.mode(), return_dict)
+    def disable_tiling(self) -> None:
+        """All latent frames at once, as it begins."""
+        self.use_tiling = False
+
+    def _parts(self, x: Tensor, change: Callable[[Tensor, str], Tensor], group: int) -> Tensor:
+        """The first frame and the groups, each changed on its own, put together again."""
+        parts = [change(x[:, :, :1], "first")]
+        if x.shape[2] > 1:
+            pieces = x[:, :, 1:].split(group if self.use_tiling else x.shape[2], dim=2)
+            parts += [change(piece, "group") for piece in pieces]
+        return torch.cat(parts, 2)
 
     def _encode(self, x: Tensor, kind: str) -> Tensor:
         size = 1 if kind == "first" else 4

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
+from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditRequest, Progress, Video
@@ -35,12 +37,15 @@ def edit(
     model: str | Path = "tiny",
     *,
     device: str | None = None,
+    dtype: str | None = None,
+    offload: str = "none",
+    vae_tiling: bool = False,
     **request: Any,
 ) -> Video:
     """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...)."""
     asked = EditRequest(video, instruction, **request)
     asked = replace(asked, video=_as_video(asked.video))  # a wrong file is said before a large model is loaded
-    return load(model, device=device).edit(asked)
+    return load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling).edit(asked)
 
 
 def load(
@@ -50,25 +55,32 @@ def load(
     dtype: str | torch.dtype | None = None,
     weights: str | Path | None = None,
     base: str | Path | None = None,
+    offload: str = "none",
+    vae_tiling: bool = False,
     notice: Callable[[str], object] = print,
 ) -> Editor:
     """An editor with a model of the registry, or with the one in a folder.
 
     A model that consists of a base and a single file takes them from the hub; `base` (a folder) and `weights` (a file,
-    or the folder it is in) name local ones. Raises UserError for unknown names and for missing or wrong files.
+    or the folder it is in) name local ones. `offload` says where weights lie while others compute (see `memory`);
+    `vae_tiling` has the autoencoder work piece by piece. Raises UserError for unknown names, for missing or wrong
+    files, and where the device's memory is full.
     """
     entry = find(name)
     where = runtime.pick_device(device)
-    pipeline = build_pipeline(entry, runtime.pick_dtype(dtype, where, entry.defaults.dtype), weights=weights, base=base)
+    number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
+    runtime.check_offload(offload)
+    pipeline = build_pipeline(entry, number_type, weights=weights, base=base)
+    place(pipeline, where, offload, vae_tiling=vae_tiling)
     runtime.say_once(entry.licence.notice, notice)
-    return Editor(pipeline.to(where), entry)
+    return Editor(pipeline, entry, offload=offload)
 
 
 class Editor:
     """A loaded model that edits videos: `edit(request)`. The diffusers pipeline below it is `pipeline`."""
 
-    def __init__(self, pipeline: EditPipeline, entry: ModelEntry):
-        self.pipeline, self.entry = pipeline, entry
+    def __init__(self, pipeline: EditPipeline, entry: ModelEntry, *, offload: str = "none"):
+        self.pipeline, self.entry, self.offload = pipeline, entry, offload
         pipeline.set_progress_bar_config(disable=True)
 
     @torch.no_grad()
@@ -77,7 +89,8 @@ class Editor:
         video = _as_video(request.video)
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
-        carrier = self._small_edit(request, video, start, stop)
+        with self.pipeline.freed():
+            carrier = self._small_edit(request, video, start, stop)
 
         def frames(first: int, last: int) -> Iterator[np.ndarray]:
             weights = limits(first, last)
@@ -100,31 +113,36 @@ class Editor:
         preserve = defaults.preserve if request.preserve is None else request.preserve
         report = _Reporter(request.progress)
 
-        words = pipe.encode_words(request.instruction)
-        words_away = pipe.words_away(request.negative_prompt, 1, guidance)
+        room = partial(
+            enough_memory, pipe._execution_device, self.offload, side=int(area**0.5),
+            vae_tiling=getattr(pipe.vae, "use_tiling", False),
+        )  # fmt: skip
+        with room():
+            back_on_device(pipe, self.offload)
+            words = pipe.encode_words(request.instruction)
+            words_away = pipe.words_away(request.negative_prompt, 1, guidance)
         small = (placement.enter(frame) for frame in video.frames(start, stop))
-        source = torch.cat(
-            [
-                report("Reading", pipe.encode_video(window[None]), done, len(plan))
-                for done, window in enumerate(plan.gather(small), 1)
-            ]
-        )
+        with room(decoding=True):
+            source = torch.cat(
+                [
+                    report("Reading", pipe.encode_video(window[None]), done, len(plan))
+                    for done, window in enumerate(plan.gather(small), 1)
+                ]
+            )
         noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
 
         def on_step(pipe: EditPipeline, i: int, t: Tensor, state: dict[str, Tensor]) -> None:
             report("Editing", None, i + 1, steps)
 
-        latents, _ = pipe.denoise(
-            noise, semantic, source, words, words_away,
-            steps=steps,
-            shift=defaults.shift if request.shift is None else request.shift,
-            guidance=guidance,
-            plan=plan,
-            on_step=on_step,
+        shift = defaults.shift if request.shift is None else request.shift
+        denoise = partial(
+            pipe.denoise, noise, semantic, source, words, words_away,
+            steps=steps, shift=shift, guidance=guidance, plan=plan, on_step=on_step,
         )  # fmt: skip
-        carrier = self._decode(plan, placement, latents, source if preserve else None, report)
-        pipe.maybe_free_model_hooks()
-        return carrier
+        with room():
+            latents, _ = without_text_encoders(pipe, self.offload, denoise)
+        with room(decoding=True):
+            return self._decode(plan, placement, latents, source if preserve else None, report)
 
     def _decode(
         self, plan: WindowPlan, placement: Placement, latents: Tensor, source: Tensor | None, report: _Reporter

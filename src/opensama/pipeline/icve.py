@@ -106,20 +106,21 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):
         noise. Raises ValueError for sizes that are no multiple of `self.multiple`; whatever the callback raises comes
         out.
         """
-        start = self.begin(video, source_latents, seed, generator)
-        b = len(start.source)
-        guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
-        words = self.encode_words(prompt, b) if words is None else words
-        away = self.words_away(negative_prompt, b, guidance) if negative_words is None else negative_words
-        if embedded_guidance_scale is not None:
-            number = embedded(embedded_guidance_scale)
-            words, away = words | number, None if away is None else away | number
-        noise = self.noise(*start) if latents is None else latents
-        result, _ = self.run(
-            start, (noise, None), words, away,
-            steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
-            on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
-        )  # fmt: skip
+        with self.freed():
+            start = self.begin(video, source_latents, seed, generator)
+            b = len(start.source)
+            guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
+            words = self.encode_words(prompt, b) if words is None else words
+            away = self.words_away(negative_prompt, b, guidance) if negative_words is None else negative_words
+            if embedded_guidance_scale is not None:
+                number = embedded(embedded_guidance_scale)
+                words, away = words | number, None if away is None else away | number
+            noise = self.noise(*start) if latents is None else latents
+            result, _ = self.run(
+                start, (noise, None), words, away,
+                steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
+                on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
+            )  # fmt: skip
         return IcvePipelineOutput(result) if return_dict else (result,)
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
+from opensama.models.semantic import anchor_count
 from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, Sampler, Words
 from opensama.pipeline.windows import WindowPlan
 
@@ -91,23 +92,24 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):
         windows, one video at a time. `latents` and `semantic_latents` are the initial noise. Raises ValueError for
         sizes that are no multiple of `self.multiple`; whatever the callback raises comes out.
         """
-        start = self.begin(video, source_latents, seed, generator)
-        b = len(start.source)
-        guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
-        text = self.encode_words(prompt, b) if prompt_embeds is None else words(prompt_embeds)
-        if negative_prompt_embeds is None:
-            negative = self.words_away(negative_prompt, b, guidance)
-        else:
-            negative = words(negative_prompt_embeds)
-        if latents is None:
-            latents = self.noise(*start)
-        if semantic_latents is None:
-            semantic_latents = self.semantic_noise(b, num_anchors, start.generator, shared=len(start.plan) > 1)
-        result, semantic = self.run(
-            start, (latents, semantic_latents), text, negative,
-            steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
-            on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
-        )  # fmt: skip
+        with self.freed():
+            start = self.begin(video, source_latents, seed, generator)
+            b = len(start.source)
+            guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
+            text = self.encode_words(prompt, b) if prompt_embeds is None else words(prompt_embeds)
+            if negative_prompt_embeds is None:
+                negative = self.words_away(negative_prompt, b, guidance)
+            else:
+                negative = words(negative_prompt_embeds)
+            if latents is None:
+                latents = self.noise(*start)
+            if semantic_latents is None:
+                semantic_latents = self.semantic_noise(start.plan, start.source, start.generator, num_anchors)
+            result, semantic = self.run(
+                start, (latents, semantic_latents), text, negative,
+                steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
+                on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
+            )  # fmt: skip
         semantic = semantic if output_semantic else None
         return SamaPipelineOutput(result, semantic) if return_dict else (result, semantic)
 
@@ -123,19 +125,22 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):
 
     def draw(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
         noise = self.noise(plan, source, generator)
-        return noise, self.semantic_noise(len(source), None, generator, shared=len(plan) > 1)
+        return noise, self.semantic_noise(plan, source, generator)
 
     def semantic_noise(
-        self, b: int, anchors: int | None, generator: torch.Generator | None, *, shared: bool = False
+        self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None, anchors: int | None = None
     ) -> Tensor | None:
-        """Initial semantic tokens [b s e], drawn after the video's noise; `shared` gives every row the same."""
+        """Initial semantic tokens [b s e], drawn after the video's noise; windows of one clip share theirs.
+
+        A clip shorter than the model's anchors has as many as in training: one a latent frame.
+        """
         config = self.transformer.config
-        anchors = config.num_anchors if anchors is None else anchors
+        anchors = anchor_count(source.shape[2], config.num_anchors if anchors is None else anchors)
         if config.semantic_dim is None or anchors == 0:
             return None
-        rows = 1 if shared else b
+        rows = 1 if len(plan) > 1 else len(source)
         noise = self._draw((rows, anchors * config.semantic_tokens_per_anchor, config.semantic_dim), generator)
-        return noise.expand(b, -1, -1)
+        return noise.expand(len(source), -1, -1)
 
 
 def words(text: Tensor) -> Words:

@@ -26,7 +26,7 @@ from opensama.models.convert import check, load_released
 from opensama.models.layouts import FAMILIES
 from opensama.models.lora import NEW, add_lora
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_frames, pool_anchor_tokens
+from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_count, anchor_frames, pool_anchor_tokens
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.assemble import PIPELINES, base_parts, load_part, text_dtype
 from opensama.pipeline.buckets import closest
@@ -267,7 +267,7 @@ def make_semantic(settings: SemanticSettings, device: torch.device) -> Callable[
 def anchor_tokens(encoder: Any, settings: SemanticSettings, target: Tensor) -> Tensor:
     """Tokens [s e] of the target's anchor frames [3 t h w], squeezed to the encoder's square as its processor does."""
     t = target.shape[1]
-    anchors = min(settings.anchors, (t - 1) // 4 + 1)
+    anchors = anchor_count((t - 1) // 4 + 1, settings.anchors)
     frames = target[:, anchor_frames(t, anchors)].transpose(0, 1).to(encoder.device)
     side = int(encoder.config.image_size)
     if frames.shape[-2:] != (side, side):

@@ -1,0 +1,159 @@
+"""Where a pipeline's weights lie while it edits, and what is said when they do not fit.
+
+    none    all parts on the device
+    model   one part at a time on the device, the others in the computer's memory
+    group   one block at a time, the other blocks in the computer's memory
+    disk    one block at a time, the other blocks in files of a folder that goes when the pipeline goes
+
+Each kind computes the same numbers. Moving is done by diffusers' and accelerate's hooks; what they need of us is here:
+blocks where a text encoder or an autoencoder names none, and a fresh folder for every part, since files are named after
+modules and an existing file is taken for the module's own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers.utils.torch_utils import empty_device_cache
+from torch import nn
+
+from opensama import runtime
+from opensama.values import UserError
+
+T = TypeVar("T")
+
+
+def place(pipeline: Any, device: torch.device, offload: str = "none", *, vae_tiling: bool = False) -> None:
+    """Puts a pipeline of the CPU's memory where it is to compute. UserError where the device, or the disk, is full."""
+    runtime.check_offload(offload)
+    if vae_tiling:
+        pipeline.vae.enable_tiling()
+    with enough_memory(device, offload, vae_tiling=vae_tiling):
+        if offload == "none":
+            pipeline.to(device)
+        elif offload == "model":
+            pipeline.enable_model_cpu_offload(device=device)
+        elif offload == "group":
+            pipeline.enable_group_offload(device)
+        else:
+            pipeline.enable_group_offload(device, offload_to_disk_path=tempfile.gettempdir())
+
+
+def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Path | None, **how: Any) -> None:
+    """Gives one part of a pipeline diffusers' group offloading, on `disk` in a fresh folder that goes with the part.
+
+    A text encoder is offloaded by its layers whatever was asked: by leaves, a tied embedding would be stored twice, the
+    second time as what was left of it after the first.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    root, blocks = part, getattr(part, "_group_offload_block_modules", None)
+    if name.startswith("text_encoder"):
+        root, offload_type = layers_of(part), "block_level"
+    elif name == "vae" and blocks is None:  # its encode and decode call these, and never its own forward
+        blocks = [child for child, _ in part.named_children()]
+    if disk is not None:
+        check_disk(part, Path(disk), how["onload_device"])
+        how["offload_to_disk_path"] = tempfile.mkdtemp(dir=disk, prefix=f"opensama-{name}-")
+        weakref.finalize(part, shutil.rmtree, how["offload_to_disk_path"], ignore_errors=True)
+    if name == "transformer" and disk is None and torch.device(how["onload_device"]).type == "cuda":
+        how = {"use_stream": True, "low_cpu_mem_usage": True} | how  # the next block comes while one computes
+    if offload_type == "block_level":
+        how["num_blocks_per_group"] = how.get("num_blocks_per_group") or 1
+        how["block_modules"] = blocks
+    apply_group_offloading(root, offload_type=offload_type, **how)
+
+
+def layers_of(encoder: nn.Module) -> nn.Module:
+    """The module in a text encoder that has the list of layers, where it holds all weights; else the encoder."""
+    stack = next((m for m in encoder.modules() if any(isinstance(c, nn.ModuleList) for c in m.children())), encoder)
+    inside = {id(tensor) for tensor in tensors_of(stack)}
+    return stack if all(id(tensor) in inside for tensor in tensors_of(encoder)) else encoder
+
+
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def check_disk(part: nn.Module, folder: Path, device: torch.device | str) -> None:
+    """UserError where a part's files do not fit, or would come back to another device."""
+    if torch.device(device).index:
+        raise UserError(
+            f"Weights on disk come back to the first GPU, not to {device}: set CUDA_VISIBLE_DEVICES so that it is the"
+            " first, or use --offload group."
+        )
+    size, free = sum(tensor.nbytes for tensor in tensors_of(part)), shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"--offload disk needs {size / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free: set TMPDIR"
+            " to a folder on a larger disk."
+        )
+
+
+def text_encoders(pipeline: Any) -> list[nn.Module]:
+    parts = pipeline.components.items()
+    return [part for name, part in parts if name.startswith("text_encoder") and isinstance(part, nn.Module)]
+
+
+def without_text_encoders(pipeline: Any, offload: str, run: Callable[[], T]) -> T:
+    """What `run` gives; where the device was full, once more with the text encoders in the computer's memory.
+
+    They have done their work by then. `back_on_device` brings them back.
+    """
+    try:
+        return run()
+    except RuntimeError as error:
+        if offload != "none" or not out_of_memory(error):
+            raise
+    for encoder in text_encoders(pipeline):  # after the handler, which holds what the failed attempt had allocated
+        encoder.to("cpu")
+    empty_device_cache(pipeline.device.type)
+    return run()
+
+
+def back_on_device(pipeline: Any, offload: str) -> None:
+    """The text encoders on the pipeline's device again, where `without_text_encoders` has moved them away."""
+    if offload == "none":
+        for encoder in text_encoders(pipeline):
+            encoder.to(pipeline.device)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory, or the computer's, was full."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+@contextmanager
+def enough_memory(
+    device: torch.device, offload: str, *, vae_tiling: bool = True, decoding: bool = False, side: int | None = None
+) -> Iterator[None]:
+    """Turns a full memory into one sentence that names the next cheaper setting. `side`: of the square worked at."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        cheaper = next_cheaper(device, offload, vae_tiling=vae_tiling, decoding=decoding, side=side)
+        raise UserError(f"The memory of {device} is full with --offload {offload}: try {cheaper}.") from error
+
+
+def next_cheaper(device: torch.device, offload: str, *, vae_tiling: bool, decoding: bool, side: int | None) -> str:
+    """What takes less memory than these settings."""
+    if decoding and not vae_tiling:
+        return "--vae-tiling"
+    steps = ("none", "disk") if device.type == "cpu" else ("none", "model", "group")
+    if offload in steps[:-1]:
+        return f"--offload {steps[steps.index(offload) + 1]}"
+    smaller = (side or 0) * 3 // 4 // 16 * 16
+    return f"--size {smaller}, or --frames for a part of the video" if smaller else "a smaller model"
