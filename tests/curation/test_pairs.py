@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -403,6 +404,28 @@ def test_captions_of_a_scene_tell_its_changes_apart() -> None:
 
 
 # --- real classes
+
+
+def test_a_model_works_for_one_thread_at_a_time_whoever_its_neighbour_is(clips: Path, tmp_path: Path) -> None:
+    """Real models keep state between calls, the world's do not."""
+
+    class Busy(WorldInpainter):
+        name = "busy"
+        now = most = 0
+
+        def inpaint(self, clip, masks, caption, seed=0):
+            Busy.now += 1
+            Busy.most = max(Busy.most, Busy.now)
+            time.sleep(0.02)
+            Busy.now -= 1
+            return super().inpaint(clip, masks, caption, seed)
+
+    more = tmp_path / "clips"
+    rehearsal.write_clips(more, 6, frames=SIZE[0], size=SIZE[1:])
+    settings = replace(SETTINGS, kinds=("remove",), each=1, turns=0)
+    report = make(more, tmp_path / "out", inpainter=Busy(), settings=settings, workers=4)
+    assert sum(report.made.values()) > 4
+    assert Busy.most == 1
 
 
 def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> None:

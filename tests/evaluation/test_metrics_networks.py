@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,21 @@ def test_features_of_a_clip_are_reckoned_with_exactly(clip: Path) -> None:
     assert found["direction"] == pytest.approx((moved @ (p - q)).mean() / np.linalg.norm(p - q), abs=1e-4)
     steps = [(max(0, f[t - 1] @ f[t]) + max(0, f[0] @ f[t])) / 2 for t in range(1, len(f))]
     assert found["consistency"] == pytest.approx(np.mean(steps), abs=1e-4)
+
+
+def test_weights_saved_in_half_precision_compute_in_float32(clip: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(clip, tmp_path / "half")
+    whole = CLIPModel.from_pretrained(clip)
+    whole.to(torch.bfloat16).save_pretrained(folder)
+    rounded = CLIPModel.from_pretrained(folder).float()
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    network = Network(folder, device="cpu")
+    frames = list(videos()[0].frames())[:2]
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images=frames, return_tensors="pt")
+    with torch.no_grad():
+        wanted = rounded.get_image_features(**pixels).pooler_output.double().numpy()
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(network.images(frames), wanted, rtol=0, atol=1e-6)
 
 
 def test_a_copy_goes_in_no_direction_and_a_still_video_is_consistent(clip: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,53 @@ def test_a_short_clip_has_as_many_anchors_as_in_training(pipe, picture, frames):
     four.set_progress_bar_config(disable=True)
     semantic = four(target, "Make it blue.", seed=0, num_inference_steps=1, output_semantic=True).semantic
     assert semantic[0].shape == trained.shape == (5 * min(4, (frames - 1) // 4 + 1), 8)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "unipc"])
+@pytest.mark.parametrize("steps", [4, 200, 600])
+def test_timesteps_are_exact_and_steps_are_counted(pipe, sampler, steps):
+    """Integers would coincide from about 200 steps on: a clock that looks its place up would begin at the second."""
+    clock = pipe.clock(steps, 5.0, sampler, torch.device("cpu"))
+    sigma = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
+    torch.testing.assert_close(clock.timesteps.double(), 5000 * sigma / (1 + 4 * sigma), rtol=0, atol=2e-3)
+    assert clock.timesteps.dtype == torch.float32
+    assert (clock.timesteps.diff() < 0).all()
+    noise, data = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0))
+    x = noise
+    for t in clock.timesteps:  # along a straight path every solver of the equation ends at the data
+        x = clock.step(noise - data, t, x, return_dict=False)[0]
+    torch.testing.assert_close(x, data, rtol=0, atol=1e-4)
+    assert clock.step_index == steps
+
+
+def test_the_model_is_asked_at_the_noise_that_there_is(pipe, clip):
+    asked = []
+    hook = pipe.transformer.register_forward_pre_hook(lambda _, __, x: asked.append(x["timestep"]), with_kwargs=True)
+    with hook:
+        pipe(clip, "Make it blue.", sampler="unipc", num_inference_steps=7, shift=5.0, output_type="latent")
+    assert {t.dtype for t in asked} == {torch.float32}
+    wanted = [5000 * s / (1 + 4 * s) for s in (1 - i / 7 for i in range(7))]
+    assert [t.item() for t in asked] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_one_autoencoder_serves_two_threads(pipe, clip):
+    """It keeps features of the frames before in itself: two decodings at once would read each other's."""
+    z = torch.randn(8, 1, 4, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    other = SamaPipeline(**pipe.components, defaults=pipe.defaults.to_dict())  # of the same parts
+    with torch.no_grad():
+        wanted = [pipe.decode_latents(one) for one in z]
+        again = [pipe.encode_video(one) for one in wanted]
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            pipes = [pipe, other] * 4
+            found = list(threads.map(torch.no_grad()(lambda p, one: p.decode_latents(one)), pipes, z))
+            back = list(threads.map(torch.no_grad()(lambda p, one: p.encode_video(one)), pipes, wanted))
+    finally:
+        sys.setswitchinterval(switching)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(back, again, rtol=0, atol=0)
 
 
 def test_one_seed_fixes_all_noise(pipe, clip):

@@ -143,7 +143,11 @@ def make_pairs(
     state = partial(making.Bench, here)
     ask = partial(state, asked) if alone else partial(making.bench, here, vlm)
     score = partial(state, judging) if alone else partial(making.bench, here, judge or vlm)
-    heavy = 0.0 if "world" in (segmenter.name, inpainter.name) or (on_cpu and not alone) else 1.0
+
+    def share(model: Segmenter | Inpainter) -> float:
+        """Of a GPU, for one worker: whoever asks for any is given to one thread at a time; the world's needs none."""
+        return 0.0 if model.name == "world" or (on_cpu and not alone) else 1.0
+
     chosen: dict[str, Any] = asdict(settings)
 
     def part(*names: str) -> dict[str, Any]:
@@ -156,7 +160,7 @@ def make_pairs(
             "segmentation",
             partial(making.segmentation, model=_lasting(segmenter), **size, **part("kinds", "elements")),
             partial(making.loaded, here, segmenter),
-            gpus=heavy,
+            gpus=share(segmenter),
         ),
         Stage(
             "mask filter", partial(making.mask_filter, **part("rules", "kinds", "each", "seed")), partial(state, None)
@@ -166,7 +170,7 @@ def make_pairs(
             "inpainting",
             partial(making.inpainting, model=_lasting(inpainter), **size, **part("margin", "least", "seed")),
             partial(making.loaded, here, inpainter),
-            gpus=heavy,
+            gpus=share(inpainter),
         ),
         Stage("instruction", partial(making.instruction, model=asked.name, **part("both_ways")), ask, cpus=0.25),
         Stage("instruction filter", making.instruction_filter),

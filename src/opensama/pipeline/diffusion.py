@@ -14,11 +14,13 @@ Letters: `b` videos or windows, `c` channels, `t h w` latent time, rows, columns
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -284,7 +286,10 @@ class EditPipeline(DiffusionPipeline):
         return max(1, 8192 // (latents[0, 0].numel() // (p_t * p_h * p_w)))
 
     def clock(self, steps: int, shift: float, sampler: Sampler | None, device: torch.device) -> Any:
-        """A fresh scheduler at sigmas linspace(1, 0, steps + 1)[:-1], shifted; None: of the pipeline's own kind."""
+        """A fresh scheduler at sigmas linspace(1, 0, steps + 1)[:-1], shifted; None: of the pipeline's own kind.
+
+        Its timesteps are 1000 times its sigmas, float32, whatever its kind.
+        """
         if steps < 1:
             raise ValueError(f"at least one step is needed, not {steps}")
         kinds: dict[str | None, Any] = {
@@ -303,6 +308,10 @@ class EditPipeline(DiffusionPipeline):
         config.pop("_use_default_values", None)  # else what is set here would count as a default and be dropped
         clock = kind.from_config(config)
         clock.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].copy(), device=device)
+        # Some schedulers round timesteps to integers, which then coincide where steps are many. Steps are counted, so
+        # a timestep only tells the model how noisy its input is.
+        clock.timesteps = (1000 * clock.sigmas[:-1]).to(device, torch.float32)
+        clock.set_begin_index(0)
         return clock
 
     def prompts(self, prompt: str | list[str] | None, b: int, prefix: str | None) -> list[str]:
@@ -329,7 +338,8 @@ class EditPipeline(DiffusionPipeline):
     def encode_video(self, pixels: Tensor) -> Tensor:
         """Pixels [b c t h w] in [-1, 1], t = 4k+1, as normalised latents [b c t h w], float32, no sampling."""
         pixels = pixels.to(self._execution_device, self.vae.dtype)
-        mode = self.vae.encode(pixels).latent_dist.mode().float()
+        with alone(self.vae):
+            mode = self.vae.encode(pixels).latent_dist.mode().float()
         if "latents_mean" not in self.vae.config:
             return mode * self.vae.config.scaling_factor
         mean, std = self._latent_statistics(mode)
@@ -343,7 +353,8 @@ class EditPipeline(DiffusionPipeline):
             latents = latents * std + mean
         else:
             latents = latents / self.vae.config.scaling_factor
-        return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+        with alone(self.vae):
+            return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
     def encode_windows(self, plan: WindowPlan, frames: Iterable[Tensor]) -> Tensor:
         """A clip's frames [c h w], streamed, as latents of its windows [b c t h w], each encoded on its own."""
@@ -370,6 +381,16 @@ class EditPipeline(DiffusionPipeline):
     def _latent_statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (like.new_tensor(getattr(self.vae.config, name)) for name in ("latents_mean", "latents_std"))
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+
+def alone(model: torch.nn.Module) -> threading.Lock:
+    """A lock for a model that computes for one thread at a time: Wan's autoencoder keeps features between its calls."""
+    with _guard:
+        return _locks.setdefault(model, threading.Lock())
+
+
+_guard = threading.Lock()
+_locks: WeakKeyDictionary[torch.nn.Module, threading.Lock] = WeakKeyDictionary()
 
 
 def rows(x: Tensor, b: int) -> Tensor:

@@ -32,11 +32,12 @@ AT_ONCE = 8  # frames
 
 
 class Network:
-    """A transformers image encoder, with its text encoder if it has one, from a folder."""
+    """A transformers image encoder, with its text encoder if it has one, from a folder; in float32, however saved."""
 
     def __init__(self, folder: Path, *, device: str | None = None) -> None:
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is no folder of a transformers model; it has no config.json.")
+        import torch
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
@@ -45,7 +46,8 @@ class Network:
         try:
             with quiet_loading():
                 self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
-                self._model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).to(self._device).eval()
+                model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+                self._model: Any = model.to(self._device).eval()
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(folder) if self.reads else None
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(f"The model in {folder} cannot be loaded ({error}): get all of its files again.") from error
