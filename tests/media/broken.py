@@ -10,7 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.media.making import make_video
+from tests.media.heif import make_tiled
+from tests.media.making import make_video, picture
 
 
 def nothing_there(folder: Path) -> Path:
@@ -178,6 +179,28 @@ def folder_of_two_sizes(folder: Path) -> Path:
     return folder / "images"
 
 
+def half_a_photo(folder: Path) -> Path:
+    from PIL import Image
+
+    path = folder / "photo.jpg"
+    Image.fromarray(picture(3, 160, 120)).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def folder_with_half_a_photo(folder: Path) -> Path:
+    from PIL import Image
+
+    (folder / "photos").mkdir()
+    Image.fromarray(picture(3, 160, 120)).save(folder / "photos" / "1.jpg", quality=95)
+    half_a_photo(folder).rename(folder / "photos" / "2.jpg")
+    return folder / "photos"
+
+
+def photo_in_tiles(folder: Path) -> Path:
+    return make_tiled(folder / "telephone.heic", picture(3, 150, 100))
+
+
 CORPUS: list[tuple[Callable[[Path], Path], str]] = [
     (nothing_there, "no file"),
     (empty_file, "is empty"),
@@ -202,6 +225,9 @@ CORPUS: list[tuple[Callable[[Path], Path], str]] = [
     (too_wide, "16000x16"),
     (folder_without_images, "no images"),
     (folder_of_two_sizes, "40x24"),
+    (half_a_photo, "is damaged"),
+    (folder_with_half_a_photo, r"2\.jpg is damaged"),
+    (photo_in_tiles, "made of tiles"),
 ]
 """Reading any of these is a `UserError` whose sentence holds the words beside it."""
 
