@@ -12,10 +12,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # How many test processes, and which tests: make test TESTS=tests/media
 JOBS ?= 2
+# Which PyAV `make media` tests; 19 needs Python 3.12 or newer.
+AV ?= 19
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix docs clean
+.PHONY: help setup demo test check media fix docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +45,12 @@ check: $(STAMP) ## lint, format, types and floors
 test: check ## everything in check, then the tests that need no GPU
 	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu" $(TESTS)
 
+media: ## the media tests with another PyAV, in an environment of its own without torch: make media AV=19 PYTHON=python3.13
+	rm -rf .venv-media && $(PYTHON) -m venv .venv-media
+	.venv-media/bin/python -m pip install --quiet $(PIP_ARGS) "av==$(AV).*" numpy pillow pytest hypothesis scikit-image
+	PYTHONPATH=src .venv-media/bin/python -c 'import av; print("PyAV", av.__version__)'
+	PYTHONPATH=src .venv-media/bin/python -m pytest -q -p no:cacheprovider $(or $(TESTS),tests/media --ignore=tests/media/test_frames.py --ignore=tests/media/test_cover.py)
+
 fix: $(STAMP) ## mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -52,4 +60,4 @@ docs: $(STAMP) ## write the generated pages anew (docs/commands.md, docs/bad-inp
 	$(BIN)/python -m tests.apps.bad_input docs/bad-input.md
 
 clean: ## remove .venv and what the tools leave behind
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-media .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

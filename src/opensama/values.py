@@ -131,6 +131,8 @@ class Video:
     """Seconds in the file at `path` that are zero here (0 for most; transport streams begin anywhere)."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What only the writer needs: HDR mastering metadata."""
+    notes: tuple[str, ...] = ()
+    """Sentences that a person should read about how the file was read; the writer passes them on."""
 
     def __post_init__(self) -> None:
         if not self.timestamps:

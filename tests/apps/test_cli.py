@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -181,6 +182,18 @@ def test_minutes_are_spread_as_the_recipe_has_them(recipe: TinyConfig) -> None:
         share = before[stage]["minutes"] / before["images"]["minutes"]
         assert settings[stage]["minutes"] / settings["images"]["minutes"] == pytest.approx(share)
     assert settings["autoencoder"]["minutes"] == before["autoencoder"]["minutes"] or recipe is TINY
+
+
+def test_doctor_is_not_ready_where_no_clip_can_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Installed is not enough: a version of PyAV that does not fit would fail only when somebody edits."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().out
+    assert "a clip of ten frames could not be written and read" in said
+    assert "'av" in said.splitlines()[-1]
+    assert "ready: opensama demo" not in said
 
 
 def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,9 +60,43 @@ def doctor() -> int:
     verdicts = {entry.name: verdict(entry, device, free_bytes(hub_folder())) for entry in entries()}
     for name, (runs, sentence) in verdicts.items():
         print(f"  {name}: {'yes' if runs else 'no'}, {sentence}")
+    if fault := video_fault():
+        print(f"video: a clip of ten frames could not be written and read with av {version('av')}: {fault}")
+        print(f"to mend: {sys.executable} -m pip install {supported_av()}")
+        return 2
+    print("video: a clip of ten frames was written and read")
     runs = any(ok for ok, _ in verdicts.values())
     print("ready: opensama demo" if runs else "not ready: no model can run here yet, see the lines above")
     return 0 if runs else 2
+
+
+def video_fault() -> str:
+    """What goes wrong when ten small frames are written as an MP4 and read back; nothing if nothing does."""
+    import numpy as np
+
+    from opensama.media import read_video, write_video
+    from opensama.values import Video
+
+    frames = [np.full((48, 64, 3), 20 * index, np.uint8) for index in range(10)]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "ten.mp4"
+            write_video(Video.from_frames(frames, 10), file, on_note=lambda note: None)
+            again = read_video(file)
+            levels = [round(float(frame.mean())) for frame in again.frames()]
+            if (again.width, again.height, again.duration) != (64, 48, 1):
+                return f"it came back as {again!r}"
+    except Exception as error:  # whatever a library that does not fit may raise
+        return f"{type(error).__name__}: {error}"
+    if any(abs(level - 20 * index) > 3 for index, level in enumerate(levels)) or len(levels) != 10:
+        return f"its greys came back as {levels}"
+    return ""
+
+
+def supported_av() -> str:
+    """The range of PyAV's versions that this package asks for, as pip takes it."""
+    wanted = [line.partition(";")[0].strip() for line in importlib.metadata.requires("opensama") or []]
+    return next((f"'{line}'" for line in wanted if line.startswith(("av>", "av<", "av="))), "av")
 
 
 def version(package: str) -> str | None:

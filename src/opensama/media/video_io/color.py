@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from opensama.media.video_io.matrix import KR_KB, Coding, grey_levels
+from opensama.media.video_io.pyav import side_data_of
 from opensama.values import ColorInfo, UserError
 
 # Without the last two, luma comes back up to two levels off.
@@ -107,14 +107,6 @@ def bit_depth_of(pixel_format: av.VideoFormat) -> int:
     if pixel_format.has_palette:
         return 8
     return max(8, min(16, max(component.bits for component in pixel_format.components)))
-
-
-def side_data_of(frame: av.VideoFrame) -> Iterator[Any]:
-    """What was attached to a frame; nothing if PyAV meets a kind that is newer than it."""
-    try:
-        return iter(cast(Any, frame.side_data))
-    except ValueError:
-        return iter(())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 
-from opensama.media.video_io.color import side_data_of
+from opensama.media.video_io.pyav import side_data_of
 
 
 def mastering_of(frame: av.VideoFrame) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import av
 
 from opensama.first_bytes import HEAD, kind_of, stand_in
 from opensama.media.video_io.member import head_of, member_of, size_of
+from opensama.media.video_io.pyav import open_input
 from opensama.values import UserError
 
 _NOT_PICTURES = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text files as pictures of a terminal
@@ -39,7 +40,7 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
     member = member_of(path)
     try:
         # "file:" keeps names such as "concat:a.mp4" from being read as protocols.
-        container = av.open(member.url if member else f"file:{path.absolute()}", metadata_errors="ignore")
+        container = open_input(member.url if member else f"file:{path.absolute()}")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(_why_not(path, error)) from error
     try:

@@ -21,6 +21,7 @@ from opensama.media.video_io.hdr import mastering_of
 from opensama.media.video_io.look import Look, Size, check_size, look_of
 from opensama.media.video_io.member import size_of
 from opensama.media.video_io.opening import check_readable, opened, video_stream
+from opensama.media.video_io.pyav import clock_of
 from opensama.media.video_io.stills import check_no_tiles, is_film
 from opensama.values import UserError, Video
 
@@ -88,8 +89,7 @@ class _Timeline:
 
 def _scan(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> _Timeline:
     """Every shown frame's time, from the packets alone where these can be trusted."""
-    time_base = stream.time_base
-    assert time_base is not None
+    time_base = clock_of(stream)
     ends_at = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if _is_a(container, {"mov"}) and ends_at > size_of(path):
         raise UserError(_cut_off(path))
@@ -161,7 +161,7 @@ def _origin(container: av.container.InputContainer, stream: av.VideoStream, firs
         for audio in container.streams.audio:
             if audio.start_time is not None and audio.time_base is not None:
                 begins.append(audio.start_time * audio.time_base)
-        return min(begins) // stream.time_base
+        return min(begins) // clock_of(stream)
     return min(0, first)
 
 
@@ -217,7 +217,7 @@ def _scan_by_decoding(path: Path) -> _Timeline:
         _check_whole(path, container, end * stream.time_base)
         origin = _origin(container, stream, stamps[0])
         duration = (end - stamps[0]) * stream.time_base
-        return _Timeline(stamps, stream.time_base, duration, origin, by_count=by_count)
+        return _Timeline(stamps, clock_of(stream), duration, origin, by_count=by_count)
 
 
 # --- the frames

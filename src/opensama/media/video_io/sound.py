@@ -15,6 +15,7 @@ from typing import cast
 import av
 
 from opensama.media.video_io.opening import opened
+from opensama.media.video_io.pyav import clock_of
 from opensama.values import Video
 
 COPIED = {"aac", "mp3", "mp3float", "ac3", "eac3"}
@@ -89,8 +90,7 @@ class _Track:
         self.source, self.origin = stream, origin
         self.name = stream.codec_context.name.removesuffix("float")
         self.rate = stream.codec_context.sample_rate
-        assert stream.time_base is not None
-        self.time_base = stream.time_base
+        self.time_base = clock_of(stream)
 
     def begins(self, packet: av.Packet) -> Fraction:
         """Seconds on the video's clock; packets without a time are due at once."""

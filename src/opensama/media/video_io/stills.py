@@ -21,6 +21,7 @@ from PIL import Image
 from opensama.media.video_io.color import Orientation, bit_depth_of
 from opensama.media.video_io.look import check_size
 from opensama.media.video_io.member import head_of, open_file
+from opensama.media.video_io.pyav import open_input
 from opensama.values import UserError
 
 # EXIF's eight ways to hold a camera.
@@ -152,7 +153,7 @@ def _shallow(image: Image.Image, path: Path) -> av.VideoFrame:
 def _deep(image: Image.Image, path: Path) -> av.VideoFrame | None:
     """FFmpeg's frame, if it has more than 8 bits and shows what Pillow shows."""
     try:
-        with open_file(path) as file, av.open(file, "r", metadata_errors="ignore") as container:
+        with open_file(path) as file, open_input(file) as container:
             frame = next(container.decode(video=0))
     except (av.error.FFmpegError, StopIteration, IndexError):
         return None

@@ -69,7 +69,7 @@ def write_video(
         sound = _encode(video, plan, temporary)
         _check_written(temporary, video)
         check_writable(path, overwrite)
-    notes = (*plan.notes, *sound.notes)
+    notes = (*video.notes, *plan.notes, *sound.notes)
     for note in notes:
         on_note(note)
     return WriteReport(
