@@ -92,7 +92,7 @@ class EditPipeline(DiffusionPipeline):
     @property
     def device(self) -> torch.device:
         """Where the transformer is: a text encoder may have been sent away to make room for it."""
-        return self.transformer.device
+        return super().device if self.transformer is None else self.transformer.device
 
     def enable_group_offload(  # type: ignore[override]  # what else diffusers' takes is handed on
         self,
