@@ -423,8 +423,8 @@ def small() -> Video:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("out.webm", "end it in .mp4"),
-        ("out", "end it in .mp4"),
+        ("out.avi", "end it in one of .mp4"),
+        ("out", "end it in one of .mp4"),
         ("none/out.mp4", "no folder"),
         ("there.mp4", "exists"),
         ("folder.mp4", "not a regular file"),

@@ -1,7 +1,8 @@
-"""Sound beside new pictures: copied as it is where MP4 players play it, else made AAC; in sync either way.
+"""Sound beside new pictures: copied as it is where the players of the file play it, else made anew; in sync either way.
 
-Copied: AAC, MP3, AC-3 and E-AC-3. Made AAC with one line of note: everything else, such as Opus, Vorbis, FLAC, ALAC and
-PCM, which MP4 either cannot hold or phones and Apple's players do not play from it.
+What is copied and what is made is in `containers`. In MP4, Opus, Vorbis, FLAC, ALAC and PCM are made AAC, because MP4
+either cannot hold them or phones and Apple's players do not play them from it. Sound outside of an edit list is
+dropped, and times always rise, whatever the file says.
 """
 
 from __future__ import annotations
@@ -14,30 +15,43 @@ from typing import cast
 
 import av
 
+from opensama.media.video_io.containers import FileFormat
 from opensama.media.video_io.opening import opened
-from opensama.media.video_io.pyav import clock_of
+from opensama.media.video_io.probing import Track, probe
+from opensama.media.video_io.pyav import clock_of, exact
 from opensama.values import Video
 
-COPIED = {"aac", "mp3", "mp3float", "ac3", "eac3"}
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
-_SAMPLES = {"aac": 1024, "mp3": 1152, "ac3": 1536, "eac3": 1536}  # in a packet
+_SAMPLES = {"aac": 1024, "mp2": 1152, "mp3": 1152, "ac3": 1536, "eac3": 1536}  # in a packet
 _BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-_AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1")
+_LAYOUTS = {
+    "aac": ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"),
+    "libopus": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
+}
+_LEAD_IN = 4096  # samples that an edit list may leave out at the beginning because they only warm the decoder up
+_APART = Fraction(1, 10)  # seconds by which times must be moved to be worth a word
 
 
 class Sound:
     """All sound tracks of the file that a video came from, given out packet by packet in step with the pictures."""
 
-    def __init__(self, source: av.container.InputContainer | None, video: Video) -> None:
+    def __init__(
+        self, source: av.container.InputContainer | None, video: Video, kind: FileFormat, heard: dict[int, Track]
+    ) -> None:
         streams = [] if source is None else list(source.streams.audio)
-        self._tracks: dict[int, _Copied | _MadeAAC] = {}
+        self._tracks: dict[int, _Copied | _Made] = {}
+        self._left_out: list[str] = []
         for stream in streams:
-            if stream.codec_context is not None:
-                kind = _Copied if stream.codec_context.name in COPIED else _MadeAAC
-                self._tracks[stream.index] = kind(stream, video.origin)
-        self.notes = [track.note for track in self._tracks.values() if track.note]
-        if len(self._tracks) < len(streams):
-            self.notes.append("A sound track in an unknown format was left out.")
+            track = heard.get(stream.index)
+            if track is None:
+                self._left_out.append("A sound track in an unknown format was left out.")
+            elif _is_copied(stream, kind, track):
+                self._tracks[stream.index] = _Copied(stream, kind, track)
+            elif track.formats:
+                self._tracks[stream.index] = _Made(stream, kind, track)
+            else:
+                name = stream.codec_context.codec.canonical_name
+                self._left_out.append(f"A sound track ({name}) cannot be decoded and was left out.")
         self._packets: Iterator[av.Packet] = iter(())
         if source is not None and self._tracks:
             wanted = [stream for stream in streams if stream.index in self._tracks]
@@ -47,12 +61,19 @@ class Sound:
 
     @classmethod
     @contextmanager
-    def of(cls, video: Video) -> Iterator[Sound]:
+    def of(cls, video: Video, kind: FileFormat) -> Iterator[Sound]:
         if video.has_audio and video.path is not None:
+            heard = probe(video.path, video)
             with opened(video.path) as source:
-                yield cls(source, video)
+                yield cls(source, video, kind, heard)
         else:
-            yield cls(None, video)
+            yield cls(None, video, kind, {})
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each thing a person should know, however many tracks it happened to."""
+        said = [note for track in self._tracks.values() for note in track.notes]
+        return list(dict.fromkeys((*said, *self._left_out)))
 
     @property
     def rates(self) -> list[int]:
@@ -71,31 +92,73 @@ class Sound:
         while True:
             if self._next is None:
                 self._next = next(self._packets, None)
+                if self._next is not None:
+                    self._tracks[self._next.stream.index].receive(self._next)
             if self._next is None:
                 break
             packet, track = self._next, self._tracks[self._next.stream.index]
-            if seconds is not None and track.begins(packet) > seconds:
+            if seconds is not None and track.due > seconds:
                 return
             self._next = None
-            for written in track.packets(packet):
-                output.mux(written)
+            track.write(packet, output)
+
+    def finish(self, output: av.container.OutputContainer) -> None:
+        """Ends each track where it is: for a rehearsal, which does not go to the end."""
+        for track in self._tracks.values():
+            track.write(None, output)
+
+
+def _is_copied(stream: av.AudioStream, kind: FileFormat, track: Track) -> bool:
+    """A packet that is copied must be what the head of the new file says of the whole track."""
+    if stream.codec_context.codec.canonical_name not in kind.copied or len(track.formats) > 1:
+        return False
+    return not track.formats or track.formats[0].rate == stream.codec_context.sample_rate
 
 
 class _Track:
     """One sound track; times come out in ticks of one sample."""
 
-    note = ""
-
-    def __init__(self, stream: av.AudioStream, origin: Fraction) -> None:
-        self.source, self.origin = stream, origin
-        self.name = stream.codec_context.name.removesuffix("float")
+    def __init__(self, stream: av.AudioStream, kind: FileFormat, heard: Track) -> None:
+        self.source, self.kind, self.heard = stream, kind, heard
+        self.name = stream.codec_context.codec.canonical_name
         self.rate = stream.codec_context.sample_rate
         self.time_base = clock_of(stream)
+        self.due = Fraction(-1)
+        """When the packet at hand is to be written, on the video's clock."""
+        self.outside = self.damaged = 0
+        self.moved = Fraction(0)
+        self._piece = 0
+        self._raw: Fraction | None = None
 
-    def begins(self, packet: av.Packet) -> Fraction:
-        """Seconds on the video's clock; packets without a time are due at once."""
+    @property
+    def notes(self) -> list[str]:
+        said = []
+        if self.outside:
+            said.append("Sound that the file's edit list leaves out was left out.")
+        if len(self.heard.offsets) > 1:
+            said.append("The file's clock goes back, as in joined recordings: the sound was kept in step.")
+        elif self.moved > _APART:
+            said.append("Times of the sound that go back were made to rise.")
+        if self.damaged:
+            said.append("Damaged pieces of the sound were left out.")
+        return said
+
+    def receive(self, packet: av.Packet) -> None:
+        """Notes when the packet is due, once for each packet, in the file's order."""
         stamp = packet.dts if packet.dts is not None else packet.pts
-        return stamp * self.time_base - self.origin if stamp is not None else Fraction(-1)
+        if stamp is None or packet.is_discard:
+            self.due = Fraction(-1)
+            return
+        raw = stamp * self.time_base
+        if self._raw is not None and raw < self._raw - Fraction(1, 2):
+            self._piece = min(self._piece + 1, len(self.heard.offsets) - 1)
+        self._raw = raw
+        self.due = raw - self.offset
+
+    @property
+    def offset(self) -> Fraction:
+        """Seconds in the file that are zero of the video, in the piece at hand."""
+        return self.heard.offsets[self._piece]
 
     def _describe(self, target: av.AudioStream) -> None:
         if language := self.source.metadata.get("language"):
@@ -113,31 +176,49 @@ class _Copied(_Track):
         self._target = output.add_stream_from_template(self.source)
         self._target.time_base = Fraction(1, self.rate)
         self._describe(self._target)
-        samples = self.source.codec_context.frame_size or _SAMPLES.get(self.name, 0)
-        self._samples = samples if self.time_base > Fraction(1, self.rate) else 0
-        self._expected, self._began = 0, False
+        self._usual = self.source.codec_context.frame_size or _SAMPLES.get(self.name, 0)
+        self._samples = self._usual if self.time_base > Fraction(1, self.rate) else 0
+        self._expected = 0
+        self._last: int | None = None
         self._end = None  # MP4 may end inside a packet: that is kept
         stream = self.source
         if stream.duration and stream.start_time is not None and self.time_base <= Fraction(1, self.rate):
-            self._end = round(((stream.start_time + stream.duration) * self.time_base - self.origin) * self.rate)
+            self._end = round(((stream.start_time + stream.duration) * self.time_base - self.offset) * self.rate)
 
-    def packets(self, packet: av.Packet) -> Iterator[av.Packet]:
-        if packet.size == 0 or packet.pts is None:
+    def write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
+        if packet is None or packet.size == 0:
             return
-        exact = self.begins(packet) * self.rate
-        stamp = round(exact)
-        expected = self._expected if self._began else -_skipped(packet)
-        if self._samples and abs(exact - expected) <= self.time_base * self.rate + 1:
-            stamp = expected
-        duration = self._samples or round((packet.duration or 0) * self.time_base * self.rate)
-        self._expected, self._began = stamp + self._samples, True
-        if self._end is not None and stamp < self._end:
-            duration = min(duration, self._end - stamp)
-        packet.pts = packet.dts = stamp
+        began = self._last is not None
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        told = Fraction(self._expected) if stamp is None else (stamp * self.time_base - self.offset) * self.rate
+        at = round(told)
+        if packet.is_discard and (began or not -_LEAD_IN <= at < 0):
+            self.outside += began
+            return
+        expected = self._expected if began else -_skipped(packet)
+        if self._samples and abs(told - expected) <= self.time_base * self.rate + 1:
+            at = expected
+        duration = self._samples or round((packet.duration or 0) * self.time_base * self.rate) or self._usual
+        if self.kind.milliseconds and self.name != "opus" and at < 0:  # Matroska has no times below zero
+            if at + duration <= 0:
+                return
+            duration, at = at + duration, 0
+        if self._last is not None and at <= self._last:
+            self.moved += Fraction(self._last + 1 - at, self.rate)
+            if at + duration <= self._last + 1:
+                return
+            duration, at = at + duration - self._last - 1, self._last + 1
+        self._expected, self._last = at + (self._samples or duration), at
+        if self._end is not None and at < self._end and self._piece == len(self.heard.offsets) - 1:
+            duration = min(duration, self._end - at)
+        packet.pts = packet.dts = at
         packet.duration = duration
         packet.time_base = Fraction(1, self.rate)
         packet.stream = self._target
-        yield packet
+        try:
+            output.mux(packet)
+        except av.error.InvalidDataError:
+            self.damaged += 1
 
 
 def _skipped(packet: av.Packet) -> int:
@@ -147,56 +228,100 @@ def _skipped(packet: av.Packet) -> int:
     return int(struct.unpack("<I", bytes(packet.get_sidedata("skip_samples"))[:4])[0])
 
 
-class _MadeAAC(_Track):
-    """Decoded, gaps filled with silence, encoded as AAC."""
+class _Made(_Track):
+    """Decoded, made alike where its format changes, gaps filled with silence, encoded as what the file takes."""
 
-    def __init__(self, stream: av.AudioStream, origin: Fraction) -> None:
-        super().__init__(stream, origin)
-        rate = self.rate
-        self.rate = next((known for known in _AAC_RATES if known <= rate), _AAC_RATES[-1])
-        name, channels = stream.codec_context.layout.name, stream.codec_context.channels
-        self.layout = name if name in _AAC_LAYOUTS else _BY_CHANNELS.get(channels, "stereo")
-        self.note = f"The sound ({self.name}) was made AAC, because MP4 players do not play it as it is."
-        if (self.layout != _BY_CHANNELS.get(channels) and self.layout != name) or self.rate != rate:
-            self.note += f" It is {self.layout} at {self.rate} Hz now."
+    def __init__(self, stream: av.AudioStream, kind: FileFormat, heard: Track) -> None:
+        super().__init__(stream, kind, heard)
+        found = heard.widest
+        self.encoder, self.samples = kind.encoder, "fltp"
+        self.rate, self.layout = found.rate, found.layout
+        if self.encoder == "pcm":
+            self.encoder, self.samples = ("pcm_s16le", "s16") if found.bits == 16 else ("pcm_s24le", "s32")
+        else:
+            if self.encoder == "libopus":
+                self.rate, self.samples = 48000, "flt"
+            else:
+                self.rate = next((known for known in _AAC_RATES if known <= found.rate), _AAC_RATES[-1])
+            if self.layout not in _LAYOUTS[self.encoder]:
+                self.layout = _BY_CHANNELS.get(found.channels, "stereo")
+        self.made = "PCM" if kind.encoder == "pcm" else {"aac": "AAC", "libopus": "Opus"}[kind.encoder]
+        self._change = _Change(self.samples, self.layout, self.rate)
+        self._ends_at: Fraction | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        said, found = super().notes, self.heard.widest
+        if len(self.heard.formats) > 1:
+            several = " and ".join(f"{heard.layout} at {heard.rate} Hz" for heard in self.heard.formats[:3])
+            said.insert(
+                0, f"The sound ({self.name}) changes on the way ({several}) and was made {self.made} throughout."
+            )
+        else:
+            why = self.kind.reason
+            if self.name in self.kind.copied:
+                why = "its packets are not what the file says of them"
+            said.insert(0, f"The sound ({self.name}) was made {self.made}, because {why}.")
+        other_layout = self.layout not in (found.layout, _BY_CHANNELS.get(found.channels))
+        if other_layout or (self.rate != found.rate and self.encoder != "libopus"):
+            said[0] += f" It is {self.layout} at {self.rate} Hz now."
+        return said
 
     @property
     def summary(self) -> str:
-        return f"{self.name} made aac"
+        return f"{self.name} made {self.made.lower()}"
 
     def add_to(self, output: av.container.OutputContainer) -> None:
-        self._target = output.add_stream("aac", rate=self.rate, layout=self.layout)
-        self._target.codec_context.bit_rate = 96_000 * max(1, self._target.codec_context.channels)
-        self._target.codec_context.time_base = self._target.time_base = Fraction(1, self.rate)
+        self._target = cast(av.AudioStream, output.add_stream(self.encoder, rate=self.rate, layout=self.layout))
+        context = self._target.codec_context
+        context.format = self.samples
+        if self.made != "PCM":
+            context.bit_rate = 96_000 * max(1, context.channels)
+        context.time_base = self._target.time_base = Fraction(1, self.rate)
         self._describe(self._target)
+        context.open()
         graph = av.filter.Graph()
         steps = [
-            graph.add_abuffer(template=self.source),
+            graph.add_abuffer(
+                format=self.samples, layout=self.layout, sample_rate=self.rate, time_base=Fraction(1, self.rate)
+            ),
             graph.add("aresample", f"{self.rate}:async=1"),
-            graph.add("aformat", f"sample_fmts=fltp:sample_rates={self.rate}:channel_layouts={self.layout}"),
-            graph.add("asetnsamples", "n=1024:p=0"),
+            graph.add("aformat", f"sample_fmts={self.samples}:channel_layouts={self.layout}"),
+            graph.add("asetnsamples", f"n={context.frame_size or 1024}:p=0"),
             graph.add("abuffersink"),
         ]
         graph.link_nodes(*steps).configure()
         self._graph = graph
 
-    def packets(self, packet: av.Packet) -> Iterator[av.Packet]:
-        last = packet.size == 0
+    def write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
+        """Decodes, makes alike, encodes and muxes; None or the empty packet ends the track."""
+        last = packet is None or packet.size == 0
         frames: list[av.AudioFrame] = []
-        with suppress(av.error.InvalidDataError):  # a damaged packet is silence
-            frames = cast(list[av.AudioFrame], packet.decode())
+        if packet is not None:
+            with suppress(av.error.FFmpegError):  # a damaged packet is silence
+                frames = cast(list[av.AudioFrame], packet.decode())
+            self.outside += packet.is_discard and self._ends_at is not None
         for frame in frames:
-            self._graph.push(frame)
+            self._place(frame)
+            for changed in self._change(frame):
+                self._graph.push(changed)
         if last:
+            for changed in self._change(None):
+                self._graph.push(changed)
             self._graph.push(None)
-        for frame in self._filtered():
-            assert frame.pts is not None
-            assert frame.time_base is not None
-            frame.pts = round((frame.pts * frame.time_base - self.origin) * self.rate)
-            frame.time_base = Fraction(1, self.rate)
-            yield from self._target.encode(frame)
+        for ready in self._filtered():
+            output.mux(self._target.encode(ready))
         if last:
-            yield from self._target.encode(None)
+            output.mux(self._target.encode(None))
+
+    def _place(self, frame: av.AudioFrame) -> None:
+        """Puts the frame on the video's clock, in samples; frames without a time follow the one before."""
+        if frame.pts is None or frame.time_base is None:
+            begins = self._ends_at if self._ends_at is not None else Fraction(0)
+        else:
+            begins = frame.pts * exact(frame.time_base) - self.offset
+        self._ends_at = begins + Fraction(frame.samples, frame.sample_rate)
+        frame.pts, frame.time_base = round(begins * frame.sample_rate), Fraction(1, frame.sample_rate)
 
     def _filtered(self) -> Iterator[av.AudioFrame]:
         while True:
@@ -204,3 +329,24 @@ class _MadeAAC(_Track):
                 yield cast(av.AudioFrame, self._graph.pull())
             except (BlockingIOError, EOFError):
                 return
+
+
+class _Change:
+    """Frames of any format to frames of one."""
+
+    def __init__(self, samples: str, layout: str, rate: int) -> None:
+        self._samples, self._layout, self._rate = samples, layout, rate
+        self._given: tuple[str, str, int] | None = None
+        self._resampler: av.AudioResampler | None = None
+
+    def __call__(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+        changed: list[av.AudioFrame] = []
+        given = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is not None and given != self._given:
+            changed += self._resampler.resample(None)
+            self._resampler = None
+        if frame is not None:
+            if self._resampler is None:
+                self._given, self._resampler = given, av.AudioResampler(self._samples, self._layout, self._rate)
+            changed += self._resampler.resample(frame)
+        return changed

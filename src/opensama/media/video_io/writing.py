@@ -1,7 +1,7 @@
-"""`Video`s to MP4 files that browsers and phones play, frame for frame and tick for tick.
+"""`Video`s to files that browsers, phones and editors play, frame for frame and tick for tick.
 
-H.264 4:2:0 for 8 bit, HEVC (tag hvc1) 4:2:0 for more; sides that 4:2:0 refuses go to 4:4:4 or are padded. Time stamps
-are kept in the source's own ticks. At a constant rate B-frames are used; at a variable rate they are not, because MP4
+The ending of the name says which kind (`containers`). MP4: H.264 4:2:0 for 8 bit, HEVC (tag hvc1) 4:2:0 for more; sides
+that 4:2:0 refuses go to 4:4:4 or are padded. Time stamps are kept in the source's own ticks. At a constant rate B-frames are used; at a variable rate they are not, because MP4
 stores the time from one frame to the next in coded order, and only without B-frames is that the time on screen. The
 file is written under a temporary name in the same folder, read back, and renamed when it is whole.
 """
@@ -23,12 +23,11 @@ import av
 import numpy as np
 
 from opensama.media.video_io.color import FromRGB, tag
+from opensama.media.video_io.containers import Encoding, FileFormat, format_of
 from opensama.media.video_io.sound import Sound
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 
-SUFFIXES = (".mp4", ".m4v")
-_SMALLEST_HEVC = 64  # x265 4.2 takes no side below 16 and corrupts memory at widths from 33 to 48
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def write_video(
     overwrite: bool = False,
     on_note: Callable[[str], None] = print,
 ) -> WriteReport:
-    """Writes an MP4 and says what it did; whatever goes wrong, no file is left behind.
+    """Writes an MP4, MOV, MKV or WebM and says what it did; whatever goes wrong, no file is left behind.
 
     `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
     place of 4:4:4. `on_note` gets each sentence that a person should read. Raises `UserError` if the
@@ -63,11 +62,12 @@ def write_video(
     """
     path = Path(path)
     check_writable(path, overwrite)
-    plan = _Plan.of(video, quality, even)
+    kind = format_of(path)
+    plan = Encoding.of(video, kind, quality, even)
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
-        sound = _encode(video, plan, temporary)
-        _check_written(temporary, video)
+        sound = _encode(video, plan, kind, temporary)
+        _check_written(temporary, video, kind)
         check_writable(path, overwrite)
     notes = (*video.notes, *plan.notes, *sound.notes)
     for note in notes:
@@ -79,8 +79,7 @@ def write_video(
 
 def check_writable(path: Path, overwrite: bool = False) -> None:
     """Raises `UserError` unless a video can be written there: worth asking before a long edit."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path} is not the name of an MP4 file; end it in .mp4.")
+    format_of(path)
     folder = path.absolute().parent
     try:
         there = folder.is_dir()
@@ -96,61 +95,22 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
         raise UserError(f"The folder {folder} is not writable; choose another place.")
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Codec, pixel format and size, with what there is to say about them."""
-
-    codec: str
-    pixel_format: str
-    width: int
-    height: int
-    crf: float
-    notes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, video: Video, quality: float, even: bool) -> _Plan:
-        if not 0 <= quality <= 100:
-            raise UserError(f"The quality must be from 0 to 100, not {quality}.")
-        width, height, notes = video.width, video.height, []
-        subsampled = True
-        if width % 2 or height % 2:
-            if even:
-                width, height = width + width % 2, height + height % 2
-                notes.append(
-                    f"Padded from {video.width}x{video.height} to {width}x{height} by repeating the last pixels."
-                )
-            else:
-                subsampled = False
-                notes.append(
-                    f"{width}x{height} is odd-sized: written as 4:4:4, which some phones and browsers refuse; "
-                    "pad it by one pixel with --even."
-                )
-        deep = video.bit_depth > 8
-        hevc = deep and min(width, height) >= _SMALLEST_HEVC
-        if deep and video.bit_depth != 10:
-            notes.append(f"The source has {video.bit_depth} bits a colour; the result has 10, which players can show.")
-        if deep and not hevc:
-            notes.append("Too small for HEVC: written as 10-bit H.264, which few browsers play.")
-        pixel_format = ("yuv420p" if subsampled else "yuv444p") + ("10le" if deep else "")
-        crf = 38 - quality / 4 + (3 if hevc else 0)  # about the same look
-        return cls("libx265" if hevc else "libx264", pixel_format, width, height, crf, tuple(notes))
-
-
-def _encode(video: Video, plan: _Plan, temporary: Path) -> Sound:
+def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path) -> Sound:
     """Pictures and sound into one file, interleaved as they come."""
-    ticks, stamps, durations = _clock(video)
-    with Sound.of(video) as sound:
-        options = {
-            "movflags": "+faststart",
-            "video_track_timescale": str(ticks),
-            "movie_timescale": str(_common_ticks(ticks, sound.rates)),
-        }
-        container = av.open(f"file:{temporary.absolute()}", "w", format="mp4", options=options)
+    ticks, stamps, durations = _clock(video, kind)
+    with Sound.of(video, kind) as sound:
+        options = {}
+        if not kind.milliseconds:
+            options = {
+                "movflags": "+faststart",
+                "video_track_timescale": str(ticks),
+                "movie_timescale": str(_common_ticks(ticks, sound.rates)),
+            }
+        container = av.open(f"file:{temporary.absolute()}", "w", format=kind.muxer, options=options)
         try:
-            stream = cast(av.VideoStream, container.add_stream(plan.codec, rate=video.fps.limit_denominator(100_000)))
-            _set_up(stream, video, plan, ticks)
+            stream = _add_pictures(container, video, plan, kind, ticks)
             sound.add_to(container)
-            convert = FromRGB(plan.pixel_format, video.color, video.width, video.height)
+            convert = FromRGB(plan.pixel_format, plan.color, video.width, video.height)
             duration_at, b_frames = dict(zip(stamps, durations, strict=True)), _b_frames(video)
 
             def put(packets: list[av.Packet]) -> None:
@@ -180,36 +140,51 @@ def _b_frames(video: Video) -> bool:
     return video.is_constant_rate and video.frame_count >= 16
 
 
-def _clock(video: Video) -> tuple[int, list[int], list[int]]:
+def _clock(video: Video, kind: FileFormat) -> tuple[int, list[int], list[int]]:
     """Ticks a second, and time stamps and durations in them: the source's own, or coarser ones that say the same.
 
     MP4 holds 32 bits for the ticks and for each duration, which nanoseconds overflow: these become microseconds.
+    Matroska and WebM count in milliseconds.
     """
     base = video.time_base
     stamps, durations = list(video.timestamps), list(video.durations)
-    if base.denominator >= 2**31 or max(durations) * base.numerator >= 2**31:
-        scale = base * 1_000_000
-        ends = [round(stamp * scale) for stamp in (*stamps, stamps[-1] + durations[-1])]
-        return 1_000_000, ends[:-1], [b - a for a, b in pairwise(ends)]
+    coarse = 1000 if kind.milliseconds else 1_000_000
+    if kind.milliseconds or base.denominator >= 2**31 or max(durations) * base.numerator >= 2**31:
+        ends = [round(stamp * base * coarse) for stamp in (*stamps, stamps[-1] + durations[-1])]
+        steps = [b - a for a, b in pairwise(ends)]
+        if min(steps[:-1], default=1) < 1:
+            raise UserError(
+                f"{kind.name} files tell no two frames apart that are shown within {1000 / coarse:g} milliseconds; "
+                "choose a name that ends in .mp4."
+            )
+        return coarse, ends[:-1], [max(1, step) for step in steps]
     # A base of 1001/30000 counts 1001 ticks of 1/30000.
     return base.denominator, [s * base.numerator for s in stamps], [d * base.numerator for d in durations]
 
 
-def _set_up(stream: av.VideoStream, video: Video, plan: _Plan, ticks: int) -> None:
+def _add_pictures(
+    container: av.container.OutputContainer, video: Video, plan: Encoding, kind: FileFormat, ticks: int
+) -> av.VideoStream:
+    rate = video.fps.limit_denominator(100_000)
+    if kind.milliseconds and not video.is_constant_rate:
+        rate = Fraction(1000)  # Matroska writes the rate as every frame's duration, unless it is as short as its ticks
+    stream = cast(av.VideoStream, container.add_stream(plan.codec, rate=rate))
     context = stream.codec_context
     stream.width, stream.height, stream.pix_fmt = plan.width, plan.height, plan.pixel_format
     context.time_base = stream.time_base = Fraction(1, ticks)
-    tag(context, video.color)
-    options: dict[str, object] = {"crf": f"{plan.crf:g}", "preset": "medium"}
-    if not _b_frames(video):
+    tag(context, plan.color)
+    options = dict(plan.options)
+    if not _b_frames(video) and plan.codec in ("libx264", "libx265"):
         options["bf"] = "0"
     if plan.codec == "libx265":
-        context.codec_tag = "hvc1"
+        if not kind.milliseconds:
+            context.codec_tag = "hvc1"
         parameters = {"log-level": "error", **video.extra}
         if "bf" in options:
             parameters["bframes"] = options.pop("bf")
         options["x265-params"] = ":".join(f"{key}={value}" for key, value in parameters.items())
-    stream.options = options
+    stream.options = cast(dict[str, object], options)
+    return stream
 
 
 def _common_ticks(ticks: int, rates: list[int]) -> int:
@@ -223,9 +198,9 @@ def _padded(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.pad(picture, ((0, below), (0, right), (0, 0)), mode="edge") if below or right else picture
 
 
-def _check_written(path: Path, video: Video) -> None:
+def _check_written(path: Path, video: Video, kind: FileFormat) -> None:
     """Reads the packets back: a write that failed without a word leaves fewer."""
-    with av.open(f"file:{path.absolute()}", format="mp4") as container:
+    with av.open(f"file:{path.absolute()}", format=kind.muxer) as container:
         packets = sum(packet.size > 0 for packet in container.demux(video=0))
     if packets != video.frame_count:
         raise OSError(errno.EIO, f"{packets} of {video.frame_count} frames arrived")
