@@ -159,7 +159,7 @@ ROWS = [
     Row("the output exists", lambda at: at.edit("clip.mp4", "-o", str(at.files / "taken.mp4"))),
     Row("the output is the source", lambda at: at.edit("clip.mp4", "-o", str(at.files / "clip.mp4"), "--overwrite")),
     Row("the output's folder is not there", lambda at: at.edit("clip.mp4", "-o", str(at.files / "nowhere" / "x.mp4"))),
-    Row("the output is no MP4", lambda at: at.edit("clip.mp4", "-o", str(at.files / "x.avi"))),
+    Row("the output's ending is not written", lambda at: at.edit("clip.mp4", "-o", str(at.files / "x.avi"))),
     Row(
         "the folder is not writable",
         lambda at: at.edit("clip.mp4", "-o", str(at.files / "locked" / "x.mp4")),

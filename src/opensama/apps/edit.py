@@ -60,7 +60,7 @@ def edit(
     instruction
         What to change, in words.
     output
-        The MP4 file to write; by default NAME-edited.mp4 beside the source.
+        The file to write: .mp4, .mov (ProRes), .mkv or .webm; by default NAME-edited.mp4 beside the source.
     model
         A name that `opensama models list` shows, or a pipeline folder.
     seed

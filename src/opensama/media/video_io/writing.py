@@ -1,9 +1,9 @@
 """`Video`s to files that browsers, phones and editors play, frame for frame and tick for tick.
 
-The ending of the name says which kind (`containers`). MP4: H.264 4:2:0 for 8 bit, HEVC (tag hvc1) 4:2:0 for more; sides
-that 4:2:0 refuses go to 4:4:4 or are padded. Time stamps are kept in the source's own ticks. At a constant rate B-frames are used; at a variable rate they are not, because MP4
-stores the time from one frame to the next in coded order, and only without B-frames is that the time on screen. The
-file is written under a temporary name in the same folder, read back, and renamed when it is whole.
+The ending of the name says which kind (`containers`). Time stamps are kept in the source's own ticks. At a constant
+rate B-frames are used; at a variable rate they are not, because MP4 stores the time from one frame to the next in coded
+order, and only without B-frames is that the time on screen. The file is written under a temporary name in the same
+folder, read back, and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from opensama.media.video_io.containers import Encoding, FileFormat, format_of
 from opensama.media.video_io.sound import Sound
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
-
 
 
 @dataclass(frozen=True)
