@@ -16,6 +16,7 @@ from torch import Tensor
 from opensama.flow import guide
 from opensama.models.convert import convert_released, convert_to_released, load_released
 from opensama.models.icve import IcveTransformer3DModel
+from opensama.values import UserError
 from tests.models.sizes import ICVE_SIZES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "icve"
@@ -205,6 +206,11 @@ def test_lora_and_a_step_cache():
     model.enable_cache(FirstBlockCacheConfig(threshold=0.0))
     with model.cache_context("a"):
         close(answer(model), plain)
+
+
+def test_projections_that_cannot_be_fused_are_said():
+    with pytest.raises(UserError, match="No attention of IcveTransformer3DModel can fuse"):
+        make_model().fuse_qkv_projections()
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import diffusers
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, MagCacheConfig, PyramidAttentionBroadcastConfig, SeaCacheConfig
+from diffusers import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig
 from diffusers.hooks import apply_group_offloading
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from peft import LoraConfig
 from torch import Tensor
 
+from opensama.models.convert import load_released
+from opensama.models.lora import add_lora
 from opensama.models.sama import SamaTransformer3DModel, gate, grid_positions, joint_rotary
 from opensama.models.semantic import anchor_frames, anchor_latents, anchor_positions, pool_anchor_tokens
+from opensama.values import UserError
 from tests.models.sizes import SIZES
 
 
@@ -210,6 +215,50 @@ def test_the_fast_cpu_attention_is_diffusers_own():
     close(answer(model), fast)
 
 
+def test_an_attention_backend_is_one_models_own():
+    """diffusers makes it every model's default: another model in the process then computes otherwise, or fails."""
+    before = _AttentionBackendRegistry.get_active_backend()
+    model = make_model()
+    model.set_attention_backend("_native_math")
+    assert _AttentionBackendRegistry.get_active_backend() == before
+    assert model.blocks[0].attn1.processor._attention_backend == "_native_math"
+    with pytest.raises(ValueError, match="must be one of"):
+        model.set_attention_backend("none of them")
+    assert _AttentionBackendRegistry.get_active_backend() == before
+
+
+def test_fused_projections_and_a_lora_are_refused_either_way():
+    lora = LoraConfig(r=2, target_modules=["to_q"])
+    model = make_model()
+    model.add_adapter(lora)
+    with pytest.raises(UserError, match="merge the LoRA first"):
+        model.fuse_qkv_projections()
+    model = make_model()
+    model.fuse_qkv_projections()
+    for add in (lambda: model.add_adapter(lora), lambda: add_lora(model, 2, 2, ["to_q"])):
+        with pytest.raises(UserError, match="call unfuse_qkv_projections first"):
+            add()
+    with pytest.raises(UserError, match="call unfuse_qkv_projections first"):
+        model.load_lora_adapter({"blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, prefix=None)
+    model.unfuse_qkv_projections()
+    model.add_adapter(lora)
+
+
+def test_a_released_single_file_is_read_by_our_loader():
+    """diffusers takes it for Wan's and leaves out what SAMA added."""
+    golden = Path(__file__).parents[1] / "golden" / "sama"
+    file, sizes = golden / "checkpoint.safetensors", golden / "config.json"
+    model = SamaTransformer3DModel.from_single_file(str(file), config=str(sizes), torch_dtype=torch.float32)
+    expected = load_released(file, "sama", sizes, dtype=torch.float32).state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert model.token_types.weight.abs().sum() > 0
+    with pytest.raises(UserError, match="download it first"):
+        SamaTransformer3DModel.from_single_file("https://huggingface.co/a/b/sama.safetensors")
+    with pytest.raises(UserError, match="leave subfolder away"):
+        SamaTransformer3DModel.from_single_file(file, subfolder="transformer")
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     grads = []
     for checkpointing in (False, True):
@@ -303,13 +352,7 @@ def test_group_offload(how, tmp_path):
     [
         FirstBlockCacheConfig(threshold=10.0),
         MagCacheConfig(threshold=10.0, num_inference_steps=4, retention_ratio=0.1, mag_ratios=[1.0] * 4),
-        PyramidAttentionBroadcastConfig(
-            spatial_attention_block_skip_range=2,
-            spatial_attention_timestep_skip_range=(-1, 1001),
-            spatial_attention_block_identifiers=["blocks.*"],
-            current_timestep_callback=lambda: 500,
-        ),
-        SeaCacheConfig(threshold=10.0, raw_vision_callback=lambda _model, _args, given: [*given["hidden_states"]]),
+        SeaCacheConfig(threshold=10.0),
     ],
     ids=lambda config: type(config).__name__,
 )

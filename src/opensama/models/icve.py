@@ -26,6 +26,7 @@ from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideo
 from diffusers.utils import apply_lora_scale
 from torch import Tensor
 
+from opensama.models.acceleration import CheckedFeatures
 from opensama.models.attention import IcveAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.sama import Grid, gate
@@ -33,7 +34,7 @@ from opensama.models.sama import Grid, gate
 EMBEDDED_GUIDANCE = 1000.0  # a scale of 1, as released
 
 
-class IcveTransformer3DModel(JointSequence, HunyuanVideoTransformer3DModel):  # type: ignore[misc]
+class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransformer3DModel):  # type: ignore[misc]
     """Predicts velocities of edit latents, given source latents and text.
 
     Sizes are HunyuanVideoTransformer3DModel's, and its folders load here; `patch_size` may also be (time, row, column).

@@ -26,6 +26,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
+from opensama.models.acceleration import CheckedFeatures
 from opensama.models.attention import SamaAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
@@ -44,7 +45,7 @@ class SamaOutput(BaseOutput):
     semantic_sample: Tensor | None = None
 
 
-class SamaTransformer3DModel(JointSequence, WanTransformer3DModel):  # type: ignore[misc]
+class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DModel):  # type: ignore[misc]
     """Predicts velocities of target latents and semantic tokens, given source latents and text.
 
     Sizes are WanTransformer3DModel's. Added: `type_embedding` tells source, semantic and target tokens apart;

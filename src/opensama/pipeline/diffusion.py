@@ -32,6 +32,7 @@ from torch import Tensor
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.flow import guide, guide_separately
 from opensama.media.frames import to_pixels
+from opensama.models.acceleration import check_steps, sigma_of
 from opensama.models.registry import Defaults
 from opensama.pipeline.memory import offload_groups
 from opensama.pipeline.windows import WindowPlan
@@ -213,23 +214,30 @@ class EditPipeline(DiffusionPipeline):
 
         Twins (see `windows`) take the mean of their velocities at every step.
         """
+        check_steps(self.transformer, steps)
         device = self._execution_device
         clock, semantic_clock = (self.clock(steps, shift, sampler, device) for _ in range(2))
         latents = latents.to(device, torch.float32)
         semantic = None if semantic is None else semantic.to(device, torch.float32)
-        with self.progress_bar(total=steps) as bar:
-            for i, t in enumerate(clock.timesteps):
-                v, u = self.guided_velocity(latents, semantic, source, text, negative, t, guidance, attention_kwargs)
-                if plan is not None:
-                    v = plan.blend(v)
-                latents = clock.step(v, t, latents, return_dict=False)[0]
-                if semantic is not None:
-                    semantic = semantic_clock.step(u, t, semantic, return_dict=False)[0]
-                if on_step is not None:
-                    state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
-                    state |= on_step(self, i, t, state) or {}
-                    latents, semantic = state["latents"], state.get("semantic")
-                bar.update()
+        try:
+            with self.progress_bar(total=steps) as bar:
+                for i, t in enumerate(clock.timesteps):
+                    place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(clock, i)}
+                    v, u = self.guided_velocity(
+                        latents, semantic, source, text, negative, t, guidance, attention_kwargs, place
+                    )
+                    if plan is not None:
+                        v = plan.blend(v)
+                    latents = clock.step(v, t, latents, return_dict=False)[0]
+                    if semantic is not None:
+                        semantic = semantic_clock.step(u, t, semantic, return_dict=False)[0]
+                    if on_step is not None:
+                        state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
+                        state |= on_step(self, i, t, state) or {}
+                        latents, semantic = state["latents"], state.get("semantic")
+                    bar.update()
+        finally:  # a cache that remembers half an edit would give it to the next one
+            self.transformer._reset_stateful_cache()
         return latents, semantic
 
     def guided_velocity(
@@ -242,15 +250,19 @@ class EditPipeline(DiffusionPipeline):
         t: Tensor,
         guidance: Guidance,
         attention_kwargs: dict[str, Any] | None = None,
+        place: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget."""
+        """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget.
+
+        `place` tells step caches where the loop is, by the names of diffusers' `CacheContext`.
+        """
         dtype, device, b = self.transformer.dtype, latents.device, len(latents)
 
         def ask(name: str, part: slice, text: Words, with_source: bool = True) -> list[Tensor]:
             given = {key: rows(x, b)[part].to(device, exact(key, x) or dtype) for key, x in text.items()}
             if semantic is not None:
                 given["semantic_hidden_states"] = semantic[part].to(dtype)
-            with self.transformer.cache_context(f"{name} {part.start}"):
+            with self.transformer.cache_context(f"{name} {part.start}", timestep=t, **place or {}):
                 answer = self.transformer(
                     hidden_states=latents[part].to(dtype),
                     timestep=t.to(device, torch.float32).expand(len(latents[part])),
@@ -281,7 +293,12 @@ class EditPipeline(DiffusionPipeline):
         return v, (u[0] if u else None)
 
     def windows_at_once(self, latents: Tensor) -> int:
-        """How many rows of the batch one forward pass takes: about 8,000 tokens of target, at least one row."""
+        """How many rows of the batch one forward pass takes: about 8,000 tokens of target, at least one row.
+
+        With a step cache one, since it decides once a forward pass.
+        """
+        if self.transformer.is_cache_enabled:
+            return 1
         p_t, p_h, p_w = self.transformer.config.patch_size
         return max(1, 8192 // (latents[0, 0].numel() // (p_t * p_h * p_w)))
 
