@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -15,17 +17,28 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
-from opensama.recipes.tiny import ICVE, ICVE_SMOKE, RECIPES, SMOKE, TINY
+from opensama.recipes.tiny import CORE, ICVE, ICVE_SMOKE, RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.editing import EditingStage, Stream
-from opensama.training.pool import PRETEXT, build_pool, changed_share, draw_clips, draw_unpaired, stretched
+from opensama.training.editing import EditingStage, HeldOut, Stream
+from opensama.training.pool import (
+    PRETEXT,
+    Renewed,
+    build_pool,
+    changed_share,
+    draw_clips,
+    draw_core,
+    draw_in_turn,
+    draw_plan,
+    draw_unpaired,
+    stretched,
+)
 from opensama.training.semantic_encoder import make_semantic_encoder, semantic_tokens
 from opensama.training.text import encode_text, make_text_encoder, tokenize, train_tokenizer
 from opensama.training.tiny import make_transformer, train_tiny
 from opensama.values import UserError
-from opensama.world import plan_edit
+from opensama.world import TIERS, plan_edit
 from opensama.world.unpaired import plan_unpaired
 
 
@@ -110,6 +123,66 @@ def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokeniz
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_renewed_pool_holds_the_newest_chunks_and_is_a_function_of_the_step():
+    drawn = []
+
+    def make(number: int) -> dict[str, torch.Tensor]:
+        drawn.append(number)
+        return {"ids": torch.arange(3) + 10 * number}
+
+    with ThreadPoolExecutor(1) as threads:
+        pool = Renewed(make, steps=4, kept=2, threads=threads)
+        assert pool(0)["ids"].tolist() == [0, 1, 2]
+        assert sorted(pool(4)["ids"].tolist()) == [0, 1, 2, 10, 11, 12]
+        assert sorted(pool(11)["ids"].tolist()) == [10, 11, 12, 20, 21, 22]
+        later = Renewed(make, steps=4, kept=2, threads=threads)(11)
+        assert torch.equal(later["ids"], pool(11)["ids"])
+    assert sorted(drawn) == [0, 1, 1, 2, 2, 3, 3], "each once for each of the two, and the next one beforehand"
+
+
+def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(tokenizer, parts):
+    vae, encoder, text, transformer = parts
+    pool = build_pool(None, 8, vae, encoder, tokenizer, draw=draw_core, size=(96, 96), text_tokens=40)
+    captions = [draw_plan(f"(96, 96)-{i}", tier="core").caption for i in range(8)]
+    ids, mask = tokenize(tokenizer, captions, 40)
+    streams = [Stream(pool, 5, 0.5, pictures=True, shift=1.0), Stream(pool, 6, 0.5, sides=(4,))]
+    stage = EditingStage("x", transformer, text, tokenizer, streams, text_dropout=0.0)
+    batches = [stage.batch(i) for i in range(8)]
+    pictures, windows = ([x for x in batches if len(x["ids"]) == n] for n in (5, 6))
+    assert pictures
+    assert windows
+    for x in pictures:
+        assert "source" not in x
+        assert not x["change"].any()
+        for row, said in zip(x["ids"], x["mask"], strict=True):
+            assert (torch.cat((row, said)) == torch.cat((ids, mask), 1)).all(1).any()
+    for x in windows:
+        assert "semantic" not in x
+        assert x["target"].shape == (6, 192, 1, 1, 16)
+        assert x["source"].shape == (6, 192, 1, 1, 24)
+    assert all(torch.isfinite(stage.step(i)["loss"]) for i in range(8))
+
+
+def test_scores_are_errors_over_the_sources_own(tokenizer, parts):
+    vae, encoder, text, transformer = parts
+    draw = partial(draw_in_turn, tier="core")
+    pool = build_pool(None, 12, vae, encoder, tokenizer, draw=draw, split="test", size=(32, 32), text_tokens=40)
+    families = TIERS["core"].families
+    assert torch.equal(
+        pool["ids"][7], tokenize(tokenizer, [plan_edit(1, "test", "add", tier="core").instruction], 40)[0][0]
+    )
+    copies = make_transformer(TinyConfig(width=64, layers=1, text_width=32, semantic_width=32))
+    torch.nn.init.zeros_(copies.proj_out.weight)
+    with torch.no_grad():
+        copies.proj_out.bias.copy_(torch.cat((torch.zeros(192), torch.full((192,), 30.0))))  # keeps the source
+    stage = EditingStage("x", copies, text, tokenizer, [Stream(pool, 2, 1.0)], tests={"core": HeldOut(pool, families)})
+    scores = stage.measure(5)
+    assert set(scores) == {"core", *(f"core {family}" for family in families)}
+    assert all(score == pytest.approx(1, abs=0.01) for score in scores.values())
+    other = EditingStage("x", transformer, text, tokenizer, stage.streams, tests=stage.tests)
+    assert other.measure() == other.measure() != scores
 
 
 NAMES = [f"clip {i}" for i in range(40)]
@@ -222,6 +295,32 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     name = "transformer/diffusion_pytorch_model.safetensors"
     before, after = (load_file(f / name) for f in (EMBEDDED.folder, same))
     assert all(torch.equal(before[key], value) for key, value in after.items())
+
+
+@pytest.mark.slow
+def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
+    """Of the shipped weights, two steps a stage: pools are renewed, scores of both tiers kept, the model edits."""
+    little = {"chunk": 4, "chunk_steps": 1, "chunks": 2, "test_edits": 6, "picture_batch": 1, "window_batch": 2}
+    stages = {name: getattr(CORE, name).model_copy(update={"max_steps": 2}) for name in ("pictures", "windows")}
+    nothing = dict.fromkeys(("images", "videos"), StageConfig(minutes=0))
+    config = CORE.model_copy(update=little | stages | nothing | {"image_batch": 1})
+    said = []
+    folder = train_tiny(config, tmp_path, start_from=EMBEDDED.folder, say=said.append)
+    settings = json.loads((folder / "transformer" / "config.json").read_text())
+    assert settings["semantic_rotary"] == "zero"
+    rows = [json.loads(line) for line in (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 2]
+    assert {"core", "core add", "full", "full text"} < rows[-1].keys()
+    assert rows[0]["core"] != rows[1]["core"]
+
+    longer = config.model_copy(update={"windows": stages["windows"].model_copy(update={"max_steps": 3})})
+    train_tiny(longer, tmp_path, start_from=EMBEDDED.folder, say=said.append)
+    scores = (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in scores] == [0, 2, 3]
+    stages = json.loads((folder / "training.json").read_text())["stages"]
+    assert [(s["name"], s["steps"]) for s in stages[-2:]] == [("pictures", 2), ("windows", 3)]
+    numbers = {int(file.stem.split("-")[1]) for file in (tmp_path / "pools").glob("windows-*")}
+    assert max(numbers) >= 2, "new edits with every chunk"
 
 
 def test_the_embedded_icve_has_its_recipes_sizes():

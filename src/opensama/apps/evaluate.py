@@ -33,6 +33,7 @@ def world(
     out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("world-results"),
     model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None,
     edits: Annotated[list[str] | None, Parameter(negative=())] = None,
+    tier: Literal["core", "full"] = "full",
     split: Literal["test", "train"] = "test",
     n: Annotated[int, Parameter(name=["-n", "--number"])] = 12,
     families: Annotated[str | None, Parameter(name="--families")] = None,
@@ -59,6 +60,8 @@ def world(
         default tiny, unless --edits are given.
     edits
         A folder of edits of drawn/ that any system made, each called ID.mp4, or NAME=FOLDER; may be given again.
+    tier
+        core: one or two plain objects of twelve kinds and eight colours, and six families of edits; full: all there is.
     split
         test: objects, colours and phrasings that were kept from training; train: those it was trained on.
     n
@@ -93,12 +96,13 @@ def world(
         find(name)
     from opensama.apps.benchmark import Given, run
     from opensama.evaluation import world as measure
-    from opensama.world import CONTROLS, FAMILIES
+    from opensama.world import CONTROLS, TIERS
 
-    known = (*FAMILIES, *CONTROLS)
+    known = (*TIERS[tier].families, *CONTROLS)
     chosen = known if families is None else tuple(name.strip() for name in families.split(","))
     if unknown := [name for name in chosen if name not in known]:
-        raise UserError(f"There is no family {unknown[0]!r}: choose among {', '.join(known)}.")
+        where = "" if tier == "full" else f" in the tier {tier}"
+        raise UserError(f"There is no family {unknown[0]!r}{where}: choose among {', '.join(known)}.")
     if set(chosen) == {"absent"}:
         raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
     if clips is not None:
@@ -113,7 +117,7 @@ def world(
         with Display() as show:
             coded = measure.through(load(models[0] if models else "tiny", device=device, notice=show.note))
             found = measure.calibrate(
-                coded, n=n, families=asked, split=split, seed=seed,
+                coded, n=n, tier=tier, families=asked, split=split, seed=seed,
                 progress=lambda done, total: show(Progress("Calibrating", done, total, time.monotonic() - begin)),
             )  # fmt: skip
         print(found.table())
@@ -121,7 +125,7 @@ def world(
     else:
         with Display() as show:
             measure.draw(
-                given.data, split=split, n=n, seed=seed, families=chosen, clips=clips,
+                given.data, split=split, tier=tier, n=n, seed=seed, families=chosen, clips=clips,
                 progress=lambda done, total: show(Progress("Drawing", done, total, time.monotonic() - begin)),
             )  # fmt: skip
         if draw:
@@ -129,7 +133,7 @@ def world(
             return 0
         report, code = run("world", given)
         scored = measure.WorldReport.read(report.results["systems"][0])
-        about = {"model": models[0] if models else None, "split": split, "seed": seed}
+        about = {"model": models[0] if models else None, "tier": tier, "split": split, "seed": seed}
         figures = {"table": scored.table(), **about, **scored.to_dict()}
     if json_file is not None:
         from opensama.runtime import whole_file

@@ -145,11 +145,14 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         semantic_hidden_states: Tensor | None = None,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
+        places: tuple[Tensor, Tensor] | None = None,
     ) -> SamaOutput | tuple[Tensor, Tensor | None]:
         """Velocities of `hidden_states` [b c t h w] and of `semantic_hidden_states` [b s e].
 
         `timestep` is [b], or [b n] with one for every joint token; `encoder_hidden_states` is the text [b l d_text];
-        `source_hidden_states` [b c t' h' w'] may differ in size or be absent.
+        `source_hidden_states` [b c t' h' w'] may differ in size or be absent. Where tokens are some of a grid's, in
+        any order, `places` has the (time, row, column) of the source's [b n' 3] and of the target's [b n 3]; the
+        source then begins with the target's places, and there are no semantic tokens.
         """
         sigma = timestep / 1000
         target, target_grid = self.embed_latents(hidden_states, TARGET)
@@ -161,7 +164,10 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
             semantic = self.embed_semantic(semantic_hidden_states)
         s, n_target = semantic.shape[1], target.shape[1]
         tokens = torch.cat([source, semantic, target], dim=1)
-        rotary = joint_rotary(self.rotary_layout, source_grid, s, target_grid, tokens.device)
+        if places is None:
+            rotary = joint_rotary(self.rotary_layout, source_grid, s, target_grid, tokens.device)
+        else:
+            rotary = placed_rotary(self.rotary_layout, torch.cat(places, dim=1))
 
         n = tokens.shape[1]
         tokens, cos, sin = self.split(tokens, *rotary)
@@ -180,6 +186,8 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
 
         sample = self.project(tokens[:, -n_target:], temb, target_grid)
         if self.config["source_gate"]:
+            if places is not None and source_hidden_states is not None:
+                source_hidden_states = source_hidden_states[..., : hidden_states.shape[-1]]
             sample = gate(sample, hidden_states, source_hidden_states, sigma)
         semantic_sample = None
         if semantic_hidden_states is not None and self.semantic_head is not None:
@@ -289,6 +297,13 @@ def joint_rotary(
             cos[first : first + s] = 0
             sin[first : first + s] = 0
         return cos[None, :, None].to(device), sin[None, :, None].to(device)
+
+
+def placed_rotary(layout: RotaryLayout, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of tokens at whole-numbered places [b n 3], a set a sample: each [b n 1 head_dim] float32."""
+    flat = places.flatten(0, 1)
+    cos, sin = rotary_table(flat.cpu().double(), layout.head_dim)
+    return tuple(x.unflatten(0, places.shape[:2])[:, :, None].to(places.device) for x in (cos, sin))
 
 
 def grid_positions(grid: Grid, start: Grid = (0, 0, 0)) -> Tensor:

@@ -7,6 +7,22 @@ from opensama.training.config import StageConfig, TinyConfig
 # About an hour and a half on two cores, pools included.
 TINY = TinyConfig()
 
+# From finished weights on (--start-from), over days: the world's core until it is right, four fifths of it in windows.
+# Budgets are steps, since such a run shares its machine with other work; the minutes are ten times what it needs alone.
+CORE = TinyConfig(
+    tier="core",
+    autoencoder=StageConfig(minutes=0),
+    semantic=StageConfig(minutes=0),
+    pictures=StageConfig(minutes=250, max_steps=300, lr=6e-4, muon=1.2e-3, decay=0.0, measure_every=15),
+    windows=StageConfig(minutes=10_000, max_steps=12_000, lr=6e-4, muon=1.2e-3, decay=0.0, measure_every=15),
+    images=StageConfig(minutes=2_500, max_steps=3_000, lr=6e-4, muon=1.2e-3, decay=1.0, measure_every=15),
+    videos=StageConfig(minutes=1_250, max_steps=1_500, lr=4e-4, muon=8e-4, decay=1.0, measure_every=15),
+    semantic_rotary="zero",
+    chunk=640,
+    image_batch=32,
+    shift=24.0,
+)
+
 # The whole path in about a minute: it proves that everything works and teaches nothing.
 SMOKE = TinyConfig(
     autoencoder=StageConfig(minutes=5, max_steps=3),
@@ -49,4 +65,4 @@ ICVE_SMOKE = SMOKE.model_copy(
     }
 )
 
-RECIPES = {"tiny": TINY, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}
+RECIPES = {"tiny": TINY, "core": CORE, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}

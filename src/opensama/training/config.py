@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from opensama.models.sama import SemanticRotary
 from opensama.training.loop import LoopConfig
+from opensama.world import TierName
 
 
 class StageConfig(BaseModel):
@@ -23,10 +25,17 @@ class StageConfig(BaseModel):
     decay: float = Field(0.35, ge=0, le=1, description="last part of the budget, in which the rate falls to zero")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights")
     max_steps: int | None = Field(None, gt=0, description="end earlier, after so many steps")
+    measure_every: float = Field(0.0, ge=0, description="minutes between scores on edits kept from training; 0: none")
 
     def loop(self) -> LoopConfig:
         return LoopConfig(
-            self.minutes, lr=self.lr, muon=self.muon, decay=self.decay, ema=self.ema, steps=self.max_steps
+            self.minutes,
+            lr=self.lr,
+            muon=self.muon,
+            decay=self.decay,
+            ema=self.ema,
+            steps=self.max_steps,
+            measure_every=60 * self.measure_every,
         )
 
 
@@ -40,6 +49,8 @@ class TinyConfig(BaseModel):
     autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
     semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)
     pretrain: StageConfig = StageConfig(minutes=0)
+    pictures: StageConfig = StageConfig(minutes=0)
+    windows: StageConfig = StageConfig(minutes=0)
     images: StageConfig = StageConfig(minutes=42, lr=1e-3, muon=2e-3)
     videos: StageConfig = StageConfig(minutes=12, lr=6e-4, muon=1.2e-3, decay=0.6)
 
@@ -54,6 +65,9 @@ class TinyConfig(BaseModel):
     text_tokens: int = Field(40, gt=0, description="longest instruction, in tokens")
     semantic_width: int = Field(96, gt=0, multiple_of=32, description="SAMA: width of the image encoder")
 
+    tier: TierName = Field("full", description="how much of the world is learnt")
+    semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
+
     textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
     image_edits: int = Field(44_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
     video_edits: int = Field(2_000, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
@@ -61,6 +75,15 @@ class TinyConfig(BaseModel):
     unpaired_clips: int = Field(1_600, gt=0, description="ICVE: the same of 17-frame clips")
     image_batch: int = Field(64, gt=0)
     video_batch: int = Field(16, gt=0)
+    picture_batch: int = Field(64, gt=0, description="SAMA: drawn pictures a batch of the stage pictures")
+    window_batch: int = Field(128, gt=0, description="SAMA: windows a batch of the stage windows")
+    chunk: int = Field(
+        0, ge=0, description="image edits at 128x128 that are drawn at a time, half as many in other shapes, and take "
+        "the oldest ones' place; 0: one pool for the whole run"
+    )  # fmt: skip
+    chunk_steps: int = Field(40, gt=0, description="steps after which a new chunk comes in")
+    chunks: int = Field(16, gt=0, description="chunks that are drawn from at a time")
+    test_edits: int = Field(512, gt=0, description="edits of each tier's test split that scores are measured on")
     pretext: float = Field(0.3, ge=0, lt=1, description="SAMA: share of the videos stage's batches with pretext tasks")
     pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
@@ -76,7 +99,7 @@ class TinyConfig(BaseModel):
     @property
     def stages(self) -> tuple[str, ...]:
         """Those of the family, in their order."""
-        first = ("autoencoder", "semantic") if self.family == "sama" else ("pretrain",)
+        first = ("autoencoder", "semantic", "pictures", "windows") if self.family == "sama" else ("pretrain",)
         return (*first, "images", "videos")
 
     @property

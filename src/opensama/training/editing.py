@@ -16,23 +16,40 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from opensama.flow import sample_sigma
+from opensama.flow import add_noise, sample_sigma
 from opensama.runtime import autocast
 from opensama.training.config import LossSettings
-from opensama.training.pool import Pool
+from opensama.training.pool import Pool, Renewed
 from opensama.training.stages import CONDITIONS, edit_losses
 from opensama.training.text import encode_text, tokenize
+from opensama.training.windows import cut_windows
 
+BESIDE = 8  # cells of the source outside a window
+FIRST = 0.999  # noise level of scores: next to pure noise, from which edits are sampled
 EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
 
 
 class Stream(NamedTuple):
     """Batches of one pool."""
 
-    pool: Pool
+    pool: Pool | Renewed
     batch: int
     share: float  # of the steps, beside the other streams' shares
     cut: bool = True  # half of the batches to a random length of whole latents
+    sides: tuple[int, ...] = ()  # of windows in cells, one of them a batch; none: whole frames
+    pictures: bool = False  # the target alone, from its caption
+    shift: float | None = None  # of noise levels, where it is not the stage's
+
+    def at(self, index: int) -> Pool:
+        """What is drawn from at a step."""
+        return self.pool(index) if isinstance(self.pool, Renewed) else self.pool
+
+
+class HeldOut(NamedTuple):
+    """Edits that nothing is trained on, of families in turn."""
+
+    pool: Pool
+    families: tuple[str, ...]
 
 
 class EditingStage:
@@ -53,13 +70,15 @@ class EditingStage:
         seed: int = 0,
         shortest: int = 2,
         importance: Tensor | None = None,
+        tests: Mapping[str, HeldOut] | None = None,
     ):
         """`importance` [c] says how much each number counts. A text encoder whose weights are frozen stays as it is."""
         self.name, self.transformer, self.text, self.family = name, transformer, text, family
         self.streams, self.shift, self.emphasis, self.text_dropout = streams, shift, emphasis, text_dropout
         self.seed, self.shortest = seed, shortest
         self.importance = torch.ones(()) if importance is None else importance.sqrt()
-        self.nothing = tokenize(tokenizer, [""], streams[0].pool["ids"].shape[1])
+        self.tests = tests or {}
+        self.nothing = tokenize(tokenizer, [""], streams[0].at(0)["ids"].shape[1])
 
     def modules(self) -> Mapping[str, nn.Module]:
         learns = any(p.requires_grad for p in self.text.parameters())
@@ -69,32 +88,81 @@ class EditingStage:
         """The batch of one step, with its noise and noise levels: a function of the seed and the step's number."""
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         shares = torch.tensor([stream.share for stream in self.streams])
-        pool, b, _, cut = self.streams[int(torch.multinomial(shares, 1, generator=g))]
+        stream = self.streams[int(torch.multinomial(shares, 1, generator=g))]
+        pool, b = stream.at(index), stream.batch
         chosen = torch.randint(len(pool["ids"]), (b,), generator=g)
         t = pool["source"].shape[2]
-        if cut and t > self.shortest and torch.rand((), generator=g) < 0.5:
+        if stream.cut and t > self.shortest and torch.rand((), generator=g) < 0.5:
             t = int(torch.randint(self.shortest, t, (), generator=g))
-        out = {key: pool[key][chosen] for key in pool if key != "semantic" or self.family == "sama"}
+        semantic = self.family == "sama" and not stream.sides
+        texts = ("caption_ids", "caption_mask") if stream.pictures else ("ids", "mask")
+        wanted = ("source", "target", "change", *texts, *(("semantic",) if semantic else ()))
+        out = {key.removeprefix("caption_"): pool[key][chosen] for key in wanted}
         out = {key: (v[:, :, :t] if key in ("source", "target") else v) for key, v in out.items()}
         out["change"] = out["change"][:, :t]
+        if stream.pictures:
+            del out["source"]
+            out["change"] = torch.zeros_like(out["change"])
+        if stream.sides:
+            side = stream.sides[int(torch.randint(len(stream.sides), (), generator=g))]
+            out |= cut_windows(out, side, BESIDE, g)
         drop = torch.rand(b, generator=g) < self.text_dropout
         ids, mask = self.nothing
         out["ids"] = torch.where(drop[:, None], ids, out["ids"])
         out["mask"] = torch.where(drop[:, None], mask, out["mask"])
-        out["sigma"] = sample_sigma(b, shift=self.shift, generator=g)
+        out["sigma"] = sample_sigma(b, shift=stream.shift or self.shift, generator=g)
         out["noise"] = torch.randn(out["target"].shape, generator=g)
         if "semantic" in out:
             out["semantic_noise"] = torch.randn(out["semantic"].shape, generator=g)
-        device = next(self.transformer.parameters()).device
-        return {k: v.to(device).float() if v.is_floating_point() else v.to(device) for k, v in out.items()}
+        return self.placed(out)
 
     def step(self, index: int) -> dict[str, Tensor]:
         x = self.batch(index)
-        with autocast(x["source"].device):
-            x |= self.words(x["ids"], x["mask"])
-            answer = self.transformer(**CONDITIONS[self.family](x, self.transformer))
+        answer = self.answer(x)
         settings = LossSettings(emphasis=self.emphasis, ease=EASY)
         return edit_losses(answer, x, settings, self.importance.to(x["sigma"].device))
+
+    @torch.no_grad()
+    def measure(self, batch: int = 64) -> dict[str, float]:
+        """For each test, and each of its families: error where the answer differs, over the source's own.
+
+        Squared, in normalised latents, of the picture that one step from noise predicts; each edit's cut at 10, as in
+        `opensama.evaluation.world`. Copying the source scores 1.
+        """
+        out = {}
+        for name, (pool, families) in self.tests.items():
+            parts = [self.ratios(pool, start, batch) for start in range(0, len(pool["ids"]), batch)]
+            ratio = torch.cat(parts).clamp_max(10)
+            out[name] = float(ratio.mean())
+            out |= {f"{name} {f}": float(ratio[i :: len(families)].mean()) for i, f in enumerate(families)}
+        return out
+
+    def ratios(self, pool: Pool, start: int, batch: int) -> Tensor:
+        """The same of some edits [b], always under the same noise."""
+        g = torch.Generator().manual_seed(start)
+        names = {"target": "noise"} | ({"semantic": "semantic_noise"} if self.family == "sama" else {})
+        x = {key: pool[key][start : start + batch] for key in ("source", "change", "ids", "mask", *names)}
+        x |= {noise: torch.randn(x[key].shape, generator=g) for key, noise in names.items()}
+        x["sigma"] = torch.full((len(x["ids"]),), FIRST)
+        x = self.placed(x)
+        noisy = add_noise(x["target"], x["noise"], x["sigma"])
+        picture = noisy - FIRST * self.answer(x).sample.float()
+
+        def error(given: Tensor) -> Tensor:
+            return ((given - x["target"]).square().sum(1) * x["change"]).flatten(1).sum(1)
+
+        return (error(picture) / error(x["source"]).clamp_min(1e-6)).cpu()
+
+    def placed(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on the model's device, in float32."""
+        device = next(self.transformer.parameters()).device
+        return {k: v.to(device).float() if v.is_floating_point() else v.to(device) for k, v in x.items()}
+
+    def answer(self, x: dict[str, Tensor]) -> Any:
+        """The transformer's answer to a batch, to which its texts are added."""
+        with autocast(x["target"].device):
+            x |= self.words(x["ids"], x["mask"])
+            return self.transformer(**CONDITIONS[self.family](x, self.transformer))
 
     def words(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """What the family's pipeline would make of the texts: SAMA's as long as all, ICVE's as the longest, masked."""

@@ -5,6 +5,7 @@ run that was stopped goes on exactly where it was. Everything on disk is safeten
 
     RUN/STAGE/step-00000120/       a whole checkpoint: weights, their average, the optimizers' moments, random states
     RUN/STAGE/metrics.jsonl        rows of losses
+    RUN/STAGE/scores.jsonl         rows of what the stage measures of the averaged weights
     RUN/STAGE/state.json           the same, with step and seconds, as of the last checkpoint; for people
     RUN/STAGE/skipped.jsonl        samples that could not be read, each once
     RUN/STAGE/nan-00000007-0.safetensors   the batch whose loss was no number, which ends the run
@@ -31,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from opensama.runtime import whole_file
 from opensama.training import checkpoint
 from opensama.training.ema import Average
 from opensama.training.monitor import Monitor, check_trackers, peak_flops, throughput
@@ -49,6 +51,7 @@ class Stage(Protocol):
     - `batch(index) -> tensors by name`: written to disk if its loss is no number;
     - `skipped: list[tuple[str, str]]`: samples that could not be read and why; the loop empties and lists it;
     - `preview(folder)`: writes samples of fixed prompts; called with the averaged weights in place.
+    - `measure() -> scores by name`: of the averaged weights, which are in place.
     """
 
     name: str
@@ -82,6 +85,7 @@ class LoopConfig:
     spike_after: int = 100  # steps before which none is left out
     keep: int = 2  # checkpoints
     preview_every: int | None = None  # steps
+    measure_every: float = 0.0  # seconds; 0: never
     trackers: tuple[str, ...] = ()
 
 
@@ -167,9 +171,13 @@ class Trainer:
         if not self.finished:
             checkpoint.check_room(self.out, self.size, config.keep)
         saved = logged = progress.seconds
+        measured = progress.seconds if progress.step else -inf
         sums: dict[str, float] = {}
         count = 0
         while not self.finished:
+            if config.measure_every and progress.seconds - measured > config.measure_every:
+                self.measure()
+                measured = progress.seconds
             for key, value in self.step().items():
                 sums[key] = sums.get(key, 0.0) + value
             count += 1
@@ -188,6 +196,8 @@ class Trainer:
         if progress.step != self.kept:
             self.save()
         self.average.give()
+        if config.measure_every and measured < progress.seconds:
+            self.measure()
         if monitor:
             monitor.close()
         return progress
@@ -292,6 +302,24 @@ class Trainer:
         if hasattr(self.stage, "preview"):
             with self.average.lent():
                 self.stage.preview(self.out / f"preview-{self.progress.step:08d}")
+
+    def measure(self) -> None:
+        """Adds a row of the stage's scores to scores.jsonl."""
+        if hasattr(self.stage, "measure"):
+            with self.average.lent():
+                scores = self.stage.measure()
+            if self.rank == 0:
+                row = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 2)}
+                row |= {key: round(value, 5) for key, value in scores.items()}
+                path = self.out / "scores.jsonl"
+                rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+                rows = [
+                    *(earlier for earlier in rows if earlier["step"] < self.progress.step),
+                    row,
+                ]  # a kill undid some
+                with whole_file(path) as part:
+                    part.write_text("".join(json.dumps(r) + "\n" for r in rows))
+                self.say(f"{self.stage.name}: scores {row}")
 
     @property
     def size(self) -> int:

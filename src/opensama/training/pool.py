@@ -4,13 +4,14 @@ n samples, t latent frames, h w latent rows and columns:
     source, target  [n c t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
     semantic        [n 17 e] float16, of the target's first frame
     ids, mask       [n l] the text: an instruction, or a task's prompt and the clip's caption
+    caption_ids, caption_mask   [n l] of edits: the target in words
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from opensama.runtime import autocast, whole_file
 from opensama.training.ahead import one_core
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
-from opensama.world import EditBatch, EditPlan, plan_edit, render_edits, render_looks
+from opensama.world import TIERS, EditBatch, EditPlan, TierName, plan_edit, render_edits, render_looks
 from opensama.world.edits import differing
 from opensama.world.phrasing import Split
 from opensama.world.unpaired import plan_unpaired, render_unpaired
@@ -52,6 +53,19 @@ SHARES: dict[str, float] = {
 }
 
 
+CORE_SHARES: dict[str, float] = {
+    "replace": 24,
+    "add": 20,
+    "remove": 13,
+    "recolor": 13,
+    "background": 9,
+    "style": 12,
+    "absent": 4,
+    "swapped": 5,
+}
+TIER_SHARES: dict[TierName, dict[str, float]] = {"core": CORE_SHARES, "full": SHARES}
+
+
 PRETEXT = Mixture(PAPER_SHARES, [CubeInpainting(black=0.0), SpeedPerturbation(whole=True)])
 """The paper's tasks for short clips with pixels in 0..1: of 17 frames speed perturbation leaves 9, where else 5."""
 
@@ -61,6 +75,7 @@ class Drawn(NamedTuple):
 
     pictures: EditBatch
     texts: list[str]
+    captions: list[str] | None = None
 
 
 Draw = Callable[[Sequence[str], Split, int, int, int, torch.device], Drawn]
@@ -68,9 +83,31 @@ Draw = Callable[[Sequence[str], Split, int, int, int, torch.device], Drawn]
 
 
 def draw_edits(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
-    """Edits and their instructions."""
-    plans = [draw_plan(name, split) for name in names]
-    return Drawn(render_edits(plans, frames, height, width, device), [plan.instruction for plan in plans])
+    """Edits of the whole world and their instructions."""
+    return drawn_edits([draw_plan(name, split) for name in names], frames, height, width, device)
+
+
+def draw_core(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
+    """Edits of the world's core."""
+    return drawn_edits([draw_plan(name, split, "core") for name in names], frames, height, width, device)
+
+
+def draw_in_turn(
+    names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device, tier: TierName
+) -> Drawn:
+    """Edits of the tier's families in turn, by the numbers that the names end with."""
+    families = TIERS[tier].families
+    numbers = [int(name.rsplit("-", 1)[1]) for name in names]
+    plans = [plan_edit(n // len(families), split, families[n % len(families)], tier=tier) for n in numbers]
+    return drawn_edits(plans, frames, height, width, device)
+
+
+DRAWS: dict[TierName, Draw] = {"core": draw_core, "full": draw_edits}
+
+
+def drawn_edits(plans: Sequence[EditPlan], frames: int, height: int, width: int, device: torch.device) -> Drawn:
+    pictures = render_edits(plans, frames, height, width, device)
+    return Drawn(pictures, [plan.instruction for plan in plans], [plan.caption for plan in plans])
 
 
 def draw_clips(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
@@ -103,10 +140,11 @@ def stretched(video: Tensor, frames: int) -> Tensor:
     return torch.cat((video, video[:, -1:].expand(-1, frames - video.shape[1], -1, -1)), 1)
 
 
-def draw_plan(name: str, split: Split = "train") -> EditPlan:
-    """One edit of a family drawn by `SHARES`, the same for the same name."""
-    family = random.Random(name).choices(tuple(SHARES), tuple(SHARES.values()))[0]
-    return plan_edit(name, split, family)
+def draw_plan(name: str, split: Split = "train", tier: TierName = "full") -> EditPlan:
+    """One edit of a family drawn by the tier's shares, the same for the same name."""
+    shares = TIER_SHARES[tier]
+    family = random.Random(name).choices(tuple(shares), tuple(shares.values()))[0]
+    return plan_edit(name, split, family, tier=tier)
 
 
 def normalise(vae: PatchAutoencoder, z: Tensor) -> Tensor:
@@ -141,6 +179,8 @@ def encode(
             out[key] = normalise(vae, z).half().cpu()
         out["semantic"] = semantic_tokens(encoder, pictures.target[:, 0] * 2 - 1).float().half().cpu()
     out["ids"], out["mask"] = tokenize(tokenizer, drawn.texts, text_tokens)
+    if drawn.captions is not None:
+        out["caption_ids"], out["caption_mask"] = tokenize(tokenizer, drawn.captions, text_tokens)
     return out
 
 
@@ -183,3 +223,36 @@ def build_pool(
         with whole_file(path) as temporary:
             save_file(pool, temporary)
     return pool
+
+
+class Renewed:
+    """A pool that is never the same for long: every `steps` steps a new chunk of samples takes the oldest one's place.
+
+    `make(number)` draws a chunk; the next one is drawn meanwhile, in a thread of its own. What the pool holds depends
+    on the step alone: the newest `kept` chunks up to that step's, fewer at the beginning.
+    """
+
+    def __init__(self, make: Callable[[int], Pool], *, steps: int, kept: int, threads: ThreadPoolExecutor):
+        self.make, self.steps, self.kept, self.threads = make, steps, kept, threads
+        self.held: dict[int, int] = {}  # place -> number of the chunk
+        self.pool: Pool = {}
+        self.coming: dict[int, Future[Pool]] = {}
+
+    def __call__(self, index: int) -> Pool:
+        newest = index // self.steps
+        missing = [k for k in range(max(0, newest - self.kept + 1), newest + 1) if self.held.get(k % self.kept) != k]
+        for number in missing:
+            coming = self.coming.pop(number, None)
+            self._put(number, coming.result() if coming else self.make(number))
+        if newest + 1 not in self.coming:
+            self.coming = {newest + 1: self.threads.submit(self.make, newest + 1)}
+        return {key: v[: min(newest + 1, self.kept) * self.size] for key, v in self.pool.items()}
+
+    def _put(self, number: int, chunk: Pool) -> None:
+        self.size = len(chunk["ids"])
+        if not self.pool:
+            self.pool = {key: v.new_zeros(self.kept * self.size, *v.shape[1:]) for key, v in chunk.items()}
+        place = number % self.kept
+        for key, value in chunk.items():
+            self.pool[key][place * self.size : (place + 1) * self.size] = value
+        self.held[place] = number

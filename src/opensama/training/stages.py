@@ -41,6 +41,7 @@ def sama_condition(
 ) -> dict[str, Any]:
     """The keyword arguments of SamaTransformer3DModel's call for a batch; plain text-to-video has no source.
 
+    Where its tokens are some of a frame's, `source_places` and `target_places` say which (`windows.py`).
     With `source_time="zero"` every token has a timestep of its own, and the clean source's is 0 (as Wan2.2-TI2V treats
     a given frame).
     """
@@ -56,6 +57,7 @@ def sama_condition(
         "timestep": timestep,
         **words_of(x),
         "source_hidden_states": x.get("source"),
+        "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
         "semantic_hidden_states": None if semantic is None else add_noise(semantic, x["semantic_noise"], x["sigma"]),
     }
 

@@ -3,18 +3,22 @@
     autoencoder   our drawings and textures                      -> RUN/autoencoder     SAMA, from nothing
     semantic      frames and captions, contrastive               -> RUN/semantic        SAMA, from nothing
     pretrain      unpaired clips of one scene, and stills        -> RUN/pretrain        ICVE
+    pictures      single frames from their captions alone        -> RUN/pictures        SAMA
+    windows       windows of edits, and some whole frames        -> RUN/windows         SAMA
     images        edits of single frames, in three shapes        -> RUN/images
     videos        edits of 17 frames, images mixed in; SAMA: clips under pretext tasks, too -> RUN/videos
     export        a pipeline folder that `opensama.load` reads   -> RUN/model
 
-Run it as `opensama train tiny --out RUN`; give the same folder again to go on. Of the last three, a stage of 0 minutes
+Run it as `opensama train tiny --out RUN`; give the same folder again to go on. From `pretrain` on, a stage of 0 minutes
 is left out, and what it alone would have read is not drawn.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,18 +33,24 @@ from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.assemble import PIPELINES
 from opensama.pipeline.sama import SamaPipeline
+from opensama.training.ahead import one_core
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.editing import EditingStage, Stream
+from opensama.training.editing import EditingStage, HeldOut, Stream
 from opensama.training.loop import Stage, Trainer
-from opensama.training.pool import Draw, Pool, build_pool, draw_clips, draw_edits, draw_unpaired
+from opensama.training.pool import DRAWS, Draw, Pool, Renewed, build_pool, draw_clips, draw_in_turn, draw_unpaired
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
 from opensama.training.text import corpus, make_text_encoder, train_tokenizer
 from opensama.values import UserError
+from opensama.world import TIERS
+from opensama.world.phrasing import Split
 
 SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
 SHARES = (0.6, 0.2, 0.2)  # of the batches
 IMAGES = 1 / 6  # of the videos stage's batches that are edits
+WHOLE = 1 / 4  # of the windows stage's batches; these alone have semantic tokens
+SIDES = (4, 4, 5)  # of windows, in cells
+PICTURE_SHIFT = 3.0  # of the noise levels of pictures: a caption says what, the noisy picture where
 CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
 
@@ -62,7 +72,7 @@ def make_transformer(config: TinyConfig) -> Any:
         semantic_dim=config.semantic_width,
         semantic_hidden=config.semantic_width,
         semantic_tokens_per_anchor=17,
-        semantic_rotary="grid",
+        semantic_rotary=config.semantic_rotary,
     )
 
 
@@ -111,6 +121,10 @@ def train_tiny(
         assert frozen is not None
         given = SamaPipeline.from_pretrained(frozen)
         vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
+        if transformer.config["semantic_rotary"] != config.semantic_rotary:
+            weights = transformer.state_dict()
+            transformer = SamaTransformer3DModel.from_config(transformer.config, semantic_rotary=config.semantic_rotary)
+            transformer.load_state_dict(weights)
         encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
         if config.family == "icve":
             theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
@@ -134,10 +148,19 @@ def train_tiny(
     for module in (vae, encoder):
         module.requires_grad_(False).eval()
 
-    def pool(size: tuple[int, int], n: int, first: int, frames: int, draw: Draw = draw_edits) -> Pool:
-        kinds: dict[Draw, str] = {draw_edits: "", draw_clips: "pretext-", draw_unpaired: "unpaired-"}
+    def pool(
+        size: tuple[int, int],
+        n: int,
+        first: int,
+        frames: int,
+        draw: Draw = DRAWS[config.tier],
+        name: str | None = None,
+        split: Split = "train",
+        say: Callable[[str], None] = say,
+    ) -> Pool:
+        kinds: dict[Draw, str] = {draw_clips: "pretext-", draw_unpaired: "unpaired-"}
         return build_pool(
-            out / "pools" / f"{kinds[draw]}{frames}x{size[0]}x{size[1]}.safetensors",
+            out / "pools" / f"{name or kinds.get(draw, '')}{frames}x{size[0]}x{size[1]}.safetensors",
             n if size == SHAPES[0] else n // 4,
             vae,
             encoder,
@@ -146,12 +169,43 @@ def train_tiny(
             frames=frames,
             size=size,
             text_tokens=config.text_tokens,
-            first=first + config.seed * 100_000_000,
+            first=first + (config.seed * 100_000_000 if split == "train" else 0),
+            split=split,
             batch=64 if frames == 1 else 8,
             say=say,
         )
 
-    def editing(name: str, seed: int, streams: list[Stream]) -> EditingStage:
+    drawing = ThreadPoolExecutor(1, initializer=one_core)
+
+    def renewed(stage: str, size: tuple[int, int]) -> Renewed:
+        begin = 50_000_000 + 10_000_000 * list(config.stages).index(stage)
+
+        def make(number: int) -> Pool:
+            old, name = (f"{stage}-{k}-" for k in (number - config.chunks, number))
+            (out / "pools" / f"{old}1x{size[0]}x{size[1]}.safetensors").unlink(missing_ok=True)
+            return pool(size, config.chunk, begin + number * config.chunk, 1, name=name, say=lambda _: None)
+
+        return Renewed(make, steps=config.chunk_steps, kept=config.chunks, threads=drawing)
+
+    fixed: list[Pool] = []
+
+    def still_pools(stage: str) -> Sequence[Pool | Renewed]:
+        """Image edits in the three shapes."""
+        if config.chunk:
+            return [renewed(stage, size) for size in SHAPES]
+        fixed.extend(pool(size, config.image_edits, 0, 1) for size in SHAPES[len(fixed) :])
+        return fixed
+
+    @cache
+    def tests() -> dict[str, HeldOut]:
+        """Of both tiers, whichever is trained on."""
+        drawn = {
+            tier: pool(SHAPES[0], config.test_edits, 0, 1, partial(draw_in_turn, tier=tier), f"test-{tier}-", "test")
+            for tier in TIERS
+        }
+        return {tier: HeldOut(edits, TIERS[tier].families) for tier, edits in drawn.items()}
+
+    def editing(name: str, seed: int, streams: list[Stream], measured: float = 0.0) -> EditingStage:
         return EditingStage(
             name,
             transformer,
@@ -164,6 +218,7 @@ def train_tiny(
             text_dropout=config.text_dropout,
             seed=seed,
             importance=importance(vae),
+            tests=tests() if measured else {},
         )
 
     def wanted(name: str, settings: StageConfig) -> bool:
@@ -177,16 +232,27 @@ def train_tiny(
             apart = pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
             streams.append(Stream(apart, config.video_batch, CLIPS * share))
         _run(editing("pretrain", config.seed + 2, streams), config.pretrain, out, say)
-    stills: list[Pool] = []
+    if config.family == "sama" and wanted("pictures", config.pictures):
+        drawn = zip(still_pools("pictures"), SHARES, strict=True)
+        streams = [Stream(p, config.picture_batch, share, pictures=True, shift=PICTURE_SHIFT) for p, share in drawn]
+        stage = editing("pictures", config.seed + 3, streams, config.pictures.measure_every)
+        _run(stage, config.pictures, out, say)
+    if config.family == "sama" and wanted("windows", config.windows):
+        streams = []
+        for p, share in zip(still_pools("windows"), SHARES, strict=True):
+            streams.append(Stream(p, config.window_batch, (1 - WHOLE) * share, sides=SIDES))
+            streams.append(Stream(p, config.image_batch, WHOLE * share))
+        stage = editing("windows", config.seed + 4, streams, config.windows.measure_every)
+        _run(stage, config.windows, out, say)
+        export(out / "windows-model", config.family, transformer, vae, text, tokenizer, encoder)
     if wanted("images", config.images):
-        stills = [pool(size, config.image_edits, 0, 1) for size in SHAPES]
-        streams = [Stream(p, config.image_batch, share) for p, share in zip(stills, SHARES, strict=True)]
-        _run(editing("images", config.seed, streams), config.images, out, say)
+        streams = [Stream(p, config.image_batch, share) for p, share in zip(still_pools("images"), SHARES, strict=True)]
+        _run(editing("images", config.seed, streams, config.images.measure_every), config.images, out, say)
         export(out / "images-model", config.family, transformer, vae, text, tokenizer, encoder)
     if wanted("videos", config.videos):
         pretext = config.pretext if config.family == "sama" else 0.0
         edits = 1 - pretext
-        still = stills[0] if stills else pool(SHAPES[0], config.image_edits, 0, 1)
+        still: Pool | Renewed = fixed[0] if fixed else pool(SHAPES[0], config.image_edits, 0, 1)
         streams = []
         for size, share in zip(SHAPES, SHARES, strict=True):
             clips = pool(size, config.video_edits, 10_000_000, 17)
@@ -196,13 +262,21 @@ def train_tiny(
             clips = pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
             # whole, since tube shuffle may put what the first frames need at the source's end
             streams.append(Stream(clips, config.video_batch, pretext * share, cut=False))
-        _run(editing("videos", config.seed + 1, streams), config.videos, out, say)
+        _run(editing("videos", config.seed + 1, streams, config.videos.measure_every), config.videos, out, say)
     folder = export(out / "model", config.family, transformer, vae, text, tokenizer, encoder)
     (folder / "training.json").write_text(json.dumps(notes(out, config, start_from), indent=2) + "\n")
     return folder
 
 
-_BUDGETS = {"autoencoder", "semantic", "pretrain", "images", "videos"}  # what may change when a run goes on
+_BUDGETS = {
+    "autoencoder",
+    "semantic",
+    "pretrain",
+    "pictures",
+    "windows",
+    "images",
+    "videos",
+}  # what may change when a run goes on
 
 
 def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Callable[[str], None]) -> PatchAutoencoder:

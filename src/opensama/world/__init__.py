@@ -16,7 +16,18 @@ from opensama.world.edits import (
 )
 from opensama.world.looks import Look, render_looks
 from opensama.world.render import render
-from opensama.world.scenes import BACKGROUNDS, COLORS, PLACES, TEXTURES, Scene, Thing, sample_scene
+from opensama.world.scenes import (
+    BACKGROUNDS,
+    COLORS,
+    PLACES,
+    TEXTURES,
+    TIERS,
+    Scene,
+    Thing,
+    Tier,
+    TierName,
+    sample_scene,
+)
 from opensama.world.shapes import KINDS, WEARABLES
 from opensama.world.styles import STYLES, apply_style
 
@@ -29,6 +40,7 @@ __all__ = [
     "PLACES",
     "STYLES",
     "TEXTURES",
+    "TIERS",
     "WEARABLES",
     "EditBatch",
     "EditPlan",
@@ -37,6 +49,8 @@ __all__ = [
     "Part",
     "Scene",
     "Thing",
+    "Tier",
+    "TierName",
     "apply_style",
     "held_out",
     "pairs",

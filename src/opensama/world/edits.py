@@ -44,9 +44,11 @@ from opensama.world.scenes import (
     DEFAULT_SIZE,
     PLACES,
     TEXTURES,
+    TIERS,
     Lettering,
     Scene,
     Thing,
+    TierName,
     Wear,
     an,
     sample_scene,
@@ -56,19 +58,7 @@ from opensama.world.styles import STYLES
 from opensama.world.wrong import Wrong, wrong_looks
 
 OBJECT_FAMILIES = ("replace", "remove", "recolor", "retexture", "accessory", "obscure")  # of an object that is there
-FAMILIES = (
-    "replace",
-    "add",
-    "remove",
-    "recolor",
-    "retexture",
-    "accessory",
-    "background",
-    "style",
-    "text",
-    "obscure",
-    "two",
-)
+FAMILIES = TIERS["full"].families
 CONTROLS = ("absent", "swapped")
 KEEP_COLORS = ("watercolor", "cartoon", "sunset", "rain")  # through which colours and small things stay what they are
 SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
@@ -80,8 +70,9 @@ def held_out(kind: str, color: str) -> bool:
 
 
 @lru_cache
-def pairs(split: Split) -> tuple[tuple[str, str], ...]:
-    return tuple((k, c) for k in KINDS for c in COLORS if held_out(k, c) == (split == "test"))
+def pairs(split: Split, tier: TierName = "full") -> tuple[tuple[str, str], ...]:
+    there = TIERS[tier]
+    return tuple((k, c) for k in there.kinds for c in there.colors if held_out(k, c) == (split == "test"))
 
 
 @dataclass(frozen=True)
@@ -143,17 +134,22 @@ class EditSample:
 
 
 def plan_edit(
-    seed: int | str, split: Split = "train", family: str | None = None, photos: Sequence[Path] | None = None
+    seed: int | str,
+    split: Split = "train",
+    family: str | None = None,
+    photos: Sequence[Path] | None = None,
+    tier: TierName = "full",
 ) -> EditPlan:
-    """One edit, the same for the same arguments. Without a family, one of `FAMILIES` is drawn."""
-    name = f"{split}/{family}/{seed}"
+    """One edit, the same for the same arguments. Without a family, one of the tier's is drawn."""
+    name = f"{'' if tier == 'full' else f'{tier}/'}{split}/{family}/{seed}"
     rng = random.Random(name)
-    family = family or rng.choice(FAMILIES)
-    if family not in FAMILIES + CONTROLS:
-        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(FAMILIES + CONTROLS)}")
+    known = TIERS[tier].families
+    family = family or rng.choice(known)
+    if family not in known + CONTROLS:
+        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(known + CONTROLS)}")
     while True:
         try:
-            return _draw(rng, split, family, photos, name)
+            return _draw(rng, split, family, photos, name, tier)
         except _Unfit:
             continue
 
@@ -170,7 +166,9 @@ class _Asked:
     change: Change
 
 
-def _draw(rng: random.Random, split: Split, family: str, photos: Sequence[Path] | None, name: str) -> EditPlan:
+def _draw(
+    rng: random.Random, split: Split, family: str, photos: Sequence[Path] | None, name: str, tier: TierName
+) -> EditPlan:
     if family == "two":
         one = rng.choice((*OBJECT_FAMILIES, "add"))
         families = [one, rng.choice([f for f in FAMILIES if f not in (one, "two")])]
@@ -178,10 +176,10 @@ def _draw(rng: random.Random, split: Split, family: str, photos: Sequence[Path] 
     else:
         families = ["replace" if family == "swapped" else family]
     subjects = sum(f in OBJECT_FAMILIES for f in families) + (family == "swapped")
-    scene = sample_scene(rng, rng.choice(pairs(split)) if subjects else None, photos)
-    asker = _Asker(rng, split, scene, joined=family == "two")
+    scene = sample_scene(rng, rng.choice(pairs(split, tier)) if subjects else None, photos, tier)
+    asker = _Asker(rng, split, scene, joined=family == "two", tier=tier)
     if family == "absent":
-        asked = asker.ask(rng.choice(OBJECT_FAMILIES), asker.nobody())
+        asked = asker.ask(rng.choice([f for f in OBJECT_FAMILIES if f in TIERS[tier].families]), asker.nobody())
         return EditPlan(family, phrasing.sentence(asked.text), Look(scene), Look(scene), ())
     if "text" in families:
         asker.write()
@@ -217,8 +215,9 @@ def _after(look: Look, changes: Sequence[Change]) -> Look:
 class _Asker:
     """Makes a scene fit for an edit, and the edit and its words. Raises `_Unfit` where they do not go together."""
 
-    def __init__(self, rng: random.Random, split: Split, scene: Scene, joined: bool):
+    def __init__(self, rng: random.Random, split: Split, scene: Scene, joined: bool, tier: TierName):
         self.rng, self.split, self.scene, self.joined = rng, split, scene, joined
+        self.pairs, self.plain = pairs(split, tier), TIERS[tier].plain
         self.taken = {t.name for t in scene.things}  # names that stand for one object, or soon will
 
     def _say(self, key: str, **words: str) -> str:
@@ -234,7 +233,7 @@ class _Asker:
     def choose(self, n: int) -> list[Thing]:
         """`n` objects that can be seen, with pairs of this side of the split."""
         mine = [t for t in self.scene.things if self._seen(t)]
-        known = [t for t in mine if (t.kind, t.color) in pairs(self.split)]
+        known = [t for t in mine if (t.kind, t.color) in self.pairs]
         if len(mine) < n or (n and not known):
             raise _Unfit
         if n < 2:
@@ -276,7 +275,7 @@ class _Asker:
         """A pair whose name is free, of this kind or colour, or of any kind but `other`; its name is taken then."""
         left = [
             (k, c)
-            for k, c in pairs(self.split)
+            for k, c in self.pairs
             if (kind is None or k == kind)
             and (color is None or c == color)
             and k != other
@@ -287,6 +286,10 @@ class _Asker:
         k, c = self.rng.choice(left)
         self.taken.add(f"{c} {k}")
         return k, c
+
+    def _texture(self) -> str:
+        """Of something new."""
+        return self.rng.choice(TEXTURES[1:]) if not self.plain and self.rng.random() < 0.15 else "plain"
 
     def _wear(self, *without: Wear | None) -> Wear:
         while True:
@@ -310,7 +313,7 @@ class _Asker:
         return getattr(self, f"_{family}")(*subject)
 
     def _replace(self, old: Thing) -> _Asked:
-        texture = self.rng.choice(TEXTURES[1:]) if self.rng.random() < 0.15 else "plain"
+        texture = self._texture()
         said = "" if texture == "plain" else f"{texture} "
         if self.rng.random() < 0.4:
             kind, color = self._new_pair(color=old.color, other=old.kind)
@@ -330,7 +333,7 @@ class _Asker:
         return _Asked("replace", old.name, text, Swap(old, replace(old, kind=other.kind, color=other.color)))
 
     def _add(self) -> _Asked:
-        texture = self.rng.choice(TEXTURES[1:]) if self.rng.random() < 0.15 else "plain"
+        texture = self._texture()
         kind, color = self._new_pair()
         gap = 0.55 if self.joined else 0.4  # the other part's object stays in sight
         free = [
@@ -442,10 +445,11 @@ def sample_edit(
     family: str | None = None,
     frames: int = 17,
     size: int | tuple[int, int] = 128,
+    tier: TierName = "full",
 ) -> EditSample:
     """One edit, drawn. `size` is the side of a square, or (height, width)."""
     height, width = (size, size) if isinstance(size, int) else size
-    return draw_edit(plan_edit(seed, split, family), frames, height, width)
+    return draw_edit(plan_edit(seed, split, family, tier=tier), frames, height, width)
 
 
 def draw_edit(plan: EditPlan, frames: int, height: int, width: int) -> EditSample:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -43,6 +44,47 @@ PLACES: dict[str, tuple[float, float]] = {
     "in the middle": (0.0, 0.0),
 }
 DEFAULT_SIZE = 0.36
+TierName = Literal["core", "full"]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """How much of the world there is: less of it is learnt sooner."""
+
+    families: tuple[str, ...]
+    kinds: tuple[str, ...]
+    colors: tuple[str, ...]
+    counts: tuple[int, ...]  # of objects, one of which is drawn for a scene
+    plain: bool = False  # no textures, accessories or caption texts
+
+
+TIERS: dict[TierName, Tier] = {
+    "core": Tier(
+        ("replace", "add", "remove", "recolor", "background", "style"),
+        ("ball", "star", "heart", "tree", "house", "car", "moon", "umbrella", "flower", "arrow", "plane", "box"),
+        ("red", "yellow", "green", "blue", "purple", "pink", "white", "black"),
+        (1, 2, 2),
+        plain=True,
+    ),
+    "full": Tier(
+        (
+            "replace",
+            "add",
+            "remove",
+            "recolor",
+            "retexture",
+            "accessory",
+            "background",
+            "style",
+            "text",
+            "obscure",
+            "two",
+        ),
+        KINDS,
+        tuple(COLORS),
+        (1, 2, 2, 3, 3, 4),
+    ),
+}
 
 
 def an(name: str) -> str:
@@ -215,7 +257,7 @@ def _fast(rng: random.Random) -> tuple[float, float, Motion, Motion]:
     return side * rng.uniform(0.2, 0.6), rng.uniform(-0.65, -0.4), Motion(drift=-side * rng.uniform(0.1, 0.6)), hop
 
 
-def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: float) -> Thing:
+def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: float, plain: bool) -> Thing:
     moving = rng.random() < 0.8
     x, y, along_x, along_y = (
         _fast(rng)
@@ -227,7 +269,7 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
             _swing(rng, 0.2) if moving else STILL,
         )
     )
-    return Thing(
+    thing = Thing(
         kind,
         color,
         x,
@@ -236,9 +278,11 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
         along_x,
         along_y,
         _swing(rng, 0.35) if rng.random() < 0.5 else STILL,
-        rng.choice(TEXTURES[1:]) if rng.random() < 0.4 else "plain",
-        _wear(rng, color) if rng.random() < 0.15 else None,
     )
+    if plain:
+        return thing
+    texture = rng.choice(TEXTURES[1:]) if rng.random() < 0.4 else "plain"
+    return replace(thing, texture=texture, wears=_wear(rng, color) if rng.random() < 0.15 else None)
 
 
 def _wear(rng: random.Random, worn_on: str) -> Wear:
@@ -267,12 +311,16 @@ def _apart(a: Thing, b: Thing, share: float) -> bool:
 
 
 def sample_scene(
-    rng: random.Random, first: tuple[str, str] | None = None, photos: Sequence[Path] | None = None
+    rng: random.Random,
+    first: tuple[str, str] | None = None,
+    photos: Sequence[Path] | None = None,
+    tier: TierName = "full",
 ) -> Scene:
     """A scene of one to four objects; `first` = (kind, color) is in it, uncovered and not small.
 
     With `photos`, half of the scenes stand before one of them.
     """
+    there = TIERS[tier]
     background = rng.choice(tuple(BACKGROUNDS))
     scene = Scene(
         (),
@@ -283,22 +331,22 @@ def sample_scene(
         pan_y=_swing(rng, 0.1) if rng.random() < 0.35 else STILL,
         zoom=_swing(rng, 0.12) if rng.random() < 0.35 else STILL,
         shake=rng.uniform(0.01, 0.035) if rng.random() < 0.15 else 0.0,
-        lettering=_lettering(rng) if rng.random() < 0.12 else None,
+        lettering=_lettering(rng) if not there.plain and rng.random() < 0.12 else None,
         photo=rng.choice(photos) if photos and rng.random() < 0.5 else None,
     )
     if not scene.photo and rng.random() < 1 / 3:
         scene = scene.on(background)
-    count = rng.choice((1, 2, 2, 3, 3, 4))
+    count = rng.choice(there.counts)
     pairs: list[tuple[str, str]] = [first] if first else []
     while len(pairs) < count:
-        pair = (rng.choice(KINDS), rng.choice(tuple(COLORS)))
+        pair = (rng.choice(there.kinds), rng.choice(there.colors))
         if pair not in pairs:
             pairs.append(pair)
     fast = rng.randrange(count) if rng.random() < 0.25 else -1
     things: list[Thing] = []
     for i, (kind, color) in enumerate(pairs):
         for _ in range(40):  # mostly apart, so that each can be seen; motion still brings occlusion
-            thing = _thing(rng, kind, color, i == fast, 0.3 if first and i == 0 else 0.26)
+            thing = _thing(rng, kind, color, i == fast, 0.3 if first and i == 0 else 0.26, there.plain)
             if all(_apart(thing, o, 0.75) for o in things) and _in_view(thing, scene):
                 break
         things.append(thing)

@@ -31,7 +31,7 @@ from opensama.evaluation.world.scores import ItemScore, answer_key, row, squared
 from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
-from opensama.world import CONTROLS, FAMILIES, STYLES, plan_edit, sample_edit, to_uint8
+from opensama.world import CONTROLS, STYLES, TIERS, TierName, plan_edit, sample_edit, to_uint8
 from opensama.world.edits import differing
 from opensama.world.scenes import FPS
 
@@ -47,7 +47,8 @@ def draw(
     split: Literal["train", "test"] = "test",
     n: int = 12,
     seed: int = 0,
-    families: Sequence[str] = (*FAMILIES, *CONTROLS),
+    tier: TierName = "full",
+    families: Sequence[str] | None = None,
     clips: Path | None = None,
     frames: int = 17,
     size: int = 128,
@@ -55,18 +56,21 @@ def draw(
 ) -> None:
     """Draws `n` sources of each family into the folder, families in turn, and lists them in world.json.
 
+    By default those of the tier, and the controls.
     With `clips`, a folder of videos, every style is also asked of the first second of each. What is there already is
     not drawn again. Raises UserError where only the control that a copy passes is asked for.
     """
+    families = (*TIERS[tier].families, *CONTROLS) if families is None else families
     if set(families) <= {"absent"}:
         raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
     about = {"frames": frames, "size": size}
+    prefix, which = ("", {}) if tier == "full" else (f"{tier}-", {"tier": tier})
     rows: list[dict[str, Any]] = []
     for i in range(n * len(families)):
         family, number = families[i % len(families)], i // len(families)
-        text = plan_edit(f"{seed}-{number}", split, family).instruction
-        named = {"id": f"{family}-{split}-{seed}-{number}", "task": family, "instruction": text}
-        rows.append(named | about | {"split": split, "seed": seed, "number": number})
+        text = plan_edit(f"{seed}-{number}", split, family, tier=tier).instruction
+        named = {"id": f"{prefix}{family}-{split}-{seed}-{number}", "task": family, "instruction": text}
+        rows.append(named | about | {"split": split, "seed": seed, "number": number} | which)
     rng = random.Random(seed)
     for path in list_clips(clips) if clips is not None else []:
         for style in STYLES:
@@ -174,7 +178,8 @@ def _task(about: tuple[tuple[str, str], ...]) -> _Task:
         frames, size = int(said["frames"]), int(said["size"])
         if "style" not in said:
             name, family = f"{said['seed']}-{said['number']}", said["task"]
-            sample = sample_edit(name, said["split"], family, frames, size)  # type: ignore[arg-type]
+            split, tier = said["split"], said.get("tier", "full")
+            sample = sample_edit(name, split, family, frames, size, tier)  # type: ignore[arg-type]
             return _Task(
                 family, said["instruction"], sample.plan.edited, sample.source, sample.target,
                 lambda through: answer_key(sample, through),

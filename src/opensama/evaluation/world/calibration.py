@@ -31,7 +31,18 @@ from torch import Tensor
 from opensama.evaluation.statistics import wilson
 from opensama.evaluation.world.key import Through, Verdict, differs, thirds
 from opensama.evaluation.world.scores import answer_key
-from opensama.world import COLORS, FAMILIES, KINDS, EditSample, Look, Thing, render_looks, sample_edit, to_uint8
+from opensama.world import (
+    COLORS,
+    KINDS,
+    TIERS,
+    EditSample,
+    Look,
+    Thing,
+    TierName,
+    render_looks,
+    sample_edit,
+    to_uint8,
+)
 
 RIGHT = ("exact", "rough", "displaced")
 LEAST, MOST = 0.95, 0.10  # share of right answers that must pass, of imitations that may
@@ -189,19 +200,21 @@ def calibrate(
     through: Through,
     *,
     n: int = 60,
-    families: Sequence[str] = FAMILIES,
+    tier: TierName = "full",
+    families: Sequence[str] | None = None,
     split: str = "test",
     seed: int = 0,
     frames: int = 17,
     size: int = 128,
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
-    """Judges imitations of `n` edits of each family."""
+    """Judges imitations of `n` edits of each family, by default of the tier's."""
+    families = TIERS[tier].families if families is None else families
     trials = []
     for i in range(n * len(families)):
         family = families[i % len(families)]
         name = f"{seed}-{i // len(families)}"
-        sample = sample_edit(name, split, family, frames, size)  # type: ignore[arg-type]
+        sample = sample_edit(name, split, family, frames, size, tier)  # type: ignore[arg-type]
         key = answer_key(sample, through)
         for which, drawn in imitations(sample, random.Random(f"{family}/{name}")):
             output = drawn if which == "copy" else through(drawn[None])[0]

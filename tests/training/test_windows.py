@@ -1,0 +1,88 @@
+"""Windows of edits: cut where something changes, told where they lie by cells from outside."""
+
+from __future__ import annotations
+
+import torch
+
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.training.windows import cut_windows
+
+
+def batch(b: int = 64, t: int = 2, h: int = 6, w: int = 11) -> dict[str, torch.Tensor]:
+    """Latents whose two numbers are a cell's own number and minus it; one cell changes in each sample."""
+    cells = torch.arange(t * h * w).view(1, 1, t, h, w).expand(b, 1, t, h, w).float()
+    change = torch.zeros(b, t, h * w)
+    change[torch.arange(b), 0, torch.arange(b) % (h * w)] = 1
+    return {"source": torch.cat((cells, -cells), 1), "target": 1000 + cells, "change": change.view(b, t, h, w)}
+
+
+def test_a_window_is_a_square_around_the_change_and_the_source_has_corners_besides():
+    x, (h, w) = batch(), (6, 11)
+    cut = cut_windows(x, 4, 6, torch.Generator().manual_seed(0))
+    assert cut["target"].shape == (64, 1, 1, 1, 32)
+    assert cut["source"].shape == (64, 2, 1, 1, 32 + 12)
+    assert cut["change"].shape == (64, 1, 1, 32)
+    assert torch.equal(cut["source_places"][:, :32], cut["target_places"])
+    for name, values in (("source", cut["source"][:, 0]), ("target", cut["target"][:, 0] - 1000)):
+        time, row, column = cut[f"{name}_places"].unbind(-1)
+        assert torch.equal(values[:, 0, 0], ((time * h + row) * w + column).float()), "places say what cells these are"
+    assert (cut["change"].flatten(1).sum(1) == 1).float().mean() > 0.75
+    for places, whole in zip(cut["target_places"], cut["source_places"], strict=True):
+        cells = {tuple(p[1:].tolist()) for p in places}
+        rows, columns = {y for y, _ in cells}, {x for _, x in cells}
+        assert len(cells) == 16
+        assert (max(rows) - min(rows), max(columns) - min(columns)) == (3, 3)
+        assert rows <= set(range(h))
+        assert columns <= set(range(w))
+        seen = {tuple(p[1:].tolist()) for p in whole}
+        assert len(seen) == 16 + 6
+        assert {(0, 0), (0, w - 1), (h - 1, 0), (h - 1, w - 1)} <= seen
+
+
+def test_what_changes_nothing_is_seen_anywhere():
+    x = batch(400)
+    x["change"] = torch.zeros_like(x["change"])
+    places = cut_windows(x, 4, 4, torch.Generator().manual_seed(1))["target_places"]
+    assert {(p[0, 1].item(), p[0, 2].item()) for p in places} == {(y, x) for y in range(3) for x in range(8)}
+
+
+def model(rotary: str = "zero") -> SamaTransformer3DModel:
+    torch.manual_seed(0)
+    made = SamaTransformer3DModel(
+        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=8,
+        freq_dim=16, ffn_dim=48, num_layers=2, semantic_dim=None, semantic_rotary=rotary, source_gate=True,
+    )  # fmt: skip
+    torch.nn.init.normal_(made.proj_out.weight, std=0.5)
+    return made
+
+
+def test_all_cells_in_any_order_are_the_whole_frame():
+    net, g = model(), torch.Generator().manual_seed(2)
+    noisy, source = torch.randn(2, 2, 4, 2, 3, 4, generator=g)
+    text, sigma = torch.randn(2, 5, 8, generator=g), torch.tensor([300.0, 900.0])
+    order = torch.stack([torch.randperm(24, generator=g) for _ in range(2)])
+    places = torch.stack((order // 12, order // 4 % 3, order % 4), -1)
+
+    def taken(v: torch.Tensor) -> torch.Tensor:
+        return v.flatten(2).gather(2, order[:, None].expand(-1, 4, -1))[:, :, None, None]
+
+    with torch.no_grad():
+        whole = net(noisy, sigma, text, source).sample
+        rows = net(taken(noisy), sigma, text, taken(source), places=(places, places)).sample
+    torch.testing.assert_close(rows, taken(whole), atol=1e-5, rtol=1e-4)
+
+
+def test_only_cells_from_outside_say_where_a_window_lies():
+    """Rotary positions are relative: a window alone is the same everywhere, one with a corner is not."""
+    net, g = model(), torch.Generator().manual_seed(3)
+    noisy, source = torch.randn(2, 1, 4, 1, 1, 4, generator=g)
+    corner, text = torch.randn(1, 4, 1, 1, 1, generator=g), torch.randn(1, 5, 8, generator=g)
+    here = torch.tensor([[[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]])
+    there, sigma = here + torch.tensor([0, 3, 4]), torch.tensor([900.0])
+    with torch.no_grad():
+        alone = [net(noisy, sigma, text, source, places=(at, at)).sample for at in (here, there)]
+        outside = torch.tensor([[[0, 7, 7]]])
+        both = torch.cat((source, corner), -1)
+        told = [net(noisy, sigma, text, both, places=(torch.cat((at, outside), 1), at)).sample for at in (here, there)]
+    torch.testing.assert_close(*alone, atol=1e-5, rtol=1e-4)
+    assert (told[0] - told[1]).abs().max() > 1e-3
