@@ -146,7 +146,7 @@ def test_what_does_not_work_is_refused(deep, config, words):
 def test_a_cache_for_other_steps_or_for_one_block_is_refused(deep):
     deep.transformer.enable_cache(MagCacheConfig(num_inference_steps=28, mag_ratios=[1.0] * 28))
     try:
-        with pytest.raises(UserError, match="28 steps and the edit has 8: give it num_inference_steps=8"):
+        with pytest.raises(UserError, match="counts 28 steps and the edit has 8: set num_inference_steps=8"):
             latents_of(deep)
     finally:
         deep.transformer.disable_cache()

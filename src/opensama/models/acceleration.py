@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from diffusers import (
     FasterCacheConfig,
-    MagCacheConfig,
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
     TextKVCacheConfig,
@@ -128,12 +127,9 @@ def target_latents(model: nn.Module, args: tuple[Any, ...], given: dict[str, Any
 
 def check_steps(model: Any, steps: int) -> None:
     """UserError where a step cache counts other steps than there will be."""
-    config: Any = getattr(model, "_cache_config", None)
-    if isinstance(config, MagCacheConfig) and config.num_inference_steps != steps:
-        raise UserError(
-            f"The MagCache is set for {config.num_inference_steps} steps and the edit has {steps}: give it"
-            f" num_inference_steps={steps}."
-        )
+    told = getattr(getattr(model, "_cache_config", None), "num_inference_steps", steps)  # a MagCache has been
+    if told != steps:
+        raise UserError(f"The MagCache counts {told} steps and the edit has {steps}: set num_inference_steps={steps}.")
 
 
 def has_adapters(model: Any) -> bool:
