@@ -39,6 +39,7 @@ def make_video(
     sound: str | None = None,
     sound_start: float = 0.0,
     rate: int = 44_100,
+    layout: str = "stereo",
     container_options: dict[str, str] | None = None,
 ) -> Path:
     """`stamps` are in `time_base`, the last frame lasts `last`; `color` is matrix, range, primaries, transfer."""
@@ -57,7 +58,9 @@ def make_video(
             context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
         if turn:
             stream.set_display_rotation(**turn)
-        voice: Any = container.add_stream(sound, rate=rate, layout="stereo") if sound else None
+        voice: Any = container.add_stream(sound, rate=rate, layout=layout) if sound else None
+        if voice is not None and sound == "wmav2":
+            voice.codec_context.bit_rate = 128_000
         packets = []
         for index, stamp in enumerate(stamps):
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24").reformat(
@@ -72,19 +75,19 @@ def make_video(
             packet.duration = duration_at[packet.pts]
             container.mux(packet)
         if voice is not None:
-            for packet in _sing(voice, float((stamps[-1] + last) * time_base), sound_start, rate):
+            for packet in _sing(voice, float((stamps[-1] + last) * time_base), sound_start, rate, layout):
                 container.mux(packet)
     return path
 
 
-def _sing(voice: Any, seconds: float, start: float, rate: int) -> list[av.Packet]:
+def _sing(voice: Any, seconds: float, start: float, rate: int, layout: str = "stereo") -> list[av.Packet]:
     """A beeping tone of that length."""
     time = np.arange(int(seconds * rate)) / rate
     wave = (0.3 * np.sin(2 * np.pi * 440 * time) * (np.sin(2 * np.pi * 3 * time) > 0)).astype(np.float32)
     if not voice.codec_context.is_open:
         voice.codec_context.open()
     block = voice.codec_context.frame_size or 1024
-    change = av.AudioResampler(format=voice.codec_context.format.name, layout="stereo", rate=rate)
+    change = av.AudioResampler(format=voice.codec_context.format.name, layout=layout, rate=rate)
     packets: list[av.Packet] = []
     for begin in range(0, len(wave), block):
         frame = av.AudioFrame.from_ndarray(np.stack([wave[begin : begin + block]] * 2), format="fltp", layout="stereo")
@@ -168,3 +171,58 @@ def same_times(video: Video, path: Path) -> None:
     assert again.frame_count == video.frame_count
     if not video.has_audio:
         assert found["file_seconds"] == pytest.approx(float(video.duration), abs=2e-6)
+
+
+def with_edits(source: Path, path: Path, pieces: Sequence[tuple[float, float]]) -> Path:
+    """The MP4 `source` (its index at the end) with an edit list that shows only these pieces, seconds from and to."""
+
+    def boxes(data: bytes) -> list[tuple[bytes, bytes]]:
+        found = []
+        while data:
+            size = int.from_bytes(data[:4], "big")
+            found.append((data[4:8], data[8:size]))
+            data = data[size:]
+        return found
+
+    def box(name: bytes, body: bytes) -> bytes:
+        return (len(body) + 8).to_bytes(4, "big") + name + body
+
+    movie = next(body for name, body in boxes(source.read_bytes()) if name == b"moov")
+    movie_ticks = int.from_bytes(dict(boxes(movie))[b"mvhd"][12:16], "big")
+
+    def edited(track: bytes) -> bytes:
+        parts = dict(boxes(track))
+        ticks = int.from_bytes(dict(boxes(parts[b"mdia"]))[b"mdhd"][12:16], "big")
+        first = int.from_bytes(dict(boxes(parts[b"edts"]))[b"elst"][12:16], "big")  # where the media really begin
+        rows = b"".join(
+            round((end - begin) * movie_ticks).to_bytes(4, "big")
+            + (first + round(begin * ticks)).to_bytes(4, "big")
+            + b"\0\1\0\0"
+            for begin, end in pieces
+        )
+        edits = box(b"edts", box(b"elst", bytes(4) + len(pieces).to_bytes(4, "big") + rows))
+        return b"".join(edits if name == b"edts" else box(name, body) for name, body in boxes(track))
+
+    whole = b"".join(box(name, edited(body) if name == b"trak" else body) for name, body in boxes(movie))
+    path.write_bytes(
+        b"".join(box(name, whole if name == b"moov" else body) for name, body in boxes(source.read_bytes()))
+    )
+    return path
+
+
+def onsets(path: Path) -> list[float]:
+    """When each beep begins, in seconds of the file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames, end = [], 0.0
+        for packet in container.demux(stream):
+            for frame in packet.decode():
+                begin = end if frame.time is None else frame.time
+                end = begin + frame.samples / frame.sample_rate
+                change = av.AudioResampler(format="fltp", layout="mono", rate=frame.sample_rate)
+                samples = np.concatenate([part.to_ndarray()[0] for part in change.resample(frame)])
+                frames.append((begin + np.arange(len(samples)) / frame.sample_rate, samples))
+    times, samples = np.concatenate([t for t, _ in frames]), np.concatenate([s for _, s in frames])
+    loud = np.convolve(np.abs(samples), np.ones(400) / 400, "same") > 0.05
+    starts = times[1:][loud[1:] & ~loud[:-1]]
+    return [float(t) for k, t in enumerate(starts) if k == 0 or t - starts[k - 1] > 0.1]

@@ -116,7 +116,7 @@ def edit(
         preserve=preserve,
     )
     from opensama.media.video_io import read_video
-    from opensama.media.video_io.writing import check_writable
+    from opensama.media.video_io.writing import check_writable, rehearse
     from opensama.models.registry import find
 
     find(model)
@@ -138,6 +138,9 @@ def edit(
     from opensama.pipeline.masks import limits_of
 
     limits_of(request, source)  # a wrong box or mask is said before gigabytes are loaded
+    rehearse(source, out, quality=quality, even=even, overwrite=overwrite)  # and what cannot be written, too
+    if compare:
+        rehearse(side_by_side(source, source), compared, quality=quality, even=even, overwrite=overwrite)
 
     begin = time.perf_counter()
     with Display() as show:

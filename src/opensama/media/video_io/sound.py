@@ -100,12 +100,13 @@ class Sound:
             if seconds is not None and track.due > seconds:
                 return
             self._next = None
-            track.write(packet, output)
+            track.pass_on(packet, output)
 
     def finish(self, output: av.container.OutputContainer) -> None:
-        """Ends each track where it is: for a rehearsal, which does not go to the end."""
+        """Ends each track where it is, for a rehearsal: nothing more is written."""
         for track in self._tracks.values():
-            track.write(None, output)
+            track.pass_on(None, output)
+        self._packets, self._next = iter(()), None
 
 
 def _is_copied(stream: av.AudioStream, kind: FileFormat, track: Track) -> bool:
@@ -126,6 +127,8 @@ class _Track:
         self.due = Fraction(-1)
         """When the packet at hand is to be written, on the video's clock."""
         self.outside = self.damaged = 0
+        self.broken: Fraction | None = None
+        """Seconds at which the track could not be written on."""
         self.moved = Fraction(0)
         self._piece = 0
         self._raw: Fraction | None = None
@@ -141,6 +144,8 @@ class _Track:
             said.append("Times of the sound that go back were made to rise.")
         if self.damaged:
             said.append("Damaged pieces of the sound were left out.")
+        if self.broken is not None:
+            said.append(f"The sound ({self.name}) could not be written beyond {float(self.broken):.1f} s.")
         return said
 
     def receive(self, packet: av.Packet) -> None:
@@ -154,6 +159,20 @@ class _Track:
             self._piece = min(self._piece + 1, len(self.heard.offsets) - 1)
         self._raw = raw
         self.due = raw - self.offset
+
+    def pass_on(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
+        """Writes the packet, or what becomes of it; None ends the track. A track that fails just ends."""
+        if self.broken is not None:
+            return
+        try:
+            self._write(packet, output)
+        except (av.error.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError):  # the disk's fault
+                raise
+            self.broken = max(Fraction(0), self.due)
+
+    def _write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
+        raise NotImplementedError
 
     @property
     def offset(self) -> Fraction:
@@ -185,7 +204,7 @@ class _Copied(_Track):
         if stream.duration and stream.start_time is not None and self.time_base <= Fraction(1, self.rate):
             self._end = round(((stream.start_time + stream.duration) * self.time_base - self.offset) * self.rate)
 
-    def write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
+    def _write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
         if packet is None or packet.size == 0:
             return
         began = self._last is not None
@@ -285,7 +304,7 @@ class _Made(_Track):
             graph.add_abuffer(
                 format=self.samples, layout=self.layout, sample_rate=self.rate, time_base=Fraction(1, self.rate)
             ),
-            graph.add("aresample", f"{self.rate}:async=1"),
+            graph.add("aresample", f"{self.rate}:async=1:min_hard_comp=0.02"),
             graph.add("aformat", f"sample_fmts={self.samples}:channel_layouts={self.layout}"),
             graph.add("asetnsamples", f"n={context.frame_size or 1024}:p=0"),
             graph.add("abuffersink"),
@@ -293,7 +312,7 @@ class _Made(_Track):
         graph.link_nodes(*steps).configure()
         self._graph = graph
 
-    def write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
+    def _write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
         """Decodes, makes alike, encodes and muxes; None or the empty packet ends the track."""
         last = packet is None or packet.size == 0
         frames: list[av.AudioFrame] = []

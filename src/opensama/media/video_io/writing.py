@@ -12,6 +12,7 @@ import contextlib
 import errno
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -27,6 +28,9 @@ from opensama.media.video_io.containers import Encoding, FileFormat, format_of
 from opensama.media.video_io.sound import Sound
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
+
+_MOMENT = Fraction(2)
+"""Seconds of sound in a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ def write_video(
     file cannot be written.
     """
     path = Path(path)
-    check_writable(path, overwrite)
+    with _user_errors(path):
+        check_writable(path, overwrite)
     kind = format_of(path)
     plan = Encoding.of(video, kind, quality, even)
     with _user_errors(path), whole_file(path) as temporary:
@@ -74,6 +79,23 @@ def write_video(
     return WriteReport(
         path, plan.width, plan.height, video.frame_count, plan.codec, plan.pixel_format, sound.summary, notes
     )
+
+
+def rehearse(
+    video: Video, path: str | Path, *, quality: float = 80, even: bool = False, overwrite: bool = False
+) -> None:
+    """Does all of `write_video` that can fail, with one black picture and a moment of the sound, before a long edit.
+
+    `video` is the source, or anything of the edit's size, times and sound. Leaves nothing behind. Raises `UserError` as
+    `write_video` would.
+    """
+    path = Path(path)
+    with _user_errors(path):
+        check_writable(path, overwrite)
+        kind = format_of(path)
+        plan = Encoding.of(video, kind, quality, even)
+        with tempfile.TemporaryDirectory(prefix=".rehearsal.", suffix=".part", dir=path.absolute().parent) as scratch:
+            _encode(video, plan, kind, Path(scratch) / path.name, moment=_MOMENT)
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:
@@ -94,8 +116,8 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
         raise UserError(f"The folder {folder} is not writable; choose another place.")
 
 
-def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path) -> Sound:
-    """Pictures and sound into one file, interleaved as they come."""
+def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path, moment: Fraction | None = None) -> Sound:
+    """Pictures and sound into one file, interleaved as they come; with `moment`, one picture and seconds of sound."""
     ticks, stamps, durations = _clock(video, kind)
     with Sound.of(video, kind) as sound:
         options = {}
@@ -119,12 +141,18 @@ def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path) -> 
                     packet.dts = packet.dts if b_frames else packet.pts
                     container.mux(packet)
 
-            for stamp, picture in zip(stamps, video.frames(), strict=True):
+            pictures = video.frames()
+            if moment is not None:
+                stamps, pictures = stamps[:1], iter([_black(video)])
+            for stamp, picture in zip(stamps, pictures, strict=True):
                 frame = convert(_padded(picture, plan.width, plan.height))
                 frame.pts, frame.time_base = stamp, Fraction(1, ticks)
                 sound.mux_until(container, Fraction(stamp, ticks))
                 put(stream.encode(frame))
             put(stream.encode(None))
+            if moment is not None:
+                sound.mux_until(container, Fraction(stamps[0], ticks) + moment)
+                sound.finish(container)
             sound.mux_until(container, None)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -132,6 +160,10 @@ def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path) -> 
             raise
         container.close()
         return sound
+
+
+def _black(video: Video) -> np.ndarray:
+    return np.zeros((video.height, video.width, 3), np.uint8 if video.bit_depth == 8 else np.uint16)
 
 
 def _b_frames(video: Video) -> bool:

@@ -1,0 +1,130 @@
+"""Sound whose times or format are not what its file says: edited all the same, in step, and one line says so."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from opensama.media.video_io import read_video, write_video
+from opensama.media.video_io.writing import WriteReport
+from tests.media.making import hear, make_video, onsets, probe, with_edits
+
+MILLISECONDS = Fraction(1, 1000)
+SECOND = range(0, 1000, 40)
+
+
+def rewritten(source: Path, ending: str = ".mp4") -> tuple[Path, WriteReport, list[str]]:
+    notes: list[str] = []
+    path = source.with_name(f"out{ending}")
+    report = write_video(read_video(source), path, on_note=notes.append, overwrite=True)
+    return path, report, notes
+
+
+def rises(path: Path) -> bool:
+    with av.open(str(path)) as container:
+        stamps = [packet.dts for packet in container.demux(audio=0) if packet.dts is not None]
+    return all(a < b for a, b in pairwise(stamps))
+
+
+def beeps_after_pictures(path: Path) -> list[float]:
+    """Seconds from the first picture to each beep."""
+    return [onset - float(probe(path)["stamps"][0]) for onset in onsets(path)]
+
+
+@pytest.mark.parametrize(("sound", "made"), [("aac", "copied aac"), ("mp2", "mp2 made aac"), ("ac3", "copied ac3")])
+def test_joined_recordings_stay_in_step(sound: str, made: str, tmp_path: Path) -> None:
+    part = make_video(
+        tmp_path / "part.ts", stamps=SECOND, last=40, time_base=MILLISECONDS, sound=sound, options={"bf": "0"}
+    )
+    source = tmp_path / "joined.ts"
+    source.write_bytes(part.read_bytes() * 3)
+    path, report, notes = rewritten(source)
+    assert report.frame_count == 75
+    assert report.sound == made
+    assert sum("clock goes back" in note for note in notes) == 1
+    assert rises(path)
+    one = beeps_after_pictures(rewritten(part, ".mkv")[0])
+    assert len(one) == 3
+    expected = [beep + second for second in range(3) for beep in one]
+    assert beeps_after_pictures(path) == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize(("sound", "made"), [("aac", "copied aac"), ("pcm_s16le", "pcm_s16le made aac")])
+def test_sound_outside_of_the_edits_is_dropped(sound: str, made: str, tmp_path: Path) -> None:
+    ending = ".mp4" if sound == "aac" else ".mov"
+    plain = make_video(
+        tmp_path / f"plain{ending}",
+        stamps=range(0, 4000, 40),
+        last=40,
+        time_base=MILLISECONDS,
+        sound=sound,
+        rate=48_000,
+        options={"bf": "0", "g": "5"},
+    )
+    source = with_edits(plain, tmp_path / f"cut{ending}", [(0, 0.6), (1.88, 4)])
+    path, report, notes = rewritten(source)
+    assert report.sound == made
+    assert report.frame_count == 68
+    assert sum("edit list" in note for note in notes) == 1
+    assert rises(path)
+    beeps = [n / 3 for n in range(12)]
+    kept = [beep for beep in beeps if beep < 0.6] + [beep - 1.28 for beep in beeps if beep > 1.88]
+    assert [beep for beep in onsets(path) if beep > 0.1] == pytest.approx([b for b in kept if b > 0.1], abs=0.03)
+
+
+def test_frames_without_a_time_follow_the_one_before(tmp_path: Path) -> None:
+    source = make_video(
+        tmp_path / "in.asf", codec="wmv2", stamps=SECOND, last=40, time_base=MILLISECONDS, sound="wmav2"
+    )
+    path, report, notes = rewritten(source)
+    assert report.sound == "wmav2 made aac"
+    assert notes == ["The sound (wmav2) was made AAC, because MP4 players do not play it as it is."]
+    assert beeps_after_pictures(path)[-2:] == pytest.approx(beeps_after_pictures(source)[-2:], abs=0.01)
+
+
+@pytest.mark.parametrize("sound", ["aac", "mp2", "ac3"])
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".mov", ".webm"])
+def test_sound_that_turns_from_mono_to_stereo(sound: str, ending: str, tmp_path: Path) -> None:
+    def part(name: str, first: int, layout: str) -> bytes:
+        return make_video(
+            tmp_path / name,
+            stamps=range(first, first + 1000, 40),
+            last=40,
+            time_base=MILLISECONDS,
+            sound=sound,
+            sound_start=first / 1000,
+            layout=layout,
+            options={"bf": "0"},
+        ).read_bytes()
+
+    source = tmp_path / "in.ts"
+    source.write_bytes(part("a.ts", 0, "mono") + part("b.ts", 1000, "stereo"))
+    path, report, notes = rewritten(source, ending)
+    assert report.sound.startswith(f"{sound} made")
+    assert sum("changes on the way (mono at 44100 Hz and stereo at 44100 Hz)" in note for note in notes) == 1
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context.layout.name == "stereo"
+    samples = hear(path)[1]
+    assert len(samples) / (48_000 if ending == ".webm" else 44_100) == pytest.approx(
+        3, abs=0.1
+    )  # the second part sounds for two seconds
+    assert np.abs(samples[: len(samples) // 2]).max() > 0.1
+    assert np.abs(samples[len(samples) // 2 :]).max() > 0.1
+    assert len(onsets(path)) == 9
+
+
+def test_transport_streams_with_mp2_are_what_the_first_frame_says(tmp_path: Path) -> None:
+    source = make_video(
+        tmp_path / "in.ts", codec="mpeg2video", stamps=range(25), time_base=Fraction(1, 25), sound="mp2"
+    )
+    path, report, notes = rewritten(source)
+    assert report.sound == "mp2 made aac"
+    assert len(notes) == 1
+    start = float(read_video(source).origin)
+    heard = [beep - start for beep in onsets(source)]
+    assert onsets(path) == pytest.approx(heard, abs=0.005)
