@@ -41,6 +41,7 @@ def edit(
     preserve: bool | None = None,
     quality: float = 80,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
+    anyway: Annotated[bool, Parameter(negative=())] = False,
     even: Annotated[bool, Parameter(negative=())] = False,
     device: str | None = None,
     dtype: str | None = None,
@@ -87,6 +88,8 @@ def edit(
         How well the file keeps the pictures, from 0 to 100.
     overwrite
         Replace the output where it exists.
+    anyway
+        Edit, though the instruction has words that the model does not know.
     even
         Pad odd sizes by a pixel, so that every player plays the file.
     device
@@ -117,9 +120,15 @@ def edit(
     )
     from opensama.media.video_io import read_video
     from opensama.media.video_io.writing import check_writable, rehearse
-    from opensama.models.registry import find
+    from opensama.models.registry import find, unknown_words
 
-    find(model)
+    unknown = () if anyway else unknown_words(find(model), instruction)
+    if unknown:
+        listed = ", ".join(repr(word) for word in unknown[:5])
+        raise UserError(
+            f"The model {model} has never been taught {listed}{' and others' if unknown[5:] else ''}, so nothing was "
+            f"edited: say it in words that it knows (words.txt in its folder), choose a larger model, or add --anyway."
+        )
     check_offload(offload)
     if dtype is not None:
         check_dtype(dtype)

@@ -8,6 +8,7 @@ models is instant.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from opensama.runtime import read_object
 from opensama.values import UserError
 
+WORDS = "words.txt"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -201,6 +203,28 @@ def find(name: str | Path) -> ModelEntry:
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)} or a model folder."
     raise UserError(f"There is no model and no folder {str(name)!r}: {hint}")
+
+
+def unknown_words(entry: ModelEntry, instruction: str) -> tuple[str, ...]:
+    """Words of an instruction that the model has never been taught, each once, in lower case.
+
+    A model of few words lists them in its folder (`words.txt`, one a line; in quotation marks those that it knows as
+    something to write); of any other nothing is unknown.
+    """
+    listed = None if entry.folder is None else entry.folder / WORDS
+    if listed is None or not listed.is_file():
+        return ()
+    known = set(listed.read_text("utf-8").split())
+    found = []
+    for i, part in enumerate(re.split(r'["\u201c\u201d]', instruction)):
+        quoted = {word.strip('"') for word in known} if i % 2 else known
+        found += [word for word in words_of(part) if word not in quoted]
+    return tuple(dict.fromkeys(found))
+
+
+def words_of(text: str) -> list[str]:
+    """A text's words in lower case, and its numbers."""
+    return re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", text.lower())
 
 
 def _with_preset(entry: ModelEntry, preset: str) -> ModelEntry:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from opensama import runtime
-from opensama.models.registry import ModelEntry, find
+from opensama.models.registry import ModelEntry, find, unknown_words
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.diffusion import EditPipeline, Guidance
@@ -82,6 +82,10 @@ class Editor:
     def __init__(self, pipeline: EditPipeline, entry: ModelEntry, *, offload: str = "none"):
         self.pipeline, self.entry, self.offload = pipeline, entry, offload
         pipeline.set_progress_bar_config(disable=True)
+
+    def unknown_words(self, instruction: str) -> tuple[str, ...]:
+        """Words that a model of few words has never been taught: what it makes of them is chance."""
+        return unknown_words(self.entry, instruction)
 
     @torch.no_grad()
     def edit(self, request: EditRequest) -> Video:

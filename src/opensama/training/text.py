@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,10 +10,25 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from opensama.models.registry import words_of
 from opensama.pretext import PAPER_SHARES, TASKS
-from opensama.world import FAMILIES, plan_edit
+from opensama.world import (
+    BACKGROUNDS,
+    COLORS,
+    FAMILIES,
+    KINDS,
+    PLACES,
+    STYLES,
+    TEXTURES,
+    WEARABLES,
+    phrasing,
+    plan_edit,
+)
+from opensama.world.backgrounds import PAINTERS
+from opensama.world.letters import WORDS
 
 PAD, END = "<pad>", "</s>"
+FILLERS = ("a", "an", "and", "at", "in", "it", "nothing", "pixelated", "says", "style", "with")  # of captions
 
 
 def corpus(n: int = 20_000) -> Iterable[str]:
@@ -24,6 +40,20 @@ def corpus(n: int = 20_000) -> Iterable[str]:
         yield plan.caption
         if i % 20 == 0:
             yield prompts[i // 20 % len(prompts)]
+
+
+def known_words() -> list[str]:
+    """All words of the world's instructions and captions, and of the pretext tasks' prompts, in order.
+
+    Those that it only ever reads as a clip's caption text are in quotation marks.
+    """
+    patterns = [pattern for key in phrasing.GRAMMAR.values() for pattern in key]
+    every = [re.sub(r"\{.*?\}", " ", text) for pattern in patterns for text, _ in phrasing.expand(pattern)]
+    every += [*KINDS, *COLORS, *TEXTURES, *WEARABLES, *PLACES, *STYLES, *FILLERS]
+    every += [text for name, look in BACKGROUNDS.items() for text in (name, look.words, PAINTERS[look.painter].words)]
+    every += [TASKS[name].prompt for name in PAPER_SHARES]
+    said = {word for text in every for word in words_of(text)}
+    return sorted(said) + sorted(f'"{word.lower()}"' for word in WORDS if word.lower() not in said)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 640) -> PreTrainedTokenizerFast:

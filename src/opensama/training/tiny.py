@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
 
 from opensama.models.icve import IcveTransformer3DModel
-from opensama.models.registry import TINY, find
+from opensama.models.registry import TINY, WORDS, find
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.assemble import PIPELINES
@@ -40,7 +40,7 @@ from opensama.training.editing import EditingStage, HeldOut, Stream
 from opensama.training.loop import Stage, Trainer
 from opensama.training.pool import DRAWS, Draw, Pool, Renewed, build_pool, draw_clips, draw_in_turn, draw_unpaired
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
-from opensama.training.text import corpus, make_text_encoder, train_tokenizer
+from opensama.training.text import corpus, known_words, make_text_encoder, train_tokenizer
 from opensama.values import UserError
 from opensama.world import TIERS
 from opensama.world.phrasing import Split
@@ -331,7 +331,10 @@ def export(
     tokenizer: PreTrainedTokenizerFast,
     encoder: SiglipVisionModel,
 ) -> Path:
-    """Writes the pipeline folder, weights in bfloat16; SAMA's image encoder lies beside it for later training."""
+    """Writes the pipeline folder, weights in bfloat16, with the words that the model knows.
+
+    SAMA's image encoder lies beside it for later training.
+    """
     pipeline = PIPELINES[family](
         tokenizer=tokenizer,
         text_encoder=text,
@@ -341,6 +344,7 @@ def export(
         defaults=TINY.defaults.to_dict(),
     )
     pipeline.save_pretrained(folder)
+    (folder / WORDS).write_text("\n".join(known_words()) + "\n", "utf-8")
     if family == "sama":
         encoder.save_pretrained(folder / "semantic_encoder")
     for file in folder.rglob("*.safetensors"):
