@@ -106,6 +106,40 @@ class ColorInfo:
         return "bt709" if max(width, height) >= 1280 else "smpte170m"
 
 
+@dataclass(frozen=True, eq=False)
+class Transparency:
+    """How much of each frame shows, beside a `Video` whose frames were composed on a plain background."""
+
+    source: FrameSource = field()
+    """`source(start, stop)` streams alpha, `h w`, of the frames' type: 0 is clear, the largest number opaque."""
+    background: tuple[int, int, int]
+    """Red, green, blue of 0 to 255."""
+
+    def any(self, count: int) -> bool:
+        """Whether something shows through in the first `count` frames; looks until it finds it.
+
+        By more than a hundredth: what FFmpeg makes opaque in 10 bits is 1020 of 1023.
+        """
+        import numpy as np
+
+        return any(alpha.min() < 0.99 * np.iinfo(alpha.dtype).max for alpha in self.source(0, count))
+
+
+def background_color(name: str) -> tuple[int, int, int]:
+    """Red, green, blue of 0 to 255 from a CSS name or `#rrggbb`. UserError for anything else."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *clear = ImageColor.getrgb(name)
+        if clear:
+            raise ValueError
+    except (ValueError, AttributeError):
+        raise UserError(
+            f"The background {str(name)[:40]!r} is no colour; give a name such as white, or #rrggbb."
+        ) from None
+    return red, green, blue
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Video:
     """Frames and time, with sound: what people have.
@@ -133,6 +167,8 @@ class Video:
     """What only the writer needs: HDR mastering metadata."""
     notes: tuple[str, ...] = ()
     """Sentences that a person should read about how the file was read; the writer passes them on."""
+    transparency: Transparency | None = None
+    """Where the file's format has alpha; the frames are composed on its background."""
 
     def __post_init__(self) -> None:
         if not self.timestamps:
@@ -242,6 +278,7 @@ class Video:
             width=width,
             height=height,
             color=replace(self.color, matrix=matrix),
+            transparency=None if resized else self.transparency,
             bit_depth=self.bit_depth if bit_depth is None else bit_depth,
         )
 
@@ -251,12 +288,13 @@ class Video:
         if not 0 <= start < stop <= self.frame_count:
             raise UserError(f"Frames {start}:{stop} lie outside the video, which has frames 0:{self.frame_count}.")
         stamps = tuple(stamp - self.timestamps[start] for stamp in self.timestamps[start:stop])
-        whole_source = self.source
+        whole_source, alpha = self.source, self.transparency
         return replace(
             self,
             timestamps=stamps,
             duration=(stamps[-1] + self.durations[stop - 1]) * self.time_base,
             source=lambda a, b: whole_source(start + a, start + b),
+            transparency=alpha and replace(alpha, source=lambda a, b: alpha.source(start + a, start + b)),
             has_audio=False,
             path=None,
             origin=Fraction(0),
@@ -311,6 +349,10 @@ class EditRequest:
     """The same as a rectangle: x, y, width, height in pixels of the video."""
     preserve: bool | None = None
     """Keep the source's own pixels where the edit left them alone."""
+    background: str = "white"
+    """What shows through transparent places: a CSS name or #rrggbb; not for a Video, which is composed already."""
+    alpha: str = "flatten"
+    """`keep`: the result has the source's transparency, for .mov and .webm files; `flatten`: none."""
     progress: Callable[[Progress], None] | None = None
     """Called as the edit goes on; may raise `Cancelled`."""
 
@@ -329,6 +371,9 @@ class EditRequest:
         _check_number("guidance", self.guidance, 0, 100)
         _check_number("source guidance", self.source_guidance, 0, 100)
         _check_number("shift", self.shift, 1e-3, 100)
+        background_color(self.background)
+        if self.alpha not in ("flatten", "keep"):
+            raise UserError(f"Alpha is either flatten or keep, not {self.alpha!r}.")
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
             raise UserError(f"The negative prompt must be text, not {self.negative_prompt!r}.")
         if self.negative_prompt is not None and len(self.negative_prompt) > MAX_INSTRUCTION:

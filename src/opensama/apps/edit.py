@@ -39,6 +39,8 @@ def edit(
     box: str | None = None,
     compare: Annotated[bool, Parameter(negative=())] = False,
     preserve: bool | None = None,
+    background: str = "white",
+    alpha: str = "flatten",
     quality: float = 80,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     anyway: Annotated[bool, Parameter(negative=())] = False,
@@ -84,6 +86,11 @@ def edit(
         Also write source and result side by side, as NAME-compare.mp4 beside the result.
     preserve
         Keep the source's own pixels where the edit left the picture alone. By default the model's own choice.
+    background
+        What shows through transparent places while the model works, and in the result unless alpha is kept: a colour's
+        name or #rrggbb.
+    alpha
+        keep: the result has the source's transparency, as ProRes 4444 (.mov) or VP9 (.webm). flatten: it has none.
     quality
         How well the file keeps the pictures, from 0 to 100.
     overwrite
@@ -117,6 +124,8 @@ def edit(
         mask=mask,
         box=None if box is None else parse_box(box),
         preserve=preserve,
+        background=background,
+        alpha=alpha,
     )
     from opensama.media.video_io import read_video
     from opensama.media.video_io.writing import check_writable, rehearse
@@ -132,20 +141,24 @@ def edit(
     check_offload(offload)
     if dtype is not None:
         check_dtype(dtype)
-    out = default_output(video) if output is None else output
+    out = default_output(video, alpha == "keep") if output is None else output
+    if alpha == "keep" and out.suffix.lower() not in (".mov", ".webm"):
+        raise UserError(f"{out} cannot hold transparency; end its name in .mov or .webm.")
     compared = out.with_name(f"{out.stem}-compare.mp4")
     if out.exists() and video.exists() and out.samefile(video):
         raise UserError(f"{out} is the source itself; choose another name with --output.")
     check_writable(out, overwrite)
     if compare:
         check_writable(compared, overwrite)
-    source = read_video(video)
+    source = read_video(video, background=background)
     request = replace(request, video=source, frames=None if frames is None else parse_range(frames, source.frame_count))
 
     from opensama import load
     from opensama.media.frames import compare as side_by_side
+    from opensama.pipeline.editor import source_of
     from opensama.pipeline.masks import limits_of
 
+    source_of(request)
     limits_of(request, source)  # a wrong box or mask is said before gigabytes are loaded
     rehearse(source, out, quality=quality, even=even, overwrite=overwrite)  # and what cannot be written, too
     if compare:
@@ -153,6 +166,11 @@ def edit(
 
     begin = time.perf_counter()
     with Display() as show:
+        if alpha == "flatten" and source.transparency is not None and source.transparency.any(source.frame_count):
+            show.note(
+                f"{video.name} has transparent places, {background} in the result; --background chooses, "
+                "--alpha keep keeps them."
+            )
         editor = load(
             model, device=device, dtype=dtype, weights=weights, base=base,
             offload=offload, vae_tiling=vae_tiling, notice=show.note,
@@ -222,10 +240,14 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
-def default_output(source: Path) -> Path:
-    """`holiday.mov` gives `holiday-edited.mp4` beside it; a folder of pictures gives a file beside the folder."""
+def default_output(source: Path, alpha: bool = False) -> Path:
+    """`holiday.mov` gives `holiday-edited.mp4` beside it; a folder of pictures gives a file beside the folder.
+
+    With alpha it is a .webm where the source is one, else a .mov.
+    """
     source = Path(os.path.abspath(source)) if source.name in ("", "..") else source
-    return source.with_name(f"{source.name if source.is_dir() else source.stem}-edited.mp4")
+    suffix = ".mp4" if not alpha else ".webm" if source.suffix.lower() == ".webm" else ".mov"
+    return source.with_name(f"{source.name if source.is_dir() else source.stem}-edited{suffix}")
 
 
 def shorten(text: str, limit: int = 40) -> str:

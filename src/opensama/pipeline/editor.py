@@ -28,7 +28,7 @@ from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
 from opensama.pipeline.windows import WindowPlan
-from opensama.values import EditRequest, Progress, Video
+from opensama.values import EditRequest, Progress, UserError, Video
 
 
 def edit(
@@ -44,7 +44,7 @@ def edit(
 ) -> Video:
     """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...)."""
     asked = EditRequest(video, instruction, **request)
-    asked = replace(asked, video=_as_video(asked.video))  # a wrong file is said before a large model is loaded
+    asked = replace(asked, video=source_of(asked))  # a wrong file is said before a large model is loaded
     return load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling).edit(asked)
 
 
@@ -90,7 +90,7 @@ class Editor:
     @torch.no_grad()
     def edit(self, request: EditRequest) -> Video:
         """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it."""
-        video = _as_video(request.video)
+        video = source_of(request)
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
         with self.pipeline.freed():
@@ -102,7 +102,8 @@ class Editor:
                 limit = next(weights)
                 yield carrier.frame(index - start, source, limit) if start <= index < stop else source
 
-        return video.with_frames(frames)
+        edited = video.with_frames(frames)
+        return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
     def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Carrier:
         """The edit at model size, ready to be carried to full size."""
@@ -180,9 +181,13 @@ class _Reporter:
         return value
 
 
-def _as_video(video: Video | Path | str) -> Video:
-    if isinstance(video, Video):
-        return video
-    from opensama.media.video_io import read_video
+def source_of(request: EditRequest) -> Video:
+    """The video to edit, on the request's background. UserError if transparency is to be kept and there is none."""
+    video = request.video
+    if not isinstance(video, Video):
+        from opensama.media.video_io import read_video
 
-    return read_video(video)
+        video = read_video(video, background=request.background)
+    if request.alpha == "keep" and video.transparency is None:
+        raise UserError(f"{video.path or 'The video'} has no transparency to keep; leave --alpha keep out.")
+    return video

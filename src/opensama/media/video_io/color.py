@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from opensama.media.video_io.alpha import RGB, WHITE, composed
 from opensama.media.video_io.matrix import KR_KB, Coding, grey_levels
 from opensama.media.video_io.pyav import side_data_of
 from opensama.values import ColorInfo, UserError
@@ -152,6 +153,7 @@ class ToRGB:
         orientation: Orientation,
         cover: tuple[int, int] | None = None,
         grey_full: bool = False,
+        background: RGB = WHITE,
     ) -> None:
         self.width, self.height = width, height  # with square pixels, before turning
         self.cover = cover
@@ -160,12 +162,22 @@ class ToRGB:
             scale = max(across / width, down / height)
             self.width, self.height = max(across, round(width * scale)), max(down, round(height * scale))
         self.color, self.deep, self.orientation, self.grey_full = color, deep, orientation, grey_full
+        self.background = background
         self._matrix = color.matrix_for(width, height)
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         picture, alpha = self._colors(frame)
-        picture = self.orientation.apply(picture if alpha is None else _over_white(picture, alpha))
+        return self._placed(picture if alpha is None else composed(picture, alpha, self.background))
+
+    def alpha(self, frame: av.VideoFrame) -> np.ndarray:
+        """How much of the frame shows, `h w`, of the pictures' type: 0 is clear."""
+        picture, alpha = self._colors(frame)
+        opaque = np.iinfo(picture.dtype).max
+        return self._placed(np.full(picture.shape[:2], opaque, picture.dtype) if alpha is None else alpha)
+
+    def _placed(self, picture: np.ndarray) -> np.ndarray:
+        picture = self.orientation.apply(np.ascontiguousarray(picture) if self.cover is None else picture)
         if self.cover is None:
             return picture
         width, height = self.cover
@@ -181,7 +193,7 @@ class ToRGB:
             return self._of_deep_yuv(frame)
         if self.deep and self._is_planes(frame, "gbra?p"):
             return self._of_deep_planes(frame)
-        alpha = _has_alpha(frame.format)
+        alpha = has_alpha(frame.format)
         name = ("rgba64le" if alpha else "rgb48le") if self.deep else ("rgba" if alpha else "rgb24")
         if self.cover is not None and name == "rgb24":
             name = "gbrp"  # scaled to a third of the time, and what becomes a tensor need not be turned round
@@ -199,7 +211,7 @@ class ToRGB:
 
     def _of_grey(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """By a table: swscale takes every grey for full range, whatever is said."""
-        bits, alpha, unit = bit_depth_of(frame.format), _has_alpha(frame.format), 1
+        bits, alpha, unit = bit_depth_of(frame.format), has_alpha(frame.format), 1
         if not self._is_planes(frame, "gray"):
             unit = 1 if bits == 8 else 1 << 16 - bits
             name = ("ya" if alpha else "gray") + ("16le" if bits > 8 else "8" if alpha else "")
@@ -211,7 +223,7 @@ class ToRGB:
 
     def _of_deep_yuv(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """Chroma is brought to luma's size by swscale, which shifts the codes up to 16 bits; the rest is computed."""
-        bits, alpha, unit = bit_depth_of(frame.format), _has_alpha(frame.format), 1
+        bits, alpha, unit = bit_depth_of(frame.format), has_alpha(frame.format), 1
         if not self._is_planes(frame, "yuva?444p"):
             unit = 1 << 16 - bits
             name = "yuva444p16le" if alpha else "yuv444p16le"
@@ -246,7 +258,7 @@ class ToRGB:
 
 
 class FromRGB:
-    """Turns arrays `h w 3` into frames of an encoder's pixel format."""
+    """Turns arrays `h w 3`, of straight colours where there is alpha, into frames of an encoder's pixel format."""
 
     def __init__(self, pixel_format: str, color: ColorInfo, width: int, height: int) -> None:
         self.pixel_format, self.color = pixel_format, color
@@ -255,16 +267,18 @@ class FromRGB:
         self._by_us = full or self._coding.bits > 8
         self._reformatter = VideoReformatter()
 
-    def __call__(self, picture: np.ndarray) -> av.VideoFrame:
+    def __call__(self, picture: np.ndarray, alpha: np.ndarray | None = None) -> av.VideoFrame:
         if picture.dtype == np.uint16 and self._coding.bits == 8:
-            picture = ((picture.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        changed = self._computed(picture) if self._by_us else self._converted(picture)
+            picture = _eight_bits(picture)
+            alpha = None if alpha is None else _eight_bits(alpha)
+        changed = self._computed(picture, alpha) if self._by_us else self._converted(picture, alpha)
         tag(changed, self.color)
         return changed
 
-    def _converted(self, picture: np.ndarray) -> av.VideoFrame:
+    def _converted(self, picture: np.ndarray, alpha: np.ndarray | None) -> av.VideoFrame:
+        name, picture = ("rgb24", picture) if alpha is None else ("rgba", np.dstack([picture, alpha]))
         return self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"),
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format=name),
             format=self.pixel_format,
             src_color_range=2,
             dst_colorspace=_number(MATRICES, self._coding.matrix),
@@ -273,13 +287,18 @@ class FromRGB:
             threads=1,
         )
 
-    def _computed(self, picture: np.ndarray) -> av.VideoFrame:
+    def _computed(self, picture: np.ndarray, alpha: np.ndarray | None) -> av.VideoFrame:
         """Luma and chroma of full size; for 4:2:0 shifted up to 16 bits, so that swscale only makes chroma smaller."""
         height, width, _ = picture.shape
         whole = "444" in self.pixel_format
-        frame = av.VideoFrame(width, height, self.pixel_format if whole else "yuv444p16le")
+        between = "yuv444p16le" if alpha is None else "yuva444p16le"
+        frame = av.VideoFrame(width, height, self.pixel_format if whole else between)
         unit = 1 if whole else 1 << 16 - self._coding.bits
-        for index, codes in enumerate(self._coding.of_rgb(picture, unit)):
+        planes = [*self._coding.of_rgb(picture, unit)]
+        if alpha is not None:
+            share = alpha.astype(np.float32) * np.float32((2**self._coding.bits - 1) / np.iinfo(alpha.dtype).max)
+            planes.append(np.rint(share).astype(np.uint16) * np.uint16(unit))
+        for index, codes in enumerate(planes):
             np.copyto(_plane(frame, index), codes, casting="unsafe")
         if whole:
             return frame
@@ -297,6 +316,10 @@ def _plane(frame: av.VideoFrame, index: int, channels: int = 1) -> np.ndarray:
     return codes if channels == 1 else codes.reshape(plane.height, plane.width, channels)
 
 
+def _eight_bits(codes: np.ndarray) -> np.ndarray:
+    return ((codes.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def _spread(codes: np.ndarray, bits: int, deep: bool) -> np.ndarray:
     """Codes of full range as uint8, or uint16 over all 16 bits."""
     if bits == (16 if deep else 8):
@@ -304,14 +327,6 @@ def _spread(codes: np.ndarray, bits: int, deep: bool) -> np.ndarray:
     return grey_levels(Coding("bt709", True, bits), deep)[codes]
 
 
-def _has_alpha(pixel_format: av.VideoFormat) -> bool:
+def has_alpha(pixel_format: av.VideoFormat) -> bool:
+    """Whether pixels may be transparent; those of a palette may."""
     return any(component.is_alpha for component in pixel_format.components) or pixel_format.has_palette
-
-
-def _over_white(picture: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Transparent places show white, as on a page."""
-    full = np.iinfo(picture.dtype).max
-    if alpha.min() == full:
-        return np.ascontiguousarray(picture)
-    wide = picture.astype(np.uint32) * alpha[..., None] + np.uint32(full) * (full - alpha[..., None].astype(np.uint32))
-    return ((wide + full // 2) // full).astype(picture.dtype)

@@ -8,12 +8,15 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 
+from opensama.media.video_io.alpha import RGB, WHITE
+from opensama.media.video_io.color import ToRGB
 from opensama.media.video_io.look import Size, look_of
 from opensama.media.video_io.opening import check_readable
-from opensama.media.video_io.stills import read_still, size_of_still
-from opensama.values import ColorInfo, UserError, Video, frame_rate
+from opensama.media.video_io.stills import header_of_still, read_still
+from opensama.values import ColorInfo, Transparency, UserError, Video, frame_rate
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 DEMUXERS = {"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe"}
@@ -24,7 +27,9 @@ FPS = Fraction(24)
 """Frames a second of images, which have no time of their own."""
 
 
-def read_folder(folder: Path, fps: Fraction | float | None = None, cover: Size | None = None) -> Video:
+def read_folder(
+    folder: Path, fps: Fraction | float | None = None, cover: Size | None = None, background: RGB = WHITE
+) -> Video:
     """The images of a folder, by name with numbers in their order (2 before 10)."""
     try:
         found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
@@ -32,11 +37,15 @@ def read_folder(folder: Path, fps: Fraction | float | None = None, cover: Size |
         raise UserError(f"The folder {folder} may not be read; change its permissions.") from error
     if not found:
         raise UserError(f"The folder {folder} has no images ({', '.join(sorted(SUFFIXES))}); choose another.")
-    return read_images(sorted(found, key=_natural), folder, fps, cover)
+    return read_images(sorted(found, key=_natural), folder, fps, cover, background)
 
 
 def read_images(
-    paths: Sequence[Path], name: Path, fps: Fraction | float | None = None, cover: Size | None = None
+    paths: Sequence[Path],
+    name: Path,
+    fps: Fraction | float | None = None,
+    cover: Size | None = None,
+    background: RGB = WHITE,
 ) -> Video:
     """Image files of one size as a silent video."""
     rate = FPS if fps is None else frame_rate(fps)
@@ -44,18 +53,27 @@ def read_images(
         check_readable(path)
     frame, orientation = read_still(paths[0])
     look = look_of(frame, None, paths[0], orientation, STILL)
+    clear = look.alpha
     for path in paths[1:]:
-        if (other := size_of_still(path)) != look.shown:
+        other, alpha = header_of_still(path)
+        clear = clear or alpha
+        if other != look.shown:
             raise UserError(
                 f"{path} is {other[0]}x{other[1]} pixels, the images before it {look.shown[0]}x{look.shown[1]}; "
                 "give images of one size."
             )
 
-    def source(start: int, stop: int) -> Iterator[np.ndarray]:
+    def opened(start: int, stop: int) -> Iterator[tuple[ToRGB, av.VideoFrame]]:
         for path in paths[start:stop]:
             frame, orientation = read_still(path)
             found = look_of(frame, None, path, orientation, STILL)
-            yield replace(found, bit_depth=look.bit_depth).converter(cover)(frame)
+            yield replace(found, bit_depth=look.bit_depth).converter(cover, background), frame
+
+    def source(start: int, stop: int) -> Iterator[np.ndarray]:
+        return (convert(frame) for convert, frame in opened(start, stop))
+
+    def shares(start: int, stop: int) -> Iterator[np.ndarray]:
+        return (convert.alpha(frame) for convert, frame in opened(start, stop))
 
     return Video(
         width=(cover or look.shown)[0],
@@ -67,6 +85,7 @@ def read_images(
         bit_depth=look.bit_depth,
         color=look.color if look.color.is_hdr else ColorInfo(),
         path=name,
+        transparency=Transparency(shares, background) if clear else None,
     )
 
 

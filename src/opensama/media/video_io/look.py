@@ -8,7 +8,16 @@ from pathlib import Path
 
 import av
 
-from opensama.media.video_io.color import Orientation, ToRGB, bit_depth_of, color_of, grey_is_full, orientation_of
+from opensama.media.video_io.alpha import RGB, WHITE
+from opensama.media.video_io.color import (
+    Orientation,
+    ToRGB,
+    bit_depth_of,
+    color_of,
+    grey_is_full,
+    has_alpha,
+    orientation_of,
+)
 from opensama.values import ColorInfo, UserError
 
 Size = tuple[int, int]  # width, height
@@ -26,15 +35,16 @@ class Look:
     color: ColorInfo
     bit_depth: int
     grey_full: bool = False
+    alpha: bool = False
 
     @property
     def shown(self) -> tuple[int, int]:
         """Width and height as people see them."""
         return (self.height, self.width) if self.orientation.turns % 2 else (self.width, self.height)
 
-    def converter(self, cover: Size | None = None) -> ToRGB:
+    def converter(self, cover: Size | None = None, background: RGB = WHITE) -> ToRGB:
         deep = self.bit_depth > 8
-        return ToRGB(self.width, self.height, self.color, deep, self.orientation, cover, self.grey_full)
+        return ToRGB(self.width, self.height, self.color, deep, self.orientation, cover, self.grey_full, background)
 
 
 def look_of(
@@ -52,7 +62,13 @@ def look_of(
     check_size(width, frame.height, path)
     orientation = orientation_of(frame) if orientation is None else orientation
     return Look(
-        width, frame.height, orientation, color_of(frame), bit_depth_of(frame.format), grey_is_full(frame, codec)
+        width,
+        frame.height,
+        orientation,
+        color_of(frame),
+        bit_depth_of(frame.format),
+        grey_is_full(frame, codec),
+        has_alpha(frame.format),
     )
 
 

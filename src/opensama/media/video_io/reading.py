@@ -7,7 +7,7 @@ frames). Frames are found by their time stamp, so a range that begins late is re
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -17,13 +17,16 @@ import av
 import numpy as np
 
 from opensama.media.video_io import images
+from opensama.media.video_io.alpha import decoded
 from opensama.media.video_io.hdr import mastering_of
-from opensama.media.video_io.look import Look, Size, check_size, look_of
+from opensama.media.video_io.look import Size, check_size, look_of
 from opensama.media.video_io.member import size_of
 from opensama.media.video_io.opening import check_readable, opened, video_stream
 from opensama.media.video_io.pyav import clock_of
 from opensama.media.video_io.stills import check_no_tiles, is_film
-from opensama.values import UserError, Video
+from opensama.values import Transparency, UserError, Video, background_color
+
+Convert = Callable[[av.VideoFrame], np.ndarray]
 
 # One shown frame for each packet, once the first key frame has come, and packets that know when they are shown.
 _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "gif", "mjpeg", "ffv1", "png", "dnxhd", "rawvideo"}
@@ -31,24 +34,31 @@ _KNOWS_WHEN = {"mov", "matroska", "mpegts", "gif", "flv"}
 _SEEK_FROM = 48  # frames; nearer ones are reached as fast by decoding
 
 
-def read_video(path: str | Path, *, fps: Fraction | float | None = None, cover: Size | None = None) -> Video:
+def read_video(
+    path: str | Path,
+    *,
+    fps: Fraction | float | None = None,
+    cover: Size | None = None,
+    background: str = "white",
+) -> Video:
     """A video file, an image, or a folder of images as a lazy `Video`.
 
     `fps` is for images, which have no time of their own (24 if not given). With `cover`, width and height, frames come
     scaled to fill these and cut around the middle, by one thread: for training, which reads several files at once. The
-    path may lead into a plain tar as into a folder. Raises `UserError` for what is not a video.
+    path may lead into a plain tar as into a folder. Transparent places show the `background`, a CSS name or #rrggbb.
+    Raises `UserError` for what is not a video.
     """
-    path = Path(path)
+    path, below = Path(path), background_color(background)
     if path.is_dir():
-        return images.read_folder(path, fps, cover)
+        return images.read_folder(path, fps, cover, below)
     check_readable(path)
     suffix = path.suffix.lower()
     if suffix in images.SUFFIXES and not (suffix == ".avif" and is_film(path)):
-        return images.read_images([path], path, fps, cover)
+        return images.read_images([path], path, fps, cover, below)
     with opened(path) as container:
         named = container.format.name in images.DEMUXERS
         if named or (container.metadata.get("major_brand") == "avif" and not is_film(path)):
-            return images.read_images([path], path, fps, cover)
+            return images.read_images([path], path, fps, cover, below)
         check_no_tiles(container, path)
         stream = video_stream(container, path)
         check_size(stream.codec_context.width, stream.codec_context.height, path)
@@ -58,19 +68,24 @@ def read_video(path: str | Path, *, fps: Fraction | float | None = None, cover: 
         stream = video_stream(container, path)
         frame = _first_frame(path, container, stream)
         look = look_of(frame, stream.sample_aspect_ratio, path, codec=stream.codec_context.codec.canonical_name)
+    convert, alpha = lambda: look.converter(cover, below), lambda: look.converter(cover, below).alpha
+    quick = cover is not None
     return Video(
         width=(cover or look.shown)[0],
         height=(cover or look.shown)[1],
         timestamps=tuple(stamp - timeline.origin for stamp in timeline.stamps),
         time_base=timeline.time_base,
         duration=timeline.duration,
-        source=lambda start, stop: _frames(path, timeline, look, start, stop, cover),
+        source=lambda start, stop: _frames(path, timeline, convert, start, stop, quick),
         bit_depth=look.bit_depth,
         color=look.color,
         has_audio=has_audio,
         path=path,
         origin=timeline.origin * timeline.time_base,
         extra=mastering_of(frame),
+        transparency=Transparency(lambda start, stop: _frames(path, timeline, alpha, start, stop, quick), below)
+        if look.alpha
+        else None,
     )
 
 
@@ -198,7 +213,7 @@ def _scan_by_decoding(path: Path) -> _Timeline:
         last_duration, by_count = 0, False
         found: list[int | None] = []
         try:
-            for frame in container.decode(stream):
+            for frame in decoded(container, stream):
                 found.append(frame.pts)
                 last_duration = frame.duration or 0
         except av.error.FFmpegError as error:
@@ -225,7 +240,7 @@ def _scan_by_decoding(path: Path) -> _Timeline:
 
 def _first_frame(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoFrame:
     try:
-        for frame in container.decode(stream):
+        for frame in decoded(container, stream):
             return frame
     except av.error.FFmpegError as error:
         raise UserError(_broken_frame(path, 0)) from error
@@ -233,18 +248,18 @@ def _first_frame(path: Path, container: av.container.InputContainer, stream: av.
 
 
 def _frames(
-    path: Path, timeline: _Timeline, look: Look, start: int, stop: int, cover: Size | None
+    path: Path, timeline: _Timeline, converter: Callable[[], Convert], start: int, stop: int, alone: bool
 ) -> Iterator[np.ndarray]:
     """Frames start:stop, exactly these: a gap or an error names the frame."""
-    to_rgb = look.converter(cover)
+    convert = converter()
     expected = start
     for place in _places_to_begin(timeline, start):
-        for index, frame in _numbered(path, timeline, place, threads=1 if cover else 0):
+        for index, frame in _numbered(path, timeline, place, threads=1 if alone else 0):
             if index < start:
                 continue
             if index != expected:
                 break
-            yield to_rgb(frame)
+            yield convert(frame)
             expected += 1
             if expected == stop:
                 return
@@ -273,7 +288,7 @@ def _numbered(
         try:
             if place is not None:
                 container.seek(place, stream=stream, backward=True)
-            for count, frame in enumerate(container.decode(stream)):
+            for count, frame in enumerate(decoded(container, stream)):
                 at = count if timeline.by_count else number.get(frame.pts, -1) if frame.pts is not None else -1
                 yield at, frame
         except av.error.FFmpegError as error:

@@ -21,7 +21,12 @@ from opensama.values import Video
 def small_frames(video: Video, side: int = 256) -> Iterator[np.ndarray]:
     """All frames in order, uint8 RGB `h w 3`, the longer side `side` pixels. UserError names a damaged frame."""
     done = 0
-    if video.path is not None and video.path.is_file() and video.path.suffix.lower() not in images.SUFFIXES:
+    if (
+        video.transparency is None
+        and video.path is not None
+        and video.path.is_file()
+        and video.path.suffix.lower() not in images.SUFFIXES
+    ):
         for frame in _quickly(video, video.path, side):
             yield frame
             done += 1

@@ -51,15 +51,16 @@ def read_still(path: Path) -> tuple[av.VideoFrame, Orientation]:
         return frame or _shallow(image, path), _orientation(image)
 
 
-def size_of_still(path: Path) -> tuple[int, int]:
-    """Width and height as people see it. UserError if it is no picture, moves, or is seen to be damaged."""
+def header_of_still(path: Path) -> tuple[tuple[int, int], bool]:
+    """Width and height as people see it, and whether it may be transparent. UserError if it is no picture, moves, or is
+    seen to be damaged."""
     with _opened(path) as image:
         if image.format not in ("JPEG", "MPO", "PNG", "WEBP"):  # of these the parts are counted in place of decoding
             _load(image, path)
         width, height = image.size
-        turned = _orientation(image).turns % 2
+        turned, alpha = _orientation(image).turns % 2, bool(image.has_transparency_data)
     check_whole(path)
-    return (height, width) if turned else (width, height)
+    return (height, width) if turned else (width, height), alpha
 
 
 def check_whole(path: Path) -> None:
