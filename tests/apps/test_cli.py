@@ -24,6 +24,7 @@ from opensama.recipes.tiny import ICVE, SMOKE, TINY
 from opensama.training.config import TinyConfig
 from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
+from tests.media.test_alpha import make_clear
 
 INSTRUCTION = "Make the red ball blue."
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
@@ -75,6 +76,24 @@ def test_frames_and_box_limit_the_edit(clip: Path, folder: Path) -> None:
     assert close(edited[7:], source[7:])
     assert close(edited[2:7, :, 34:], source[2:7, :, 34:])
     assert not close(edited[2:7, 8:40, :24], source[2:7, 8:40, :24])
+
+
+def test_what_is_transparent_is_said_and_composed(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear = make_clear(tmp_path / "clear.mov", "qtrle", "argb", count=5)
+    arguments = ["edit", str(clear), "Make it red.", "--model", str(folder), "--box", "0,0,32,32"]
+    assert main([*arguments, "--background", "lime"]) == 0
+    said = capsys.readouterr()
+    assert "clear.mov has transparent places, lime in the result" in said.out + said.err
+    assert close(read_video(tmp_path / "clear-edited.mp4").array()[:, :, 80:], np.array([0, 255, 0]))
+    for wish, words in (
+        (["--background", "nothing"], "is no colour"),
+        (["--alpha", "maybe"], "flatten or keep"),
+        (["--alpha", "keep", "-o", str(tmp_path / "b.mp4")], "cannot hold transparency"),
+    ):
+        assert main([*arguments, *wish]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_overwrite_replaces_only_when_told(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
