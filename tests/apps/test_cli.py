@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from opensama import __version__
 from opensama.apps import progress
@@ -87,6 +88,15 @@ def test_what_is_transparent_is_said_and_composed(
     said = capsys.readouterr()
     assert "clear.mov has transparent places, lime in the result" in said.out + said.err
     assert close(read_video(tmp_path / "clear-edited.mp4").array()[:, :, 80:], np.array([0, 255, 0]))
+    assert main([*arguments, "--alpha", "keep"]) == 0
+    kept = read_video(tmp_path / "clear-edited.mov")
+    assert kept.transparency is not None
+    assert next(kept.transparency.source(0, 1))[:, 80:].max() == 0
+    assert "transparent" not in capsys.readouterr().err
+    opaque = tmp_path / "opaque.png"
+    Image.new("RGB", (64, 48)).save(opaque)
+    assert main(["edit", str(opaque), "Make it red.", "--model", str(folder), "--alpha", "keep"]) == 2
+    assert "no transparency to keep" in capsys.readouterr().err
     for wish, words in (
         (["--background", "nothing"], "is no colour"),
         (["--alpha", "maybe"], "flatten or keep"),

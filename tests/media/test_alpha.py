@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensama.media.video_io import read_video
+from opensama.media.video_io import read_video, write_video
+from opensama.media.video_io.alpha import composed, lifted
 from opensama.media.video_io.small import small_frames
 from opensama.values import UserError, Video, background_color
-from tests.media.making import make_video
+from tests.media.making import make_video, silent
 
 GREEN = "#008000"
 
@@ -127,3 +128,56 @@ def test_a_background_is_a_colour(name: str) -> None:
         background_color(name)
     assert background_color("black") == (0, 0, 0)
     assert isinstance(Video.from_frames(np.zeros((1, 2, 2, 3), np.uint8), 1).transparency, type(None))
+
+
+@pytest.mark.parametrize("out", ["out.mov", "out.webm"])
+@pytest.mark.parametrize("source", ["a.webm", "a.mov", "rgb-12.mkv"])
+def test_alpha_is_written_and_shows_the_same_on_any_background(source: str, out: str, tmp_path: Path) -> None:
+    path = make_clear(tmp_path / source, *next(kind[1:] for kind in KINDS if kind[0] == source))
+    report = write_video(read_video(path, background="yellow"), tmp_path / out, quality=95, on_note=silent)
+    assert (report.codec, report.pixel_format) == {
+        "out.mov": ("prores_ks", "yuva444p10le"),
+        "out.webm": ("libvpx-vp9", "yuva420p"),
+    }[out]
+    for background, color in (("white", (255, 255, 255)), (GREEN, (0, 128, 0))):
+        again = read_video(tmp_path / out, background=background)
+        assert again.transparency is not None
+        for index, (frame, alpha) in enumerate(zip(again.frames(), again.transparency.source(0, 6), strict=True)):
+            unit = 257 if frame.dtype == np.uint16 else 1
+            wrong = np.abs(frame / unit - on(color, disk(index)))
+            assert wrong.mean() < 4
+            assert wrong[:, 72:].max() <= 2
+            assert np.abs(alpha / unit - disk(index)[..., 3]).mean() < 2
+
+
+@pytest.mark.parametrize("share", [0, 1, 64, 128, 254, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_colours_are_lifted_off_their_background(dtype: Any, share: int) -> None:
+    top = int(np.iinfo(dtype).max)
+    picture = np.random.default_rng(0).integers(0, top + 1, (8, 8, 3)).astype(dtype)
+    alpha = np.full((8, 8), share * (top // 255), dtype)
+    shown = composed(picture, alpha, (10, 200, 90))
+    straight = lifted(shown, alpha, (10, 200, 90))
+    assert np.abs(composed(straight, alpha, (10, 200, 90)).astype(int) - shown).max() <= 1
+    if share > 200:
+        assert np.abs(straight.astype(int) - picture).max() <= 1
+
+
+def test_prores_says_opaque_in_full(tmp_path: Path) -> None:
+    """255 becomes 1023, not 1020 of 1023 as by swscale."""
+    video = read_video(make_clear(tmp_path / "a.mov", "qtrle", "argb"))
+    write_video(video, tmp_path / "out.mov", on_note=silent)
+    with av.open(str(tmp_path / "out.mov")) as container:
+        frame = next(container.decode(video=0))
+        alpha = np.frombuffer(frame.planes[3], np.uint16).reshape(64, -1)  # type: ignore[call-overload]
+    assert frame.format.name == "yuva444p12le"
+    assert (alpha[32, 30], alpha[5, 90]) == (4095, 0)
+
+
+def test_mp4_and_mkv_hold_none(tmp_path: Path) -> None:
+    video = read_video(make_clear(tmp_path / "a.mov", "qtrle", "argb"), background=GREEN)
+    for name in ("out.mp4", "out.mkv"):
+        write_video(video, tmp_path / name, on_note=silent)
+        again = read_video(tmp_path / name)
+        assert again.transparency is None
+        assert np.abs(next(again.frames())[:, 76:].astype(int) - [0, 128, 0]).max() <= 2

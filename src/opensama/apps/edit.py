@@ -128,6 +128,7 @@ def edit(
         alpha=alpha,
     )
     from opensama.media.video_io import read_video
+    from opensama.media.video_io.containers import format_of
     from opensama.media.video_io.writing import check_writable, rehearse
     from opensama.models.registry import find, unknown_words
 
@@ -142,7 +143,7 @@ def edit(
     if dtype is not None:
         check_dtype(dtype)
     out = default_output(video, alpha == "keep") if output is None else output
-    if alpha == "keep" and out.suffix.lower() not in (".mov", ".webm"):
+    if alpha == "keep" and not format_of(out).holds_alpha:
         raise UserError(f"{out} cannot hold transparency; end its name in .mov or .webm.")
     compared = out.with_name(f"{out.stem}-compare.mp4")
     if out.exists() and video.exists() and out.samefile(video):
@@ -160,7 +161,8 @@ def edit(
 
     source_of(request)
     limits_of(request, source)  # a wrong box or mask is said before gigabytes are loaded
-    rehearse(source, out, quality=quality, even=even, overwrite=overwrite)  # and what cannot be written, too
+    written = source if alpha == "keep" else replace(source, transparency=None)
+    rehearse(written, out, quality=quality, even=even, overwrite=overwrite)  # and what cannot be written, too
     if compare:
         rehearse(side_by_side(source, source), compared, quality=quality, even=even, overwrite=overwrite)
 

@@ -269,8 +269,8 @@ class FromRGB:
 
     def __call__(self, picture: np.ndarray, alpha: np.ndarray | None = None) -> av.VideoFrame:
         if picture.dtype == np.uint16 and self._coding.bits == 8:
-            picture = _eight_bits(picture)
-            alpha = None if alpha is None else _eight_bits(alpha)
+            picture = of_depth(picture, np.uint8)
+            alpha = None if alpha is None else of_depth(alpha, np.uint8)
         changed = self._computed(picture, alpha) if self._by_us else self._converted(picture, alpha)
         tag(changed, self.color)
         return changed
@@ -316,8 +316,11 @@ def _plane(frame: av.VideoFrame, index: int, channels: int = 1) -> np.ndarray:
     return codes if channels == 1 else codes.reshape(plane.height, plane.width, channels)
 
 
-def _eight_bits(codes: np.ndarray) -> np.ndarray:
-    return ((codes.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def of_depth(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """uint8 or uint16 as the other of the two, over its whole range."""
+    if dtype == np.uint8:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return values.astype(np.uint16) * np.uint16(257)
 
 
 def _spread(codes: np.ndarray, bits: int, deep: bool) -> np.ndarray:

@@ -32,6 +32,7 @@ class FileFormat:
     """For all other sound: `aac`, `libopus` or `pcm`, which means 16 or 24 bit as the source has."""
     reason: str
     """Why sound is made anew."""
+    holds_alpha: bool = False
     milliseconds: bool = False
     """Whether times are stored in milliseconds, in place of any ticks."""
 
@@ -40,7 +41,7 @@ _MP4 = FileFormat("MP4", "mp4", _MP4_SOUND, "aac", "MP4 players do not play it a
 FORMATS = {
     ".mp4": _MP4,
     ".m4v": _MP4,
-    ".mov": FileFormat("MOV", "mov", _MP4_SOUND | _PCM | {"alac"}, "pcm", "QuickTime does not play it as it is"),
+    ".mov": FileFormat("MOV", "mov", _MP4_SOUND | _PCM | {"alac"}, "pcm", "QuickTime does not play it as it is", True),
     ".mkv": FileFormat(
         "MKV",
         "matroska",
@@ -50,7 +51,13 @@ FORMATS = {
         milliseconds=True,
     ),
     ".webm": FileFormat(
-        "WebM", "webm", frozenset({"opus", "vorbis"}), "libopus", "WebM holds only Opus and Vorbis", milliseconds=True
+        "WebM",
+        "webm",
+        frozenset({"opus", "vorbis"}),
+        "libopus",
+        "WebM holds only Opus and Vorbis",
+        True,
+        milliseconds=True,
     ),
 }
 """By the ending of the name."""
@@ -82,7 +89,7 @@ class Encoding:
         """The best that the format's players show. Raises UserError for a wrong quality, or alpha that does not fit."""
         if not 0 <= quality <= 100:
             raise UserError(f"The quality must be from 0 to 100, not {quality}.")
-        if alpha and kind.muxer not in ("mov", "webm"):
+        if alpha and not kind.holds_alpha:
             raise UserError(f"{kind.name} files hold no transparency; choose a name that ends in .mov or .webm.")
         if kind.muxer == "mov":
             return _prores(video, quality, alpha)

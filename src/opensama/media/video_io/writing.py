@@ -23,7 +23,8 @@ from typing import cast
 import av
 import numpy as np
 
-from opensama.media.video_io.color import FromRGB, tag
+from opensama.media.video_io.alpha import lifted
+from opensama.media.video_io.color import FromRGB, of_depth, tag
 from opensama.media.video_io.containers import Encoding, FileFormat, format_of
 from opensama.media.video_io.sound import Sound
 from opensama.runtime import whole_file
@@ -60,14 +61,14 @@ def write_video(
     """Writes an MP4, MOV, MKV or WebM and says what it did; whatever goes wrong, no file is left behind.
 
     `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
-    place of 4:4:4. `on_note` gets each sentence that a person should read. Raises `UserError` if the
-    file cannot be written.
+    place of 4:4:4. A video's transparency is kept in MOV and WebM. `on_note` gets each sentence that a person should
+    read. Raises `UserError` if the file cannot be written.
     """
     path = Path(path)
     with _user_errors(path):
         check_writable(path, overwrite)
     kind = format_of(path)
-    plan = Encoding.of(video, kind, quality, even)
+    plan = _plan(video, kind, quality, even)
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
         sound = _encode(video, plan, kind, temporary)
@@ -93,9 +94,13 @@ def rehearse(
     with _user_errors(path):
         check_writable(path, overwrite)
         kind = format_of(path)
-        plan = Encoding.of(video, kind, quality, even)
+        plan = _plan(video, kind, quality, even)
         with tempfile.TemporaryDirectory(prefix=".rehearsal.", suffix=".part", dir=path.absolute().parent) as scratch:
             _encode(video, plan, kind, Path(scratch) / path.name, moment=_MOMENT)
+
+
+def _plan(video: Video, kind: FileFormat, quality: float, even: bool) -> Encoding:
+    return Encoding.of(video, kind, quality, even, video.transparency is not None and kind.holds_alpha)
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:
@@ -141,11 +146,11 @@ def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path, mom
                     packet.dts = packet.dts if b_frames else packet.pts
                     container.mux(packet)
 
-            pictures = video.frames()
+            pictures = _pictures(video, plan)
             if moment is not None:
-                stamps, pictures = stamps[:1], iter([_black(video)])
-            for stamp, picture in zip(stamps, pictures, strict=True):
-                frame = convert(_padded(picture, plan.width, plan.height))
+                stamps, pictures = stamps[:1], iter([_black(video, plan)])
+            for stamp, (picture, alpha) in zip(stamps, pictures, strict=True):
+                frame = convert(picture, alpha)
                 frame.pts, frame.time_base = stamp, Fraction(1, ticks)
                 sound.mux_until(container, Fraction(stamp, ticks))
                 put(stream.encode(frame))
@@ -162,8 +167,20 @@ def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path, mom
         return sound
 
 
-def _black(video: Video) -> np.ndarray:
-    return np.zeros((video.height, video.width, 3), np.uint8 if video.bit_depth == 8 else np.uint16)
+def _black(video: Video, plan: Encoding) -> tuple[np.ndarray, np.ndarray | None]:
+    black = np.zeros((plan.height, plan.width, 3), np.uint8 if video.bit_depth == 8 else np.uint16)
+    return black, black[..., 0] if plan.pixel_format.startswith("yuva") else None
+
+
+def _pictures(video: Video, plan: Encoding) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Frames as they are written: straight colours beside alpha, or padded."""
+    clear = video.transparency
+    if clear is None or not plan.pixel_format.startswith("yuva"):
+        yield from ((_padded(picture, plan.width, plan.height), None) for picture in video.frames())
+        return
+    for picture, alpha in zip(video.frames(), clear.source(0, video.frame_count), strict=True):
+        share = alpha if alpha.dtype == picture.dtype else of_depth(alpha, picture.dtype)
+        yield lifted(picture, share, clear.background), share
 
 
 def _b_frames(video: Video) -> bool:
