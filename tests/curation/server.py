@@ -70,9 +70,19 @@ class Fault:
 class Ended:
     """An answer with another reason to end than `stop`, or with a refusal."""
 
-    text: str | None
+    text: str | list[dict[str, Any]] | None
     finish: str = "stop"
     refusal: str | None = None
+    more: dict[str, Any] = field(default_factory=dict)  # fields of the message
+
+
+@dataclass(frozen=True)
+class Body:
+    """A whole body, sent as it stands."""
+
+    content: Any
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def pixel_judge(asked: Asked) -> str:
@@ -117,14 +127,14 @@ class ChatServer:
 
     def __init__(
         self,
-        answer: Callable[[Asked], str | Ended | Fault] = pixel_judge,
+        answer: Callable[[Asked], str | Ended | Fault | Body] = pixel_judge,
         *,
         key: str | None = None,
         models: tuple[str, ...] = ("pixels",),
     ) -> None:
         self.answer, self.key, self.models = answer, key, models
         self.asked: list[Asked] = []
-        self.faults: deque[Fault] = deque()
+        self.faults: deque[Fault | Body] = deque()
         self._lock = threading.Lock()
         self._http = _Http(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
@@ -139,7 +149,7 @@ class ChatServer:
         self._thread.join()
         self._http.server_close()
 
-    def note(self, asked: Asked) -> Fault | None:
+    def note(self, asked: Asked) -> Fault | Body | None:
         with self._lock:
             self.asked.append(asked)
             return self.faults.popleft() if self.faults else None
@@ -177,8 +187,10 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             answer = server.note(asked) or server.answer(asked)
             if isinstance(answer, Fault):
                 return self.fail(answer)
+            if isinstance(answer, Body):
+                return self.send(answer.content, answer.status, answer.headers)
             ended = answer if isinstance(answer, Ended) else Ended(answer)
-            message = {"role": "assistant", "content": ended.text, "refusal": ended.refusal}
+            message = {"role": "assistant", "content": ended.text, "refusal": ended.refusal} | ended.more
             choice = {"index": 0, "message": message, "finish_reason": ended.finish}
             self.send(
                 {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
@@ -193,7 +205,7 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             error = {"message": fault.message, "type": None, "code": fault.code, "param": fault.param}
             self.send({"error": error}, fault.status, fault.headers)
 
-        def send(self, content: dict[str, Any], status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        def send(self, content: Any, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> None:
             data = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

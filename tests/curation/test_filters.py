@@ -139,13 +139,13 @@ def test_any_instruction_can_be_asked_about(rubric, instruction):
     [
         "fine, an 8",
         '{"instruction": 9}',
-        '{"instruction": 9, "quality": "8"}',
+        '{"instruction": 9, "quality": "8/5"}',
         '{"instruction": 9, "quality": 11}',
         '{"instruction": 0, "quality": 8}',
         '{"instruction": true, "quality": 8}',
         '{"instruction": NaN, "quality": 8}',
         '{"instruction": null, "quality": 8}',
-        '[{"instruction": 9, "quality": 8}, {"instruction": 9, "quality": 8}]',
+        '[{"instruction": 9, "quality": 8}, {"instruction": 9, "quality": 7}]',
     ],
 )
 def test_what_is_no_verdict(answer):

@@ -230,41 +230,24 @@ def test_a_model_edits_is_judged_and_shown_and_nothing_is_done_twice(
     capsys.readouterr()
 
 
-def test_a_local_judge_of_random_weights_fails_and_is_never_a_mark(
+def test_a_local_judge_of_random_weights_stops_the_run_and_is_never_a_mark(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It finds no end: every answer is cut off, also that to an easy question, so it is no item's fault."""
     data = MAKERS["ive"](tmp_path / "data")
     edits = make_edits("ive", data, tmp_path / "edits", 0.5)
     monkeypatch.chdir(tmp_path)
     judge = write_tiny_qwen(Path("qwen"))  # its name is part of the seed: the same random answers each time
     asked = ["evaluate", "ive", "--data", str(data), "--out", str(tmp_path / "out"), "--edits", str(edits)]
-    assert (
-        opensama(
-            [
-                *asked,
-                "--judge-model",
-                str(judge),
-                "--limit",
-                "1",
-                "--tasks",
-                "style_editing",
-                "--metrics",
-                "none",
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
-    )
+    asked += ["--judge-model", str(judge), "--limit", "1", "--tasks", "style_editing", "--metrics", "none"]
+    opensama([*asked, "--device", "cpu"])
     found = results(tmp_path / "out")
     assert found["judge"] == str(judge)
     (system,) = found["systems"]
-    assert system["summary"]["counts"]["failed"] == system["summary"]["counts"]["items"] > 0
+    assert system["summary"]["left"] == len(system["items"]) > 0
     for item in system["items"]:
-        assert (item["state"], item["scores"]) == ("failed", None)
-        assert len(item["replies"]) == 6, "two questions, each asked three times"
-        assert all(reply["fault"] and reply["marks"] is None for reply in item["replies"])
-    assert "nothing scored" in capsys.readouterr().out
+        assert (item["state"], item["scores"]) == ("left", None)
+    assert "cut off at 512 tokens" in "".join(capsys.readouterr())
 
 
 def test_any_editor_is_scored_and_what_it_made_is_kept(tmp_path: Path) -> None:

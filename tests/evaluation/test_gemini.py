@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from opensama.values import UserError
-from opensama.vlm import IMAGE, Question, Remembering, VlmQuota, VlmRefused, VlmUnavailable, open_vlm
+from opensama.vlm import IMAGE, Question, Remembering, VlmFailed, VlmQuota, VlmRefused, VlmUnavailable, open_vlm
 from opensama.vlm.gemini import GeminiVlm, speaks_gemini
 from tests.curation.server import Asked
 from tests.evaluation.gemini_server import GeminiServer
@@ -70,10 +70,20 @@ def test_what_passes_is_tried_again_and_what_does_not_is_said() -> None:
         for content in (
             {"promptFeedback": {"blockReason": "SAFETY"}},
             {"candidates": [{"finishReason": "SAFETY"}]},
-            {"candidates": [{"finishReason": "MAX_TOKENS", "content": {}}]},
         ):
             server.replies.append((200, content))
             with pytest.raises(VlmRefused):
+                model(server).ask(Question("Well?"))
+        cut = {"parts": [{"text": '{"mark": '}]}
+        for status, content, said in (
+            (200, {"candidates": [{"finishReason": "MAX_TOKENS", "content": {}}]}, "cut off at 512 tokens"),
+            (200, {"candidates": [{"finishReason": "MAX_TOKENS", "content": cut}]}, "cut off at 512 tokens"),
+            (200, {"candidates": [{"finishReason": "STOP", "content": {}}]}, "answered nothing"),
+            (200, {"candidates": [{"finishReason": "OTHER"}]}, "OTHER"),
+            (400, {"error": {"message": "too many images"}}, "too many images"),
+        ):
+            server.replies.append((status, content))
+            with pytest.raises(VlmFailed, match=said):
                 model(server).ask(Question("Well?"))
         server.replies.append((200, {"hello": "world"}))
         with pytest.raises(UserError, match="does not speak"):

@@ -32,6 +32,7 @@ BINS = 18  # from 1 to 10
 KINDS = {  # how failures begin, in words
     "VlmRefused": "the model refused",
     "BadAnswer": "the answer could not be read",
+    "VlmFailed": "no whole answer came",
     "VlmUnavailable": "no answer came",
 }
 UNREADABLE = "the files could not be read"

@@ -161,8 +161,8 @@ def score_pair(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The average scores of a pair, and for each question what the model said in its first turn.
 
-    With `thresholds`, questions stop at the first score that misses its own. VlmRefused or BadAnswer (asked twice)
-    where there is no verdict; VlmQuota where the run should end, also because nobody answers any more.
+    With `thresholds`, questions stop at the first score that misses its own. VlmRefused, VlmFailed or BadAnswer
+    (asked twice) where there is no verdict; VlmQuota where the run should end, also because nobody answers any more.
     """
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from opensama.vlm import IMAGE, BadAnswer, Question, answer_json
+from opensama.vlm import IMAGE, BadAnswer, Question, answer_json, number_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,10 +157,10 @@ def marks(rubric: Rubric, answer: str) -> tuple[dict[str, float], str]:
     found = answer_json(answer)
     scores: dict[str, float] = {}
     for name in rubric.scores:
-        value = found.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not LOWEST <= value <= HIGHEST:
-            raise BadAnswer(f"{name} is {value!r} in the answer, not a mark from 1 to 10")
-        scores[name] = float(value)
+        value = number_of(found.get(name))
+        if value is None or not LOWEST <= value <= HIGHEST:
+            raise BadAnswer(f"{name} is {found.get(name)!r} in the answer, not a mark from 1 to 10")
+        scores[name] = value
     reason = found.get("reason", "")
     return scores, " ".join(reason.split()) if isinstance(reason, str) else ""
 

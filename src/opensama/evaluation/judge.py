@@ -11,6 +11,7 @@ size that the protocol does not take).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from opensama.evaluation.protocols import Protocol
 from opensama.evaluation.rubrics import Rubric
 from opensama.media.video_io import read_video
 from opensama.values import UserError, Video
-from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, VlmRefused, VlmUnavailable, ask
+from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, VlmFailed, VlmRefused, VlmUnavailable, ask, looks_cut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,8 @@ PAIR_HEIGHT, PAIR_LEAST = (
     224,
     512,
 )  # ReCo-Bench: rows of a pair when it is stored, and its shorter side when it is shown
+
+NO_VERDICT = re.compile(r"[45]\d\d |the answer is empty")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Judged:
     spread: dict[str, float] = field(default_factory=dict)
     """Standard deviation of a score over the passes, where there were several."""
     again: bool = False
-    """Nobody answered: worth another try at another time."""
+    """No whole answer came, which is no verdict on the edit: it is asked again in the next run."""
     metrics: dict[str, float] = field(default_factory=dict)
     controls: dict[str, dict[str, float]] = field(default_factory=dict)
     """What else was measured, and both of what is no edit."""
@@ -65,6 +68,15 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def is_verdict(judged: Mapping[str, Any]) -> bool:
+    """Whether a `Judged`, as a dictionary, is worth keeping. Earlier versions kept as refusals what no server took, and
+    as answers what was cut off."""
+    lost = [reply for reply in judged["replies"] if reply["fault"]]
+    return not judged["again"] and not any(
+        NO_VERDICT.match(reply["fault"]) or looks_cut(reply["text"]) for reply in lost
+    )
 
 
 class Recorded:
@@ -112,8 +124,9 @@ def judge_item(
         for part, (rubric, question) in enumerate(asked):
             try:
                 mine = list(_replies(vlm, protocol, rubric, question, (system, item.id, turn, part)))
-            except VlmUnavailable as error:
-                mine, again = [Reply(turn, part, rubric.name, "", None, str(error))], True
+            except (VlmUnavailable, VlmFailed) as error:
+                said = error.said if isinstance(error, VlmFailed) else ""
+                mine, again = [Reply(turn, part, rubric.name, said, None, str(error))], True
             replies += mine
             read += [reply.marks for reply in mine if reply.marks is not None]
         rounds.append(protocol.derive(_together(read)) if read else None)

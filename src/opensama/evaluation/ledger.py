@@ -19,9 +19,9 @@ class Ledger(Journal):
         self._turn = threading.Lock()
 
     def once(self, key: str, make: Callable[[], Any], keep: Callable[[Any], bool] = lambda value: True) -> Any:
-        """What is known under the key, else what `make` makes, written down if `keep` says so."""
+        """What is known under the key and worth keeping, else what `make` makes, written down if `keep` says so."""
         with self._turn:
-            if key in self._known:
+            if key in self._known and keep(self._known[key]):
                 return self._known[key]
         value = make()
         if keep(value):

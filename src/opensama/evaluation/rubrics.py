@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from opensama.evaluation.aggregation import RECO_GROUPS
-from opensama.vlm import BadAnswer, answer_json
+from opensama.vlm import BadAnswer, answer_json, spoken
 
 Parser = Literal["labels", "groups", "bracket"]
 SLOT = re.compile(r"\{(?:instruction|edit_prompt|prompt)\}|<(?:instruction|edit_prompt)>")
@@ -50,7 +50,7 @@ class Rubric:
 
     def read(self, answer: str) -> dict[str, float]:
         """The marks of an answer. BadAnswer where one is missing, twice and different, or out of its range."""
-        answer = answer.rpartition("</think>")[2] or answer
+        answer = spoken(answer)
         marks = PARSERS[self.parser](answer, self.marks)
         for mark in self.marks:
             if not mark.low <= marks[mark.name] <= mark.high:

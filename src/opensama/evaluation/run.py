@@ -22,7 +22,7 @@ from typing import Any
 
 from opensama.evaluation.aggregation import Line, State, mean, no_overall, summarise
 from opensama.evaluation.items import Fault, Item, find_benchmark, find_clips, find_edits, read_benchmark
-from opensama.evaluation.judge import Judged, Recorded, judge_item
+from opensama.evaluation.judge import Judged, Recorded, is_verdict, judge_item
 from opensama.evaluation.ledger import Ledger
 from opensama.evaluation.metric_files import read_metric_file
 from opensama.evaluation.protocols import Protocol, find_protocol
@@ -293,9 +293,10 @@ class _Run:
         value = self.ledger.once(
             key,
             lambda: self._judged(judge, item, edited).to_dict(),
-            keep=lambda value: not value["again"],
+            keep=is_verdict,
         )
         work.judged = Judged(**value)
+        work.left = work.judged.again
 
     def _judged(self, judge: Vlm | Recorded | AnswerKeys, item: Item, edited: Path) -> Judged:
         if isinstance(judge, AnswerKeys):
@@ -391,7 +392,7 @@ def _row(work: _Work, out: Path, judging: bool) -> dict[str, Any]:
     state: str
     failure: str | None
     if work.left:
-        state, failure = "left", "the run stopped before it"
+        state, failure = "left", (judged.failure if judged else None) or "the run stopped before it"
     elif judged is not None:
         state, failure = judged.state, judged.failure
         if scores and judged.scores is None:

@@ -4,10 +4,12 @@
     frames = frames_for(read_video("clip.mp4"), 4, 448)
     answer_json(vlm.ask(Question(f"Frames of a clip: {IMAGE * 4} Name what moves as JSON: {{...}}", frames)))
 
-Whoever asks gets text, or one of three errors: `VlmRefused` (this question gets no answer), `VlmUnavailable` (nobody
-answers, after all retries), `VlmQuota` (the budget or the quota is spent: stop, and go on another day). What a person
-must mend (a wrong key, address or model) is a `UserError`. A long run uses `greet(vlm)` before it begins and
-`ask(vlm, question)` on the way. Answers are kept on disk, so no question is paid for twice.
+Whoever asks gets text, or one of four errors: `VlmRefused` (the model will not answer this question), `VlmFailed` (no
+whole answer came: the request was not taken, the answer cut off or empty), `VlmUnavailable` (nobody answers, after all
+retries), `VlmQuota` (the budget or the quota is spent: stop, and go on another day). What a person must mend (a wrong
+key, address or model) is a `UserError`. A long run uses `greet(vlm)` before it begins and `ask(vlm, question)` on the
+way, which ends the run where no question of that form is answered. Answers and refusals are kept on disk, so no
+question is paid for twice; failures are not, so what has been mended is asked again.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from opensama.vlm.asking import (
     Question,
     ScriptedVlm,
     Vlm,
+    VlmFailed,
     VlmQuota,
     VlmRefused,
     VlmUnavailable,
     answer_json,
     frames_for,
+    looks_cut,
+    number_of,
+    spoken,
 )
 from opensama.vlm.manners import ask, greet
 from opensama.vlm.remembering import Remembering
@@ -38,6 +44,7 @@ __all__ = [
     "Remembering",
     "ScriptedVlm",
     "Vlm",
+    "VlmFailed",
     "VlmQuota",
     "VlmRefused",
     "VlmUnavailable",
@@ -45,7 +52,10 @@ __all__ = [
     "ask",
     "frames_for",
     "greet",
+    "looks_cut",
+    "number_of",
     "open_vlm",
+    "spoken",
 ]
 
 

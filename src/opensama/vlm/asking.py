@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,11 +17,23 @@ if TYPE_CHECKING:
 
 IMAGE = "<image>"
 """In a question's text: here the next of its images is shown."""
+NESTED = 8  # braces that are tried as the end of an object that is not quite JSON
 SEEK_FROM = 48  # frames between two wanted ones; nearer ones are reached faster by decoding
 
 
 class VlmRefused(Exception):
-    """The model would not answer this question; another may be answered."""
+    """The model, or the filter before it, would not answer this question for what it holds: a verdict, which lasts."""
+
+
+class VlmFailed(Exception):
+    """No whole answer came, for a reason that may be mended: the request was not taken, the answer cut off or empty.
+
+    `said` is the part of the answer that came.
+    """
+
+    def __init__(self, reason: str, said: str = "") -> None:
+        super().__init__(reason)
+        self.said = said
 
 
 class VlmUnavailable(Exception):
@@ -81,7 +95,7 @@ class Vlm(Protocol):
         ...
 
     def ask(self, question: Question) -> str:
-        """The answer. Raises VlmRefused, VlmUnavailable or VlmQuota."""
+        """The answer. Raises VlmRefused, VlmFailed, VlmUnavailable or VlmQuota."""
         ...
 
 
@@ -97,14 +111,63 @@ class ScriptedVlm:
 
 
 def answer_json(text: str) -> dict[str, Any]:
-    """The one JSON object of an answer, bare, in a fence or among words. BadAnswer if there is none, or several."""
-    found = _objects(text)
-    if len(found) != 1:  # some models reason aloud before they answer
-        found = _objects(text.rpartition("</think>")[2])
+    """The one JSON object of an answer, bare, in a fence or among words. BadAnswer if there is none, or several.
+
+    Thoughts before `</think>` do not count. Of several objects the one in a fence, or behind "final answer", is it.
+    """
+    said = spoken(text)
+    found = _objects(said)
+    if len(found) > 1 and all(value == found[0] for value in found):
+        found = found[:1]
+    for part in (_FENCE.findall(said), _FINAL.split(said)[1:]):
+        if len(found) > 1 and len(part) == 1 and len(marked := _objects(part[0])) == 1:
+            found = marked
     if len(found) != 1:
-        short = text if len(text) <= 120 else text[:117] + "..."
+        short = said if len(said) <= 120 else said[:117] + "..."
         raise BadAnswer(f"the answer has {len(found) or 'no'} JSON object{'s' * (len(found) > 1)}: {short!r}")
     return found[0]
+
+
+def spoken(text: str) -> str:
+    """An answer without the thoughts before it; empty where these do not end."""
+    _, ended, after = text.rpartition("</think>")
+    return after if ended else "" if text.lstrip().startswith("<think>") else text
+
+
+def looks_cut(text: str) -> bool:
+    """Whether an answer that was kept without its reason to end says nothing, or ends within an object."""
+    said = spoken(text)
+    return not said.strip() or said.count("{") > said.count("}")
+
+
+def finished(text: str, *, cut: bool, limit: int, ended: str) -> str:
+    """An answer as it came, with whether `limit` tokens cut it off, and why it ended in the server's own words.
+
+    VlmFailed for one that says nothing, or was cut off before its point: an object or a mark that it begins with is
+    whole all the same.
+    """
+    text = whole(text)
+    said = spoken(text).strip()
+    if not said and not cut:
+        raise VlmFailed(f"the model answered nothing ({ended})", text)
+    begins = said.removeprefix("```json").lstrip()
+    at_once = re.match(r"\[\s*\d+(\.\d+)?\s*\]", begins) or (begins.startswith("{") and len(_objects(said)) == 1)
+    if cut and not at_once:
+        raise VlmFailed(f"the answer was cut off at {limit:,} tokens ({ended}): allow more, or let it think less", text)
+    return text
+
+
+def number_of(value: object) -> float | None:
+    """A mark as models write it: 9, "9", "9/10", "9 out of 10". None for anything else."""
+    if isinstance(value, str):
+        told = _MARK.fullmatch(value)
+        return float(told[1]) if told else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_FINAL = re.compile(r"final answer", re.IGNORECASE)
+_MARK = re.compile(r"\s*(-?\d+(?:\.\d+)?)\s*(?:(?:/|out of)\s*10(?:\.0)?)?\s*", re.IGNORECASE)
 
 
 def whole(text: str) -> str:
@@ -119,11 +182,27 @@ def _objects(text: str) -> list[dict[str, Any]]:
     while place >= 0:
         try:
             value, end = decoder.raw_decode(text, place)
-            found.append(json.loads(whole(json.dumps(value, ensure_ascii=False))))
         except (ValueError, RecursionError):
-            end = place + 1
+            value, end = _literal(text, place)
+        if isinstance(value, dict):
+            found.append(json.loads(whole(json.dumps(value, ensure_ascii=False))))
         place = text.find("{", end)
     return found
+
+
+def _literal(text: str, place: int) -> tuple[object, int]:
+    """An object as Python prints it, or with a comma too many, and its end; else None, and the next place."""
+    end = text.find("}", place) + 1
+    for _ in range(NESTED):
+        if not end:
+            break
+        try:
+            value = ast.literal_eval(text[place:end])
+            json.dumps(value)
+            return value, end
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            end = text.find("}", end) + 1
+    return None, place + 1
 
 
 def frames_for(

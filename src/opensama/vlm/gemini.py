@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmQuota, VlmRefused, whole
-from opensama.vlm.patience import PAUSE, Again, check_address, persist
+from opensama.vlm.asking import Question, VlmFailed, VlmQuota, VlmRefused, finished, whole
+from opensama.vlm.patience import PAUSE, Again, check_address, persist, told_to_wait
 from opensama.vlm.server import data_url
 
 ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
+STOPPED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE")
+"""Reasons to end that are verdicts on what was asked."""
 TO_WAIT = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
 
 
@@ -32,6 +35,7 @@ class Response:
 
     status: int
     text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
@@ -60,9 +64,9 @@ class GeminiVlm:
 
     def ask(self, question: Question) -> str:
         body = json.dumps(body_of(question)).encode()
-        return persist(lambda: self._attempt(body), self.url, self.retries, self.pause)
+        return persist(lambda: self._attempt(body, question.max_tokens), self.url, self.retries, self.pause)
 
-    def _attempt(self, body: bytes) -> str:
+    def _attempt(self, body: bytes, limit: int) -> str:
         from http.client import HTTPException
 
         try:
@@ -71,7 +75,7 @@ class GeminiVlm:
             raise Again(str(error) or type(error).__name__) from error
         if response.status != HTTPStatus.OK:
             raise self._judge(response)
-        return self._answer(response)
+        return self._answer(response, limit)
 
     def _post(self, body: bytes) -> Response:
         from urllib.error import HTTPError
@@ -81,12 +85,12 @@ class GeminiVlm:
         request = Request(f"{self.url}/models/{self.name}:generateContent", body, headers)
         try:
             with urlopen(request, timeout=self.timeout) as answer:
-                return Response(answer.status, answer.read().decode("utf-8", "replace"))
+                return Response(answer.status, answer.read().decode("utf-8", "replace"), answer.headers)
         except HTTPError as error:
             with error:
-                return Response(error.code, error.read().decode("utf-8", "replace"))
+                return Response(error.code, error.read().decode("utf-8", "replace"), error.headers)
 
-    def _answer(self, response: Response) -> str:
+    def _answer(self, response: Response, limit: int) -> str:
         try:
             reply: Any = json.loads(response.text)
             blocked = (reply.get("promptFeedback") or {}).get("blockReason")
@@ -100,11 +104,11 @@ class GeminiVlm:
             if isinstance(error, UserError):
                 raise
             raise self._no_such_server() from error
-        if blocked or ended not in ("STOP", "MAX_TOKENS", ""):
+        if blocked or ended in STOPPED:
             raise VlmRefused(f"the server stopped the answer ({blocked or ended})")
-        if not text.strip():
-            raise VlmRefused(f"the answer is empty ({ended or 'no candidate'})")
-        return whole(text)
+        if ended not in ("STOP", "MAX_TOKENS", ""):
+            raise VlmFailed(f"the server stopped the answer ({ended})", whole(text))
+        return finished(text, cut=ended == "MAX_TOKENS", limit=limit, ended=ended or "no candidate")
 
     def _judge(self, response: Response) -> Exception:
         """What to raise: `Again` where another attempt may be of use."""
@@ -122,8 +126,9 @@ class GeminiVlm:
             return VlmQuota(f"the quota at {self.url} is spent: {said}")
         if status in (408, 409, 425, 429) or status >= 500:
             told = TO_WAIT.search(response.text)
-            return Again(f"{status} {said}", crowded=status == 429, wait=float(told[1]) if told else None)
-        return VlmRefused(f"{status} {said}")
+            wait = float(told[1]) if told else told_to_wait(response.headers)
+            return Again(f"{status} {said}", crowded=status == 429, wait=wait)
+        return VlmFailed(f"{status} {said}")
 
     def _no_such_server(self) -> UserError:
         return UserError(f"{self.url} does not speak Gemini's generateContent: check the address.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from opensama.runtime import locate, pick_device, pick_dtype, quiet_loading, read_object
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmRefused
+from opensama.vlm.asking import Question, finished
 
 if TYPE_CHECKING:
     import torch
@@ -88,10 +88,11 @@ class LocalVlm:
                 f"A question with {len(question.images)} images of up to {shape[1]}x{shape[0]} pixels does not fit on "
                 f"{self.model.device}: ask with fewer or smaller frames, or a smaller model."
             ) from error
-        answer = self.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-        if not answer:
-            raise VlmRefused("the answer is empty")
-        return str(answer)
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        ends = settings.eos_token_id
+        cut = len(new) == question.max_tokens and int(new[-1]) not in (ends if isinstance(ends, list) else [ends])
+        answer = str(self.tokenizer.decode(new, skip_special_tokens=True)).strip()
+        return finished(answer, cut=cut, limit=question.max_tokens, ended="length" if cut else "stop")
 
     def inputs(self, question: Question) -> dict[str, torch.Tensor]:
         """What the model is given: token ids with as many image tokens as patches, patches and their grid."""

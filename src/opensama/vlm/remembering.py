@@ -8,15 +8,17 @@ import weakref
 from pathlib import Path
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, Vlm, VlmQuota, VlmRefused
+from opensama.vlm.asking import Question, Vlm, VlmQuota, VlmRefused, looks_cut
 
 FILE = "answers.sqlite"
+VERSION = 1  # of the file: from 1 on it holds verdicts and whole answers alone
 
 
 class Remembering:
     """Asks `vlm` only what the folder `cache` does not know yet, and at most `budget` times.
 
-    The file in the folder may be shared by threads and by processes of one machine; refusals are kept, too. Several
+    The file in the folder may be shared by threads and by processes of one machine. Refusals are kept, too; failures
+    (`VlmFailed`, `VlmUnavailable`, `VlmQuota`) are not, and what earlier versions kept of them is forgotten. Several
     that name the same `purse` (and share the folder) spend one budget. `asked` and `remembered` count.
     """
 
@@ -92,6 +94,18 @@ def _open(folder: Path) -> sqlite3.Connection:
         columns = "digest TEXT PRIMARY KEY, answer TEXT, refused INTEGER, model TEXT"
         answers.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns}) WITHOUT ROWID")
         answers.execute("CREATE TABLE IF NOT EXISTS purses (name TEXT PRIMARY KEY, spent INTEGER)")
+        _heal(answers)
     except (OSError, sqlite3.Error) as error:
         raise UserError(f"The kept answers in {path} cannot be used ({error}): choose another folder.") from error
     return answers
+
+
+def _heal(answers: sqlite3.Connection) -> None:
+    """Takes out of a file of the first form what was no verdict: all refusals, since requests that a server did not
+    take stood among them, and answers that were cut off."""
+    if answers.execute("PRAGMA user_version").fetchone()[0] >= VERSION:
+        return
+    answers.create_function("cut_off", 1, looks_cut, deterministic=True)
+    with answers:
+        answers.execute("DELETE FROM answers WHERE refused OR cut_off(answer)")
+        answers.execute(f"PRAGMA user_version = {VERSION}")

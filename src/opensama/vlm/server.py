@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmQuota, VlmRefused, whole
-from opensama.vlm.patience import PAUSE, Again, check_address, persist
+from opensama.vlm.asking import Question, VlmFailed, VlmQuota, VlmRefused, finished, whole
+from opensama.vlm.patience import PAUSE, Again, check_address, persist, told_to_wait
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 JPEG = 95
 NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
+CONTENT = re.compile(  # how providers say that a request was stopped for what it shows
+    r"content[_ ]?(filter|policy|management)|moderation|safety|data_?inspection|inappropriate|sensitive", re.IGNORECASE
+)
+KEY = re.compile(r"api[ _-]?key", re.IGNORECASE)
+THOUGHTS = ("reasoning_content", "reasoning")  # fields in which servers put what comes before an answer
 
 
 class ServerVlm:
@@ -52,7 +58,7 @@ class ServerVlm:
         import openai
 
         try:
-            return self._answer(self._send(messages, question))
+            return self._answer(self._send(messages, question), question.max_tokens)
         except openai.APIStatusError as error:
             raise self._judge(error) from error
         except openai.APIConnectionError as error:  # time-outs, too
@@ -80,31 +86,49 @@ class ServerVlm:
                 self._dropped |= unknown
             return self._send(messages, question)
 
-    def _answer(self, reply: Any) -> str:
+    def _answer(self, reply: Any, limit: int) -> str:
         choices = getattr(reply, "choices", None)
-        if not choices:
+        choice = choices[0] if choices else None
+        if error := getattr(choice, "error", None) or getattr(reply, "error", None):  # of gateways, with status 200
+            said = error if isinstance(error, dict) else {"message": str(error)}
+            status = said.get("code")
+            raise self._verdict(status if isinstance(status, int) else 500, said, _words(said), None)
+        if choice is None:
+            if getattr(reply, "object", None) == "chat.completion":
+                raise VlmFailed("the model answered nothing (no choice)")
             raise self._no_such_server()
-        message, ended = choices[0].message, choices[0].finish_reason
-        if getattr(message, "refusal", None):
-            raise VlmRefused(whole(str(message.refusal)))
+        message, ended = choice.message, str(choice.finish_reason)
+        if refusal := getattr(message, "refusal", None):
+            raise VlmRefused(whole(str(refusal)))
         if ended == "content_filter":
             raise VlmRefused("the server's content filter stopped the answer")
-        if not (message.content or "").strip():
-            raise VlmRefused(f"the answer is empty ({ended})")
-        return whole(str(message.content))
+        text = _text(getattr(message, "content", None))
+        if not text.strip() and (field := next((name for name in THOUGHTS if getattr(message, name, None)), "")):
+            ended += f", all of it in {field}"
+        return finished(text, cut=choice.finish_reason == "length", limit=limit, ended=ended)
 
     def _judge(self, error: openai.APIStatusError) -> Exception:
-        """What to raise: `Again` where another attempt may be of use."""
-        status, said = error.status_code, _said(error)
-        if status in (401, 403):
+        body = error.body if isinstance(error.body, dict) else {}
+        said = _words(body) or _short(error.body if isinstance(error.body, str) else error.message)
+        return self._verdict(error.status_code, body, said, told_to_wait(error.response.headers))
+
+    def _verdict(self, status: int, body: dict[str, Any], said: str, wait: float | None) -> Exception:
+        """What to raise: `Again` where another attempt may be of use, VlmRefused for what a filter stopped."""
+        named = {str(body.get(name)) for name in ("code", "type")}
+        filtered = status in (400, 403, 422) and any(CONTENT.search(words) for words in (*named, said))
+        if filtered and not KEY.search(said):
+            return VlmRefused(f"{status} {said}")
+        if status in (401, 403) or (status == 400 and KEY.search(said)):
             return UserError(f"{self.url} does not accept the key ({said}): set OPENAI_API_KEY to a valid one.")
         if status == 404:
             return self._no_such_model(said)
-        if status == 402 or (status == 429 and (error.code in NO_MONEY or error.type in NO_MONEY)):
+        if status in (301, 302, 303, 307, 308, 405, 410):
+            return self._no_such_server()
+        if status == 402 or (status == 429 and named & set(NO_MONEY)):
             return VlmQuota(f"the quota at {self.url} is spent: {said}")
         if status in (408, 409, 425, 429) or status >= 500:
-            return Again(f"{status} {said}", crowded=status == 429, wait=_told_to_wait(error))
-        return VlmRefused(f"{status} {said}")
+            return Again(f"{status} {said}", crowded=status == 429, wait=wait)
+        return VlmFailed(f"{status} {said}")
 
     def _models(self) -> list[str]:
         import openai
@@ -172,14 +196,19 @@ def _jpeg_url(pixels: bytes, width: int, height: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _said(error: openai.APIStatusError) -> str:
-    body = error.body
-    text = body.get("message") if isinstance(body, dict) else None
-    return whole(" ".join(str(text or error.message).split())[:300])
+def _text(content: object) -> str:
+    """What a message says: text, or the texts of its parts; parts that think or hold files say nothing."""
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+        return "".join(str(part.get("text") or "") for part in parts)
+    return str(content or "")
 
 
-def _told_to_wait(error: openai.APIStatusError) -> float | None:
-    try:
-        return max(0.0, float(error.response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+def _words(body: dict[str, Any]) -> str:
+    """The message of an error's body, as OpenAI, vLLM and SGLang, FastAPI, LM Studio and Ollama write it."""
+    said = next((body[name] for name in ("message", "detail", "error") if body.get(name)), "")
+    return _short(str(said))
+
+
+def _short(said: str) -> str:
+    return whole(" ".join(said.split())[:300])
