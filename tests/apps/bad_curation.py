@@ -41,6 +41,16 @@ def chatty() -> str:
     return ChatServer(lambda asked: "I would rather not say.").__enter__().url
 
 
+@cache
+def one_eyed() -> str:
+    """A server that takes one picture a question."""
+
+    def answer(asked: Asked) -> str | Fault:
+        return Fault(400, "at most 1 image may be given") if len(asked.images) > 1 else "yes"
+
+    return ChatServer(answer).__enter__().url
+
+
 def curate(command: str, given: str, *options: str, out: str = "curated") -> Callable[[Place], list[str]]:
     """Arguments of `opensama curate`; where an option is a function, what it gives, once it is asked."""
     return lambda at: ["curate", command, str(at.files / given), "--out", str(at.files / out), *options]
@@ -70,6 +80,7 @@ ROWS: list[tuple[str, Callable[[Place], list[str]], int, str, str]] = [
     ("a VLM that is down", clips(lambda: DOWN, "down"), 2, "", ""),
     ("a VLM that wants another key", clips(locked, "locked"), 2, "", ""),
     ("a VLM whose quota is spent", clips(broke, "broke"), 2, "", "broke"),
+    ("a VLM that takes one picture a question", clips(one_eyed, "one_eyed"), 2, "", "one_eyed"),
     ("a VLM that does not answer in JSON", clips(chatty, "chatty"), 0, "", ""),
     ("pairs to filter that are not there", curate("filter", "none.jsonl", "--vlm-url", DOWN), 2, "", ""),
     ("pairs to filter in a damaged manifest", curate("filter", "cut.parquet", "--vlm-url", DOWN), 2, "", ""),

@@ -259,6 +259,8 @@ ROWS = [
     Row("a dataset without its tables", lambda at: at.bring("reco", "empty")),
     Row("a table of which no row can be used", lambda at: at.bring("table", "half.jsonl")),
     Row("a table whose columns mean nothing", lambda at: at.bring("table", "half.jsonl", "--column", "source=before")),
+    Row("a Git LFS pointer in place of a table", lambda at: at.bring("table", "pointer.parquet")),
+    Row("a dialect of CSV that is none", lambda at: at.bring("table", "half.jsonl", "--csv-dialect", "sprak")),
     Row("an unknown task", lambda at: at.bring("table", "half.jsonl", "--task", "shrink")),
     Row("a page about a manifest that is not there", lambda at: at.data("show", "none.parquet", "x.html")),
     Row("a page about a damaged manifest", lambda at: at.data("show", "cut.parquet", "x.html")),
@@ -311,6 +313,8 @@ def prepare_training(at: Place) -> None:
     good.with_name("mistyped.yaml").write_text(good.read_text().replace("text_dropout:", "text_drop:"))
     good.with_name("broken.yaml").write_text("model: [")
     rows = data.read_text().splitlines(keepends=True)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123456789\n"
+    good.with_name("pointer.parquet").write_text(pointer)
     data.with_name("longer.jsonl").write_text("".join([*rows, rows[0]]))
     data.with_name("images.jsonl").write_text("".join(rows[3:]))
     good.with_name("cut.parquet").write_bytes(b"PAR1 and no more")

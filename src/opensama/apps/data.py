@@ -31,6 +31,7 @@ def import_data(
     media: Annotated[tuple[Path, ...] | None, Parameter(negative=())] = None,
     table: str | None = None,
     column: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
+    csv_dialect: str = "auto",
     check: Literal["open", "files"] = "open",
     hash_content: Annotated[bool, Parameter(name="--hash", negative=())] = False,
     list_all: Annotated[bool, Parameter(name="--list", negative=())] = False,
@@ -43,7 +44,7 @@ def import_data(
     Parameters
     ----------
     name
-        Which dataset, as --list names them; table: any CSV, JSON, JSONL or Parquet with a header.
+        Which dataset, as --list names them; table: any CSV, JSON, JSONL, Parquet or Arrow.
     folder
         The folder it was downloaded into; or one table.
     out
@@ -65,6 +66,9 @@ def import_data(
     column
         Which column is what, where it is not understood: source=before, target=after, instruction=text, caption=...,
         task=...; may be given several times.
+    csv_dialect
+        How CSV tables are read: auto, as the whole content tells; excel, excel-tab, spark (quotes escaped by
+        backslashes); or a list such as "separator=semicolon quote=single escape=backslash header=no".
     check
         open: open each file, which finds broken ones and writes down size and length; files: only look whether it is
         there and not empty.
@@ -81,6 +85,7 @@ def import_data(
             "Say which dataset, where it is and what to write: `opensama data import ditto Ditto-1M --out "
             "ditto.parquet`; --list shows the datasets."
         )
+    from opensama.data.dialects import dialect_of
     from opensama.data.importing import Choice, columns_of, import_dataset, tasks_of
 
     choice = Choice(
@@ -94,6 +99,7 @@ def import_data(
         table=table,
         columns=columns_of(column or ()),
         hash=hash_content,
+        dialect=dialect_of(csv_dialect),
     )
     with Display() as show:
         report = import_dataset(name, folder, out, choice, progress=show)
@@ -188,6 +194,8 @@ def told(report: ImportReport, out: Path) -> str:
     if report.left_out:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.left_out.most_common())
         lines.append(f"left out: {report.left_out.total():,} ({reasons}), listed in {report.list}")
+    for table, dialect in report.dialects.items():
+        lines.append(f"{table} was read as CSV with {dialect}; --csv-dialect chooses another way")
     if report.unlike:
         lines.append(f"sides of unlike length: {report.unlike:,}, cut to the shorter")
     if report.unpacked:

@@ -22,6 +22,8 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from opensama.first_bytes import HEAD, stand_in
+
 _KIND = r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|zip)"
 _ARCHIVE = re.compile(rf"(?P<stem>.+?)(?P<kind>{_KIND})$", re.IGNORECASE)
 _PART = re.compile(
@@ -51,6 +53,10 @@ class Archive:
 
 class BadArchive(Exception):
     """What is wrong with an archive; the members before it have been given."""
+
+
+class BadMember(BadArchive):
+    """What is wrong with one file of an archive whose others can be read."""
 
 
 def find_archives(root: Path) -> list[Archive]:
@@ -141,15 +147,19 @@ class Joined(io.RawIOBase):
 
 @dataclass(frozen=True)
 class Content:
-    """One file of an archive, read like any other. Raises BadArchive where the archive ends or is damaged."""
+    """One file of an archive, read like any other. Raises BadArchive where the archive ends or is damaged; BadMember
+    where the next file can be read all the same, as in a zip, whose index says where each begins."""
 
     archive: Archive
     stream: IO[bytes]
+    name: str
 
     def read(self, size: int = -1) -> bytes:
         try:
             return self.stream.read(size)
         except _ERRORS as error:
+            if self.archive.kind == ".zip" and not self.archive.gap:
+                raise BadMember(f"{self.name} in {self.archive.name} is damaged ({error})") from error
             raise _bad(self.archive, error) from error
 
 
@@ -159,10 +169,12 @@ def members(archive: Archive) -> Iterator[tuple[str, Content]]:
     Raises BadArchive when the rest cannot be read. Names that would lead out of the folder are passed over.
     """
     with io.BufferedReader(Joined(archive.parts), 2**20) as stream:
+        if said := stand_in(stream.peek(HEAD)[:HEAD], archive.size):
+            raise BadArchive(f"{archive.name} {said}")
         try:
             for name, content in _zip(stream) if archive.kind == ".zip" else _tar(stream):
                 if inside := safe_name(name):
-                    yield inside, Content(archive, content)
+                    yield inside, Content(archive, content, name)
         except _ERRORS as error:
             raise _bad(archive, error) from error
     if archive.gap:
@@ -189,9 +201,25 @@ def _tar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
 def _zip(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(stream) as archive:
         for entry in archive.infolist():
-            if not entry.is_dir():
-                with archive.open(entry) as content:
-                    yield entry.filename, content
+            if entry.is_dir():
+                continue
+            try:
+                content = archive.open(entry)
+            except (*_ERRORS, RuntimeError) as error:  # its own header is damaged, or it wants a password
+                yield entry.filename, _Unreadable(error)  # type: ignore[misc]
+                continue
+            with content:
+                yield entry.filename, content
+
+
+class _Unreadable(io.RawIOBase):
+    """A member that could not be opened: who reads it is told."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, size: int = -1) -> bytes:
+        raise zipfile.BadZipFile(str(self.error))
 
 
 def safe_name(name: str) -> str:

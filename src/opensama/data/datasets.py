@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from opensama.data import tables
+from opensama.data.dialects import Dialect
 from opensama.data.manifest import TASKS, read_manifest_table
-from opensama.data.tables import BadRow, Blob, Row, name_of, text_of
+from opensama.data.rows import BadRow, Blob, Row, name_of, text_of
 from opensama.values import UserError
 
 LEFT_OUT = ".left-out.jsonl"  # the ending of a list of rows that did not come in
+BESIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 Media = tuple[str, ...] | Blob  # paths that may be meant, the likelier first, or the picture itself
 
 SOURCE = (
@@ -89,7 +91,7 @@ def find_dataset(name: str) -> Dataset:
             return dataset
     raise UserError(
         f"There is no dataset {name!r}: choose one of {', '.join(d.name for d in DATASETS)} (table: any CSV, JSON, "
-        "JSONL or Parquet), as `opensama data import --list` explains them."
+        "JSONL, Parquet or Arrow), as `opensama data import --list` explains them."
     )
 
 
@@ -101,7 +103,7 @@ def find_tables(dataset: Dataset, folder: Path, pattern: str | None = None) -> l
         raise UserError(f"There is no folder {folder}: give the folder that {dataset.title} was downloaded into.")
     for patterns in ((pattern,),) if pattern else dataset.tables:
         found = {path for each in patterns for path in folder.glob(each) if path.is_file()}
-        found = {path for path in found if path.suffix.lower() in tables.SUFFIXES and not is_ours(path)}
+        found = {path for path in found if tables.is_table(path) and not is_no_table(path)}
         if found:
             return sorted(found)
     wanted = pattern or " or ".join(", ".join(patterns) for patterns in dataset.tables)
@@ -110,9 +112,9 @@ def find_tables(dataset: Dataset, folder: Path, pattern: str | None = None) -> l
     )
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file is what an import wrote, or hidden: no table of a dataset."""
-    if path.name.startswith(".") or path.name.endswith(LEFT_OUT):
+def is_no_table(path: Path) -> bool:
+    """Whether a file is what an import wrote, hidden, or what `datasets` keeps beside its tables."""
+    if path.name.startswith(".") or path.name.endswith(LEFT_OUT) or path.name in BESIDE:
         return True
     if path.suffix == ".parquet":
         try:
@@ -124,10 +126,11 @@ def is_ours(path: Path) -> bool:
 
 
 def drafts(
-    dataset: Dataset, table: Path, columns: Mapping[str, str] | None = None
+    dataset: Dataset, table: Path, columns: Mapping[str, str] | None = None, dialect: Dialect | None = None
 ) -> Iterator[tuple[int, Draft | BadRow]]:
-    """The rows of a table. `columns` says which column is source, target, instruction, caption or task."""
-    for line, row in tables.rows(table, dataset.header):
+    """The rows of a table. `columns` says which column is source, target, instruction, caption or task; `dialect` how
+    a CSV is read, by default as its content tells."""
+    for line, row in tables.rows(table, dataset.header, dialect):
         yield line, row if isinstance(row, BadRow) else draft(dataset, row, table, line, columns)
 
 
@@ -307,7 +310,7 @@ def _x2edit(row: Row, table: Path) -> Row:
     return row
 
 
-_ANY = ("**/*.csv", "**/*.tsv", "**/*.jsonl", "**/*.json", "**/*.parquet")
+_ANY = ("**/*.csv", "**/*.tsv", "**/*.jsonl", "**/*.ndjson", "**/*.json", "**/*.parquet", "**/*.arrow", "**/*.gz")
 
 DATASETS: tuple[Dataset, ...] = (
     Dataset(
@@ -390,6 +393,7 @@ DATASETS: tuple[Dataset, ...] = (
         shape=_motionbench, by_name=True, columns={"caption": ("motion_caption",)},
     ),
     Dataset(
-        "table", "a table", "", "any CSV, JSON, JSONL, Parquet: source, target, instruction; or clip, caption", (_ANY,)
+        "table", "a table", "", "any CSV, JSON, JSONL, Parquet, Arrow: source, target, instruction; or clip, caption",
+        (_ANY,),
     ),
 )  # fmt: skip

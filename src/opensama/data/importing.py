@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from opensama.data import archives, tables
-from opensama.data.archives import BadArchive
+from opensama.data.archives import BadArchive, BadMember
 from opensama.data.datasets import LEFT_OUT, Dataset, Draft, Media, draft, drafts, find_dataset, find_tables, task_name
+from opensama.data.dialects import Dialect
 from opensama.data.locate import Finder
 from opensama.data.manifest import TASKS, Record, check_name, frame_range, write_manifest
-from opensama.data.tables import BadRow, Blob
+from opensama.data.rows import BadRow, Blob
 from opensama.data.unpacking import missing, samples, take_out
 from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
@@ -48,6 +49,7 @@ class Choice:
     table: str | None = None  # pattern of the tables, in place of the dataset's own
     columns: Mapping[str, str] = field(default_factory=dict)
     hash: bool = False
+    dialect: Dialect | None = None  # of CSV tables; none: as the content of each tells
 
     def __post_init__(self) -> None:
         for key in self.columns:
@@ -75,12 +77,17 @@ class ImportReport:
     unpacked: int = 0
     archives: list[str] = field(default_factory=list)  # what is wrong with them
     unopened: int = 0  # archives that were not looked into, for want of a folder to unpack into
+    dialects: dict[str, str] = field(default_factory=dict)  # CSV tables that are not ordinary, and how they were read
     list: Path | None = None  # every row that was left out
     seconds: float = 0.0
 
 
 class _LeftOut(Exception):
-    """A row that does not come in: kind of reason, and the particulars."""
+    """A row that does not come in: kind of reason, the particulars, and how many rows it stands for."""
+
+    def __init__(self, kind: str, why: str, rows: int = 1) -> None:
+        super().__init__(kind, why)
+        self.kind, self.why, self.rows = kind, why, rows
 
 
 def import_dataset(
@@ -151,6 +158,9 @@ class _Import:
             listing.unlink()
         if choice.unpack is None and (report.left_out["no target file"] or report.left_out["no source file"]):
             report.unopened = len(self.archives)
+        if choice.dialect is None:
+            told = {table.name: tables.dialect_told(table) for table in self.tables}
+            report.dialects = {name: dialect for name, dialect in told.items() if dialect}
         report.seconds = time.monotonic() - self.began
         return report
 
@@ -173,7 +183,7 @@ class _Import:
         """All rows of all tables; of archives that hold rows, those too."""
         for table in self.tables:
             try:
-                for line, row in drafts(self.dataset, table, self.choice.columns):
+                for line, row in drafts(self.dataset, table, self.choice.columns, self.choice.dialect):
                     yield table, line, row
             except UserError as error:
                 yield table, 0, BadRow(str(error))
@@ -181,7 +191,9 @@ class _Import:
             try:
                 for line, sample in enumerate(samples(archive), 1):
                     name = archive.parts[0]
-                    yield name, line, draft(self.dataset, sample, name, line, self.choice.columns)
+                    said = self.choice.columns
+                    row = sample if isinstance(sample, BadRow) else draft(self.dataset, sample, name, line, said)
+                    yield name, line, row
             except BadArchive as error:
                 self.report.archives.append(str(error))
 
@@ -193,12 +205,14 @@ class _Import:
         report = self.report
         for chunk in chunks(self.drafts()):
             for (table, line, _), found in zip(chunk, threads.map(self.record, chunk), strict=True):
-                report.rows += line > 0
+                lost = found.rows if isinstance(found, _LeftOut) else 1
+                report.rows += lost * (line > 0)
                 if isinstance(found, _LeftOut):
-                    kind, why = found.args
-                    report.left_out[kind] += 1
+                    kind, why = found.kind, found.why
+                    report.left_out[kind] += lost
                     self.first = self.first or f"line {line} of {table}: {why}"
                     told = {"table": str(table), "line": line, "kind": kind, "why": why}
+                    told |= {"rows": lost} if lost > 1 else {}
                     listing.write(json.dumps(told, ensure_ascii=False) + "\n")
                 elif found is None:
                     report.not_chosen += 1
@@ -222,8 +236,11 @@ class _Import:
         done, total = 0, sum(archive.size for archive in self.archives)
         for archive in self.archives if wanted else ():
             try:
-                for _ in take_out(archive, wanted, into):
-                    self.report.unpacked += 1
+                for taken in take_out(archive, wanted, into):
+                    if isinstance(taken, BadMember):
+                        self.report.archives.append(str(taken))
+                    else:
+                        self.report.unpacked += 1
             except BadArchive as error:
                 self.report.archives.append(str(error))
             done += archive.size
@@ -236,7 +253,7 @@ class _Import:
         """One row with its files looked up and opened; None for one that was not chosen."""
         *_, said = row
         if isinstance(said, BadRow):
-            return _LeftOut("broken row", said.reason)
+            return _LeftOut("broken row", said.reason, said.rows)
         if not self.chosen(said):
             return None
         try:

@@ -11,8 +11,6 @@ end. A Parquet manifest of a million rows opens at once, because only its footer
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +20,8 @@ from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from opensama.data.dialects import named_rows
+from opensama.first_bytes import check_first_bytes
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 
@@ -276,6 +276,8 @@ def frame_range(video: Video, start: float | None, end: float | None) -> tuple[i
 
 def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and values of each row of a JSONL or CSV manifest; empty cells of a CSV are left out."""
+    if path.is_file() and path.stat().st_size:
+        check_first_bytes(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -285,11 +287,8 @@ def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8: a manifest is a .parquet, .jsonl or .csv file.") from None
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(f"Line {reader.line_num} of {path} has not as many fields as the first: mend it.")
-            yield reader.line_num, {key: value for key, value in row.items() if value != ""}
+        for line, row in named_rows(path):
+            yield line, {key: value for key, value in row.items() if value != ""}
         return
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
@@ -376,6 +375,8 @@ def _open_parquet(path: Path) -> Any:
 
     if not path.exists():
         raise UserError(f"There is no manifest {path}: check the name.")
+    if path.is_file() and path.stat().st_size:
+        check_first_bytes(path)
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from opensama.data import tables
-from opensama.data.archives import Archive, members
+from opensama.data.archives import Archive, BadMember, members
 from opensama.data.datasets import Draft
 from opensama.data.locate import Finder
-from opensama.data.tables import Blob
+from opensama.data.rows import BadRow, Blob, Row, alike
 from opensama.runtime import whole_file
 
 Wanted = dict[str, set[str]]  # by file name, the places that may be meant
@@ -28,8 +27,9 @@ def missing(rows: Iterable[Draft], finder: Finder) -> Wanted:
     return wanted
 
 
-def take_out(archive: Archive, wanted: Wanted, into: Path) -> Iterator[Path]:
-    """Writes the wanted members under `into`, and gives each. Raises BadArchive when the rest cannot be read."""
+def take_out(archive: Archive, wanted: Wanted, into: Path) -> Iterator[Path | BadMember]:
+    """Writes the wanted members under `into`, and gives each, or what is wrong with it. Raises BadArchive when the rest
+    cannot be read."""
     base = "" if archive.folder == "." else f"{archive.folder}/"
     for name, content in members(archive):
         places = wanted.get(name.rpartition("/")[2], ())
@@ -38,38 +38,54 @@ def take_out(archive: Archive, wanted: Wanted, into: Path) -> Iterator[Path]:
             continue
         path = into / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            while block := content.read(2**20):
-                file.write(block)
-        yield path
+        try:
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                while block := content.read(2**20):
+                    file.write(block)
+        except BadMember as error:
+            yield error
+        else:
+            yield path
 
 
-def samples(archive: Archive) -> Iterator[tables.Row]:
+def samples(archive: Archive) -> Iterator[Row | BadRow]:
     """The rows of an archive that holds them: NAME.json says what, NAME.1.0.jpg is the source, NAME.2.jpg the target.
 
-    The same name may come again later, for another sample: neighbours belong together.
+    The same name may come again later, for another sample: neighbours belong together. A sample with a broken or a
+    missing part is a BadRow.
     """
-    parts: dict[str, bytes] = {}
+    parts: dict[str, bytes | BadMember] = {}
     current = ""
     for name, content in chain(members(archive), [("", None)]):
         folder, _, file = name.rpartition("/")
         key, _, ending = file.partition(".")
         if (f"{folder}/{key}" != current or ending in parts) and parts:
-            yield _sample(parts)
+            yield _sample(current.strip("/"), parts)
             parts = {}
         current = f"{folder}/{key}"
         if content is not None:
-            parts[ending] = content.read()
+            try:
+                parts[ending] = content.read()
+            except BadMember as error:
+                parts[ending] = error
 
 
-def _sample(parts: Mapping[str, bytes]) -> tables.Row:
-    try:
-        said = json.loads(parts.get("json", b""))
-    except ValueError:
-        said = None
-    row = {tables.name_of(key): value for key, value in said.items()} if isinstance(said, dict) else {}
+def _sample(name: str, parts: Mapping[str, bytes | BadMember]) -> Row | BadRow:
+    row: Row = {}
+    for ending, data in parts.items():
+        if isinstance(data, BadMember):
+            return BadRow(str(data))
+        if ending == "json":
+            try:
+                said = json.loads(data)
+            except (ValueError, RecursionError) as error:
+                return BadRow(f"{name}.json is not JSON ({error})")
+            row |= alike(said) if isinstance(said, dict) else {}
     for ending, data in parts.items():
         side = {"1.0": "source", "2": "target"}.get(ending.rpartition(".")[0])
-        if side and data:
+        if side and isinstance(data, bytes) and data:
             row[side] = Blob(data, f".{ending.rpartition('.')[2]}")
+    lacks = [f"{name}.{part}" for part, has in (("1.0", "source" in row), ("2", "target" in row)) if not has]
+    if lacks and "json" in parts:
+        return BadRow(f"the sample {name} has no {lacks[0]}.jpg or the like (it has {', '.join(parts)})")
     return row

@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from opensama.first_bytes import check_first_bytes
 from opensama.values import UserError
 
 Row = Mapping[str, Any]
@@ -404,6 +405,7 @@ def read_rows(path: Path, columns: tuple[str, ...] = ()) -> list[dict[str, Any]]
 
 
 def read_text(path: Path) -> str:
+    check_first_bytes(path)
     try:
         return path.read_text("utf-8-sig")
     except FileNotFoundError:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from http import HTTPStatus
 from typing import Any
 
@@ -85,10 +86,10 @@ class GeminiVlm:
         request = Request(f"{self.url}/models/{self.name}:generateContent", body, headers)
         try:
             with urlopen(request, timeout=self.timeout) as answer:
-                return Response(answer.status, answer.read().decode("utf-8", "replace"), answer.headers)
+                return Response(answer.status, answer.read().decode("utf-8", "replace"), _lowered(answer.headers))
         except HTTPError as error:
             with error:
-                return Response(error.code, error.read().decode("utf-8", "replace"), error.headers)
+                return Response(error.code, error.read().decode("utf-8", "replace"), _lowered(error.headers))
 
     def _answer(self, response: Response, limit: int) -> str:
         try:
@@ -132,6 +133,10 @@ class GeminiVlm:
 
     def _no_such_server(self) -> UserError:
         return UserError(f"{self.url} does not speak Gemini's generateContent: check the address.")
+
+
+def _lowered(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def body_of(question: Question) -> dict[str, Any]:
