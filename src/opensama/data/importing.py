@@ -210,7 +210,7 @@ class _Import:
                 if isinstance(found, _LeftOut):
                     kind, why = found.kind, found.why
                     report.left_out[kind] += lost
-                    self.first = self.first or f"line {line} of {table}: {why}"
+                    self.first = self.first or (f"line {line} of {table}: {why}" if line else why).rstrip(".")
                     told = {"table": str(table), "line": line, "kind": kind, "why": why}
                     told |= {"rows": lost} if lost > 1 else {}
                     listing.write(json.dumps(told, ensure_ascii=False) + "\n")
@@ -253,7 +253,7 @@ class _Import:
         """One row with its files looked up and opened; None for one that was not chosen."""
         *_, said = row
         if isinstance(said, BadRow):
-            return _LeftOut("broken row", said.reason, said.rows)
+            return _LeftOut("broken row" if row[1] else "unreadable table", said.reason, said.rows)
         if not self.chosen(said):
             return None
         try:
