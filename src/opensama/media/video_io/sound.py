@@ -16,6 +16,7 @@ from typing import cast
 import av
 
 from opensama.media.video_io.containers import FileFormat
+from opensama.media.video_io.keeping import language_in
 from opensama.media.video_io.opening import opened
 from opensama.media.video_io.probing import Track, probe
 from opensama.media.video_io.pyav import clock_of, exact
@@ -180,8 +181,10 @@ class _Track:
         return self.heard.offsets[self._piece]
 
     def _describe(self, target: av.AudioStream) -> None:
-        if language := self.source.metadata.get("language"):
-            target.metadata["language"] = language
+        for key in ("language", "title"):
+            if value := self.source.metadata.get(key):
+                target.metadata[key] = language_in(self.kind, value) if key == "language" else value
+        target.disposition = self.source.disposition
 
 
 class _Copied(_Track):

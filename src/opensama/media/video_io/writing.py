@@ -26,6 +26,7 @@ import numpy as np
 from opensama.media.video_io.alpha import lifted
 from opensama.media.video_io.color import FromRGB, of_depth, tag
 from opensama.media.video_io.containers import Encoding, FileFormat, format_of
+from opensama.media.video_io.keeping import Kept
 from opensama.media.video_io.sound import Sound
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
@@ -71,10 +72,10 @@ def write_video(
     plan = _plan(video, kind, quality, even)
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
-        sound = _encode(video, plan, kind, temporary)
-        _check_written(temporary, video, kind)
+        sound, kept = _encode(video, plan, kind, temporary)
+        lost = _check_written(temporary, video, kind, kept)
         check_writable(path, overwrite)
-    notes = (*video.notes, *plan.notes, *sound.notes)
+    notes = (*video.notes, *plan.notes, *sound.notes, *kept.notes, *lost)
     for note in notes:
         on_note(note)
     return WriteReport(
@@ -121,10 +122,12 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
         raise UserError(f"The folder {folder} is not writable; choose another place.")
 
 
-def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path, moment: Fraction | None = None) -> Sound:
+def _encode(
+    video: Video, plan: Encoding, kind: FileFormat, temporary: Path, moment: Fraction | None = None
+) -> tuple[Sound, Kept]:
     """Pictures and sound into one file, interleaved as they come; with `moment`, one picture and seconds of sound."""
     ticks, stamps, durations = _clock(video, kind)
-    with Sound.of(video, kind) as sound:
+    with Sound.of(video, kind) as sound, Kept.of(video, kind) as kept:
         options = {}
         if not kind.milliseconds:
             options = {
@@ -136,6 +139,7 @@ def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path, mom
         try:
             stream = _add_pictures(container, video, plan, kind, ticks)
             sound.add_to(container)
+            kept.add_to(container, stream)
             convert = FromRGB(plan.pixel_format, plan.color, video.width, video.height)
             duration_at, b_frames = dict(zip(stamps, durations, strict=True)), _b_frames(video)
 
@@ -153,18 +157,20 @@ def _encode(video: Video, plan: Encoding, kind: FileFormat, temporary: Path, mom
                 frame = convert(picture, alpha)
                 frame.pts, frame.time_base = stamp, Fraction(1, ticks)
                 sound.mux_until(container, Fraction(stamp, ticks))
+                kept.mux_until(container, Fraction(stamp, ticks))
                 put(stream.encode(frame))
             put(stream.encode(None))
             if moment is not None:
                 sound.mux_until(container, Fraction(stamps[0], ticks) + moment)
                 sound.finish(container)
             sound.mux_until(container, None)
+            kept.mux_until(container, None)
         except BaseException:
             with contextlib.suppress(Exception):
                 container.close()
             raise
         container.close()
-        return sound
+        return sound, kept
 
 
 def _black(video: Video, plan: Encoding) -> tuple[np.ndarray, np.ndarray | None]:
@@ -246,12 +252,14 @@ def _padded(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.pad(picture, ((0, below), (0, right), (0, 0)), mode="edge") if below or right else picture
 
 
-def _check_written(path: Path, video: Video, kind: FileFormat) -> None:
-    """Reads the packets back: a write that failed without a word leaves fewer."""
+def _check_written(path: Path, video: Video, kind: FileFormat, kept: Kept) -> list[str]:
+    """Reads the packets back: a write that failed without a word leaves fewer. Says what else was lost."""
     with av.open(f"file:{path.absolute()}", format=kind.muxer) as container:
         packets = sum(packet.size > 0 for packet in container.demux(video=0))
+        lost = kept.lost(container)
     if packets != video.frame_count:
         raise OSError(errno.EIO, f"{packets} of {video.frame_count} frames arrived")
+    return lost
 
 
 @contextlib.contextmanager
