@@ -8,6 +8,8 @@ from typing import cast
 import av
 import numpy as np
 
+from opensama.media.video_io.pyav import is_repeat
+
 RGB = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -15,16 +17,19 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Every frame of the stream from here on, with its alpha."""
+    """Every frame of the stream from here on, with its alpha; empty packets, which decoders refuse, are left out."""
     usual = stream.codec_context
     name = _WITH_ALPHA.get(usual.codec.canonical_name) if stream.metadata.get("alpha_mode") == "1" else None
     if name is None:
-        yield from container.decode(stream)
+        for packet in container.demux(stream):
+            if not is_repeat(packet):
+                yield from cast(list[av.VideoFrame], packet.decode())
         return
     context = cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
     context.extradata, context.thread_count = usual.extradata, usual.thread_count
     for packet in container.demux(stream):
-        yield from context.decode(packet if packet.size else None)
+        if not is_repeat(packet):
+            yield from context.decode(packet if packet.size else None)
 
 
 def composed(picture: np.ndarray, alpha: np.ndarray, background: RGB) -> np.ndarray:

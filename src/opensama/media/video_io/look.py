@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
 from opensama.media.video_io.alpha import RGB, WHITE
 from opensama.media.video_io.color import (
@@ -18,6 +19,7 @@ from opensama.media.video_io.color import (
     has_alpha,
     orientation_of,
 )
+from opensama.media.video_io.pyav import exact
 from opensama.values import ColorInfo, UserError
 
 Size = tuple[int, int]  # width, height
@@ -36,6 +38,9 @@ class Look:
     bit_depth: int
     grey_full: bool = False
     alpha: bool = False
+    stored: Size = (0, 0)
+    """Width and height of the pictures that fill it, as they are coded."""
+    pixel_shape: Fraction = Fraction(1)
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -53,23 +58,65 @@ def look_of(
     path: Path,
     orientation: Orientation | None = None,
     codec: str = "",
+    size: Size | None = None,
 ) -> Look:
-    """Wide or narrow pixels (`pixel_shape`, width to height) become square by changing the width."""
-    width = frame.width
-    if pixel_shape and pixel_shape > 0 and pixel_shape != 1:
-        exact = width * pixel_shape
-        width = int(exact) if exact.denominator == 1 else max(2, 2 * round(exact / 2))
-    check_size(width, frame.height, path)
+    """Wide or narrow pixels (`pixel_shape`, width to height) become square by changing the width.
+
+    `size` is what is coded if it is not this frame's.
+    """
+    stored = size or (frame.width, frame.height)
+    shape = exact(pixel_shape) if pixel_shape and pixel_shape > 0 else Fraction(1)
+    width, height = _square(stored, shape)
+    check_size(width, height, path)
     orientation = orientation_of(frame) if orientation is None else orientation
     return Look(
         width,
-        frame.height,
+        height,
         orientation,
         color_of(frame),
         bit_depth_of(frame.format),
         grey_is_full(frame, codec),
         has_alpha(frame.format),
+        stored,
+        shape,
     )
+
+
+class OneSize:
+    """A converter for frames of several sizes: those that do not fill the picture are centred, with black beside."""
+
+    def __init__(self, look: Look, cover: Size | None, background: RGB) -> None:
+        self._look, self._cover, self._background = look, cover, background
+        self._to_rgb = look.converter(cover, background)
+        upright = replace(look, orientation=Orientation(), color=ColorInfo())
+        self._covered = upright.converter(cover and (cover[::-1] if look.orientation.turns % 2 else cover))
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        if (frame.width, frame.height) == self._look.stored:
+            return self._to_rgb(frame)
+        look = self._look
+        width, height = _square((frame.width, frame.height), look.pixel_shape)
+        scale = min(look.width / width, look.height / height)
+        width = max(1, min(look.width, round(width * scale)))
+        height = max(1, min(look.height, round(height * scale)))
+        small = replace(look, width=width, height=height, orientation=Orientation()).converter(None, self._background)(
+            frame
+        )
+        picture = np.zeros((look.height, look.width, 3), small.dtype)
+        top, left = (look.height - height) // 2, (look.width - width) // 2
+        picture[top : top + height, left : left + width] = small
+        if self._cover is not None:
+            name = "rgb48le" if picture.dtype == np.uint16 else "rgb24"
+            picture = self._covered(av.VideoFrame.from_ndarray(picture, format=name))
+        return look.orientation.apply(picture)
+
+
+def _square(size: Size, pixel_shape: Fraction) -> Size:
+    """Width and height in square pixels."""
+    if pixel_shape == 1:
+        return size
+    wide = size[0] * pixel_shape
+    return int(wide) if wide.denominator == 1 else max(2, 2 * round(wide / 2)), size[1]
 
 
 def check_size(width: int, height: int, path: Path) -> None:

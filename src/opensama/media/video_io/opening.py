@@ -52,14 +52,22 @@ def opened(path: Path) -> Iterator[av.container.InputContainer]:
 
 
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The first real video stream: cover pictures of music do not count."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            if stream.codec_context is None:
-                raise UserError(f"{path} has video in a format that cannot be decoded here; convert it to H.264 first.")
-            return stream
-    held = "only sound" if container.streams.audio else "no pictures"
-    raise UserError(f"{path} has no video stream ({held}); give a file with pictures.")
+    """The film among a file's video streams: no cover or thumbnail, moving rather than still, then the largest, the
+    longest, the default one, in this order."""
+    beside = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    films = [stream for stream in container.streams.video if not stream.disposition & beside]
+    if not films:
+        held = "only sound" if container.streams.audio else "no pictures"
+        raise UserError(f"{path} has no video stream ({held}); give a file with pictures.")
+    known = [stream for stream in films if stream.codec_context is not None]
+    if not known:
+        raise UserError(f"{path} has video in a format that cannot be decoded here; convert it to H.264 first.")
+    return max(known, key=_weight)
+
+
+def _weight(stream: av.VideoStream) -> tuple[bool, int, int, bool]:
+    default = bool(stream.disposition & av.stream.Disposition.default)
+    return stream.frames != 1, stream.codec_context.width * stream.codec_context.height, stream.frames, default
 
 
 def _not_a_video(path: Path, head: bytes) -> str:

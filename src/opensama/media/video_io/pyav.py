@@ -45,10 +45,3 @@ def side_data_of(frame: av.VideoFrame) -> Iterator[Any]:
 def is_repeat(packet: av.Packet) -> bool:
     """Whether a packet holds nothing and has its time all the same: the frame before is shown on (Theora, AVI)."""
     return packet.size == 0 and (packet.dts is not None or packet.pts is not None)
-
-
-def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames of a stream in order of showing; packets that only repeat a frame, which decoders refuse, left out."""
-    for packet in container.demux(stream):
-        if not is_repeat(packet):
-            yield from cast(list[av.VideoFrame], packet.decode())

@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image
 
 from opensama.media.video_io import images
+from opensama.media.video_io.alpha import decoded
 from opensama.media.video_io.opening import opened, video_stream
+from opensama.media.video_io.reading import FileFrames
 from opensama.values import Video
 
 
@@ -42,15 +44,15 @@ def _size(width: int, height: int, side: int) -> tuple[int, int]:
 
 def _quickly(video: Video, path: Path, side: int) -> Iterator[np.ndarray]:
     """Frames as long as they come whole and in the order that the video knows."""
-    number = {stamp + round(video.origin / video.time_base): i for i, stamp in enumerate(video.timestamps)}
+    if not isinstance(video.source, FileFrames) or video.source.timeline.by_count or video.source.timeline.sizes:
+        return
+    number = {stamp: i for i, stamp in enumerate(video.source.timeline.stamps)}
     with opened(path) as container:
         stream = video_stream(container, path)
-        if stream.time_base != video.time_base:
-            return
         stream.thread_type = "AUTO"
         expected = 0
         try:
-            for frame in container.decode(stream):
+            for frame in decoded(container, stream):
                 index = number.get(frame.pts, -1) if frame.pts is not None else -1
                 if index < expected:
                     continue  # frames before the first that is shown
