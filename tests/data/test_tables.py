@@ -367,3 +367,20 @@ def test_samples_of_a_tar_with_broken_and_missing_parts(tmp_path):
     assert "001.json is not JSON" in why[0]
     assert "002 has no 002.2" in why[1]
     assert "003 has no 003.1.0" in why[2]
+
+
+def test_a_damaged_picture_is_one_rows_fault(folder):
+    held = io.BytesIO()
+    y, x = np.mgrid[:120, :160]
+    Image.fromarray(np.stack([x % 256, y * 2, x - x + 90], -1).astype(np.uint8)).save(held, "JPEG", quality=95)
+    (folder / "half.jpg").write_bytes(held.getvalue()[: len(held.getvalue()) // 2])
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4096\n"
+    (folder / "lfs.png").write_bytes(pointer)
+    rows = [f"s1.png,{name},Make it {name}\n" for name in ("t1.png", "half.jpg", "lfs.png")]
+    (folder / "rows.csv").write_text("source,target,instruction\n" + "".join(rows))
+    report, records = bring(folder)
+    assert [record.instruction for record in records] == ["Make it t1.png"]
+    assert report.left_out == {"unreadable file": 2}
+    half, lfs = (json.loads(line)["why"] for line in report.list.read_text().splitlines())  # type: ignore[union-attr]
+    assert "half.jpg is damaged" in half
+    assert "lfs.png is a Git LFS pointer to 4,096 bytes" in lfs
