@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -66,15 +67,22 @@ class Mixture:
         if not names:
             raise UserError("The pretext mixture is empty; give at least one task a share above zero.")
         self.tasks = tuple(known[name] for name in names)
-        self.shares = torch.tensor([float(shares[name]) for name in names], dtype=torch.float64)
+        parts = np.cumsum([float(shares[name]) for name in names])
+        self.bounds = parts[:-1] / parts[-1]
 
-    def draw(self, generator: Generator) -> Task:
-        return self.tasks[int(torch.multinomial(self.shares, 1, generator=generator))]
+    def pick(self, seeds: np.ndarray) -> np.ndarray:
+        """Which of `tasks` each of many seeds [n] stands for: arithmetic alone, so that a million take a moment."""
+        drawn = mixed(seeds) >> np.uint64(11)
+        return np.searchsorted(self.bounds, drawn / 2**53, side="right")
+
+    def lengths(self, t: int) -> list[int]:
+        """How many frames each of `tasks` leaves of t."""
+        return [task.length(t) for task in self.tasks]
 
     def apply(self, video: Tensor, seed: int) -> Spoilt:
         """The source of one sample, a function of `seed`. A batch `b c t h w` gets one task, as sizes must agree."""
         generator = Generator().manual_seed(seed)
-        task = self.draw(generator)
+        task = self.tasks[int(self.pick(np.array([seed], dtype=np.uint64))[0])]
         return Spoilt(task(video, generator), f"{task.prompt} " if task.prompt else "", task.name)
 
 
@@ -91,6 +99,10 @@ class Task(ABC):
         if video.ndim != 4:
             raise ValueError(f"videos are (c, t, h, w) or (b, c, t, h, w), not {tuple(video.shape)}")
         return self.spoil(video, generator)
+
+    def length(self, t: int) -> int:
+        """How many frames it leaves of t."""
+        return t
 
     @abstractmethod
     def spoil(self, video: Tensor, generator: Generator) -> Tensor:
@@ -158,6 +170,9 @@ class SpeedPerturbation(Task):
         met = math.floor((t - 1) / self.factor) + 1
         left = met if self.whole else min(met, round(t / self.factor))
         return [round(i * self.factor) for i in range(frames_down(max(left, 1)))]
+
+    def length(self, t: int) -> int:
+        return len(self.kept(t))
 
     def spoil(self, video: Tensor, generator: Generator) -> Tensor:
         return _chosen(video, self.kept(video.shape[1]))
@@ -269,6 +284,14 @@ class MotionVectors(Task):
             _mirror(source[:, frames, to_h], 3, right)
             _mirror(source[:, frames], 2, down)
         return source
+
+
+def mixed(numbers: np.ndarray) -> np.ndarray:
+    """SplitMix64's step (Steele, Lea and Flood, 2014): neighbouring numbers [n] become unlike ones, of 64 bits."""
+    x = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def _below(n: int, generator: Generator) -> int:

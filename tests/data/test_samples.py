@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.data.samples import BadSample, Layout, Row, Sampler, Shape, length, read_manifest
-from opensama.pretext import Mixture
+from opensama.data.samples import BadSample, Layout, Row, Sampler, Shape, length, read_manifest, shapes_of
+from opensama.pretext import Mixture, SpeedPerturbation
 from opensama.values import UserError
 
 LAYOUT = Layout(
@@ -77,6 +77,23 @@ def test_items_are_what_the_layout_says(manifest):
         assert pair.text.startswith("[Video edit] ") == pair.is_edit
     spoilt = {LAYOUT.read(item).text.partition("]")[0] for item in items if item.row.is_clip}
     assert len(spoilt) > 2, "tasks differ"
+
+
+def test_no_task_is_run_to_know_a_length_and_items_are_as_many_bytes_as_arrays():
+    class Costly(SpeedPerturbation):
+        def spoil(self, video, generator):
+            raise AssertionError("a clip was spoilt")
+
+    layout = Layout(lambda w, h: (32, 32), 81, Mixture({"none": 1, "speed": 1}, [Costly()]), 4)
+    rows = [Row(line, None, "a.mp4", "a ball", (64, 48, 100)) for line in range(1, 501)]
+    items = layout.items(rows, refuse)
+    assert len(items) == 2000
+    assert shapes_of(items).counts().keys() == {Shape(32, 32, 81, 81), Shape(32, 32, 81, 37)}
+    assert 800 < shapes_of(items).counts()[Shape(32, 32, 81, 37)] < 1200
+    assert (items[5].name, items[5].row.line, items[-1].name) == ("2.1", 2, "500.3")
+    assert len({item.seed for item in items}) == 2000
+    other = layout.items(rows[250:], refuse)
+    assert [item.seed for item in other] == [item.seed for item in items[1000:]], "an item depends on its row alone"
 
 
 def test_rows_that_cannot_be_opened_are_told(manifest):

@@ -2,7 +2,9 @@
 
     FOLDER/index.json                    settings, the data's fingerprint among them, and bad items with their reasons
     FOLDER/items.jsonl                   the items in order, with their shapes
-    FOLDER/shard-00007.safetensors       ITEM/source, ITEM/target [c t h w], ITEM/text [l d], ITEM/semantic [s e], ...
+    FOLDER/shard-00007.safetensors       ITEM/source, LINE/target [c t h w], ITEM/text [l d], LINE/semantic [s e], ...
+                                         (a clip's variants share what is its line's; a source that is the target is
+                                         not there)
 
 Both go through `encode`, one item at a time, and round to the same number type: the same numbers come out, bit for bit.
 A shard is written under another name and renamed when it is whole, so an interrupted run goes on; several processes
@@ -30,6 +32,7 @@ from opensama.values import UserError
 
 CHANGED = 0.1  # difference of pixels in [-1, 1] above which an edit has changed them
 SHARD_ITEMS = 64
+OF_LINE = ("target", "semantic")  # what a clip's variants have in common
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -98,14 +101,17 @@ class Shards:
         if name in self.bad:
             raise BadSample(self.bad[name])
         shard = self._open(number // SHARD_ITEMS)
-        keys = [key for key in shard.keys() if key.startswith(f"{name}/")]  # noqa: SIM118  (a file handle)
-        return {key.partition("/")[2]: shard.get_tensor(key) for key in keys}
+        own = (f"{name}/", f"{self.items[number].row.line}/")
+        keys = [key for key in shard.keys() if key.startswith(own)]  # noqa: SIM118  (a file handle)
+        found = {key.partition("/")[2]: shard.get_tensor(key) for key in keys}
+        return {"source": found["target"]} | found
 
 
 @torch.no_grad()
 def encode(pair: Pair, encoders: Encoders) -> dict[str, Tensor]:
     """One item's tensors, on the CPU."""
-    source, target = (encoders.video(side[None])[0] for side in (pair.source, pair.target))
+    target = encoders.video(pair.target[None])[0]
+    source = target if pair.source is pair.target else encoders.video(pair.source[None])[0]
     out = {"source": source, "target": target, **words(encoders.text(pair.text))}
     if encoders.semantic is not None:
         out["semantic"] = encoders.semantic(pair.target)
@@ -166,7 +172,11 @@ def precompute(
                 faults[items[number].name] = str(reason)
                 say(f"skipped line {items[number].row.line}: {reason}")
                 continue
-            tensors |= {f"{items[number].name}/{key}": tensor for key, tensor in encoded.items()}
+            item = items[number]
+            if torch.equal(encoded["source"], encoded["target"]):
+                encoded.pop("source")
+            owner = {key: item.row.line if key in OF_LINE else item.name for key in encoded}
+            tensors |= {f"{owner[key]}/{key}": tensor for key, tensor in encoded.items()}
         _save(tensors, file, {"bad": json.dumps(faults)})
         if done % max(1, len(shards) // 20) == 0 or done == len(shards):
             say(f"encoded {done} of {len(shards)} shards")

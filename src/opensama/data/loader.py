@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from opensama.data.samples import BadSample, Item, Kind, Layout, Pair, Row, Sampler, Shape, read_manifest
+from opensama.data.samples import BadSample, Item, Kind, Layout, Pair, Row, Sampler, Shape, read_manifest, shapes_of
 from opensama.values import UserError
 
 TRIES = 20  # bad items in a row that are passed over before it is an error
@@ -83,7 +83,7 @@ class Loader(IterableDataset[Batch]):
             "workers": workers, "epochs": epochs, "data": data,
         }  # fmt: skip
         self.layout, self.rank, self.world, self.workers, self.epochs = layout, rank, world, workers, epochs
-        self.sampler = Sampler([item.shape for item in items], kind, batch, seed)
+        self.sampler = Sampler(shapes_of(items), kind, batch, seed)
         if not self.sampler.epoch_length:
             raise UserError(f"The data has no {kind}s: choose the other kind, or add some.")
         self.reader = Reader(items, lambda number: layout.read(items[number]))

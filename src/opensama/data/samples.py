@@ -26,13 +26,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
+import numpy as np
 from torch import Generator, Tensor
 
 from opensama.data.manifest import Record, frame_range, read_manifest_table, text_rows
 from opensama.media.frames import to_pixels
 from opensama.media.video_io import read_video
-from opensama.pretext import Mixture
+from opensama.pretext import Mixture, mixed
 from opensama.values import UserError, frames_down
 
 Kind = Literal["image", "video"]
@@ -100,6 +100,56 @@ class Item:
     name: str  # LINE or LINE.VARIANT
 
 
+class Shapes(Sequence[Shape]):
+    """Shapes of many items: the different ones, and for each item [n] which of them it has."""
+
+    def __init__(self, kinds: Sequence[Shape], of: np.ndarray):
+        self.kinds, self.of = kinds, of
+
+    @classmethod
+    def among(cls, shapes: Sequence[Shape]) -> Shapes:
+        """The same of any sequence."""
+        if isinstance(shapes, Shapes):
+            return shapes
+        known: dict[Shape, int] = {}
+        of = np.fromiter((known.setdefault(shape, len(known)) for shape in shapes), np.int32, len(shapes))
+        return cls(list(known), of)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self.kinds[self.of[number]]
+
+    def counts(self) -> dict[Shape, int]:
+        """How many items have each shape; those that none has are left out."""
+        counts = np.bincount(self.of, minlength=len(self.kinds)).tolist()
+        return {shape: count for shape, count in zip(self.kinds, counts, strict=True) if count}
+
+
+class Items(Sequence[Item]):
+    """Items by arrays, a few bytes each: one is made when it is asked for."""
+
+    def __init__(self, rows: Sequence[Row], row_of: np.ndarray, variant: np.ndarray, seeds: np.ndarray, shapes: Shapes):
+        """`row_of`, `variant` (-1: the row's only one) and `seeds` [n] of each item."""
+        self.rows, self.row_of, self.variant, self.seeds, self.shapes = rows, row_of, variant, seeds, shapes
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        row, variant = self.rows[self.row_of[number]], int(self.variant[number])
+        name = f"{row.line}.{variant}" if variant >= 0 else f"{row.line}"
+        return Item(row, self.shapes[number], int(self.seeds[number]), name)
+
+
+def shapes_of(items: Sequence[Item]) -> Shapes:
+    """Their shapes, in their order."""
+    return items.shapes if isinstance(items, Items) else Shapes.among([item.shape for item in items])
+
+
 class Pair(NamedTuple):
     """An item's pixels [c t h w], its text, and whether that is an instruction."""
 
@@ -120,8 +170,11 @@ class Layout:
     seed: int = 0
     prefix: str = ""  # before instructions
 
-    def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> list[Item]:
-        """All items, in the manifest's order; rows whose files cannot be opened are reported and left out."""
+    def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> Items:
+        """All items, in the manifest's order; rows whose files cannot be opened are reported and left out.
+
+        No pretext task is run for it: a task says how long it leaves a clip, and a seed which task it stands for.
+        """
 
         def probed(row: Row) -> tuple[int, int, int] | str:
             try:
@@ -129,7 +182,9 @@ class Layout:
             except UserError as error:
                 return str(error)
 
-        out: list[Item] = []
+        kinds: dict[tuple[tuple[int, int, int], bool], int] = {}
+        used: list[Row] = []
+        kind_of: list[int] = []
         with ThreadPoolExecutor(16) as threads:
             opened = threads.map(probed, [row for row in rows if row.size is None])
             for row in rows:
@@ -137,19 +192,27 @@ class Layout:
                 if isinstance(found, str):
                     on_bad(row, found)
                     continue
-                width, height = self.bucket(*found[:2])
-                frames = length(min(found[2], self.frames))
-                pretext = row.is_clip and frames > 1
-                for variant in range(self.variants if pretext else 1):
-                    seed = seeded(self.seed, row.line, variant)
-                    source = self.source_frames(frames, seed) if pretext else frames
-                    name = f"{row.line}.{variant}" if pretext else f"{row.line}"
-                    out.append(Item(row, Shape(width, height, frames, source), seed, name))
-        return out
-
-    def source_frames(self, frames: int, seed: int) -> int:
-        """How long a clip of so many frames is after the pretext task of that seed."""
-        return self.pretext.apply(torch.empty(1, frames, 1, 1), seed).source.shape[1]
+                used.append(row)
+                kind_of.append(kinds.setdefault((found, row.source is None), len(kinds)))
+        shapes: dict[Shape, int] = {}
+        tables = np.zeros((max(1, len(kinds)), len(self.pretext.tasks)), np.int32)  # shape by kind and task
+        spoilt = np.zeros(max(1, len(kinds)), bool)
+        for ((width, height, most), is_clip), kind in kinds.items():
+            bucket, frames = self.bucket(width, height), length(min(most, self.frames))
+            spoilt[kind] = is_clip and frames > 1
+            sources = self.pretext.lengths(frames) if spoilt[kind] else [frames] * len(self.pretext.tasks)
+            tables[kind] = [shapes.setdefault(Shape(*bucket, frames, n), len(shapes)) for n in sources]
+        of_row = np.asarray(kind_of, np.int64)
+        times = np.where(spoilt[of_row], self.variants, 1)
+        row_of = np.repeat(np.arange(len(used)), times)
+        variant = np.arange(len(row_of)) - np.repeat(np.cumsum(times) - times, times)
+        lines = np.fromiter((row.line for row in used), np.uint64, len(used))[row_of]
+        start = mixed(np.array([self.seed], np.int64).view(np.uint64))
+        seeds = mixed(mixed(start + lines) + variant.astype(np.uint64)) >> np.uint64(2)
+        of_item = of_row[row_of]
+        shape_of = tables[of_item, self.pretext.pick(seeds)]
+        variant = np.where(spoilt[of_item], variant, -1)
+        return Items(used, row_of.astype(np.int32), variant.astype(np.int16), seeds, Shapes(list(shapes), shape_of))
 
     def read(self, item: Item) -> Pair:
         """An item's pixels and text. Raises BadSample with the reason."""
@@ -174,10 +237,12 @@ class Sampler:
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: Kind, batch: int, seed: int):
-        groups: dict[Shape, list[int]] = {}
-        for number, shape in enumerate(shapes):
-            if shape.kind == kind:
-                groups.setdefault(shape, []).append(number)
+        found = Shapes.among(shapes)
+        order = np.argsort(found.of, kind="stable")
+        ends = np.cumsum(np.bincount(found.of, minlength=len(found.kinds)))
+        parts = np.split(order, ends[:-1]) if len(order) else []
+        pairs = zip(found.kinds, parts, strict=False)
+        groups = {shape: part.tolist() for shape, part in pairs if len(part) and shape.kind == kind}
         self.groups, self.kind, self.batch, self.seed = sorted(groups.items()), kind, batch, seed
         self.epoch_length = sum(-(-len(members) // batch) for _, members in self.groups)
         self.epoch = lru_cache(2)(self._epoch)
