@@ -20,6 +20,7 @@ from opensama.models.convert import load_released
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes import icve, sama
 from opensama.training.config import SamaConfig
+from opensama.training.loading import make_transformer
 from opensama.values import VideoShape
 from tests.data.making import base, manifest, tiny_settings
 
@@ -39,6 +40,39 @@ def recipe(base, manifest, tmp_path) -> Path:
 
 def run(*arguments: object) -> int:
     return opensama(["train", "sama-14b-stage0", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", ["sama-14b-stage1", "sama-1.3b-stage1-lora", "icve-13b-sft"])
+def test_a_second_stage_wants_weights_and_edits(name, base, manifest, tmp_path, capsys):
+    """It begins from text-to-video weights only where it is told to, and gives no clip a pretext task."""
+    changes = ["--set", f"model.base={base}", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    if name.startswith("sama"):
+        assert opensama(["train", name, "--data", str(manifest), *changes]) == 2
+        said = capsys.readouterr().err
+        assert "goes on from trained SAMA weights" in said
+        assert "model.start=wan" in said
+        more = ["--set", "model.start=wan", "--dry-run", "--data", str(manifest)]
+        assert opensama(["train", name, *changes, *more]) == 2
+        assert "has 2 plain clips (the first in line 2)" in capsys.readouterr().err
+    assert opensama(["train", name, "--dry-run"]) == 0
+    assert "weights: none yet. This recipe goes on from trained" in capsys.readouterr().out
+    assert RECIPES["sama-14b-stage0"].data.clips
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_is_what_a_new_run_begins_from(recipe, tmp_path, capsys):
+    """The averaged weights of the last checkpoint, as the exported model has them; its rotary stays."""
+    out = tmp_path / "first"
+    assert run("--config", recipe, "--out", out, "--device", "cpu", "--set", "model.semantic_rotary=grid") == 0
+    config = SamaConfig.read(recipe)
+    config.model.start, config.model.weights = "sama", out / "sama-14b-stage0" / "step-00000002"
+    model = make_transformer(config)
+    assert model.config["semantic_rotary"] == "grid"
+    exported = SamaTransformer3DModel.from_pretrained(out / "model" / "transformer")
+    for name, tensor in exported.state_dict().items():
+        assert torch.equal(model.state_dict()[name].to(torch.bfloat16), tensor.to(torch.bfloat16)), name
+    assert run("--out", out, "--resume", "--device", "cpu", "--set", "optimizer.lr=1e-6") == 0
+    assert "from step 2 on optimizer.lr is 1e-06, was 2e-05" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -153,6 +187,7 @@ def test_a_dry_run_checks_data_and_predicts(recipe, tmp_path, capsys):
 
 
 WRONG = [
+    (["sama-14b-stage1", "--set", "data.clip=true"], "data has no 'clip'; did you mean clips?"),
     (["sama-14b-stage2"], "There is no recipe 'sama-14b-stage2'; did you mean sama-14b-stage"),
     (["tinny"], "did you mean tiny?"),
     (["--set", "optimiser.lr=1"], "the recipe has no 'optimiser'; did you mean optimizer?"),
@@ -163,7 +198,7 @@ WRONG = [
     (["--set", "data.area=100"], "holds no side of 32"),
     (["--set", "data.multiple=24"], "takes sides that are multiples of 16"),
     (["--set", "data.pretext={cub: 1}"], "did you mean cube?"),
-    (["--set", "semantic.order=global_first"], "has no grid positions"),
+    (["--set", "semantic.order=global_first", "--set", "model.semantic_rotary=grid"], "has no grid positions"),
     (["--set", "model.base=nowhere"], "There is no folder nowhere"),
     (["--set", "data.images=450"], "450 images a step do not split"),
     (["--set", "lora.targets=[to_x]"], "No block has a layer 'to_x'"),
@@ -198,7 +233,7 @@ def test_a_setting_that_does_not_exist_in_a_file(recipe, tmp_path, capsys):
         ("model.weights=none.safetensors", "There is no file none.safetensors"),
         ("semantic.encoder={base}", "is no SigLIP model"),
         ("semantic.width=12", "set semantic.width=8"),
-        ("model.start=sama", "no SAMA weights: set model.start=wan"),
+        ("model.start=sama", "goes on from trained SAMA weights"),
         ("data.latents={base}", "There are no latents in"),
     ],
 )

@@ -239,6 +239,8 @@ ROWS = [
         "weights to begin from that are not there",
         lambda at: at.train("model.start=sama", "model.weights=no.safetensors"),
     ),
+    Row("a second stage without the first one's weights", lambda at: at.train("model.start=sama")),
+    Row("plain clips where edits alone are learnt from", lambda at: at.train("data.clips=false")),
     Row("weights that would not be read", lambda at: at.train("model.weights=no.safetensors")),
     Row("an image encoder that is none", lambda at: at.train(f"semantic.encoder={at.files}/base")),
     Row("more GPUs in the mesh than there are", lambda at: at.train("mesh.shard=8")),

@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from opensama.data.latents import Shards, changed_share
+from opensama.training.loading import make_transformer
 from opensama.training.runs import encode_data
 from opensama.training.stages import EditStage
-from opensama.training.start import make_transformer, open_data
+from opensama.training.start import open_data
 from opensama.values import UserError
 
 CPU = torch.device("cpu")
@@ -35,6 +37,9 @@ def test_the_same_loss(config, tmp_path, keep):
     for index in (0, 3):
         for key, value in stages[0].batch(index).items():
             assert torch.equal(value, stages[1].batch(index)[key]), key
+    with safe_open(tmp_path / "latents" / "shard-00000.safetensors", "pt") as shard:
+        kept = [key for key in shard.keys() if key.endswith("/target")]  # noqa: SIM118
+    assert sorted(kept) == [f"{line}/target" for line in range(1, 6)], "a clip's variants share their target"
     losses = [stage.step(2)["loss"] for stage in stages]
     assert torch.equal(*losses)
 

@@ -30,9 +30,10 @@ from opensama.pipeline.icve import IcvePipeline
 from opensama.recipes.icve import RECIPES, TARGETS
 from opensama.training.config import IcveConfig
 from opensama.training.costs import IcveSizes, forward_flops, training_flops
+from opensama.training.loading import make_transformer
 from opensama.training.runs import encode_data, plan_editor
 from opensama.training.stages import EditStage, icve_condition
-from opensama.training.start import make_transformer, open_data
+from opensama.training.start import open_data
 from opensama.values import Video
 from opensama.world import to_uint8
 from opensama.world.unpaired import plan_unpaired, render_unpaired

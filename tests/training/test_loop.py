@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from math import inf, isfinite
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from opensama.training.ema import Average
 from opensama.training.loop import LoopConfig, Trainer, rate
 from opensama.training.monitor import read_rows, throughput
 from opensama.training.optim import Spikes
@@ -72,24 +74,88 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert stage.seen == []
 
 
-@pytest.mark.parametrize("broken", [1, 4])
-def test_no_number_ends_the_run_with_the_batch_saved(tmp_path, broken):
-    class Broken(Line):
-        def batch(self, index):
-            return {"x": torch.full((2,), float(index))}
+class Broken(Line):
+    """Some batches have a loss that is no number; `batch` says which one it was."""
 
-        def step(self, index):
-            losses = super().step(index)
-            return {"loss": losses["loss"] * float("nan")} if index == broken else losses
+    def __init__(self, *broken: int, by: float = float("nan")):
+        super().__init__()
+        self.broken, self.by = broken, by
 
-    stage = Broken()
-    trainer = Trainer(stage, replace(config(3), accumulate=2), tmp_path, quiet)
-    with pytest.raises(UserError, match=f"Step {broken // 2} of line gave a loss or gradient that is no number"):
-        trainer.run()
-    saved = load_file(tmp_path / "line" / f"nan-{broken:08d}-0.safetensors")
-    assert saved["x"].tolist() == [broken, broken]
-    assert all(torch.isfinite(p).all() for p in stage.model.parameters())
-    assert Trainer(Line(), config(3), tmp_path, quiet).progress.step == broken // 2
+    def batch(self, index):
+        return {"x": torch.full((2,), float(index))}
+
+    def step(self, index):
+        losses = super().step(index)
+        return {"loss": losses["loss"] * self.by} if index in self.broken else losses
+
+
+@pytest.mark.parametrize("by", [float("nan"), float("inf")])
+def test_steps_without_a_finite_loss_are_left_out_counted_and_listed(tmp_path, by):
+    lines: list[str] = []
+    stage = Broken(3, by=by)
+    trainer = Trainer(stage, replace(config(6), accumulate=2, log_every=-1), tmp_path, lines.append)
+    assert trainer.step().keys() == {"loss", "norm"}
+    before = {name: p.detach().clone() for name, p in trainer.weights.items()}
+    averaged = trainer.average.tensors["model.weight"].clone()
+    assert trainer.step() == {}
+    torch.testing.assert_close({name: p.detach() for name, p in trainer.weights.items()}, before, atol=0, rtol=0)
+    assert torch.equal(trainer.average.tensors["model.weight"], averaged)
+    progress = trainer.run()
+    assert progress.step == 6
+    assert progress.history[-1]["nonfinite"] == 1
+    assert all(isfinite(row["loss"]) for row in progress.history)
+    listed = [json.loads(line) for line in (tmp_path / "line" / "nonfinite.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in listed] == [1]
+    saved = load_file(tmp_path / "line" / "nan-00000003-0.safetensors")
+    assert saved["x"].tolist() == [3, 3]
+    assert any("step 1 gave a loss or gradient that is no finite number and was left out" in line for line in lines)
+
+
+def test_too_many_in_a_row_end_the_run_which_goes_on_behind_them(tmp_path):
+    stage = Broken(1, 3, 4, 5)
+    with pytest.raises(UserError, match=r"3 steps of line in a row gave .* the last of them step 5.*--resume"):
+        Trainer(stage, replace(config(8), nonfinite=3), tmp_path, quiet).run()
+    assert stage.seen == [0, 1, 2, 3, 4, 5]
+    kept = sorted(path.name for path in (tmp_path / "line").glob("nan-*"))
+    assert kept == [f"nan-{i:08d}-0.safetensors" for i in (1, 3, 4, 5)]
+    again = Broken(6)
+    trainer = Trainer(again, replace(config(8), nonfinite=3), tmp_path, quiet)
+    trainer.run()
+    assert again.seen == [6, 7], "what broke it is not met again"
+    assert trainer.nonfinite.count == 5
+    assert all(torch.isfinite(p).all() for p in again.model.parameters())
+
+
+def test_settings_that_are_free_change_and_are_logged(tmp_path):
+    def settings(**optimizer):
+        return {"settings": {"optimizer": {"lr": 0.05, "clip": 1.0} | optimizer, "loss": {"shift": 5}}}
+
+    Trainer(Line(), config(2), tmp_path, quiet, **settings(), free=("optimizer.",)).run()
+    lines: list[str] = []
+    changed = replace(config(4), lr=0.01)
+    trainer = Trainer(Line(), changed, tmp_path, lines.append, **settings(lr=0.01), free=("optimizer.",))
+    assert lines == ["line: from step 2 on optimizer.lr is 0.01, was 0.05"]
+    (row,) = [json.loads(line) for line in (tmp_path / "line" / "changes.jsonl").read_text().splitlines()]
+    assert row == {"step": 2, "changes": ["optimizer.lr is 0.01, was 0.05"]}
+    trainer.step()
+    assert {group["lr"] for o in trainer.optimizers for group in o.param_groups} == {0.01}
+    other = {"settings": {"optimizer": {"lr": 0.05, "clip": 1.0}, "loss": {"shift": 3}}}
+    with pytest.raises(UserError, match=r"other settings \(loss.shift is 3, was 5\)"):
+        Trainer(Line(), config(4), tmp_path, quiet, **other, free=("optimizer.",))
+
+
+def test_the_average_reaches_its_decay_after_the_warm_up():
+    weight = nn.Parameter(torch.zeros(()))
+    kept = []
+    for warmup in (0, 100, inf):
+        average = Average({"w": weight}, 0.9998, warmup)
+        for step in (0, 99, 100, 19_999):
+            average.tensors["w"] = torch.ones((), dtype=torch.float64)
+            weight.data = torch.zeros((), dtype=torch.float64)
+            average.update(step)
+            kept.append(average.tensors["w"].item())
+    plain, throughout = [0.9998] * 4, [1 / 10, 100 / 109, 101 / 110, 20_000 / 20_009]
+    assert kept == pytest.approx([*plain, 1 / 10, 100 / 109, 0.9998, 0.9998, *throughout], abs=1e-6)
 
 
 def test_accumulated_batches_are_one_larger_batch(tmp_path):

@@ -7,8 +7,9 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from opensama.training.config import SamaConfig
+from opensama.training.loading import make_transformer
 from opensama.training.stages import EditStage, sama_condition
-from opensama.training.start import make_transformer, open_data
+from opensama.training.start import open_data
 from opensama.values import UserError
 
 CPU = torch.device("cpu")
@@ -89,16 +90,42 @@ def test_dropped_text_is_the_negative_prompt(config):
         assert (row[len(nothing) :] == 0).all()
 
 
-def test_the_source_may_have_a_time_of_its_own(config):
+def test_the_source_may_have_a_time_of_its_own_in_training_and_in_sampling(config, tmp_path):
+    """`model.source_time` is the transformer's: saved, loaded, and the same to whoever calls it."""
+    config.model.source_time = "zero"
     stage = stage_of(config)
+    stage.transformer.save_pretrained(tmp_path)
+    loaded = type(stage.transformer).from_pretrained(tmp_path)
+    assert loaded.config["source_time"] == "zero"
     x = stage.batch(2)
-    asked = sama_condition(x, stage.transformer, "zero")
+    asked = sama_condition(x, loaded)
+    assert asked["timestep"].shape == (2,)
     n = x["source"][0, 0].numel() // 4
-    assert (asked["timestep"][:, :n] == 0).all()
-    assert (asked["timestep"][:, n:] == 1000 * x["sigma"][:, None]).all()
-    same = sama_condition(x, stage.transformer)
-    assert same["timestep"].shape == (2,)
-    assert torch.isfinite(stage.transformer(**asked).sample).all()
+    rest = x["target"][0, 0].numel() // 4 + x["semantic"].shape[1]
+    each = asked["timestep"][:, None].expand(-1, rest)
+    explicit = torch.cat([torch.zeros(2, n), each], dim=1)
+    config.model.source_time = None
+    plain = make_transformer(config).eval()
+    assert plain.config["source_time"] == "same"
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(**asked).sample, plain(**asked | {"timestep": explicit}).sample)
+        assert not torch.allclose(loaded(**asked).sample, plain(**asked).sample)
+
+
+def test_what_costs_no_tensor_is_kept_from_the_weights(config, tmp_path):
+    """Rotary positions and the source's time stay what the weights were trained with, unless the settings say other."""
+    assert make_transformer(config).config["semantic_rotary"] == "zero"
+    config.model.semantic_rotary, config.model.source_time, config.model.source_rotary = "grid", "zero", "shifted"
+    make_transformer(config).save_pretrained(tmp_path / "grid")
+    config.model.semantic_rotary = config.model.source_time = config.model.source_rotary = None
+    config.model.start, config.model.weights = "sama", tmp_path / "grid"
+    kept = make_transformer(config).config
+    assert (kept["semantic_rotary"], kept["source_time"], kept["source_rotary"]) == ("grid", "zero", "shifted")
+    config.model.semantic_rotary = "identity"
+    assert make_transformer(config).config["semantic_rotary"] == "identity"
+    config.model.semantic_rotary, config.semantic.order = None, "global_first"
+    with pytest.raises(UserError, match=r"semantic_rotary grid, and semantic.order global_first"):
+        make_transformer(config)
 
 
 @pytest.mark.parametrize("how", ["uniform", "logit_normal"])

@@ -109,6 +109,18 @@ class Recut:
         parts = [self.files.rows(*part) for part in self.pieces[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some rows of a tensor; only they are read."""
+        if not self.infos[name].shape:
+            return self.tensor(name)
+        parts, at = [], 0
+        for piece in self.pieces[name]:
+            first, last = max(start - at, 0), min(stop - at, piece.stop - piece.start)
+            if first < last:
+                parts.append(self.files.rows(piece.name, piece.start + first, piece.start + last))
+            at += piece.stop - piece.start
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
 
 def match(row: Family, files: TensorFiles, model: ModelMixin) -> dict[str, list[Rows]]:
     """Our tensors, in our model's order, as rows of the released ones, after checking that each has its place."""

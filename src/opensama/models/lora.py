@@ -34,6 +34,12 @@ from opensama.values import UserError
 NEW = ("token_types", "semantic_embedder", "semantic_head")
 """What a SAMA transformer has and a Wan transformer has not."""
 
+
+def is_new(name: str) -> bool:
+    """Whether a SAMA transformer has the tensor of that name and its base has not."""
+    return name.split(".")[0] in NEW
+
+
 ADAPTER = "default"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 ADDED_FILE = "added_modules.safetensors"

@@ -35,6 +35,7 @@ SOURCE, SEMANTIC, TARGET = 0, 1, 2
 
 SourceRotary = Literal["shared", "shifted"]
 SemanticRotary = Literal["zero", "identity", "grid"]
+SourceTime = Literal["same", "zero"]
 
 
 @dataclass
@@ -52,6 +53,8 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
     `source_rotary` puts the source at the target's positions ("shared") or behind them ("shifted");
     `semantic_rotary` puts semantic tokens nowhere ("zero", as released: their queries and keys vanish), at the origin
     ("identity") or at their anchor's time and cell ("grid"); `semantic_dim=None` leaves semantic modules out;
+    `source_time` gives the source the target's timestep ("same", as released) or 0, as it is clean ("zero", as
+    Wan2.2-TI2V treats a given frame): in training and sampling alike, every token then has a timestep of its own;
     `released_rounding` rounds the timestep to bfloat16 as the released sampler does. `source_gate` is for models that
     are small beside their latents, see `gate`; it needs a source of the target's shape.
     """
@@ -90,6 +93,7 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         semantic_rotary: SemanticRotary = "zero",
         released_rounding: bool = False,
         source_gate: bool = False,
+        source_time: SourceTime = "same",
     ):
         super().__init__(
             patch_size=patch_size,
@@ -116,6 +120,8 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
             raise ValueError(f"unknown source_rotary {source_rotary!r}: choose shared or shifted")
         if semantic_rotary not in ("zero", "identity", "grid"):
             raise ValueError(f"unknown semantic_rotary {semantic_rotary!r}: choose zero, identity or grid")
+        if source_time not in ("same", "zero"):
+            raise ValueError(f"unknown source_time {source_time!r}: choose same or zero")
         local = semantic_tokens_per_anchor - 1
         if semantic_dim is not None and semantic_rotary == "grid" and (local < 0 or isqrt(local) ** 2 != local):
             raise ValueError(
@@ -170,6 +176,9 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
             rotary = placed_rotary(self.rotary_layout, torch.cat(places, dim=1))
 
         n = tokens.shape[1]
+        if self.config["source_time"] == "zero" and timestep.ndim == 1 and source.shape[1]:
+            own = timestep[:, None].expand(-1, s + n_target)
+            timestep = torch.cat([own.new_zeros(len(own), source.shape[1]), own], dim=1)
         tokens, cos, sin = self.split(tokens, *rotary)
         per_token = timestep.ndim == 2
         if per_token:

@@ -42,13 +42,13 @@ def pretrain() -> IcveConfig:
 
 
 def sft() -> IcveConfig:
-    """Once over the edits. `--set model.start=icve --set model.weights=PRETRAINED` goes on from the first stage.
+    """Once over the edits. `--set model.weights=PRETRAINED` goes on from the first stage.
 
     Without data, --dry-run reckons with as many pairs as the paper had.
     """
     data = IcveDataSettings()
-    optimizer = OptimizerSettings(lr=5e-6, steps=-(-EDITS // data.videos), epochs=1)
-    return IcveConfig(model=IcveModelSettings(base=HUNYUAN), data=data, optimizer=optimizer)
+    optimizer = OptimizerSettings(lr=5e-6, steps=-(-EDITS // data.videos), epochs=1, ema_warmup=None)
+    return IcveConfig(model=IcveModelSettings(base=HUNYUAN, start="icve"), data=data, optimizer=optimizer)
 
 
 def lora(config: IcveConfig) -> IcveConfig:
@@ -57,7 +57,7 @@ def lora(config: IcveConfig) -> IcveConfig:
     return config.model_copy(update={"lora": LoraSettings(targets=TARGETS), "optimizer": optimizer})
 
 
-def tiny(start: Literal["icve", "nothing"], **optimizer: float) -> IcveConfig:
+def tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveConfig:
     """Beside the embedded SAMA's frozen parts and with its loss, from random weights or the embedded ICVE's."""
     assert TINY_ICVE.folder is not None
     weights = TINY_ICVE.folder / "transformer" if start == "icve" else None
@@ -73,7 +73,7 @@ def tiny(start: Literal["icve", "nothing"], **optimizer: float) -> IcveConfig:
             text_tokens=TINY.defaults.max_text_tokens,
         ),
         loss=IcveLossSettings(shift=12.0, emphasis=9.0, ease=0.3),
-        optimizer=OptimizerSettings(**{"lr": 1e-3, "ema": 0.995, "decay": 0.4} | optimizer),
+        optimizer=OptimizerSettings(**{"lr": 1e-3, "ema": 0.995, "ema_warmup": None, "decay": 0.4} | optimizer),
         mesh=MeshSettings(checkpointing="none"),
         machine=MachineSettings(gpus=1, memory=16.0, tflops=0.2, price=0.0),  # a laptop's two cores
         save_every=120.0,

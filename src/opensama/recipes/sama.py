@@ -36,8 +36,15 @@ def stage_0(base: str, **changes: Any) -> SamaConfig:
 
 
 def stage_1(base: str, **changes: Any) -> SamaConfig:
-    """The same numbers on video edits. `--set model.start=sama --set model.weights=STAGE_0` goes on from stage 0."""
-    return SamaConfig(model=ModelSettings(base=base), **changes)
+    """The same numbers on video edits, without plain clips. `--set model.weights=STAGE_0` goes on from stage 0."""
+    data = changes.pop("data", DataSettings()).model_copy(update={"clips": False})
+    return SamaConfig(model=ModelSettings(base=base, start="sama"), data=data, **changes)
+
+
+def adapted(base: str, **changes: Any) -> SamaConfig:
+    """Stage 1's data on a base for which there are no stage 0's weights: it begins from text-to-video weights."""
+    config = stage_1(base, **changes)
+    return config.model_copy(update={"model": ModelSettings(base=base)})
 
 
 def lora(config: SamaConfig) -> SamaConfig:
@@ -50,13 +57,14 @@ def lora(config: SamaConfig) -> SamaConfig:
 DATA_5B = DataSettings(area=1280 * 704)
 
 
-def tiny() -> SamaConfig:
+def tiny(clips: bool) -> SamaConfig:
     """The embedded model on your own clips: the whole way on a laptop. Its loss and noise levels are its own."""
     assert TINY.folder is not None
     return SamaConfig(
         model=ModelSettings(base=str(TINY.folder), start="sama"),
         semantic=SemanticSettings(encoder=str(TINY.folder / "semantic_encoder"), width=96, grid=4),
         data=DataSettings(
+            clips=clips,
             area=128 * 128,
             multiple=16,
             frames=17,
@@ -69,7 +77,7 @@ def tiny() -> SamaConfig:
             text_tokens=TINY.defaults.max_text_tokens,
         ),
         loss=LossSettings(shift=12.0, emphasis=9.0, ease=0.3),
-        optimizer=OptimizerSettings(lr=2e-4, steps=200, ema=0.99),
+        optimizer=OptimizerSettings(lr=2e-4, steps=200, ema=0.99, ema_warmup=None),
         mesh=MeshSettings(checkpointing="none"),
         machine=MachineSettings(gpus=1, memory=16.0, tflops=0.2, price=0.0),  # a laptop's two cores, as measured
         save_every=120.0,
@@ -81,8 +89,8 @@ RECIPES: dict[str, SamaConfig] = {
     "sama-14b-stage1": stage_1(WAN_14B, mesh=MESH_14B),
     "sama-1.3b-stage0": stage_0(WAN_1B),
     "sama-1.3b-stage1": stage_1(WAN_1B),
-    "wan2.2-ti2v-5b": stage_1(WAN_5B, data=DATA_5B),
-    "tiny-stage0": tiny(),
-    "tiny-stage1": tiny(),
+    "wan2.2-ti2v-5b": adapted(WAN_5B, data=DATA_5B),
+    "tiny-stage0": tiny(clips=True),
+    "tiny-stage1": tiny(clips=False),
 }
 RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}

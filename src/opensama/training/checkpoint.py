@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from opensama.training.waiting import patient
 from opensama.values import UserError
 
 WEIGHTS = "weights.safetensors"
@@ -218,7 +219,7 @@ def _together(action: Callable[[], None], *, first: bool = False) -> None:
     failures = [failure]
     if dist.is_initialized():
         failures = [None] * dist.get_world_size()
-        dist.all_gather_object(failures, failure)
+        dist.all_gather_object(failures, failure, group=patient())  # the first one may write for long
     reasons = [reason for reason in failures if reason]
     if reasons:
         raise _WriteError(reasons[0])

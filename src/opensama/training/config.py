@@ -166,16 +166,20 @@ class ModelSettings(StartSettings):
     start: Literal["wan", "sama"] = Field(
         "wan", description="wan: text-to-video weights of the base, type embedding zero; sama: trained SAMA weights"
     )
-    source_rotary: Literal["shared", "shifted"] = Field("shared", description="[paper] shared")
-    semantic_rotary: Literal["zero", "identity", "grid"] = Field(
-        "grid", description="[release] zero; grid tells a token its place and its frame"
+    source_rotary: Literal["shared", "shifted"] | None = Field(
+        None, description="null: as the weights have it that training begins from, else shared [paper]"
+    )
+    semantic_rotary: Literal["zero", "identity", "grid"] | None = Field(
+        None,
+        description="null: as the weights have it that training begins from, else zero [release]; grid tells a token "
+        "its place and its frame",
     )
     type_embedding: bool = Field(True, description="[paper] true")
-    source_time: Literal["same", "zero"] = Field("same", description="[release] the source's timestep is the target's")
-
-    @property
-    def asking(self) -> dict[str, Any]:
-        return {"source_time": self.source_time}
+    source_time: Literal["same", "zero"] | None = Field(
+        None,
+        description="null: as the weights have it that training begins from, else same [release]: the source's time "
+        "is the target's; zero: it is 0",
+    )
 
 
 class IcveModelSettings(StartSettings):
@@ -189,7 +193,11 @@ class IcveModelSettings(StartSettings):
     sizes: dict[str, Any] | None = Field(
         None, description="arguments of IcveTransformer3DModel where they are not the base's; null: those of the base"
     )
-    source_time: Literal["zero", "same"] = Field("zero", description="[release] the source is modulated as clean")
+    source_time: Literal["zero", "same"] | None = Field(
+        None,
+        description="null: as the weights have it that training begins from, else zero [release]: the source is "
+        "modulated as clean",
+    )
     guidance: float = Field(1.0, gt=0, description="the number the model reads, times 1000 [release, at inference]")
     text_layer: int = Field(-3, lt=0, description="[release] which hidden state of the text encoder is read")
 
@@ -233,6 +241,7 @@ class DataSettings(Section):
     videos: int = Field(112, ge=0, description="videos a step, over all processes [paper]")
     image_batch: int = Field(8, gt=0, description="images that a process takes at once")
     video_batch: int = Field(2, gt=0, description="videos that a process takes at once")
+    clips: bool = Field(True, description="whether rows without a source are taken; stage 1 learns from edits alone")
     pretext: dict[str, float] = Field(
         {"none": 1, "cube": 2, "speed": 3, "tube": 4}, description="shares of the pretext tasks on clips [paper]"
     )
@@ -307,8 +316,20 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(0.9998, ge=0, lt=1, description="decay of the average, after every step [paper]")
+    ema_warmup: int | None = Field(
+        100,
+        ge=0,
+        description="first steps, in which the average forgets quicker (decay (1 + step) / (10 + step), at most ema), "
+        "so that little is left of where training began; null: all steps, for short runs (ema=0.9998 is then reached "
+        "at step 44,990)",
+    )
     skip_loss: float | None = Field(None, gt=1, description="leave steps out whose loss is so many times the median")
     skip_norm: float | None = Field(10.0, gt=1, description="the same for the gradient's norm")
+    nonfinite: int = Field(
+        10,
+        gt=0,
+        description="steps without a finite loss and gradient are left out; so many in a row end the run",
+    )
 
 
 class LoraSettings(Section):
@@ -403,10 +424,10 @@ class SamaConfig(EditConfig):
 
     @property
     def sizes(self) -> dict[str, Any]:
+        chosen = ("source_rotary", "semantic_rotary", "source_time")
         return {
+            **{name: value for name in chosen if (value := getattr(self.model, name)) is not None},
             "type_embedding": self.model.type_embedding,
-            "source_rotary": self.model.source_rotary,
-            "semantic_rotary": self.model.semantic_rotary,
             "semantic_dim": self.semantic.width if self.semantic.encoder else None,
             "semantic_tokens_per_anchor": self.semantic.tokens_per_anchor,
             "num_anchors": self.semantic.anchors,
@@ -430,4 +451,4 @@ class IcveConfig(EditConfig):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        return {"source_time": self.model.source_time}
+        return {} if self.model.source_time is None else {"source_time": self.model.source_time}

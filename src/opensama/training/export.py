@@ -10,7 +10,6 @@ from typing import Any
 
 import diffusers
 import torch
-import torch.distributed as dist
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from opensama import runtime
@@ -22,10 +21,14 @@ from opensama.models.weights import TensorInfo, write_shards
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig, IcveConfig
 from opensama.training.start import frozen_parts
+from opensama.training.waiting import wait_for_all
 
 
 def export(transformer: Any, config: EditConfig, out: Path) -> Path:
-    """Writes what was learnt, from all processes' shards, in bfloat16; every process calls it, the first one writes."""
+    """Writes what was learnt, from all processes' shards, in bfloat16; every process calls it, the first one writes.
+
+    The others wait for it, see `waiting.py`.
+    """
     if config.lora:
         save_diffusers(transformer, out / "lora")
         save_comfy(transformer, out / "lora" / "comfyui.safetensors")
@@ -49,8 +52,7 @@ def export(transformer: Any, config: EditConfig, out: Path) -> Path:
     else:  # takes part in gathering, tensor by tensor
         for name in infos:
             tensor(name)
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
     return folder
 
 

@@ -8,7 +8,9 @@ run that was stopped goes on exactly where it was. Everything on disk is safeten
     RUN/STAGE/scores.jsonl         rows of what the stage measures of the averaged weights
     RUN/STAGE/state.json           the same, with step and seconds, as of the last checkpoint; for people
     RUN/STAGE/skipped.jsonl        samples that could not be read, each once
-    RUN/STAGE/nan-00000007-0.safetensors   the batch whose loss was no number, which ends the run
+    RUN/STAGE/nonfinite.jsonl      steps that were left out because their loss or gradient was no finite number
+    RUN/STAGE/nan-00000007-0.safetensors   the batches of the first of them, and of the last where they end the run
+    RUN/STAGE/changes.jsonl        settings that were changed when the run went on
 
 With a budget of steps, a run that was killed and goes on ends with the bits of one that was not. With a budget of
 minutes the learning rate follows the clock. The rate rises over the first part of the budget (`warmup`) and falls
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf, isfinite
@@ -36,7 +38,7 @@ from opensama.runtime import whole_file
 from opensama.training import checkpoint
 from opensama.training.ema import Average
 from opensama.training.monitor import Monitor, check_trackers, peak_flops, throughput
-from opensama.training.optim import Spikes, clip, make_optimizers, rate
+from opensama.training.optim import NonFinite, Spikes, clip, make_optimizers, rate
 from opensama.values import UserError
 
 __all__ = ["LoopConfig", "Progress", "Stage", "Trainer", "rate"]
@@ -48,7 +50,7 @@ class Stage(Protocol):
     A batch is a function of the stage's seed, the index and the process's place among those that read data. A stage
     may also have, and the loop then uses:
 
-    - `batch(index) -> tensors by name`: written to disk if its loss is no number;
+    - `batch(index) -> tensors by name`: written to disk if its loss is no finite number;
     - `skipped: list[tuple[str, str]]`: samples that could not be read and why; the loop empties and lists it;
     - `preview(folder)`: writes samples of fixed prompts; called with the averaged weights in place.
     - `measure() -> scores by name`: of the averaged weights, which are in place.
@@ -76,6 +78,7 @@ class LoopConfig:
     decay: float = 0.35
     warmup: float = 0.02
     ema: float = 0.999
+    ema_warmup: float = inf  # steps before which the average forgets quicker, see `ema.py`
     save_every: float = 120.0  # seconds
     log_every: float = 15.0  # seconds
     steps: int | None = None
@@ -83,6 +86,7 @@ class LoopConfig:
     spike_loss: float | None = None  # leaves out a step whose loss is so many times the median of the last hundred
     spike_norm: float | None = None  # the same of the gradient's norm
     spike_after: int = 100  # steps before which none is left out
+    nonfinite: int = 10  # steps in a row without a finite loss and gradient, which end the run
     keep: int = 2  # checkpoints
     preview_every: int | None = None  # steps
     measure_every: float = 0.0  # seconds; 0: never
@@ -99,13 +103,15 @@ class Progress:
 
 
 COUNTED = ("tokens", "flops")
+BROKEN_KEPT = 3  # steps without a finite loss whose batches are written
 
 
 class Trainer:
     """Runs one stage. After `run`, the modules hold the averaged weights.
 
     `settings` and `data` (what the run was made with, and a fingerprint of its data set) are kept in the checkpoints;
-    who goes on with others is told which fields differ. `context` processes share one batch (context parallelism).
+    who goes on with others is told which fields differ, those that begin with one of `free` apart: their change is
+    said and logged. `context` processes share one batch (context parallelism).
     """
 
     def __init__(
@@ -117,6 +123,7 @@ class Trainer:
         *,
         settings: Mapping[str, Any] | None = None,
         data: Mapping[str, Any] | None = None,
+        free: Sequence[str] = (),
         context: int = 1,
     ):
         if config.minutes == inf and config.steps is None:
@@ -124,7 +131,7 @@ class Trainer:
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         self.stage, self.config, self.context = stage, config, context
         self.say: Callable[[str], None] = say if self.rank == 0 else lambda _: None
-        self.settings, self.data = dict(settings or {}), dict(data or {})
+        self.settings, self.data, self.free = dict(settings or {}), dict(data or {}), tuple(free)
         check_trackers(config.trackers)
         self.out = out / stage.name
         self.weights = {
@@ -143,7 +150,8 @@ class Trainer:
         )
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.out.mkdir(parents=True, exist_ok=True)
-        self.average = Average(self.weights, config.ema)
+        self.average = Average(self.weights, config.ema, config.ema_warmup, stage.modules())
+        self.nonfinite = NonFinite(config.nonfinite)
         self.spikes = Spikes(config.spike_loss, config.spike_norm, config.spike_after)
         self.progress = Progress()
         self.skipped: set[str] = set()
@@ -178,11 +186,12 @@ class Trainer:
             if config.measure_every and progress.seconds - measured > config.measure_every:
                 self.measure()
                 measured = progress.seconds
-            for key, value in self.step().items():
+            values = self.step()
+            for key, value in values.items():
                 sums[key] = sums.get(key, 0.0) + value
-            count += 1
+            count += bool(values)
             now = progress.seconds
-            if now - logged > config.log_every or self.finished:
+            if count and (now - logged > config.log_every or self.finished):
                 self.log(monitor, {k: v if k in COUNTED else v / count for k, v in sums.items()}, now - logged)
                 sums, count, logged = {}, 0, now
             if now - saved > config.save_every and not self.finished:
@@ -203,7 +212,10 @@ class Trainer:
         return progress
 
     def step(self) -> dict[str, float]:
-        """One update of the weights; the losses, averaged over batches and processes, and the gradient's norm."""
+        """One update of the weights; the losses, averaged over batches and processes, and the gradient's norm.
+
+        A step whose loss or gradient is no finite number changes nothing; nothing comes out.
+        """
         config, progress = self.config, self.progress
         began = time.monotonic()
         for optimizer, highest in zip(self.optimizers, self.rates, strict=True):
@@ -216,19 +228,27 @@ class Trainer:
             batches.append({key: torch.as_tensor(v).detach().float().to(self.device) for key, v in losses.items()})
         norm = clip(self.weights, config.clip)
         values = self.shared(batches, norm)
-        if not (isfinite(values["loss"]) and isfinite(values["norm"])):
-            self.stop(batches)
-        spike = self.spikes(progress.step, values)
+        broken = self.nonfinite(values)
+        left_out = broken or self.spikes(progress.step, values)
         for optimizer in self.optimizers:
-            if not spike:
+            if not left_out:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if not spike:
+        if not left_out:
             self.average.update(progress.step)
+        if broken:
+            self.note_broken(batches, values)
         progress.step += 1
         progress.seconds += self.agreed(time.monotonic() - began)
         self.note_skipped()
-        return values
+        if self.nonfinite.too_many:
+            self.save()
+            raise UserError(
+                f"{self.nonfinite.row} steps of {self.stage.name} in a row gave a loss or gradient that is no finite "
+                f"number, the last of them step {progress.step - 1}: look at the batches in {self.out} "
+                f"(nan-*.safetensors), or go on with --resume and a lower learning rate; the weights before are saved."
+            )
+        return {} if broken else values
 
     def shared(self, batches: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
         """Means over batches and processes (of what is counted: sums), the same numbers on every process."""
@@ -251,25 +271,21 @@ class Trainer:
         dist.broadcast(shared, 0)
         return float(shared)
 
-    def stop(self, batches: list[dict[str, Tensor]]) -> None:
-        """Ends the run at a loss or gradient that is no number; weights and batch lie on disk."""
-        step = self.progress.step
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        broken = [i for i, losses in enumerate(batches) if not isfinite(float(losses["loss"]))]
+    def note_broken(self, batches: list[dict[str, Tensor]], values: Mapping[str, float]) -> None:
+        """Lists a step that was left out, and writes the batches of the first few, and of the last that is borne."""
+        step, found = self.progress.step, self.nonfinite
+        if self.rank == 0:
+            row = {"step": step, "loss": str(values["loss"]), "norm": str(values["norm"])}
+            _append(self.out / "nonfinite.jsonl", row)
+        self.say(f"{self.stage.name}: step {step} gave a loss or gradient that is no finite number and was left out")
         make = getattr(self.stage, "batch", None)
-        where = ""
-        if make is not None:
-            for i in broken or range(len(batches)):
-                index = step * self.config.accumulate + i
-                tensors = {key: v.contiguous().clone() for key, v in make(index).items() if isinstance(v, Tensor)}
-                save_file(tensors, self.out / f"nan-{index:08d}-{self.rank}.safetensors")
-            where = f" (its batch is in {self.out}, nan-*.safetensors)"
-        self.save()
-        raise UserError(
-            f"Step {step} of {self.stage.name} gave a loss or gradient that is no number{where}: look at the batch or "
-            f"lower the learning rate; the weights before it are saved."
-        )
+        if make is None or not (found.count <= BROKEN_KEPT or found.too_many):
+            return
+        broken = [i for i, losses in enumerate(batches) if not isfinite(float(losses["loss"]))]
+        for i in broken or range(len(batches)):
+            index = step * self.config.accumulate + i
+            tensors = {key: v.contiguous().clone() for key, v in make(index).items() if isinstance(v, Tensor)}
+            save_file(tensors, self.out / f"nan-{index:08d}-{self.rank}.safetensors")
 
     def log(self, monitor: Monitor | None, means: Mapping[str, float], seconds: float) -> None:
         progress, config = self.progress, self.config
@@ -278,6 +294,7 @@ class Trainer:
         row |= {key: round(value, 5) for key, value in means.items() if key not in COUNTED}
         row |= throughput(means.get("tokens", 0), means.get("flops", 0), seconds, peak and peak * self.world)
         row |= {"spikes": self.spikes.skipped} if self.spikes.skipped else {}
+        row |= {"nonfinite": self.nonfinite.count} if self.nonfinite.count else {}
         row |= {"skipped": len(self.skipped)} if self.skipped else {}
         if monitor is None:
             return
@@ -293,8 +310,7 @@ class Trainer:
         for sample, reason in getattr(self.stage, "skipped", ()):
             if sample not in self.skipped:
                 self.skipped.add(sample)
-                with suppress(OSError), (self.out / "skipped.jsonl").open("a") as file:  # counted even on a full disk
-                    file.write(json.dumps({"sample": sample, "reason": reason}) + "\n")
+                _append(self.out / "skipped.jsonl", {"sample": sample, "reason": reason})
         if getattr(self.stage, "skipped", None):
             self.stage.skipped.clear()  # type: ignore[attr-defined]
 
@@ -337,6 +353,7 @@ class Trainer:
             "step": self.progress.step,
             "seconds": self.progress.seconds,
             "spikes": self.spikes.state(),
+            "nonfinite": self.nonfinite.count,
             "settings": self.settings,
             "data": self.data,
         }
@@ -361,12 +378,17 @@ class Trainer:
             return
         state = checkpoint.read_state(path)
         for what, now in {"settings": self.settings, "data": self.data}.items():
-            fields = checkpoint.differences(state.get(what) or now, now or state.get(what, {}))
+            changed = checkpoint.differences(state.get(what) or now, now or state.get(what, {}))
+            fields = [field for field in changed if not (what == "settings" and field.startswith(self.free))]
             if fields:
                 raise UserError(
                     f"The run in {self.out} was begun with other {what} ({'; '.join(fields[:5])}): "
                     f"go on with those, or choose another folder."
                 )
+            for change in changed:
+                self.say(f"{self.stage.name}: from step {state['step']} on {change}")
+            if changed and self.rank == 0:
+                _append(self.out / "changes.jsonl", {"step": state["step"], "changes": changed})
         tensors = {name: p.detach() for name, p in self.weights.items()}
         tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
         tensors |= self.moments(path, state["step"])
@@ -379,6 +401,7 @@ class Trainer:
                 torch.cuda.set_rng_state(generators["cuda"], self.device)
         if "spikes" in state:
             self.spikes.restore(state["spikes"])
+        self.nonfinite.count = state.get("nonfinite", 0)
         self.progress = Progress(state["step"], state["seconds"], state.get("history", []))
         self.kept = self.progress.step if path != self.out else None
 
@@ -398,6 +421,12 @@ class Trainer:
                         optimizer.state[p].setdefault("step", torch.tensor(float(step)))
                 room |= own
         return room
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    """A line more; a disk that is full now ends no run."""
+    with suppress(OSError), file.open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Mapping
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -87,6 +88,24 @@ def clip(weights: Mapping[str, nn.Parameter], highest: float) -> Tensor:
     """Scales gradients to a norm of at most `highest`; the norm before, over all processes."""
     norm = nn.utils.clip_grad_norm_(weights.values(), highest)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+class NonFinite:
+    """Counts steps whose loss or gradient is no finite number: in all, and in a row. `most` in a row are too many."""
+
+    def __init__(self, most: int):
+        self.most, self.count, self.row = most, 0, 0
+
+    def __call__(self, values: Mapping[str, float]) -> bool:
+        """Whether the step with this `loss` and `norm` is one."""
+        broken = not (isfinite(values["loss"]) and isfinite(values["norm"]))
+        self.count += broken
+        self.row = self.row + 1 if broken else 0
+        return broken
+
+    @property
+    def too_many(self) -> bool:
+        return self.row >= self.most
 
 
 class Spikes:

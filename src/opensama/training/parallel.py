@@ -10,7 +10,8 @@ float32; blocks compute in bfloat16 with inputs as they come, so that rotary tab
 Every process computes the loss of its batch; gradients are the mean over all processes, which is right for all of
 this, see `models/parallel.py`. A stage computes under autocast, as on one process.
 
-Every process must make the model with the same weights: `parallelise` cuts them, and sends nothing.
+Every process must make the model with the same weights: `parallelise` cuts them, and sends nothing. Of a model on the
+meta device it cuts the shapes and makes room for this process's shards, which `loading.py` fills.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ M = TypeVar("M", bound=nn.Module)
 def parallelise(model: M, config: MeshConfig) -> M:
     """The same model, on this process's device and sharing its work with the others'."""
     layout = lay_out(config)
-    nn.Module.to(model, layout.device)  # ModelMixin's own warns of its dtype
+    empty = any(p.is_meta for p in model.parameters())
+    if not empty:
+        nn.Module.to(model, layout.device)  # ModelMixin's own warns of its dtype
     if layout.context is not None and isinstance(model, JointSequence):
         share_sequence(model, layout.context)
     if config.checkpointing != "none" and hasattr(model, "enable_gradient_checkpointing"):
@@ -73,7 +76,19 @@ def parallelise(model: M, config: MeshConfig) -> M:
             block.compile(dynamic=False)
     if layout.weights is not None:
         shard(model, layout.weights, config.compute)
+    if empty:
+        make_room(model, layout.device)
     return model
+
+
+def make_room(model: nn.Module, device: torch.device) -> None:
+    """Memory for the parameters of a model on the meta device, not filled; its buffers keep their numbers."""
+    kept = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_meta}
+    nn.Module.to_empty(model, device=device)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in kept:
+                buffer.copy_(kept[name])
 
 
 @lru_cache(maxsize=4)

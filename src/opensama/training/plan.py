@@ -15,9 +15,9 @@ from typing import Any
 
 from accelerate import init_empty_weights
 
-from opensama.data.samples import Sampler, Shape
+from opensama.data.samples import Sampler, Shape, Shapes
 from opensama.models.layouts import FAMILIES
-from opensama.models.lora import add_lora
+from opensama.models.lora import add_lora, is_new
 from opensama.models.parallel import blocks
 from opensama.pipeline.buckets import buckets
 from opensama.training.config import EditConfig
@@ -55,6 +55,7 @@ class Plan:
     tokens: float  # a step
     flops: float  # a step
     memory: Mapping[str, float]  # gigabytes a GPU, by what for
+    loading: tuple[float, float]  # gigabytes of a GPU, and of host memory for a process, at the peak of loading
     available: float
     seconds: float  # a step
     encoding: float  # of these, for encoding in the step
@@ -87,6 +88,7 @@ class Plan:
             "FLOPs a step": f"{self.flops / 1e15:,.3g} PF",
             "memory a GPU": f"{self.gigabytes:.1f} GB of {self.available:g}{'' if self.fits else '  DOES NOT FIT'}",
             **{f"  {name}": f"{size:.1f} GB" for name, size in self.memory.items()},
+            "while it loads": f"{self.loading[0]:.1f} GB a GPU, {self.loading[1]:.2g} GB of host memory a process",
             "a step": f"{self.seconds:,.1f} s on {self.gpus} GPUs"
             + (f", {self.encoding:,.1f} s of them encoding (--encode beforehand saves them)" if self.encoding else ""),
             "all": f"{self.steps:,} steps, {self.hours:,.0f} hours, {self.hours * self.gpus:,.0f} GPU-hours",
@@ -121,14 +123,14 @@ def make_plan(
     for kind, a_step, batch in (("image", data.images, data.image_batch), ("video", data.videos, data.video_batch)):
         if not a_step:
             continue
-        of_kind = [shape for shape in shapes if shape.kind == kind]
+        of_kind = {shape: n for shape, n in Shapes.among(shapes).counts().items() if shape.kind == kind}
         if not of_kind:
             raise UserError(
                 f"The data has no {kind}s, but {a_step} are wanted a step: add some, or set data.{kind}s=0."
             )
         passes += count_passes(kind, a_step, batch, readers)
         epoch = max(epoch, Sampler(shapes, kind, batch, 0).steps(a_step))  # type: ignore[arg-type]
-        joints, costs, pixels = [], [], []
+        joints, costs, pixels, number = [], [], [], sum(of_kind.values())
         for shape in of_kind:
             semantic = 0
             if anchoring is not None:
@@ -137,9 +139,10 @@ def make_plan(
             joints.append(sizes.joint(shape, semantic))
             costs.append(training_flops(sizes, joints[-1], data.text_tokens, semantic=semantic, full=not config.lora))
             pixels.append((shape.frames + shape.source_frames) * shape.width * shape.height)
-        tokens += a_step * sum(joints) / len(joints)
-        flops += a_step * sum(costs) / len(costs)
-        encoding += a_step * (sizes.vae_flops * sum(pixels) / len(pixels) + sizes.text_flops)
+        tokens += a_step * sum(n * c for n, c in zip(joints, of_kind.values(), strict=True)) / number
+        flops += a_step * sum(n * c for n, c in zip(costs, of_kind.values(), strict=True)) / number
+        mean = sum(n * c for n, c in zip(pixels, of_kind.values(), strict=True)) / number
+        encoding += a_step * (sizes.vae_flops * mean + sizes.text_flops)
         longest = max(longest, batch * max(joints))
 
     parameters, trained, block, depth = count_parameters(config, model)
@@ -165,6 +168,7 @@ def make_plan(
         passes=passes,
         tokens=tokens,
         flops=flops,
+        loading=loading_memory(config, model, shard),
         memory={name: size for name, size in memory.items() if size},
         available=config.machine.memory,
         seconds=flops / (gpus * config.machine.tflops * 1e12) + seconds_encoding,
@@ -172,6 +176,20 @@ def make_plan(
         steps=steps,
         price=config.machine.price,
     )
+
+
+def loading_memory(config: EditConfig, model: Mapping[str, Any], shard: int) -> tuple[float, float]:
+    """Gigabytes of a GPU and of the host that a process takes at most while the transformer is loaded.
+
+    On the GPU its shards of all weights; on the host its rows of one tensor, in float32 at most, and what is not in the
+    files: modules that are new to the base, or all of random weights.
+    """
+    with init_empty_weights():
+        sizes = {name: p.numel() for name, p in FAMILIES[config.family].model(**model).named_parameters()}
+    drawn = {"nothing": sum(sizes.values()), "wan": sum(n for name, n in sizes.items() if is_new(name))}
+    width = 2 if config.lora and config.compute == "bfloat16" else 4
+    host = max(sizes.values()) * 4 / shard + drawn.get(config.model.start, 0) * 4
+    return sum(sizes.values()) * width / shard / 1e9, host / 1e9
 
 
 def frozen_memory(config: EditConfig) -> dict[str, float]:

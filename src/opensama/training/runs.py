@@ -9,8 +9,8 @@ RUN/lora/                    of a low-rank run instead: for diffusers, and comfy
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil
+from collections.abc import Callable, Sequence
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from torch import nn
 
 from opensama import runtime
 from opensama.data.latents import precompute
-from opensama.data.samples import Row, read_manifest
+from opensama.data.samples import Row, Shape, shapes_of
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig
 from opensama.training.export import export
+from opensama.training.loading import begin, missing_start
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise
 from opensama.training.plan import Plan, make_plan, nominal_shapes
@@ -32,9 +33,9 @@ from opensama.training.start import (
     full_config,
     layout_of,
     make_encoders,
-    make_transformer,
     make_vae,
     open_data,
+    read_rows,
     sizes_of,
     spatial_of,
 )
@@ -55,6 +56,8 @@ def loop_config(config: EditConfig, stage: EditStage) -> LoopConfig:
         weight_decay=o.weight_decay,
         clip=o.clip,
         ema=o.ema,
+        ema_warmup=inf if o.ema_warmup is None else o.ema_warmup,
+        nonfinite=o.nonfinite,
         spike_loss=o.skip_loss,
         spike_norm=o.skip_norm,
         save_every=config.save_every,
@@ -69,13 +72,18 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
 
     Under torchrun its processes share the work as `config.mesh` says, each on a GPU of its own; `device` is for one.
     """
+    missing = missing_start(config)
+    if missing:
+        raise UserError(missing)
     layout = lay_out(MeshConfig(**config.mesh.model_dump()))
     where = layout.device if device is None or layout.weights is not None else runtime.pick_device(device)
     compute = runtime.compute_type(config.compute, where)
     mesh = MeshConfig(**config.mesh.model_dump(), compute=compute)
+    beginning = begin(config.model_copy(update={"compute": compute}))
     data, found = open_data(config, where, noting(say))
-    transformer: Any = parallelise(make_transformer(config.model_copy(update={"compute": compute})), mesh)
+    transformer: Any = parallelise(beginning.model, mesh)
     nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
+    beginning.fill(transformer)
     rank, world = layout.data_rank, layout.data_world
     stage = EditStage(name, transformer, data, config, rank=rank, world=world, device=where)
     settings = config.model_dump(mode="json", exclude=FREE)
@@ -85,7 +93,16 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
         settings["data"].pop(path)
     if config.preview_every:
         stage.preview = Preview(transformer, make_vae(config, where), data, config)
-    trainer = Trainer(stage, loop_config(config, stage), out, say, settings=settings, data=found, context=mesh.context)
+    trainer = Trainer(
+        stage,
+        loop_config(config, stage),
+        out,
+        say,
+        settings=settings,
+        data=found,
+        free=("optimizer.",),
+        context=mesh.context,
+    )
     if runtime.rank() == 0:
         config.save(out / "config.yaml")
     trainer.run()
@@ -102,7 +119,7 @@ def encode_data(
     """Encodes the manifest's items into `folder`, for data.latents; bad items come out."""
     if config.data.manifest is None:
         raise UserError("There is nothing to encode: name a manifest with --data.")
-    manifest = read_manifest(config.data.manifest)
+    manifest = read_rows(config)
     layout = layout_of(config, full_config(sizes_of(config), config.family))
     items = layout.items(manifest.rows, noting(say))
     encoders = make_encoders(config, runtime.pick_device(device))
@@ -124,13 +141,13 @@ def plan_editor(config: EditConfig, *, gpus: int | None = None, say: Say = print
     model = full_config(sizes_of(config), config.family)
     layout = layout_of(config, model)
     if config.data.manifest is not None:
-        manifest = read_manifest(config.data.manifest)
+        manifest = read_rows(config)
         bad: list[str] = []
         items = layout.items(manifest.rows, lambda row, reason: bad.append(f"line {row.line}: {reason}"))
         say(f"data: {len(manifest.rows):,} rows, {len(items):,} items, {len(bad)} rows left out")
         for line in bad[:5]:
             say(f"  {line}")
-        shapes = [item.shape for item in items]
+        shapes: Sequence[Shape] = shapes_of(items)
         if not shapes:
             raise UserError(f"No row of {manifest.path} can be read; the first: {bad[0]}")
     else:
@@ -145,6 +162,9 @@ def where_weights(config: EditConfig) -> str:
     own = config.model.weights
     if own is not None and not own.expanduser().exists():
         raise UserError(f"There is no file or folder {own}: check model.weights.")
+    missing_weights = missing_start(config)
+    if missing_weights:
+        return f"none yet. {missing_weights}"
     base = Path(config.model.base).expanduser()
     if not base.is_dir():
         return f"{own or config.model.base}; the run takes what is not in the cache from the hub repository {base}"

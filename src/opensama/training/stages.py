@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from opensama.data.latents import Encoded
 from opensama.data.loader import Reader
-from opensama.data.samples import Kind, Sampler, generator
+from opensama.data.samples import Kind, Sampler, generator, shapes_of
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
 from opensama.runtime import compute_type
 from opensama.training.ahead import Ahead
@@ -36,25 +36,15 @@ from opensama.values import UserError
 Batch = dict[str, Tensor]
 
 
-def sama_condition(
-    x: Mapping[str, Tensor], model: Any, source_time: Literal["same", "zero"] = "same"
-) -> dict[str, Any]:
+def sama_condition(x: Mapping[str, Tensor], model: Any) -> dict[str, Any]:
     """The keyword arguments of SamaTransformer3DModel's call for a batch; plain text-to-video has no source.
 
     Where its tokens are some of a frame's, `source_places` and `target_places` say which (`windows.py`).
-    With `source_time="zero"` every token has a timestep of its own, and the clean source's is 0 (as Wan2.2-TI2V treats
-    a given frame).
     """
     semantic = x.get("semantic")
-    timestep = 1000 * x["sigma"]
-    if source_time == "zero":
-        n_source, n_target = (x[side][0, 0].numel() // cells(model) for side in ("source", "target"))
-        rest = n_target + (0 if semantic is None else semantic.shape[1])
-        each = timestep[:, None].expand(-1, rest)
-        timestep = torch.cat([torch.zeros_like(each[:, :1]).expand(-1, n_source), each], dim=1)
     return {
         "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
-        "timestep": timestep,
+        "timestep": 1000 * x["sigma"],
         **words_of(x),
         "source_hidden_states": x.get("source"),
         "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
@@ -144,7 +134,7 @@ class EditStage:
         self.plan: list[tuple[Sampler, int, int, float]] = []  # sampler, batch a process, passes, weight of a pass
         counts = {kind: count_passes(kind, a_step, batch, world) for kind, a_step, batch in shares}
         self.passes = sum(counts.values())
-        shapes = [item.shape for item in data.items]
+        shapes = shapes_of(data.items)
         for kind, a_step, batch in shares:
             if not a_step:
                 continue

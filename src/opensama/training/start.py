@@ -1,11 +1,4 @@
-"""What a run begins from: the transformer, the frozen models around it, and the data encoded by them.
-
-wan, hunyuan    text-to-video weights: every tensor of them. For SAMA a zero type embedding and fresh semantic modules
-                besides; ICVE has nothing more. Before the first step the target's velocity is the one that the base
-                gives with the source's tokens beside it.
-sama, icve      trained weights: a released file, or a transformer's folder as `opensama train` leaves it
-nothing         random weights
-"""
+"""What a run begins from besides its transformer (`loading.py`): sizes, the frozen models, and the data they encode."""
 
 from __future__ import annotations
 
@@ -22,22 +15,14 @@ from torch import Tensor
 from opensama import runtime
 from opensama.data.latents import DTYPES, Encoded, Encoders, Live, Shards
 from opensama.data.samples import Layout, Manifest, Row, read_manifest
-from opensama.models.convert import check, load_released
 from opensama.models.layouts import FAMILIES
-from opensama.models.lora import NEW, add_lora
-from opensama.models.sama import SamaTransformer3DModel
-from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_count, anchor_frames, pool_anchor_tokens
-from opensama.models.weights import TensorFiles
+from opensama.models.semantic import anchor_count, anchor_frames, pool_anchor_tokens
 from opensama.pipeline.assemble import PIPELINES, base_parts, load_part, text_dtype
 from opensama.pipeline.buckets import closest
 from opensama.pretext import Mixture
 from opensama.training.config import EditConfig, IcveConfig, SamaConfig, SemanticSettings
 from opensama.training.plan import KNOWN, SPATIAL
 from opensama.values import UserError
-
-START_OF_BASE = {"sama": "wan", "icve": "hunyuan"}
-FREE = {"sama": ("source_rotary", "semantic_rotary", "num_anchors"), "icve": ("source_time",)}
-"""Arguments of transformers that cost no tensor: trained weights go on with a run's own."""
 
 
 def sizes_of(config: EditConfig) -> dict[str, Any]:
@@ -97,104 +82,6 @@ def layout_of(config: EditConfig, model: dict[str, Any]) -> Layout:
         seed=config.seed,
         prefix=data.prefix,
     )
-
-
-def make_transformer(config: EditConfig) -> Any:
-    """The transformer with the weights that it begins from, in float32.
-
-    Weights that stay as they are, beside a LoRA, are in bfloat16 if `compute` says bfloat16 (not if it says auto).
-    """
-    precision = torch.bfloat16 if config.lora and config.compute == "bfloat16" else torch.float32
-    sizes, family = sizes_of(config), config.family
-
-    def base() -> Path:
-        return base_folder(config, ("transformer/*",)) / "transformer"
-
-    if config.model.start == "nothing":
-        model = from_nothing(sizes, family, precision, config.seed)
-    elif config.model.start == family:
-        model = from_trained(config.model.weights or base(), sizes, precision, family)
-    else:
-        model = from_base(base(), sizes, precision, family, config.seed)
-    model.train()
-    if config.lora:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            new = config.model.start == "wan"
-            add_lora(model, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=new)
-        for p in model.parameters():
-            if p.requires_grad:
-                p.data = p.data.float()
-    return model
-
-
-def from_nothing(sizes: dict[str, Any], family: str, dtype: torch.dtype, seed: int) -> Any:
-    """A transformer of random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = FAMILIES[family].model(**full_config(sizes, family))
-    return torch.nn.Module.to(model, dtype)  # diffusers' own warns
-
-
-def from_base(folder: Path, sizes: dict[str, Any], dtype: torch.dtype, family: str = "sama", seed: int = 0) -> Any:
-    """A transformer that holds its base's weights and nothing yet of its own."""
-    files = TensorFiles(folder)
-    with init_empty_weights():
-        model = FAMILIES[family].model(**full_config(sizes, family))
-    state = {name: p for name, p in model.state_dict().items() if name.split(".")[0] not in NEW}
-    if any(name.split(".")[0] in NEW for name in files):
-        raise UserError(f"{folder} holds SAMA weights already: set model.start=sama to go on with them.")
-    check({n: tuple(p.shape) for n, p in state.items()}, {n: i.shape for n, i in files.infos.items()}, str(folder))
-    if isinstance(model, SamaTransformer3DModel):
-        add_new(model, seed)
-    fill(model, files, list(state), dtype)
-    left = [name for name, p in model.named_parameters() if p.is_meta]
-    assert not left, left
-    return model
-
-
-def add_new(model: SamaTransformer3DModel, seed: int) -> None:
-    """Gives a SAMA transformer on the meta device what its base has not."""
-    config = model.config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        d = config["num_attention_heads"] * config["attention_head_dim"]
-        if model.token_types is not None:
-            model.token_types = torch.nn.Embedding(3, d, _weight=torch.zeros(3, d))
-        if config["semantic_dim"]:
-            model.semantic_embedder = SemanticEmbedder(config["semantic_dim"], config["semantic_hidden"], d)
-            model.semantic_head = SemanticHead(d, config["semantic_dim"])
-
-
-def from_trained(path: Path, sizes: dict[str, Any], dtype: torch.dtype, family: str = "sama") -> Any:
-    """Trained weights, of a released file or a transformer's folder; settings that cost no tensor are this run's."""
-    kind = FAMILIES[family].model
-    path = path.expanduser()
-    if (path / "model_index.json").is_file():
-        path = path / "transformer"
-    config_file = path / "config.json"
-    if not config_file.is_file():
-        return load_released(path, family, sizes, dtype=dtype)
-    saved = runtime.read_object(config_file)
-    if saved.get("_class_name") != kind.__name__:
-        raise UserError(
-            f"{path} holds a {saved.get('_class_name')}, no {family.upper()} weights: set "
-            f"model.start={START_OF_BASE[family]} to begin there."
-        )
-    with init_empty_weights():
-        model = kind.from_config({**saved, **{key: sizes[key] for key in FREE[family]}})
-    files = TensorFiles(path)
-    state = model.state_dict()
-    check({n: tuple(p.shape) for n, p in state.items()}, {n: i.shape for n, i in files.infos.items()}, str(path))
-    fill(model, files, list(state), dtype)
-    return model
-
-
-def fill(model: Any, files: TensorFiles, names: list[str], dtype: torch.dtype) -> None:
-    """Gives a model on the meta device these tensors; what diffusers computes in float32 stays that."""
-    precise = set(model._keep_in_fp32_modules or ())
-    state = {name: files.tensor(name).to(torch.float32 if precise & {*name.split(".")} else dtype) for name in names}
-    model.load_state_dict(model.state_dict() | state, assign=True)
 
 
 def base_folder(config: EditConfig, files: tuple[str, ...]) -> Path:
@@ -293,11 +180,24 @@ def fingerprint(config: EditConfig, manifest: Manifest | None) -> dict[str, Any]
     return settings | ({"manifest": manifest.fingerprint} if manifest else {})
 
 
+def read_rows(config: EditConfig) -> Manifest:
+    """The manifest that the settings name. UserError for plain clips where they take edits alone."""
+    assert config.data.manifest is not None
+    manifest = read_manifest(config.data.manifest)
+    clips = [] if config.data.clips else [row.line for row in manifest.rows if row.is_clip]
+    if clips:
+        raise UserError(
+            f"{manifest.path} has {len(clips):,} plain clips (the first in line {clips[0]}), and this recipe learns "
+            "from edits alone: leave them out, or set data.clips=true, which gives them pretext tasks as in stage 0."
+        )
+    return manifest
+
+
 def open_data(
     config: EditConfig, device: torch.device, on_bad: Callable[[Row, str], None]
 ) -> tuple[Encoded, dict[str, Any]]:
     """The run's items, from latents or live, and what fingerprints them."""
-    manifest = read_manifest(config.data.manifest) if config.data.manifest else None
+    manifest = read_rows(config) if config.data.manifest else None
     if config.data.latents is not None:
         settings = fingerprint(config, manifest)
         return Shards(config.data.latents, settings), settings

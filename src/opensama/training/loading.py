@@ -1,0 +1,272 @@
+"""The transformer that a run begins from, on the meta device, and how its weights come into it, shard by shard.
+
+wan, hunyuan    text-to-video weights: every tensor of them. For SAMA a zero type embedding and fresh semantic modules
+                besides; ICVE has nothing more. Before the first step the target's velocity is the one that the base
+                gives with the source's tokens beside it.
+sama, icve      trained weights: a released file, a transformer's folder as `opensama train` leaves it, or a checkpoint
+                of a run (its averaged weights)
+nothing         random weights
+
+    beginning = begin(config)                      no number of the weights is in memory yet
+    model = parallelise(beginning.model, mesh)     cut, and room made for this process's shards
+    beginning.fill(model)                          reads from the files the rows of its shards, tensor by tensor
+
+So a process holds its share of the weights and, beside it, its rows of one tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from opensama import runtime
+from opensama.models.convert import Recut, check, empty_model, match, read_sizes
+from opensama.models.layouts import FAMILIES
+from opensama.models.lora import add_lora, is_new
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.models.semantic import SemanticEmbedder, SemanticHead
+from opensama.models.weights import TensorFiles
+from opensama.training import checkpoint
+from opensama.training.config import EditConfig, SamaConfig
+from opensama.training.parallel import make_room
+from opensama.training.plan import KNOWN
+from opensama.training.start import base_folder, full_config, sizes_of
+from opensama.values import UserError
+
+START_OF_BASE = {"sama": "wan", "icve": "hunyuan"}
+Rows = Callable[[str, int, int], Tensor]
+"""Rows, from one to before another, of a tensor by its name in the model; a tensor without rows is whole."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A transformer on the meta device, and what fills it once there is room."""
+
+    model: Any
+    fill: Callable[[Any], None]
+
+
+def make_transformer(config: EditConfig) -> Any:
+    """The whole transformer with the weights that it begins from, in this process, on the CPU."""
+    beginning = begin(config)
+    make_room(beginning.model, torch.device("cpu"))
+    beginning.fill(beginning.model)
+    return beginning.model
+
+
+def begin(config: EditConfig) -> Beginning:
+    """The transformer that the settings name, in float32 (in bfloat16 what low-rank training leaves as it is)."""
+    sizes, family, start = sizes_of(config), config.family, config.model.start
+
+    def base() -> Path:
+        return base_folder(config, ("transformer/*",)) / "transformer"
+
+    if start == "nothing":
+        found = from_nothing(sizes, family, config.seed)
+    elif start == family:
+        found = from_trained(config.model.weights or base(), sizes, config.sizes, family)
+    else:
+        found = from_base(base(), sizes, family, config.seed)
+    model = found.model
+    ordered = isinstance(config, SamaConfig) and config.semantic.order == "global_first"
+    if ordered and model.config["semantic_rotary"] == "grid":
+        raise UserError(
+            "The weights have semantic_rotary grid, and semantic.order global_first has no grid positions: set "
+            "semantic.order=local_first, or model.semantic_rotary=zero."
+        )
+    model.train()
+    if config.lora is None:
+        return found
+    if config.compute == "bfloat16":
+        nn.Module.to(model, torch.bfloat16)  # diffusers' own warns
+        precise = set(model._keep_in_fp32_modules or ())
+        for name, p in model.named_parameters():
+            if precise & {*name.split(".")}:
+                p.data = p.data.float()
+    with torch.device("meta"):
+        add_lora(model, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=start == "wan")
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+
+    def fill(filled: Any) -> None:
+        fill_low_rank(filled, config.seed)
+        found.fill(filled)
+
+    return Beginning(model, fill)
+
+
+def missing_start(config: EditConfig) -> str:
+    """What to say where the settings want trained weights, name none, and the base has none; else nothing."""
+    model, family = config.model, config.family
+    if model.weights is not None or model.start != family:
+        return ""
+    file = Path(model.base).expanduser() / "transformer" / "config.json"
+    own = file.is_file() and runtime.read_object(file).get("_class_name") == FAMILIES[family].model.__name__
+    if own or (model.base not in KNOWN[family] and not file.is_file()):
+        return ""
+    return (
+        f"This recipe goes on from trained {family.upper()} weights, and {model.base} has none: name them with "
+        f"model.weights (the first stage's RUN/model, a checkpoint of it, or a released file), or begin from the "
+        f"base's with model.start={START_OF_BASE[family]}."
+    )
+
+
+def fill_rows(model: nn.Module, rows: Rows, names: Callable[[str], bool] = lambda name: True) -> None:
+    """Writes into this process's shards of the parameters, those whose names are wanted, their rows."""
+    with torch.no_grad():
+        for long, p in model.named_parameters():
+            name = long.replace(".base_layer.", ".")
+            if ".lora_" in name or not names(name):
+                continue
+            own: Tensor = p
+            first, stop = 0, p.shape[0] if p.ndim else 1
+            if isinstance(p, DTensor):
+                own = p.to_local()
+                shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+                first, stop = (offset[0], offset[0] + shape[0]) if own.numel() else (0, 0)
+            if stop > first:
+                own.copy_(rows(name, first, stop))
+
+
+def fill_low_rank(model: nn.Module, seed: int) -> None:
+    """A as peft draws it, B zero; the same on every process, however the matrices are cut."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if ".lora_" not in name:
+                continue
+            whole = torch.zeros(p.shape)
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(whole, a=5**0.5, generator=g)
+            _put(p, whole)
+
+
+def _put(p: Tensor, whole: Tensor) -> None:
+    if not isinstance(p, DTensor):
+        p.copy_(whole)
+    elif p.to_local().numel():
+        shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+        p.to_local().copy_(whole[offset[0] : offset[0] + shape[0]])
+
+
+def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
+    return lambda name, first, stop: tensors[name][first:stop] if tensors[name].ndim else tensors[name]
+
+
+def from_nothing(sizes: dict[str, Any], family: str, seed: int) -> Beginning:
+    """Random weights: each process draws all of them, so this is for models that fit."""
+    with init_empty_weights():
+        empty = FAMILIES[family].model(**full_config(sizes, family))
+
+    def fill(model: Any) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            drawn = FAMILIES[family].model(**full_config(sizes, family))
+        fill_rows(model, rows_of(dict(drawn.named_parameters())))
+
+    return Beginning(empty, fill)
+
+
+def from_base(folder: Path, sizes: dict[str, Any], family: str = "sama", seed: int = 0) -> Beginning:
+    """A transformer that holds its base's weights and nothing yet of its own."""
+    files = TensorFiles(folder)
+    with init_empty_weights():
+        model = FAMILIES[family].model(**full_config(sizes, family))
+    if any(is_new(name) for name in files):
+        raise UserError(f"{folder} holds SAMA weights already: set model.start=sama to go on with them.")
+    expected = {name: tuple(p.shape) for name, p in model.state_dict().items() if not is_new(name)}
+    check(expected, {n: i.shape for n, i in files.infos.items()}, str(folder))
+
+    def fill(filled: Any) -> None:
+        fill_rows(filled, files.rows, lambda name: not is_new(name))
+        if isinstance(filled, SamaTransformer3DModel):
+            fill_rows(filled, rows_of(new_tensors(filled.config, seed)), is_new)
+
+    return Beginning(model, fill)
+
+
+def new_tensors(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+    """What a SAMA transformer has beyond its base: a zero type embedding, and semantic modules drawn by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        d = config["num_attention_heads"] * config["attention_head_dim"]
+        parts: dict[str, nn.Module] = {"token_types": nn.Embedding(3, d, _weight=torch.zeros(3, d))}
+        if config["semantic_dim"]:
+            parts["semantic_embedder"] = SemanticEmbedder(config["semantic_dim"], config["semantic_hidden"], d)
+            parts["semantic_head"] = SemanticHead(d, config["semantic_dim"])
+    return {f"{part}.{name}": p.detach() for part, module in parts.items() for name, p in module.named_parameters()}
+
+
+def from_trained(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], family: str = "sama") -> Beginning:
+    """Trained weights, of a released file, a transformer's folder or a run's checkpoint.
+
+    Of what costs no tensor (rotary positions, the source's time, anchors) the weights' own holds, unless `chosen`.
+    """
+    path = path.expanduser()
+    if (path / "model_index.json").is_file():
+        path = path / "transformer"
+    if (path / checkpoint.STATE).is_file():
+        return from_checkpoint(path, sizes, chosen, family)
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        return from_released(path, sizes, family)
+    kind = FAMILIES[family].model
+    saved = runtime.read_object(config_file)
+    if saved.get("_class_name") != kind.__name__:
+        raise UserError(
+            f"{path} holds a {saved.get('_class_name')}, no {family.upper()} weights: set "
+            f"model.start={START_OF_BASE[family]} to begin there."
+        )
+    with init_empty_weights():
+        model = kind.from_config({**saved, **free(chosen)})
+    files = TensorFiles(path)
+    expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
+    check(expected, {n: i.shape for n, i in files.infos.items()}, str(path))
+    return Beginning(model, lambda filled: fill_rows(filled, files.rows))
+
+
+FREE = ("source_rotary", "semantic_rotary", "source_time", "num_anchors")
+
+
+def free(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a transformer's arguments those that cost no tensor."""
+    return {name: values[name] for name in FREE if values.get(name) is not None}
+
+
+def from_released(path: Path, sizes: dict[str, Any], family: str) -> Beginning:
+    """A released file, which says nothing of what costs no tensor: it is as released unless `sizes` say more."""
+    row, files = FAMILIES[family], TensorFiles(path)
+    model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(sizes))
+    tensors = Recut(files, match(row, files, model))
+    return Beginning(model, lambda filled: fill_rows(filled, tensors.rows))
+
+
+def from_checkpoint(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], family: str) -> Beginning:
+    """The averaged weights of a run's checkpoint. UserError for one of low-rank training, which holds no others."""
+    settings = checkpoint.read_state(path).get("settings", {})
+    if settings.get("lora"):
+        raise UserError(f"{path} holds low-rank matrices only: name the model that they belong to, with them merged.")
+    saved = free(settings.get("model", {})) | free({"num_anchors": settings.get("semantic", {}).get("anchors")})
+    with init_empty_weights():
+        model = FAMILIES[family].model(**full_config({**sizes, **saved, **free(chosen)}, family))
+    expected = {f"ema.transformer.{name}": tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: shape for name, (shape, _) in checkpoint.contents(path).items() if name.startswith("ema.")}
+    check(expected, found, str(path))
+
+    def fill(filled: Any) -> None:
+        names = {
+            name: name.replace(".base_layer.", ".") for name, _ in filled.named_parameters() if ".lora_" not in name
+        }
+        own = dict(filled.named_parameters())
+        checkpoint.load(path, {f"ema.transformer.{plain}": own[name].detach() for name, plain in names.items()})
+
+    return Beginning(model, fill)

@@ -1,0 +1,133 @@
+"""What two processes do that one does not: gather weights, and wait for each other."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers import WanTransformer3DModel
+
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.recipes.sama import RECIPES
+from opensama.training.config import SamaConfig
+from opensama.training.ema import Average
+from opensama.training.loading import begin, make_transformer
+from opensama.training.parallel import MeshConfig, parallelise
+from opensama.training.plan import loading_memory
+from opensama.training.start import full_config, sizes_of
+from opensama.training.waiting import wait_for_all
+from tests.models.sizes import SIZES
+from tests.training.test_parallel import Flow, gradients
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"),
+]
+DEFAULT = 6.0  # seconds that these processes wait in a collective
+
+
+def join(rank: int, folder: str, minutes: float = 5) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    timeout = datetime.timedelta(minutes=minutes)
+    dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=2, timeout=timeout)
+
+
+def preview(rank: int, folder: str) -> None:
+    """A forward pass with the average in the weights' place, then a step of training."""
+    join(rank, folder)
+    stage = Flow(rank, 2)
+    parallelise(stage.model, MeshConfig(shard=2, compute="float32"))
+    weights = {f"model.{name}": p for name, p in stage.model.named_parameters()}
+    average = Average(weights, 0.5, modules=stage.modules())
+    before = stage.step(0)["loss"]
+    before.backward()
+    stage.model.zero_grad()  # later it would reach the gathered weights' gradients only
+    for tensor in average.tensors.values():
+        tensor.mul_(2)
+    with torch.no_grad(), average.lent():
+        lent = stage.step(0)["loss"]
+    with torch.no_grad():
+        after = stage.step(0)["loss"]
+    torch.save({"before": before.detach(), "lent": lent, "after": after, "grads": gradients(stage)}, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+def test_a_preview_leaves_nothing_of_the_average_behind(tmp_path):
+    wanted = gradients(Flow())
+    torch.multiprocessing.spawn(preview, (str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        got = torch.load(tmp_path / str(rank), weights_only=True)
+        assert not torch.isclose(got["lent"], got["before"], rtol=1e-2), "the average was in place"
+        torch.testing.assert_close(got["after"], got["before"])
+        torch.testing.assert_close(got["grads"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def export_slowly(rank: int, folder: str) -> None:
+    """The first process writes longer than a collective waits."""
+    join(rank, folder, DEFAULT / 60)
+    wait_for_all()
+    if rank == 0:
+        time.sleep(DEFAULT + 2)
+    wait_for_all()
+    Path(folder, f"{rank} is through").touch()
+    dist.destroy_process_group()
+
+
+def test_processes_wait_for_one_that_writes_for_long(tmp_path):
+    torch.multiprocessing.spawn(export_slowly, (str(tmp_path),), nprocs=2)
+    assert len(list(tmp_path.glob("* is through"))) == 2
+
+
+SIZES_OF_BASE = {
+    "num_attention_heads": 8, "attention_head_dim": 96, "ffn_dim": 3072, "num_layers": 6, "text_dim": 32,
+    "freq_dim": 64, "in_channels": 4, "out_channels": 4,
+}  # fmt: skip
+
+
+def wan_settings(folder: str) -> SamaConfig:
+    config = RECIPES["sama-1.3b-stage0"].model_copy(deep=True)
+    config.model.base = folder
+    config.semantic.width = 16
+    return config
+
+
+def resident() -> float:
+    """Gigabytes of this process at its peak so far."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e9  # type: ignore[index]
+
+
+def load_half(rank: int, folder: str) -> None:
+    join(rank, folder)
+    config = wan_settings(folder)
+    mesh = MeshConfig(shard=2, compute="float32")
+    model = parallelise(SamaTransformer3DModel(**SIZES), mesh)  # what happens once a process is not loading
+    beginning = begin(config)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident()
+    model = parallelise(beginning.model, mesh)
+    beginning.fill(model)
+    peak = resident() - before
+    sums = {name: p.full_tensor().double().sum().item() for name, p in model.named_parameters()}
+    torch.save({"peak": peak, "sums": sums}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads peaks from Linux's /proc")
+def test_a_process_loads_its_share_and_no_more_as_planned(tmp_path):
+    """Both ranks hold half of the weights at their peak, within 10 % of what the dry run says; nothing is lost."""
+    WanTransformer3DModel(**SIZES_OF_BASE).save_pretrained(tmp_path / "transformer")
+    torch.multiprocessing.spawn(load_half, (str(tmp_path),), nprocs=2)
+    config = wan_settings(str(tmp_path))
+    gpu, host = loading_memory(config, full_config(sizes_of(config)), 2)
+    whole = {name: p.detach().double().sum().item() for name, p in make_transformer(config).named_parameters()}
+    assert gpu == pytest.approx(sum(p.numel() for p in make_transformer(config).parameters()) * 2 / 1e9)
+    for rank in range(2):
+        got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert got["sums"] == pytest.approx(whole, rel=1e-9, abs=1e-9)
+        assert got["peak"] == pytest.approx(gpu + host, rel=0.1)
