@@ -128,3 +128,27 @@ def test_transport_streams_with_mp2_are_what_the_first_frame_says(tmp_path: Path
     start = float(read_video(source).origin)
     heard = [beep - start for beep in onsets(source)]
     assert onsets(path) == pytest.approx(heard, abs=0.005)
+
+
+@pytest.mark.parametrize(("layout", "made"), [("quad", "4.0"), ("6.1", "7.1"), ("5.1", "5.1")])
+def test_channels_that_aac_does_not_have_are_said(layout: str, made: str, tmp_path: Path) -> None:
+    source = make_video(
+        tmp_path / "in.mkv", stamps=SECOND, last=40, time_base=MILLISECONDS, sound="flac", layout="stereo"
+    )
+    with av.open(str(source)) as given, av.open(str(tmp_path / "wide.mkv"), "w") as output:
+        pictures = output.add_stream_from_template(given.streams.video[0])
+        sound = output.add_stream("flac", rate=44_100, layout=layout)
+        change = av.AudioResampler(format="s16", layout=layout, rate=44_100)
+        for packet in given.demux():
+            if packet.stream.type == "audio":
+                for frame in packet.decode():
+                    output.mux([p for part in change.resample(frame) for p in sound.encode(part)])
+            elif packet.size:
+                packet.stream = pictures
+                output.mux(packet)
+        output.mux(sound.encode(None))
+    path, _, notes = rewritten(tmp_path / "wide.mkv")
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context.layout.name == made
+    assert len(notes) == 1
+    assert (f"It is {made} at 44100 Hz now." in notes[0]) is (made != layout)

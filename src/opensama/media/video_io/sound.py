@@ -24,7 +24,7 @@ from opensama.values import Video
 
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 _SAMPLES = {"aac": 1024, "mp2": 1152, "mp3": 1152, "ac3": 1536, "eac3": 1536}  # in a packet
-_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "7.1", 8: "7.1"}
 _LAYOUTS = {
     "aac": ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "7.1"),
     "libopus": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
@@ -266,7 +266,7 @@ class _Made(_Track):
             else:
                 self.rate = next((known for known in _AAC_RATES if known <= found.rate), _AAC_RATES[-1])
             if self.layout not in _LAYOUTS[self.encoder]:
-                self.layout = _BY_CHANNELS.get(found.channels, "stereo")
+                self.layout = _BY_CHANNELS.get(found.channels, "7.1")
         self.made = "PCM" if kind.encoder == "pcm" else {"aac": "AAC", "libopus": "Opus"}[kind.encoder]
         self._change = _Change(self.samples, self.layout, self.rate)
         self._ends_at: Fraction | None = None
@@ -284,7 +284,8 @@ class _Made(_Track):
             if self.name in self.kind.copied:
                 why = "its packets are not what the file says of them"
             said.insert(0, f"The sound ({self.name}) was made {self.made}, because {why}.")
-        other_layout = self.layout not in (found.layout, _BY_CHANNELS.get(found.channels))
+        given = _BY_CHANNELS.get(found.channels, "") if "channels" in found.layout else found.layout  # "2 channels"
+        other_layout = self.layout.split("(")[0] != given.split("(")[0]
         if other_layout or (self.rate != found.rate and self.encoder != "libopus"):
             said[0] += f" It is {self.layout} at {self.rate} Hz now."
         return said
