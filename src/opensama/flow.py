@@ -26,11 +26,12 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 def sample_sigma(
     b: int, *, how: TimeSampling = "uniform", shift: float = 1.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Noise levels for training, one a sample: [b] float32 in (0, 1)."""
+    """Noise levels for training, one a sample: [b] float32 in (0, 1), on the generator's device."""
+    device = None if generator is None else generator.device
     if how == "uniform":
-        sigma = torch.rand(b, generator=generator)
+        sigma = torch.rand(b, generator=generator, device=device)
     elif how == "logit_normal":
-        sigma = torch.randn(b, generator=generator).sigmoid()
+        sigma = torch.randn(b, generator=generator, device=device).sigmoid()
     else:
         raise ValueError(f"unknown time sampling {how!r}: choose uniform or logit_normal")
     return shift_sigma(sigma, shift)

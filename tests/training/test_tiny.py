@@ -25,6 +25,7 @@ from opensama.training.editing import EditingStage, HeldOut, Stream
 from opensama.training.pool import (
     PRETEXT,
     Renewed,
+    Workers,
     build_pool,
     changed_share,
     draw_clips,
@@ -140,6 +141,19 @@ def test_a_renewed_pool_holds_the_newest_chunks_and_is_a_function_of_the_step():
         later = Renewed(make, steps=4, kept=2, threads=threads)(11)
         assert torch.equal(later["ids"], pool(11)["ids"])
     assert sorted(drawn) == [0, 1, 1, 2, 2, 3, 3], "each once for each of the two, and the next one beforehand"
+
+
+@pytest.mark.slow
+def test_processes_draw_what_threads_draw(tokenizer, parts):
+    vae, encoder, *_ = parts
+    workers = Workers(1, vae, encoder, tokenizer)
+    how = {"draw": draw_core, "size": (32, 48), "batch": 2}
+    ours, theirs = (build_pool(None, 3, vae, encoder, tokenizer, workers=w, **how) for w in (None, workers))
+    workers.close()
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert value.dtype == theirs[key].dtype
+        torch.testing.assert_close(theirs[key], value)
 
 
 def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(tokenizer, parts):

@@ -132,8 +132,8 @@ def edit(
     from opensama.media.video_io.writing import check_writable, rehearse
     from opensama.models.registry import find, unknown_words
 
-    unknown = () if anyway else unknown_words(find(model), instruction)
-    if unknown:
+    unknown = unknown_words(find(model), instruction)
+    if unknown and not anyway:
         listed = ", ".join(repr(word) for word in unknown[:5])
         raise UserError(
             f"The model {model} has never been taught {listed}{' and others' if unknown[5:] else ''}, so nothing was "

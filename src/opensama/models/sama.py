@@ -310,9 +310,19 @@ def joint_rotary(
 
 def placed_rotary(layout: RotaryLayout, places: Tensor) -> tuple[Tensor, Tensor]:
     """The same of tokens at whole-numbered places [b n 3], a set a sample: each [b n 1 head_dim] float32."""
-    flat = places.flatten(0, 1)
-    cos, sin = rotary_table(flat.cpu().double(), layout.head_dim)
-    return tuple(x.unflatten(0, places.shape[:2])[:, :, None].to(places.device) for x in (cos, sin))
+    shares, tables = _axis_tables(layout.head_dim, places.device)
+    axes = [[part[places[..., i]] for i, part in enumerate(table.split(shares, dim=1))] for table in tables]
+    cos, sin = (torch.cat(parts, dim=-1)[:, :, None] for parts in axes)
+    return cos, sin
+
+
+@lru_cache(maxsize=2)
+def _axis_tables(head_dim: int, device: torch.device) -> tuple[list[int], tuple[Tensor, Tensor]]:
+    """The numbers of time, row and column in a head, and their cosines and sines at places 0 to 1023."""
+    with torch.inference_mode(False), torch.no_grad():
+        cos, sin = rotary_table(torch.arange(1024, dtype=torch.float64)[:, None].expand(-1, 3), head_dim)
+    space = 2 * (head_dim // 6)
+    return [head_dim - 2 * space, space, space], (cos.to(device), sin.to(device))
 
 
 def grid_positions(grid: Grid, start: Grid = (0, 0, 0)) -> Tensor:

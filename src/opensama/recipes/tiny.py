@@ -23,6 +23,22 @@ CORE = TinyConfig(
     shift=24.0,
 )
 
+# The same on a GPU for minutes: batches of thousands, and the machine's other cores draw.
+CORE_GPU = CORE.model_copy(
+    update={
+        "pictures": StageConfig(minutes=0.5, lr=1e-3, muon=2e-3, decay=0.0, ema=0.98),
+        "windows": StageConfig(minutes=4.0, lr=1e-3, muon=2e-3, decay=0.0, ema=0.99, measure_every=2),
+        "images": StageConfig(minutes=1.5, lr=1e-3, muon=2e-3, decay=1.0, ema=0.98, measure_every=2),
+        "videos": StageConfig(minutes=0),
+        "picture_batch": 2048,
+        "window_batch": 4096,
+        "image_batch": 1024,
+        "chunk": 4096,
+        "chunk_steps": 120,
+        "workers": 14,
+    }
+)
+
 # The whole path in about a minute: it proves that everything works and teaches nothing.
 SMOKE = TinyConfig(
     autoencoder=StageConfig(minutes=5, max_steps=3),
@@ -65,4 +81,4 @@ ICVE_SMOKE = SMOKE.model_copy(
     }
 )
 
-RECIPES = {"tiny": TINY, "core": CORE, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}
+RECIPES = {"tiny": TINY, "core": CORE, "core-gpu": CORE_GPU, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}

@@ -83,6 +83,7 @@ class TinyConfig(BaseModel):
     )  # fmt: skip
     chunk_steps: int = Field(40, gt=0, description="steps after which a new chunk comes in")
     chunks: int = Field(16, gt=0, description="chunks that are drawn from at a time")
+    workers: int = Field(0, ge=0, description="processes of one core each that draw the pools; 0: threads")
     test_edits: int = Field(512, gt=0, description="edits of each tier's test split that scores are measured on")
     pretext: float = Field(0.3, ge=0, lt=1, description="SAMA: share of the videos stage's batches with pretext tasks")
     pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")

@@ -90,10 +90,13 @@ class EditingStage:
         shares = torch.tensor([stream.share for stream in self.streams])
         stream = self.streams[int(torch.multinomial(shares, 1, generator=g))]
         pool, b = stream.at(index), stream.batch
-        chosen = torch.randint(len(pool["ids"]), (b,), generator=g)
+        device = pool["ids"].device
+        if device.type != "cpu":  # where the pool lies, batches are made
+            g = torch.Generator(device).manual_seed(self.seed * 1_000_003 + index)
+        chosen = torch.randint(len(pool["ids"]), (b,), generator=g, device=device)
         t = pool["source"].shape[2]
-        if stream.cut and t > self.shortest and torch.rand((), generator=g) < 0.5:
-            t = int(torch.randint(self.shortest, t, (), generator=g))
+        if stream.cut and t > self.shortest and torch.rand((), generator=g, device=device) < 0.5:
+            t = int(torch.randint(self.shortest, t, (), generator=g, device=device))
         semantic = self.family == "sama" and not stream.sides
         texts = ("caption_ids", "caption_mask") if stream.pictures else ("ids", "mask")
         wanted = ("source", "target", "change", *texts, *(("semantic",) if semantic else ()))
@@ -104,16 +107,16 @@ class EditingStage:
             del out["source"]
             out["change"] = torch.zeros_like(out["change"])
         if stream.sides:
-            side = stream.sides[int(torch.randint(len(stream.sides), (), generator=g))]
+            side = stream.sides[int(torch.randint(len(stream.sides), (), generator=g, device=device))]
             out |= cut_windows(out, side, BESIDE, g)
-        drop = torch.rand(b, generator=g) < self.text_dropout
-        ids, mask = self.nothing
+        drop = torch.rand(b, generator=g, device=device) < self.text_dropout
+        ids, mask = (x.to(device) for x in self.nothing)
         out["ids"] = torch.where(drop[:, None], ids, out["ids"])
         out["mask"] = torch.where(drop[:, None], mask, out["mask"])
         out["sigma"] = sample_sigma(b, shift=stream.shift or self.shift, generator=g)
-        out["noise"] = torch.randn(out["target"].shape, generator=g)
+        out["noise"] = torch.randn(out["target"].shape, generator=g, device=device)
         if "semantic" in out:
-            out["semantic_noise"] = torch.randn(out["semantic"].shape, generator=g)
+            out["semantic_noise"] = torch.randn(out["semantic"].shape, generator=g, device=device)
         return self.placed(out)
 
     def step(self, index: int) -> dict[str, Tensor]:

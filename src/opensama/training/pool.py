@@ -9,12 +9,16 @@ n samples, t latent frames, h w latent rows and columns:
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -184,6 +188,51 @@ def encode(
     return out
 
 
+Parts = tuple[PatchAutoencoder, SiglipVisionModel, PreTrainedTokenizerFast]
+
+
+def draw_part(
+    parts: Parts,
+    names: Sequence[str],
+    draw: Draw,
+    split: Split,
+    frames: int,
+    size: tuple[int, int],
+    text_tokens: int,
+) -> Pool:
+    """The samples of some names, drawn and encoded."""
+    drawn = draw(names, split, frames, *size, next(parts[0].parameters()).device)
+    return encode(drawn, *parts, text_tokens=text_tokens)
+
+
+class Workers:
+    """Processes of one core each that draw samples: threads of one process wait for each other's Python."""
+
+    def __init__(self, count: int, vae: PatchAutoencoder, encoder: SiglipVisionModel, tokenizer: Any):
+        ours = [copy.deepcopy(module).cpu() for module in (vae, encoder)]
+        self.pool = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker, ((*ours, tokenizer),))
+
+    def map(self, named: Iterable[Sequence[str]], *asked: Any) -> Iterator[Pool]:
+        """The samples of each lot of names; `asked` is what `draw_part` is told besides."""
+        for drawn in self.pool.map(partial(_in_worker, asked), named):
+            yield {key: torch.from_numpy(value) for key, value in drawn.items()}
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+_PARTS: list[Parts] = []  # of a worker's process
+
+
+def _begin_worker(parts: Parts) -> None:
+    one_core()
+    _PARTS[:] = [parts]
+
+
+def _in_worker(asked: tuple[Any, ...], names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {key: value.numpy() for key, value in draw_part(_PARTS[0], names, *asked).items()}
+
+
 def build_pool(
     path: Path | None,
     n: int,
@@ -198,22 +247,26 @@ def build_pool(
     first: int = 0,
     split: Split = "train",
     batch: int = 64,
+    workers: Workers | None = None,
     say: Callable[[str], None] = print,
 ) -> Pool:
-    """`n` samples starting at seed `first`; read from `path` if it is there, else written to it."""
+    """`n` samples starting at seed `first`; read from `path` if it is there, else written to it.
+
+    They are drawn on the device of `vae`, in threads; with `workers` by these, on the CPU.
+    """
     if path is not None and path.exists():
         return load_file(path)
     starts = range(0, n, batch)
+    named = [[f"{size}-{first + i}" for i in range(start, min(n, start + batch))] for start in starts]
+    asked = (draw, split, frames, size, text_tokens)
 
-    def part(start: int) -> Pool:
-        names = [f"{size}-{first + i}" for i in range(start, min(n, start + batch))]
-        drawn = draw(names, split, frames, *size, next(vae.parameters()).device)
-        return encode(drawn, vae, encoder, tokenizer, text_tokens=text_tokens)
+    def part(names: Sequence[str]) -> Pool:
+        return draw_part((vae, encoder, tokenizer), names, *asked)
 
     parts: list[Pool] = []
     on_cpu = next(vae.parameters()).device.type == "cpu"
     with ThreadPoolExecutor(torch.get_num_threads() if on_cpu else 1, initializer=one_core) as threads:
-        for done, encoded in enumerate(threads.map(part, starts), 1):
+        for done, encoded in enumerate(workers.map(named, *asked) if workers else threads.map(part, named), 1):
             parts.append(encoded)
             if done % max(1, len(starts) // 4) == 0:
                 say(f"pool {path.stem if path else ''}: {min(n, done * batch)} of {n}")
@@ -229,10 +282,19 @@ class Renewed:
     """A pool that is never the same for long: every `steps` steps a new chunk of samples takes the oldest one's place.
 
     `make(number)` draws a chunk; the next one is drawn meanwhile, in a thread of its own. What the pool holds depends
-    on the step alone: the newest `kept` chunks up to that step's, fewer at the beginning.
+    on the step alone: the newest `kept` chunks up to that step's, fewer at the beginning. It lies on `device`.
     """
 
-    def __init__(self, make: Callable[[int], Pool], *, steps: int, kept: int, threads: ThreadPoolExecutor):
+    def __init__(
+        self,
+        make: Callable[[int], Pool],
+        *,
+        steps: int,
+        kept: int,
+        threads: ThreadPoolExecutor,
+        device: torch.device | str = "cpu",
+    ):
+        self.device = device
         self.make, self.steps, self.kept, self.threads = make, steps, kept, threads
         self.held: dict[int, int] = {}  # place -> number of the chunk
         self.pool: Pool = {}
@@ -251,7 +313,10 @@ class Renewed:
     def _put(self, number: int, chunk: Pool) -> None:
         self.size = len(chunk["ids"])
         if not self.pool:
-            self.pool = {key: v.new_zeros(self.kept * self.size, *v.shape[1:]) for key, v in chunk.items()}
+            self.pool = {
+                key: torch.zeros(self.kept * self.size, *v.shape[1:], dtype=v.dtype, device=self.device)
+                for key, v in chunk.items()
+            }
         place = number % self.kept
         for key, value in chunk.items():
             self.pool[key][place * self.size : (place + 1) * self.size] = value

@@ -38,7 +38,17 @@ from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_lat
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage, HeldOut, Stream
 from opensama.training.loop import Stage, Trainer
-from opensama.training.pool import DRAWS, Draw, Pool, Renewed, build_pool, draw_clips, draw_in_turn, draw_unpaired
+from opensama.training.pool import (
+    DRAWS,
+    Draw,
+    Pool,
+    Renewed,
+    Workers,
+    build_pool,
+    draw_clips,
+    draw_in_turn,
+    draw_unpaired,
+)
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
 from opensama.training.text import corpus, known_words, make_text_encoder, train_tokenizer
 from opensama.values import UserError
@@ -172,9 +182,11 @@ def train_tiny(
             first=first + (config.seed * 100_000_000 if split == "train" else 0),
             split=split,
             batch=64 if frames == 1 else 8,
+            workers=workers,
             say=say,
         )
 
+    workers = Workers(config.workers, vae, encoder, tokenizer) if config.workers else None
     drawing = ThreadPoolExecutor(1, initializer=one_core)
 
     def renewed(stage: str, size: tuple[int, int]) -> Renewed:
@@ -185,7 +197,7 @@ def train_tiny(
             (out / "pools" / f"{old}1x{size[0]}x{size[1]}.safetensors").unlink(missing_ok=True)
             return pool(size, config.chunk, begin + number * config.chunk, 1, name=name, say=lambda _: None)
 
-        return Renewed(make, steps=config.chunk_steps, kept=config.chunks, threads=drawing)
+        return Renewed(make, steps=config.chunk_steps, kept=config.chunks, threads=drawing, device=device)
 
     fixed: list[Pool] = []
 
@@ -263,6 +275,9 @@ def train_tiny(
             # whole, since tube shuffle may put what the first frames need at the source's end
             streams.append(Stream(clips, config.video_batch, pretext * share, cut=False))
         _run(editing("videos", config.seed + 1, streams, config.videos.measure_every), config.videos, out, say)
+    drawing.shutdown(cancel_futures=True)
+    if workers:
+        workers.close()
     folder = export(out / "model", config.family, transformer, vae, text, tokenizer, encoder)
     (folder / "training.json").write_text(json.dumps(notes(out, config, start_from), indent=2) + "\n")
     return folder

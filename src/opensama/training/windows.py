@@ -23,6 +23,7 @@ def cut_windows(x: Mapping[str, Tensor], side: int, beside: int, generator: torc
     cells are the target's, and `source_places`, `target_places`: (time, row, column) of each cell, [b n 3].
     """
     b, _, t, h, w = x["target"].shape
+    device = x["change"].device
     side_y, side_x = min(side, h), min(side, w)
     share = x["change"].float().mean(1).flatten(1)
     share = share / share.sum(1, keepdim=True).clamp_min(1e-6)
@@ -31,19 +32,19 @@ def cut_windows(x: Mapping[str, Tensor], side: int, beside: int, generator: torc
     middle = torch.multinomial(likely, 1, generator=generator)[:, 0]
 
     def first(at: Tensor, size: int, most: int) -> Tensor:
-        return (at - torch.randint(size, (b,), generator=generator)).clamp(0, most - size)
+        return (at - torch.randint(size, (b,), generator=generator, device=device)).clamp(0, most - size)
 
-    rows = first(middle // w, side_y, h)[:, None] + torch.arange(side_y)
-    columns = first(middle % w, side_x, w)[:, None] + torch.arange(side_x)
+    rows = first(middle // w, side_y, h)[:, None] + torch.arange(side_y, device=device)
+    columns = first(middle % w, side_x, w)[:, None] + torch.arange(side_x, device=device)
     inside = (rows[:, :, None] * w + columns[:, None, :]).flatten(1)
 
-    rank = torch.rand(b, h * w, generator=generator)
+    rank = torch.rand(b, h * w, generator=generator, device=device)
     rank[:, [0, w - 1, (h - 1) * w, h * w - 1]] += 1  # corners first
     rank.scatter_(1, inside, -1.0)
     outside = rank.topk(min(beside, h * w - side_y * side_x), dim=1).indices
 
     def over_time(cells: Tensor) -> Tensor:
-        return (torch.arange(t)[:, None] * (h * w) + cells[:, None, :]).flatten(1)
+        return (torch.arange(t, device=device)[:, None] * (h * w) + cells[:, None, :]).flatten(1)
 
     target = over_time(inside)
     source = torch.cat((target, over_time(outside)), 1)
