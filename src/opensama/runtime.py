@@ -7,6 +7,7 @@ they are downloaded there.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -113,6 +114,23 @@ def autocast(device: torch.device) -> torch.autocast:
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device))
+
+
+def lora_and_scale(text: str) -> tuple[Path, float]:
+    """`FILE[:SCALE]`, or a folder that training wrote. UserError where there is none, or the scale is no number."""
+    path, colon, scale = Path(text).expanduser(), "", "1"
+    if not path.exists():
+        name, colon, scale = text.rpartition(":")
+        path = Path(name if colon else text).expanduser()
+    if not path.exists():
+        raise UserError(f"There is no LoRA {path}: give a file, or the folder that training wrote, as FILE[:SCALE].")
+    try:
+        number = float(scale)
+    except ValueError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(f"The scale of a LoRA is a number, as in {path.name}:0.8, not {scale!r}.")
+    return path, number
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -177,6 +177,10 @@ ROWS = [
     Row("no steps", lambda at: at.edit("clip.mp4", "--steps", "0")),
     Row("a size beyond reason", lambda at: at.edit("clip.mp4", "--size", "100000")),
     Row("a device that is not here", lambda at: at.edit("clip.mp4", "--device", "abacus")),
+    Row("a number type that is none", lambda at: at.edit("clip.mp4", "--dtype", "int4")),
+    Row("an offload that is none", lambda at: at.edit("clip.mp4", "--offload", "ram")),
+    Row("a LoRA that is not there", lambda at: at.edit("clip.mp4", "--lora", "none.safetensors:0.5")),
+    Row("a LoRA whose scale is no number", lambda at: at.edit("clip.mp4", "--lora", f"{at.files / 'clip.mp4'}:much")),
     Row("an option that does not exist", lambda at: at.edit("clip.mp4", "--stepz", "3")),
     Row("a word where a number belongs", lambda at: at.edit("clip.mp4", "--seed", "lucky")),
     # evaluation

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from opensama.apps.progress import Display, duration
-from opensama.runtime import check_dtype, check_offload
+from opensama.runtime import check_dtype, check_offload, lora_and_scale
 from opensama.values import EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def edit(
     dtype: str | None = None,
     offload: str = "none",
     vae_tiling: Annotated[bool, Parameter(negative=())] = False,
+    lora: Annotated[list[str] | None, Parameter(negative=())] = None,
     weights: Path | None = None,
     base: Path | None = None,
 ) -> None:
@@ -109,8 +110,11 @@ def edit(
         Each takes less memory and more time than the one before.
     vae_tiling
         Let the autoencoder work piece by piece, which takes less memory and more time.
+    lora
+        A LoRA to add to the weights, as FILE or FILE:SCALE, or the folder that training wrote; give it again for more.
     weights
-        A released model's own file, when it is not to come from the hub.
+        A released model's own file, when it is not to come from the hub. For a LoRA that was trained from plain Wan:
+        the transformer's folder of Wan.
     base
         The folder of the base model that a released model builds on, when it is not to come from the hub.
     """
@@ -142,6 +146,7 @@ def edit(
     check_offload(offload)
     if dtype is not None:
         check_dtype(dtype)
+    loras = [lora_and_scale(text) for text in lora or ()]
     out = default_output(video, alpha == "keep") if output is None else output
     if alpha == "keep" and not format_of(out).holds_alpha:
         raise UserError(f"{out} cannot hold transparency; end its name in .mov or .webm.")
@@ -175,7 +180,7 @@ def edit(
             )
         editor = load(
             model, device=device, dtype=dtype, weights=weights, base=base,
-            offload=offload, vae_tiling=vae_tiling, notice=show.note,
+            offload=offload, vae_tiling=vae_tiling, lora=loras, notice=show.note,
         )  # fmt: skip
         edited = editor.edit(replace(request, progress=show))
         write(edited, out, show, quality=quality, even=even, overwrite=overwrite)

@@ -81,7 +81,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def save_diffusers(model: Any, folder: Path) -> Path:
-    """A folder that the pipeline's `load_lora_weights` reads; NEW tensors lie beside, for `load_added`."""
+    """A folder that the pipeline's `load_lora_weights` reads; NEW tensors and the model's settings lie beside.
+
+    `opensama.load(..., lora=[folder])` reads them all.
+    """
     from diffusers.loaders import HunyuanVideoLoraLoaderMixin, WanLoraLoaderMixin
 
     kinds: dict[str, Any] = {"sama": WanLoraLoaderMixin, "icve": HunyuanVideoLoraLoaderMixin}
@@ -94,6 +97,7 @@ def save_diffusers(model: Any, folder: Path) -> Path:
         transformer_lora_layers=matrices,
         transformer_lora_adapter_metadata=model.peft_config[ADAPTER].to_dict(),
     )
+    model.save_config(folder)
     if added:
         save_file(added, folder / ADDED_FILE, metadata={"format": "pt"})
     return folder / DIFFUSERS_FILE

@@ -6,6 +6,7 @@ load is held against the files: they would draw a missing tensor at random and g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from opensama import runtime
 from opensama.models.convert import check, load_released
+from opensama.models.lora_files import Lora, load_base, load_loras
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
@@ -31,15 +33,18 @@ def build_pipeline(
     *,
     weights: str | Path | None = None,
     base: str | Path | None = None,
+    loras: Sequence[Lora] = (),
 ) -> EditPipeline:
-    """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`."""
+    """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`, LoRAs added to the weights."""
     if entry.folder is not None:
         if weights is not None or base is not None:
             raise UserError(f"The model {entry.name} is one folder: leave weights and base away.")
-        return _from_folder(entry.folder, entry, dtype)
+        pipeline = _from_folder(entry.folder, entry, dtype)
+        load_loras(pipeline.transformer, loras)
+        return pipeline
     assert entry.base is not None
     assert entry.edit is not None
-    return _from_base(entry, entry.base, entry.edit, dtype, weights, base)
+    return _from_base(entry, entry.base, entry.edit, dtype, weights, base, loras)
 
 
 def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> EditPipeline:
@@ -78,8 +83,12 @@ def _from_base(
     dtype: torch.dtype,
     weights: str | Path | None,
     base_folder: str | Path | None,
+    loras: Sequence[Lora],
 ) -> EditPipeline:
-    file = _released_file(edit, weights)
+    plain = Path(weights).expanduser() if weights is not None else None  # a base model's transformer, for a LoRA
+    if plain is not None and not ((plain / "config.json").is_file() and not (plain / edit.files[0]).exists()):
+        plain = None
+    file = plain or _released_file(edit, weights)
     TensorFiles(file)  # a wrong file is said before anything more is downloaded
     folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size)
     classes = base_parts(entry.family)
@@ -100,9 +109,14 @@ def _from_base(
 
     from diffusers import FlowMatchEulerDiscreteScheduler
 
+    if plain is not None:
+        transformer = load_base(plain, entry.family, loras, dtype)
+    else:
+        transformer = load_released(file, entry.family, folder / "transformer" / "config.json", dtype=dtype)
+        load_loras(transformer, loras)
     return PIPELINES[entry.family](
         **parts,
-        transformer=load_released(file, entry.family, folder / "transformer" / "config.json", dtype=dtype),
+        transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=entry.defaults.shift),
         defaults=entry.defaults.to_dict(),
     )

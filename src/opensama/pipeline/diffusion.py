@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
@@ -34,7 +31,7 @@ from opensama.flow import guide, guide_separately
 from opensama.media.frames import to_pixels
 from opensama.models.acceleration import check_steps, sigma_of
 from opensama.models.registry import Defaults
-from opensama.pipeline.memory import offload_groups
+from opensama.pipeline.checked import CheckedPipeline
 from opensama.pipeline.windows import WindowPlan
 
 Words = dict[str, Tensor]
@@ -67,7 +64,7 @@ class Start(NamedTuple):
     generator: torch.Generator | None
 
 
-class EditPipeline(DiffusionPipeline):
+class EditPipeline(CheckedPipeline):
     """Edits videos by instruction, with a transformer of any family and an autoencoder of diffusers' interface."""
 
     _callback_tensor_inputs = ["latents", "semantic"]  # noqa: RUF012
@@ -89,42 +86,6 @@ class EditPipeline(DiffusionPipeline):
     def draw(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
         """The noise to begin with, of latents [b c t h w] and of semantic tokens where the model has some."""
         return self.noise(plan, source, generator), None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the transformer is: a text encoder may have been sent away to make room for it."""
-        return super().device if self.transformer is None else self.transformer.device
-
-    def enable_group_offload(  # type: ignore[override]  # what else diffusers' takes is handed on
-        self,
-        onload_device: torch.device | str,
-        offload_device: torch.device | str = "cpu",
-        offload_type: str = "block_level",
-        num_blocks_per_group: int | None = None,
-        *,
-        offload_to_disk_path: str | Path | None = None,
-        exclude_modules: str | Sequence[str] | None = None,
-        **how: Any,
-    ) -> None:
-        """diffusers' call, with blocks for every part, and on disk a fresh folder for each: see `memory`."""
-        away = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules or []
-        how |= {"num_blocks_per_group": num_blocks_per_group, "offload_device": torch.device(offload_device)}
-        for name, part in self.components.items():
-            if not isinstance(part, torch.nn.Module):
-                continue
-            if name in away:
-                part.to(onload_device)
-                continue
-            given = how | {"onload_device": torch.device(onload_device)}
-            offload_groups(name, part, offload_type, offload_to_disk_path, **given)
-
-    @contextmanager
-    def freed(self) -> Iterator[None]:
-        """Around a call: however it ends, hooks of offloading and step caches forget it."""
-        try:
-            yield
-        finally:
-            self.maybe_free_model_hooks()
 
     @property
     def defaults(self) -> Defaults:

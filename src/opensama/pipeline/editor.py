@@ -9,7 +9,7 @@ asked for, one at a time, so a long full-HD clip needs the memory of one window 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from opensama import runtime
+from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry, find, unknown_words
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
@@ -40,12 +41,14 @@ def edit(
     dtype: str | None = None,
     offload: str = "none",
     vae_tiling: bool = False,
+    lora: Sequence[str | Path | Lora] = (),
     **request: Any,
 ) -> Video:
     """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...)."""
     asked = EditRequest(video, instruction, **request)
     asked = replace(asked, video=source_of(asked))  # a wrong file is said before a large model is loaded
-    return load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling).edit(asked)
+    editor = load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling, lora=lora)
+    return editor.edit(asked)
 
 
 def load(
@@ -57,20 +60,23 @@ def load(
     base: str | Path | None = None,
     offload: str = "none",
     vae_tiling: bool = False,
+    lora: Sequence[str | Path | Lora] = (),
     notice: Callable[[str], object] = print,
 ) -> Editor:
     """An editor with a model of the registry, or with the one in a folder.
 
     A model that consists of a base and a single file takes them from the hub; `base` (a folder) and `weights` (a file,
     or the folder it is in) name local ones. `offload` says where weights lie while others compute (see `memory`);
-    `vae_tiling` has the autoencoder work piece by piece. Raises UserError for unknown names, for missing or wrong
-    files, and where the device's memory is full.
+    `vae_tiling` has the autoencoder work piece by piece. `lora` adds LoRAs to the weights, each FILE, "FILE:SCALE",
+    (file, scale), or a folder that training wrote; for one trained from plain Wan, `weights` is Wan's transformer
+    folder. Raises UserError for unknown names, for missing or wrong files, and where the device's memory is full.
     """
     entry = find(name)
     where = runtime.pick_device(device)
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
     runtime.check_offload(offload)
-    pipeline = build_pipeline(entry, number_type, weights=weights, base=base)
+    loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
+    pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
     place(pipeline, where, offload, vae_tiling=vae_tiling)
     runtime.say_once(entry.licence.notice, notice)
     return Editor(pipeline, entry, offload=offload)

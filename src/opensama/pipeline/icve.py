@@ -35,7 +35,7 @@ class IcvePipelineOutput(BaseOutput):
     frames: Any
 
 
-class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):
+class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # type: ignore[misc]  # load_lora_weights takes more than diffusers' says
     """Edits videos by instruction with an IcveTransformer3DModel; its folder is laid out as HunyuanVideo's.
 
     Without `text_encoder_2` the pooled vector is the mean of the first encoder's tokens.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.hooks.group_offloading import _get_top_level_group_offload_hook, apply_group_offloading
 from diffusers.utils.torch_utils import empty_device_cache
 from torch import nn
 
@@ -53,8 +54,6 @@ def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Pa
     A text encoder is offloaded by its layers whatever was asked: by leaves, a tied embedding would be stored twice, the
     second time as what was left of it after the first.
     """
-    from diffusers.hooks import apply_group_offloading
-
     root, blocks = part, getattr(part, "_group_offload_block_modules", None)
     if name.startswith("text_encoder"):
         root, offload_type = layers_of(part), "block_level"
@@ -70,6 +69,12 @@ def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Pa
         how["num_blocks_per_group"] = how.get("num_blocks_per_group") or 1
         how["block_modules"] = blocks
     apply_group_offloading(root, offload_type=offload_type, **how)
+
+
+def on_disk(module: nn.Module) -> bool:
+    """Whether group offloading has put a module's weights into files."""
+    hook = _get_top_level_group_offload_hook(module)
+    return hook is not None and hook.config.offload_to_disk_path is not None
 
 
 def layers_of(encoder: nn.Module) -> nn.Module:
