@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from opensama.evaluation.world.probes import IDEAL, color_drift, ghost, probe, sharpness
+from opensama.evaluation.world import answer_key
+from opensama.evaluation.world.probes import IDEAL, color_drift, ghost, lattice, probe, sharpness
+from opensama.world import sample_edit
 
 
 @pytest.fixture
@@ -48,3 +51,25 @@ def test_what_is_asked_of_whom(thirds):
     assert set(probe("replace", thirds)) == {"color_drift", "sharpness"}
     assert set(probe("style", thirds)) == {"color_drift"}
     assert probe("add", []) == {}
+
+
+def test_cells_that_show():
+    generator = torch.Generator().manual_seed(1)
+    right = torch.rand(3, 3, 48, 64, generator=generator)
+    assert lattice(right, right) == pytest.approx(1)
+    assert lattice(0.5 * right, right) == pytest.approx(1), "contrast is no lattice"
+    cells = torch.rand(3, 1, 3, 4, generator=generator)
+    shaded = right + 0.5 * cells.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    assert lattice(shaded, right) > 1.3
+    moved = right + 0.5 * cells.repeat_interleave(16, 2).repeat_interleave(16, 3).roll((5, 7), (2, 3))
+    assert lattice(moved, right) == pytest.approx(1, abs=0.1), "edges elsewhere are none either"
+    assert lattice(right[..., :15, :15], right[..., :15, :15]) == 1
+
+
+def test_a_style_has_its_lattice_measured():
+    sample = sample_edit(0, "test", "style", 5, 64, "core")
+    key = answer_key(sample, lambda frames: frames)
+    assert key.judge(sample.target).probes["lattice"] == pytest.approx(1, abs=0.02)
+    blocks = np.kron(np.random.default_rng(0).integers(0, 60, (5, 4, 4, 1)), np.ones((1, 16, 16, 1)))
+    spoilt = (sample.target * 0.7 + blocks).astype(np.uint8)
+    assert key.judge(spoilt).probes["lattice"] > 1.5

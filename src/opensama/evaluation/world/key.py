@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opensama.evaluation.world.likeness import half, nearest, to_lab
-from opensama.evaluation.world.probes import probe
+from opensama.evaluation.world.probes import lattice, probe
 
 MARGIN = 0.25
 KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
@@ -301,4 +301,6 @@ class AnswerKey:
         for question, views in zip(self.questions, self.thirds, strict=True):
             seen = [(v.output(frames), v.seen[0], v.before, v.region) for v in views if v is not None]
             found |= probe(question.family, seen)
+            if question.family == "style":
+                found["lattice"] = lattice(frames, self.answer)
         return found
