@@ -105,6 +105,58 @@ def test_a_gif_and_pictures_show_it_too(tmp_path: Path) -> None:
             assert shares[index][32, 30] == 255
 
 
+def make_animation(path: Path, count: int = 20, clear: bool = True, **how: Any) -> Path:
+    """The disk as an animated AVIF: a still of the first frame, the film, and the alpha of both in streams of its own."""
+    frames = [Image.fromarray(disk(index)).convert("RGBA" if clear else "RGB") for index in range(count)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, quality=95, speed=10, **how)
+    return path
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+def test_an_animated_avif_hides_what_its_alpha_stream_hides(subsampling: str, tmp_path: Path) -> None:
+    path = make_animation(tmp_path / "a.avif", subsampling=subsampling)
+    for background, color in (("white", (255, 255, 255)), (GREEN, (0, 128, 0))):
+        video = read_video(path, background=background)
+        assert (video.frame_count, video.duration) == (20, 2)
+        assert video.transparency is not None
+        shares = list(video.transparency.source(0, 20))
+        for index, frame in enumerate(video.frames()):
+            wrong = np.abs(frame - on(color, disk(index)))
+            assert wrong.mean() < 3
+            assert wrong[:, 80:].max() <= 1, "hidden colours stay hidden"
+            assert np.abs(shares[index] - disk(index)[..., 3].astype(float)).mean() < 1.5
+    late = next(read_video(path).frames(17, 18))
+    assert np.abs(late - on((255, 255, 255), disk(17))).mean() < 3
+    covered = next(read_video(path, cover=(48, 32), background=GREEN).frames())
+    assert np.abs(covered[:, 42:].astype(int) - [0, 128, 0]).max() <= 1
+    small = next(small_frames(read_video(path), 48))
+    assert np.abs(small[:, 42:].astype(int) - 255).max() <= 1
+
+
+def test_an_avif_without_alpha_is_a_film_of_all_its_frames(tmp_path: Path) -> None:
+    """Its first video stream is a still of one frame."""
+    path = make_animation(tmp_path / "a.avif", clear=False)
+    with av.open(str(path)) as container:
+        assert [stream.frames for stream in container.streams.video] == [1, 20]
+    video = read_video(path)
+    assert (video.frame_count, video.duration, video.transparency) == (20, 2, None)
+    for index in (0, 7, 19):
+        assert np.abs(next(video.frames(index)) - disk(index)[..., :3].astype(float)).mean() < 6
+    report = write_video(video, tmp_path / "out.mp4", on_note=silent)
+    assert report.frame_count == read_video(tmp_path / "out.mp4").frame_count == 20
+
+
+def test_a_still_avif_hides_what_its_alpha_hides(tmp_path: Path) -> None:
+    Image.fromarray(disk()).save(tmp_path / "a.avif", quality=95, speed=10)
+    video = read_video(tmp_path / "a.avif", background=GREEN)
+    assert video.transparency is not None
+    wrong = np.abs(next(video.frames()) - on((0, 128, 0), disk()))
+    assert wrong.mean() < 3
+    assert wrong[:, 72:].max() <= 1
+    (alpha,) = video.transparency.source(0, 1)
+    assert np.abs(alpha - disk()[..., 3].astype(float)).mean() < 1.5
+
+
 def test_what_is_opaque_is_said_to_be(tmp_path: Path) -> None:
     assert read_video(make_video(tmp_path / "a.mp4")).transparency is None
     video = read_video(make_video(tmp_path / "a.gif", codec="gif", pixels="rgb8"))

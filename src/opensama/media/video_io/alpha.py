@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections import deque
 from collections.abc import Iterator
 from typing import cast
 
@@ -19,6 +21,9 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """Every frame of the stream from here on, with its alpha; empty packets, which decoders refuse, are left out."""
     usual = stream.codec_context
+    if (shares := _stream_beside(container, stream)) is not None:
+        yield from _paired(container, stream, shares)
+        return
     name = _WITH_ALPHA.get(usual.codec.canonical_name) if stream.metadata.get("alpha_mode") == "1" else None
     if name is None:
         for packet in container.demux(stream):
@@ -30,6 +35,45 @@ def decoded(container: av.container.InputContainer, stream: av.VideoStream) -> I
     for packet in container.demux(stream):
         if not is_repeat(packet):
             yield from context.decode(packet if packet.size else None)
+
+
+def alpha_beside(frame: av.VideoFrame) -> av.VideoFrame | None:
+    """The grey frame, of full range, that says how much of this one shows, where another stream holds it."""
+    return frame.opaque if isinstance(frame.opaque, av.VideoFrame) else None
+
+
+def _stream_beside(container: av.container.InputContainer, stream: av.VideoStream) -> av.VideoStream | None:
+    """The alpha of an animated AVIF: a grey stream of the film's size and length. FFmpeg does not name its purpose."""
+    brands = container.metadata.get("compatible_brands", "") + container.metadata.get("major_brand", "")
+    if "avis" not in brands:
+        return None
+    film = (stream.width, stream.height, stream.frames)
+    for other in container.streams.video:
+        if other.index != stream.index and (other.width, other.height, other.frames) == film:
+            if (other.codec_context.pix_fmt or "").startswith("gray"):
+                return other
+    return None
+
+
+def _paired(
+    container: av.container.InputContainer, stream: av.VideoStream, shares: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """The stream's frames, in its order, once the alpha of the same time has come. One without alpha is damage."""
+    shares.codec_context.thread_count = stream.codec_context.thread_count
+    waiting: deque[av.VideoFrame] = deque()
+    came: dict[int | None, av.VideoFrame] = {}
+    for packet in container.demux(stream, shares):
+        for frame in cast(list[av.VideoFrame], packet.decode()):
+            if packet.stream.index == shares.index:  # which the empty packet at the end has only here
+                came[frame.pts] = frame
+            else:
+                waiting.append(frame)
+        while waiting and waiting[0].pts in came:
+            frame = waiting.popleft()
+            frame.opaque = came.pop(frame.pts)
+            yield frame
+    if waiting:
+        raise av.error.InvalidDataError(errno.EINVAL, "a frame's alpha is missing")
 
 
 def composed(picture: np.ndarray, alpha: np.ndarray, background: RGB) -> np.ndarray:

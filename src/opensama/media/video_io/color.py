@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from opensama.media.video_io.alpha import RGB, WHITE, composed
+from opensama.media.video_io.alpha import RGB, WHITE, alpha_beside, composed
 from opensama.media.video_io.matrix import KR_KB, Coding, grey_levels
 from opensama.media.video_io.pyav import side_data_of
 from opensama.values import ColorInfo, UserError
@@ -185,10 +185,17 @@ class ToRGB:
         return picture[top : top + height, left : left + width]
 
     def _colors(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
-        """Colours `h w 3` and, where the format has it, alpha `h w`, not yet turned."""
+        """Colours `h w 3` and, where the file has it, alpha `h w`, not yet turned."""
+        picture, alpha = self._of_format(frame)
+        if (beside := alpha_beside(frame)) is not None:
+            alpha = self._of_grey(beside, full=True)[0][..., 0]
+        return picture, alpha
+
+    def _of_format(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same of what the frame itself holds."""
         kind = channels_of(frame.format)
         if kind == "grey":
-            return self._of_grey(frame)
+            return self._of_grey(frame, self.grey_full)
         if self.deep and kind == "yuv":
             return self._of_deep_yuv(frame)
         if self.deep and self._is_planes(frame, "gbra?p"):
@@ -209,14 +216,14 @@ class ToRGB:
         picture = changed.to_ndarray()
         return (picture[..., :3], picture[..., 3]) if alpha else (picture, None)
 
-    def _of_grey(self, frame: av.VideoFrame) -> tuple[np.ndarray, np.ndarray | None]:
+    def _of_grey(self, frame: av.VideoFrame, full: bool) -> tuple[np.ndarray, np.ndarray | None]:
         """By a table: swscale takes every grey for full range, whatever is said."""
         bits, alpha, unit = bit_depth_of(frame.format), has_alpha(frame.format), 1
         if not self._is_planes(frame, "gray"):
             unit = 1 if bits == 8 else 1 << 16 - bits
             name = ("ya" if alpha else "gray") + ("16le" if bits > 8 else "8" if alpha else "")
             frame = self._scaled(frame, name, src_color_range=2, dst_color_range=2)
-        codes, coding = _plane(frame, 0, 1 + alpha), Coding("bt709", self.grey_full, bits)
+        codes, coding = _plane(frame, 0, 1 + alpha), Coding("bt709", full, bits)
         grey = grey_levels(coding, self.deep, unit)[codes[..., 0] if alpha else codes]
         picture = np.broadcast_to(grey[..., None], (*grey.shape, 3))
         return picture, _spread(codes[..., 1], bits if bits == 8 else 16, self.deep) if alpha else None

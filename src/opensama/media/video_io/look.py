@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from opensama.media.video_io.alpha import RGB, WHITE
+from opensama.media.video_io.alpha import RGB, WHITE, alpha_beside
 from opensama.media.video_io.color import (
     Orientation,
     ToRGB,
@@ -76,7 +76,7 @@ def look_of(
         color_of(frame),
         bit_depth_of(frame.format),
         grey_is_full(frame, codec),
-        has_alpha(frame.format),
+        has_alpha(frame.format) or alpha_beside(frame) is not None,
         stored,
         shape,
     )
