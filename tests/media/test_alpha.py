@@ -106,7 +106,7 @@ def test_a_gif_and_pictures_show_it_too(tmp_path: Path) -> None:
 
 
 def make_animation(path: Path, count: int = 20, clear: bool = True, **how: Any) -> Path:
-    """The disk as an animated AVIF: a still of the first frame, the film, and the alpha of both in streams of its own."""
+    """The disk as an animated AVIF: a still of the first frame, the film, and the alpha of both in other streams."""
     frames = [Image.fromarray(disk(index)).convert("RGBA" if clear else "RGB") for index in range(count)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, quality=95, speed=10, **how)
     return path

@@ -118,6 +118,58 @@ def test_sound_that_turns_from_mono_to_stereo(sound: str, ending: str, tmp_path:
     assert len(onsets(path)) == 9
 
 
+@pytest.mark.parametrize(
+    ("codec", "ending", "first"),
+    [("mp2", ".mp4", "mono"), ("mp2", ".mov", "stereo"), ("aac", ".webm", "stereo"), ("ac3", ".mp4", "mono")],
+)
+def test_mono_is_as_loud_as_the_stereo_beside_it(codec: str, ending: str, first: str, tmp_path: Path) -> None:
+    """A steady tone that is alike on both sides of the stereo part."""
+    parts = [first, "stereo" if first == "mono" else "mono"]
+    source = tmp_path / "in.ts"
+    source.write_bytes(
+        b"".join(humming(tmp_path / f"{i}.ts", codec, layout, i).read_bytes() for i, layout in enumerate(parts))
+    )
+    path, _, notes = rewritten(source, ending)
+    assert any("changes on the way" in note for note in notes)
+    with av.open(str(path)) as container:
+        change = av.AudioResampler(format="fltp")
+        sound = [part.to_ndarray() for frame in container.decode(audio=0) for part in change.resample(frame)]
+    left, right = np.concatenate(sound, 1)
+    rate = 48_000
+    for samples in (left, right):
+        loud = [np.sqrt(np.mean(samples[int(a * rate) : int((a + 0.5) * rate)] ** 2)) for a in (0.25, 1.25)]
+        assert loud == pytest.approx([0.3 / np.sqrt(2)] * 2, rel=0.03)
+
+
+def humming(path: Path, codec: str, layout: str, second: int) -> Path:
+    """One second of a tone with a peak of 0.3 beside still pictures, from that second on."""
+    rate, channels = 48_000, 1 if layout == "mono" else 2
+    with av.open(str(path), "w") as container:
+        film = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+        voice = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(voice, av.AudioStream)
+        voice.codec_context.bit_rate = 192_000
+        voice.codec_context.open()
+        for index in range(25):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = second * 25 + index, Fraction(1, 25)
+            container.mux(film.encode(frame))
+        container.mux(film.encode(None))
+        change = av.AudioResampler(format=voice.codec_context.format.name, layout=layout, rate=rate)
+        block = voice.codec_context.frame_size
+        for begin in range(0, rate, block):
+            tone = 0.3 * np.sin(2 * np.pi * 440 * (second * rate + np.arange(begin, min(begin + block, rate))) / rate)
+            heard = av.AudioFrame.from_ndarray(
+                np.stack([tone.astype(np.float32)] * channels), format="fltp", layout=layout
+            )
+            heard.sample_rate, heard.pts, heard.time_base = rate, second * rate + begin, Fraction(1, rate)
+            for changed in change.resample(heard):
+                container.mux(voice.encode(changed))
+        container.mux(voice.encode(None))
+    return path
+
+
 def test_transport_streams_with_mp2_are_what_the_first_frame_says(tmp_path: Path) -> None:
     source = make_video(
         tmp_path / "in.ts", codec="mpeg2video", stamps=range(25), time_base=Fraction(1, 25), sound="mp2"

@@ -48,11 +48,9 @@ def _stream_beside(container: av.container.InputContainer, stream: av.VideoStrea
     if "avis" not in brands:
         return None
     film = (stream.width, stream.height, stream.frames)
-    for other in container.streams.video:
-        if other.index != stream.index and (other.width, other.height, other.frames) == film:
-            if (other.codec_context.pix_fmt or "").startswith("gray"):
-                return other
-    return None
+    others = (other for other in container.streams.video if other.index != stream.index)
+    alike = (other for other in others if (other.width, other.height, other.frames) == film)
+    return next((other for other in alike if (other.codec_context.pix_fmt or "").startswith("gray")), None)
 
 
 def _paired(

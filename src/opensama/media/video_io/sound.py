@@ -355,15 +355,19 @@ class _Made(_Track):
 
 
 class _Change:
-    """Frames of any format to frames of one."""
+    """Frames of any format to frames of one. Mono is as loud on two speakers as the stereo beside it."""
 
     def __init__(self, samples: str, layout: str, rate: int) -> None:
         self._samples, self._layout, self._rate = samples, layout, rate
+        places = {channel.name for channel in av.AudioLayout(layout).channels}
+        self._doubled = {"FL", "FR"} <= places and "FC" not in places
         self._given: tuple[str, str, int] | None = None
         self._resampler: av.AudioResampler | None = None
 
     def __call__(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
         changed: list[av.AudioFrame] = []
+        if self._doubled and frame is not None and frame.layout.nb_channels == 1:
+            frame = _on_both_sides(frame)
         given = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._resampler is not None and given != self._given:
             changed += self._resampler.resample(None)
@@ -373,3 +377,11 @@ class _Change:
                 self._given, self._resampler = given, av.AudioResampler(self._samples, self._layout, self._rate)
             changed += self._resampler.resample(frame)
         return changed
+
+
+def _on_both_sides(mono: av.AudioFrame) -> av.AudioFrame:
+    """The same samples left and right: FFmpeg's resampler would keep the power, which is 3 dB less in each."""
+    samples, planar = mono.to_ndarray(), mono.format.is_planar
+    stereo = av.AudioFrame.from_ndarray(samples.repeat(2, 0 if planar else 1), format=mono.format.name, layout="stereo")
+    stereo.sample_rate, stereo.pts, stereo.time_base = mono.sample_rate, mono.pts, mono.time_base
+    return stereo
