@@ -134,7 +134,8 @@ def test_time_is_drawn_as_told(config, how):
     stage = stage_of(config)
     low = torch.cat([stage.batch(i)["sigma"] for i in range(40)])
     config.loss.shift = 20.0
-    high = torch.cat([stage_of(config).batch(i)["sigma"] for i in range(40)])
+    stage = stage_of(config)
+    high = torch.cat([stage.batch(i)["sigma"] for i in range(40)])
     assert 0.3 < low.mean() < 0.7 < 0.85 < high.mean() < 1
 
 
