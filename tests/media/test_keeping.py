@@ -114,3 +114,17 @@ def test_what_the_new_file_holds_is_kept_and_the_rest_named(
             assert line[:2] == pytest.approx((begin, end), abs=30)
     if given == "in.mkv" and ending in (".mkv", ".webm"):
         assert found["titles"] == [None, "Commentary"]
+
+
+def test_a_second_picture_track_is_named_by_its_codec_not_by_who_decodes_it(tmp_path):
+    with av.open(str(tmp_path / "two.mp4"), "w") as output:
+        tracks: list[Any] = [output.add_stream("libx264", rate=10), output.add_stream("libsvtav1", rate=10)]
+        for track, (width, height) in zip(tracks, ((128, 96), (64, 64)), strict=True):
+            track.width, track.height, track.pix_fmt = width, height, "yuv420p"
+        for track in tracks:
+            for _ in range(4):
+                output.mux(track.encode(av.VideoFrame(track.width, track.height, "yuv420p")))
+            output.mux(track.encode(None))
+    notes: list[str] = []
+    write_video(read_video(tmp_path / "two.mp4"), tmp_path / "out.mp4", on_note=notes.append)
+    assert notes == ["Left out, because MP4 is written without: a second video track (av1)."]

@@ -154,7 +154,7 @@ class Kept:
     def _name_what_goes(self, source: av.container.InputContainer, pictures: av.VideoStream) -> None:
         gone = []
         for stream in source.streams:
-            name = getattr(stream.codec_context, "name", None) or stream.metadata.get("handler_name") or "data"
+            name = _codec(stream) or stream.metadata.get("handler_name") or "data"
             if stream.type == "video" and stream.index != pictures.index:
                 cover = stream.disposition & av.stream.Disposition.attached_pic
                 gone.append("a cover picture" if cover else f"a second video track ({name})")
