@@ -30,6 +30,7 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
 from opensama.runtime import autocast, whole_file
 from opensama.training.ahead import one_core
+from opensama.training.footage import styled_footage
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
 from opensama.world import TIERS, EditBatch, EditPlan, TierName, plan_edit, render_edits, render_looks
@@ -57,6 +58,7 @@ SHARES: dict[str, float] = {
 }
 
 
+FILMED = 0.08  # of the core's samples are styles on what looks like footage
 CORE_SHARES: dict[str, float] = {
     "replace": 24,
     "add": 20,
@@ -92,8 +94,35 @@ def draw_edits(names: Sequence[str], split: Split, frames: int, height: int, wid
 
 
 def draw_core(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
-    """Edits of the world's core."""
-    return drawn_edits([draw_plan(name, split, "core") for name in names], frames, height, width, device)
+    """Edits of the world's core, and styles on what looks like footage."""
+    filmed = [random.Random(f"filmed/{name}").random() < FILMED for name in names]
+    plans = [draw_plan(name, split, "core") for name, film in zip(names, filmed, strict=True) if not film]
+    if all(filmed):
+        return footage_edits(names, split, frames, height, width, device)
+    drawn = drawn_edits(plans, frames, height, width, device)
+    if not any(filmed):
+        return drawn
+    taken = [name for name, film in zip(names, filmed, strict=True) if film]
+    return interleaved(filmed, drawn, footage_edits(taken, split, frames, height, width, device))
+
+
+def footage_edits(
+    names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device
+) -> Drawn:
+    """Styles on what looks like footage."""
+    *clips, texts, captions = styled_footage(names, split, frames, height, width)
+    source, target, mask = (clip.to(device) for clip in clips)
+    return Drawn(EditBatch(source, target, mask), texts, captions)
+
+
+def interleaved(second: Sequence[bool], a: Drawn, b: Drawn) -> Drawn:
+    """The samples of both as one lot, in which `second` says which are from `b`."""
+    order = torch.tensor(second).long().argsort(stable=True).argsort(stable=True)
+    pairs = [(getattr(a.pictures, key), getattr(b.pictures, key)) for key in ("source", "target", "mask")]
+    source, target, mask = (torch.cat(pair)[order.to(pair[0].device)] for pair in pairs)
+    lists = ((a.texts, b.texts), (a.captions or [], b.captions or []))
+    texts, captions = ([(x + y)[i] for i in order.tolist()] for x, y in lists)
+    return Drawn(EditBatch(source, target, mask), texts, captions)
 
 
 def draw_in_turn(

@@ -390,8 +390,7 @@ class _Asker:
 
     def _style(self) -> _Asked:
         style = self.rng.choice(KEEP_COLORS if self.joined else tuple(STYLES))
-        key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
-        return _Asked("style", style, self._say(key, style=style, a_style=an(style)), Restyle(style))
+        return _Asked("style", style, style_clause(self.rng, self.split, style, self.joined), Restyle(style))
 
     def _text(self) -> _Asked:
         old = self.scene.lettering
@@ -401,6 +400,12 @@ class _Asker:
         word = self.rng.choice([w for w in WORDS if w != old.word])
         text = self._say("new text", read=old.word, said=word)
         return _Asked("text", old.word, text, Text(replace(old, word=word)))
+
+
+def style_clause(rng: random.Random, split: Split, style: str, joins: bool = False) -> str:
+    """What asks for a style, without capital and full stop."""
+    key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
+    return phrasing.clause(rng, key, split, joins, style=style, a_style=an(style))
 
 
 def _a_wear(wear: Wear) -> str:

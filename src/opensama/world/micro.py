@@ -14,9 +14,9 @@ from functools import cached_property
 
 from opensama.world import phrasing
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
-from opensama.world.edits import EditPlan, EditSample, Part, draw_edit
-from opensama.world.looks import HOURS, WEATHERS, Look, Restyle, Swap, shown
-from opensama.world.scenes import STILL, Scene, Thing, _in_view, _muted, _swing, an
+from opensama.world.edits import EditPlan, EditSample, Part, draw_edit, style_clause
+from opensama.world.looks import Look, Restyle, Swap, shown
+from opensama.world.scenes import STILL, Scene, Thing, _in_view, _muted, _swing
 from opensama.world.unpaired import UnpairedPlan, unpaired
 from opensama.world.wrong import Wrong
 
@@ -105,8 +105,7 @@ def plan_micro_edit(seed: int | str, family: str | None = None, *, fast: bool = 
     source, change, asked = Look(scene), _change(rng, family, old, scene), ""
     match change:
         case Restyle(style=style):
-            key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
-            asked = phrasing.clause(rng, key, "train", style=style, a_style=an(style))
+            asked = style_clause(rng, "train", style)
         case Swap(new=None):
             asked = phrasing.clause(rng, "remove", "train", old=old.name)
         case Swap(new=Thing() as new):

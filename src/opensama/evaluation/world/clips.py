@@ -13,9 +13,9 @@ from opensama.media.frames import cover, to_frames, to_pixels
 from opensama.media.video_io import read_video
 from opensama.values import UserError
 from opensama.world import STYLES, apply_style
-from opensama.world.looks import HOURS, WEATHERS
-from opensama.world.phrasing import clause, sentence
-from opensama.world.scenes import FPS, an
+from opensama.world.edits import style_clause
+from opensama.world.phrasing import sentence
+from opensama.world.scenes import FPS
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
@@ -47,5 +47,4 @@ def style_key(source: Frames, style: str, through: Through) -> AnswerKey:
 
 def ask_for(rng: random.Random, style: str) -> str:
     """An instruction, worded as no training edit is."""
-    key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
-    return sentence(clause(rng, key, "test", style=style, a_style=an(style)))
+    return sentence(style_clause(rng, "test", style))
