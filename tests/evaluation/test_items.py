@@ -95,12 +95,35 @@ def test_holes_are_faults_and_no_end(tmp_path: Path) -> None:
 def test_damaged_tables_are_named(tmp_path: Path) -> None:
     MAKERS["openve"](tmp_path)
     table = tmp_path / "benchmark_videos.csv"
-    table.write_text("edited_type;prompt;original_video\na;b;c\n")
+    table.write_text("edited_kind;prompt;original_video\na;b;c\n")
     with pytest.raises(UserError, match="no column 'edited_type'"):
         read_benchmark("openve", tmp_path)
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         read_benchmark("openve", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'edited_type,prompt,original_video\nadd,"Write \\"open, now\\" on it.",a.mp4\nx\nswap,Swap it.,b.mp4\n',
+        'sep=;\nedited_type;prompt;original_video\nadd;"Write ""open, now"" on it.";a.mp4\nx\nswap;Swap it.;b.mp4\n',
+        'edited_type\tprompt\toriginal_video\nadd\tWrite "open, now" on it.\ta.mp4\nx\nswap\tSwap it.\tb.mp4\n',
+    ],
+    ids=["spark", "excel", "tabs"],
+)
+def test_tables_of_any_dialect_are_read(text: str, tmp_path: Path) -> None:
+    (tmp_path / "benchmark_videos.csv").write_text(text)
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").touch()
+    items, faults = read_benchmark("openve", tmp_path)
+    assert [(item.id, item.task, item.instruction, item.source is not None) for item in items] == [
+        ("a", "add", 'Write "open, now" on it.', True),
+        ("b", "swap", "Swap it.", True),
+    ]
+    (fault,) = faults
+    assert fault.where.startswith("benchmark_videos.csv line ")
+    assert "fields" in fault.reason
 
 
 def test_edits_are_found_and_the_others_told(tmp_path: Path) -> None:

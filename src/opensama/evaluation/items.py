@@ -9,8 +9,6 @@ and its holes are reported. A folder that is not this benchmark at all is a `Use
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import unicodedata
@@ -20,6 +18,8 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from opensama.data.dialects import detect, open_text, records
+from opensama.data.rows import BadRow
 from opensama.first_bytes import check_first_bytes
 from opensama.values import UserError
 
@@ -171,7 +171,7 @@ def read_vie(folder: Path) -> tuple[list[Item], list[Fault]]:
     items: list[Item] = []
     faults: list[Fault] = []
     for table in tables:
-        for number, row in enumerate(read_rows(table)):
+        for number, row in enumerate(read_rows(table, faults=faults)):
             if not any(name in row for name in INSTRUCTION):
                 faults.append(Fault(f"{table.name} {number}", f"has none of the columns {', '.join(INSTRUCTION)}"))
                 continue
@@ -215,9 +215,9 @@ VIE_TASKS = {
 
 def read_openve(folder: Path) -> tuple[list[Item], list[Fault]]:
     """`benchmark_videos.csv`, whose paths begin at the folder itself or above it."""
-    rows = read_rows(folder / "benchmark_videos.csv", ("edited_type", "prompt", "original_video"))
-    items: list[Item] = []
     faults: list[Fault] = []
+    rows = read_rows(folder / "benchmark_videos.csv", ("edited_type", "prompt", "original_video"), faults)
+    items: list[Item] = []
     for row in rows:
         said = str(row["original_video"] or "")
         name = safe_id(PurePosixPath(said.replace("\\", "/")).stem)
@@ -333,7 +333,9 @@ def read_clips(folder: Path) -> tuple[list[Item], list[Fault]]:
     rows: dict[str, Row] = {}
     faults: list[Fault] = []
     for table in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".json", ".jsonl", ".csv")):
-        rows |= {_first(row, ID): row for row in read_rows(table) if any(name in row for name in INSTRUCTION)}
+        rows |= {
+            _first(row, ID): row for row in read_rows(table, faults=faults) if any(name in row for name in INSTRUCTION)
+        }
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEOS]
     sources = {name: file for file in files if (name := file.stem.removesuffix(f"{CLIP_MARK}source")) != file.stem}
     items = []
@@ -383,25 +385,44 @@ BENCHMARKS: dict[str, Benchmark] = {
 # --- tables and files
 
 
-def read_rows(path: Path, columns: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The rows of a .csv, .jsonl or .json (a list, or a dictionary whose keys come out as `key`)."""
+def read_rows(path: Path, columns: tuple[str, ...] = (), faults: list[Fault] | None = None) -> list[dict[str, Any]]:
+    """The rows of a .csv (of any dialect), .jsonl or .json (a list, or a dictionary whose keys come out as `key`).
+
+    A line of a .csv that cannot be read is added to `faults`; without these it is a UserError.
+    """
     text = read_text(path)
     try:
         if path.suffix.lower() == ".csv":
-            rows: Any = list(csv.DictReader(io.StringIO(text)))
+            rows: Any = _separated(path, faults)
         elif path.suffix.lower() == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             rows = json.loads(text)
             if isinstance(rows, dict):
                 rows = [{"key": key} | value for key, value in rows.items() if isinstance(value, dict)]
-    except (ValueError, csv.Error) as error:
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as a table ({error}): get it again.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} is not a list of rows with names: get it again.")
     if rows and (lacking := [name for name in columns if not any(name in row for row in rows)]):
         raise UserError(f"{path} has no column {lacking[0]!r}: it has {', '.join(map(str, rows[0]))}.")
     return [dict.fromkeys(columns) | row for row in rows]
+
+
+def _separated(path: Path, faults: list[Fault] | None) -> list[dict[str, str]]:
+    """Rows by the names in the first one."""
+    names: list[str] = []
+    rows = []
+    with open_text(path) as file:
+        for line, fields in records(file, detect(path)):
+            if not isinstance(fields, BadRow):
+                rows += [dict(zip(names, fields, strict=True))] if names else []
+                names = names or fields
+            elif faults is None:
+                raise UserError(f"Line {line} of {path} cannot be used: {fields.reason}; mend it.")
+            else:
+                faults.append(Fault(f"{path.name} line {line}", fields.reason))
+    return rows
 
 
 def read_text(path: Path) -> str:

@@ -33,13 +33,13 @@ def read_metric_file(
     if benchmark not in METRICS:
         raise UserError(f"Metric files are read for {' and '.join(METRICS)} only, not for {benchmark}.")
     wanted = METRICS[benchmark]
-    rows = read_rows(path)
+    faults: list[Fault] = []
+    rows = read_rows(path, faults=faults)
     of: dict[str, str] = {}
     for item in items:
         for name in (item.id, item.id.partition("-")[2], PurePosixPath(item.notes.get("file", "")).stem):
             of.setdefault(name, item.id)
     found: dict[str, dict[str, float]] = {}
-    faults = []
     for number, row in enumerate(rows, 1):
         plain = {str(name).strip().lower().replace(" ", "_"): value for name, value in row.items()}
         said = next((str(plain[name]) for name in NAMES if plain.get(name) not in (None, "")), "")
