@@ -31,6 +31,7 @@ from opensama.vlm import IMAGE, BadAnswer, Question, ScriptedVlm, frames_for, op
 from tests.curation import shots
 from tests.curation.server import ChatServer, Fault
 from tests.curation.telling import scripted, server_tells
+from tests.media.test_time import changing
 
 REAL = Path(__file__).parents[2].parent / "shared" / "clips"
 WISHES = ("--min-side", "64", "--low-motion", "0", "--high-motion", "9")
@@ -94,6 +95,21 @@ def test_what_cannot_be_read_is_named_and_survived(raw: Path, tmp_path: Path) ->
     assert found["empty.mp4"]["stage"] == found["letter.mp4"]["stage"] == "basic"
     assert "0 bytes" in found["empty.mp4"]["reason"]
     assert "not a video" in found["letter.mp4"]["reason"]
+
+
+def test_a_recording_that_changes_its_size_is_cut_like_any_other(tmp_path: Path) -> None:
+    """Its scenes and its motion are those of the pictures in one size; before, the stage had no reason to give."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    changing(folder / "a.webm", "libvpx", [(96, 64), (64, 96)], each=24, rate=24)
+    report = curate_clips(folder, tmp_path / "out", SMALL)
+    assert report.failed == 0, reasons(tmp_path / "out")
+    made = records(tmp_path / "out")
+    assert made
+    for record in made:
+        assert (record.width, record.height) == (96, 64)  # of two sizes with as many pixels the first
+        assert record.frames == 9
+        assert record.target_end - record.target_start == pytest.approx(9 / 24, abs=0.01)
 
 
 def test_pairs_are_two_clips_of_one_scene_with_what_leads_from_one_to_the_other(raw: Path, tmp_path: Path) -> None:

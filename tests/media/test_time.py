@@ -265,7 +265,7 @@ def test_the_film_is_taken_not_what_lies_before_it(tmp_path: Path) -> None:
         assert away(next(video.frames(15)), picture(15, 64, 48)) < 6
 
 
-def changing(path: Path, codec: str, sizes: Sequence[tuple[int, int]], each: int = 10) -> Path:
+def changing(path: Path, codec: str, sizes: Sequence[tuple[int, int]], each: int = 10, rate: int = 10) -> Path:
     """One stream whose pictures have these sizes in turn, `each` frames of one."""
     options = VP8 if codec.startswith("libvpx") else {"bf": "0", "x264-params": "repeat-headers=1"}
     with av.open(str(path), "w") as container:
@@ -273,18 +273,18 @@ def changing(path: Path, codec: str, sizes: Sequence[tuple[int, int]], each: int
         for part, (width, height) in enumerate(sizes):
             encoder: Any = av.CodecContext.create(codec, "w")
             encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-            encoder.time_base, encoder.framerate, encoder.options = Fraction(1, 10), Fraction(10), options
+            encoder.time_base, encoder.framerate, encoder.options = Fraction(1, rate), Fraction(rate), options
             if stream is None:
-                stream = container.add_stream(codec, rate=10)
+                stream = container.add_stream(codec, rate=rate)
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             packets = []
             for index in range(part * each, (part + 1) * each):
                 frame = av.VideoFrame.from_ndarray(picture(index, width, height), format="rgb24")
                 frame = frame.reformat(format="yuv420p")
-                frame.pts, frame.time_base = index, Fraction(1, 10)
+                frame.pts, frame.time_base = index, Fraction(1, rate)
                 packets += encoder.encode(frame)
             for packet in packets + encoder.encode(None):
-                packet.stream, packet.time_base = stream, Fraction(1, 10)
+                packet.stream, packet.time_base = stream, Fraction(1, rate)
                 container.mux(packet)
     return path
 
