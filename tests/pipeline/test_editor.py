@@ -255,6 +255,26 @@ def test_the_front_door(folder, video):
     assert np.array_equal(edited.array(), again.array())
 
 
+def test_how_a_video_was_read_is_said_once_before_a_model_is_loaded(folder, tmp_path, monkeypatch, capsys):
+    frames = [Image.new("RGBA", (32, 32), (200, 40 * i, 0, 0 if i else 255)) for i in range(5)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=10, disposal=2)
+    loaded, load = [], opensama.load
+
+    def listening(*given, **named):
+        loaded.append(capsys.readouterr().out)
+        return load(*given, **named)
+
+    monkeypatch.setattr("opensama.pipeline.editor.load", listening)
+    edited = opensama.edit(tmp_path / "a.gif", ASK, folder, device="cpu", steps=1, background="#00ff00")
+    (said,) = loaded
+    assert said.count("less than 0.02 s") == 1
+    assert said.count("a.gif has transparent places, #00ff00 in the result") == 1
+    write_video(edited, tmp_path / "out.mp4")
+    assert "0.02 s" not in capsys.readouterr().out
+    opensama.edit(read_video(tmp_path / "a.gif", background="blue"), ASK, folder, device="cpu", steps=1)
+    assert "transparent places, #0000ff in the result" in loaded[1]
+
+
 def test_a_wrong_file_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("opensama.pipeline.editor.load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(UserError, match="no file"):

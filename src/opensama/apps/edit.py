@@ -161,7 +161,7 @@ def edit(
 
     from opensama import load
     from opensama.media.frames import compare as side_by_side
-    from opensama.pipeline.editor import source_of
+    from opensama.pipeline.editor import reading_notes, source_of
     from opensama.pipeline.masks import limits_of
 
     source_of(request)
@@ -173,16 +173,13 @@ def edit(
 
     begin = time.perf_counter()
     with Display() as show:
-        if alpha == "flatten" and source.transparency is not None and source.transparency.any(source.frame_count):
-            show.note(
-                f"{video.name} has transparent places, {background} in the result; --background chooses, "
-                "--alpha keep keeps them."
-            )
+        for note in reading_notes(request):
+            show.note(note)
         editor = load(
             model, device=device, dtype=dtype, weights=weights, base=base,
             offload=offload, vae_tiling=vae_tiling, lora=loras, notice=show.note,
         )  # fmt: skip
-        edited = editor.edit(replace(request, progress=show))
+        edited = replace(editor.edit(replace(request, progress=show)), notes=())  # which are said
         write(edited, out, show, quality=quality, even=even, overwrite=overwrite)
         if compare:
             write(

@@ -29,7 +29,7 @@ from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
 from opensama.pipeline.windows import WindowPlan
-from opensama.values import EditRequest, Progress, UserError, Video
+from opensama.values import EditRequest, Progress, UserError, Video, background_color
 
 
 def edit(
@@ -44,11 +44,16 @@ def edit(
     lora: Sequence[str | Path | Lora] = (),
     **request: Any,
 ) -> Video:
-    """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...)."""
+    """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...).
+
+    What a person should know of how the video was read is printed before the model is loaded.
+    """
     asked = EditRequest(video, instruction, **request)
     asked = replace(asked, video=source_of(asked))  # a wrong file is said before a large model is loaded
+    for note in reading_notes(asked):
+        print(note)
     editor = load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling, lora=lora)
-    return editor.edit(asked)
+    return replace(editor.edit(asked), notes=())  # which are said
 
 
 def load(
@@ -185,6 +190,22 @@ class _Reporter:
         if self.tell is not None:
             self.tell(Progress(stage, done, total, time.monotonic() - self.began))
         return value
+
+
+def reading_notes(request: EditRequest) -> list[str]:
+    """What a person should know of the source before the model runs, in sentences, its video being read."""
+    video = request.video
+    assert isinstance(video, Video)
+    said = list(video.notes)
+    clear = video.transparency
+    if request.alpha == "flatten" and clear is not None and clear.any(video.frame_count):
+        name = video.path.name if video.path else "The video"
+        named = background_color(request.background) == clear.background
+        shown = request.background if named else "#{:02x}{:02x}{:02x}".format(*clear.background)
+        said.append(
+            f"{name} has transparent places, {shown} in the result; --background chooses, --alpha keep keeps them."
+        )
+    return said
 
 
 def source_of(request: EditRequest) -> Video:
