@@ -109,11 +109,14 @@ def compute_type(name: Literal["auto", "bfloat16", "float32"], device: torch.dev
     return name
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where `computes_bfloat16`, else none: what trains and encodes the embedded models."""
+def autocast(device: torch.device, name: Literal["auto", "bfloat16", "float32"] = "auto") -> torch.autocast:
+    """Autocast to bfloat16 where `compute_type` says so, else none. A device that has no autocast gets none."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device))
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(
+        device.type if known else "cpu", torch.bfloat16, enabled=compute_type(name, device) == "bfloat16"
+    )
 
 
 def lora_and_scale(text: str) -> tuple[Path, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from pathlib import Path
 
 import diffusers
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from opensama.models.convert import load_released
 from opensama.models.lora import add_lora
-from opensama.models.sama import SamaTransformer3DModel, gate, grid_positions, joint_rotary
+from opensama.models.sama import SamaTransformer3DModel, axis_rotary, gate, joint_rotary
 from opensama.models.semantic import anchor_frames, anchor_latents, anchor_positions, pool_anchor_tokens
 from opensama.values import UserError
 from tests.models.sizes import SIZES
@@ -183,7 +184,8 @@ def test_anchor_positions():
     assert where[:16, 1].view(4, 4)[:, 0].tolist() == [0.5, 2.5, 4.5, 6.5]  # centres of two rows each
     assert where[:4, 2].tolist() == [1.5, 5.5, 9.5, 13.5]
     assert where[16].tolist() == [0, 3.5, 7.5]
-    assert torch.equal(anchor_positions(3, 8, 8, 1, 65)[:64, 1:], grid_positions((1, 8, 8))[:, 1:])  # a cell a token
+    every = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0)).double()
+    assert torch.equal(anchor_positions(3, 8, 8, 1, 65)[:64, 1:], every)  # a cell a token
     assert anchor_latents(21, 4) == [0, 7, 13, 20]
     assert anchor_frames(81, 4) == [0, 28, 52, 80]
     assert anchor_frames(1, 4) == [0, 0, 0, 0]
@@ -397,3 +399,15 @@ def test_the_source_gate_keeps_what_it_is_told_to():
     for shape in ((2, 4, 4, 2, 2), (2, 4, 3, 2, 4)):
         with pytest.raises(ValueError, match="rows and columns"):
             data(torch.randn(shape))
+
+
+def test_no_whole_rotary_table_is_kept():
+    """Fifteen buckets of two tables each, which were half a gigabyte at full size: lines of rows and columns stay."""
+    layout, device = make_model().rotary_layout, torch.device("cpu")
+    grids = [(3, 2 + i, 17 - i) for i in range(15)]
+    tables = [weakref.ref(joint_rotary(layout, grid, 5, grid, device)[0]) for grid in grids]
+    assert not any(table() is not None for table in tables)
+    made = axis_rotary.cache_info().misses
+    again = [joint_rotary(layout, grid, 5, grid, device) for grid in grids]
+    assert axis_rotary.cache_info().misses == made
+    assert all(len(cos[0]) == 2 * 3 * h * w + 5 for (cos, _), (_, h, w) in zip(again, grids, strict=True))

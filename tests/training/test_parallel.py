@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,55 @@ def compare(folder: Path) -> None:
     assert "model.blocks.0.attn1.to_q.weight" in contents(path)
     one = train(Flow(), folder / "context", STEPS + 1)  # what two processes wrote, one goes on with
     torch.testing.assert_close(one, history, rtol=1e-5, atol=1e-5)
+
+
+def sharded_in_bfloat16(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=5))
+    seen: dict[str, dict[str, Tensor]] = {}
+    for how in ("none", "full"):
+        stage = Flow(rank, 2)
+        for name, p in stage.model.named_parameters():  # tables and norms that bfloat16 would round
+            if p.ndim == 1 or "table" in name:
+                torch.nn.init.uniform_(p.data, 0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
+        wanted = {name: p.detach().clone() for name, p in stage.model.named_parameters()}
+        parallelise(stage.model, MeshConfig(shard=2, checkpointing=how, compute="bfloat16"))
+        found: dict[str, Tensor] = {}
+
+        def look(module: nn.Module, _: object, name: str, found: dict[str, Tensor] = found) -> None:
+            found.update({f"{name}.{key}": p.detach().clone() for key, p in module.named_parameters(recurse=False)})
+
+        for name, module in stage.model.named_modules():
+            if not isinstance(module, SamaTransformer3DModel) and "blocks" not in {name, name.rpartition(".")[2]}:
+                module.register_forward_pre_hook(partial(look, name=name))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = stage.step(0)["loss"]
+        loss.backward()
+        seen[how] = {"loss": loss.detach()} | {name: found[name] for name in found}
+        seen[how] |= {f"wanted {name}": wanted[name] for name in found}
+        seen[how] |= {f"gradient {name}": whole(p.grad) for name, p in stage.model.named_parameters()}
+    torch.save(seen, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+def test_what_is_small_is_gathered_in_float32(tmp_path):
+    """Time embedding, tables and norms are the master weights to the bit; matrices are bfloat16."""
+    torch.multiprocessing.spawn(sharded_in_bfloat16, (str(tmp_path),), nprocs=2)
+    one = gradients(Flow())
+    for found in torch.load(tmp_path / "0.pt", weights_only=True).values():
+        names = [name.removeprefix("wanted ") for name in found if name.startswith("wanted ")]
+        exact = [name for name in names if torch.equal(found[name], found[f"wanted {name}"])]
+        halved = [name for name in names if found[name].dtype == torch.bfloat16]
+        assert set(exact) | set(halved) == set(names)
+        for part in ("time_embedder", "time_proj", "table", "norm_q", "norm_k", "norm2"):
+            assert any(part in name for name in exact), part
+            assert not any(part in name for name in halved), part
+        assert len([name for name in halved if name.endswith(("to_q.weight", "net.2.weight"))]) == 2 * 3
+        assert {found[f"gradient {name}"].dtype for name in one} == {torch.float32}
+        assert all(torch.isfinite(found[f"gradient {name}"]).all() for name in one)
 
 
 def test_one_process_is_no_mesh_and_recomputes_the_same():

@@ -21,7 +21,7 @@ from opensama.recipes.tiny import CORE, ICVE, ICVE_SMOKE, RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.editing import EditingStage, HeldOut, Stream
+from opensama.training.editing import EditingStage, HeldOut, Stream, as_long_as_the_longest
 from opensama.training.pool import (
     PRETEXT,
     Renewed,
@@ -354,7 +354,7 @@ def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
     ids, mask = tokenize(given.tokenizer, texts, 40)
     streams = [Stream({"ids": ids}, 1, 1.0)]
     stage = EditingStage("x", icve.transformer, given.text_encoder, given.tokenizer, streams, family="icve")
-    ours, theirs = stage.words(ids, mask), icve.encode_words(texts, 3)
+    ours, theirs = stage.words(*as_long_as_the_longest(ids, mask)), icve.encode_words(texts, 3)
     torch.testing.assert_close(ours["pooled"], theirs["pooled_projections"])
     there = theirs["encoder_attention_mask"].bool()
     assert torch.equal(ours["text_mask"], there)

@@ -29,6 +29,7 @@ from torch import Tensor
 from opensama.models.acceleration import CheckedFeatures
 from opensama.models.attention import IcveAttnProcessor
 from opensama.models.parallel import JointSequence
+from opensama.models.precise import keep_float32, modulates
 from opensama.models.sama import Grid, gate
 
 EMBEDDED_GUIDANCE = 1000.0  # a scale of 1, as released
@@ -104,6 +105,8 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
         self.register_to_config(out_channels=out_channels, patch_size=patch, patch_size_t=patch[0])
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             block.attn.set_processor(IcveAttnProcessor())
+        precise = [self.time_text_embed, self.context_embedder.time_text_embed, *filter(modulates, self.modules())]
+        keep_float32(part for module in precise for part in module.modules())
 
     @apply_lora_scale("attention_kwargs")
     def forward(

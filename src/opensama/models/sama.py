@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from opensama.models.acceleration import CheckedFeatures
 from opensama.models.attention import SamaAttnProcessor
 from opensama.models.parallel import JointSequence
+from opensama.models.precise import keep_float32, under_autocast
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
@@ -140,6 +141,8 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
 
         self.set_attn_processor(SamaAttnProcessor())  # type: ignore[arg-type]
+        embedder = self.condition_embedder
+        keep_float32([*embedder.time_embedder.modules(), embedder.time_proj])
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -230,6 +233,7 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         if self.config["released_rounding"]:
             timestep = timestep.to(torch.bfloat16)
         n = timestep.shape[1] if timestep.ndim == 2 else None
+        text = text.float() if under_autocast(text) else text  # the time embedding takes its type
         temb, modulation, text, _ = self.condition_embedder(timestep.float().flatten(), text, None, timestep_seq_len=n)
         return temb, modulation.unflatten(-1, (6, -1)), text
 
@@ -286,26 +290,60 @@ class RotaryLayout(NamedTuple):
     tokens_per_anchor: int
 
 
-@lru_cache(maxsize=8)
 def joint_rotary(
     layout: RotaryLayout, source: Grid, s: int, target: Grid, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Rotary cosines and sines of the joint sequence, each [1 n 1 head_dim] float32, made once a shape."""
+    """Rotary cosines and sines of the joint sequence, each [1 n 1 head_dim] float32.
+
+    What is kept between calls is a line for each row, column and time; a table of all tokens has 34 MB at 81 frames.
+    """
+    start = target if layout.source == "shifted" else (0, 0, 0)
+    parts = (
+        grid_rotary(layout.head_dim, source, start, device),
+        semantic_rotary(layout, s, target, device),
+        grid_rotary(layout.head_dim, target, (0, 0, 0), device),
+    )
+    cos, sin = (torch.cat(side)[None, :, None] for side in zip(*parts, strict=True))
+    return cos, sin
+
+
+def grid_rotary(head_dim: int, grid: Grid, start: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [(t h w) head_dim] of a grid's tokens."""
+    lines = [axis_rotary(head_dim, axis, start[axis], grid[axis], device) for axis in range(3)]
+    t, h, w = grid
+
+    def spread(axis: int, line: Tensor) -> Tensor:
+        places = [1, 1, 1]
+        places[axis] = grid[axis]
+        return line.view(*places, line.shape[-1]).expand(t, h, w, -1)
+
+    cos, sin = (torch.cat([spread(i, line[side]) for i, line in enumerate(lines)], -1) for side in (0, 1))
+    return cos.view(t * h * w, head_dim), sin.view(t * h * w, head_dim)
+
+
+@lru_cache(maxsize=256)
+def axis_rotary(head_dim: int, axis: int, start: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [size share of head_dim] of the places start, start + 1, ... in time, rows or columns."""
     with torch.inference_mode(False), torch.no_grad():  # what is kept must also serve training
-        start = target if layout.source == "shifted" else (0, 0, 0)
-        positions = [grid_positions(source, start), torch.zeros(s, 3, dtype=torch.float64), grid_positions(target)]
+        places = torch.arange(start, start + size, dtype=torch.float64)
+        cos, sin = axis_table(head_dim, axis, places)
+        return cos.to(device), sin.to(device)
+
+
+@lru_cache(maxsize=64)
+def semantic_rotary(layout: RotaryLayout, s: int, target: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [s head_dim] of the semantic tokens."""
+    with torch.inference_mode(False), torch.no_grad():
+        positions = torch.zeros(s, 3, dtype=torch.float64)
         if layout.semantic == "grid" and s:
             anchors, rest = divmod(s, layout.tokens_per_anchor)
             if rest:
                 raise ValueError(f"{s} semantic tokens are no multiple of {layout.tokens_per_anchor} an anchor")
-            t, h, w = target
-            positions[SEMANTIC] = anchor_positions(t, h, w, anchors, layout.tokens_per_anchor)
-        cos, sin = rotary_table(torch.cat(positions), layout.head_dim)
+            positions = anchor_positions(*target, anchors, layout.tokens_per_anchor)
+        cos, sin = rotary_table(positions, layout.head_dim)
         if layout.semantic == "zero":
-            first = len(positions[SOURCE])
-            cos[first : first + s] = 0
-            sin[first : first + s] = 0
-        return cos[None, :, None].to(device), sin[None, :, None].to(device)
+            cos, sin = torch.zeros_like(cos), torch.zeros_like(sin)
+        return cos.to(device), sin.to(device)
 
 
 def placed_rotary(layout: RotaryLayout, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,10 +370,14 @@ def grid_positions(grid: Grid, start: Grid = (0, 0, 0)) -> Tensor:
 
 
 def rotary_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [n head_dim] at positions [n 3], fractions allowed; Wan's shares of time, row and column."""
-    space = 2 * (head_dim // 6)
-    tables = [
-        get_1d_rotary_pos_embed(size, positions[:, axis].numpy(), use_real=True, freqs_dtype=torch.float64)
-        for axis, size in enumerate((head_dim - 2 * space, space, space))
-    ]
+    """Cosines and sines [n head_dim] at positions [n 3], fractions allowed."""
+    tables = [axis_table(head_dim, axis, positions[:, axis]) for axis in range(3)]
     return torch.cat([cos for cos, _ in tables], dim=1), torch.cat([sin for _, sin in tables], dim=1)
+
+
+def axis_table(head_dim: int, axis: int, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [n share] at places [n], fractions allowed; Wan's shares of time, row and column."""
+    space = 2 * (head_dim // 6)
+    size = (head_dim - 2 * space, space, space)[axis]
+    cos, sin = get_1d_rotary_pos_embed(size, places.numpy(), use_real=True, freqs_dtype=torch.float64)
+    return cos, sin

@@ -285,7 +285,7 @@ class EditPipeline(CheckedPipeline):
             config |= {"shift": shift}
         config.pop("_use_default_values", None)  # else what is set here would count as a default and be dropped
         clock = kind.from_config(config)
-        clock.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].copy(), device=device)
+        clock.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].copy())  # on the CPU: who reads one waits for none
         # Some schedulers round timesteps to integers, which then coincide where steps are many. Steps are counted, so
         # a timestep only tells the model how noisy its input is.
         clock.timesteps = (1000 * clock.sigmas[:-1]).to(device, torch.float32)

@@ -131,7 +131,7 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # type: ignore[m
         ids, mask = self.tokenize(self.tokenizer, texts, defaults.max_text_tokens, padding="longest")
         states = self.text_encoder(ids, mask, output_hidden_states=True).hidden_states
         out = {"encoder_hidden_states": states[defaults.text_layer]}
-        if not mask.all():
+        if len(texts) > 1 and not mask.all():  # one alone is never padded
             out["encoder_attention_mask"] = mask
         if self.text_encoder_2 is None:
             weight = mask[..., None].to(states[0].dtype)

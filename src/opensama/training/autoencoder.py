@@ -42,7 +42,7 @@ class AutoencoderStage:
         for components in (vae.linear_in, vae.linear_out):
             components.requires_grad_(False)
         self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
-        self.next_clips = Ahead(self.clips)
+        self.next_clips = Ahead(self.clips, next(vae.parameters()).device)
 
     def start(self) -> None:
         """Principal components of a mixed batch."""
@@ -64,7 +64,7 @@ class AutoencoderStage:
         return torch.cat((textures, *(whole[..., y : y + self.side, x : x + self.side] for y, x in corners)))
 
     def step(self, index: int) -> dict[str, Tensor]:
-        x = self.next_clips(index).to(next(self.vae.parameters()).device)
+        x = self.next_clips(index)
         with autocast(x.device):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 from opensama.flow import add_noise, sample_sigma
 from opensama.runtime import autocast
 from opensama.training.config import LossSettings
+from opensama.training.devices import moved
 from opensama.training.pool import Pool, Renewed
 from opensama.training.stages import CONDITIONS, edit_losses
 from opensama.training.text import encode_text, tokenize
@@ -158,8 +159,10 @@ class EditingStage:
 
     def placed(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the model's device, in float32."""
-        device = next(self.transformer.parameters()).device
-        return {k: v.to(device).float() if v.is_floating_point() else v.to(device) for k, v in x.items()}
+        if self.family == "icve":
+            x["ids"], x["mask"] = as_long_as_the_longest(x["ids"], x["mask"])
+        x = moved(x, next(self.transformer.parameters()).device)
+        return {k: v.float() if v.is_floating_point() else v for k, v in x.items()}
 
     def answer(self, x: dict[str, Tensor]) -> Any:
         """The transformer's answer to a batch, to which its texts are added."""
@@ -168,11 +171,14 @@ class EditingStage:
             return self.transformer(**CONDITIONS[self.family](x, self.transformer))
 
     def words(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """What the family's pipeline would make of the texts: SAMA's as long as all, ICVE's as the longest, masked."""
-        if self.family == "icve":
-            longest = int(mask.sum(1).max())
-            ids, mask = ids[:, :longest], mask[:, :longest]
+        """What the family's pipeline would make of the texts: SAMA's as long as all, ICVE's as they are, masked."""
         text = encode_text(self.text, ids, mask)
         if self.family == "sama":
             return {"text": text}
         return {"text": text, "text_mask": mask.bool(), "pooled": text.sum(1) / mask.sum(1, keepdim=True)}
+
+
+def as_long_as_the_longest(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and mask [b l] without the columns that are padding in every row; on the CPU, where that stops nothing."""
+    longest = int(mask.sum(1).max())
+    return ids[:, :longest], mask[:, :longest]

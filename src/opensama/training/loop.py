@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
@@ -36,6 +36,7 @@ from torch.distributed.tensor import DTensor
 
 from opensama.runtime import whole_file
 from opensama.training import checkpoint
+from opensama.training.devices import compilations, machine, stage_device, watched
 from opensama.training.ema import Average
 from opensama.training.monitor import Monitor, check_trackers, peak_flops, throughput
 from opensama.training.optim import NonFinite, Spikes, clip, make_optimizers, rate
@@ -144,7 +145,7 @@ class Trainer:
         if self.world > 1 and whole:
             raise ValueError(f"{whole[0]} would differ between processes: parallelise the stage's modules first")
         self.names = {p: name for name, p in self.weights.items()}
-        self.device = next(iter(self.weights.values())).device
+        self.device = stage_device(stage)
         self.optimizers = make_optimizers(
             self.weights, lr=config.lr, muon=config.muon, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -157,6 +158,7 @@ class Trainer:
         self.skipped: set[str] = set()
         self.kept: int | None = None  # the step of the last checkpoint
         self.resume()
+        self.begun = self.progress.step  # in whose step it is looked where the inputs lie
 
     @property
     def finished(self) -> bool:
@@ -223,7 +225,8 @@ class Trainer:
                 group["lr"] = lr * rate(self.done, config.decay, config.warmup)
         batches = []
         for i in range(config.accumulate):
-            losses = dict(self.stage.step(progress.step * config.accumulate + i))
+            with watched(self.stage, self.device) if progress.step == self.begun else nullcontext():
+                losses = dict(self.stage.step(progress.step * config.accumulate + i))
             (losses["loss"] / config.accumulate).backward()
             batches.append({key: torch.as_tensor(v).detach().float().to(self.device) for key, v in losses.items()})
         norm = clip(self.weights, config.clip)
@@ -295,6 +298,7 @@ class Trainer:
         row |= throughput(means.get("tokens", 0), means.get("flops", 0), seconds, peak and peak * self.world)
         row |= {"spikes": self.spikes.skipped} if self.spikes.skipped else {}
         row |= {"nonfinite": self.nonfinite.count} if self.nonfinite.count else {}
+        row |= {"compiled": compiled} if (compiled := compilations()) else {}
         row |= {"skipped": len(self.skipped)} if self.skipped else {}
         if monitor is None:
             return
@@ -356,6 +360,7 @@ class Trainer:
             "nonfinite": self.nonfinite.count,
             "settings": self.settings,
             "data": self.data,
+            "machine": machine(self.device),
         }
         own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -389,6 +394,12 @@ class Trainer:
                 self.say(f"{self.stage.name}: from step {state['step']} on {change}")
             if changed and self.rank == 0:
                 _append(self.out / "changes.jsonl", {"step": state["step"], "changes": changed})
+        begun, here = state.get("machine"), machine(self.device)
+        if begun and begun != here:
+            self.say(
+                f"{self.stage.name}: begun on {begun}, goes on on {here}: its bits may differ from those of a run that "
+                "stayed there."
+            )
         tensors = {name: p.detach() for name, p in self.weights.items()}
         tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
         tensors |= self.moments(path, state["step"])

@@ -6,7 +6,8 @@
 
 `replicate` copies of the model are each sharded over `shard` processes (FSDP2; more than one copy: HSDP), and of all
 processes `context` neighbours work on one sample's tokens (Ulysses). Master weights, gradients and their sums are
-float32; blocks compute in bfloat16 with inputs as they come, so that rotary tables and modulation keep their precision.
+float32. Attention and feed-forward layers compute in bfloat16; the time embedding, modulation tables, norms and rotary
+tables are float32, under autocast and under FSDP.
 Every process computes the loss of its batch; gradients are the mean over all processes, which is right for all of
 this, see `models/parallel.py`. A stage computes under autocast, as on one process.
 
@@ -33,6 +34,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from opensama.models.parallel import JointSequence, blocks
 from opensama.runtime import pick_device, quiet_loading
+from opensama.training.devices import own_device
 from opensama.values import UserError
 
 
@@ -73,9 +75,9 @@ def parallelise(model: M, config: MeshConfig) -> M:
         recompute(model, selective=config.checkpointing == "selective", compiled=config.compile)
     if config.compile:
         for block in blocks(model):
-            block.compile(dynamic=False)
+            block.compile()  # the second length makes lengths dynamic: a few shapes are compiled, not one a bucket
     if layout.weights is not None:
-        shard(model, layout.weights, config.compute)
+        shard(model, layout.weights, config.compute, whole=config.compile)
     if empty:
         make_room(model, layout.device)
     return model
@@ -124,11 +126,7 @@ def start() -> None:
     """Joins the processes of torchrun, if it started this one and it has not joined yet."""
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
-    if torch.cuda.is_available():
-        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= there:
-            raise UserError(f"torchrun started more processes a machine than its {there} GPUs: lower --nproc-per-node.")
-        torch.cuda.set_device(local)
+    own_device()
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
@@ -153,18 +151,32 @@ def recompute(model: Any, *, selective: bool, compiled: bool) -> None:
     model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, **contexts))
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, compute: str) -> None:
-    """FSDP2, a block a unit; the time embedding, whose inputs are up to 1000, computes in float32."""
+def shard(model: nn.Module, mesh: DeviceMesh, compute: str, whole: bool = False) -> None:
+    """FSDP2: of each block attention and feed-forward layers are units that are gathered in bfloat16.
+
+    What is small stays float32: the conditions' embedder, modulation tables and norms. Compiled blocks want to be
+    `whole`, one unit without hooks inside; that is gathered in float32 and left to autocast.
+    """
     float32 = MixedPrecisionPolicy(cast_forward_inputs=False)
-    policy = float32
-    if compute == "bfloat16":
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    embedder = getattr(getattr(model, "condition_embedder", None), "time_embedder", None)
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    embedder = getattr(model, "condition_embedder", None)
     if embedder is not None:
         fully_shard(embedder, mesh=mesh, mp_policy=float32)
     for block in blocks(model):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+        if compute == "bfloat16" and not whole:
+            for child in block.children():
+                if is_norm(child) or not any(True for _ in child.parameters()):
+                    continue
+                for norm in filter(is_norm, child.modules()):
+                    if any(True for _ in norm.parameters()):
+                        fully_shard(norm, mesh=mesh, mp_policy=float32)
+                fully_shard(child, mesh=mesh, mp_policy=half)
+        fully_shard(block, mesh=mesh, mp_policy=float32)
+    fully_shard(model, mesh=mesh, mp_policy=float32)
+
+
+def is_norm(module: nn.Module) -> bool:
+    return "Norm" in type(module).__name__
 
 
 aten, c10d = torch.ops.aten, torch.ops._c10d_functional

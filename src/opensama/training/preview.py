@@ -16,7 +16,7 @@ from opensama.media.frames import to_frames
 from opensama.media.video_io import write_video
 from opensama.pipeline.assemble import PIPELINES, base_parts
 from opensama.pipeline.diffusion import Guidance
-from opensama.runtime import rank
+from opensama.runtime import autocast, rank
 from opensama.training.config import EditConfig
 from opensama.training.stages import words_of
 from opensama.values import Video
@@ -61,21 +61,26 @@ class Preview:
         training = self.pipe.transformer.training
         self.pipe.transformer.eval()
         for name, sample in self.samples:
-            x = {key: tensor[None].to(device).float() for key, tensor in sample.items()}
-            start = self.pipe.begin(None, x["source"], 0, None)
-            noise, semantic = self.pipe.noise(*start), None
-            if "semantic" in x:
-                semantic = torch.randn(x["semantic"].shape, generator=start.generator)
-            words = words_of(x, **self.config.model.words)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-                edit, _ = self.pipe.run(
-                    start, (noise, semantic), words, None,
-                    steps=self.steps, shift=self.config.loss.shift, guidance=Guidance(1.0), output_type="latent",
-                )  # fmt: skip
+            sides = self.sides({key: tensor[None].to(device).float() for key, tensor in sample.items()})
             if rank() == 0:
-                shown = [to_frames(self.pipe.decode_latents(z)) for z in (x["source"], edit, x["target"])]
+                shown = [to_frames(self.pipe.decode_latents(z)) for z in sides]
                 folder.mkdir(parents=True, exist_ok=True)
                 frames = torch.cat([torch.from_numpy(side) for side in shown], dim=2).numpy()
                 video = Video.from_frames(frames, 16)
                 write_video(video, folder / f"{name}.mp4", overwrite=True, on_note=lambda note: None)
         self.pipe.transformer.train(training)
+
+    def sides(self, x: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents of source, edit and target [1 c t h w] of a sample with a batch's first axis, where the model is."""
+        start = self.pipe.begin(None, x["source"], 0, None)
+        noise, semantic = self.pipe.noise(*start), None
+        if "semantic" in x:
+            semantic = torch.randn(x["semantic"].shape, generator=start.generator)
+        words = words_of(x, **self.config.model.words)
+        device = x["source"].device
+        with autocast(device, "float32" if device.type == "cpu" else "bfloat16"):
+            edit, _ = self.pipe.run(
+                start, (noise, semantic), words, None,
+                steps=self.steps, shift=self.config.loss.shift, guidance=Guidance(1.0), output_type="latent",
+            )  # fmt: skip
+        return x["source"], edit, x["target"]

@@ -21,6 +21,7 @@ from opensama.data.latents import precompute
 from opensama.data.samples import Row, Shape, shapes_of
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig
+from opensama.training.devices import own_device
 from opensama.training.export import export
 from opensama.training.loading import begin, missing_start
 from opensama.training.loop import LoopConfig, Trainer
@@ -122,7 +123,7 @@ def encode_data(
     manifest = read_rows(config)
     layout = layout_of(config, full_config(sizes_of(config), config.family))
     items = layout.items(manifest.rows, noting(say))
-    encoders = make_encoders(config, runtime.pick_device(device))
+    encoders = make_encoders(config, own_device(device))
     return precompute(
         folder,
         items,

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisi
 from opensama.models.semantic import pool_anchor_tokens
 from opensama.runtime import autocast
 from opensama.training.ahead import Ahead
+from opensama.training.devices import moved
 from opensama.training.text import encode_text, tokenize
 from opensama.world import plan_edit, render_looks
 
@@ -66,8 +67,9 @@ class SemanticStage:
         self, encoder: SiglipVisionModel, text: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast, *, batch: int = 96
     ):
         self.encoder, self.text, self.tokenizer, self.batch = encoder, text, tokenizer, batch
-        self.next_pictures = Ahead(self.pictures)
-        self.heads = Heads(text.config.d_model, encoder.config.hidden_size)
+        self.device = next(encoder.parameters()).device
+        self.next_pictures = Ahead(self.pictures, self.device)
+        self.heads = Heads(text.config.d_model, encoder.config.hidden_size).to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"encoder": self.encoder, "text": self.text, "heads": self.heads}
@@ -80,16 +82,15 @@ class SemanticStage:
 
     def step(self, index: int) -> dict[str, Tensor]:
         frames, captions = self.next_pictures(index)
-        device = next(self.encoder.parameters()).device
-        frames = frames.to(device) * 2 - 1
-        ids, mask = tokenize(self.tokenizer, captions, 64)
-        with autocast(device):
+        frames = frames * 2 - 1
+        ids, mask = moved(tokenize(self.tokenizer, captions, 64), self.device)
+        with autocast(self.device):
             x = self.encoder(pixel_values=frames).pooler_output
-            words = encode_text(self.text, ids.to(device), mask.to(device))
-            y = self.heads.project(words.sum(1) / mask.sum(1, keepdim=True).to(device))
+            words = encode_text(self.text, ids, mask)
+            y = self.heads.project(words.sum(1) / mask.sum(1, keepdim=True))
         x, y = F.normalize(x.float(), dim=-1), F.normalize(y.float(), dim=-1)
         logits = self.heads.log_scale.exp() * x @ y.T + self.heads.bias
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=device)
+        same = torch.tensor([[a == b for b in captions] for a in captions], device=self.device)
         loss = -F.logsigmoid(torch.where(same, logits, -logits)).sum() / self.batch
-        right = (logits.argmax(1) == torch.arange(self.batch, device=device)).float().mean()
+        right = (logits.argmax(1) == torch.arange(self.batch, device=self.device)).float().mean()
         return {"loss": loss, "retrieval": right}

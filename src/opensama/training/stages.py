@@ -26,7 +26,7 @@ from opensama.data.latents import Encoded
 from opensama.data.loader import Reader
 from opensama.data.samples import Kind, Sampler, generator, shapes_of
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
-from opensama.runtime import compute_type
+from opensama.runtime import autocast
 from opensama.training.ahead import Ahead
 from opensama.training.config import EditConfig, FlowSettings, LossSettings
 from opensama.training.costs import SIZES, training_flops
@@ -147,19 +147,18 @@ class EditStage:
             self.plan.append((sampler, batch, counts[kind], weight))
         self.epoch = max(sampler.steps(count * world * batch) for sampler, batch, count, _ in self.plan)  # in steps
         self.preview: Callable[[Path], None] = lambda folder: None
-        self.batches = Ahead(self.batch)
+        self.batches = Ahead(self.batch, self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"transformer": self.transformer}
 
     def step(self, index: int) -> dict[str, Tensor]:
         """The losses of one pass."""
-        x = {key: value.to(self.device, non_blocking=True) for key, value in self.batches(index).items()}
-        half = compute_type(self.config.compute, self.device) == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        x = self.batches(index)
+        with autocast(self.device, self.config.compute):
             answer = self.transformer(**self.condition(x, self.transformer, **self.config.model.asking))
         losses = edit_losses(answer, x, self.config.loss, self.importance)
-        losses["loss"] = losses["loss"] * float(x["weight"])
+        losses["loss"] = losses["loss"] * x["weight"]
         return losses | self.cost(x)
 
     def cost(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:

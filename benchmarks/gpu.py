@@ -1,0 +1,227 @@
+"""What a GPU makes of the large model's edit step, of training from nothing and of a preview, in at most eight minutes.
+
+    python benchmarks/gpu.py --out gpu.json             on the best device there is; again: goes on with what is missing
+    python benchmarks/gpu.py --out cpu.json --rehearse  every piece at the smallest size, on the CPU
+
+Each piece is a process of its own with a budget of seconds, and its row is written when it ends, so that a run that was
+cut short loses one piece. Weights are random: seconds and memory do not depend on them. The peer of an edit step is a
+matrix product in the same type on the same device (`ceiling`): the step's share of it is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+
+from opensama import runtime
+from opensama.media.video_io import write_video
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.pipeline.diffusion import Guidance
+from opensama.pipeline.sama import SamaPipeline
+from opensama.recipes.sama import RECIPES
+from opensama.recipes.tiny import SMOKE
+from opensama.runtime import whole_file
+from opensama.training.config import StageConfig
+from opensama.training.costs import SIZES, forward_flops
+from opensama.training.loading import make_transformer
+from opensama.training.preview import Preview
+from opensama.training.start import make_vae, open_data
+from opensama.training.tiny import train_tiny
+from opensama.values import Video
+from opensama.world import sample_edit
+
+Row = dict[str, float | str]
+SMALL: dict[str, Any] = {
+    "num_attention_heads": 2, "attention_head_dim": 24, "text_dim": 16, "freq_dim": 32, "ffn_dim": 64, "num_layers": 2,
+    "semantic_dim": 12, "semantic_hidden": 20,
+}  # fmt: skip
+
+
+def ceiling(device: torch.device, small: bool) -> Row:
+    """Operations a second of a large matrix product."""
+    n, times = (256, 2) if small else (8192, 30)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    seconds = timed(device, lambda: [a @ b for _ in range(times)], warm=1)
+    return {"tflops": 2 * n**3 * times / seconds / 1e12}
+
+
+def edit_step(device: torch.device, small: bool, *, frames: int, offload: str) -> Row:
+    """One step of an edit at 480x832 with guidance: two passes of the transformer, and the sampler."""
+    sizes, dtype = (SMALL, torch.float32) if device.type == "cpu" else ({}, torch.bfloat16)
+    there = device if offload == "none" else torch.device("cpu")
+    model = random_weights(sizes, dtype, there)
+    vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    pipe = SamaPipeline(None, None, vae, model, FlowMatchEulerDiscreteScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    if offload == "none":
+        pipe.to(device)
+    else:
+        pipe.enable_group_offload(device)
+    t, h, w = (2, 4, 6) if small else ((frames - 1) // 4 + 1, 60, 104)
+    config, text = model.config, torch.randn(1, 512, model.config["text_dim"])
+    noise, source = torch.randn(2, 1, 16, t, h, w).unbind()
+    semantic = torch.randn(1, 65, config["semantic_dim"])
+    ends: list[float] = []
+
+    def on_step(*_: Any) -> None:
+        synchronize(device)
+        ends.append(time.perf_counter())
+
+    pipe.denoise(
+        noise, semantic, source, {"encoder_hidden_states": text}, {"encoder_hidden_states": text},
+        steps=2, shift=5.0, guidance=Guidance(5.0), on_step=on_step,
+    )  # fmt: skip
+    tokens = 2 * t * h * w // 4 + 65
+    flops = 2 * forward_flops(SIZES["sama"].of(config), tokens, 512, semantic=65)
+    return {"seconds": ends[1] - ends[0], "tflops": flops / (ends[1] - ends[0]) / 1e12}  # the first one warms up
+
+
+def training(device: torch.device, small: bool) -> Row:
+    """Ten steps of each stage of `opensama train tiny` from nothing, its pools and its model's folder included."""
+    stage = StageConfig(minutes=5, max_steps=1 if small else 10)
+    stages: dict[str, Any] = dict.fromkeys(("autoencoder", "semantic", "images", "videos"), stage)
+    few = {"image_edits": 8, "video_edits": 4, "pretext_clips": 4, "image_batch": 2, "video_batch": 1} if small else {}
+    with tempfile.TemporaryDirectory() as folder:
+        config = SMOKE.model_copy(update=stages | few)
+        began = time.perf_counter()
+        train_tiny(config, Path(folder), device=device, say=lambda _: None)
+        whole = time.perf_counter() - began
+        row: Row = {"seconds": whole}
+        for name in stages:
+            state = json.loads((Path(folder) / name / "state.json").read_text())
+            row[f"{name} seconds a step"] = state["seconds"] / state["step"]
+    return row
+
+
+def preview(device: torch.device, small: bool) -> Row:
+    """Previews of a training run: two clips of the drawn world, edited by the embedded model."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, rows = Path(name), []
+        for i in range(1 if small else 2):
+            made = sample_edit(i, "test", "recolor", frames=17, size=(128, 128))
+            for side, frames in (("source", made.source), ("target", made.target)):
+                write_video(Video.from_frames(frames, 16), folder / f"{side}-{i}.mp4", on_note=lambda _: None)
+            files = {"source": f"source-{i}.mp4", "target": f"target-{i}.mp4", "instruction": made.instruction}
+            rows.append(json.dumps(files) + "\n")
+        (folder / "data.jsonl").write_text("".join(rows))
+        config = RECIPES["tiny-stage1"].model_copy(deep=True)
+        config.data.manifest = folder / "data.jsonl"
+        data, _ = open_data(config, device, lambda *_: None)
+        model = torch.nn.Module.to(make_transformer(config), device)
+        show = Preview(model, make_vae(config, device), data, config, count=len(rows), steps=2)
+        seconds = timed(device, lambda: show(folder / "preview"))
+        assert len(list((folder / "preview").glob("*.mp4"))) == len(rows)
+    return {"seconds": seconds / len(rows)}
+
+
+Piece = Callable[[torch.device, bool], Row]
+PIECES: dict[str, tuple[Piece, int]] = {  # what, and seconds that it may take
+    "ceiling": (ceiling, 30),
+    "edit step, 49 frames": (partial(edit_step, frames=49, offload="none"), 60),
+    "edit step, 81 frames": (partial(edit_step, frames=81, offload="none"), 80),
+    "edit step, 49 frames, group offload": (partial(edit_step, frames=49, offload="group"), 90),
+    "edit step, 81 frames, group offload": (partial(edit_step, frames=81, offload="group"), 100),
+    "ten steps of train tiny": (training, 80),
+    "preview": (preview, 40),
+}
+
+
+def random_weights(sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> SamaTransformer3DModel:
+    """The transformer on the device, of one block of random numbers again and again: no one waits for 14 billion."""
+    with torch.device("meta"):
+        model = SamaTransformer3DModel(**sizes)
+    precise = set(SamaTransformer3DModel._keep_in_fp32_modules or ())
+    block = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).to(device) * 0.02
+    for name, p in list(model.named_parameters()):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        kind = torch.float32 if precise & {*name.split(".")} else dtype
+        numbers = torch.empty(p.numel(), dtype=kind, device=device)
+        for part in numbers.split(len(block)):
+            part.copy_(block[: len(part)])
+        setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(numbers.view(p.shape), requires_grad=False))
+    for module in model.modules():  # buffers: rotary tables that SAMA does not read
+        for key, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[key] = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
+    return model.eval()
+
+
+def timed(device: torch.device, run: Callable[[], Any], warm: int = 0) -> float:
+    for _ in range(warm):
+        run()
+    synchronize(device)
+    began = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(name: str, small: bool) -> Row:
+    """One piece in this process: its row, with the peak of memory."""
+    device = torch.device("cpu") if small else runtime.pick_device()
+    row = PIECES[name][0](device, small)
+    if device.type == "cuda":
+        row["peak GB"] = torch.cuda.max_memory_allocated(device) / 1e9
+    else:
+        row["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return row | {"device": where, "torch": torch.__version__}
+
+
+def run_all(out: Path, small: bool) -> dict[str, Row]:
+    """All rows, but those that `out` has; a piece that failed or took too long says so, and is made next time."""
+    rows: dict[str, Row] = json.loads(out.read_text()) if out.exists() else {}
+    for name, (_, budget) in PIECES.items():
+        if name not in rows or "error" in rows[name]:
+            command = [sys.executable, __file__, "--out", str(out), "--piece", name, *(["--rehearse"] if small else [])]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=None if small else budget)
+                failed = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+                rows[name] = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else {"error": failed}
+            except subprocess.TimeoutExpired:
+                rows[name] = {"error": f"took more than {budget} s"}
+            with whole_file(out) as temporary:
+                temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        print(f"{name:<38}{line(rows[name], rows.get('ceiling', {}))}", flush=True)
+    return rows
+
+
+def line(row: Row, top: Row) -> str:
+    parts = [f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()]
+    if "seconds" in row and "tflops" in row and "tflops" in top:
+        parts.append(f"share of the ceiling {float(row['tflops']) / float(top['tflops']):.0%}")
+    return "   ".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--piece", choices=PIECES, help="one piece, in this process; its row is printed as JSON")
+    options = parser.parse_args()
+    if options.piece:
+        print(json.dumps(measure(options.piece, options.rehearse)))
+        return 0
+    return int(any("error" in row for row in run_all(options.out, options.rehearse).values()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

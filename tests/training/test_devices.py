@@ -1,0 +1,365 @@
+"""Every stage, an edit, an encoding and a preview on a second device: `meta`, which a CPU has and which takes no tensor
+of the CPU's beside its own. Values there are none; what reads some is tested with values elsewhere:
+
+    transformers' text encoders ask whether a mask is all ones; here it is not (`Padded`)     test_tiny.py, test_sama.py
+    start_from_components, set_latent_statistics write what they measure into the config      test_autoencoder.py
+    Trainer.step reads losses and the gradient's norm                                         test_loop.py
+    encode and to_frames bring what comes out to the CPU                                      test_latents.py
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache, partial
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.models.tiny import PatchAutoencoder
+from opensama.pipeline.windows import WindowPlan
+from opensama.recipes import icve, sama
+from opensama.recipes.tiny import ICVE_SMOKE, SMOKE
+from opensama.training.autoencoder import AutoencoderStage
+from opensama.training.checkpoint import newest
+from opensama.training.config import EditConfig, IcveConfig, SamaConfig, TinyConfig
+from opensama.training.devices import machine, own_device, pinned, stage_device
+from opensama.training.editing import EditingStage, Stream
+from opensama.training.loading import make_transformer
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.parallel import MeshConfig, parallelise
+from opensama.training.preview import Preview
+from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
+from opensama.training.stages import EditStage
+from opensama.training.start import make_encoders, make_vae, open_data
+from opensama.training.text import make_text_encoder, train_tokenizer
+from opensama.training.tiny import make_transformer as make_tiny_transformer
+from opensama.values import UserError
+from opensama.world import plan_edit
+from tests.data.making import tiny_settings
+from tests.models.sizes import SIZES
+from tests.training.icve_making import icve_settings, save_icve_base
+
+META, CPU = torch.device("meta"), torch.device("cpu")
+RECIPES = {**sama.RECIPES, **icve.RECIPES}
+
+
+@pytest.fixture(scope="module")
+def icve_base(tmp_path_factory):
+    return save_icve_base(tmp_path_factory.mktemp("hunyuan"))
+
+
+@pytest.fixture
+def settings(base, icve_base, manifest):
+    """A recipe by name: its own settings, with a model and data of the smallest size."""
+
+    def make(name: str, **changes: object) -> EditConfig:
+        recipe = RECIPES[name].model_dump()
+        of_sama = isinstance(RECIPES[name], SamaConfig)
+        small = tiny_settings(base, manifest) if of_sama else icve_settings(icve_base, manifest)
+        recipe["data"] |= small["data"] | {"videos": 2 if of_sama else 4, "latents": None}
+        recipe["mesh"]["compile"] = False
+        recipe["loss"] = RECIPES[name].loss.model_dump()
+        recipe["model"] |= {"base": small["model"]["base"]}
+        if recipe["model"]["start"] != "nothing":
+            recipe["model"] |= {"start": small["model"]["start"], "weights": None}
+        if "sizes" in recipe["model"]:
+            recipe["model"]["sizes"] = None
+        if of_sama:
+            recipe["semantic"] |= small["semantic"]
+        return (SamaConfig if of_sama else IcveConfig)(**recipe | changes)
+
+    return make
+
+
+class Padded(TorchFunctionMode):
+    """Answers the one question of a value that text encoders put to a mask: it is not all ones."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__bool__ and args[0].device == META:
+            return False
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def padded():
+    with Padded():
+        yield
+
+
+class Kept:
+    """Items of the data that were encoded once, for every recipe of a family."""
+
+    def __init__(self, data):
+        self.items, self.nothing, self.get = data.items, data.nothing, cache(data.__getitem__)
+
+    def __getitem__(self, number):
+        return dict(self.get(number))
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """A family's items, the first recipe's for all."""
+    kept: dict[str, Kept] = {}
+
+    def of(config: EditConfig) -> Kept:
+        if config.family not in kept:
+            kept[config.family] = Kept(open_data(config, CPU, lambda *_: None)[0])
+        return kept[config.family]
+
+    return of
+
+
+def on_meta(module):
+    return nn.Module.to(copy.deepcopy(module), META)
+
+
+def descend(stage, index: int) -> None:
+    """One pass forward and backward; every gradient is where its weight is."""
+    losses = stage.step(index)
+    assert losses["loss"].device == META
+    losses["loss"].backward()
+    learnt = [p for m in stage.modules().values() for p in m.parameters() if p.grad is not None]
+    assert learnt
+    assert all(p.grad.device == META for p in learnt)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_stage_of_every_recipe(name, settings, encoded):
+    config = settings(name)
+    transformer = nn.Module.to(make_transformer(config), META)
+    stage = EditStage(
+        name, transformer, encoded(config), config, device="meta", importance=torch.ones(4, device="meta")
+    )
+    assert stage_device(stage) == META
+    for index in {0, stage.passes - 1}:
+        descend(stage, index)
+    transformer.enable_gradient_checkpointing()
+    descend(stage, stage.passes - 1)
+
+
+@pytest.mark.parametrize("name", ["sama-14b-stage1", "icve-13b-sft"])
+def test_encoding_and_a_preview(name, settings, encoded):
+    config = settings(name, preview_every=1)
+    data = encoded(config)
+    preview = Preview(on_meta(make_transformer(config)), make_vae(config, META), data, config, count=1, steps=2)
+    assert preview.samples
+    for _, sample in preview.samples:
+        sides = preview.sides({key: x[None].to(META).float() for key, x in sample.items()})
+        assert {preview.pipe.decode_latents(z).device for z in sides} == {META}
+    encoders = make_encoders(config, META)
+    pixels = torch.zeros(1, 3, 9, 32, 32)  # frames are read and drawn on the CPU
+    found = [encoders.video(pixels), *encoders.text("make it blue").values()]
+    if encoders.semantic is not None:
+        found.append(encoders.semantic(pixels[0]))
+    assert {x.device for x in found} == {META}
+
+
+@pytest.mark.parametrize("family", ["sama", "icve"])
+@pytest.mark.parametrize(("sampler", "frames"), [("euler", 29), ("unipc", 9)])
+def test_an_edit(family, sampler, frames, pipe, icve_pipe):
+    model = {"sama": pipe, "icve": icve_pipe}[family]
+    parts = {name: on_meta(part) if isinstance(part, nn.Module) else part for name, part in model.components.items()}
+    there = type(model)(**parts, defaults=model.defaults.to_dict())
+    there.set_progress_bar_config(disable=True)
+    found = there(
+        torch.zeros(1, 3, frames, 16, 32), "Make it blue.", sampler=sampler, output_type="latent", seed=0,
+        num_inference_steps=2, guidance_scale=3.0, source_guidance_scale=1.5,
+    ).frames  # fmt: skip
+    assert found.device == META
+    plan = WindowPlan.of(frames, there.defaults.window, there.defaults.overlap)
+    assert len(plan) == (1 if frames == 9 else 3)
+    pictures = torch.cat(list(there.decode_windows(plan, found)), dim=1)
+    assert pictures.device == META
+    assert pictures.shape == (3, frames, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    from tests.pipeline.conftest import pipe
+
+    return pipe.__wrapped__()
+
+
+@pytest.fixture(scope="module")
+def icve_pipe():
+    from tests.pipeline.conftest import icve
+
+    return icve.__wrapped__()
+
+
+# --- the embedded models from nothing
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([plan_edit(i).instruction for i in range(200)], 400)
+
+
+def drawn_pool(frames: int, family: str, n: int = 4) -> dict[str, torch.Tensor]:
+    t = (frames - 1) // 4 + 1
+    latents = {key: torch.zeros(n, 192, t, 8, 8, dtype=torch.float16) for key in ("source", "target")}
+    text = {key: torch.ones(n, 24, dtype=torch.int64) for key in ("ids", "mask")}
+    return latents | text | {"change": torch.ones(n, t, 8, 8).half(), "semantic": torch.zeros(n, 17, 32).half()}
+
+
+def test_the_embedded_models_autoencoder():
+    vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
+    descend(AutoencoderStage(on_meta(vae), batch=6, pictures=8, side=16), 0)
+
+
+def test_the_embedded_models_semantic_encoder_from_nothing(tokenizer):
+    encoder, text = make_semantic_encoder(32, 1).to(META), on_meta(make_text_encoder(tokenizer, 32, 1))
+    stage = SemanticStage(encoder, text, tokenizer, batch=4)
+    assert stage_device(stage) == META
+    descend(stage, 0)
+
+
+@pytest.mark.parametrize("config", [SMOKE, ICVE_SMOKE], ids=["sama", "icve"])
+def test_the_embedded_models_editing(config: TinyConfig, tokenizer):
+    config = config.model_copy(update={"text_width": 32})
+    text = on_meta(make_text_encoder(tokenizer, 32, 1)).requires_grad_(config.family == "sama")
+    streams = [Stream(drawn_pool(frames, config.family), 2, 1.0) for frames in (1, 17)]
+    stage = EditingStage(
+        "videos", on_meta(make_tiny_transformer(config)), text, tokenizer, streams, family=config.family,
+        importance=torch.ones(192),
+    )  # fmt: skip
+    assert stage_device(stage) == META
+    for index in range(4):
+        descend(stage, index)
+
+
+# --- what the trainer says
+
+
+class Pair:
+    """Two modules, and a batch."""
+
+    name = "pair"
+
+    def __init__(self, where: str = "cpu", batch: str = "cpu", frozen: str = "cpu"):
+        self.left, self.right = nn.Linear(2, 2), nn.Linear(2, 1, device=where)
+        self.judge = nn.Linear(1, 1, device=frozen).requires_grad_(False)
+        self.place = batch
+
+    def modules(self):
+        return {"left": self.left, "right": self.right}
+
+    def step(self, index):
+        noise = torch.zeros(3, 2, device=self.place)
+        return {"loss": self.right(self.left(noise)).mean()}
+
+
+@pytest.mark.parametrize(("misplaced", "what"), [("where", r"right\.weight"), ("frozen", r"judge\.weight")])
+def test_a_module_on_another_device_is_named(tmp_path, misplaced, what):
+    with pytest.raises(ValueError, match=rf"{what} of the stage pair is on meta, but left\.weight is on cpu: move"):
+        Trainer(Pair(**{misplaced: "meta"}), LoopConfig(steps=1), tmp_path, print)
+    assert not (tmp_path / "pair").exists()
+
+
+def test_an_input_on_another_device_is_named(tmp_path):
+    trainer = Trainer(Pair(batch="meta"), LoopConfig(steps=1), tmp_path, lambda _: None)
+    with pytest.raises(ValueError, match="input 0 of left is on meta, but the stage pair computes on cpu: move its"):
+        trainer.run()
+    stage = Pair()
+    Trainer(stage, LoopConfig(steps=2), tmp_path / "right", lambda _: None).run()
+    assert not stage.left._forward_pre_hooks, "only the first step is watched"
+
+
+def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path):
+    said: list[str] = []
+    Trainer(Pair(), LoopConfig(steps=1, decay=0), tmp_path, said.append).run()
+    Trainer(Pair(), LoopConfig(steps=2, decay=0), tmp_path, said.append).run()
+    assert not any("bits" in line for line in said)
+    file = newest(tmp_path / "pair") / "state.json"
+    state = json.loads(file.read_text())
+    assert state["machine"] == machine(CPU)
+    file.write_text(json.dumps(state | {"machine": "NVIDIA H200 in bfloat16"}))
+    Trainer(Pair(), LoopConfig(steps=3, decay=0), tmp_path, said.append).run()
+    (line,) = (line for line in said if "bits" in line)
+    assert line.startswith(f"pair: begun on NVIDIA H200 in bfloat16, goes on on {machine(CPU)}: its bits may differ")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute")  # the compiler's own
+def test_many_lengths_are_compiled_a_few_times_and_the_row_says_how_often(tmp_path):
+    """By the compiler's front end alone, which decides how often; `eager` stands for what compiles the graphs."""
+
+    class Buckets:
+        name = "buckets"
+
+        def __init__(self):
+            torch.manual_seed(0)
+            self.model = parallelise(SamaTransformer3DModel(**SIZES), MeshConfig(compile=True))
+
+        def modules(self):
+            return {"model": self.model}
+
+        def step(self, index):
+            b, h, w = 1 + index % 2, 2 + 2 * (index % 4), 2 + 2 * (index // 4)
+            x = torch.randn(b, 4, 1 + index % 3, h, w)
+            out = self.model(x, torch.full((b,), 500.0), torch.randn(b, 6, 16), x, return_dict=False)[0]
+            return {"loss": out.square().mean()}
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    try:
+        with torch.compiler.set_stance(force_backend="eager"):
+            settings = LoopConfig(steps=15, decay=0, log_every=-1)
+            rows = Trainer(Buckets(), settings, tmp_path, lambda _: None).run().history
+    finally:
+        torch._dynamo.reset()
+    counts = [row["compiled"] for row in rows]
+    assert counts[0] > 0
+    assert counts[-1] <= 3 * counts[0], counts  # as it came, with other lengths, and with another batch
+    assert counts[5] == counts[-1], "it goes on compiling"
+
+
+def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(key, value)
+    assert own_device() == own_device("cuda") == torch.device("cuda:1")
+    assert chosen == [1, 1]
+    assert own_device("cuda:0") == torch.device("cuda:0"), "who names one means it"
+    assert own_device("cpu") == CPU
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="its 2 GPUs: lower --nproc-per-node"):
+        own_device()
+
+
+def test_encoding_under_torchrun_uses_that_gpu(monkeypatch, tmp_path, settings):
+    from opensama.training import runs
+
+    class Asked(Exception):
+        pass
+
+    def ask(device, config, where):
+        device.append(where)
+        raise Asked
+
+    asked: list[torch.device] = []
+    monkeypatch.setattr(runs, "make_encoders", partial(ask, asked))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(Asked):
+        runs.encode_data(settings("sama-14b-stage1"), tmp_path, rank=3, world=4, say=lambda _: None)
+    assert asked == [torch.device("cuda:3")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_batches_are_pinned_for_a_gpu():
+    x = pinned({"a": torch.zeros(4), "b": [torch.ones(2)]}, torch.device("cuda"))
+    assert x["a"].is_pinned()
+    assert x["b"][0].is_pinned()
+    assert not pinned({"a": torch.zeros(4)}, CPU)["a"].is_pinned()
