@@ -64,8 +64,10 @@ def test_the_one_object_of_an_answer():
     for text in ('{"a": 1}', '```json\n{"a": 1}\n```', 'Well, {so} it is: {"a": 1}. Done.'):
         assert answer_json(text) == {"a": 1}
     assert answer_json('<think>Is it {"a": 2}?</think>{"a": 1}') == {"a": 1}
+    assert answer_json('<think>Is it {"a": 2}?</think>{"a": "</think>"}') == {"a": "</think>"}
+    assert answer_json('{"a": "</think>"}') == {"a": "</think>"}
     assert answer_json('{"a": "with } and {\\"b\\": 2}"}') == {"a": 'with } and {"b": 2}'}
-    for text in ("", "no", "[1, 2]", '{"a": 1', '{"a": 1} {"b": 2}', "{" * 5000):
+    for text in ("", "no", "[1, 2]", '{"a": 1', '{"a": 1} {"b": 2}', "{" * 5000, '<think>{"a": 1}</think>no'):
         with pytest.raises(BadAnswer):
             answer_json(text)
 

@@ -230,9 +230,13 @@ def wan(tmp_path_factory) -> Path:
 
 
 def test_a_lora_from_plain_wan_makes_it_an_editor(wan, tmp_path):
-    from opensama.training.start import from_base
+    from opensama.training.loading import from_base
+    from opensama.training.parallel import make_room
 
-    model = trained(from_base(wan, SIZES | {"num_anchors": 2}, torch.float32), also_new=True)
+    begun = from_base(wan, SIZES | {"num_anchors": 2})
+    make_room(begun.model, torch.device("cpu"))
+    begun.fill(begun.model)
+    model = trained(begun.model, also_new=True)
     save_diffusers(model, tmp_path / "lora")
     save_comfy(model, tmp_path / "lora" / "comfyui.safetensors")
     again = load_base(wan, "sama", [(tmp_path / "lora", 1.0)], torch.float32)

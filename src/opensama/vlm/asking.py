@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,9 +129,15 @@ def answer_json(text: str) -> dict[str, Any]:
 
 
 def spoken(text: str) -> str:
-    """An answer without the thoughts before it; empty where these do not end."""
-    _, ended, after = text.rpartition("</think>")
-    return after if ended else "" if text.lstrip().startswith("<think>") else text
+    """An answer without the thoughts before it; empty where these do not end.
+
+    An end that stands within an object, as one of its words, ends no thoughts.
+    """
+    ends = [match.end() for match in re.finditer("</think>", text)]
+    for begin, end in reversed(list(zip([0, *ends], ends, strict=False))):
+        if not any(start < end < stop for _, start, stop in _spans(text, begin)):
+            return text[end:]
+    return "" if text.lstrip().startswith("<think>") else text
 
 
 def looks_cut(text: str) -> bool:
@@ -176,18 +182,21 @@ def whole(text: str) -> str:
 
 
 def _objects(text: str) -> list[dict[str, Any]]:
+    return [json.loads(whole(json.dumps(value, ensure_ascii=False))) for value, _, _ in _spans(text)]
+
+
+def _spans(text: str, place: int = 0) -> Iterator[tuple[dict[str, Any], int, int]]:
+    """The objects from a place on, none within another, with where they begin and end."""
     decoder = json.JSONDecoder()
-    found: list[dict[str, Any]] = []
-    place = text.find("{")
+    place = text.find("{", place)
     while place >= 0:
         try:
             value, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
             value, end = _literal(text, place)
         if isinstance(value, dict):
-            found.append(json.loads(whole(json.dumps(value, ensure_ascii=False))))
+            yield value, place, end
         place = text.find("{", end)
-    return found
 
 
 def _literal(text: str, place: int) -> tuple[object, int]:
