@@ -76,8 +76,8 @@ def check_offload(name: str) -> None:
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is worth computing in: on an accelerator, and on processors that multiply it as fast as float32.
 
-    A processor without units for it (AVX2, as most laptops have) takes tens of times as long as in float32. That is
-    seen by one product of each, once a process; the bits of a run therefore depend on the processor.
+    A processor without units for it (AVX2, as most laptops have) takes tens of times as long as in float32. x86
+    processors say what they have; of others one product of each kind tells. The bits of a run depend on the answer.
     """
     return device.type != "cpu" or _multiplies_bfloat16()
 
@@ -85,6 +85,11 @@ def computes_bfloat16(device: torch.device) -> bool:
 @cache
 def _multiplies_bfloat16() -> bool:
     import torch
+
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if "avx512_bf16" in has:  # ATEN_CPU_CAPABILITY may have bidden torch not to use them
+        wide = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
+        return wide and bool(has["avx512_bf16"] or has.get("amx_bf16"))
 
     def seconds(dtype: torch.dtype) -> float:
         a, taken = torch.ones(256, 256, dtype=dtype), []
