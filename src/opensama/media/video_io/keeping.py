@@ -214,7 +214,10 @@ def _tags(metadata: dict[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in metadata.items():
         low = key.lower()
-        if value and not _OWN.fullmatch(low):
+        unset = low == "creation_time" and value.startswith(
+            "1970-01-01T00:00:00"
+        )  # an ASF without a date, as libavformat 63 reads it
+        if value and not unset and not _OWN.fullmatch(low):
             found.setdefault(_ALIKE.get(low, low), value)
     return found
 
