@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from functools import cache, partial
+from threading import Lock
 
 import pytest
 import torch
@@ -95,9 +96,11 @@ class Kept:
 
     def __init__(self, data):
         self.items, self.nothing, self.get = data.items, data.nothing, cache(data.__getitem__)
+        self.lock = Lock()  # several threads read, one may encode
 
     def __getitem__(self, number):
-        return dict(self.get(number))
+        with self.lock:
+            return dict(self.get(number))
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
 from opensama.training.config import SamaConfig
 from opensama.training.loading import make_transformer
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.runs import encode_data
 from opensama.training.stages import EditStage, sama_condition
 from opensama.training.start import open_data
 from opensama.values import UserError
@@ -61,6 +67,58 @@ def test_a_batch_is_a_function_of_the_pass_however_many_share_it(config):
             for key, value in part.batch(mine).items():
                 torch.testing.assert_close(value, expected[key], atol=0, rtol=0)
     assert not torch.equal(stage.batch(0)["noise"], stage.batch(4)["noise"])
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_pass_sees_the_same_batch_whatever_the_threads(config, tmp_path, workers):
+    """Also with a bad file among the data, cached or live; encoding stays in the thread that trains."""
+    config.machine.workers, before = workers, threading.enumerate()
+    encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
+    for latents in (None, tmp_path / "latents"):
+        config.data.latents = latents
+        stage = stage_of(config)
+        seen = seen_by(stage)
+        if stage.live is not None:
+            threads = set()
+            video = stage.live.encoders.video
+
+            def noting(pixels: torch.Tensor, video=video, threads=threads) -> torch.Tensor:
+                threads.add(threading.current_thread())
+                return video(pixels)
+
+            stage.live.encoders = replace(stage.live.encoders, video=noting)
+        for index in (0, 1, 2, 3, 4, 2, 9):
+            stage.step(index)
+        if stage.live is not None:
+            assert threads == {threading.current_thread()}
+        assert len(seen) == 7
+        for index, x in zip((0, 1, 2, 3, 4, 2, 9), seen, strict=True):
+            wanted = stage.batch(index)
+            asked = sama_condition(wanted, stage.transformer)
+            assert all(torch.equal(x[key], asked[key]) for key in asked if asked[key] is not None), index
+        stage.close()
+    assert not set(threading.enumerate()) - set(before)
+
+
+def seen_by(stage: EditStage) -> list[dict[str, torch.Tensor]]:
+    """What the transformer is called with, from now on."""
+    seen: list[dict[str, torch.Tensor]] = []
+    stage.transformer.register_forward_pre_hook(lambda _, __, called: seen.append(called), with_kwargs=True)
+    return seen
+
+
+def test_no_thread_outlives_a_run_that_ends_or_breaks_off(config, tmp_path, manifest):
+    before = threading.enumerate()
+    stage = stage_of(config)
+    Trainer(stage, LoopConfig(steps=1, accumulate=stage.passes), tmp_path / "whole", ignore).run()
+    only = tmp_path / "only.jsonl"
+    size = {"width": 64, "height": 48, "frames": 1}
+    only.write_text(json.dumps({"source": "none.png", "target": "none.png", "instruction": "x", **size}))
+    config.data.manifest, config.data.videos = only, 0
+    stage = stage_of(config)
+    with pytest.raises(UserError, match="samples in a row could not be read"):
+        Trainer(stage, LoopConfig(steps=1, accumulate=stage.passes), tmp_path / "broken", ignore).run()
+    assert not set(threading.enumerate()) - set(before)
 
 
 def test_two_steps_and_one_batch_is_learnt(config):

@@ -47,7 +47,7 @@ class Encoders:
 
 
 class Encoded(Protocol):
-    """Items as the loss needs them."""
+    """Items as the loss needs them. Several threads ask at once, except of `Live`, whose `read` they call instead."""
 
     items: Sequence[Item]
 
@@ -73,7 +73,15 @@ class Live:
         return self._nothing
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        return encode(self.layout.read(self.items[number]), self.encoders)
+        return self.encode(self.read(number))
+
+    def read(self, number: int) -> Pair:
+        """An item's pixels and text, in any thread."""
+        return self.layout.read(self.items[number])
+
+    def encode(self, pair: Pair) -> dict[str, Tensor]:
+        """What `live[number]` is, of what was read. In one thread at a time: autoencoders keep state in a call."""
+        return encode(pair, self.encoders)
 
 
 class Shards:

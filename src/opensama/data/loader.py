@@ -11,15 +11,15 @@ processes where these have together given a multiple of it. Files are opened whe
 are needed are decoded, and at most `workers` + 1 batches lie ready. An item that cannot be read is listed in `skipped`,
 and the next of its shape takes its place, the same one in every run.
 
-Threads do the work, because decoding and scaling leave Python's lock alone. Within a `torch.utils.data.DataLoader`
-(`batch_size=None`) the worker processes share the batches among them, and they come in the same order.
+Threads do the work (`prefetch.py`, as in training), because decoding and scaling leave Python's lock alone. Within a
+`torch.utils.data.DataLoader` (`batch_size=None`) the worker processes share the batches among them, and they come in
+the same order.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from opensama.data.prefetch import Prefetcher
 from opensama.data.samples import BadSample, Item, Kind, Layout, Pair, Row, Sampler, Shape, read_manifest, shapes_of
 from opensama.values import UserError
 
 TRIES = 20  # bad items in a row that are passed over before it is an error
 Read = TypeVar("Read")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -103,23 +105,20 @@ class Loader(IterableDataset[Batch]):
         """From the present position on; `position` is then that behind the last batch given."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        at = self.position + first
-        coming: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.workers, initializer=partial(torch.set_num_threads, 1)) as threads:
-            try:
-                while True:
-                    while len(coming) <= self.workers and not self._ended(at + len(coming) * step):
-                        number = (at + len(coming) * step) * self.world + self.rank
-                        coming.append(threads.submit(self.make, number))
-                    if not coming:
-                        return
-                    batch = coming.popleft().result()
-                    at += step
-                    self.position = at - first
-                    yield batch
-            finally:
-                for future in coming:
-                    future.cancel()
+        began = self.position
+        last = None if self.epochs is None else -(-self.epochs * self.sampler.epoch_length // self.world)
+        count = None if last is None else max(0, -(-(last - began - first) // step))
+        prefetch = Prefetcher(
+            lambda i: self.make((began + first + i * step) * self.world + self.rank), workers=self.workers, end=count
+        )
+        try:
+            numbers: Iterable[int] = itertools.count() if count is None else range(count)
+            for i in numbers:
+                batch = prefetch(i)
+                self.position = began + (i + 1) * step
+                yield batch
+        finally:
+            prefetch.close()
 
     def make(self, number: int) -> Batch:
         """The batch of that number, whoever asks."""
@@ -156,11 +155,6 @@ class Loader(IterableDataset[Batch]):
             )
         self.position = state["given"] // self.world
 
-    def _ended(self, at: int) -> bool:
-        if self.epochs is None:
-            return False
-        return at >= -(-self.epochs * self.sampler.epoch_length // self.world)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Loader, **self._made), (), {"position": self.position}
 
@@ -184,12 +178,23 @@ class Reader(Generic[Read]):
                 try:
                     return chosen, self.read(chosen)
                 except BadSample as reason:
-                    self._note(item, str(reason))
+                    self.note(chosen, reason)
             last = self._bad[item.name]
             chosen = sampler.other(number, tried)
         raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
 
-    def _note(self, item: Item, reason: str) -> None:
+    def then(self, finish: Callable[[Read], Done], sampler: Sampler, number: int, found: tuple[int, Read]) -> Done:
+        """`finish` of what was found for a number; where that raises BadSample, of the next good item's."""
+        while True:
+            try:
+                return finish(found[1])
+            except BadSample as reason:
+                self.note(found[0], reason)
+                found = self(sampler, number)
+
+    def note(self, number: int, reason: BadSample) -> None:
+        """Lists an item as bad, once."""
+        item = self.items[number]
         with self._lock:
             if item.name not in self._bad:
                 self._bad[item.name] = f"{item.row.target}: {reason}"

@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
+from opensama.data.prefetch import Prefetcher, one_core
 from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import autocast
-from opensama.training.ahead import Ahead, one_core
+from opensama.training.devices import moved, pinned
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import plan_edit, render_looks
 
@@ -42,7 +43,8 @@ class AutoencoderStage:
         for components in (vae.linear_in, vae.linear_out):
             components.requires_grad_(False)
         self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
-        self.next_clips = Ahead(self.clips, next(vae.parameters()).device)
+        self.device = next(vae.parameters()).device
+        self.next_clips = Prefetcher(lambda index: pinned(self.clips(index), self.device))
 
     def start(self) -> None:
         """Principal components of a mixed batch."""
@@ -55,6 +57,9 @@ class AutoencoderStage:
     def modules(self) -> Mapping[str, nn.Module]:
         return {"vae": self.vae}
 
+    def close(self) -> None:
+        self.next_clips.close()
+
     def clips(self, index: int) -> Tensor:
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         textures = moving_crops(self.pictures, self.textures, 5, self.side, generator=g)
@@ -64,7 +69,7 @@ class AutoencoderStage:
         return torch.cat((textures, *(whole[..., y : y + self.side, x : x + self.side] for y, x in corners)))
 
     def step(self, index: int) -> dict[str, Tensor]:
-        x = self.next_clips(index)
+        x = moved(self.next_clips(index), self.device)
         with autocast(x.device):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)

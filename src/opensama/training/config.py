@@ -356,8 +356,9 @@ class MeshSettings(Section):
 
 
 class MachineSettings(Section):
-    """What --dry-run reckons with. Published figures: docs/train.md."""
+    """The machine at hand: threads that read, and what --dry-run reckons with. Published figures: docs/train.md."""
 
+    workers: int = Field(2, gt=0, description="threads of a process that read ahead, and as many batches that it keeps")
     gpus: int = Field(8, gt=0, description="for predictions; in training it is what torchrun starts")
     memory: float = Field(141.0, gt=0, description="gigabytes (10^9) a GPU")
     tflops: float = Field(229.0, gt=0, description="10^12 operations of the model a second and GPU, as trainers reach")

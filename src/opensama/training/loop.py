@@ -54,7 +54,8 @@ class Stage(Protocol):
     - `batch(index) -> tensors by name`: written to disk if its loss is no finite number;
     - `skipped: list[tuple[str, str]]`: samples that could not be read and why; the loop empties and lists it;
     - `preview(folder)`: writes samples of fixed prompts; called with the averaged weights in place.
-    - `measure() -> scores by name`: of the averaged weights, which are in place.
+    - `measure() -> scores by name`: of the averaged weights, which are in place;
+    - `close()`: ends its threads, however the run ended.
     """
 
     name: str
@@ -172,6 +173,12 @@ class Trainer:
         return by_clock if limit is None else max(by_clock, self.progress.step / limit)
 
     def run(self) -> Progress:
+        try:
+            return self._run()
+        finally:
+            getattr(self.stage, "close", lambda: None)()
+
+    def _run(self) -> Progress:
         config, progress = self.config, self.progress
         settings = vars(config) | self.settings
         monitor = Monitor(self.out, progress.step, config.trackers, settings) if self.rank == 0 else None
@@ -311,12 +318,12 @@ class Trainer:
 
     def note_skipped(self) -> None:
         """Lists samples that the stage could not read, each once."""
-        for sample, reason in getattr(self.stage, "skipped", ()):
+        found = getattr(self.stage, "skipped", [])
+        while found:  # threads that read may add to it
+            sample, reason = found.pop(0)
             if sample not in self.skipped:
                 self.skipped.add(sample)
                 _append(self.out / "skipped.jsonl", {"sample": sample, "reason": reason})
-        if getattr(self.stage, "skipped", None):
-            self.stage.skipped.clear()  # type: ignore[attr-defined]
 
     def preview(self) -> None:
         if hasattr(self.stage, "preview"):

@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 
+from opensama.data.prefetch import one_core
 from opensama.data.samples import seeded
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
 from opensama.runtime import autocast, whole_file
-from opensama.training.ahead import one_core
 from opensama.training.footage import styled_footage
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel, UMT5EncoderModel
 
+from opensama.data.prefetch import Prefetcher
 from opensama.models.semantic import pool_anchor_tokens
 from opensama.runtime import autocast
-from opensama.training.ahead import Ahead
-from opensama.training.devices import moved
+from opensama.training.devices import moved, pinned
 from opensama.training.text import encode_text, tokenize
 from opensama.world import plan_edit, render_looks
 
@@ -68,11 +68,14 @@ class SemanticStage:
     ):
         self.encoder, self.text, self.tokenizer, self.batch = encoder, text, tokenizer, batch
         self.device = next(encoder.parameters()).device
-        self.next_pictures = Ahead(self.pictures, self.device)
+        self.next_pictures = Prefetcher(lambda index: pinned(self.pictures(index), self.device))
         self.heads = Heads(text.config.d_model, encoder.config.hidden_size).to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"encoder": self.encoder, "text": self.text, "heads": self.heads}
+
+    def close(self) -> None:
+        self.next_pictures.close()
 
     def pictures(self, index: int) -> tuple[Tensor, list[str]]:
         """Frames [b 3 h w] in 0..1, sources and answers in equal parts, and what is seen in them."""
@@ -81,7 +84,7 @@ class SemanticStage:
         return render_looks(looks, 1)[:, 0], [look.caption for look in looks]
 
     def step(self, index: int) -> dict[str, Tensor]:
-        frames, captions = self.next_pictures(index)
+        frames, captions = moved(self.next_pictures(index), self.device)
         frames = frames * 2 - 1
         ids, mask = moved(tokenize(self.tokenizer, captions, 64), self.device)
         with autocast(self.device):

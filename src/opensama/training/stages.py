@@ -15,25 +15,28 @@ tokens, `e` their width. sigma = 1 is noise, velocity = noise - data, timestep =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from opensama.data.latents import Encoded
+from opensama.data.latents import Encoded, Live
 from opensama.data.loader import Reader
+from opensama.data.prefetch import Prefetcher
 from opensama.data.samples import Kind, Sampler, generator, shapes_of
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
 from opensama.runtime import autocast
-from opensama.training.ahead import Ahead
 from opensama.training.config import EditConfig, FlowSettings, LossSettings
 from opensama.training.costs import SIZES, training_flops
+from opensama.training.devices import moved, pinned
 from opensama.training.plan import count_passes
 from opensama.values import UserError
 
 Batch = dict[str, Tensor]
+Found = tuple[int, Any]
+"""The number of an item, and what was read of it."""
 
 
 def sama_condition(x: Mapping[str, Tensor], model: Any) -> dict[str, Any]:
@@ -124,7 +127,8 @@ class EditStage:
         self.condition = CONDITIONS[config.family]
         self.sizes = SIZES[config.family].of(transformer.config)
         self.rank, self.world, self.device = rank, world, torch.device(device)
-        self.reader: Reader[dict[str, Tensor]] = Reader(data.items, data.__getitem__)
+        self.live = data if isinstance(data, Live) else None
+        self.reader: Reader[Any] = Reader(data.items, data.__getitem__ if self.live is None else self.live.read)
         self.skipped = self.reader.skipped  # for the loop, which lists and empties it
         wanted = config.data
         shares: list[tuple[Kind, int, int]] = [
@@ -147,14 +151,18 @@ class EditStage:
             self.plan.append((sampler, batch, counts[kind], weight))
         self.epoch = max(sampler.steps(count * world * batch) for sampler, batch, count, _ in self.plan)  # in steps
         self.preview: Callable[[Path], None] = lambda folder: None
-        self.batches = Ahead(self.batch, self.device)
+        self.prefetch: Prefetcher[Any] = Prefetcher(self.ahead, workers=config.machine.workers)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"transformer": self.transformer}
 
+    def close(self) -> None:
+        self.prefetch.close()
+
     def step(self, index: int) -> dict[str, Tensor]:
         """The losses of one pass."""
-        x = self.batches(index)
+        made = self.prefetch(index)
+        x = moved(made if self.live is None else self.collate(index, self.encode(index, made)), self.device)
         with autocast(self.device, self.config.compute):
             answer = self.transformer(**self.condition(x, self.transformer, **self.config.model.asking))
         losses = edit_losses(answer, x, self.config.loss, self.importance)
@@ -170,16 +178,31 @@ class EditStage:
         flops = training_flops(self.sizes, tokens, text, semantic=semantic, full=full)
         return {"tokens": torch.tensor(float(b * tokens)), "flops": torch.tensor(b * flops, dtype=torch.float64)}
 
+    def ahead(self, index: int) -> Any:
+        """What threads make before a pass's turn: its batch, or where models must encode it first, what they take."""
+        return pinned(self.batch(index), self.device) if self.live is None else self.read(index)
+
+    def read(self, index: int) -> list[Found]:
+        """What one pass's batch is made of, in any thread: of each sample what was read, by the item's number."""
+        sampler, _, mine, _ = self._place(index)
+        return [self.reader(sampler, number) for number in sampler.numbers(mine)]
+
+    def encode(self, index: int, found: Sequence[Found]) -> list[dict[str, Tensor]]:
+        """The latents, text and features of what was read; computed here where they are not read."""
+        if self.live is None:
+            return [what for _, what in found]
+        sampler, _, mine, _ = self._place(index)
+        pairs = zip(sampler.numbers(mine), found, strict=True)
+        return [self.reader.then(self.live.encode, sampler, number, what) for number, what in pairs]
+
     def batch(self, index: int) -> Batch:
         """This process's part of one pass's batch, on the CPU in float32; see `sample` for what is in it."""
-        sampler, b, count, weight, at = self._place(index)
-        every = range(index // self.passes * count * self.world, (index // self.passes + 1) * count * self.world)
-        by_size = sorted(every, key=lambda number: self.data.items[sampler.numbers(number)[0]].shape.size)
-        mine = by_size[at * self.world + self.rank]
-        samples = [
-            self.sample(sampler, number, generator(self.config.seed, sampler.kind, mine, i))
-            for i, number in enumerate(sampler.numbers(mine))
-        ]
+        return self.collate(index, self.encode(index, self.read(index)))
+
+    def collate(self, index: int, encoded: Sequence[dict[str, Tensor]]) -> Batch:
+        """The batch of encoded samples."""
+        sampler, b, mine, weight = self._place(index)
+        samples = [self.sample(x, generator(self.config.seed, sampler.kind, mine, i)) for i, x in enumerate(encoded)]
         texts = [sample.pop("text") for sample in samples]
         out = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
         most = self.config.data.text_tokens
@@ -194,12 +217,12 @@ class EditStage:
         out["weight"] = torch.tensor(weight)
         return out
 
-    def sample(self, sampler: Sampler, number: int, g: torch.Generator) -> Batch:
+    def sample(self, encoded: Mapping[str, Tensor], g: torch.Generator) -> Batch:
         """source, target, noise [c t h w], change [t h w], semantic and its noise [s e], text [l d], sigma [].
 
         Where the model reads the text in one vector too, that is `pooled` [d].
         """
-        x = {key: tensor.float() for key, tensor in self.reader(sampler, number)[1].items()}
+        x = {key: tensor.float() for key, tensor in encoded.items()}
         dropped = torch.rand((), generator=g) < self.config.data.text_dropout
         if dropped:
             x |= {key: tensor.float() for key, tensor in self.data.nothing.items()}
@@ -209,11 +232,13 @@ class EditStage:
             x["semantic_noise"] = torch.randn(x["semantic"].shape, generator=g)
         return x
 
-    def _place(self, index: int) -> tuple[Sampler, int, int, float, int]:
-        """Which stream a pass belongs to, and which of the stream's passes of this step it is."""
-        at = index % self.passes
+    def _place(self, index: int) -> tuple[Sampler, int, int, float]:
+        """Of a pass: the stream it belongs to, its batch's size and number in it, and its weight."""
+        step, at = divmod(index, self.passes)
         for sampler, b, count, weight in self.plan:
             if at < count:
-                return sampler, b, count, weight, at
+                every = range(step * count * self.world, (step + 1) * count * self.world)
+                by_size = sorted(every, key=lambda number: self.data.items[sampler.numbers(number)[0]].shape.size)
+                return sampler, b, by_size[at * self.world + self.rank], weight
             at -= count
         raise AssertionError(index)

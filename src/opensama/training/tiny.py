@@ -27,13 +27,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
 
+from opensama.data.prefetch import one_core
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.registry import TINY, WORDS, find
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.assemble import PIPELINES
 from opensama.pipeline.sama import SamaPipeline
-from opensama.training.ahead import one_core
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage, HeldOut, Stream
