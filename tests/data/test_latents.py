@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from opensama.data.latents import Shards, changed_share
+from opensama.data import latents
+from opensama.data.latents import Live, Shards, changed_share
 from opensama.training.loading import make_transformer
 from opensama.training.runs import encode_data
 from opensama.training.stages import EditStage
@@ -76,6 +78,42 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
     for index in range(6):
         stage.batch(index)
     assert [name for name, _ in stage.skipped] == ["3"]
+
+
+def test_a_clips_target_is_encoded_once_for_all_its_variants(config, tmp_path, monkeypatch):
+    """Also where a shard ends between them; every variant reads what it would have been encoded to alone."""
+    config.data.pretext = {"cube": 1, "tube": 1}  # no source is its target
+    live, settings = open_data(config, CPU, ignore)
+    assert isinstance(live, Live)
+    alone = [live[number] for number in range(len(live.items))]
+    pixels: list[bytes] = []
+    images: list[bytes] = []
+    video, semantic = live.encoders.video, live.encoders.semantic
+    assert semantic is not None
+
+    def video_noted(x: torch.Tensor) -> torch.Tensor:
+        pixels.append(x.numpy().tobytes())
+        return video(x)
+
+    def semantic_noted(x: torch.Tensor) -> torch.Tensor:
+        images.append(x.numpy().tobytes())
+        return semantic(x)
+
+    noted = replace(live.encoders, video=video_noted, semantic=semantic_noted)
+    monkeypatch.setattr(latents, "SHARD_ITEMS", 2)  # of three variants a clip
+    assert not latents.precompute(
+        tmp_path, live.items, live.layout, noted, settings, no_text=config.data.no_text, say=ignore
+    )
+    clips = [item for item in live.items if "." in item.name]
+    edits = len(live.items) - len(clips)
+    assert len(clips) == 6
+    assert len(pixels) == 2 * edits + len(clips) + 2, "both sides of an edit, each source of a clip, its target once"
+    assert len(images) == edits + 2
+    cached = Shards(tmp_path, settings)
+    for number, wanted in enumerate(alone):
+        got = cached[number]
+        assert got.keys() == wanted.keys()
+        assert all(torch.equal(got[key], wanted[key]) for key in wanted), number
 
 
 def test_changed_share_of_cells():

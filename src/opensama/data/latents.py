@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opensama.data.prefetch import Prefetcher
 from opensama.data.samples import BadSample, Item, Layout, Pair, Row, Shape
 from opensama.runtime import whole_file
 from opensama.values import UserError
@@ -79,9 +80,12 @@ class Live:
         """An item's pixels and text, in any thread."""
         return self.layout.read(self.items[number])
 
-    def encode(self, pair: Pair) -> dict[str, Tensor]:
-        """What `live[number]` is, of what was read. In one thread at a time: autoencoders keep state in a call."""
-        return encode(pair, self.encoders)
+    def encode(self, pair: Pair, of_line: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What `live[number]` is, of what was read. In one thread at a time: autoencoders keep state in a call.
+
+        `of_line` is another variant's of the same clip, whose target and semantic features are this one's, too.
+        """
+        return encode(pair, self.encoders, of_line or {})
 
 
 class Shards:
@@ -116,13 +120,13 @@ class Shards:
 
 
 @torch.no_grad()
-def encode(pair: Pair, encoders: Encoders) -> dict[str, Tensor]:
-    """One item's tensors, on the CPU."""
-    target = encoders.video(pair.target[None])[0]
+def encode(pair: Pair, encoders: Encoders, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One item's tensors, on the CPU; `known` may hold its target and semantic features."""
+    target = known["target"] if "target" in known else encoders.video(pair.target[None])[0]
     source = target if pair.source is pair.target else encoders.video(pair.source[None])[0]
     out = {"source": source, "target": target, **words(encoders.text(pair.text))}
     if encoders.semantic is not None:
-        out["semantic"] = encoders.semantic(pair.target)
+        out["semantic"] = known["semantic"] if "semantic" in known else encoders.semantic(pair.target)
     bad = [name for name, tensor in out.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise BadSample(f"its {bad[0]} holds numbers that are not finite")
@@ -153,11 +157,13 @@ def precompute(
     no_text: str = "",
     rank: int = 0,
     world: int = 1,
+    workers: int = 2,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Encodes all items into shards, every `world`-th of them from `rank` on; bad items, by name, come out.
 
-    Shards that are there stay. The last process to end, whichever it is, leaves the index whole.
+    `workers` threads read ahead. Shards that are there stay. A clip's target is encoded once for all its variants
+    that follow each other in this process's shards. The last process to end, whichever it is, leaves the index whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "index.json").exists():
@@ -166,28 +172,34 @@ def precompute(
     _save({key: x.contiguous() for key, x in live.nothing.items()}, folder / "nothing.safetensors")
     _write("".join(f"{json.dumps(line_of(item))}\n" for item in items), folder / "items.jsonl")
     bad: dict[str, str] = {}
-    shards = range(rank, count_shards(len(items)), world)
-    for done, shard in enumerate(shards, 1):
-        file = shard_file(folder, shard)
-        if file.is_file():
-            continue
-        tensors: dict[str, Tensor] = {}
-        faults: dict[str, str] = {}
-        for number in range(shard * SHARD_ITEMS, min(len(items), (shard + 1) * SHARD_ITEMS)):
-            try:
-                encoded = live[number]
-            except BadSample as reason:
-                faults[items[number].name] = str(reason)
-                say(f"skipped line {items[number].row.line}: {reason}")
-                continue
-            item = items[number]
-            if torch.equal(encoded["source"], encoded["target"]):
-                encoded.pop("source")
-            owner = {key: item.row.line if key in OF_LINE else item.name for key in encoded}
-            tensors |= {f"{owner[key]}/{key}": tensor for key, tensor in encoded.items()}
-        _save(tensors, file, {"bad": json.dumps(faults)})
-        if done % max(1, len(shards) // 20) == 0 or done == len(shards):
-            say(f"encoded {done} of {len(shards)} shards")
+    shards = [s for s in range(rank, count_shards(len(items)), world) if not shard_file(folder, s).is_file()]
+    wanted = [range(shard * SHARD_ITEMS, min(len(items), (shard + 1) * SHARD_ITEMS)) for shard in shards]
+    numbers = [number for part in wanted for number in part]
+    prefetch = Prefetcher(lambda at: live.read(numbers[at]), workers=workers, end=len(numbers))
+    at = 0
+    last: tuple[int, dict[str, Tensor]] = (-1, {})  # a line, and what its variants have in common
+    try:
+        for done, (shard, part) in enumerate(zip(shards, wanted, strict=True), 1):
+            tensors: dict[str, Tensor] = {}
+            faults: dict[str, str] = {}
+            for number in part:
+                item, at = items[number], at + 1
+                try:
+                    encoded = live.encode(prefetch(at - 1), last[1] if last[0] == item.row.line else None)
+                except BadSample as reason:
+                    faults[item.name] = str(reason)
+                    say(f"skipped line {item.row.line}: {reason}")
+                    continue
+                last = (item.row.line, {key: encoded[key] for key in OF_LINE if key in encoded})
+                if torch.equal(encoded["source"], encoded["target"]):
+                    encoded.pop("source")
+                owner = {key: item.row.line if key in OF_LINE else item.name for key in encoded}
+                tensors |= {f"{owner[key]}/{key}": tensor for key, tensor in encoded.items()}
+            _save(tensors, shard_file(folder, shard), {"bad": json.dumps(faults)})
+            if done % max(1, len(shards) // 20) == 0 or done == len(shards):
+                say(f"encoded {done} of {len(shards)} shards")
+    finally:
+        prefetch.close()
     for shard in range(count_shards(len(items))):
         if shard_file(folder, shard).is_file():
             with safe_open(shard_file(folder, shard), framework="pt") as file:

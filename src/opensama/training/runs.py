@@ -133,6 +133,7 @@ def encode_data(
         no_text=config.data.no_text,
         rank=rank,
         world=world,
+        workers=config.machine.workers,
         say=say,
     )
 
