@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import re
 import time
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,19 @@ import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 
+from opensama.data.latents import Live
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
 from opensama.training.config import SamaConfig
 from opensama.training.ema import Average
 from opensama.training.loading import begin, make_transformer
-from opensama.training.parallel import MeshConfig, parallelise
+from opensama.training.parallel import MeshConfig, lay_out, parallelise, share_tensors
 from opensama.training.plan import loading_memory
-from opensama.training.start import full_config, sizes_of
+from opensama.training.stages import EditStage
+from opensama.training.start import full_config, open_data, sizes_of
 from opensama.training.waiting import wait_for_all
+from opensama.values import UserError
+from tests.data.making import tiny_settings
 from tests.models.sizes import SIZES
 from tests.training.test_parallel import Flow, gradients
 
@@ -131,3 +137,59 @@ def test_a_process_loads_its_share_and_no_more_as_planned(tmp_path):
         got = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert got["sums"] == pytest.approx(whole, rel=1e-9, abs=1e-9)
         assert got["peak"] == pytest.approx(gpu + host, rel=0.1)
+
+
+def counted_stage(settings: dict, **changes: object) -> tuple[EditStage, Counter[bytes]]:
+    """A stage that encodes in the step, and what its autoencoder encodes from then on."""
+    config = SamaConfig(**settings)
+    data, _ = open_data(config, torch.device("cpu"), lambda *_: None)
+    assert isinstance(data, Live)
+    seen: Counter[bytes] = Counter()
+    video = data.encoders.video
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        seen[pixels.numpy().tobytes()] += 1
+        return video(pixels)
+
+    data.encoders = replace(data.encoders, video=counted)
+    return EditStage("stage0", make_transformer(config), data, config, **changes), seen  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def losses_of(stage: EditStage) -> list[float]:
+    losses = [float(stage.step(index)["loss"]) for index in range(stage.passes)]
+    stage.close()
+    return losses
+
+
+def encode_together(rank: int, folder: str, settings: dict) -> None:
+    join(rank, folder)
+    mesh = MeshConfig(context=2, compute="float32")
+    layout = lay_out(mesh)
+    assert layout.context is not None
+    group = layout.context["ulysses"].get_group()
+    stage, seen = counted_stage(settings, sharing=group)
+    parallelise(stage.transformer, mesh)
+    losses = losses_of(stage)
+
+    def fail() -> dict[str, torch.Tensor]:
+        raise ValueError("no such clip")
+
+    error, said = (ValueError, "no such clip") if rank else (UserError, "Another process of those that share a batch")
+    with pytest.raises(error, match=said):
+        share_tensors(fail if rank else dict, group, torch.device("cpu"))
+    torch.save({"losses": losses, "seen": dict(seen)}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_that_share_a_sequence_encode_a_batch_once(tmp_path, base, manifest):
+    """Each sample by one of them, and the losses of one process; an error of one ends the wait of the other."""
+    settings = tiny_settings(base, manifest)
+    stage, seen = counted_stage(settings)
+    wanted = losses_of(stage)
+    torch.multiprocessing.spawn(encode_together, (str(tmp_path), settings), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    for got in ranks:
+        assert got["losses"] == pytest.approx(wanted, rel=1e-5)
+    assert Counter(ranks[0]["seen"]) + Counter(ranks[1]["seen"]) == seen
+    assert ranks[1]["seen"], "a batch of two videos is made by both"

@@ -27,7 +27,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
-from torch import nn
+from safetensors.torch import load, save
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -138,6 +139,36 @@ def share_sequence(model: Any, mesh: DeviceMesh) -> None:
     config = ContextParallelConfig(ulysses_degree=parts, ulysses_anything=True, mesh=mesh)
     with quiet_loading():
         model.enable_parallelism(config=config)
+
+
+def share_tensors(
+    make: Callable[[], dict[str, Tensor]], group: dist.ProcessGroup, device: torch.device
+) -> dict[str, Tensor]:
+    """What all processes of a group make together, on the CPU: tensors by names, each of them made by one process.
+
+    An error comes out where it happened; the others then raise one, too, rather than wait. From the main thread only.
+    """
+    own = b""
+    failed: Exception | None = None
+    try:
+        own = save(make())
+    except Exception as error:
+        failed = error
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(group.size())]
+    dist.all_gather(sizes, torch.tensor([-1 if failed else len(own)], device=device), group)
+    if failed is not None:
+        raise failed
+    if min(map(int, sizes)) < 0:
+        raise UserError("Another process of those that share a batch could not make its part: see what it says.")
+    out: dict[str, Tensor] = {}
+    for place, size in enumerate(map(int, sizes)):
+        data = torch.empty(size, dtype=torch.uint8)
+        if place == group.rank():
+            data = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+        data = data.to(device)
+        dist.broadcast(data, group=group, group_src=place)
+        out |= load(data.cpu().numpy().tobytes())
+    return out
 
 
 def recompute(model: Any, *, selective: bool, compiled: bool) -> None:

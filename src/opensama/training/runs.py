@@ -86,7 +86,8 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
     beginning.fill(transformer)
     rank, world = layout.data_rank, layout.data_world
-    stage = EditStage(name, transformer, data, config, rank=rank, world=world, device=where)
+    sharing = None if layout.context is None else layout.context["ulysses"].get_group()
+    stage = EditStage(name, transformer, data, config, rank=rank, world=world, device=where, sharing=sharing)
     settings = config.model_dump(mode="json", exclude=FREE)
     for length in ("steps", "epochs"):
         settings["optimizer"].pop(length)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from opensama.data.latents import Encoded, Live
@@ -31,12 +32,14 @@ from opensama.runtime import autocast
 from opensama.training.config import EditConfig, FlowSettings, LossSettings
 from opensama.training.costs import SIZES, training_flops
 from opensama.training.devices import moved, pinned
+from opensama.training.parallel import share_tensors
 from opensama.training.plan import count_passes
 from opensama.values import UserError
 
 Batch = dict[str, Tensor]
 Found = tuple[int, Any]
 """The number of an item, and what was read of it."""
+WHOLE = slice(None)  # of a batch's samples
 
 
 def sama_condition(x: Mapping[str, Tensor], model: Any) -> dict[str, Any]:
@@ -108,6 +111,7 @@ class EditStage:
     """Batches of images and of videos in turn. `step` is one pass; `passes` of them make a step of the optimizer.
 
     `rank` and `world` number the processes that see different data; `importance` [c] scales latent numbers in the loss.
+    Of a batch that a group of processes is `sharing`, each reads and encodes its part where that is not done before.
     """
 
     def __init__(
@@ -121,8 +125,9 @@ class EditStage:
         world: int = 1,
         device: torch.device | str = "cpu",
         importance: Tensor | None = None,
+        sharing: dist.ProcessGroup | None = None,
     ):
-        self.importance = importance
+        self.importance, self.sharing = importance, sharing
         self.name, self.transformer, self.data, self.config = name, transformer, data, config
         self.condition = CONDITIONS[config.family]
         self.sizes = SIZES[config.family].of(transformer.config)
@@ -151,6 +156,9 @@ class EditStage:
             self.plan.append((sampler, batch, counts[kind], weight))
         self.epoch = max(sampler.steps(count * world * batch) for sampler, batch, count, _ in self.plan)  # in steps
         self.preview: Callable[[Path], None] = lambda folder: None
+        self.part = WHOLE  # of batches that must be encoded, the samples that this process does
+        if sharing is not None:
+            self.part = slice(sharing.rank(), None, sharing.size())
         self.prefetch: Prefetcher[Any] = Prefetcher(self.ahead, workers=config.machine.workers)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -161,8 +169,8 @@ class EditStage:
 
     def step(self, index: int) -> dict[str, Tensor]:
         """The losses of one pass."""
-        made = self.prefetch(index)
-        x = moved(made if self.live is None else self.collate(index, self.encode(index, made)), self.device)
+        batch = self.prefetch(index) if self.live is None else self.collate(index, self.shared(index))
+        x = moved(batch, self.device)
         with autocast(self.device, self.config.compute):
             answer = self.transformer(**self.condition(x, self.transformer, **self.config.model.asking))
         losses = edit_losses(answer, x, self.config.loss, self.importance)
@@ -180,23 +188,39 @@ class EditStage:
 
     def ahead(self, index: int) -> Any:
         """What threads make before a pass's turn: its batch, or where models must encode it first, what they take."""
-        return pinned(self.batch(index), self.device) if self.live is None else self.read(index)
+        return pinned(self.batch(index), self.device) if self.live is None else self.read(index, self.part)
 
-    def read(self, index: int) -> list[Found]:
+    def read(self, index: int, part: slice = WHOLE) -> list[Found]:
         """What one pass's batch is made of, in any thread: of each sample what was read, by the item's number."""
         sampler, _, mine, _ = self._place(index)
-        return [self.reader(sampler, number) for number in sampler.numbers(mine)]
+        return [self.reader(sampler, number) for number in sampler.numbers(mine)[part]]
 
-    def encode(self, index: int, found: Sequence[Found]) -> list[dict[str, Tensor]]:
+    def encode(self, index: int, found: Sequence[Found], part: slice = WHOLE) -> list[dict[str, Tensor]]:
         """The latents, text and features of what was read; computed here where they are not read."""
         if self.live is None:
             return [what for _, what in found]
         sampler, _, mine, _ = self._place(index)
-        pairs = zip(sampler.numbers(mine), found, strict=True)
+        pairs = zip(sampler.numbers(mine)[part], found, strict=True)
         return [self.reader.then(self.live.encode, sampler, number, what) for number, what in pairs]
 
+    def shared(self, index: int) -> list[dict[str, Tensor]]:
+        """What `encode` gives of the whole batch, with every sample read and encoded by one of those that share it."""
+        if self.sharing is None:
+            return self.encode(index, self.prefetch(index))
+
+        def own() -> dict[str, Tensor]:
+            encoded = self.encode(index, self.prefetch(index), self.part)
+            numbers = range(self._place(index)[1])[self.part]
+            return {f"{i}/{key}": x for i, sample in zip(numbers, encoded, strict=True) for key, x in sample.items()}
+
+        found: dict[int, dict[str, Tensor]] = {}
+        for name, x in share_tensors(own, self.sharing, self.device).items():
+            number, _, key = name.partition("/")
+            found.setdefault(int(number), {})[key] = x
+        return [found[i] for i in range(len(found))]
+
     def batch(self, index: int) -> Batch:
-        """This process's part of one pass's batch, on the CPU in float32; see `sample` for what is in it."""
+        """This process's batch of one pass, on the CPU in float32, made by it alone; see `sample` for what is in it."""
         return self.collate(index, self.encode(index, self.read(index)))
 
     def collate(self, index: int, encoded: Sequence[dict[str, Tensor]]) -> Batch:
