@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -70,9 +71,13 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
     rows.append({"source": "none.png", "target": "none.png", "instruction": "x", **size})
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config.data.manifest, config.data.videos = tmp_path / "data.jsonl", 0
+    whole, config.model.base = config.model.base, str(tmp_path / "base")
+    shutil.copytree(whole, config.model.base)
     bad = encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
     assert list(bad) == ["3"]
     config.data.latents = tmp_path / "latents"
+    for encoder in ("text_encoder", "vae", "siglip"):  # nothing asks for them any more
+        shutil.rmtree(tmp_path / "base" / encoder)
     data, _ = open_data(config, CPU, ignore)
     stage = EditStage("a", make_transformer(config), data, config)
     for index in range(6):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,9 +13,9 @@ from opensama.data.samples import Shape
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
 from opensama.training.costs import SamaSizes, forward_flops, training_flops
-from opensama.training.plan import make_plan, nominal_shapes
+from opensama.training.plan import Plan, frozen_memory, make_plan, nominal_shapes
 from opensama.training.runs import plan_editor
-from opensama.training.start import full_config, sizes_of
+from opensama.training.start import full_config, make_encoders, sizes_of
 from opensama.values import UserError
 from tests.models.sizes import SIZES
 
@@ -55,6 +57,41 @@ def test_the_plan_of_the_paper():
     assert twice.gigabytes < plan.gigabytes
     for word in ("14.3 B", "PF", "GB of 141", "hours", "$"):
         assert word in plan.table()
+
+
+def test_models_beside_the_transformer_are_in_the_printed_figures():
+    """What encodes in the step, on the GPU and on its way through host memory; nothing of it with cached latents."""
+    plan = plan_editor(STAGE_0, say=lambda line: None)
+    rows = {name.strip(): value.strip() for name, _, value in (line.partition("  ") for line in lines(plan))}
+    assert (rows["text encoder"], rows["autoencoder"], rows["image encoder"]) == ("11.4 GB", "0.5 GB", "1.7 GB")
+    assert rows["while it loads"] == "20.8 GB a GPU, 11 GB of host memory a process"
+    # of a batch of two pairs of 81 frames, which two processes share, one each; three of them, in float32
+    width, height, *_ = nominal_shapes(STAGE_0)[1]
+    assert rows["host memory"] == f"{3 * 2 * 81 * width * height * 12 / 1e9:.1f} GB a process for pixels read ahead"
+    cached = STAGE_0.model_copy(deep=True)
+    cached.data.latents, cached.preview_every = Path("latents"), 500
+    less = plan_editor(cached, say=lambda line: None)
+    assert less.gigabytes == pytest.approx(plan.gigabytes - 13.6 + 0.5)
+    rows = {name.strip(): value.strip() for name, _, value in (line.partition("  ") for line in lines(less))}
+    assert rows["autoencoder of previews"] == "0.5 GB"
+    assert rows["while it loads"] == "7.7 GB a GPU, 0.5 GB of host memory a process"
+    assert not {"text encoder", "autoencoder", "image encoder", "host memory"} & rows.keys()
+
+
+def lines(plan: Plan) -> list[str]:
+    return [line.strip() for line in plan.table().splitlines()]
+
+
+def test_models_in_folders_are_counted_as_they_are_loaded(config):
+    """Numbers of what `make_encoders` holds; a text encoder in half precision, the others in float32."""
+    encoders = make_encoders(config, torch.device("cpu"))
+    pipe = encoders.video.__self__  # type: ignore[attr-defined]
+    held = {"text encoder": (pipe.text_encoder, 2), "autoencoder": (pipe.vae, 4)}
+    held["image encoder"] = (encoders.semantic.args[0], 4)  # type: ignore[union-attr]
+    counted = {name: sum(p.numel() for p in m.parameters()) * width / 1e9 for name, (m, width) in held.items()}
+    assert frozen_memory(config) == pytest.approx(counted)
+    config.semantic.encoder = None
+    assert "image encoder" not in frozen_memory(config)
 
 
 def test_low_rank_saves_memory_more_than_time():

@@ -31,8 +31,9 @@ class Sizes:
 
     `block_bytes` is what one block keeps for its backward pass, a token and number of its width, with bfloat16
     autocast (measured by saved-tensor hooks, tests/training/test_plan.py); `selective_bytes` of these is kept when
-    norms and activations are recomputed. `encoders` are gigabytes of the frozen models; `vae_flops` are operations of
-    encoding a pixel of a frame, `text_flops` of a text.
+    norms and activations are recomputed. `encoders` are gigabytes of the frozen models on a GPU (text encoders in half
+    precision, the others in float32); `vae_flops` are operations of encoding a pixel of a frame, `text_flops` of a
+    text.
     """
 
     block_bytes: ClassVar[float]
@@ -81,7 +82,7 @@ class SamaSizes(Sizes):
 
     block_bytes: ClassVar[float] = 87.0
     selective_bytes: ClassVar[float] = 28.0
-    encoders: ClassVar[Mapping[str, float]] = {"text encoder": 11.4, "autoencoder": 0.5, "image encoder": 0.9}
+    encoders: ClassVar[Mapping[str, float]] = {"text encoder": 11.4, "autoencoder": 0.5, "image encoder": 1.7}
     vae_flops: ClassVar[float] = 5.07e6  # Wan2.1's
     text_flops: ClassVar[float] = 5.8e12  # UMT5-XXL for 512 tokens
 

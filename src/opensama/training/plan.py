@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from opensama.data.samples import Sampler, Shape, Shapes
 from opensama.models.layouts import FAMILIES
 from opensama.models.lora import add_lora, is_new
 from opensama.models.parallel import blocks
+from opensama.models.weights import TensorFiles
 from opensama.pipeline.buckets import buckets
 from opensama.training.config import EditConfig
 from opensama.training.costs import INPUT_BYTES, SIZES, training_flops
 from opensama.values import UserError
 
 ENCODER_TFLOPS = 120.0  # 3D convolutions reach less than matrices do: published figures lie between 70 and 180
+PIXEL_BYTES = 12  # of one that is read: three numbers in float32
 
 # Sizes of the bases that recipes name, so that a plan needs no download.
 KNOWN: dict[str, dict[str, dict[str, Any]]] = {
@@ -56,6 +58,7 @@ class Plan:
     flops: float  # a step
     memory: Mapping[str, float]  # gigabytes a GPU, by what for
     loading: tuple[float, float]  # gigabytes of a GPU, and of host memory for a process, at the peak of loading
+    ahead: float  # gigabytes of host memory for a process: pixels that are read ahead
     available: float
     seconds: float  # a step
     encoding: float  # of these, for encoding in the step
@@ -89,6 +92,7 @@ class Plan:
             "memory a GPU": f"{self.gigabytes:.1f} GB of {self.available:g}{'' if self.fits else '  DOES NOT FIT'}",
             **{f"  {name}": f"{size:.1f} GB" for name, size in self.memory.items()},
             "while it loads": f"{self.loading[0]:.1f} GB a GPU, {self.loading[1]:.2g} GB of host memory a process",
+            **({"host memory": f"{self.ahead:.1f} GB a process for pixels read ahead"} if self.ahead else {}),
             "a step": f"{self.seconds:,.1f} s on {self.gpus} GPUs"
             + (f", {self.encoding:,.1f} s of them encoding (--encode beforehand saves them)" if self.encoding else ""),
             "all": f"{self.steps:,} steps, {self.hours:,.0f} hours, {self.hours * self.gpus:,.0f} GPU-hours",
@@ -119,7 +123,7 @@ def make_plan(
     readers = gpus // mesh.context
     anchoring = config.anchoring
 
-    passes, tokens, flops, encoding, longest, epoch = 0, 0.0, 0.0, 0.0, 0, 0
+    passes, tokens, flops, encoding, longest, epoch, ahead = 0, 0.0, 0.0, 0.0, 0, 0, 0
     for kind, a_step, batch in (("image", data.images, data.image_batch), ("video", data.videos, data.video_batch)):
         if not a_step:
             continue
@@ -142,7 +146,9 @@ def make_plan(
         tokens += a_step * sum(n * c for n, c in zip(joints, of_kind.values(), strict=True)) / number
         flops += a_step * sum(n * c for n, c in zip(costs, of_kind.values(), strict=True)) / number
         mean = sum(n * c for n, c in zip(pixels, of_kind.values(), strict=True)) / number
-        encoding += a_step * (sizes.vae_flops * mean + sizes.text_flops)
+        own = ceil(batch / mesh.context)  # samples that a process reads and encodes, where others share the batch
+        encoding += a_step * (sizes.vae_flops * mean + sizes.text_flops) * own * mesh.context / batch
+        ahead = max(ahead, own * max(pixels) * PIXEL_BYTES * (config.machine.workers + 1))
         longest = max(longest, batch * max(joints))
 
     parameters, trained, block, depth = count_parameters(config, model)
@@ -156,8 +162,9 @@ def make_plan(
         "kept activations": share * kept * depth,
         "one block at work": share * sizes.block_bytes,
     }
-    if data.latents is None:
-        memory |= frozen_memory(config) or sizes.encoders
+    beside = frozen_memory(config)
+    memory |= beside
+    loading, host = loading_memory(config, model, shard)
     epochs = config.optimizer.epochs
     steps = config.optimizer.steps if epochs is None or nominal else ceil(epochs * epoch)
     seconds_encoding = 0.0 if data.latents else encoding / (gpus * ENCODER_TFLOPS * 1e12)
@@ -168,7 +175,8 @@ def make_plan(
         passes=passes,
         tokens=tokens,
         flops=flops,
-        loading=loading_memory(config, model, shard),
+        loading=(loading + sum(beside.values()), max(host, *beside.values(), 0.0)),
+        ahead=0.0 if data.latents else ahead / 1e9,
         memory={name: size for name, size in memory.items() if size},
         available=config.machine.memory,
         seconds=flops / (gpus * config.machine.tflops * 1e12) + seconds_encoding,
@@ -193,10 +201,31 @@ def loading_memory(config: EditConfig, model: Mapping[str, Any], shard: int) -> 
 
 
 def frozen_memory(config: EditConfig) -> dict[str, float]:
-    """Gigabytes of the models beside the transformer, where the base is a folder; else nothing is known of them."""
-    folder = Path(config.model.base).expanduser()
-    files = [file for part in ("text_encoder*", "vae") for file in folder.glob(f"{part}/*.safetensors")]
-    return {"frozen models": sum(file.stat().st_size for file in files) / 1e9} if files else {}
+    """Gigabytes of the models beside the transformer, on a GPU, by name; each comes through host memory once.
+
+    Those that encode in the step, where latents are not cached, and what previews decode with. Text encoders lie there
+    in half precision, the others in float32. Folders are counted, of a hub repository the usual sizes are given.
+    """
+    base, anchoring = Path(config.model.base).expanduser(), config.anchoring
+    out = dict(SIZES[config.family].encoders)
+    found = {name: sum(map(numbers, base.glob("text_encoder*"))) * 2 for name in out if name.startswith("text")}
+    found["autoencoder"] = numbers(base / "vae") * 4
+    if anchoring is None or anchoring.encoder is None:
+        out.pop("image encoder", None)
+    else:
+        found["image encoder"] = numbers(Path(anchoring.encoder).expanduser(), "vision_model.") * 4
+    out |= {name: size / 1e9 for name, size in found.items() if size}
+    previews = {"autoencoder of previews": out["autoencoder"]} if config.preview_every else {}
+    return (out if config.data.latents is None else {}) | previews
+
+
+def numbers(folder: Path, only: str = "") -> int:
+    """How many numbers the tensors in a folder hold; of those that begin with `only`, where some do. 0: no folder."""
+    if not any(folder.glob("*.safetensors")):
+        return 0
+    infos = TensorFiles(folder).infos
+    names = [name for name in infos if name.startswith(only)] or list(infos)
+    return sum(prod(infos[name].shape) for name in names)
 
 
 def count_passes(kind: str, a_step: int, batch: int, world: int) -> int:

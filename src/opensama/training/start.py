@@ -100,10 +100,13 @@ def make_encoders(config: EditConfig, device: torch.device) -> Encoders:
     defaults = {"max_text_tokens": config.data.text_tokens, "prompt_prefix": ""}
     if isinstance(config, IcveConfig):
         defaults["text_layer"] = config.model.text_layer
+    loaded: dict[str, Any] = {}
     with runtime.quiet_loading():
-        loaded = {part: load_part(folder / part, kind, precision) for part, kind in parts.items()}
+        for part, kind in parts.items():  # one comes to the device before the next is read
+            loaded[part] = load_part(folder / part, kind, precision)
+            if not part.startswith("tokenizer"):
+                loaded[part].to(device)
         pipe = PIPELINES[config.family](**loaded, transformer=None, scheduler=None, defaults=defaults)
-    pipe.to(device)
     for part in parts:
         if not part.startswith("tokenizer"):
             getattr(pipe, part).requires_grad_(False).eval()
