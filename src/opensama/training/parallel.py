@@ -151,7 +151,7 @@ def share_tensors(
     own = b""
     failed: Exception | None = None
     try:
-        own = save(make())
+        own = save({name: x.contiguous().clone() for name, x in make().items()})  # two names may share memory
     except Exception as error:
         failed = error
     sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(group.size())]
