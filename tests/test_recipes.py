@@ -152,7 +152,9 @@ def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [["mesh.context=1"], ["mesh.context=2", "lora.rank=2", "mesh.checkpointing=full"]])
+@pytest.mark.parametrize(
+    "mesh", [["mesh.context=1"], ["mesh.context=2", "lora={rank: 2, merge: true}", "mesh.checkpointing=full"]]
+)
 def test_two_processes_train_as_one(recipe, tmp_path, mesh):
     """Sharded weights and shared sequences, from the command line: the same losses, and a whole model at the end."""
     rows = {}

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 import opensama
 from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
-from opensama.models.lora import merged, save_diffusers
+from opensama.models.lora import save_diffusers
 from opensama.pipeline.memory import place
 from opensama.values import EditRequest, UserError, Video
-from tests.models.test_lora_files import close, trained
+from tests.models.test_lora_files import close, merged_state, trained
 from tests.pipeline.test_memory import clone
 
 
@@ -24,7 +24,7 @@ def test_an_edit_with_a_lora_and_its_merged_folder(folder, picture, tmp_path):
     save_diffusers(model, tmp_path / "lora")
     plain = opensama.edit(video, "Make it blue.", folder, device="cpu", preserve=False).array()
     editor = opensama.load(folder, device="cpu", lora=[tmp_path / "lora"])
-    close(editor.pipeline.transformer, dict(merged(model)))
+    close(editor.pipeline.transformer, merged_state(model))
     edited = editor.edit(EditRequest(video, "Make it blue.", preserve=False)).array()
     none = opensama.load(folder, device="cpu", lora=[f"{tmp_path / 'lora'}:0"])
     assert np.array_equal(none.edit(EditRequest(video, "Make it blue.", preserve=False)).array(), plain)

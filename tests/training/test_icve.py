@@ -265,7 +265,14 @@ def test_from_pairs_to_an_editor_on_the_command_line(settings, tmp_path, pairs, 
     edited = editor.edit(EditRequest(read_video(pairs.parent / "a.mp4"), "make the red ball blue", steps=1))
     assert len(list(edited.frames())) == 10
 
-    third = train("icve-13b-sft-lora", tmp_path / "c", "model.start=icve", weights, "lora.rank=2", "optimizer.steps=1")
+    changes = ["model.start=icve", weights, "lora.rank=2", "lora.merge=true", "optimizer.steps=2"]
+    third = train("icve-13b-sft-lora", tmp_path / "c", *changes, "optimizer.lr=0.1")
+    added = load(first / "model", device="cpu", lora=[third / "lora"]).pipeline.transformer.state_dict()
+    whole = load(third / "model", device="cpu").pipeline.transformer.state_dict()
+    for name, tensor in added.items():
+        assert torch.allclose(whole[name], tensor, atol=0.01 * float(tensor.abs().max())), name
+    name = "transformer_blocks.0.attn.to_q.weight"
+    assert not torch.allclose(whole[name], model.state_dict()[name], atol=0.1 * float(whole[name].abs().max()))
     assert load_file(third / "lora" / "comfyui.safetensors")
     assert load_file(third / "lora" / "pytorch_lora_weights.safetensors")
     capsys.readouterr()

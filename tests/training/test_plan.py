@@ -94,6 +94,13 @@ def test_models_in_folders_are_counted_as_they_are_loaded(config):
     assert "image encoder" not in frozen_memory(config)
 
 
+def test_compiled_blocks_are_gathered_in_float32():
+    config = RECIPES["sama-1.3b-stage0"]
+    compiled = config.model_copy(update={"mesh": config.mesh.model_copy(update={"compile": True})})
+    plain, whole = (plan_editor(c, say=lambda line: None).memory["gathered blocks"] for c in (config, compiled))
+    assert whole == 2 * plain > 0
+
+
 def test_low_rank_saves_memory_more_than_time():
     full, lora = (
         plan_editor(RECIPES[name], say=lambda line: None) for name in ("sama-14b-stage1", "sama-14b-stage1-lora")

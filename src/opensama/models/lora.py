@@ -16,7 +16,8 @@ low-rank: they lie beside diffusers' file, and in ComfyUI's as `.set_weight`, wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +160,19 @@ def together(model: Any, row: Family) -> dict[str, list[tuple[Tensor | None, Ten
     return out
 
 
-def merged(model: Any) -> Mapping[str, Tensor]:
-    """The whole transformer's weights with the low-rank matrices added in, by the names it has without them."""
-    model.fuse_lora()
-    try:
-        state = {
-            name.replace(".base_layer.", "."): tensor.detach().cpu().clone()
-            for name, tensor in model.state_dict().items()
-            if ".lora_" not in name
-        }
-    finally:
-        model.unfuse_lora()
-    return state
+def merged(model: Any) -> dict[str, Callable[[], Tensor]]:
+    """What gives each weight of the whole transformer, low-rank matrices added in, by the names it has without them.
+
+    On the CPU, put together from all processes' shards one tensor at a time: each process has to call them in order.
+    """
+    state = model.state_dict()
+    scales = {name: module.scaling for name, module in model.named_modules() if hasattr(module, "base_layer")}
+
+    def tensor(name: str) -> Tensor:
+        weight, layer = whole(state[name]), name.removesuffix(".base_layer.weight")
+        for adapter, scale in scales.get(layer, {}).items():
+            down, up = (whole(state[f"{layer}.lora_{side}.{adapter}.weight"]).float() for side in "AB")
+            weight = weight.float() + scale * (up @ down)
+        return weight
+
+    return {name.replace(".base_layer.", "."): partial(tensor, name) for name in state if ".lora_" not in name}

@@ -343,6 +343,7 @@ class LoraSettings(Section):
         min_length=1,
         description="names of layers in blocks",
     )
+    merge: bool = Field(False, description="at the end also write the whole model, with the LoRA added in")
 
 
 class MeshSettings(Section):

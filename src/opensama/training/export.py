@@ -15,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from opensama import runtime
 from opensama.models.convert import convert_to_released
 from opensama.models.layouts import FAMILIES
-from opensama.models.lora import save_comfy, save_diffusers, whole
+from opensama.models.lora import merged, save_comfy, save_diffusers
 from opensama.models.registry import ICVE_13B, PIPELINES, Defaults
 from opensama.models.weights import TensorInfo, write_shards
 from opensama.pipeline.assemble import base_parts
@@ -32,13 +32,15 @@ def export(transformer: Any, config: EditConfig, out: Path) -> Path:
     if config.lora:
         save_diffusers(transformer, out / "lora")
         save_comfy(transformer, out / "lora" / "comfyui.safetensors")
-        return out / "lora"
+        if not config.lora.merge:
+            return out / "lora"
     folder = out / "model"
-    state = transformer.state_dict()
-    infos = {name: TensorInfo(tuple(p.shape), "BF16") for name, p in state.items()}
+    sizes_of = {name.replace(".base_layer.", "."): tuple(p.shape) for name, p in transformer.state_dict().items()}
+    make = merged(transformer)
+    infos = {name: TensorInfo(sizes_of[name], "BF16") for name in make}
 
     def tensor(name: str) -> torch.Tensor:
-        return whole(state[name]).to(torch.bfloat16)
+        return make[name]().to(torch.bfloat16)
 
     if runtime.rank() == 0:
         (folder / "transformer").mkdir(parents=True, exist_ok=True)

@@ -154,11 +154,12 @@ def make_plan(
     parameters, trained, block, depth = count_parameters(config, model)
     kept = {"none": sizes.block_bytes, "selective": sizes.selective_bytes, "full": INPUT_BYTES}[mesh.checkpointing]
     share = longest / mesh.context * sizes.d / 1e9
+    gathered = 4 if mesh.compile or config.compute == "float32" else 2  # bytes, see `parallel.shard`
     weights = parameters * (2 if config.lora else 4) + (trained * 4 if config.lora else 0)
     memory = {
         "weights": weights / shard / 1e9,
         "gradients, moments, average": trained * 16 / shard / 1e9,
-        "gathered blocks": 2 * block * 2 / 1e9 if shard > 1 else 0.0,
+        "gathered blocks": 2 * block * gathered / 1e9 if shard > 1 else 0.0,
         "kept activations": share * kept * depth,
         "one block at work": share * sizes.block_bytes,
     }
