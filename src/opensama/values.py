@@ -6,6 +6,7 @@ this module costs nothing; numpy is loaded when frames are.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -209,6 +210,22 @@ class Video:
     def is_constant_rate(self) -> bool:
         """Whether every frame is shown equally long."""
         return len(set(self.durations)) == 1
+
+    def frame_range(self, start: float | None = None, end: float | None = None) -> tuple[int, int]:
+        """The frames [first, stop) of a stretch from `start` to `end` in seconds; at least one.
+
+        Each end is the frame boundary nearest to it (the earlier of two), so that times that were rounded name the
+        frames that they were made from, at any rate.
+        """
+        edges = (*self.timestamps, self.timestamps[-1] + self.durations[-1])
+
+        def nearest(seconds: float) -> int:
+            place = seconds / float(self.time_base)
+            after = min(max(1, bisect_left(edges, place)), self.frame_count)
+            return after if edges[after] - place < place - edges[after - 1] else after - 1
+
+        first = 0 if start is None else min(nearest(start), self.frame_count - 1)
+        return first, self.frame_count if end is None else max(first + 1, nearest(end))
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Streams frames `start` to `stop` (not included), in bounded memory; may be asked again and again."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from fractions import Fraction
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,14 +16,13 @@ from opensama.data.manifest import (
     TASKS,
     Manifest,
     Record,
-    frame_range,
     iter_records,
     read_manifest_table,
     write_manifest,
 )
 from opensama.data.samples import Layout, read_manifest
 from opensama.pretext import Mixture
-from opensama.values import UserError, Video
+from opensama.values import UserError
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 words = st.text("abc /.ä", min_size=1, max_size=8)
@@ -191,24 +188,6 @@ def test_files_that_are_no_manifests(tmp_path):
     for name, sentence in (("m.txt", "is written as"), ("nowhere/m.parquet", "There is no folder")):
         with pytest.raises(UserError, match=sentence):
             write_manifest(tmp_path / name, [])
-
-
-def test_stretches_in_seconds_are_frames():
-    video = Video.from_frames(np.zeros((10, 8, 8, 3), np.uint8), Fraction(10))
-    assert frame_range(video, None, None) == (0, 10)
-    assert frame_range(video, 0.4, None) == (4, 10)
-    assert frame_range(video, 0.4000001, 0.7) == (4, 7)
-    assert frame_range(video, 0.36, 0.74) == (4, 7)
-    assert frame_range(video, None, 99.0) == (0, 10)
-    assert frame_range(video, 99.0, 100.0) == (9, 10), "at least one"
-
-
-@given(st.integers(1, 60), st.sampled_from([Fraction(24), Fraction(30000, 1001), Fraction(7, 2)]), st.data())
-def test_the_time_of_a_frame_is_that_frame(frames, fps, data):
-    video = Video.from_frames(np.zeros((frames, 2, 2, 3), np.uint8), fps)
-    first = data.draw(st.integers(0, frames - 1))
-    stop = data.draw(st.integers(first + 1, frames))
-    assert frame_range(video, float(first / fps), float(stop / fps)) == (first, stop)
 
 
 def test_stretches_of_files_train(tmp_path, manifest):

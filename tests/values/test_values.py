@@ -225,3 +225,36 @@ def test_wrong_requests(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         EditRequest(**fields)
     assert str(caught.value).endswith(".")
+
+
+def test_a_stretch_of_seconds_is_frames():
+    video = Video.from_frames(frames(10), 10)
+    assert video.frame_range() == video.frame_range(None, 99.0) == (0, 10)
+    assert video.frame_range(0.4) == (4, 10)
+    assert video.frame_range(0.4000001, 0.7) == video.frame_range(0.36, 0.74) == (4, 7)
+    assert video.frame_range(99.0, 100.0) == (9, 10), "at least one"
+    assert video.frame_range(0.4, 0.4) == (4, 5)
+    cinema, ntsc = (Video.from_frames(frames(96), rate) for rate in (24, Fraction(30000, 1001)))
+    assert cinema.frame_range(0.542, 1.083) == (13, 26), "0.5416 and 1.0833 s, rounded to milliseconds"
+    assert ntsc.frame_range(0.567, 1.134) == (17, 34), "0.56723 and 1.13447 s"
+
+
+@given(st.data())
+def test_rounded_times_name_the_frames_that_they_were_made_from(data):
+    """At any rate, also a varying one, wherever the clock begins, rounded to milliseconds or to single precision."""
+    base = data.draw(st.sampled_from([Fraction(1, 1000), Fraction(1, 24), Fraction(1001, 30000), Fraction(1, 90000)]))
+    steps = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=40))
+    unit = max(1, round(Fraction(1, 200) / base))  # no frame is shorter than five milliseconds
+    edges = [data.draw(st.integers(0, 3)) * unit]
+    for step in steps:
+        edges.append(edges[-1] + step * unit)
+    video = replace(
+        Video.from_frames(frames(len(steps)), 1),
+        timestamps=tuple(edges[:-1]),
+        time_base=base,
+        duration=(edges[-1] - edges[0]) * base,
+    )
+    first = data.draw(st.integers(0, len(steps) - 1))
+    stop = data.draw(st.integers(first + 1, len(steps)))
+    for name in (lambda x: x, lambda x: round(x, 3), np.float32):
+        assert video.frame_range(*(float(name(float(edges[i] * base))) for i in (first, stop))) == (first, stop)

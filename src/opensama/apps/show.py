@@ -230,12 +230,11 @@ def picture(record: Record, folder: Path) -> str:
 
 def small(path: Path, start: float | None, end: float | None) -> Video:
     """The first seconds of a stretch, few and small frames, in memory."""
-    from opensama.data.manifest import frame_range
     from opensama.media.video_io import read_video
 
     whole = read_video(path)
     width = min(2 * HEIGHT, max(2, 2 * round(HEIGHT * whole.width / whole.height / 2)))
-    first, stop = frame_range(whole, start, end)
+    first, stop = whole.frame_range(start, end)
     stop = min(stop, first + max(1, math.ceil(SECONDS * whole.fps)))
     step = max(1, round(float(whole.fps) / RATE))
     shown = read_video(path, cover=(width, HEIGHT)).frames(first, stop)

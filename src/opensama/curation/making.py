@@ -280,7 +280,7 @@ def take(item: Item, frames: int, short_side: int) -> tuple[Clip, bool]:
     """
     path = Path(item["target"])
     video = read_video(path)
-    start, stop = _stretch(video, item["target_start"], item["target_end"])
+    start, stop = video.frame_range(item["target_start"], item["target_end"])
     count = frames_down(min(stop - start, frames))
     if count < 5:
         raise Drop("clip: fewer than five frames")
@@ -292,15 +292,6 @@ def take(item: Item, frames: int, short_side: int) -> tuple[Clip, bool]:
     ]
     whole = count == video.frame_count and scale == 1 and video.bit_depth == 8 and video.is_constant_rate
     return Clip(path, np.stack(kept), float(video.fps)), whole
-
-
-def _stretch(video: Video, begin: float | None, end: float | None) -> tuple[int, int]:
-    """The frames that are shown between two times in seconds, first and behind the last."""
-    seconds = [float(stamp * video.time_base) for stamp in video.timestamps]
-    inside = [
-        i for i, at in enumerate(seconds) if (begin is None or at >= begin - 1e-6) and (end is None or at < end - 1e-6)
-    ]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 
 def _write(frames: np.ndarray, fps: float, path: Path) -> None:

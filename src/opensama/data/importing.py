@@ -25,7 +25,7 @@ from opensama.data.archives import BadArchive, BadMember
 from opensama.data.datasets import LEFT_OUT, Dataset, Draft, Media, draft, drafts, find_dataset, find_tables, task_name
 from opensama.data.dialects import Dialect
 from opensama.data.locate import Finder
-from opensama.data.manifest import TASKS, Record, check_name, frame_range, write_manifest
+from opensama.data.manifest import TASKS, Record, check_name, write_manifest
 from opensama.data.rows import BadRow, Blob
 from opensama.data.unpacking import missing, samples, take_out
 from opensama.runtime import whole_file
@@ -362,7 +362,7 @@ def opened(record: Record, drop_first: int = 0) -> Record:
         source = None if record.source is None else read_video(record.source)
     except UserError as error:
         raise _LeftOut("unreadable file", str(error)) from None
-    first, stop = frame_range(target, record.target_start, record.target_end)
+    first, stop = target.frame_range(record.target_start, record.target_end)
     frames, notes = stop - first, dict(record.notes)
     if source is not None and source.frame_count != target.frame_count:
         notes["source_frames"] = str(source.frame_count)

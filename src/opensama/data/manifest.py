@@ -12,7 +12,7 @@ end. A Parquet manifest of a million rows opens at once, because only its footer
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 from opensama.data.dialects import named_rows
 from opensama.first_bytes import check_first_bytes
 from opensama.runtime import whole_file
-from opensama.values import UserError, Video
+from opensama.values import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -262,16 +262,6 @@ def check_name(path: Path) -> None:
         raise UserError(f"A manifest is written as .parquet or .jsonl, not as {path.name}: choose another name.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent} to write {path.name} into: make it first.")
-
-
-def frame_range(video: Video, start: float | None, end: float | None) -> tuple[int, int]:
-    """The frames [first, stop) of a stretch in seconds: those that begin in it, to half a frame; at least one."""
-    half = float(video.duration) / video.frame_count / 2
-    base = float(video.time_base)
-    first = 0 if start is None else bisect_left(video.timestamps, (start - half) / base)
-    first = min(first, video.frame_count - 1)
-    stop = video.frame_count if end is None else bisect_left(video.timestamps, (end - half) / base)
-    return first, max(first + 1, min(stop, video.frame_count))
 
 
 def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch import Generator, Tensor
 
-from opensama.data.manifest import Record, frame_range, read_manifest_table, text_rows
+from opensama.data.manifest import Record, read_manifest_table, text_rows
 from opensama.media.frames import to_pixels
 from opensama.media.video_io import read_video
 from opensama.pretext import Mixture, mixed
@@ -354,10 +354,10 @@ def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
 def probe(row: Row) -> tuple[int, int, int]:
     """Width, height and frames of a row's target, frames no more than its source has. UserError if a file is wrong."""
     target = read_video(row.target)
-    first, stop = frame_range(target, *row.target_time)
+    first, stop = target.frame_range(*row.target_time)
     frames = stop - first
     if row.source is not None:
-        first, stop = frame_range(read_video(row.source), *row.source_time)
+        first, stop = read_video(row.source).frame_range(*row.source_time)
         frames = min(frames, stop - first)
     return target.width, target.height, frames
 
@@ -365,7 +365,7 @@ def probe(row: Row) -> tuple[int, int, int]:
 def pixels(path: Path | str, width: int, height: int, frames: int, time: Stretch = (None, None)) -> Tensor:
     """The first frames of a stretch at a bucket's size, scaled to cover it and cut around the middle: [3 t h w]."""
     video = read_video(path, cover=(width, height))
-    first, stop = frame_range(video, *time)
+    first, stop = video.frame_range(*time)
     if stop - first < frames:
         raise UserError(f"{path} has {stop - first} frames, {frames} are needed.")
     return to_pixels(video.frames(first, first + frames))[0]

@@ -219,13 +219,11 @@ def frames_for(
 ) -> tuple[np.ndarray, ...]:
     """Up to `number` frames from first to last, evenly spread, the longer side at most `side`: uint8 `h w 3`.
 
-    `start` and `end` are seconds: only frames shown between them count (at least one).
+    `start` and `end` are seconds, see `Video.frame_range`.
     """
-    seconds = [float(stamp * video.time_base) for stamp in video.timestamps]
-    inside = [i for i, at in enumerate(seconds) if (start is None or at >= start - 1e-6) and (end is None or at < end)]
-    inside = inside or [min(range(len(seconds)), key=lambda i: abs(seconds[i] - (start or 0.0)))]
-    count = max(1, min(number, len(inside)))
-    wanted = [inside[round(i * (len(inside) - 1) / max(1, count - 1))] for i in range(count)]
+    first, stop = video.frame_range(start, end)
+    count = max(1, min(number, stop - first))
+    wanted = [first + round(i * (stop - 1 - first) / max(1, count - 1)) for i in range(count)]
     if count > 1 and (wanted[-1] - wanted[0]) / (count - 1) > SEEK_FROM:
         return tuple(_small(frame, side) for i in wanted for frame in video.frames(i, i + 1))
     every = enumerate(video.frames(wanted[0], wanted[-1] + 1), wanted[0])
