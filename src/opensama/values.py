@@ -326,21 +326,17 @@ def frame_rate(fps: Fraction | float) -> Fraction:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long job is: `done` of `total` steps of a stage, `seconds` since the job began."""
+    """How far a long job is: `done` of `total` of a stage, counted in `unit`, `seconds` since the stage began."""
 
     stage: str
     done: int
     total: int
     seconds: float = 0.0
+    unit: str = ""
 
     @property
     def fraction(self) -> float:
         return self.done / self.total if self.total else 0.0
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds left at the present pace, None before the first step is done."""
-        return self.seconds * (self.total - self.done) / self.done if self.done else None
 
 
 @dataclass(frozen=True, eq=False)

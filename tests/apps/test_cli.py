@@ -18,6 +18,7 @@ from opensama import __version__
 from opensama.apps import progress
 from opensama.apps.cli import main
 from opensama.apps.edit import default_output, parse_box, parse_range
+from opensama.apps.openmp import choose_wait_policy
 from opensama.apps.train import spread
 from opensama.media.video_io import read_video
 from opensama.models.weights import TensorFiles
@@ -39,7 +40,8 @@ def test_edit_writes_beside_the_source(clip: Path, folder: Path, capsys: pytest.
     written = clip.with_name("clip-edited.mp4")
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].endswith(str(written))
-    assert "Editing: 2/2" in err
+    assert err.startswith(f"Loading {folder} ...\n")
+    assert "Editing: 9/9 frames" in err
     source, edited = read_video(clip), read_video(written)
     assert (edited.width, edited.height, edited.timestamps) == (source.width, source.height, source.timestamps)
     assert edited.duration == source.duration
@@ -318,10 +320,46 @@ def test_default_output(tmp_path: Path) -> None:
 def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.Display() as show:
         for done in range(1, 101):
-            show(Progress("Editing", done, 100, seconds=float(done)))
+            show(Progress("Editing", done, 100, float(done), "frames"))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["Editing: 1/100, about 1 min 39 s left", "Editing: 100/100"]
+    assert lines == ["Editing: 2/100 frames, about 1 min 38 s left", "Editing: 100/100 frames"]
     assert [progress.duration(s) for s in (0, 59.4, 61, 7500)] == ["0 s", "59 s", "1 min 1 s", "2 h 5 min"]
+
+
+COURSES = {  # seconds that each of the things done took, and how many frames each of them is
+    "even": ([1.0] * 60, 1),
+    "the first warms up": ([8.0] + [1.0] * 59, 1),
+    "unlike": ([(1.0, 0.6, 1.5, 0.9)[i % 4] for i in range(60)], 1),
+    "in windows": ([6.0] + [4.0] * 19, 17),
+}
+
+
+@pytest.mark.parametrize("course", COURSES)
+def test_after_a_tenth_of_the_time_an_estimate_is_within_a_third(course: str) -> None:
+    seconds, size = COURSES[course]
+    estimate, spent, checked = progress.Estimate(), 0.0, 0
+    for done, took in enumerate(seconds, 1):
+        spent += took
+        told = estimate(Progress("Editing", done * size, len(seconds) * size, spent))
+        left = sum(seconds) - spent
+        if spent > 0.1 * sum(seconds) and told is not None:
+            checked += 1
+            assert told == pytest.approx(left, rel=1 / 3, abs=1.0)
+    assert checked >= 0.8 * len(seconds)
+
+
+def test_waiting_threads_sleep_unless_training_has_the_machine_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(*arguments: str, busy: float = 0.0, **own: str) -> dict[str, str]:
+        choose_wait_policy(arguments, own, busy)
+        return own
+
+    assert chosen("edit", "a.mp4", "x") == {}, "PyTorch is loaded: what is set now nobody reads"
+    monkeypatch.delitem(sys.modules, "torch")
+    assert chosen("edit", "a.mp4", "x") == {"OMP_WAIT_POLICY": "passive"}
+    assert chosen("train", "tiny") == {"OMP_WAIT_POLICY": "active"}
+    assert chosen("train", "tiny", busy=0.8) == {"OMP_WAIT_POLICY": "passive"}
+    for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "0"}):
+        assert chosen("edit", "a.mp4", "x", **own) == own
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:

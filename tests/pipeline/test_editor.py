@@ -188,8 +188,10 @@ def test_preserve_keeps_what_the_edit_left_alone(changed, picture):
 def test_progress_tells_each_stage_and_may_cancel(editor, video):
     seen: list[Progress] = []
     editor.edit(EditRequest(video, ASK, steps=3, progress=seen.append))
-    stages = [(p.stage, p.done, p.total) for p in seen]
-    assert stages == [("Reading", 1, 1), ("Editing", 1, 3), ("Editing", 2, 3), ("Editing", 3, 3), ("Decoding", 1, 1)]
+    n = video.frame_count
+    stages = [(p.stage, p.done, p.total, p.unit) for p in seen]
+    told = [("Reading", n), *(("Editing", round(n * step / 3)) for step in (1, 2, 3)), ("Decoding", n)]
+    assert stages == [(stage, done, n, "frames") for stage, done in told]
 
     def stop(progress: Progress) -> None:
         if progress.stage == "Editing":

@@ -166,8 +166,6 @@ def test_untagged_colours_are_what_players_assume() -> None:
 
 
 def test_progress() -> None:
-    assert Progress("denoise", 0, 10).remaining is None
-    assert Progress("denoise", 2, 10, 4.0).remaining == 16
     assert Progress("denoise", 2, 10).fraction == 0.2
     assert not issubclass(Cancelled, UserError)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.progress import Display
+from opensama.apps.progress import Display, loading
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ class Given:
         from opensama.models.registry import find
 
         entry = find(model)
+        loading(model)
         from opensama import load
         from opensama.evaluation.run import System
         from opensama.evaluation.world import through

@@ -12,17 +12,21 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
 from opensama import __version__
+from opensama.apps.openmp import choose_wait_policy
+from opensama.apps.progress import duration
 from opensama.values import UserError
 
 USER_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
+LONG = 10.0  # seconds: a command that took longer says how long
 
 app = App(
     name="opensama",
@@ -57,8 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _end)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")
+    choose_wait_policy(sys.argv[1:] if arguments is None else arguments)
+    if not sys.stderr.isatty():  # the libraries' own bars are for people who look on
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    began = time.monotonic()
     try:
         result = app(arguments)
+        seconds = time.monotonic() - began
+        if seconds > LONG and os.environ.get("RANK", "0") == "0":
+            print(f"total time: {duration(seconds)}", file=sys.stderr)
     except CycloptsError as error:
         return complain(str(error))
     except UserError as error:

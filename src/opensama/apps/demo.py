@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from PIL import Image
 
-from opensama.apps.progress import Display, duration
+from opensama.apps.progress import Display, duration, loading
 from opensama.values import EditRequest, UserError, Video
 
 FRAMES = 17
@@ -44,6 +44,7 @@ def demo(
     from opensama.models.registry import find
 
     find(model)
+    loading(model)
 
     from opensama import load, world
     from opensama.media.frames import compare, contact_sheet, spread

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.progress import Display, duration
+from opensama.apps.progress import Display, duration, loading
 from opensama.runtime import check_dtype, check_offload, lora_and_scale
 from opensama.values import EditRequest, Progress, UserError, Video
 
@@ -118,6 +118,7 @@ def edit(
     base
         The folder of the base model that a released model builds on, when it is not to come from the hub.
     """
+    begin = time.perf_counter()
     request = EditRequest(
         video,
         instruction,
@@ -159,6 +160,7 @@ def edit(
     source = read_video(video, background=background)
     request = replace(request, video=source, frames=None if frames is None else parse_range(frames, source.frame_count))
 
+    loading(model)
     from opensama import load
     from opensama.media.frames import compare as side_by_side
     from opensama.pipeline.editor import reading_notes, source_of
@@ -171,7 +173,6 @@ def edit(
     if compare:
         rehearse(side_by_side(source, source), compared, quality=quality, even=even, overwrite=overwrite)
 
-    begin = time.perf_counter()
     with Display() as show:
         for note in reading_notes(request):
             show.note(note)
@@ -214,7 +215,7 @@ def watch(
     def source(start: int, stop: int) -> Iterator[np.ndarray]:
         begin = time.monotonic()
         for index, frame in enumerate(frames(start, stop), start):
-            show(Progress(stage, index + 1, total, time.monotonic() - begin))
+            show(Progress(stage, index + 1, total, time.monotonic() - begin, "frames"))
             yield frame
 
     return source

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from opensama.apps import pages
-from opensama.apps.progress import Display
+from opensama.apps.progress import Display, loading
 from opensama.runtime import whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
 
@@ -89,6 +89,7 @@ def gallery(
     from opensama.models.registry import find
 
     find(model)
+    loading(model)
     from opensama import load
     from opensama.apps.demo import make_folder
     from opensama.world import CONTROLS, FAMILIES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from bisect import bisect_right
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,22 +18,53 @@ EVERY = 10.0  # seconds between two plain lines of one stage
 LONG = 3.0  # seconds: a stage that will take longer says so at once
 
 
+def loading(model: object) -> None:
+    """Says at once what a person then waits for: PyTorch, and the model's weights."""
+    print(f"Loading {model} ...", file=sys.stderr, flush=True)
+
+
+class Estimate:
+    """Seconds that a stage has left, by the pace of the newer half of what is done, once it was told of two reports.
+
+    So a slow beginning (what is first computed warms up) is soon forgotten, and another program that comes or goes is
+    soon noticed.
+    """
+
+    def __init__(self) -> None:
+        self._done, self._seconds = [0], [0.0]
+
+    def __call__(self, progress: Progress) -> float | None:
+        """Seconds left after this report, which is later than those before it; None before the second one."""
+        if progress.done > self._done[-1]:
+            self._done.append(progress.done)
+            self._seconds.append(progress.seconds)
+        if len(self._done) < 3:
+            return None
+        half = max(1, bisect_right(self._done, progress.done // 2) - 1)  # the first report warms up
+        half = min(half, len(self._done) - 2)
+        pace = (self._seconds[-1] - self._seconds[half]) / (self._done[-1] - self._done[half])
+        return pace * (progress.total - progress.done)
+
+
 class Display:
     """Shows `Progress` values: `with Display() as show: show(Progress("edit", 3, 10, seconds))`."""
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._estimates: dict[str, Estimate] = {}
         self._last: dict[str, float] = {}
+        self._said: set[str] = set()  # stages whose length was said
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
-            columns = ("{task.description:<10}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Bar(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True))
+            columns = ("{task.description:<10}", BarColumn(), MofNCompleteColumn(), "{task.fields[unit]}")
+            ends = (TimeElapsedColumn(), "{task.fields[left]}")
+            self._bar = Bar(*columns, *ends, console=Console(stderr=True))
             self._bar.start()
         return self
 
@@ -43,16 +75,22 @@ class Display:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
+        stage = progress.stage
+        left = self._estimates.setdefault(stage, Estimate())(progress)
         if self._bar is not None:
-            if progress.stage not in self._tasks:
-                self._tasks[progress.stage] = self._bar.add_task(progress.stage, total=progress.total)
-            self._bar.update(self._tasks[progress.stage], completed=progress.done, total=progress.total)
+            words = "" if left is None or progress.done == progress.total else f"about {duration(left)} left"
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bar.add_task(stage, total=progress.total, unit=progress.unit, left="")
+            self._bar.update(self._tasks[stage], completed=progress.done, total=progress.total, left=words)
             return
         now = time.monotonic()
-        long = progress.stage not in self._last and (progress.remaining or 0) > LONG
-        if progress.done == progress.total or long or now - self._last.setdefault(progress.stage, now) >= EVERY:
-            self._last[progress.stage] = now
-            print(sentence(progress), file=sys.stderr, flush=True)
+        late = now - self._last.setdefault(stage, now) >= EVERY
+        long = stage not in self._said and (progress.seconds if left is None else left) > LONG
+        if progress.done == progress.total or long or late:
+            self._last[stage] = now
+            if long and left is not None:
+                self._said.add(stage)
+            print(sentence(progress, left), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line that stays, above the bar."""
@@ -62,10 +100,9 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
 
-def sentence(progress: Progress) -> str:
-    """`denoise: 3/10, about 21 s left`."""
-    text = f"{progress.stage}: {progress.done}/{progress.total}"
-    left = progress.remaining
+def sentence(progress: Progress, left: float | None = None) -> str:
+    """`Decoding: 34/81 frames, about 21 s left`."""
+    text = f"{progress.stage}: {progress.done}/{progress.total} {progress.unit}".rstrip()
     return text if left is None or progress.done == progress.total else f"{text}, about {duration(left)} left"
 
 

@@ -169,11 +169,13 @@ class EditPipeline(CheckedPipeline):
         sampler: Sampler | None = None,
         plan: WindowPlan | None = None,
         on_step: OnStep | None = None,
+        on_part: Callable[[float], object] | None = None,
         attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """From noise [b c t h w] and [b s e] to data, both float32. With several windows `b` counts them.
 
-        Twins (see `windows`) take the mean of their velocities at every step.
+        Twins (see `windows`) take the mean of their velocities at every step. `on_part` is told the share of all work
+        that is done, after each forward pass of a part of the batch.
         """
         check_steps(self.transformer, steps)
         device = self._execution_device
@@ -183,10 +185,16 @@ class EditPipeline(CheckedPipeline):
         try:
             with self.progress_bar(total=steps) as bar:
                 for i, t in enumerate(clock.timesteps):
+
+                    def told(share: float, step: int = i) -> None:
+                        if on_part is not None:
+                            on_part((step + share) / steps)
+
                     place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(clock, i)}
                     v, u = self.guided_velocity(
-                        latents, semantic, source, text, negative, t, guidance, attention_kwargs, place
-                    )
+                        latents, semantic, source, text, negative, t, guidance, attention_kwargs, place,
+                        told,
+                    )  # fmt: skip
                     if plan is not None:
                         v = plan.blend(v)
                     latents = clock.step(v, t, latents, return_dict=False)[0]
@@ -212,10 +220,12 @@ class EditPipeline(CheckedPipeline):
         guidance: Guidance,
         attention_kwargs: dict[str, Any] | None = None,
         place: dict[str, Any] | None = None,
+        on_part: Callable[[float], object] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget.
 
-        `place` tells step caches where the loop is, by the names of diffusers' `CacheContext`.
+        `place` tells step caches where the loop is, by the names of diffusers' `CacheContext`. `on_part` is told the
+        share of the windows that are done.
         """
         dtype, device, b = self.transformer.dtype, latents.device, len(latents)
 
@@ -249,7 +259,12 @@ class EditPipeline(CheckedPipeline):
             ]
 
         size = self.windows_at_once(latents)
-        parts = [combine(slice(start, min(start + size, b))) for start in range(0, b, size)]
+        parts = []
+        for start in range(0, b, size):
+            stop = min(start + size, b)
+            parts.append(combine(slice(start, stop)))
+            if on_part is not None:
+                on_part(stop / b)
         v, *u = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         return v, (u[0] if u else None)
 

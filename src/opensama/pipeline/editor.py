@@ -127,7 +127,7 @@ class Editor:
         scale = defaults.guidance if request.guidance is None else request.guidance
         guidance = Guidance(scale, request.source_guidance)
         preserve = defaults.preserve if request.preserve is None else request.preserve
-        report = _Reporter(request.progress)
+        report = _Reporter(request.progress, plan.frames)
 
         room = partial(
             enough_memory, pipe._execution_device, self.offload, side=int(area**0.5),
@@ -141,19 +141,15 @@ class Editor:
         with room(decoding=True):
             source = torch.cat(
                 [
-                    report("Reading", pipe.encode_video(window[None]), done, len(plan))
+                    report("Reading", pipe.encode_video(window[None]), done / len(plan))
                     for done, window in enumerate(plan.gather(small), 1)
                 ]
             )
         noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
-
-        def on_step(pipe: EditPipeline, i: int, t: Tensor, state: dict[str, Tensor]) -> None:
-            report("Editing", None, i + 1, steps)
-
         shift = defaults.shift if request.shift is None else request.shift
         denoise = partial(
             pipe.denoise, noise, semantic, source, words, words_away,
-            steps=steps, shift=shift, guidance=guidance, plan=plan, on_step=on_step,
+            steps=steps, shift=shift, guidance=guidance, plan=plan, on_part=partial(report, "Editing", None),
         )  # fmt: skip
         with room():
             latents, _ = without_text_encoders(pipe, self.offload, denoise)
@@ -168,27 +164,32 @@ class Editor:
         pictures = pipe.decode_windows(plan, latents)
         if source is None:
             for done, chunk in enumerate(pictures, 1):
-                edited.append(report("Decoding", chunk, done, len(plan)))
+                edited.append(report("Decoding", chunk, done / len(plan)))
             return Carrier(placement, edited)
         guide, counter = Spool(plan.frames, 2, *size), ChangeCounter()
         for done, (chunk, rebuilt) in enumerate(zip(pictures, pipe.decode_windows(plan, source), strict=True), 1):
             changed = change(chunk, rebuilt)
             counter.add(placement.leave(changed))
-            edited.append(report("Decoding", chunk, done, len(plan)))
+            edited.append(report("Decoding", chunk, done / len(plan)))
             guide.append(torch.cat([luminance(rebuilt), changed[None]]))
         settings = PreserveSettings()
         return Carrier(placement, edited, guide, counter.rule(settings), settings)
 
 
 class _Reporter:
-    """Tells the request's callback how far the edit is; hands the value through."""
+    """Tells the request's callback how far a stage of the edit is, in frames (a picture: in %); hands the value on."""
 
-    def __init__(self, tell: Callable[[Progress], None] | None):
-        self.tell, self.began = tell, time.monotonic()
+    def __init__(self, tell: Callable[[Progress], None] | None, frames: int):
+        self.tell = tell
+        self.total, self.unit = (frames, "frames") if frames > 1 else (100, "%")
+        self.stage, self.begun, self.last = "", 0.0, time.monotonic()
 
-    def __call__(self, stage: str, value: Any, done: int, total: int) -> Any:
+    def __call__(self, stage: str, value: Any, share: float) -> Any:
+        if stage != self.stage:  # it began where the one before it ended
+            self.stage, self.begun = stage, self.last
+        self.last = time.monotonic()
         if self.tell is not None:
-            self.tell(Progress(stage, done, total, time.monotonic() - self.began))
+            self.tell(Progress(stage, round(self.total * share), self.total, self.last - self.begun, self.unit))
         return value
 
 
