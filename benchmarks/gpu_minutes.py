@@ -20,7 +20,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from opensama.apps.train import assign, checked, spread
+from opensama.apps.train import assign, checked
 from opensama.models.registry import TINY
 from opensama.recipes.tiny import CORE_GPU
 from opensama.training.config import TinyConfig
@@ -33,7 +33,7 @@ LIMIT = 16 * 2**20
 
 def run(out: Path, minutes: float, start_from: Path, device: str, settings: Sequence[str]) -> Path:
     """Trains, and returns the file of what was learnt."""
-    values = spread(CORE_GPU.model_dump(), minutes, CORE_GPU.stages)
+    values = CORE_GPU.model_dump() | {"minutes": minutes}
     for setting in settings:
         assign(values, setting, "workers=8")
     out.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def say_once(text: str, out: Callable[[str], object] = print) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Loads without the progress bars and warnings of diffusers and transformers: who loads checks what came."""
+    """Loads and saves without the progress bars and warnings of diffusers and transformers: who loads checks it."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

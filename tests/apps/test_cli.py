@@ -19,11 +19,9 @@ from opensama.apps import progress
 from opensama.apps.cli import main
 from opensama.apps.edit import default_output, parse_box, parse_range
 from opensama.apps.openmp import choose_wait_policy
-from opensama.apps.train import spread
 from opensama.media.video_io import read_video
 from opensama.models.weights import TensorFiles
-from opensama.recipes.tiny import ICVE, SMOKE, TINY
-from opensama.training.config import TinyConfig
+from opensama.recipes.tiny import SMOKE
 from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
 from tests.media.test_alpha import make_clear
@@ -201,18 +199,6 @@ def test_train_keeps_a_run_that_is_there(tmp_path: Path, capsys: pytest.CaptureF
     SMOKE.save(tmp_path / "config.yaml")
     assert main(["train", "tiny", "--out", str(tmp_path)]) == 2
     assert "--resume" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("recipe", [TINY, ICVE])
-def test_minutes_are_spread_as_the_recipe_has_them(recipe: TinyConfig) -> None:
-    before = recipe.model_dump()
-    stages = recipe.stages
-    settings = spread(before, 9.4, stages)
-    assert sum(settings[stage]["minutes"] for stage in stages) == pytest.approx(9.4)
-    for stage in stages:
-        share = before[stage]["minutes"] / before["images"]["minutes"]
-        assert settings[stage]["minutes"] / settings["images"]["minutes"] == pytest.approx(share)
-    assert settings["autoencoder"]["minutes"] == before["autoencoder"]["minutes"] or recipe is TINY
 
 
 def test_doctor_is_not_ready_where_no_clip_can_be_written(

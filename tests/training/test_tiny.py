@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import inf
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
 from opensama.recipes.tiny import CORE, ICVE, ICVE_SMOKE, RECIPES, SMOKE, TINY
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
+from opensama.training.budget import Budget
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage, HeldOut, Stream, as_long_as_the_longest
@@ -30,6 +33,7 @@ from opensama.training.pool import (
     changed_share,
     draw_clips,
     draw_core,
+    draw_edits,
     draw_in_turn,
     draw_plan,
     draw_unpaired,
@@ -105,6 +109,80 @@ def test_a_pool_is_written_once_and_read_again(tmp_path, tokenizer, parts):
     again = build_pool(path, 6, vae, encoder, tokenizer, frames=5, size=(64, 32))
     for key, value in made.items():
         torch.testing.assert_close(again[key], value)
+
+
+def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_is(tmp_path, tokenizer, parts):
+    vae, encoder, *_ = parts
+    drawn: list[str] = []
+    interrupted: list[str] = []
+
+    def draw(names, *asked):
+        if names[0] == "(32, 32)-4" and names[0] not in interrupted:
+            interrupted.extend(names)
+            raise KeyboardInterrupt
+        drawn.extend(names)
+        return draw_edits(names, *asked)
+
+    how = {"size": (32, 32), "batch": 2, "say": lambda _: None}
+    path = tmp_path / "pool.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        build_pool(path, 8, vae, encoder, tokenizer, draw=draw, **how)
+    assert not path.exists()
+    drawn.clear()
+    whole = build_pool(path, 8, vae, encoder, tokenizer, draw=draw, **how)
+    assert drawn == [f"(32, 32)-{i}" for i in range(4, 8)]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    torch.testing.assert_close(whole, build_pool(None, 8, vae, encoder, tokenizer, **how))
+
+    said: list[str] = []
+    late = tmp_path / "late.safetensors"
+    less = build_pool(late, 10**4, vae, encoder, tokenizer, until=0.0, **how | {"say": said.append})
+    torch.testing.assert_close(less, {key: value[:2] for key, value in whole.items()})
+    assert said == ["drawing late: 2 of 10,000, which is all that there is time for"]
+    torch.testing.assert_close(build_pool(late, 10**4, vae, encoder, tokenizer, **how), less)
+
+
+def test_a_budget_is_shared_out_and_holds_over_resumptions(tmp_path):
+    now = [100.0]
+    shares = {"autoencoder": 1.0, "pretrain": 0.0, "images": 3.0}
+
+    def budget(minutes: float = 10) -> Budget:
+        return Budget(tmp_path / "budget.json", minutes, shares, clock=lambda: now[0])
+
+    first = budget()
+    first.begin("autoencoder")
+    assert first.left() == pytest.approx(600 * 0.94 / 4)
+    now[0] += 41
+    first.end("autoencoder")
+    now[0] += 1000  # between the two processes
+    later = budget()
+    assert later.used == pytest.approx(41)
+    assert later.ended == ["autoencoder"]
+    later.begin("images", pools=2)
+    assert later.left() == pytest.approx(600 * 0.94 - 41), "what one leaves over is for those after it"
+    for part in (0.5, 1.0):
+        assert later.pool() - now[0] == pytest.approx(part * 0.4 * (600 * 0.94 - 41))
+    more = budget(20)
+    assert more.ended == [], "with more minutes every stage goes on"
+    assert more.scaled(20_000, least=2_000, a_minute=500) == 5_000, "and reads what was made once"
+    assert Budget(tmp_path / "none.json", 0, shares).pool() == inf
+
+
+@pytest.mark.slow
+def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd):
+    """Pools and stages that would take days; the shipped weights are read without the libraries' bars and warnings."""
+    small = {"image_edits": 10**6, "video_edits": 10**5, "pretext_clips": 10**5, "image_batch": 1, "video_batch": 1}
+    endless = {"images": StageConfig(minutes=1000), "videos": StageConfig(minutes=1000)}
+    config = SMOKE.model_copy(update=small | endless | {"minutes": 0.1})
+    said: list[str] = []
+    began = time.monotonic()
+    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder, say=said.append)
+    assert time.monotonic() - began < 300
+    assert capfd.readouterr() == ("", "")
+    names = [stage["name"] for stage in json.loads((folder / "training.json").read_text())["stages"]]
+    assert names[-2:] == ["images", "videos"]
+    assert any("all that there is time for" in line for line in said)
+    assert json.loads((tmp_path / "run" / "budget.json").read_text())["ended"] == ["images", "videos"]
 
 
 def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokenizer, parts):

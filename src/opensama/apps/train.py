@@ -132,7 +132,8 @@ def tiny(
     out
         The run's folder: settings, checkpoints, and at the end the model in its folder `model`. By default runs/RECIPE.
     minutes
-        Minutes of training in all, split over the stages as the recipe splits them. By default the recipe's own.
+        Minutes that the whole run may take, drawing and saving included, shared out as the recipe's stages share
+        theirs. By default each stage has its own minutes, and drawing comes on top.
     resume
         Go on with the run in that folder, with its own settings.
     recipe
@@ -165,7 +166,9 @@ def tiny(
         raise UserError(f"The run in {out} is of another family than the recipe {recipe}: leave --recipe away.")
     settings = chosen.model_dump()
     if minutes is not None:
-        settings = spread(settings, minutes, chosen.stages)
+        if not 0 < minutes < 1e6:
+            raise UserError(f"The minutes must be a positive number, not {minutes}.")
+        settings["minutes"] = minutes
     for assignment in set or []:
         assign(settings, assignment, "images.minutes=10")
     final = checked(TinyConfig, settings)
@@ -227,16 +230,6 @@ def from_file(path: Path | None, kind: type[Settings]) -> Settings:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; give a file like a run's config.yaml.")
     return checked(kind, values)
-
-
-def spread(settings: dict[str, Any], minutes: float, stages: tuple[str, ...]) -> dict[str, Any]:
-    """The stages' minutes made to sum to `minutes`, in their own proportion."""
-    if not 0 < minutes < 1e6:
-        raise UserError(f"The minutes must be a positive number, not {minutes}.")
-    whole = sum(settings[stage]["minutes"] for stage in stages)
-    return settings | {
-        stage: settings[stage] | {"minutes": settings[stage]["minutes"] * minutes / whole} for stage in stages
-    }
 
 
 def assign(settings: dict[str, Any], assignment: str, example: str) -> None:

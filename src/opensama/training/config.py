@@ -45,6 +45,11 @@ class TinyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     seed: int = 0
+    minutes: float = Field(
+        0, ge=0, description="wall-clock minutes of the whole run, over all resumptions, shared out as the stages' "
+        "minutes: drawing, scores and saving included, and pools are as large as there is time for; 0: each stage has "
+        "its own minutes, and drawing comes on top"
+    )  # fmt: skip
     family: Literal["sama", "icve"] = "sama"
     autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
     semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)

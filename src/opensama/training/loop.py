@@ -69,7 +69,10 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How one stage is trained: until `minutes` of training over all resumptions, or `steps`, whichever is first."""
+    """How one stage is trained: for `minutes` over all resumptions, or `steps`, whichever is first.
+
+    Minutes are those of steps, scores, previews and checkpoints.
+    """
 
     minutes: float = inf
     lr: float = 1e-3
@@ -193,7 +196,7 @@ class Trainer:
         count = 0
         while not self.finished:
             if config.measure_every and progress.seconds - measured > config.measure_every:
-                self.measure()
+                logged += self.aside(self.measure)
                 measured = progress.seconds
             values = self.step()
             for key, value in values.items():
@@ -205,12 +208,12 @@ class Trainer:
                 sums, count, logged = {}, 0, now
             if now - saved > config.save_every and not self.finished:
                 try:
-                    self.save()
+                    logged += self.aside(self.save)
                 except checkpoint.CheckpointError as error:  # room may be made while training goes on
                     self.say(f"{error} Training goes on and tries again.")
                 saved = now
             if config.preview_every and (progress.step % config.preview_every == 0 or self.finished):
-                self.preview()
+                logged += self.aside(self.preview)
         if progress.step != self.kept:
             self.save()
         self.average.give()
@@ -219,6 +222,14 @@ class Trainer:
         if monitor:
             monitor.close()
         return progress
+
+    def aside(self, work: Callable[[], None]) -> float:
+        """Does what is no training, but of the budget, too; its seconds come out."""
+        began = time.monotonic()
+        work()
+        seconds = self.agreed(time.monotonic() - began)
+        self.progress.seconds += seconds
+        return seconds
 
     def step(self) -> dict[str, float]:
         """One update of the weights; the losses, averaged over batches and processes, and the gradient's norm.

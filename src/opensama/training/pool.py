@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import copy
 import random
+import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from math import inf
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +42,7 @@ from opensama.world.phrasing import Split
 from opensama.world.unpaired import plan_unpaired, render_unpaired
 
 Pool = dict[str, Tensor]
+EVERY = 15.0  # seconds between two lines about a pool that is drawn
 
 # Shares of the families, harder ones more often; an absent object teaches to leave a video alone.
 SHARES: dict[str, float] = {
@@ -217,11 +221,11 @@ def encode(
     return out
 
 
-Parts = tuple[PatchAutoencoder, SiglipVisionModel, PreTrainedTokenizerFast]
+Encoders = tuple[PatchAutoencoder, SiglipVisionModel, PreTrainedTokenizerFast]
 
 
 def draw_part(
-    parts: Parts,
+    parts: Encoders,
     names: Sequence[str],
     draw: Draw,
     split: Split,
@@ -250,10 +254,10 @@ class Workers:
         self.pool.shutdown(cancel_futures=True)
 
 
-_PARTS: list[Parts] = []  # of a worker's process
+_PARTS: list[Encoders] = []  # of a worker's process
 
 
-def _begin_worker(parts: Parts) -> None:
+def _begin_worker(parts: Encoders) -> None:
     one_core()
     _PARTS[:] = [parts]
 
@@ -277,14 +281,18 @@ def build_pool(
     split: Split = "train",
     batch: int = 64,
     workers: Workers | None = None,
+    until: float = inf,
     say: Callable[[str], None] = print,
 ) -> Pool:
     """`n` samples starting at seed `first`; read from `path` if it is there, else written to it.
 
-    They are drawn on the device of `vae`, in threads; with `workers` by these, on the CPU.
+    They are drawn on the device of `vae`, in threads; with `workers` by these, on the CPU. Each lot of `batch` is kept
+    when it is drawn (in `path` + `.parts`), so that who was interrupted goes on. After `until`, on the monotonic clock,
+    nothing more is drawn than the first lot: the pool is then what there is.
     """
     if path is not None and path.exists():
         return load_file(path)
+    parts = Parts(path)
     starts = range(0, n, batch)
     named = [[f"{size}-{first + i}" for i in range(start, min(n, start + batch))] for start in starts]
     asked = (draw, split, frames, size, text_tokens)
@@ -292,19 +300,57 @@ def build_pool(
     def part(names: Sequence[str]) -> Pool:
         return draw_part((vae, encoder, tokenizer), names, *asked)
 
-    parts: list[Pool] = []
+    begun = said = time.monotonic()
+    drawn = min(n, parts.count * batch)
     on_cpu = next(vae.parameters()).device.type == "cpu"
-    with ThreadPoolExecutor(torch.get_num_threads() if on_cpu else 1, initializer=one_core) as threads:
-        for done, encoded in enumerate(workers.map(named, *asked) if workers else threads.map(part, named), 1):
-            parts.append(encoded)
-            if done % max(1, len(starts) // 4) == 0:
-                say(f"pool {path.stem if path else ''}: {min(n, done * batch)} of {n}")
-    pool = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            save_file(pool, temporary)
-    return pool
+    threads = ThreadPoolExecutor(torch.get_num_threads() if on_cpu else 1, initializer=one_core)
+    try:
+        missing = named[parts.count :]
+        for encoded in workers.map(missing, *asked) if workers else threads.map(part, missing):
+            parts.add(encoded)
+            drawn, now = min(n, parts.count * batch), time.monotonic()
+            if now >= until:
+                break
+            if now - said > EVERY or drawn == n:
+                said = now
+                limit = "" if until == inf else f", for at most {(until - begun) / 60:.1f}"
+                say(f"drawing {path.stem if path else ''}: {drawn:,} of {n:,} in {(now - begun) / 60:.1f} min{limit}")
+    finally:  # what nobody waits for any more is not drawn
+        threads.shutdown(cancel_futures=True)
+    if drawn < n:
+        say(f"drawing {path.stem if path else ''}: {drawn:,} of {n:,}, which is all that there is time for")
+    return parts.whole()
+
+
+class Parts:
+    """The lots of a pool in their order: in a folder beside its file until all of them are there."""
+
+    def __init__(self, path: Path | None):
+        self.path, self.lots = path, list[Pool]()
+        self.folder = None if path is None else path.with_name(f"{path.name}.parts")
+        while self.folder is not None and (file := self.folder / f"{self.count:06d}.safetensors").exists():
+            self.lots.append(load_file(file))
+
+    @property
+    def count(self) -> int:
+        return len(self.lots)
+
+    def add(self, lot: Pool) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.folder / f"{self.count:06d}.safetensors") as temporary:
+                save_file({key: value.contiguous() for key, value in lot.items()}, temporary)
+        self.lots.append(lot)
+
+    def whole(self) -> Pool:
+        """All of them, written as one."""
+        pool = {key: torch.cat([lot[key] for lot in self.lots]).contiguous() for key in self.lots[0]}
+        if self.path is not None and self.folder is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.path) as temporary:
+                save_file(pool, temporary)
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return pool
 
 
 class Renewed:

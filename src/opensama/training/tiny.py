@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +36,9 @@ from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.assemble import PIPELINES
 from opensama.pipeline.sama import SamaPipeline
+from opensama.runtime import quiet_loading
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
+from opensama.training.budget import Budget
 from opensama.training.config import StageConfig, TinyConfig
 from opensama.training.editing import EditingStage, HeldOut, Stream
 from opensama.training.loop import Stage, Trainer
@@ -95,9 +99,15 @@ def _to(module: M, device: torch.device) -> M:
     return module
 
 
-def _run(stage: Stage, settings: StageConfig, out: Path, say: Callable[[str], None]) -> None:
+def _run(stage: Stage, settings: StageConfig, out: Path, budget: Budget, say: Callable[[str], None]) -> None:
+    """Trains a stage for its own minutes, or for what a limit for the whole run leaves to it."""
     trainer = Trainer(stage, settings.loop(), out, say)
+    if budget.total < inf:
+        seconds = trainer.progress.seconds
+        minutes = 0.0 if stage.name in budget.ended else (seconds + budget.left()) / 60
+        trainer.config = replace(trainer.config, minutes=minutes)
     trainer.run()
+    budget.end(stage.name)
 
 
 def train_tiny(
@@ -118,6 +128,13 @@ def train_tiny(
     if saved.exists() and TinyConfig.read(saved).model_dump(exclude=_BUDGETS) != config.model_dump(exclude=_BUDGETS):
         raise UserError(f"The run in {out} was begun with other settings (see {saved}): choose another --out folder.")
     config.save(saved)
+    shares = {name: getattr(config, name).minutes for name in config.stages}
+    if start_from is not None:
+        shares = {name: share for name, share in shares.items() if name not in ("autoencoder", "semantic")}
+    budget = Budget(out / "budget.json", config.minutes, shares)
+    texts = budget.scaled(20_000, least=2_000, a_minute=2_000)
+    textures = budget.scaled(config.textures, least=32, a_minute=100)
+    chunk = budget.scaled(config.chunk, least=64, a_minute=100 * max(1, config.workers)) if config.chunk else 0
     torch.manual_seed(config.seed)
     device = torch.device(device)
 
@@ -129,13 +146,14 @@ def train_tiny(
     if start_from is not None or config.family == "icve":
         frozen = TINY.folder if start_from is None or config.family == "icve" else start_from
         assert frozen is not None
-        given = SamaPipeline.from_pretrained(frozen)
+        with quiet_loading():
+            given = SamaPipeline.from_pretrained(frozen)
+            encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
         vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
         if transformer.config["semantic_rotary"] != config.semantic_rotary:
             weights = transformer.state_dict()
             transformer = SamaTransformer3DModel.from_config(transformer.config, semantic_rotary=config.semantic_rotary)
             transformer.load_state_dict(weights)
-        encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
         if config.family == "icve":
             theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
             for name, size in theirs.items():
@@ -144,16 +162,20 @@ def train_tiny(
             text.requires_grad_(False)
             transformer = make_transformer(config)
             if start_from is not None:
-                transformer = IcveTransformer3DModel.from_pretrained(start_from / "transformer")
+                with quiet_loading():
+                    transformer = IcveTransformer3DModel.from_pretrained(start_from / "transformer")
         modules: tuple[torch.nn.Module, ...] = (vae, encoder, text, transformer)
-        for module in modules:  # saved in bfloat16, trained in float32
-            module.to(device, torch.float32)
+        with quiet_loading():
+            for module in modules:  # saved in bfloat16, trained in float32
+                module.to(device, torch.float32)
     else:
-        vae = _autoencoder(config, out, device, say)
-        tokenizer = train_tokenizer(corpus(), config.vocabulary)
+        budget.begin("autoencoder")
+        vae = _autoencoder(config, textures, out, device, budget, say)
+        budget.begin("semantic")
+        tokenizer = train_tokenizer(corpus(texts), config.vocabulary)
         text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
         encoder = _to(make_semantic_encoder(config.semantic_width), device)
-        _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, say)
+        _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget, say)
         transformer = _to(make_transformer(config), device)
     for module in (vae, encoder):
         module.requires_grad_(False).eval()
@@ -167,6 +189,7 @@ def train_tiny(
         name: str | None = None,
         split: Split = "train",
         say: Callable[[str], None] = say,
+        until: float | None = None,
     ) -> Pool:
         kinds: dict[Draw, str] = {draw_clips: "pretext-", draw_unpaired: "unpaired-"}
         return build_pool(
@@ -183,6 +206,7 @@ def train_tiny(
             split=split,
             batch=64 if frames == 1 else 8,
             workers=workers,
+            until=budget.pool() if until is None else until,
             say=say,
         )
 
@@ -195,7 +219,7 @@ def train_tiny(
         def make(number: int) -> Pool:
             old, name = (f"{stage}-{k}-" for k in (number - config.chunks, number))
             (out / "pools" / f"{old}1x{size[0]}x{size[1]}.safetensors").unlink(missing_ok=True)
-            return pool(size, config.chunk, begin + number * config.chunk, 1, name=name, say=lambda _: None)
+            return pool(size, chunk, begin + number * chunk, 1, name=name, say=lambda _: None, until=inf)
 
         return Renewed(make, steps=config.chunk_steps, kept=config.chunks, threads=drawing, device=device)
 
@@ -237,31 +261,36 @@ def train_tiny(
         return settings.minutes > 0 or (out / name).exists()
 
     if wanted("pretrain", config.pretrain):
+        budget.begin("pretrain", pools=6)
         streams = []
         for size, share in zip(SHAPES, SHARES, strict=True):
             apart = pool(size, config.unpaired_stills, 30_000_000, 1, draw_unpaired)
             streams.append(Stream(apart, config.image_batch, (1 - CLIPS) * share))
             apart = pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
             streams.append(Stream(apart, config.video_batch, CLIPS * share))
-        _run(editing("pretrain", config.seed + 2, streams), config.pretrain, out, say)
+        _run(editing("pretrain", config.seed + 2, streams), config.pretrain, out, budget, say)
     if config.family == "sama" and wanted("pictures", config.pictures):
+        budget.begin("pictures", pools=5)
         drawn = zip(still_pools("pictures"), SHARES, strict=True)
         streams = [Stream(p, config.picture_batch, share, pictures=True, shift=PICTURE_SHIFT) for p, share in drawn]
         stage = editing("pictures", config.seed + 3, streams, config.pictures.measure_every)
-        _run(stage, config.pictures, out, say)
+        _run(stage, config.pictures, out, budget, say)
     if config.family == "sama" and wanted("windows", config.windows):
+        budget.begin("windows", pools=5)
         streams = []
         for p, share in zip(still_pools("windows"), SHARES, strict=True):
             streams.append(Stream(p, config.window_batch, (1 - WHOLE) * share, sides=SIDES))
             streams.append(Stream(p, config.image_batch, WHOLE * share))
         stage = editing("windows", config.seed + 4, streams, config.windows.measure_every)
-        _run(stage, config.windows, out, say)
+        _run(stage, config.windows, out, budget, say)
         export(out / "windows-model", config.family, transformer, vae, text, tokenizer, encoder)
     if wanted("images", config.images):
+        budget.begin("images", pools=3)
         streams = [Stream(p, config.image_batch, share) for p, share in zip(still_pools("images"), SHARES, strict=True)]
-        _run(editing("images", config.seed, streams, config.images.measure_every), config.images, out, say)
+        _run(editing("images", config.seed, streams, config.images.measure_every), config.images, out, budget, say)
         export(out / "images-model", config.family, transformer, vae, text, tokenizer, encoder)
     if wanted("videos", config.videos):
+        budget.begin("videos", pools=7)
         pretext = config.pretext if config.family == "sama" else 0.0
         edits = 1 - pretext
         still: Pool | Renewed = fixed[0] if fixed else pool(SHAPES[0], config.image_edits, 0, 1)
@@ -274,16 +303,18 @@ def train_tiny(
             clips = pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
             # whole, since tube shuffle may put what the first frames need at the source's end
             streams.append(Stream(clips, config.video_batch, pretext * share, cut=False))
-        _run(editing("videos", config.seed + 1, streams, config.videos.measure_every), config.videos, out, say)
+        _run(editing("videos", config.seed + 1, streams, config.videos.measure_every), config.videos, out, budget, say)
     drawing.shutdown(cancel_futures=True)
     if workers:
         workers.close()
     folder = export(out / "model", config.family, transformer, vae, text, tokenizer, encoder)
+    budget.keep()
     (folder / "training.json").write_text(json.dumps(notes(out, config, start_from), indent=2) + "\n")
     return folder
 
 
 _BUDGETS = {
+    "minutes",
     "autoencoder",
     "semantic",
     "pretrain",
@@ -294,18 +325,22 @@ _BUDGETS = {
 }  # what may change when a run goes on
 
 
-def _autoencoder(config: TinyConfig, out: Path, device: torch.device, say: Callable[[str], None]) -> PatchAutoencoder:
+def _autoencoder(
+    config: TinyConfig, textures: int, out: Path, device: torch.device, budget: Budget, say: Callable[[str], None]
+) -> PatchAutoencoder:
     """The code is fixed by its components; the decoder is trained, and trained on where a run is given more minutes."""
     folder = out / "vae"
     begun = folder.exists()
-    vae = _to(PatchAutoencoder.from_pretrained(folder) if begun else PatchAutoencoder(config.latent_channels), device)
+    with quiet_loading():
+        vae = PatchAutoencoder.from_pretrained(folder) if begun else PatchAutoencoder(config.latent_channels)
+    vae = _to(vae, device)
     say("autoencoder: drawing textures")
-    stage = AutoencoderStage(vae, pictures=config.textures, seed=config.seed)
+    stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
     if not begun:
         stage.start()
         set_latent_statistics(vae, drawn_clips(64, 5_000_000, 17).to(device))
         vae.save_pretrained(folder)
-    _run(stage, config.autoencoder, out, say)
+    _run(stage, config.autoencoder, out, budget, say)
     vae.save_pretrained(folder)
     return vae
 
@@ -358,10 +393,11 @@ def export(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=TINY.defaults.shift),
         defaults=TINY.defaults.to_dict(),
     )
-    pipeline.save_pretrained(folder)
+    with quiet_loading():
+        pipeline.save_pretrained(folder)
+        if family == "sama":
+            encoder.save_pretrained(folder / "semantic_encoder")
     (folder / WORDS).write_text("\n".join(known_words()) + "\n", "utf-8")
-    if family == "sama":
-        encoder.save_pretrained(folder / "semantic_encoder")
     for file in folder.rglob("*.safetensors"):
         halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in load_file(file).items()}
         save_file(halved, file, metadata={"format": "pt"})
