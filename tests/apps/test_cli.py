@@ -17,6 +17,7 @@ from PIL import Image
 from opensama import __version__
 from opensama.apps import progress
 from opensama.apps.cli import main
+from opensama.apps.doctor import install_line
 from opensama.apps.edit import default_output, parse_box, parse_range
 from opensama.apps.openmp import choose_wait_policy
 from opensama.media.video_io import read_video
@@ -139,6 +140,11 @@ def test_demo(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) 
 def test_models_list_and_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list"]) == 0
     assert {"tiny", "sama-14b"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert main(["models", "info", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        said.index("often right on drawings: style (62%)") < said.index("limits: Most things") < said.index("steps: 2")
+    )
     assert main(["models", "info", "sama-14b"]) == 0
     assert "syxbb/SAMA-14B" in capsys.readouterr().out
     assert main(["models", "info", str(folder)]) == 0
@@ -218,7 +224,22 @@ def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for word in ("torch", "device:", "GB free", "tiny:", "sama-14b:"):
         assert word in out
+    assert "web" not in {line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("  extra ")}
     assert (code == 0) == ("ready: opensama demo" in out.splitlines())
+
+
+def test_an_extra_is_installed_from_where_the_package_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        def __init__(self, said: str | None):
+            self.read_text = lambda name: said
+
+    def line(said: str | None) -> str:
+        monkeypatch.setattr("importlib.metadata.distribution", lambda name: Installed(said))
+        return install_line("cluster").removeprefix(f"{sys.executable} -m pip install ")
+
+    clone = '{"url": "file:///home/a%20b/sama", "dir_info": {"editable": true}}'
+    assert line(clone) == "--editable '/home/a b/sama[cluster]'"
+    assert line(None) == "'opensama[cluster]'"
 
 
 # --- how a command ends (processes of their own)

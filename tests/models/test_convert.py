@@ -12,12 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from opensama.models.convert import (
     FAMILIES,
+    Recut,
     convert_released,
     convert_to_released,
     empty_model,
     load_released,
+    read_back,
     released_shape,
 )
+from opensama.models.layouts import Rows
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.weights import TensorFiles, TensorInfo, write_safetensors
 from opensama.values import UserError
@@ -87,6 +90,18 @@ def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):
         convert_released(file, tmp_path, config=CONFIG)
     with pytest.raises(UserError, match="another name"):
         convert_to_released(ours, ours / "diffusion_pytorch_model.safetensors")
+
+
+def test_what_a_disk_spoilt_is_found_when_it_is_read_back(tmp_path):
+    files = TensorFiles(CHECKPOINT)
+    pieces = {name: [Rows(name, 0, info.shape[0] if info.shape else 1)] for name, info in files.infos.items()}
+    wanted, written = Recut(files, pieces), tmp_path / "written.safetensors"
+    data = CHECKPOINT.read_bytes()
+    written.write_bytes(data)
+    read_back(written, wanted)
+    written.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"came back from .*written\.safetensors with other numbers"):
+        read_back(written, wanted)
 
 
 def test_fused_tensors_come_apart_and_together(tmp_path):

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
 
 GB = 10**9
 NEEDED = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "av", "numpy", "pillow")
-EXTRAS = {
+EXTRAS = {  # and the package of each that our code, or transformers for it, imports
     "wan": "sentencepiece",
-    "web": "gradio",
-    "train": "webdataset",
+    "train": "tensorboard",
     "curate": "scenedetect-headless",
     "cluster": "ray",
-    "evaluate": "torchmetrics",
+    "evaluate": "matplotlib",
 }
 
 
@@ -45,7 +48,7 @@ def doctor() -> int:
     missing = [name for name in NEEDED if version(name) is None]
     print("packages: " + ", ".join(f"{name} {version(name) or 'MISSING'}" for name in NEEDED))
     for extra, package in EXTRAS.items():
-        state = version(package) or f"not installed (pip install 'opensama[{extra}]')"
+        state = version(package) or f"not installed ({install_line(extra)})"
         print(f"  extra {extra}: {package} {state}")
     if missing:
         print(f"to mend: {sys.executable} -m pip install {' '.join(missing)}")
@@ -91,6 +94,15 @@ def video_fault() -> str:
     if any(abs(level - 20 * index) > 3 for index, level in enumerate(levels)) or len(levels) != 10:
         return f"its greys came back as {levels}"
     return ""
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra where this package was installed from: a clone, or an index."""
+    said = json.loads(importlib.metadata.distribution("opensama").read_text("direct_url.json") or "{}")
+    clone = url2pathname(urlsplit(said["url"]).path) if "dir_info" in said else ""
+    wanted = f"{clone}[{extra}]" if clone else f"opensama[{extra}]"
+    editable = "--editable " if said.get("dir_info", {}).get("editable") else ""
+    return f"{sys.executable} -m pip install {editable}{shlex.quote(wanted)}"
 
 
 def supported_av() -> str:

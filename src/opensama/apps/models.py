@@ -43,6 +43,8 @@ def info(name: str, /) -> None:
 
     entry = find(name)
     print(f"{entry.name}: {entry.summary}")
+    for line in strengths(entry):
+        print(f"  {line}")
     rows = {"licence": " ".join(part for part in (entry.licence.name, entry.licence.url) if part)}
     if entry.licence.notice:
         rows["notice"] = entry.licence.notice
@@ -119,6 +121,29 @@ def card(folder: Path, /, *, scores: Path | None = None) -> None:
         keep_scores(scores, folder)
     (folder / "README.md").write_text(write_card(folder))
     print(f"written: {folder / 'README.md'}")
+
+
+def strengths(entry: ModelEntry) -> list[str]:
+    """What a model is good and bad at, by its scores on the drawn world and the notes of its training."""
+    from opensama.runtime import read_object
+
+    if entry.folder is None:
+        return ["good and bad at: we have not measured it; its authors' pages show what it does"]
+    scores, training = (entry.folder / name for name in ("scores.json", "training.json"))
+    lines = []
+    if scores.is_file():
+        families = read_object(scores).get("families", {})
+        right = sorted(((row["success"], name) for name, row in families.items()), reverse=True)
+        for title, listed in (
+            ("often right", [f"{name} ({success:.0%})" for success, name in right if success >= 0.5]),
+            ("sometimes right", [f"{name} ({success:.0%})" for success, name in right if 0.1 <= success < 0.5]),
+            ("hardly ever right", [name for success, name in right if success < 0.1]),
+        ):
+            if listed:
+                lines.append(f"{title} on drawings: {', '.join(listed)}")
+    if training.is_file():
+        lines.append("limits: " + " ".join(str(read_object(training).get("limits", "")).split()))
+    return lines
 
 
 def is_cached(part: Weights) -> bool:

@@ -4,7 +4,8 @@
     a transformer's own folder       -> one file with the released names
 
 Tensors are copied one at a time and keep their type: a file larger than the memory converts, and comes back
-bit for bit. A missing, unexpected or misshapen key is an error that names it. Pickles are never opened.
+bit for bit. What was written is read back at the end. A missing, unexpected or misshapen key is an error that names
+it. Pickles are never opened.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def convert_released(
     make_folder(out)
     model.save_config(out)
     write_shards(out, ours.infos, ours.tensor, shard_bytes)
+    read_back(out, ours)
     return out
 
 
@@ -72,7 +74,22 @@ def convert_to_released(model_dir: Path, out_file: Path) -> Path:
         raise UserError(f"{out_file} is one of the files to convert: choose another name.")
     make_folder(out_file.parent)
     write_safetensors(out_file, released.infos, released.tensor)
+    read_back(out_file, released)
     return out_file
+
+
+def read_back(written: Path, wanted: Recut) -> None:
+    """UserError where what was written is not, to the bit, what was to be written, as on a disk that fails."""
+    files = TensorFiles(written)
+    for name in wanted.infos:
+        ours, theirs = wanted.tensor(name), files.tensor(name) if name in files.infos else None
+        if theirs is None or theirs.dtype != ours.dtype or not _same_bits(ours, theirs):
+            raise UserError(f"{name} came back from {written} with other numbers: look at the disk, and convert again.")
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    a, b = (x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(a, b)
 
 
 def load_released(
