@@ -30,10 +30,11 @@ GAP = 4  # pixels between the three clips of a picture
 QUALITY = 72
 REAL = "real clips"
 LEGEND = (
-    "In each picture: source, edit, exact answer. Right means that in every third of the clip the edit is nearer to "
-    "the exact answer than to any of the wrong ones, all drawn by the world and passed through the model's "
-    "autoencoder, and that what should stay has stayed. Error is the squared error where the answer differs from the "
-    "source, beside the source's own; kept is how well the rest was kept. Failures come first."
+    "Each clip shows the source, the edit and the exact answer. An edit is right if, in every third of the clip, it is "
+    "closer to the exact answer than to any wrong answer (the drawn world renders both, and both pass through the "
+    "model's autoencoder), and if everything else was left alone. Error is the squared error where the answer differs "
+    "from the source, divided by the source's own error there; kept says how well the rest was preserved. Failures "
+    "come first."
 )
 
 
@@ -178,8 +179,8 @@ def page(items: Sequence[Item], model: str, split: str) -> str:
     return pages.fill(
         "gallery.html",
         title=html.escape(f"Edits by {model}"),
-        summary=f"{sum(right.values())} of {len(items)} edits are right, on what was kept "
-        f"{'from' if split == 'test' else 'for'} training.",
+        summary=f"{sum(right.values())} of {len(items)} edits are right, on "
+        f"{'clips held out from' if split == 'test' else 'the kind of clips seen in'} training.",
         legend=LEGEND,
         links="\n".join(links),
         sections="\n".join(sections),
@@ -198,7 +199,7 @@ def figure(item: Item) -> str:
     lines = [" · ".join((verdict, *facts))]
     lines += map(part, s.parts)
     if not s.success and all(p["right"] for p in s.parts):
-        lines.append("what should stay was not kept in every third")
+        lines.append("the rest of the picture changed in at least one third of the clip")
     said = html.escape(s.instruction)
     height, width = item.source.shape[1:3]
     return (

@@ -118,7 +118,7 @@ def page(name: str, found: Summary, figures: Sequence[str]) -> str:
         scores="".join(f"<option>{html.escape(score)}</option>" for score in sorted(found.scores)),
         hidden="" if found.scores else "hidden",
         crossed=json.dumps(crossed).replace("<", "\\u003c"),
-        samples="\n".join(figures) or '<p class="dim">None were asked for.</p>',
+        samples="\n".join(figures) or '<p class="dim">No samples were requested.</p>',
         count=f"{len(figures):,}",
     )
 
@@ -127,7 +127,7 @@ def table(title: str, counts: Counter[str], total: int) -> str:
     """Names with their counts and a bar; the rarest of many are one row."""
     listed = counts.most_common(20)
     rest = total - sum(count for _, count in listed)
-    rows = [(name or "none", count) for name, count in listed] + ([("all others", rest)] if rest else [])
+    rows = [(name or "none", count) for name, count in listed] + ([("others", rest)] if rest else [])
     body = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{count:,}</td><td>{count / total:.1%}</td>"
         f'<td><svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
@@ -156,10 +156,10 @@ def histogram(title: str, values: Iterable[float]) -> str:
             f"<title>{begin:,.4g} to {end:,.4g}: {count:,}</title></rect>"
         )
     across, middle = BINS * width, ordered[len(ordered) // 2]
-    last = f"{high:,.4g}" if high == greatest else f"{high:,.4g} and more"
+    last = f"{high:,.4g}" if high == greatest else f"{high:,.4g} or more"
     title = html.escape(title)
     return (
-        f"<figure><figcaption><b>{title}</b> of {len(ordered):,}, half below {middle:,.4g}</figcaption>"
+        f"<figure><figcaption><b>{title}</b> of {len(ordered):,} rows, median {middle:,.4g}</figcaption>"
         f'<svg viewBox="0 0 {across} {height + 28}" role="img" aria-label="Histogram of {title}">'
         f'<text x="0" y="9">{max(bins):,}</text>{"".join(bars)}'
         f'<text x="0" y="{height + 25}">{low:,.4g}</text>'
