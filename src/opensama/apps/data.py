@@ -121,7 +121,8 @@ def show(
 ) -> None:
     """Write a page about a manifest: counts, plots, samples that play, with a filter.
 
-    The page is one HTML file that holds everything itself. Samples are picked at random, in turn from every task, kind and dataset.
+    The page is one HTML file that holds everything itself. Samples are picked at random, in turn from every task, kind
+    and dataset.
 
     Parameters
     ----------
