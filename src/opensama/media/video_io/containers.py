@@ -6,15 +6,26 @@
 | .mkv | H.264, HEVC for more than 8 bit | what Matroska names | AAC |
 | .mov | ProRes 422 HQ, 4444 with alpha or odd widths | AAC, MP3, AC-3, E-AC-3, ALAC, PCM | PCM |
 | .webm | VP9 | Opus, Vorbis | Opus |
+
+Other codecs are chosen by name, where the kind of file holds them, and so are encoders of the hardware.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
+from typing import cast
+
+import av
 
 from opensama.values import ColorInfo, UserError, Video
 
+CODECS = {"h264": "H.264", "hevc": "HEVC", "av1": "AV1", "vp9": "VP9", "prores": "ProRes", "prores-4444": "ProRes 4444"}
+"""What may be asked for, with the names of the field."""
+HARDWARE = ("nvenc", "qsv", "amf", "videotoolbox")
+"""FFmpeg's endings of encoders on a graphics card or in a processor: hevc_nvenc."""
 _SMALLEST_HEVC = 64  # x265 4.2 takes no side below 16 and corrupts memory at widths from 33 to 48
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3"})
 _PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_f32le"})
@@ -28,6 +39,8 @@ class FileFormat:
     muxer: str
     copied: frozenset[str]
     """Sound codecs that are kept as they are."""
+    codecs: tuple[str, ...]
+    """Of the pictures; the first one is taken where nobody asks for another."""
     encoder: str
     """For all other sound: `aac`, `libopus` or `pcm`, which means 16 or 24 bit as the source has."""
     reason: str
@@ -37,15 +50,24 @@ class FileFormat:
     """Whether times are stored in milliseconds, in place of any ticks."""
 
 
-_MP4 = FileFormat("MP4", "mp4", _MP4_SOUND, "aac", "MP4 players do not play it as it is")
+_MP4 = FileFormat("MP4", "mp4", _MP4_SOUND, ("h264", "hevc", "av1"), "aac", "MP4 players do not play it as it is")
 FORMATS = {
     ".mp4": _MP4,
     ".m4v": _MP4,
-    ".mov": FileFormat("MOV", "mov", _MP4_SOUND | _PCM | {"alac"}, "pcm", "QuickTime does not play it as it is", True),
+    ".mov": FileFormat(
+        "MOV",
+        "mov",
+        _MP4_SOUND | _PCM | {"alac"},
+        ("prores", "prores-4444", "h264", "hevc"),
+        "pcm",
+        "QuickTime does not play it as it is",
+        holds_alpha=True,
+    ),
     ".mkv": FileFormat(
         "MKV",
         "matroska",
         _MP4_SOUND | _PCM | {"mp2", "dts", "truehd", "flac", "alac", "opus", "vorbis", "tta", "wavpack"},
+        ("h264", "hevc", "av1", "vp9"),
         "aac",
         "Matroska has no name for it",
         milliseconds=True,
@@ -54,9 +76,10 @@ FORMATS = {
         "WebM",
         "webm",
         frozenset({"opus", "vorbis"}),
+        ("vp9", "av1"),
         "libopus",
         "WebM holds only Opus and Vorbis",
-        True,
+        holds_alpha=True,
         milliseconds=True,
     ),
 }
@@ -85,46 +108,137 @@ class Encoding:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, video: Video, kind: FileFormat, quality: float, even: bool, alpha: bool = False) -> Encoding:
-        """The best that the format's players show. Raises UserError for a wrong quality, or alpha that does not fit."""
+    def of(
+        cls,
+        video: Video,
+        kind: FileFormat,
+        quality: float,
+        even: bool,
+        alpha: bool = False,
+        codec: str | None = None,
+    ) -> Encoding:
+        """The best that the format's players show, or what the named codec makes. Raises UserError for a wrong quality,
+        for a codec that does not go into such a file or is not here, and for alpha that does not fit."""
         if not 0 <= quality <= 100:
             raise UserError(f"The quality must be from 0 to 100, not {quality}.")
         if alpha and not kind.holds_alpha:
             raise UserError(f"{kind.name} files hold no transparency; choose a name that ends in .mov or .webm.")
-        if kind.muxer == "mov":
-            return _prores(video, quality, alpha)
-        if kind.muxer == "webm":
-            return _vp9(video, quality, alpha)
-        return _h264_or_hevc(video, quality, even)
-
-
-def _h264_or_hevc(video: Video, quality: float, even: bool) -> Encoding:
-    width, height, notes = video.width, video.height, []
-    subsampled = True
-    if width % 2 or height % 2:
-        if even:
-            width, height = width + width % 2, height + height % 2
-            notes.append(f"Padded from {video.width}x{video.height} to {width}x{height} by repeating the last pixels.")
-        else:
-            subsampled = False
-            notes.append(
-                f"{width}x{height} is odd-sized: written as 4:4:4, which some phones and browsers refuse; "
-                "pad it by one pixel with --even."
+        name, _, hardware = (codec or kind.codecs[0]).partition("_")
+        if name not in kind.codecs or (hardware and not has_encoder(f"{name}_{hardware}")):
+            raise UserError(
+                f"{kind.name} files cannot be made with the codec {codec!r} here; choose {_listed(possible(kind))}, or "
+                "another ending of the name."
             )
-    deep = video.bit_depth > 8
-    hevc = deep and min(width, height) >= _SMALLEST_HEVC
+        if alpha and (hardware or name not in ("vp9", "prores", "prores-4444")):
+            raise UserError(f"The codec {codec} holds no transparency here; leave --codec or --alpha keep out.")
+        if hardware:
+            return _by_hardware(video, quality, even, name, hardware)
+        if name.startswith("prores"):
+            return _prores(video, quality, alpha, whole=name == "prores-4444")
+        if name == "vp9":
+            return _vp9(video, quality, alpha)
+        if name == "av1":
+            return _av1(video, quality)
+        return _h264_or_hevc(video, quality, even, codec)
+
+
+def possible(kind: FileFormat) -> list[str]:
+    """What pictures may be coded with in such a file on this machine: codecs, then encoders of its hardware."""
+    hardware = (f"{codec}_{maker}" for codec in kind.codecs for maker in HARDWARE)
+    return [*kind.codecs, *(name for name in hardware if has_encoder(name))]
+
+
+@cache
+def has_encoder(name: str) -> bool:
+    """Whether this machine has that hardware encoder, by coding one small picture: FFmpeg lists all it was built for.
+
+    Names that are not of `CODECS` and `HARDWARE` are none.
+    """
+    codec, _, maker = name.partition("_")
+    if codec not in CODECS or maker not in HARDWARE:
+        return False
+    try:
+        context = cast(av.VideoCodecContext, av.CodecContext.create(name, "w"))
+        context.width, context.height, context.pix_fmt = 256, 256, "nv12"
+        context.framerate = 25
+        frame = av.VideoFrame(256, 256, "nv12")
+        frame.pts = 0
+        return bool(context.encode(frame) + context.encode(None))
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _h264_or_hevc(video: Video, quality: float, even: bool, codec: str | None) -> Encoding:
+    """HEVC for more than 8 bits, unless one of the two was asked for."""
+    width, height, notes = _even(video) if even else (video.width, video.height, [])
+    subsampled = not (width % 2 or height % 2)
+    if not subsampled:
+        notes.append(
+            f"{width}x{height} is odd-sized: written as 4:4:4, which some phones and browsers refuse; "
+            "pad it by one pixel with --even."
+        )
+    deep, large = video.bit_depth > 8, min(width, height) >= _SMALLEST_HEVC
+    if codec == "hevc" and not large:
+        raise UserError(f"HEVC takes sides of {_SMALLEST_HEVC} pixels and more, not {width}x{height}; choose h264.")
+    hevc = codec == "hevc" or (codec is None and deep and large)
     notes += _depth_notes(video, 10) if deep else []
     if deep and not hevc:
-        notes.append("Too small for HEVC: written as 10-bit H.264, which few browsers play.")
+        why = "" if codec else "Too small for HEVC: "
+        notes.append(f"{why}{'w' if why else 'W'}ritten as 10-bit H.264, which few browsers play.")
     pixel_format = ("yuv420p" if subsampled else "yuv444p") + ("10le" if deep else "")
     crf = 38 - quality / 4 + (3 if hevc else 0)  # about the same look
     options = {"crf": f"{crf:g}", "preset": "medium"}
     return Encoding("libx265" if hevc else "libx264", pixel_format, width, height, video.color, options, tuple(notes))
 
 
-def _prores(video: Video, quality: float, alpha: bool) -> Encoding:
-    """422 HQ, 10 bit; 4444 where there is alpha, or where 4:2:2 would halve an odd width. Never full range."""
-    whole = alpha or video.width % 2 == 1
+def _even(video: Video) -> tuple[int, int, list[str]]:
+    """Width and height padded to even numbers, and what there is to say about it."""
+    width, height = video.width + video.width % 2, video.height + video.height % 2
+    if (width, height) == (video.width, video.height):
+        return width, height, []
+    return (
+        width,
+        height,
+        [f"Padded from {video.width}x{video.height} to {width}x{height} by repeating the last pixels."],
+    )
+
+
+def _by_hardware(video: Video, quality: float, even: bool, codec: str, maker: str) -> Encoding:
+    """At a quality that is near the software encoder's; 10 bit where the source has more than 8, except in H.264."""
+    width, height, notes = _even(video) if even else (video.width, video.height, [])
+    if width % 2 or height % 2:
+        raise UserError(f"Hardware encoders take no odd sides such as {width}x{height}; pad them with --even.")
+    deep = video.bit_depth > 8 and codec != "h264"
+    notes += _depth_notes(video, 10 if deep else 8) if video.bit_depth > 8 else []
+    level = str(round(40 - quality / 4))
+    options = {
+        "nvenc": {"rc": "vbr", "cq": level, "b": "0", "preset": "p5"},
+        "qsv": {"global_quality": level},
+        "amf": {"rc": "cqp", "qp_i": level, "qp_p": level},
+        "videotoolbox": {"q": str(round(quality)), "allow_sw": "0"},
+    }[maker]
+    pixel_format = "p010le" if deep else "nv12"
+    return Encoding(f"{codec}_{maker}", pixel_format, width, height, video.color, options, tuple(notes))
+
+
+def _av1(video: Video, quality: float) -> Encoding:
+    """SVT-AV1: 4:2:0, at odd sizes too, 10 bit where the source has more than 8."""
+    os.environ.setdefault("SVT_LOG", "1")  # errors alone: it prints its settings, and FFmpeg cannot tell it not to
+    deep = video.bit_depth > 8
+    options = {"crf": f"{round(60 - quality * 0.45)}", "preset": "8"}
+    notes = _depth_notes(video, 10) if deep else []
+    pixel_format = "yuv420p10le" if deep else "yuv420p"
+    return Encoding("libsvtav1", pixel_format, video.width, video.height, video.color, options, tuple(notes))
+
+
+def _prores(video: Video, quality: float, alpha: bool, whole: bool) -> Encoding:
+    """422 HQ, 10 bit; 4444 where that is asked for, where there is alpha, or where 4:2:2 would halve an odd width.
+    Never full range."""
+    whole = whole or alpha or video.width % 2 == 1
     pixel_format = ("yuva444p10le" if alpha else "yuv444p10le") if whole else "yuv422p10le"
     options = {
         "profile": "4444" if whole else "hq",
@@ -150,7 +264,7 @@ def _vp9(video: Video, quality: float, alpha: bool) -> Encoding:
     notes = []
     if video.bit_depth > 8:
         notes.append(
-            f"The source has {video.bit_depth} bits a colour; WebM is written with 8: .mp4, .mkv and .mov keep more."
+            f"The source has {video.bit_depth} bits a colour; VP9 is written with 8: .mp4, .mkv and .mov keep more."
         )
     pixel_format = "yuva420p" if alpha else "yuv420p"
     return Encoding("libvpx-vp9", pixel_format, video.width, video.height, video.color, options, tuple(notes))

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from opensama.media import PICTURE_SUFFIXES
 from opensama.media.video_io.alpha import RGB, WHITE
 from opensama.media.video_io.color import ToRGB
 from opensama.media.video_io.look import Size, look_of
@@ -18,7 +19,6 @@ from opensama.media.video_io.opening import check_readable
 from opensama.media.video_io.stills import header_of_still, read_still
 from opensama.values import ColorInfo, Transparency, UserError, Video, frame_rate
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
 DEMUXERS = {"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe"}
 """FFmpeg's names of the same formats, whatever the file is called."""
 STILL = "png"
@@ -32,11 +32,11 @@ def read_folder(
 ) -> Video:
     """The images of a folder, by name with numbers in their order (2 before 10)."""
     try:
-        found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
+        found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
     except PermissionError as error:
         raise UserError(f"The folder {folder} may not be read; change its permissions.") from error
     if not found:
-        raise UserError(f"The folder {folder} has no images ({', '.join(sorted(SUFFIXES))}); choose another.")
+        raise UserError(f"The folder {folder} has no images ({', '.join(sorted(PICTURE_SUFFIXES))}); choose another.")
     return read_images(sorted(found, key=_natural), folder, fps, cover, background)
 
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from opensama.media.video_io import images
+from opensama.media import PICTURE_SUFFIXES
 from opensama.media.video_io.alpha import decoded
 from opensama.media.video_io.opening import opened, video_stream
 from opensama.media.video_io.reading import FileFrames
@@ -27,7 +27,7 @@ def small_frames(video: Video, side: int = 256) -> Iterator[np.ndarray]:
         video.transparency is None
         and video.path is not None
         and video.path.is_file()
-        and video.path.suffix.lower() not in images.SUFFIXES
+        and video.path.suffix.lower() not in PICTURE_SUFFIXES
     ):
         for frame in _quickly(video, video.path, side):
             yield frame

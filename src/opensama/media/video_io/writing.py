@@ -27,6 +27,7 @@ from opensama.media.video_io.alpha import lifted
 from opensama.media.video_io.color import FromRGB, of_depth, tag
 from opensama.media.video_io.containers import Encoding, FileFormat, format_of
 from opensama.media.video_io.keeping import Kept
+from opensama.media.video_io.pictures import PictureCoding, is_picture, write_picture
 from opensama.media.video_io.sound import Sound
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
@@ -56,20 +57,32 @@ def write_video(
     *,
     quality: float = 80,
     even: bool = False,
+    codec: str | None = None,
     overwrite: bool = False,
     on_note: Callable[[str], None] = print,
 ) -> WriteReport:
-    """Writes an MP4, MOV, MKV or WebM and says what it did; whatever goes wrong, no file is left behind.
+    """Writes an MP4, MOV, MKV or WebM, or of one frame a PNG, JPEG or WebP, and says what it did; whatever goes wrong,
+    no file is left behind.
 
     `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
-    place of 4:4:4. A video's transparency is kept in MOV and WebM. `on_note` gets each sentence that a person should
-    read. Raises `UserError` if the file cannot be written.
+    place of 4:4:4. `codec` is one of `CODECS` or a hardware encoder (`hevc_nvenc`), by default the format's own. A
+    video's transparency is kept in MOV, WebM, PNG and WebP. `on_note` gets each sentence that a person should read.
+    Raises `UserError` if the file cannot be written.
     """
     path = Path(path)
     with _user_errors(path):
         check_writable(path, overwrite)
+    if is_picture(path):
+        how = _check_picture(video, path, quality, even, codec)
+        with _user_errors(path), whole_file(path) as temporary:
+            temporary.touch(exist_ok=False)
+            write_picture(video, temporary, how, quality)
+            check_writable(path, overwrite)
+        for note in video.notes:
+            on_note(note)
+        return WriteReport(path, video.width, video.height, 1, how.codec, how.pixel_format, "none", video.notes)
     kind = format_of(path)
-    plan = _plan(video, kind, quality, even)
+    plan = _plan(video, kind, quality, even, codec)
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
         sound, kept = _encode(video, plan, kind, temporary)
@@ -84,7 +97,13 @@ def write_video(
 
 
 def rehearse(
-    video: Video, path: str | Path, *, quality: float = 80, even: bool = False, overwrite: bool = False
+    video: Video,
+    path: str | Path,
+    *,
+    quality: float = 80,
+    even: bool = False,
+    codec: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Does all of `write_video` that can fail, with one black picture and a moment of the sound, before a long edit.
 
@@ -94,19 +113,29 @@ def rehearse(
     path = Path(path)
     with _user_errors(path):
         check_writable(path, overwrite)
+        if is_picture(path):
+            _check_picture(video, path, quality, even, codec)
+            return
         kind = format_of(path)
-        plan = _plan(video, kind, quality, even)
+        plan = _plan(video, kind, quality, even, codec)
         with tempfile.TemporaryDirectory(prefix=".rehearsal.", suffix=".part", dir=path.absolute().parent) as scratch:
             _encode(video, plan, kind, Path(scratch) / path.name, moment=_MOMENT)
 
 
-def _plan(video: Video, kind: FileFormat, quality: float, even: bool) -> Encoding:
-    return Encoding.of(video, kind, quality, even, video.transparency is not None and kind.holds_alpha)
+def _plan(video: Video, kind: FileFormat, quality: float, even: bool, codec: str | None) -> Encoding:
+    return Encoding.of(video, kind, quality, even, video.transparency is not None and kind.holds_alpha, codec)
+
+
+def _check_picture(video: Video, path: Path, quality: float, even: bool, codec: str | None) -> PictureCoding:
+    if codec is not None:
+        raise UserError(f"{path} is a picture, which has no codec to choose; leave --codec {codec} out.")
+    return PictureCoding.of(video, path, quality, even)
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:
-    """Raises `UserError` unless a video can be written there: worth asking before a long edit."""
-    format_of(path)
+    """Raises `UserError` unless a video or a picture can be written there: worth asking before a long edit."""
+    if not is_picture(path):
+        format_of(path)
     folder = path.absolute().parent
     try:
         there = folder.is_dir()
@@ -230,9 +259,9 @@ def _add_pictures(
     options = dict(plan.options)
     if not _b_frames(video) and plan.codec in ("libx264", "libx265"):
         options["bf"] = "0"
+    if (plan.codec == "libx265" or plan.codec.startswith("hevc_")) and not kind.milliseconds:
+        context.codec_tag = "hvc1"
     if plan.codec == "libx265":
-        if not kind.milliseconds:
-            context.codec_tag = "hvc1"
         parameters = {"log-level": "error", **video.extra}
         if "bf" in options:
             parameters["bframes"] = options.pop("bf")
