@@ -5,6 +5,7 @@ that a server showed in place of the file, nothing, or room that was set aside a
 
     check_first_bytes(path)     a file on disk: UserError if it is such a stand-in
     stand_in(head, size)        bytes from elsewhere: the end of the sentence, "" if nothing speaks against them
+    is_address(name)            https://... and s3://..., which are no files
     kind_of(head)               "a ZIP archive", "a PDF document", ..., "" if unknown
 """
 
@@ -19,6 +20,7 @@ HEAD = 1024
 """Bytes that are looked at. A Git LFS pointer is shorter."""
 
 _LFS = re.compile(rb"version https://(git-lfs\.github\.com|hawser\.github\.com)/spec/v\d")
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+:/{1,2}[^/]", re.IGNORECASE)  # of a Path one slash is left
 _PAGE = re.compile(rb"<(!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 _XML_ERROR = re.compile(rb"<(?:\w+:)?Error\b.*?<Code>([^<]{1,80})</Code>", re.DOTALL)
 _KINDS = (
@@ -72,6 +74,11 @@ def stand_in(head: bytes, size: int) -> str:
     if len(head) >= min(size, 64) and not head.strip(b"\0"):
         return "begins with nothing but zeros: its download was not finished; download it again"
     return ""
+
+
+def is_address(name: str | Path) -> bool:
+    """Whether a name is an address on the net or in a cloud's store, which a file system has no place for."""
+    return _ADDRESS.match(str(name)) is not None
 
 
 def kind_of(head: bytes) -> str:

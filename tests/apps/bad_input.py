@@ -55,6 +55,11 @@ class Place:
         chosen = () if "--model" in options else ("--model", str(self.model))
         return ["edit", str(self.files / video), instruction, *options, *chosen]
 
+    def several(self, *videos: str, out: str) -> list[str]:
+        """Arguments that edit several files into one place."""
+        found = [str(self.files / video) for video in videos]
+        return ["edit", *found, INSTRUCTION, "-o", str(self.files / out), "--model", str(self.model)]
+
     def train(self, *options: str, recipe: str = "sama-14b-stage0", config: str = "small.yaml") -> list[str]:
         """Arguments that train at the smallest size; `options` that are no options are settings."""
         given = [part for option in options for part in (["--set", option] if "=" in option else [option])]
@@ -144,6 +149,22 @@ ROWS = [
     Row("an empty instruction", lambda at: at.edit(instruction="  ")),
     Row("an instruction of 10,000 characters", lambda at: at.edit(instruction="word " * 2000)),
     Row("one picture", lambda at: at.edit("still.png", "-o", str(at.files / "still.mp4")), code=0),
+    Row("a picture to a picture", lambda at: at.edit("still.png", "-o", str(at.files / "still.jpg")), code=0),
+    Row("a video to a picture", lambda at: at.edit("clip.mp4", "-o", str(at.files / "x.png"))),
+    Row("an address", lambda at: ["edit", "https://example.com/a.mp4", INSTRUCTION]),
+    Row("the instruction before the video", lambda at: ["edit", INSTRUCTION, f"{at.files}/clip.mp4"]),
+    Row("an instruction without quotes", lambda at: ["edit", f"{at.files}/clip.mp4", *INSTRUCTION.split()]),
+    Row("no instruction", lambda at: ["edit", f"{at.files}/clip.mp4"]),
+    Row("two videos and no instruction", lambda at: ["edit", f"{at.files}/clip.mp4", f"{at.files}/one.mp4"]),
+    Row("several videos into one file", lambda at: at.several("clip.mp4", "one.mp4", out="x.mp4")),
+    Row("several videos of one name", lambda at: at.several("clip.mp4", "data/../clip.mp4", out="new")),
+    Row("several videos that are not there", lambda at: at.several("nowhere.mp4", "none.mp4", out="new")),
+    Row("a codec that is none", lambda at: at.edit("clip.mp4", "-o", str(at.files / "x.mp4"), "--codec", "h265")),
+    Row(
+        "a codec of another kind of file",
+        lambda at: at.edit("clip.mp4", "-o", str(at.files / "x.webm"), "--codec", "prores"),
+    ),
+    Row("a quality beyond 100", lambda at: at.edit("clip.mp4", "--quality", "120")),
     Row("an unknown model", lambda at: at.edit("clip.mp4", "--model", "tinny")),
     Row("a folder that is no model", lambda at: at.edit("clip.mp4", "--model", str(at.files / "empty"))),
     Row("a model folder with files missing", lambda at: at.edit("clip.mp4", "--model", str(at.files / "partial"))),
@@ -152,6 +173,14 @@ ROWS = [
         "released weights that are not there",
         lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--weights", str(at.files / "empty")),
     ),
+    Row(
+        "released weights of something else",
+        lambda at: at.edit(
+            *("clip.mp4", "--model", "sama-14b", "--base", f"{at.files}/base"),
+            *("--weights", f"{GOLDEN}/expected.safetensors"),
+        ),
+    ),
+    Row("a LoRA of something else", lambda at: at.edit("clip.mp4", "--lora", f"{GOLDEN}/expected.safetensors")),
     Row(
         "weights of something else", lambda at: ["models", "convert", f"{GOLDEN}/expected.safetensors", f"{at.files}/x"]
     ),
@@ -220,6 +249,8 @@ ROWS = [
     Row("an edit measured without its source", lambda at: ["evaluate", "metrics", f"{at.files}/clip.mp4"]),
     Row("a broken edit measured", lambda at: ["evaluate", "metrics", f"{at.files}/clip.mp4", f"{at.files}/taken.mp4"]),
     # training
+    Row("no recipe", lambda at: ["train", "--data", "x.jsonl"]),
+    Row("a table where a manifest is wanted", lambda at: at.train("--data", str(at.files / "table.csv"))),
     Row("an unknown recipe", lambda at: at.train(recipe="sama-14b-stage3")),
     Row("a setting that does not exist", lambda at: at.train("optimiser.lr=1")),
     Row("a setting that does not exist, in a file", lambda at: at.train(config="mistyped.yaml")),
@@ -269,6 +300,7 @@ ROWS = [
     Row("a dialect of CSV that is none", lambda at: at.bring("table", "half.jsonl", "--csv-dialect", "sprak")),
     Row("an unknown task", lambda at: at.bring("table", "half.jsonl", "--task", "shrink")),
     Row("a page about a manifest that is not there", lambda at: at.data("show", "none.parquet", "x.html")),
+    Row("a page about a table that is no manifest", lambda at: at.data("show", "table.csv", "x.html")),
     Row("a page about a damaged manifest", lambda at: at.data("show", "cut.parquet", "x.html")),
     Row("a page that is to be no page", lambda at: at.data("show", "data/data.jsonl", "x.pdf")),
     Row("more samples than a page holds", lambda at: at.data("show", "data/data.jsonl", "x.html", "--number", "999")),
@@ -320,6 +352,7 @@ def prepare_training(at: Place) -> None:
     good.with_name("broken.yaml").write_text("model: [")
     rows = data.read_text().splitlines(keepends=True)
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123456789\n"
+    good.with_name("table.csv").write_text("before,after,text\na.mp4,b.mp4,Make it red.\n")
     good.with_name("pointer.parquet").write_text(pointer)
     data.with_name("longer.jsonl").write_text("".join([*rows, rows[0]]))
     data.with_name("images.jsonl").write_text("".join(rows[3:]))

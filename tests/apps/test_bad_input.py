@@ -8,13 +8,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedModel
 
 from opensama.apps.cli import main
-from opensama.apps.edit import parse_box, parse_range
+from opensama.apps.edit_checks import parse_box, parse_range
 from opensama.values import UserError
 from tests.apps import bad_input
 from tests.apps.bad_input import ROWS, Outcome, Place, Row
@@ -35,15 +39,36 @@ def at(folder: Path) -> Iterator[Place]:
         yield place
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that are loaded while a test runs: whatever reads weights goes through one of these."""
+    counted: list[str] = []
+    for kind in (DiffusionPipeline, ModelMixin, PreTrainedModel):
+        read = kind.from_pretrained.__func__
+
+        def spy(cls: type, *args: Any, read: Any = read, **kwargs: Any) -> Any:
+            counted.append(cls.__name__)
+            return read(cls, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "from_pretrained", classmethod(spy))
+    return counted
+
+
 @pytest.mark.slow
-def test_every_row(at: Place) -> None:
-    """Each row ends as it should, and the page for people says just that."""
+def test_every_row(at: Place, loads: list[str]) -> None:
+    """Each row ends as it should, and the page for people says just that. What is wrong with an edit is said before
+    any part of a model is loaded."""
     outcomes, faults = [], []
     for row in ROWS:
         arguments = row.arguments(at)
         before = listing(at.files, row)
+        loads.clear()
         outcome = bad_input.run(row, arguments)
         outcomes.append(outcome)
+        if row.code and arguments[0] == "edit" and loads:
+            faults.append(f"{row.what}: loads {loads}")
+        if row.code == 0 and arguments[0] == "edit" and not loads:
+            faults.append(f"{row.what}: is edited, and no load was counted")
         faults += [
             f"{row.what}: {fault}: {outcome}" for fault in find_faults(row, outcome, listing(at.files, row) == before)
         ]

@@ -18,7 +18,7 @@ from opensama import __version__
 from opensama.apps import progress
 from opensama.apps.cli import main
 from opensama.apps.doctor import install_line
-from opensama.apps.edit import default_output, parse_box, parse_range
+from opensama.apps.edit_checks import default_output, parse_box, parse_range
 from opensama.apps.openmp import choose_wait_policy
 from opensama.media.video_io import read_video
 from opensama.models.weights import TensorFiles

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from opensama import __version__
 from opensama.apps.openmp import choose_wait_policy
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if seconds > LONG and os.environ.get("RANK", "0") == "0":
             print(f"total time: {duration(seconds)}", file=sys.stderr)
     except CycloptsError as error:
-        return complain(str(error))
+        return complain(_missing(error) or str(error))
     except UserError as error:
         return complain(str(error))
     except KeyboardInterrupt:
@@ -99,6 +99,20 @@ def ended(stopped: str, left: int) -> int:
     if not stopped:
         return 0
     return complain(f"stopped: {stopped.rstrip('.')}; {left:,} are left, and the same command goes on with them.")
+
+
+def _missing(error: CycloptsError) -> str:
+    """What to say where the words that a command cannot do without were left out; of other errors nothing."""
+    if not isinstance(error, MissingArgumentError):
+        return ""
+    command = " ".join(error.command_chain or ())
+    if command == "edit":
+        return 'Name a video, and say in quotes what to change: opensama edit holiday.mp4 "Turn into watercolor style."'
+    if command == "train":
+        from opensama.recipes import icve, sama
+
+        return f"Name a recipe, as in `opensama train tiny`; choose tiny, {', '.join((*sama.RECIPES, *icve.RECIPES))}."
+    return ""
 
 
 def _mendable(error: OSError) -> str | None:

@@ -41,6 +41,7 @@ def demo(
         The kind of edit: replace, add, remove, recolor, retexture, accessory, background, style, text, obscure or two.
     """
     from opensama.apps.edit import write
+    from opensama.apps.edit_checks import Writing
     from opensama.models.registry import find
 
     find(model)
@@ -62,9 +63,9 @@ def demo(
         edited = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
         edited = Video.from_frames(edited.array(), FPS)  # made once, written three times
         seconds = time.perf_counter() - begin
-        write(source, output / "source.mp4", show, overwrite=True)
-        write(edited, output / "edited.mp4", show, overwrite=True)
-        write(compare(source, edited), output / "side-by-side.mp4", show, overwrite=True)
+        write(source, output / "source.mp4", show, Writing(overwrite=True))
+        write(edited, output / "edited.mp4", show, Writing(overwrite=True))
+        write(compare(source, edited), output / "side-by-side.mp4", show, Writing(overwrite=True))
     picture = output / "side-by-side.png"
     shown = spread(FRAMES, COLUMNS)
     rows = [video.array()[index] for video in (source, edited) for index in shown]
@@ -73,7 +74,7 @@ def demo(
     print(f"source and result side by side: {output / 'side-by-side.mp4'} and {picture}")
 
 
-def make_folder(folder: Path, option: str = "--output") -> None:
+def make_folder(folder: Path, option: str = "--out") -> None:
     """Makes the folder, or says why not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,24 @@
-"""`opensama edit`: a video file and an instruction in, an edited video file out.
+"""`opensama edit`: videos or pictures and an instruction in, edited ones out.
 
-Cheap checks come first: the request, the place to write and the source are looked at before PyTorch is imported, so
-that a mistake costs a moment. Files are written under a temporary name, so a half-written one never stays.
+All that can be wrong is looked for before a model is loaded (`edit_checks`), so that a mistake costs a moment. Files
+are written under a temporary name, so a half-written one never stays.
 """
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from opensama.apps.edit_checks import Job, Writing, check, check_order, inputs, made, outputs, parse_box
+from opensama.apps.options import OUT, OVERWRITE
 from opensama.apps.progress import Display, duration, loading
 from opensama.runtime import check_dtype, check_offload, lora_and_scale
 from opensama.values import EditRequest, Progress, UserError, Video
@@ -22,13 +26,15 @@ from opensama.values import EditRequest, Progress, UserError, Video
 if TYPE_CHECKING:
     import numpy as np
 
+    from opensama.pipeline.editor import Editor
+
 
 def edit(
-    video: Path,
+    videos: Annotated[list[str], Parameter(negative=())],
     instruction: str,
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    out: Annotated[str | None, OUT] = None,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
     seed: int = 0,
     steps: int | None = None,
@@ -42,7 +48,8 @@ def edit(
     background: str = "white",
     alpha: str = "flatten",
     quality: float = 80,
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    codec: str | None = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     anyway: Annotated[bool, Parameter(negative=())] = False,
     even: Annotated[bool, Parameter(negative=())] = False,
     device: str | None = None,
@@ -52,19 +59,21 @@ def edit(
     lora: Annotated[list[str] | None, Parameter(negative=())] = None,
     weights: Path | None = None,
     base: Path | None = None,
-) -> None:
-    """Edit a video by an instruction.
+) -> int:
+    """Edit videos or pictures by an instruction.
 
     Example: `opensama edit holiday.mp4 "Turn into watercolor style."`
 
     Parameters
     ----------
-    video
-        The video file, picture or folder of numbered pictures to edit.
+    videos
+        What to edit: video files, pictures, folders of videos; a folder of numbered pictures is one film. The model is
+        loaded once for all, and where one fails, the others go on.
     instruction
-        What to change, in words.
-    output
-        The file to write: .mp4, .mov (ProRes), .mkv or .webm; by default NAME-edited.mp4 beside the source.
+        What to change, in words: one argument, in quotes.
+    out
+        The file to write: .mp4, .mov, .mkv or .webm, of a picture .png, .jpg or .webp; or a folder, which several
+        results go into. By default NAME-edited beside the source, .mp4, or a picture's own ending.
     model
         A name that `opensama models list` shows, or a pipeline folder.
     seed
@@ -94,6 +103,9 @@ def edit(
         keep: the result has the source's transparency, as ProRes 4444 (.mov) or VP9 (.webm). flatten: it has none.
     quality
         How well the file keeps the pictures, from 0 to 100.
+    codec
+        What codes the pictures: h264, hevc, av1, vp9, prores (422 HQ) or prores-4444, as the kind of file allows; or an
+        encoder of the hardware, such as hevc_nvenc. By default what the ending of the name stands for.
     overwrite
         Replace the output where it exists.
     anyway
@@ -119,8 +131,9 @@ def edit(
         The folder of the base model that a released model builds on, when it is not to come from the hub.
     """
     begin = time.perf_counter()
+    check_order(videos, instruction)
     request = EditRequest(
-        video,
+        videos[0],
         instruction,
         seed=seed,
         steps=steps,
@@ -132,9 +145,6 @@ def edit(
         background=background,
         alpha=alpha,
     )
-    from opensama.media.video_io import read_video
-    from opensama.media.video_io.containers import format_of
-    from opensama.media.video_io.writing import check_writable, rehearse
     from opensama.models.registry import find, unknown_words
 
     unknown = unknown_words(find(model), instruction)
@@ -148,63 +158,87 @@ def edit(
     if dtype is not None:
         check_dtype(dtype)
     loras = [lora_and_scale(text) for text in lora or ()]
-    out = default_output(video, alpha == "keep") if output is None else output
-    if alpha == "keep" and not format_of(out).holds_alpha:
-        raise UserError(f"{out} cannot hold transparency; end its name in .mov or .webm.")
-    compared = out.with_name(f"{out.stem}-compare.mp4")
-    if out.exists() and video.exists() and out.samefile(video):
-        raise UserError(f"{out} is the source itself; choose another name with --output.")
-    check_writable(out, overwrite)
-    if compare:
-        check_writable(compared, overwrite)
-    source = read_video(video, background=background)
-    request = replace(request, video=source, frames=None if frames is None else parse_range(frames, source.frame_count))
+    found = inputs(videos)
+    several = found != [Path(videos[0])]
+    places, folder = outputs(found, out, several, alpha == "keep")
+    writing = Writing(quality, even, codec, overwrite)
 
-    loading(model)
-    from opensama import load
+    failed, announce = list[tuple[Path, str]](), cache(partial(loading, model))
+    with made(folder):
+        jobs = []
+        with Display() as show:
+            asked = replace(request, progress=show)
+            for source, place in zip(found, places, strict=True):
+                with recorded(source, failed, several, show):
+                    jobs.append(check(source, asked, place, writing, announce, frames=frames, compare=compare))
+        if jobs:
+            with Display() as show:
+                if not several:
+                    for note in jobs[0].source.notes:
+                        show.note(note)
+                from opensama import load
+
+                editor = load(
+                    model, device=device, dtype=dtype, weights=weights, base=base,
+                    offload=offload, vae_tiling=vae_tiling, lora=loras, notice=show.note,
+                )  # fmt: skip
+        for job in jobs:
+            with Display() as show, recorded(job.source.path, failed, several, show):
+                run(editor, job, writing, show, named=several, begun=time.perf_counter() if several else begin)
+    return summary(len(found), failed, time.perf_counter() - begin) if several else 0
+
+
+def run(editor: Editor, job: Job, writing: Writing, show: Display, *, named: bool, begun: float) -> None:
+    """One edit, made and written; `named` says which it is with each of its notes."""
     from opensama.media.frames import compare as side_by_side
-    from opensama.pipeline.editor import reading_notes, source_of
-    from opensama.pipeline.masks import limits_of
+    from opensama.media.video_io import read_video
 
-    source_of(request)
-    limits_of(request, source)  # a wrong box or mask is said before gigabytes are loaded
-    written = source if alpha == "keep" else replace(source, transparency=None)
-    rehearse(written, out, quality=quality, even=even, overwrite=overwrite)  # and what cannot be written, too
-    if compare:
-        rehearse(side_by_side(source, source), compared, quality=quality, even=even, overwrite=overwrite)
-
-    with Display() as show:
-        for note in reading_notes(request):
-            show.note(note)
-        editor = load(
-            model, device=device, dtype=dtype, weights=weights, base=base,
-            offload=offload, vae_tiling=vae_tiling, lora=loras, notice=show.note,
-        )  # fmt: skip
-        edited = replace(editor.edit(replace(request, progress=show)), notes=())  # which are said
-        write(edited, out, show, quality=quality, even=even, overwrite=overwrite)
-        if compare:
-            write(
-                side_by_side(source, read_video(out)), compared, show, quality=quality, even=even, overwrite=overwrite
-            )
-    if compare:
-        print(f"side by side: {compared}")
-    print(f"edited in {duration(time.perf_counter() - begin)}: {out}")
+    for note in job.source.notes if named else ():
+        show.note(f"{job.source.path}: {note}")
+    edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
+    write(edited, job.out, show, writing)
+    if job.compared is not None:
+        write(side_by_side(job.source, read_video(job.out)), job.compared, show, replace(writing, codec=None))
+        print(f"side by side: {job.compared}")
+    print(f"edited in {duration(time.perf_counter() - begun)}: {job.out}", flush=True)
 
 
-def write(
-    video: Video,
-    path: Path,
-    show: Display,
-    *,
-    quality: float = 80,
-    even: bool = False,
-    overwrite: bool = False,
-) -> None:
+@contextmanager
+def recorded(source: Path | None, failed: list[tuple[Path, str]], several: bool, show: Display) -> Iterator[None]:
+    """Of several, one that fails is said and written down, and the others go on."""
+    try:
+        yield
+    except UserError as error:
+        if not several:
+            raise
+        assert source is not None
+        failed.append((source, str(error)))
+        show.note(f"{source}: left out")
+
+
+def summary(count: int, failed: list[tuple[Path, str]], seconds: float) -> int:
+    """Says how several edits ended, at the end and together; the exit code comes out."""
+    from opensama.apps.cli import complain
+
+    done = count - len(failed)
+    if done:
+        print(f"edited {done} of {count} in {duration(seconds)}")
+    if not failed:
+        return 0
+    for source, sentence in failed:
+        named = sentence if str(source) in sentence else f"{source}: {sentence}"
+        print(f"failed: {named}", file=sys.stderr)
+    return complain(f"{len(failed)} of {count} failed; the sentences above say why.")
+
+
+def write(video: Video, path: Path, show: Display, how: Writing = Writing()) -> None:  # noqa: B008  (frozen)
     """Writes a video, with its progress and its notes on the display."""
     from opensama.media.video_io import write_video
 
     watched = video.with_frames(watch(video.frames, video.frame_count, f"Writing {path.name}", show))
-    write_video(watched, path, quality=quality, even=even, overwrite=overwrite, on_note=show.note)
+    write_video(
+        watched, path, quality=how.quality, even=how.even, codec=how.codec, overwrite=how.overwrite, on_note=show.note
+    )
 
 
 def watch(
@@ -219,42 +253,3 @@ def watch(
             yield frame
 
     return source
-
-
-def parse_range(text: str, count: int) -> tuple[int, int]:
-    """`A:B` as frame numbers, A included, B not; either end may be left out. Raises UserError outside 0..count."""
-    first, colon, last = text.partition(":")
-    try:
-        if not colon:
-            raise ValueError
-        start = int(first) if first.strip() else 0
-        stop = int(last) if last.strip() else count
-    except ValueError:
-        raise UserError(f"--frames wants A:B with whole numbers, as in 0:49, not {shorten(text)!r}.") from None
-    if not 0 <= start < stop <= count:
-        raise UserError(f"The frames {shorten(text)} are none of the video's, which has 0:{count}; choose among these.")
-    return start, stop
-
-
-def parse_box(text: str) -> tuple[int, int, int, int]:
-    """`X,Y,W,H` in pixels; whether it lies inside the picture is the editor's to say."""
-    try:
-        x, y, width, height = (int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"--box wants X,Y,W,H in whole numbers, as in 10,20,200,100, not {shorten(text)!r}.") from None
-    return x, y, width, height
-
-
-def default_output(source: Path, alpha: bool = False) -> Path:
-    """`holiday.mov` gives `holiday-edited.mp4` beside it; a folder of pictures gives a file beside the folder.
-
-    With alpha it is a .webm where the source is one, else a .mov.
-    """
-    source = Path(os.path.abspath(source)) if source.name in ("", "..") else source
-    suffix = ".mp4" if not alpha else ".webm" if source.suffix.lower() == ".webm" else ".mov"
-    return source.with_name(f"{source.name if source.is_dir() else source.stem}-edited{suffix}")
-
-
-def shorten(text: str, limit: int = 40) -> str:
-    """The beginning of what was typed, for a message that stays one sentence."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"

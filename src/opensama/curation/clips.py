@@ -25,12 +25,11 @@ from opensama.curation.graph import Drop, GraphReport, Item, Stage, run_graph
 from opensama.curation.motion import HIGH, LOW, moving
 from opensama.curation.scenes import at, scenes
 from opensama.data.manifest import Record
+from opensama.media import VIDEO_SUFFIXES
 from opensama.values import Progress, UserError
 
 if TYPE_CHECKING:
     from opensama.vlm import Vlm
-
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,9 @@ def videos(folder: Path, out: Path) -> list[Item]:
     made = out.resolve()
     found = [path for path in _files(folder) if made not in path.resolve().parents]
     if not found:
-        raise UserError(f"There are no videos in {folder} ({', '.join(SUFFIXES[:4])} and the like): check the name.")
+        raise UserError(
+            f"There are no videos in {folder} ({', '.join(VIDEO_SUFFIXES[:4])} and the like): check the name."
+        )
     return [
         {
             "id": path.relative_to(folder).as_posix(),
@@ -157,7 +158,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith("."):
                 yield Path(root, name)
 
 

@@ -220,8 +220,11 @@ def iter_records(path: str | Path) -> Iterator[Record]:
         yield from read_manifest_table(path)
         return
     for line, values in text_rows(path):
+        whole = _whole(values, line, path.stem)
+        if not whole.get("target"):
+            raise UserError(f"Line {line} of {path} has no target; {bring_in(values)}")
         try:
-            yield Record.from_dict(_whole(values, line, path.stem))
+            yield Record.from_dict(whole)
         except (ValueError, TypeError) as error:
             raise UserError(f"Line {line} of {path} is no record: {error}; mend it.") from None
 
@@ -315,6 +318,11 @@ def _to_row(record: Record) -> dict[str, Any]:
 def _of_row(values: dict[str, Any]) -> Record:
     values["scores"], values["notes"] = dict(values["scores"] or ()), dict(values["notes"] or ())
     return Record(**values)
+
+
+def bring_in(columns: Iterable[str]) -> str:
+    """How a table of other columns becomes a manifest: the end of a sentence."""
+    return f"a table of {', '.join(columns)} is brought in with `opensama data import table`."
 
 
 def _whole(values: dict[str, Any], line: int, dataset: str) -> dict[str, Any]:

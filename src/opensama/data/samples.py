@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from torch import Generator, Tensor
 
-from opensama.data.manifest import Record, read_manifest_table, text_rows
+from opensama.data.manifest import Record, bring_in, read_manifest_table, text_rows
 from opensama.media.frames import to_pixels
 from opensama.media.video_io import read_video
 from opensama.pretext import Mixture, mixed
@@ -329,7 +329,7 @@ def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
     for key in record:
         if key not in COLUMNS:
             near = difflib.get_close_matches(str(key), COLUMNS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}."
+            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}; {bring_in(record)}"
             raise UserError(f"{where} has a column {key!r}, which is not known: {hint}")
     wanted = EDIT if "source" in record or "target" in record else CLIP
     missing = [key for key in wanted if not isinstance(record.get(key), str) or not record[key].strip()]

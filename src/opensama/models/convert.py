@@ -96,16 +96,22 @@ def load_released(
     src: Path, family: str = "sama", config: Sizes | None = None, *, dtype: torch.dtype | None = None
 ) -> ModelMixin:
     """The model with released weights, straight from their file; parts that diffusers keeps in float32 become that."""
-    row = find_family(family)
-    files = TensorFiles(src)
-    model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
-    precise: set[str] = set(row.model._keep_in_fp32_modules or ())
-    state, tensors = {}, Recut(files, match(row, files, model))
+    model, tensors = fitted(src, family, config)
+    precise: set[str] = set(model._keep_in_fp32_modules or ())
+    state = {}
     for ours in tensors.infos:
         tensor = tensors.tensor(ours)
         state[ours] = tensor.to(torch.float32 if dtype and precise & set(ours.split(".")) else dtype or tensor.dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
+
+
+def fitted(src: Path, family: str = "sama", config: Sizes | None = None) -> tuple[ModelMixin, Recut]:
+    """The model on the meta device and the released weights cut for it. Reads headers alone; UserError where they do
+    not fit."""
+    row, files = find_family(family), TensorFiles(src)
+    model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
+    return model, Recut(files, match(row, files, model))
 
 
 class Recut:

@@ -96,12 +96,7 @@ def load_loras(model: Any, loras: Sequence[Lora]) -> set[str]:
         raise UserError(
             "The projections are fused, and a LoRA would not reach them: call unfuse_qkv_projections first."
         )
-    work: dict[str, list[tuple[LoraFile, Change, float]]] = {}
-    for path, scale in loras:
-        for file in files_of(Path(path).expanduser()):
-            for change in changes(model, file):
-                for name in {part.name for part in change.rows}:
-                    work.setdefault(name, []).append((file, change, scale))
+    work = work_of(model, loras)
     with torch.no_grad():
         for name, todo in work.items():
             new = own[name].detach().float().clone()
@@ -111,11 +106,37 @@ def load_loras(model: Any, loras: Sequence[Lora]) -> set[str]:
     return set(work)
 
 
+def work_of(model: Any, loras: Sequence[Lora]) -> dict[str, list[tuple[LoraFile, Change, float]]]:
+    """What LoRAs do to each tensor of the model, which may be on the meta device. UserError for a file that does not
+    fit whole."""
+    work: dict[str, list[tuple[LoraFile, Change, float]]] = {}
+    for path, scale in loras:
+        for file in files_of(Path(path).expanduser()):
+            for change in changes(model, file):
+                for name in {part.name for part in change.rows}:
+                    work.setdefault(name, []).append((file, change, scale))
+    return work
+
+
 def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dtype) -> Any:
     """The transformer in a base model's diffusers folder, made an editor by LoRAs that were trained from it.
 
     UserError where these do not bring all that the family adds to its base.
     """
+    model, added = empty_base(folder, family, loras)
+    files, precise = TensorFiles(folder), set(model._keep_in_fp32_modules or ())
+    state = {}
+    for name, empty in model.state_dict().items():
+        tensor = torch.zeros(empty.shape) if name in added else files.tensor(name)
+        state[name] = tensor.to(torch.float32 if precise & set(name.split(".")) else dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    load_loras(model, loras)
+    return model.eval()
+
+
+def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, set[str]]:
+    """The transformer that `load_base` makes, on the meta device, and the names of what its base lacks, which the LoRAs
+    bring. Reads headers alone; UserError as there."""
     row, files = find_family(family), TensorFiles(folder)
     known = inspect.signature(row.model.__init__).parameters
     sizes = read_sizes(folder / "config.json")
@@ -130,18 +151,13 @@ def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dty
     added = {name for name in own if name not in files.infos and name.split(".")[0] in NEW}
     expected = {name: shape for name, shape in own.items() if name not in added}
     check(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
-    state = {name: torch.zeros(own[name]) if name in added else files.tensor(name) for name in own}
-    precise = set(row.model._keep_in_fp32_modules or ())
-    for name, tensor in state.items():
-        state[name] = tensor.to(torch.float32 if precise & set(name.split(".")) else dtype)
-    model.load_state_dict(state, strict=True, assign=True)
-    left = sorted(added - load_loras(model, loras))
+    left = sorted(added - work_of(model, loras).keys())
     if left:
         raise UserError(
             f"The weights in {folder} are a base model's and lack {', '.join(left[:3])}: give the folder of a LoRA that"
             " was trained from them with --lora, or an editor's own weights."
         )
-    return model.eval()
+    return model, added
 
 
 def add(weight: Tensor, name: str, file: LoraFile, change: Change, scale: float) -> None:

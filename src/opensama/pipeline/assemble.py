@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
 from opensama import runtime
-from opensama.models.convert import check, load_released
-from opensama.models.lora_files import Lora, load_base, load_loras
+from opensama.models.convert import check, find_family, fitted, load_released
+from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, work_of
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
@@ -39,7 +40,7 @@ def build_pipeline(
     if entry.folder is not None:
         if weights is not None or base is not None:
             raise UserError(f"The model {entry.name} is one folder: leave weights and base away.")
-        pipeline = _from_folder(entry.folder, entry, dtype)
+        pipeline = _from_folder(entry.folder, entry, dtype, loras)
         load_loras(pipeline.transformer, loras)
         return pipeline
     assert entry.base is not None
@@ -47,7 +48,7 @@ def build_pipeline(
     return _from_base(entry, entry.base, entry.edit, dtype, weights, base, loras)
 
 
-def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> EditPipeline:
+def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Sequence[Lora] = ()) -> EditPipeline:
     if not folder.is_dir():
         raise UserError(f"The weights of {entry.name} are not in {folder}: install the package anew, or train them.")
     kind, index = PIPELINES[entry.family], runtime.read_object(folder / "model_index.json")
@@ -59,6 +60,8 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype) -> EditPip
         if missing:
             raise UserError(f"The model folder {where} has no {', '.join(missing)}: copy it again, whole.")
     tensors = _tensors(folder, tuple(part for part in own if part != "scheduler"))
+    if loras:
+        work_of(_empty(folder / "transformer", entry.family), loras)
     for part, shared in elsewhere.items():
         tensors |= _tensors(shared, (part,))
     words = text_dtype(entry.family, dtype)
@@ -97,6 +100,11 @@ def _from_base(
         raise UserError(f"The folder {folder} has no {', '.join(missing)}: get {'them' if missing[1:] else 'it'} from"
                         f" {base.url} ({base.size}).")  # fmt: skip
 
+    sizes = folder / "transformer" / "config.json"
+    if plain is not None:  # what does not fit is said before a text encoder of many gigabytes is loaded
+        empty_base(plain, entry.family, loras)
+    else:
+        work_of(fitted(file, entry.family, sizes)[0], loras)
     tensors = _tensors(folder, tuple(classes))
     try:
         with runtime.quiet_loading():
@@ -112,7 +120,7 @@ def _from_base(
     if plain is not None:
         transformer = load_base(plain, entry.family, loras, dtype)
     else:
-        transformer = load_released(file, entry.family, folder / "transformer" / "config.json", dtype=dtype)
+        transformer = load_released(file, entry.family, sizes, dtype=dtype)
         load_loras(transformer, loras)
     return PIPELINES[entry.family](
         **parts,
@@ -168,6 +176,13 @@ def _released_file(edit: Weights, weights: str | Path | None) -> Path:
     if weights is not None and Path(weights).expanduser().is_file():
         return Path(weights).expanduser()
     return runtime.locate(edit.repo, edit.files, folder=weights, size=edit.size) / name
+
+
+def _empty(folder: Path, family: str) -> Any:
+    """The transformer in a folder, on the meta device."""
+    settings = runtime.read_object(folder / "config.json")
+    with init_empty_weights():
+        return find_family(family).model.from_config(settings)
 
 
 def _tensors(folder: Path, parts: tuple[str, ...]) -> dict[str, TensorFiles]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from opensama import runtime
+from opensama.media.video_io import check_frames, read_video
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry, find, unknown_words
 from opensama.pipeline.assemble import build_pipeline
@@ -46,11 +47,11 @@ def edit(
 ) -> Video:
     """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...).
 
-    What a person should know of how the video was read is printed before the model is loaded.
+    What can be wrong is said, and what a person should know of how the video was read is printed, before the model is
+    loaded.
     """
-    asked = EditRequest(video, instruction, **request)
-    asked = replace(asked, video=source_of(asked))  # a wrong file is said before a large model is loaded
-    for note in reading_notes(asked):
+    asked = checked(EditRequest(video, instruction, **request))
+    for note in asked.video.notes if isinstance(asked.video, Video) else ():
         print(note)
     editor = load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling, lora=lora)
     return replace(editor.edit(asked), notes=())  # which are said
@@ -193,10 +194,16 @@ class _Reporter:
         return value
 
 
-def reading_notes(request: EditRequest) -> list[str]:
-    """What a person should know of the source before the model runs, in sentences, its video being read."""
-    video = request.video
-    assert isinstance(video, Video)
+def checked(request: EditRequest) -> EditRequest:
+    """The request with its video read, and all that can be wrong in it found before a model is loaded.
+
+    The video's frames are decoded once for that, and the mask's. The video's notes say what a person should know: how
+    it was read, what shows through, how much of the frame a mask or a box leaves to the edit.
+    """
+    video = source_of(request)
+    request.frame_range(video)
+    limits = limits_of(request, video)
+    check_frames(video, request.progress)
     said = list(video.notes)
     clear = video.transparency
     if request.alpha == "flatten" and clear is not None and clear.any(video.frame_count):
@@ -206,15 +213,20 @@ def reading_notes(request: EditRequest) -> list[str]:
         said.append(
             f"{name} has transparent places, {shown} in the result; --background chooses, --alpha keep keeps them."
         )
-    return said
+    if request.mask is not None or request.box is not None:
+        said.append(f"The {'box' if request.mask is None else 'mask'} covers {percent(limits.covered())} of the frame.")
+    return replace(request, video=replace(video, notes=tuple(said)))
+
+
+def percent(share: float) -> str:
+    """`12.5 %`; what is too little for that is not called nothing."""
+    return f"{100 * share:.1f} %" if not 0 < share < 0.001 else "less than 0.1 %"
 
 
 def source_of(request: EditRequest) -> Video:
     """The video to edit, on the request's background. UserError if transparency is to be kept and there is none."""
     video = request.video
     if not isinstance(video, Video):
-        from opensama.media.video_io import read_video
-
         video = read_video(video, background=request.background)
     if request.alpha == "keep" and video.transparency is None:
         raise UserError(f"{video.path or 'The video'} has no transparency to keep; leave --alpha keep out.")

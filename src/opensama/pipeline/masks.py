@@ -1,12 +1,13 @@
 """A person's mask: where an edit may change pixels, at full size, with a soft edge that lies inside it.
 
-White may change, black may not, grey may change so far. A mask of pure black and white gets an edge of about half a
-percent of the picture's short side; nothing outside it ever changes.
+White may change, black may not, grey may change so far; transparent places of a mask are black. A mask of pure black
+and white gets an edge of about half a percent of the picture's short side; nothing outside it ever changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,30 +19,41 @@ from opensama.pipeline.preserve import blur
 from opensama.values import EditRequest, UserError, Video
 
 NOISE = 8 / 255  # darker than this is black: compressed masks are not quite clean
+_BLACK = "The mask is black everywhere, so nothing may change: paint white where the edit may act."
 
-Limits = Callable[[int, int], Iterator[Tensor | None]]
+Weights = Callable[[int, int], Iterator[Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What limits an edit: called with (start, stop), frames of the video, it streams weights [h w], or None each."""
+
+    weights: Weights
+    covered: Callable[[], float]
+    """The part of the frame that may change, 0 to 1, over all frames: a mask that is a video is read through."""
+
+    def __call__(self, start: int, stop: int) -> Iterator[Tensor | None]:
+        return self.weights(start, stop)
 
 
 def limits_of(request: EditRequest, video: Video) -> Limits:
-    """What limits the edit: a function of (start, stop), frames of the video, that streams weights [h w], or None each.
-
-    Raises UserError for a mask that cannot be read, holds nothing, or has another length or shape than the video.
-    """
+    """What limits the edit. UserError for a mask that cannot be read, holds nothing, or has another length or shape
+    than the video."""
     if request.box is not None:
-        return _still(_box(request.box, video))
+        return _still(*_box(request.box, video))
     if request.mask is None:
-        return _still(None)
+        return _still(None, 1.0)
     if isinstance(request.mask, np.ndarray):
         masks = request.mask if request.mask.ndim == 3 else request.mask[None]
         return _moving(lambda a, b: iter(masks[a:b]), len(masks), masks.shape[1:], video, white=_white(masks))
 
     from opensama.media.video_io import read_video
 
-    read = read_video(Path(request.mask))
+    read = read_video(Path(request.mask), background="black")
     return _moving(read.frames, read.frame_count, (read.height, read.width), video)
 
 
-def _box(box: tuple[int, int, int, int], video: Video) -> Tensor:
+def _box(box: tuple[int, int, int, int], video: Video) -> tuple[Tensor, float]:
     x, y, width, height = box
     if x + width > video.width or y + height > video.height:
         raise UserError(
@@ -49,11 +61,11 @@ def _box(box: tuple[int, int, int, int], video: Video) -> Tensor:
         )
     mask = torch.zeros(video.height, video.width)
     mask[y : y + height, x : x + width] = 1
-    return soften(mask)
+    return soften(mask), float(mask.mean())
 
 
-def _still(weight: Tensor | None) -> Limits:
-    return lambda start, stop: (weight for _ in range(start, stop))
+def _still(weight: Tensor | None, covered: float) -> Limits:
+    return Limits(lambda start, stop: (weight for _ in range(start, stop)), lambda: covered)
 
 
 def _moving(
@@ -75,9 +87,19 @@ def _moving(
         mask = next(masks(0, 1))
         weight = _weight(mask, video, _white(mask) if white is None else white)
         if not weight.any():
-            raise UserError("The mask is black everywhere, so nothing may change: paint white where the edit may act.")
-        return _still(weight)
-    return lambda start, stop: (_weight(mask, video, white or _full(mask.dtype)) for mask in masks(start, stop))
+            raise UserError(_BLACK)
+        return _still(soften(weight), float(weight.mean()))
+
+    def weights(start: int, stop: int) -> Iterator[Tensor]:
+        return (_weight(mask, video, white or _full(mask.dtype)) for mask in masks(start, stop))
+
+    def covered() -> float:
+        share = sum(float(weight.mean()) for weight in weights(0, count)) / count
+        if not share:
+            raise UserError(_BLACK)
+        return share
+
+    return Limits(lambda start, stop: map(soften, weights(start, stop)), covered)
 
 
 def _white(masks: np.ndarray) -> float:
@@ -90,14 +112,13 @@ def _full(dtype: np.dtype) -> float:
 
 
 def _weight(mask: np.ndarray, video: Video, white: float) -> Tensor:
-    """A mask picture (h w or h w 3) as weights [h w] of the video's size."""
+    """A mask picture (h w or h w 3) as weights [h w] of the video's size, its edge as hard as it is."""
     if mask.ndim == 3:
         mask = mask.max(axis=2)
     weight = torch.from_numpy(np.asarray(mask, np.float32) / np.float32(white))
     if weight.shape != (video.height, video.width):
         weight = functional.interpolate(weight[None, None], (video.height, video.width), mode="nearest-exact")[0, 0]
-    weight = torch.where(weight < NOISE, 0.0, weight).clamp(0, 1)
-    return soften(weight)
+    return torch.where(weight < NOISE, 0.0, weight).clamp(0, 1)
 
 
 def soften(mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 
-from opensama.first_bytes import HEAD, kind_of, stand_in
+from opensama.first_bytes import HEAD, is_address, kind_of, stand_in
 from opensama.media.video_io.member import head_of, member_of, size_of
 from opensama.media.video_io.pyav import open_input
 from opensama.values import UserError
@@ -27,6 +27,8 @@ def check_readable(path: Path) -> None:
 
 def _check_there(path: Path) -> None:
     if not path.exists():
+        if is_address(path):
+            raise UserError(f"{str(path).replace(':/', '://')} is an address: download it first, and give the file.")
         raise UserError(f"There is no file {path}; check the name and the folder.")
     if not path.is_file():
         raise UserError(f"{path} is not a regular file; give a video file, an image or a folder of images.")

@@ -6,6 +6,7 @@ range that begins late is reached by a seek and is still exact.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from opensama.media import PICTURE_SUFFIXES
 from opensama.media.video_io import images
 from opensama.media.video_io.alpha import RGB, decoded
 from opensama.media.video_io.hdr import mastering_of
@@ -22,7 +24,7 @@ from opensama.media.video_io.look import Look, OneSize, Size, check_size, look_o
 from opensama.media.video_io.opening import check_readable, opened, video_stream
 from opensama.media.video_io.stills import check_no_tiles, is_film
 from opensama.media.video_io.timeline import Timeline, broken_frame, largest, timeline_of
-from opensama.values import Transparency, UserError, Video, background_color
+from opensama.values import Progress, Transparency, UserError, Video, background_color
 
 _SEEK_FROM = 48  # frames; nearer ones are reached as fast by decoding
 
@@ -46,7 +48,7 @@ def read_video(
         return images.read_folder(path, fps, cover, below)
     check_readable(path)
     suffix = path.suffix.lower()
-    if suffix in images.SUFFIXES and not (suffix == ".avif" and is_film(path)):
+    if suffix in PICTURE_SUFFIXES and not (suffix == ".avif" and is_film(path)):
         return images.read_images([path], path, fps, cover, below)
     with opened(path) as container:
         named = container.format.name in images.DEMUXERS
@@ -85,6 +87,26 @@ def read_video(
         notes=timeline.notes,
         transparency=Transparency(replace(frames, alpha=True), below) if shows_through else None,
     )
+
+
+def check_frames(video: Video, progress: Callable[[Progress], None] | None = None) -> None:
+    """Decodes a file's frames once, for nothing but the `UserError` that names the first one that is broken.
+
+    Frames that do not come from a file of moving pictures are believed.
+    """
+    if not isinstance(video.source, FileFrames):
+        return
+    source, total, begun = video.source, video.frame_count, time.monotonic()
+    expected = 0
+    for index, _ in _numbered(source.path, source.timeline, None):
+        if index != expected:
+            break
+        expected += 1
+        if progress is not None and time.monotonic() - begun > 1:
+            progress(Progress("Checking", expected, total, time.monotonic() - begun))
+        if expected == total:
+            return
+    raise UserError(broken_frame(source.path, expected))
 
 
 # --- the frames

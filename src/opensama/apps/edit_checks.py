@@ -1,0 +1,244 @@
+"""What `opensama edit` was asked for: read, and checked as far as that goes before a model is loaded.
+
+Arguments in the wrong order, inputs, outputs, masks, codecs, sound tracks: `check` makes a `Job` of one input or says
+in one sentence why not. A job that was made can fail only while it is edited, or because the disk fills up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from opensama.first_bytes import is_address
+from opensama.media import VIDEO_SUFFIXES
+from opensama.values import EditRequest, UserError, Video
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Pictures that are written as they were read; others become PNG."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How results are written."""
+
+    quality: float = 80
+    even: bool = False
+    codec: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One edit to make, its video read and checked, and where it goes."""
+
+    request: EditRequest
+    source: Video
+    out: Path
+    compared: Path | None
+
+
+def check(
+    source: Path,
+    request: EditRequest,
+    out: Path,
+    writing: Writing,
+    announce: Callable[[], None],
+    *,
+    frames: str | None = None,
+    compare: bool = False,
+) -> Job:
+    """All that can be known about one edit before the model is. UserError for what is wrong.
+
+    `announce` is called when the quick checks are through and PyTorch is imported.
+    """
+    from opensama.media.frames import compare as side_by_side
+    from opensama.media.video_io import read_video
+    from opensama.media.video_io.pictures import is_picture
+    from opensama.media.video_io.writing import check_writable, rehearse
+
+    compared = out.with_name(f"{out.stem}-compare{out.suffix if is_picture(out) else '.mp4'}") if compare else None
+    _check_alpha(request, out)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"{out} is the source itself; choose another name with --out.")
+    for place in filter(None, (out, compared)):
+        check_writable(place, writing.overwrite)
+    video = read_video(source, background=request.background)
+    wanted = None if frames is None else parse_range(frames, video.frame_count)
+    how = {"quality": writing.quality, "even": writing.even, "overwrite": writing.overwrite}
+    written = video if request.alpha == "keep" else replace(video, transparency=None)
+    rehearse(written, out, codec=writing.codec, **how)
+    if compared is not None:
+        rehearse(side_by_side(video, video), compared, **how)
+
+    announce()
+    from opensama.pipeline.editor import checked
+
+    asked = checked(replace(request, video=video, frames=wanted))
+    assert isinstance(asked.video, Video)
+    return Job(asked, asked.video, out, compared)
+
+
+def _check_alpha(request: EditRequest, out: Path) -> None:
+    from opensama.media.video_io.containers import format_of
+    from opensama.media.video_io.pictures import is_picture
+
+    if request.alpha != "keep":
+        return
+    if not (out.suffix.lower() in (".png", ".webp") if is_picture(out) else format_of(out).holds_alpha):
+        raise UserError(f"{out} cannot hold transparency; end its name in .mov or .webm, of a picture .png or .webp.")
+
+
+# --- what goes in
+
+
+def check_order(videos: Sequence[str], instruction: str) -> None:
+    """UserError for words that a shell has pulled apart or that stand in the wrong places."""
+    for video in videos:
+        if is_address(video) and not Path(video).exists():
+            raise UserError(f"{video} is an address: download it first, and give the file.")
+    first, rest = videos[0], videos[1:]
+    if _is_file_name(instruction):
+        if not _is_file_name(first):
+            text = " ".join(videos)
+            raise UserError(f'The video comes first, the instruction after it: opensama edit {instruction} "{text}"')
+        raise UserError(f"The instruction is missing: say what to change after {instruction}, in quotes.")
+    loose = [word for word in rest if not _is_file_name(word)]
+    if loose and _is_file_name(first):
+        text = " ".join((*rest[rest.index(loose[0]) :], instruction))
+        raise UserError(f'Put the instruction in quotes: opensama edit {first} "{text}"')
+
+
+def _is_file_name(word: str) -> bool:
+    """Whether a word names something to edit: what is there, or what ends as videos and pictures do."""
+    from opensama.media import PICTURE_SUFFIXES
+
+    with suppress(OSError, ValueError):
+        if Path(word).exists():
+            return True
+    return Path(word).suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)
+
+
+def inputs(videos: Sequence[str]) -> list[Path]:
+    """What to edit: files as they are named, and the videos of each folder that has some, by name. Folders of pictures
+    are one film each."""
+    found: list[Path] = []
+    for name in videos:
+        path = Path(name)
+        inside = videos_in(path) if path.is_dir() else []
+        found += inside or [path]
+    return found
+
+
+def videos_in(folder: Path) -> list[Path]:
+    """The videos in a folder, by name, without those that begin with a dot."""
+    try:
+        inside = sorted(folder.iterdir())
+    except PermissionError:
+        raise UserError(f"The folder {folder} may not be read; change its permissions.") from None
+    return [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()]
+
+
+# --- what comes out
+
+
+def outputs(found: Sequence[Path], out: str | None, several: bool, alpha: bool) -> tuple[list[Path], Path | None]:
+    """Where each input's result goes, and the folder that `out` names, if it is one.
+
+    `out` is a folder for several inputs, where it is one already, and where it ends in a slash.
+    """
+    if out is None:
+        return _distinct([default_output(path, alpha) for path in found]), None
+    place = Path(out)
+    if not (several or place.is_dir() or out.endswith(("/", os.sep))):
+        return [place], None
+    from opensama.media.video_io.containers import FORMATS
+
+    if not place.is_dir() and (place.exists() or place.suffix.lower() in (*FORMATS, *PICTURES)):
+        raise UserError(f"Several results go into a folder, which {place} is not; name a folder with --out.")
+    return _distinct([place / default_output(path, alpha).name for path in found]), place
+
+
+def _distinct(places: list[Path]) -> list[Path]:
+    seen = set[str]()
+    for place in places:
+        name = os.path.abspath(place).lower()  # which some file systems take for the same
+        if name in seen:
+            raise UserError(f"{place} would be written twice, since two inputs have one name; rename one of them.")
+        seen.add(name)
+    return places
+
+
+def default_output(source: Path, alpha: bool = False) -> Path:
+    """`holiday.mov` gives `holiday-edited.mp4` beside it, `photo.jpg` gives `photo-edited.jpg`; a folder of pictures
+    gives a file beside the folder.
+
+    With alpha a video is a .webm where the source is one, else a .mov, and a picture a .webp or a .png.
+    """
+    from opensama.media import PICTURE_SUFFIXES
+
+    source = Path(os.path.abspath(source)) if source.name in ("", "..") else source
+    own = source.suffix.lower()
+    if source.is_dir():
+        return source.with_name(f"{source.name}-edited{'.mov' if alpha else '.mp4'}")
+    if own in PICTURE_SUFFIXES and not (own == ".avif" and _moves(source)):
+        holds = PICTURES if not alpha else (".png", ".webp")
+        suffix = source.suffix if own in holds else ".png"
+    else:
+        suffix = ".mp4" if not alpha else ".webm" if own == ".webm" else ".mov"
+    return source.with_name(f"{source.stem}-edited{suffix}")
+
+
+def _moves(path: Path) -> bool:
+    from opensama.media.video_io.stills import is_film
+
+    return is_film(path)
+
+
+@contextmanager
+def made(folder: Path | None) -> Iterator[None]:
+    """Makes the folder where it is not there; it goes again if nothing was written into it."""
+    from opensama.apps.demo import make_folder
+
+    new = folder is not None and not folder.exists()
+    if new:
+        assert folder is not None
+        make_folder(folder, "--out")
+    try:
+        yield
+    finally:
+        if new:
+            assert folder is not None
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def parse_range(text: str, count: int) -> tuple[int, int]:
+    """`A:B` as frame numbers, A included, B not; either end may be left out. Raises UserError outside 0..count."""
+    first, colon, last = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        start = int(first) if first.strip() else 0
+        stop = int(last) if last.strip() else count
+    except ValueError:
+        raise UserError(f"--frames wants A:B with whole numbers, as in 0:49, not {shorten(text)!r}.") from None
+    if not 0 <= start < stop <= count:
+        raise UserError(f"The frames {shorten(text)} are none of the video's, which has 0:{count}; choose among these.")
+    return start, stop
+
+
+def parse_box(text: str) -> tuple[int, int, int, int]:
+    """`X,Y,W,H` in pixels; whether it lies inside the picture is the editor's to say."""
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--box wants X,Y,W,H in whole numbers, as in 10,20,200,100, not {shorten(text)!r}.") from None
+    return x, y, width, height
+
+
+def shorten(text: str, limit: int = 40) -> str:
+    """The beginning of what was typed, for a message that stays one sentence."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
