@@ -240,6 +240,13 @@ ROWS = [
     Row("no items", lambda at: at.evaluate("vie", "--limit", "0")),
     Row("a second judge's results that are not there", lambda at: at.evaluate("vie", "--agreement", "{files}/empty")),
     Row("results in a file's place", lambda at: at.evaluate("vie", "--out", "{files}/clip.mp4")),
+    Row(
+        "results of a model in a file's place",
+        lambda at: at.evaluate("vie", "--model", str(at.model), "--out", f"{at.files}/clip.mp4"),
+    ),
+    Row(
+        "a task that it has not, for a model", lambda at: at.evaluate("vie", "--model", str(at.model), "--tasks", "fly")
+    ),
     Row("an unknown family of the world", lambda at: at.evaluate("world", "--families", "fly")),
     Row("only what a copy of the source passes", lambda at: at.evaluate("world", "--families", "absent")),
     Row("no edits of the world", lambda at: at.evaluate("world", "-n", "0")),

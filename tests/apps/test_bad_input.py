@@ -65,7 +65,7 @@ def test_every_row(at: Place, loads: list[str]) -> None:
         loads.clear()
         outcome = bad_input.run(row, arguments)
         outcomes.append(outcome)
-        if row.code and arguments[0] == "edit" and loads:
+        if row.code and arguments[0] in ("edit", "evaluate") and loads:
             faults.append(f"{row.what}: loads {loads}")
         if row.code == 0 and arguments[0] == "edit" and not loads:
             faults.append(f"{row.what}: is edited, and no load was counted")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from opensama.apps.options import OUT, check_room
 from opensama.apps.progress import Display, loading
 from opensama.values import UserError
 
@@ -127,7 +128,7 @@ class Given:
     """
 
     data: Annotated[Path, Parameter(name=["--data", "-d"])]
-    out: Annotated[Path, Parameter(name=["--out", "-o"])]
+    out: Annotated[Path, OUT]
     model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None
     edits: Annotated[list[str] | None, Parameter(negative=())] = None
     metrics: str = "all"
@@ -217,12 +218,14 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
     """Scores what is given, prints and writes it; the results and the exit code."""
     judging = judging or Judging()
     from opensama.evaluation.agreement import agreement, agreement_table, read_results
-    from opensama.evaluation.items import read_benchmark
-    from opensama.evaluation.run import evaluate_benchmark
+    from opensama.evaluation.run import asked_of, evaluate_benchmark
 
     other = read_results(judging.agreement) if judging.agreement is not None else None
     protocol, metrics = judging.chosen(benchmark), given.measured()
-    read_benchmark(benchmark, given.data)  # before a judge is greeted or a model loaded
+    tasks = [task.strip() for task in given.tasks.split(",")] if given.tasks else []
+    workers = judging.workers or (4 if judging.judge_url is not None else 1)
+    check_room(given.out)  # all of this before a judge is greeted or a model loaded
+    asked_of(benchmark, given.data, protocol, passes=judging.passes, tasks=tasks, limit=given.limit, workers=workers)
     with Display() as show:
         systems = given.systems(show, benchmark)
         report = evaluate_benchmark(
@@ -234,10 +237,10 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
             protocol=protocol,
             passes=judging.passes,
             metrics=metrics,
-            tasks=[task.strip() for task in given.tasks.split(",")] if given.tasks else (),
+            tasks=tasks,
             limit=given.limit,
             seed=given.seed,
-            workers=judging.workers or (4 if judging.judge_url is not None else 1),
+            workers=workers,
             progress=show,
         )
     print(report.table())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from opensama.apps.cli import ended
+from opensama.apps.options import OUT
 from opensama.apps.progress import Display, duration
 from opensama.values import UserError
 
@@ -111,7 +112,7 @@ def clips(
     folder: Path,
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    out: Annotated[Path, OUT],
     frames: int = 81,
     pairs: int = 1,
     min_seconds: float = 1.0,
@@ -202,7 +203,7 @@ def filter_pairs(
     manifest: Path,
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    out: Annotated[Path, OUT],
     image_thresholds: str | None = None,
     video_thresholds: str | None = None,
     turns: int = 3,
@@ -271,7 +272,7 @@ def make(
     clips: Path,
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    out: Annotated[Path, OUT],
     segmenter: str = "",
     inpainter: str = "",
     judge_url: str | None = None,

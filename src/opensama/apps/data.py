@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, duration
 from opensama.values import UserError
 
@@ -22,7 +23,7 @@ def import_data(
     folder: Path | None = None,
     /,
     *,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[Path | None, OUT] = None,
     task: str | None = None,
     swap: str | None = None,
     drop_first: int = 0,
@@ -34,6 +35,7 @@ def import_data(
     csv_dialect: str = "auto",
     check: Literal["open", "files"] = "open",
     hash_content: Annotated[bool, Parameter(name="--hash", negative=())] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     list_all: Annotated[bool, Parameter(name="--list", negative=())] = False,
 ) -> None:
     """Write a manifest of a downloaded dataset: `opensama data import ditto Ditto-1M --out ditto.parquet`.
@@ -74,6 +76,8 @@ def import_data(
         there and not empty.
     hash_content
         Write the SHA-256 of each target into the manifest.
+    overwrite
+        Replace the manifest where it exists.
     list_all
         List the datasets that are understood, with their licences, and stop.
     """
@@ -85,6 +89,7 @@ def import_data(
             "Say which dataset, where it is and what to write: `opensama data import ditto Ditto-1M --out "
             "ditto.parquet`; --list shows the datasets."
         )
+    check_free(out, overwrite)
     from opensama.data.dialects import dialect_of
     from opensama.data.importing import Choice, columns_of, import_dataset, tasks_of
 
@@ -116,8 +121,9 @@ def show(
     manifest: Path,
     /,
     *,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[Path | None, OUT] = None,
     number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Write a page about a manifest: counts, plots, samples that play, with a filter.
 
@@ -132,10 +138,13 @@ def show(
         The page to write; by default NAME.html here.
     number
         How many samples, at most 300; each takes about 0.1 MB.
+    overwrite
+        Replace the page where it exists.
     """
     from opensama.apps.show import show_manifest, told
 
     page = out or Path(manifest.stem + ".html")
+    check_free(page, overwrite)
     with Display() as display:
         found = show_manifest(manifest, page, number=number, progress=display)
     print(told(found, page))
@@ -146,7 +155,7 @@ def shard(
     manifest: Path,
     /,
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    out: Annotated[Path, OUT],
     size: Annotated[int, Parameter(name="--megabytes")] = 1000,
 ) -> None:
     """Copy a manifest's files into webdataset shards, which train without being unpacked.

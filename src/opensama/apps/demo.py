@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from PIL import Image
 
+from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, duration, loading
 from opensama.values import EditRequest, UserError, Video
 
@@ -19,10 +20,11 @@ SIDE = 256  # pixels: twice the model's own, so that the way back to full size i
 
 def demo(
     *,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo-output"),
+    out: Annotated[Path, OUT] = Path("demo-output"),
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
     seed: int = 42,
     family: str = "style",
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Edit a drawn clip on this machine and show it.
 
@@ -31,7 +33,7 @@ def demo(
 
     Parameters
     ----------
-    output
+    out
         The folder to write into.
     model
         A name that `opensama models list` shows, or a pipeline folder.
@@ -39,7 +41,10 @@ def demo(
         Another number draws another clip and another instruction.
     family
         The kind of edit: replace, add, remove, recolor, retexture, accessory, background, style, text, obscure or two.
+    overwrite
+        Write into the folder though it holds something.
     """
+    check_free(out, overwrite)
     from opensama.apps.edit import write
     from opensama.apps.edit_checks import Writing
     from opensama.models.registry import find
@@ -59,19 +64,19 @@ def demo(
     begin = time.perf_counter()
     with Display() as show:
         editor = load(model, notice=show.note)
-        make_folder(output)
+        make_folder(out)
         edited = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
         edited = Video.from_frames(edited.array(), FPS)  # made once, written three times
         seconds = time.perf_counter() - begin
-        write(source, output / "source.mp4", show, Writing(overwrite=True))
-        write(edited, output / "edited.mp4", show, Writing(overwrite=True))
-        write(compare(source, edited), output / "side-by-side.mp4", show, Writing(overwrite=True))
-    picture = output / "side-by-side.png"
+        write(source, out / "source.mp4", show, Writing(overwrite=True))
+        write(edited, out / "edited.mp4", show, Writing(overwrite=True))
+        write(compare(source, edited), out / "side-by-side.mp4", show, Writing(overwrite=True))
+    picture = out / "side-by-side.png"
     shown = spread(FRAMES, COLUMNS)
     rows = [video.array()[index] for video in (source, edited) for index in shown]
     Image.fromarray(contact_sheet(rows, columns=COLUMNS)).save(picture)
     print(f"edited {FRAMES} frames in {duration(seconds)}")
-    print(f"source and result side by side: {output / 'side-by-side.mp4'} and {picture}")
+    print(f"source and result side by side: {out / 'side-by-side.mp4'} and {picture}")
 
 
 def make_folder(folder: Path, option: str = "--out") -> None:

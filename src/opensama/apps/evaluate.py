@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from opensama.apps.options import OUT
 from opensama.apps.progress import Display
 from opensama.values import Progress, UserError
 
@@ -30,7 +31,7 @@ app.command("opensama.apps.vote:vote", name="vote", help="Let people vote betwee
 @app.command
 def world(
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("world-results"),
+    out: Annotated[Path, OUT] = Path("world-results"),
     model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None,
     edits: Annotated[list[str] | None, Parameter(negative=())] = None,
     tier: Literal["core", "full"] = "full",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from opensama.apps import pages
+from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, loading
 from opensama.runtime import whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
@@ -52,13 +53,14 @@ class Item:
 
 def gallery(
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("gallery"),
+    out: Annotated[Path, OUT] = Path("gallery"),
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
     number: Annotated[int, Parameter(name=["--number", "-n"])] = 3,
     split: Literal["test", "train"] = "test",
     family: list[str] | None = None,
     clips: Path | None = None,
     seed: int = 0,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     device: str | None = None,
 ) -> None:
     """Edit clips of every family and show them on one page.
@@ -81,11 +83,14 @@ def gallery(
         A folder of videos to show in the styles, too.
     seed
         Another number draws other clips.
+    overwrite
+        Replace the page where it exists.
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
     if not 1 <= number <= 100:
         raise UserError(f"The number of edits a family must be from 1 to 100, not {number}.")
+    check_free(out / "index.html", overwrite)
     videos = find_videos(clips) if clips else []
     from opensama.models.registry import find
 

@@ -97,7 +97,7 @@ def convert(
     if not source.exists():
         raise UserError(f"There is no file or folder {source}; check the name.")
     if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another name, or replace it with --overwrite.")
+        raise UserError(f"{out} exists; choose another name, or write over it with --overwrite.")
     written = convert_to_released(source, out) if to == "released" else convert_released(source, out, family, config)
     print(f"written: {written}")
 

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from opensama.apps.options import OUT
 from opensama.values import UserError
 
 
 def reproduce(
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("runs/reproduction"),
+    out: Annotated[Path, OUT] = Path("runs/reproduction"),
     paper: Literal["sama", "icve"] = "sama",
     budget: Literal["full", "smoke"] = "full",
     workers: int = 2,

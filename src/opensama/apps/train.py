@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
+from opensama.apps.options import OUT, check_room
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def editor(
     /,
     *,
     data: Path | None = None,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[Path | None, OUT] = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     encode: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
@@ -116,7 +117,7 @@ def editor(
 @app.command
 def tiny(
     *,
-    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    out: Annotated[Path | None, OUT] = None,
     minutes: float | None = None,
     resume: Annotated[bool, Parameter(negative=())] = False,
     recipe: str | None = None,
@@ -200,11 +201,7 @@ def check_folder(out: Path, resume: bool, config: Path | None) -> None:
         raise UserError("A run goes on with its own settings; leave --config away, or begin another with --out.")
     if config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
-    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise UserError(f"{there} is a file, so no run can be kept in {out}; choose another folder with --out.")
-    if not os.access(there, os.W_OK):
-        raise UserError(f"The folder {there} is not writable; choose another with --out.")
+    check_room(out)
 
 
 def check_stage(out: Path, recipe: str) -> None:

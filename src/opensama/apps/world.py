@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 from PIL import Image, ImageDraw, ImageFont
 
+from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -33,10 +34,11 @@ app = App(name="world", help="The drawn world, where every edit has an exact ans
 @app.command
 def sheets(
     *,
-    out: Annotated[Path, Parameter(name=["--out", "-o"])] = Path("world-sheets"),
+    out: Annotated[Path, OUT] = Path("world-sheets"),
     split: Literal["train", "test"] = "train",
     number: Annotated[int, Parameter(name=["--number", "-n"])] = 9,
     seed: int = 0,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Draw a contact sheet of every family of edits: sources above their exact answers.
 
@@ -52,9 +54,12 @@ def sheets(
         How many edits a family; styles are shown once each.
     seed
         Another number draws other edits.
+    overwrite
+        Write into the folder though it holds something.
     """
     if not 1 <= number <= 60:
         raise UserError(f"A sheet shows from 1 to 60 edits, not {number}.")
+    check_free(out, overwrite)
     from opensama.apps.demo import make_folder
     from opensama.world import CONTROLS, FAMILIES
 

@@ -29,6 +29,7 @@ from opensama.evaluation.protocols import Protocol, find_protocol
 from opensama.evaluation.table import table
 from opensama.evaluation.world import AnswerKeys, Through
 from opensama.media.video_io import read_video, write_video
+from opensama.media.video_io.writing import rehearse
 from opensama.runtime import whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
 from opensama.vlm import Vlm, VlmQuota
@@ -99,19 +100,15 @@ def evaluate_benchmark(
     """Scores systems on a benchmark and writes `out/results.json`. `metrics` names what is measured without a judge,
     with controls beside; `limit` takes the first items of each task; `workers` judge at once."""
     protocol = protocol or find_protocol(name, name)
-    if passes < 1 or workers < 1:
-        raise UserError(f"There must be at least one pass and one worker, not {passes} and {workers}.")
+    items, faults = asked_of(name, data, protocol, passes=passes, tasks=tasks, limit=limit, workers=workers)
     if len({system.name for system in systems}) != len(systems) or not systems:
         raise UserError("Name at least one system, and each once: folders of edits are called as they are named.")
-    items, faults = read_benchmark(name, data)
-    items = _chosen(items, tasks, limit)
     chosen = {item.id for item in items}
     for system in systems:  # what a person must mend is said before anybody is asked
         if system.edits is not None:
             find_edits(name, [], system.edits)
         if system.metric_file is not None:
             read_metric_file(name, system.metric_file, items)
-    protocol.rubrics(items[0])  # a person's rubrics that do not fit are said now
     done: list[dict[str, Any]] = []
     stopped = ""
     with Ledger(out) as ledger:
@@ -141,6 +138,26 @@ def evaluate_benchmark(
     with whole_file(out / "results.json") as part:
         part.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8", errors="replace")
     return Benchmarked(results, stopped)
+
+
+def asked_of(
+    name: str,
+    data: Path,
+    protocol: Protocol,
+    *,
+    passes: int = 1,
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    workers: int = 1,
+) -> tuple[list[Item], list[Fault]]:
+    """The items that a run is about, and what is wrong in the benchmark. UserError for what a person must mend: worth
+    asking before a model is loaded."""
+    if passes < 1 or workers < 1:
+        raise UserError(f"There must be at least one pass and one worker, not {passes} and {workers}.")
+    items, faults = read_benchmark(name, data)
+    items = _chosen(items, tasks, limit)
+    protocol.rubrics(items[0])  # a person's that do not fit
+    return items, faults
 
 
 def _chosen(items: list[Item], tasks: Sequence[str], limit: int | None) -> list[Item]:
@@ -218,6 +235,7 @@ def _made(
         made = exact.made(system.edit, item, path, seed, time.monotonic)
     else:
         began = time.monotonic()
+        rehearse(read_video(item.source), path, overwrite=True)  # before minutes of editing
         request = EditRequest(item.source, item.instruction, seed=seed)
         write_video(system.edit(request), path, overwrite=True, on_note=lambda note: None)
         made = {"seconds": time.monotonic() - began}
