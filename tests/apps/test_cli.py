@@ -256,12 +256,12 @@ def test_version_and_streams(opensama: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["edit"], "VIDEO"),
-        (["edit", "a.mp4"], "INSTRUCTION"),
+        (["edit"], "Name a video"),
+        (["edit", "a.mp4"], "in quotes"),
         (["edit", "a.mp4", "x", "--steps", "many"], "--steps"),
         (["edit", "a.mp4", "x", "--stepz", "3"], "Did you mean --steps?"),
         (["edti"], 'Did you mean "edit"?'),
-        (["edit", "a.mp4", "x", "y"], "y"),
+        (["edit", "a.mp4", "x", "y"], 'quotes: opensama edit a.mp4 "x y"'),
         (["models", "convert", "a", "b", "--family", "icve9"], "--family"),
     ],
 )

@@ -109,9 +109,7 @@ def _missing(error: CycloptsError) -> str:
     if command == "edit":
         return 'Name a video, and say in quotes what to change: opensama edit holiday.mp4 "Turn into watercolor style."'
     if command == "train":
-        from opensama.recipes import icve, sama
-
-        return f"Name a recipe, as in `opensama train tiny`; choose tiny, {', '.join((*sama.RECIPES, *icve.RECIPES))}."
+        return "Name a recipe, as in `opensama train tiny` or `opensama train sama-14b-stage0`; --help lists them."
     return ""
 
 

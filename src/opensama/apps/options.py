@@ -33,6 +33,6 @@ def check_room(folder: Path, option: str = "--out") -> None:
     """UserError unless the folder is there or can be made, and may be written into. Makes nothing."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise UserError(f"{there} is a file, so nothing can be kept in {folder}; choose another folder with {option}.")
+        raise UserError(f"{there} is a file, where a folder belongs; choose another with {option}.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"The folder {there} is not writable; choose another with {option}.")
