@@ -65,6 +65,14 @@ def test_what_is_there_is_not_replaced_among_several(folder, clip, tmp_path, loa
     assert read_video(taken).frame_count == 9
 
 
+def test_no_result_goes_where_another_input_is(folder, clip, loads):
+    other = clip.with_name("clip-edited.mp4")
+    other.write_bytes(clip.read_bytes())
+    assert main(["edit", str(clip), str(other), ASK, "--overwrite", "--model", str(folder)]) == 2
+    assert other.read_bytes() == clip.read_bytes()
+    assert not loads
+
+
 def test_a_new_folder_goes_again_where_nothing_is_edited(folder, tmp_path, loads):
     new = tmp_path / "new"
     assert main(["edit", "no.mp4", "none.mp4", ASK, "--out", str(new), "--model", str(folder)]) == 2

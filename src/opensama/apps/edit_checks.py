@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from opensama.first_bytes import is_address
@@ -67,11 +68,11 @@ def check(
         check_writable(place, writing.overwrite)
     video = read_video(source, background=request.background)
     wanted = None if frames is None else parse_range(frames, video.frame_count)
-    how = {"quality": writing.quality, "even": writing.even, "overwrite": writing.overwrite}
+    trial = partial(rehearse, quality=writing.quality, even=writing.even, overwrite=writing.overwrite)
     written = video if request.alpha == "keep" else replace(video, transparency=None)
-    rehearse(written, out, codec=writing.codec, **how)
+    trial(written, out, codec=writing.codec)
     if compared is not None:
-        rehearse(side_by_side(video, video), compared, **how)
+        trial(side_by_side(video, video), compared)
 
     announce()
     from opensama.pipeline.editor import checked
@@ -150,7 +151,7 @@ def outputs(found: Sequence[Path], out: str | None, several: bool, alpha: bool) 
     `out` is a folder for several inputs, where it is one already, and where it ends in a slash.
     """
     if out is None:
-        return _distinct([default_output(path, alpha) for path in found]), None
+        return _distinct([default_output(path, alpha) for path in found], found), None
     place = Path(out)
     if not (several or place.is_dir() or out.endswith(("/", os.sep))):
         return [place], None
@@ -158,15 +159,20 @@ def outputs(found: Sequence[Path], out: str | None, several: bool, alpha: bool) 
 
     if not place.is_dir() and (place.exists() or place.suffix.lower() in (*FORMATS, *PICTURES)):
         raise UserError(f"Several results go into a folder, which {place} is not; name a folder with --out.")
-    return _distinct([place / default_output(path, alpha).name for path in found]), place
+    return _distinct([place / default_output(path, alpha).name for path in found], found), place
 
 
-def _distinct(places: list[Path]) -> list[Path]:
-    seen = set[str]()
+def _distinct(places: list[Path], found: Sequence[Path]) -> list[Path]:
+    """The places, none of which is another's, or one of the inputs."""
+    sources, seen = {os.path.realpath(path) for path in found}, set[str]()
     for place in places:
         name = os.path.abspath(place).lower()  # which some file systems take for the same
         if name in seen:
             raise UserError(f"{place} would be written twice, since two inputs have one name; rename one of them.")
+        if os.path.realpath(place) in sources:
+            raise UserError(
+                f"{place} is one of the inputs, and another's result would go there; name a folder with --out."
+            )
         seen.add(name)
     return places
 

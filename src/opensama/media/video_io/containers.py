@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -160,7 +161,7 @@ def has_encoder(name: str) -> bool:
     try:
         context = cast(av.VideoCodecContext, av.CodecContext.create(name, "w"))
         context.width, context.height, context.pix_fmt = 256, 256, "nv12"
-        context.framerate = 25
+        context.framerate = Fraction(25)
         frame = av.VideoFrame(256, 256, "nv12")
         frame.pts = 0
         return bool(context.encode(frame) + context.encode(None))

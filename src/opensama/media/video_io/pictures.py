@@ -13,6 +13,7 @@ import io
 import struct
 import zlib
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,7 +105,7 @@ def _deep_png(frame: np.ndarray, how: PictureCoding) -> bytes:
     height, width = frame.shape[:2]
     context = cast(av.VideoCodecContext, av.CodecContext.create("png", "w"))
     context.width, context.height, context.pix_fmt = width, height, how.pixel_format
-    context.framerate = 1
+    context.framerate = Fraction(1)
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=how.pixel_format)
     picture.pts = 0
     whole = io.BytesIO(b"".join(bytes(packet) for packet in (*context.encode(picture), *context.encode(None))))
