@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from opensama.curation.graph import GraphReport, Stage, run_graph
+from opensama.curation.graph import OBJECT_STORE, GraphReport, Stage, run_graph
 from opensama.data.manifest import Record, iter_records
 from opensama.values import Progress, UserError
 from tests.curation import steps
@@ -76,31 +76,28 @@ def test_threads_give_the_same(expected: tuple[Path, GraphReport], tmp_path: Pat
     assert 1 <= len(list(states.iterdir())) <= 4  # one state a worker, not one an item
 
 
-on_ray = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-
-
-@on_ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 @pytest.mark.slow
 def test_two_ray_workers_and_one_process_agree(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
+    """Also where a quota is spent, and on a cluster that has begun and goes on."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
     states = tmp_path / "states"
     states.mkdir()
     here = run_graph(steps.chain(), steps.items(24), tmp_path / "here")
-    there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray", workers=2)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE)
+    try:
+        there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray")
+        stages = [Stage("pay", steps.pay, setup=partial(steps.Purse, 3), cpus=2)]  # one worker
+        for records, left in ((3, 2), (5, 0)):
+            report = run_graph(stages, steps.items(5), tmp_path / "quota", runner="ray")
+            assert (report.records, report.left, bool(report.stopped)) == (records, left, left > 0)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
     assert (tmp_path / "there/manifest.parquet").read_bytes() == (tmp_path / "here/manifest.parquet").read_bytes()
     assert failures(tmp_path / "there") == failures(tmp_path / "here")
     assert counts(there) == counts(here)
     assert {int(state.name.split("-")[0]) for state in states.iterdir()} - {os.getpid()}  # it was done elsewhere
-
-
-@on_ray
-@pytest.mark.slow
-def test_a_spent_quota_ends_a_run_on_ray(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    stages = [Stage("pay", steps.pay, setup=partial(steps.Purse, 3))]
-    for records, left in ((3, 2), (5, 0)):
-        report = run_graph(stages, steps.items(5), tmp_path, runner="ray", workers=1)
-        assert (report.records, report.left, bool(report.stopped)) == (records, left, left > 0)
 
 
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

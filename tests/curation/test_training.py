@@ -79,13 +79,15 @@ def test_pairs_of_clips_train(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @real
-def test_published_edits_and_real_clips_train_for_ten_steps(tmp_path: Path) -> None:
+def test_published_edits_and_real_clips_train(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     rows = []
     for item in json.loads((CLIPS / "clips.json").read_text()):
         files = {method: CLIPS / said["file"] for method, said in item["files"].items()}
         source = files.pop("source")
+        if len(files) < 2 or len(rows) > 8:  # several methods' edits of one clip are ranked
+            continue
         (raw / source.name).symlink_to(source)
         text = {"source": str(source), "instruction": item["instruction"], "task": item["task"]}
         rows += [text | {"target": str(path)} for path in files.values()]
@@ -95,12 +97,14 @@ def test_published_edits_and_real_clips_train_for_ten_steps(tmp_path: Path) -> N
         assert curate("clips", "raw", "cut", "--frames", "17") == 0
         assert curate("filter", "published.jsonl", "good", "--turns", "1", "--frames", "4", "--side", "224") == 0
     best = {Path(record.target).name.partition("--")[2] for record in kept(tmp_path / "good")}
-    assert 2 <= len(kept(tmp_path / "good")) < len(rows) / 2
+    assert 1 <= len(kept(tmp_path / "good")) < len(rows) / 2
     assert best == {"sama.mp4"}, "the others changed the size of the picture, and moved everything in it"
-    assert len(kept(tmp_path / "cut")) >= 8
-    ten = partial(train, steps=10, area=128 * 128, videos=4, video_batch=4)
-    assert ten("tiny-stage1", tmp_path / "good/manifest.parquet", tmp_path / "edits") == 0
-    assert ten("tiny-icve-pretrain", tmp_path / "cut/manifest.parquet", tmp_path / "clips") == 0
+    assert len(kept(tmp_path / "cut")) >= 2
+    assert (
+        train("tiny-stage1", tmp_path / "good/manifest.parquet", tmp_path / "edits", steps=2, videos=1, video_batch=1)
+        == 0
+    )
+    assert train("tiny-icve-pretrain", tmp_path / "cut/manifest.parquet", tmp_path / "clips", steps=2) == 0
 
 
 def _curate(folder: Path, url: str, command: str, given: str, out: str, *options: str) -> int:
