@@ -104,8 +104,10 @@ def reproduce(out: Path, budget: Budget, *, workers: int = 2, arms: list[tuple[A
 
 
 def processes(n: int) -> ProcessPoolExecutor:
-    """Fresh ones, of one thread each."""
-    return ProcessPoolExecutor(n, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    """Of one thread each, from one that has imported everything and done nothing."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(n, context, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def fix(out: Path, budget: Any) -> None:
@@ -129,6 +131,7 @@ def measure(out: Path, say: Say, steps: int = 12) -> None:
     if (out / "cost.json").exists():
         return
     budget = Budget(**json.loads((out / "plan.json").read_text()))
+    steps = min(steps, budget.stage1)
     few = replace(budget, image_edits=3 * budget.images, clips=10 * budget.videos, video_edits=3 * budget.stage1_videos)
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
