@@ -135,6 +135,7 @@ def train_tiny(
     texts = budget.scaled(20_000, least=2_000, a_minute=2_000)
     textures = budget.scaled(config.textures, least=32, a_minute=100)
     chunk = budget.scaled(config.chunk, least=64, a_minute=100 * max(1, config.workers)) if config.chunk else 0
+    lots = (64, 8) if not budget.first or budget.first > 10 else (16, 2)  # a lot that is begun is drawn to its end
     torch.manual_seed(config.seed)
     device = torch.device(device)
 
@@ -204,7 +205,7 @@ def train_tiny(
             text_tokens=config.text_tokens,
             first=first + (config.seed * 100_000_000 if split == "train" else 0),
             split=split,
-            batch=64 if frames == 1 else 8,
+            batch=lots[0] if frames == 1 else lots[1],
             workers=workers,
             until=budget.pool() if until is None else until,
             say=say,
@@ -337,8 +338,8 @@ def _autoencoder(
     say("autoencoder: drawing textures")
     stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
     if not begun:
-        stage.start()
-        set_latent_statistics(vae, drawn_clips(64, 5_000_000, 17).to(device))
+        stage.start(budget.scaled(40, least=10, a_minute=10))
+        set_latent_statistics(vae, drawn_clips(budget.scaled(64, least=16, a_minute=10), 5_000_000, 17).to(device))
         vae.save_pretrained(folder)
     _run(stage, config.autoencoder, out, budget, say)
     vae.save_pretrained(folder)
