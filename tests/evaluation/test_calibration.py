@@ -10,31 +10,35 @@ import torch
 
 from opensama import load
 from opensama.evaluation.world import Calibration, calibrate, through
-from opensama.evaluation.world.calibration import NAMES, RIGHT, imitations
+from opensama.evaluation.world.calibration import NAMES, RIGHT, STYLED, imitations
 from opensama.world import FAMILIES, sample_edit
 
 
 @pytest.mark.slow
 def test_right_answers_pass_and_imitations_do_not():
-    found = calibrate(through(load("tiny", device="cpu")), n=2, seed=1)
-    shares = found.shares()
-    for name in NAMES:
-        passed, n = shares["all"][name]
-        if name in RIGHT:
-            assert passed >= 0.95 * n, found.table()
-        else:
-            assert passed <= 0.1 * n, found.table()
-    assert set(shares) == {*FAMILIES, "all"}
+    coded = through(load("tiny", device="cpu"))
+    drawn = calibrate(coded, n=1, seed=3, frames=5, size=64)
+    styles = calibrate(coded, n=4, families=("style",), seed=3, frames=5, size=64)
+    assert set(drawn.shares()) == {*FAMILIES, "all"}
+    for found in (drawn, styles):
+        for name, (passed, n) in found.shares()["all"].items():
+            if name in RIGHT:
+                assert passed >= 0.95 * n, found.table()
+            else:
+                assert passed <= 0.1 * n, found.table()
+    assert {"tint", "border", "blurred"} <= set(styles.shares()["all"])
 
 
 def test_what_imitations_there_are():
     add = dict(imitations(sample_edit(1, "test", "add", 13, 64), random.Random(0)))
-    assert set(add) == set(NAMES) - {"one part"}
+    assert set(add) == set(NAMES) - {"one part", *STYLED}
     assert len({tuple(f.flatten().tolist()) for f in add.values()}) == len(add)
     shown = (add["exact"] - add["copy"]).abs().amax(1) > 0.02
     disk = (add["disk"] - add["copy"]).abs().amax(1) > 0.02
     assert int(disk.sum()) == pytest.approx(int(shown.sum()), rel=0.15)
     assert torch.equal(add["blend"], (add["exact"] + add["copy"]) / 2)
+    snow = next(s for s in range(99) if sample_edit(s, "test", "style", 1, 32).plan.edited == "snow")
+    assert set(STYLED) <= set(dict(imitations(sample_edit(snow, "test", "style", 1, 32), random.Random(0))))
     two = dict(imitations(sample_edit(1, "test", "two", 5, 64), random.Random(0)))
     assert "one part" in two
 

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from opensama.evaluation.world import AnswerKey, Question
+from opensama.evaluation.world.clips import style_key
 from opensama.evaluation.world.key import STILL, box_around, grown, looked_at, middles, psnr, thirds, to_float
+from opensama.evaluation.world.likeness import half, structure, to_lab
 from opensama.evaluation.world.scores import answer_key
+from opensama.evaluation.world.styling import blurred, border, plain, tint
 from opensama.world import render_looks, sample_edit, to_uint8
 
 
@@ -124,6 +127,33 @@ def test_the_middle_of_a_region():
     region = torch.zeros(2, 8, 8)
     region[0, 2:4, 5:7] = 1
     assert middles(region).tolist() == [[6, 3], [4, 4]]
+
+
+@pytest.mark.parametrize("style", ["snow", "rain", "watercolor", "pencil sketch", "night", "fog"])
+def test_a_style_is_more_than_its_tint(style):
+    """A blurred style, one without its flakes, or one in a margin alone is nearer to it than to any other style."""
+    source = sample_edit(4, "test", "style", frames=5, size=64).source
+    key = style_key(source, style, same)
+    clip, answer = to_float(source), key.answer
+    assert key.judge(to_uint8(answer)).success
+    wrong = {"blurred": blurred(answer, 4 / 128), "border": border(clip, answer, 0.1)}
+    light = plain(style, clip)
+    wrong |= {} if light is None else {"light": light}
+    wrong |= {} if style in ("night", "fog") else {"tint": tint(clip, answer)}
+    for name, output in wrong.items():
+        assert not key.judge(to_uint8(output)).success, name
+
+
+def test_a_style_of_the_wrong_colour_is_wrong_though_nearest():
+    """A reddish night has the right edges and is nearer to night than to any other style: an absolute error tells."""
+    key = style_key(sample_edit(4, "test", "style", frames=5, size=64).source, "night", same)
+    reddish = (key.answer + torch.tensor((0.35, -0.1, -0.1)).view(3, 1, 1)).clamp(0, 1)
+    edges, strength, off = structure(*(half(to_lab(frames)) for frames in (reddish, key.answer)))
+    assert (edges > 0.95, 0.6 < strength < 1.6, off > 16) == (True, True, True)
+    part = key.judge(to_uint8(reddish)).parts[0]
+    assert part.lead > 0.25
+    assert part.nearest == ("structure",)
+    assert not part.right
 
 
 def test_nothing_to_do_must_leave_everything():

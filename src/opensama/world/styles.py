@@ -176,21 +176,31 @@ def _flakes(x: Tensor, first: int, cell: float, fall: float, drift: float, radiu
     return ((here - torch.hypot(du, dv)) * (cell / 2) + 0.5).clamp(0, 1)
 
 
-def snow(x: Tensor, first: int = 0) -> Tensor:
+def _cold(x: Tensor) -> Tensor:
+    """A pale light, and snow on the ground."""
     _, down = _where(x)
     cold = _vivid(x, 0.6) * 0.8 + _color(x, 0.1, 0.12, 0.15)
     ground = 0.6 * ((down - 0.4) / 0.5).clamp(0, 1)
-    cold = cold + ground * (0.93 - cold)
+    return cold + ground * (0.93 - cold)
+
+
+def snow(x: Tensor, first: int = 0) -> Tensor:
+    cold = _cold(x)
     far = _flakes(x, first, 22, fall=16, drift=3, radius=3)
     near = _flakes(x, first, 40, fall=24, drift=6, radius=5.5)
     cover = torch.maximum(0.8 * far, near)
     return (cold + cover * (1 - cold)).clamp(0, 1)
 
 
+def _dull(x: Tensor) -> Tensor:
+    """The light of a rainy day."""
+    return _vivid(x, 0.4) * _color(x, 0.6, 0.67, 0.77)
+
+
 def rain(x: Tensor, first: int = 0) -> Tensor:
     """Slanted streaks in lanes of 10 px, each lane with its own beat, falling along their own direction."""
     across, down = _place(x)
-    dull = _vivid(x, 0.4) * _color(x, 0.6, 0.67, 0.77)
+    dull = _dull(x)
     sheared = (across + 0.22 * down) / 10
     lane = sheared.floor()
     beat = torch.sin(lane * 12.71) * 43.5453
@@ -297,6 +307,9 @@ STYLES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "rain": rain,
     "fog": fog,
 }
+
+WITHOUT_PARTICLES: dict[str, Callable[[Tensor], Tensor]] = {"snow": _cold, "rain": _dull}
+"""The weathers' light alone, without what falls."""
 
 
 def apply_style(name: str, frames: Tensor, first: int = 0) -> Tensor:

@@ -15,6 +15,13 @@ edit's would have been.
     blend         half of the answer, half of the source, in every pixel
     half region   the answer in one half of the region, on a random side, the source in the other
     late          one third of the frames untouched
+
+and of styles (see `styling`), of widths and reaches drawn anew for each; half their strength is `blend`:
+
+    tint          the source under the nearest affine map of its colours, where the style is more than that
+    border        the style in a margin alone, the tint within it, or the source where the tint is the style
+    blurred       the style out of focus, over 6 to 13 pixels of 128
+    light         a weather without what falls
 """
 
 from __future__ import annotations
@@ -31,6 +38,7 @@ from torch import Tensor
 from opensama.evaluation.statistics import wilson
 from opensama.evaluation.world.key import Through, Verdict, differs, thirds
 from opensama.evaluation.world.scores import answer_key
+from opensama.evaluation.world.styling import blurred, border, plain, tint
 from opensama.world import (
     COLORS,
     KINDS,
@@ -46,6 +54,8 @@ from opensama.world import (
 
 RIGHT = ("exact", "rough", "displaced")
 LEAST, MOST = 0.95, 0.10  # share of right answers that must pass, of imitations that may
+TINTED = 0.1  # a style is more than its tint where that leaves more of the squared change than this
+STYLED = ("tint", "border", "blurred", "light")  # imitations of styles alone
 COMES = ("replace", "add", "swapped")  # families in which an object comes in
 
 
@@ -61,6 +71,8 @@ def imitations(sample: EditSample, rng: random.Random) -> Iterator[tuple[str, Te
     new = _comer(part.before, plan.target)
     if new is not None:
         yield from _of_an_object(rng, part.family, new, plan.target, answer)
+    if part.family == "style" and len(plan.parts) == 1:
+        yield from _of_a_style(rng, part.edited, source, answer)
     if len(plan.parts) > 1:
         yield "one part", render_looks([part.before], t, h, w)[0]
     yield "blend", (source + answer) / 2
@@ -90,6 +102,17 @@ def _of_an_object(
         yield "mean", draw(*(replace(new, kind=kind) for kind in KINDS)).mean(0)
     if family in COMES:
         yield "wrong kind", draw(replace(new, kind=rng.choice([k for k in KINDS if k != new.kind])))[0]
+
+
+def _of_a_style(rng: random.Random, style: str, source: Tensor, answer: Tensor) -> Iterator[tuple[str, Tensor]]:
+    colors, light = tint(source, answer), plain(style, source)
+    more = float((answer - colors).square().mean()) > TINTED * float((answer - source).square().mean())
+    if more:
+        yield "tint", colors
+    yield "border", border(colors if more else source, answer, rng.uniform(0.05, 0.12))
+    yield "blurred", blurred(answer, rng.uniform(2.5, 6) / 128)
+    if light is not None:
+        yield "light", light
 
 
 def _rough(rng: random.Random, answer: Tensor) -> Tensor:
@@ -189,7 +212,7 @@ class Calibration:
 
 
 NAMES = ("exact", "rough", "displaced", "copy", "disk", "mean", "wrong color", "wrong kind", "one part", "blend",
-         "half region", "late")  # fmt: skip
+         "half region", "late", *STYLED)  # fmt: skip
 
 
 def _percent(share: tuple[int, int] | None) -> str:

@@ -11,6 +11,13 @@ box around the changed region and passed through the model's autoencoder, so tha
     kept in a third   PSNR of the output against the autoencoder's source, outside all changed regions, >= KEPT dB
     success           every part right and the rest kept, in every third
 
+A style is also held to what it looks like, since a tint, a blur or a margin may well be nearer to it than to anything
+else. Its tint and, of a weather, its light without what falls are among the wrong answers, and a third is right only if
+
+    edges             the output's edges correlate with the right answer's by EDGES or more ...
+    strength          ... and are from SOFTEST to HARSHEST times as strong ...
+    off               ... and all that is compared is off by at most FAR units of L a b (root of the mean square)
+
 The output may be moved up to 6 % of the frame's side and scaled up to 15 % about the region's centre; edits of the
 whole frame (a style, a background) are compared in place.
 
@@ -21,15 +28,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opensama.evaluation.world.likeness import half, nearest, to_lab
+from opensama.evaluation.world.likeness import half, nearest, structure, to_lab
 from opensama.evaluation.world.probes import lattice, probe
+from opensama.evaluation.world.styling import plain, tint
 
 MARGIN = 0.25
 KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
@@ -38,6 +46,9 @@ CALM = 4  # pixels of a 128x128 frame around what changes that count for neither
 MARK = 0.02  # two renderings differ where a channel differs by more
 APART = 25.0  # squared units of likeness: candidates nearer to the right answer cannot be told from it ...
 NEAR = 0.02  # ... nor can those whose difference is a smaller share of what the edit changes
+EDGES = 0.8  # of a style; the answer blurred over 3x3 pixels under noise has about 0.9, out of focus 0.8 and less
+SOFTEST, HARSHEST = 0.6, 1.6
+FAR = 16.0
 WHOLE = ("style", "background")  # families that change the whole frame
 
 Frames = np.ndarray  # uint8 [t h w 3]
@@ -142,6 +153,19 @@ def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
     return min(99.0, float(-10 * chosen.mean().log10()))
 
 
+def _held_to_structure(question: Question, answer: Tensor) -> Question:
+    """A style's colours alone, and of a weather its light alone, are wrong answers, too."""
+    light = plain(question.name, question.before)
+    found = {"tint": tint(question.before, answer)} | ({} if light is None else {"light": light})
+    wrong = torch.cat((question.wrong, torch.stack(list(found.values()))))
+    return replace(question, labels=(*question.labels, *found), wrong=wrong)
+
+
+def _formed(lab: Tensor, right: Tensor) -> bool:
+    edges, strength, off = structure(lab, right)
+    return edges >= EDGES and SOFTEST <= strength <= HARSHEST and off <= FAR
+
+
 def _coded(through: Through, frames: Tensor) -> Tensor:
     return through(frames).to(frames.device).clamp(0, 1)
 
@@ -218,7 +242,8 @@ class AnswerKey:
 
     def __init__(self, source: Tensor, answer: Tensor, questions: Sequence[Question], through: Through):
         """source and answer [t 3 h w]; no questions means that the answer is the source."""
-        self.source, self.answer, self.questions = source, answer, tuple(questions)
+        self.source, self.answer = source, answer
+        self.questions = tuple(_held_to_structure(q, answer) if q.family == "style" else q for q in questions)
         unit = self._side / 128
         self.calm = max(1, round(CALM * unit))
         self.still = ~grown(differs(source, answer), self.calm) if self.questions else None
@@ -292,8 +317,10 @@ class AnswerKey:
             to_right, to_each = self._nearest(question, lab, view.centre, view.seen, view.weights)
             lead = ((to_each - to_right) / view.apart)[1:]
             leads.append(float(lead.min()))
-            right.append(leads[-1] >= MARGIN)
-            names.append("right" if leads[-1] > 0 else view.labels[1 + int((to_each / to_right)[1:].argmin())])
+            formed = question.family != "style" or _formed(lab, view.seen[0])
+            right.append(leads[-1] >= MARGIN and formed)
+            nearest_of_all = "right" if formed else "structure"
+            names.append(nearest_of_all if leads[-1] > 0 else view.labels[1 + int((to_each / to_right)[1:].argmin())])
         return PartVerdict(question.family, question.name, tuple(right), tuple(names), min(leads))
 
     def _probes(self, frames: Tensor) -> dict[str, float]:

@@ -51,6 +51,19 @@ def features(lab: Tensor) -> Tensor:
     return torch.cat((lab, across, down), -3)
 
 
+def structure(lab: Tensor, right: Tensor) -> tuple[float, float, float]:
+    """How a view [f 3 h w] has the right one's edges, unmoved, and how far it is from it.
+
+    The correlation of the differences of L between neighbours, their strength over the right one's, and the root of the
+    mean squared difference of all five numbers, at this size.
+    """
+    own, ideal = features(lab), features(right)
+    o, r = own[:, 3:], ideal[:, 3:]
+    strength = float(o.square().sum().sqrt()), float(r.square().sum().sqrt())
+    alike = float((o * r).sum()) / max(strength[0] * strength[1], 1e-6)
+    return alike, strength[0] / max(strength[1], 1e-6), float((own - ideal).square().mean().sqrt())
+
+
 def _grid(reach: float, steps: int, stretch: float) -> Tensor:
     """[m 3] (right, down, scale): 2 * steps + 1 shifts each way, at three scales."""
     line = torch.linspace(-reach, reach, 2 * steps + 1)
