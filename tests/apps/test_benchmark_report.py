@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from opensama.apps.cli import main as opensama
-from opensama.evaluation.report import difference, rows, standings
+from opensama.apps.pages import how_many
+from opensama.evaluation.report import difference, rows, standings, value, value_range
 from opensama.values import UserError
 from tests.evaluation.benchmarks import clip, darker, make_vie, save
 
@@ -71,6 +72,14 @@ def test_the_page_holds_everything_itself_and_failures_first(out: Path) -> None:
     assert "I cannot." in text
     assert "What has changed" in text
     assert (out / "report.html").stat().st_size < 1_500_000
+
+
+def test_pages_print_shares_in_percent_as_the_console_does_and_videos_before_tables(out: Path) -> None:
+    assert (value("success", 0.0454), value_range("parts", 0.0, 0.22)) == ("4.5 %", "0.0 to 22.0 %")
+    assert value("Quality", 0.0454) == "0.045"
+    assert (how_many(1, "item"), how_many(1200, "item")) == ("1 item", "1,200 items")
+    text = (out / "report.html").read_text()
+    assert text.index("<video") < text.index('<h2 id="standings">') < text.index("<table")
 
 
 def test_tables_for_other_programs(out: Path) -> None:

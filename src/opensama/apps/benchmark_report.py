@@ -110,14 +110,16 @@ def whole_page(
 ) -> str:
     """The whole page."""
     from opensama.evaluation.report import rows
+    from opensama.evaluation.world.benchmark import Answers
 
     systems = [system["name"] for system in results["systems"]]
     items = rows(results)[:LISTED]
+    answers = Answers(folder, [row.source for row in items])
     shown: list[str] = []
     spent, began = 0, time.monotonic()
     for place, row in enumerate(items):
         small = place < number and spent < PAGE_BYTES
-        text = item_row(row, folder, small)
+        text = item_row(row, folder, small, answers.of(row.id) if small else None)
         spent += len(text) if small else 0
         shown.append(text)
         if place < number:
@@ -189,9 +191,13 @@ def tables(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
 
 
 def _number(cell: Cell) -> str:
-    interval = "" if cell.low is None or cell.high is None else f"<small>{cell.low:.3g} to {cell.high:.3g}</small>"
+    from opensama.evaluation.report import value, value_range
+
+    interval = ""
+    if cell.low is not None and cell.high is not None:
+        interval = f"<small>{value_range(cell.score, cell.low, cell.high)}</small>"
     rank = f'<span class="rank">#{cell.rank}</span>' if cell.rank else ""
-    return f"<b>{cell.mean:.3f}</b> {rank}{interval}"
+    return f"<b>{value(cell.score, cell.mean)}</b> {rank}{interval}"
 
 
 def legend(systems: Sequence[str]) -> str:
@@ -212,12 +218,14 @@ def bars(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
 
 
 def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
+    from opensama.evaluation.report import value, value_range
+
     ends = [value for cell in cells for value in (cell.mean, cell.low, cell.high) if value is not None]
     low, high = min(0.0, *ends), max(0.0, *ends)
     span = (high - low) or 1.0
 
-    def x(value: float) -> float:
-        return 110 + (value - low) / span * 190
+    def x(at: float) -> float:
+        return 110 + (at - low) / span * 190
 
     drawn, y = [], 6
     for group in dict.fromkeys(cell.group for cell in cells):
@@ -225,11 +233,11 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
         drawn.append(f'<text x="0" y="{y + 9}">{html.escape(name if len(name) < 21 else name[:19] + "…")}</text>')
         for cell in (cell for cell in cells if cell.group == group):
             place = systems.index(cell.system)
-            told = f"{group}, {cell.system}: {cell.mean:.3f}"
+            told = f"{group}, {cell.system}: {value(score, cell.mean)}"
             left, right = sorted((x(0), x(cell.mean)))
             line = ""
             if cell.low is not None and cell.high is not None:
-                told += f" ({cell.low:.3f} to {cell.high:.3f})"
+                told += f" ({value_range(score, cell.low, cell.high)})"
                 line = f'<path d="M{x(cell.low):.1f} {y + 5}H{x(cell.high):.1f}"/>'
             size = f'x="{left:.1f}" y="{y}" width="{max(0.5, right - left):.1f}" height="10"'
             drawn.append(
@@ -238,8 +246,8 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
             y += 12
         y += 5
     title = html.escape(score)
-    for value, end in ((low, "start"), (high, "end")):
-        drawn.append(f'<text x="{x(value):.1f}" y="{y + 10}" text-anchor="{end}">{value:.3g}</text>')
+    for at, end in ((low, "start"), (high, "end")):
+        drawn.append(f'<text x="{x(at):.1f}" y="{y + 10}" text-anchor="{end}">{value(score, at)}</text>')
     return (
         f'<figure><figcaption><b>{title}</b></figcaption><svg viewBox="0 0 320 {y + 14}" role="img" '
         f'aria-label="{title} by group and system">{"".join(drawn)}</svg></figure>'
@@ -249,11 +257,14 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
 # --- the items
 
 
-def item_row(row: Row, folder: Path, small: bool) -> str:
+def item_row(row: Row, folder: Path, small: bool, answer: Video | None = None) -> str:
     """One item: its instruction, then source and edits side by side with scores, reasons, faults."""
     cards = []
     if small:
         cards.append(f'<div class="edit"><h4>source</h4>{_clip(folder, row.source, f"Source of {row.id}")}</div>')
+    if small and answer is not None:
+        shown = _film(answer, f"Exact answer of {row.id}")
+        cards.append(f'<div class="edit"><h4>exact answer</h4>{shown}</div>')
     for system, item in row.edits.items():
         clip = _clip(folder, item["edited"], f"{system}: {row.instruction}") if small else ""
         cards.append(
@@ -279,16 +290,18 @@ def _clip(folder: Path, said: str | None, label: str) -> str:
     if said is None:
         return '<p class="none">there is no file</p>'
     try:
-        video = excerpt(folder / said, HEIGHT, SECONDS, RATE)
-        address = ""
-        for quality in QUALITIES:
-            address = pages.film(video, quality)
-            if len(address) * 3 / 4 <= CLIP_BYTES:
-                break
-        else:
-            return '<p class="none">too large to show here, even small</p>'
+        return _film(excerpt(folder / said, HEIGHT, SECONDS, RATE), label)
     except (UserError, OSError, ValueError) as error:
         return f'<p class="none bad">{html.escape(" ".join(str(error).split())[:300])}</p>'
+
+
+def _film(video: Video, label: str) -> str:
+    for quality in QUALITIES:
+        address = pages.film(video, quality)
+        if len(address) * 3 / 4 <= CLIP_BYTES:
+            break
+    else:
+        return '<p class="none">too large to show here, even small</p>'
     size = f'width="{video.width}" height="{video.height}" data-fps="{float(video.fps):.4g}"'
     return f'<video src="{address}" {size} aria-label="{html.escape(label)}" muted playsinline></video>'
 
@@ -309,10 +322,12 @@ def excerpt(path: Path, height: int, seconds: float, rate: int) -> Video:
 
 def _said(item: Mapping[str, Any]) -> str:
     """Scores, metrics, what is wrong, and what the judge said."""
+    from opensama.evaluation.report import value
+
     spread = item.get("spread") or {}
     scores = [
-        f"{name} {value:.4g}" + (f" ± {spread[name]:.2g}" if name in spread else "")
-        for name, value in (item["scores"] or {}).items()
+        f"{name} {value(name, number)}" + (f" ± {spread[name]:.2g}" if name in spread else "")
+        for name, number in (item["scores"] or {}).items()
     ]
     parts = (
         [f'<ul class="marks">{"".join(f"<li>{html.escape(score)}</li>" for score in scores)}</ul>'] if scores else []
@@ -325,7 +340,7 @@ def _said(item: Mapping[str, Any]) -> str:
         opened = " open" if item["state"] == "failed" else ""
         parts.append(f"<details{opened}><summary>the judge's reasons</summary>{texts}</details>")
     if metrics := item.get("metrics"):
-        listed = "".join(f"<li>{html.escape(name)} {value:.4g}</li>" for name, value in metrics.items())
+        listed = "".join(f"<li>{html.escape(name)} {number:.4g}</li>" for name, number in metrics.items())
         laid = f'<p class="dim">{html.escape(item["laid"])}</p>' if item.get("laid") else ""
         parts.append(f'<details><summary>metrics</summary><ul class="marks">{listed}</ul>{laid}</details>')
     return "".join(parts)
@@ -359,9 +374,8 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> str:
     listed = "".join(
         f"<li><b>{html.escape(str(f['where']))}</b>: {html.escape(str(f['reason']))}</li>" for f in faults[:500]
     )
-    return (
-        f"<details><summary>{len(faults):,} things are wrong with files and items</summary><ul>{listed}</ul></details>"
-    )
+    count = pages.how_many(len(faults), "fault")
+    return f"<details><summary>{count} of files and items</summary><ul>{listed}</ul></details>"
 
 
 # --- what people and other results say

@@ -116,7 +116,7 @@ def gallery(
     path = out / "index.html"
     with whole_file(path) as temporary:
         temporary.write_text(page(items, model, split), encoding="utf-8")
-    print(f"{len(items)} edits, {sum(i.score.success for i in items)} right: {path}")
+    print(f"{pages.how_many(len(items), 'edit')}, {sum(i.score.success for i in items)} right: {path}")
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -184,7 +184,7 @@ def page(items: Sequence[Item], model: str, split: str) -> str:
     return pages.fill(
         "gallery.html",
         title=html.escape(f"Edits by {model}"),
-        summary=f"{sum(right.values())} of {len(items)} edits are right, on "
+        summary=f"{sum(right.values())} of {pages.how_many(len(items), 'edit')} came out right, on "
         f"{'clips held out from' if split == 'test' else 'the kind of clips seen in'} training.",
         legend=LEGEND,
         links="\n".join(links),

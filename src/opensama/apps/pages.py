@@ -20,6 +20,11 @@ def fill(template: str, *, title: str, **parts: str) -> str:
     return Template(page).substitute(parts, title=title, head=head, script=script)
 
 
+def how_many(number: int, noun: str) -> str:
+    """`1 item`, `1,200 items`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def film(video: Video, quality: float) -> str:
     """A clip as an MP4 in an address of its own."""
     from opensama.media.video_io import write_video

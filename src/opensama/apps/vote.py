@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
+from opensama.apps.pages import how_many
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def vote(
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error.strerror}): choose another with --port.") from error
     address = f"http://127.0.0.1:{server.server_port}/"
-    print(f"{len(booth.pairs)} pairs, {booth.done} done: vote on {address}, end with Ctrl-C", flush=True)
+    pairs = how_many(len(booth.pairs), "pair")
+    print(f"{pairs}, {booth.done} done; Ctrl-C ends. Vote on:\n{address}", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -112,6 +112,21 @@ def mark(item: Mapping[str, Any], headline: str | None) -> float | None:
     return float(scores[headline]) if headline in scores else sum(scores.values()) / len(scores)
 
 
+SHARES = ("success", "parts", "first third", "last third")  # scores that are shares of edits: printed in percent
+
+
+def value(score: str, number: float) -> str:
+    """A score as pages and consoles print it: a share in percent, anything else with three decimals."""
+    return f"{100 * number:.1f} %" if score in SHARES else f"{number:.3f}"
+
+
+def value_range(score: str, low: float, high: float) -> str:
+    """An interval likewise."""
+    if score in SHARES:
+        return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{low:.3f} to {high:.3f}"
+
+
 @dataclass(frozen=True)
 class Row:
     """One item of the benchmark with what each system made of it."""

@@ -150,6 +150,24 @@ class AnswerKeys:
         return Judged("scored", scores, None, (reply,), metrics=_metrics(mine), controls=controls, details=details)
 
 
+class Answers:
+    """The exact answers to items whose sources lie in a folder that `draw` wrote; for others there are none."""
+
+    def __init__(self, folder: Path, sources: Sequence[str | None]):
+        lists = {(folder / source).parent / "world.json" for source in sources if source}
+        self.listed: dict[str, dict[str, Any]] = {}
+        for file in lists:
+            if file.is_file():
+                self.listed |= {str(row["id"]): row for row in json.loads(file.read_text("utf-8"))}
+
+    def of(self, name: str) -> Video | None:
+        """What the edit of that name should be."""
+        if name not in self.listed:
+            return None
+        about = tuple(sorted((key, str(value)) for key, value in self.listed[name].items()))
+        return Video.from_frames(_task(about).answer, FPS)
+
+
 @dataclass(frozen=True)
 class _Task:
     """An edit to make, with its exact answer [t h w 3]."""
