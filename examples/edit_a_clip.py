@@ -16,7 +16,7 @@ from opensama.world import sample_edit
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", nargs="?", type=Path)
-    parser.add_argument("instruction", nargs="?", default="Turn into watercolor style.")
+    parser.add_argument("instruction", nargs="?", default="Make the scene look like sunset.")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--out", type=Path, default=Path("edited.mp4"))
     options = parser.parse_args()

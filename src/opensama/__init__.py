@@ -1,7 +1,7 @@
 """OpenSAMA: edit a video by saying what to change.
 
     import opensama
-    edited = opensama.edit("holiday.mp4", "Turn into watercolor style.")     # a Video; frames come when asked
+    edited = opensama.edit("holiday.mp4", "Make the scene look like sunset.")     # a Video; frames come when asked
     editor = opensama.load("sama-14b")                                       # or keep the model
     edited = editor.edit(opensama.EditRequest("holiday.mp4", "Remove the dog."))
 

@@ -263,11 +263,13 @@ def _siblings(folder: Path, name: str) -> list[str]:
     return [f"{stem}-{i:0{len(count)}}-of-{count}.safetensors" for i in range(1, int(count) + 1)]
 
 
-def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None, size: str = "") -> Path:
+def locate(
+    repo: str, files: Sequence[str], *, folder: Path | str | None = None, size: str = "", option: str = ""
+) -> Path:
     """The folder that holds `files` (patterns) of a repository on the hub, downloaded if need be.
 
-    A download that was cut goes on. With `folder` nothing is downloaded. Raises UserError that names the files that
-    are missing and where they are.
+    A download that was cut goes on. With `folder` nothing is downloaded; `option` is what names it on the command line.
+    Raises UserError that names the files that are missing and where they are.
     """
     where = f"https://huggingface.co/{repo}" + (f" ({size})" if size else "")
     if folder is not None:
@@ -275,7 +277,8 @@ def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None,
         missing = missing_files(folder, files)
         if missing:
             state = "is not a folder" if not folder.is_dir() else f"has no {', '.join(missing)}"
-            raise UserError(f"The folder {folder} {state}: get {', '.join(missing)} from {where}.")
+            named = f" ({option})" if option else ""
+            raise UserError(f"The folder {folder}{named} {state}: get {', '.join(missing)} from {where}.")
         return folder
 
     from huggingface_hub import HfApi, constants, snapshot_download
@@ -295,7 +298,8 @@ def locate(repo: str, files: Sequence[str], *, folder: Path | str | None = None,
     except Exception as error:
         raise UserError(
             f"The files {', '.join(missing)} of {where} are not in {constants.HF_HUB_CACHE} and could not be downloaded"
-            f" ({type(error).__name__}): download them yourself and pass their folder."
+            f" ({type(error).__name__}): download them yourself and name their folder"
+            f"{f' with {option}' if option else ''}."
         ) from error
     missing = missing_files(got, files)
     if missing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
@@ -318,6 +318,28 @@ class Video:
         )
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class EditedVideo(Video):
+    """What an edit gives: a video, and what was seen of the edit."""
+
+    count: Callable[[], float] = field(default=lambda: 1.0)
+    unknown_words: tuple[str, ...] = ()
+    """Words of the instruction that the model has never been taught: what it made of them is chance."""
+
+    @property
+    def changed(self) -> float:
+        """Which share of the picture changed visibly, 0..1, of what was free to: its frames, within its mask or box.
+
+        Counted while the frames pass; asked before that, some of the frames are made for it.
+        """
+        return self.count()
+
+    @classmethod
+    def of(cls, video: Video, count: Callable[[], float], unknown_words: tuple[str, ...] = ()) -> EditedVideo:
+        own = {one.name: getattr(video, one.name) for one in fields(Video)}
+        return cls(**own, count=count, unknown_words=unknown_words)
+
+
 def frame_rate(fps: Fraction | float) -> Fraction:
     """Frames a second as the fraction that is meant: 29.97002997 is 30000/1001. UserError if no file can hold it."""
     _check_number("frame rate", fps, 1e-3, 1e6)
@@ -373,7 +395,7 @@ class EditRequest:
         if not isinstance(self.video, Video | Path | str) or not str(self.video):
             raise UserError("The video to edit is missing; give a file, a folder of images or a Video.")
         if not isinstance(self.instruction, str) or not self.instruction.strip():
-            raise UserError("The instruction is empty; say what to change, as in: Turn into watercolor style.")
+            raise UserError("The instruction is empty; say what to change, as in: Make the scene look like sunset.")
         if len(self.instruction) > MAX_INSTRUCTION:
             raise UserError(
                 f"The instruction has {len(self.instruction):,} characters; say it in at most {MAX_INSTRUCTION:,}."

@@ -107,6 +107,17 @@ def test_what_is_transparent_is_said_and_composed(
         assert words in capsys.readouterr().err
 
 
+def test_how_much_changed_is_printed_and_written(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = clip.with_name("edit.json")
+    arguments = ["edit", str(clip), INSTRUCTION, "--no-preserve", "--model", str(folder), "--json", str(figures)]
+    assert main(arguments) == 0
+    said = json.loads(figures.read_text())
+    assert 0.5 < said["changed"] <= 1  # weights drawn at random leave nothing as it was
+    assert f"{100 * said['changed']:.1f} % of the picture changed" in capsys.readouterr().out
+    assert said["unknown_words"] == []
+    assert read_video(Path(said["output"])).frame_count == said["frames"] == 9
+
+
 def test_overwrite_replaces_only_when_told(clip: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = clip.with_name("out.mp4")
     out.write_bytes(b"precious")

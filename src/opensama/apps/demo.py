@@ -65,8 +65,8 @@ def demo(
     with Display() as show:
         editor = load(model, notice=show.note)
         make_folder(out)
-        edited = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
-        edited = Video.from_frames(edited.array(), FPS)  # made once, written three times
+        made = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
+        edited = Video.from_frames(made.array(), FPS)  # made once, written three times
         seconds = time.perf_counter() - begin
         write(source, out / "source.mp4", show, Writing(overwrite=True))
         write(edited, out / "edited.mp4", show, Writing(overwrite=True))

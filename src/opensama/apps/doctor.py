@@ -32,11 +32,12 @@ EXTRAS = {  # and the package of each that our code, or transformers for it, imp
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run here, and the memory there in bytes."""
+    """Where models run here, and in bytes the memory there and the computer's."""
 
     name: str
     kind: str
     memory: int
+    computer: int
 
 
 def doctor() -> int:
@@ -123,13 +124,15 @@ def find_device() -> Device:
     """The accelerator that PyTorch sees, else the CPU."""
     import torch
 
+    from opensama.pipeline.room import memory_of_computer
+
+    memory = memory_of_computer()
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        return Device(f"cuda ({properties.name})", "cuda", properties.total_memory)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        return Device(f"cuda ({properties.name})", "cuda", properties.total_memory, memory)
     if torch.backends.mps.is_available():
-        return Device("mps (Apple)", "mps", memory)
-    return Device("cpu", "cpu", memory)
+        return Device("mps (Apple)", "mps", memory, memory)
+    return Device("cpu", "cpu", memory, memory)
 
 
 def hub_folder() -> Path:
@@ -147,26 +150,18 @@ def free_bytes(folder: Path) -> int:
 
 def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     """Whether a model will run on this device, and one sentence why or what to do."""
-    from opensama.apps.models import is_cached, is_here
+    from opensama.apps.models import is_here
+    from opensama.pipeline.room import Machine, gigabytes, shortage, to_download
 
     if entry.folder is not None:
         if is_here(entry):
             return True, f"its weights are here; {entry.memory}"
         return False, f"there are no weights in {entry.folder}: install opensama anew"
-    parts = [part for part in (entry.base, entry.edit) if part is not None]
-    weights = sum(gigabytes(part.size) for part in parts)
-    download = sum(gigabytes(part.size) for part in parts if not is_cached(part))
-    if download * GB > free:
-        return False, f"{download:.0f} GB are to be downloaded and {free / GB:.0f} GB of disk are free; {entry.memory}"
-    held = 2 * weights if device.kind == "cpu" else weights  # a CPU computes in float32
-    if held * GB > device.memory:
-        there = f"{device.name} has {device.memory / GB:.0f} GB"
-        return False, f"its weights take {held:.0f} GB of memory and {there}; {entry.memory}"
-    slow = "; on a CPU it takes hours" if device.kind == "cpu" else ""
+    missing, on_cpu = to_download(entry), device.kind == "cpu"
+    machine = Machine(device.computer, device.memory if device.kind == "cuda" else None, free, hub_folder())
+    if short := shortage(entry, machine, missing, bits=32 if on_cpu else 16):  # a CPU computes in float32
+        return False, f"{short}; {entry.memory}"
+    download = sum(gigabytes(part.size) for part in missing)
+    slow = "; on a CPU it takes hours" if on_cpu else ""
     fetch = f"after a download of {download:.0f} GB" if download else "its weights are here"
     return True, f"{fetch}; {entry.memory}{slow}"
-
-
-def gigabytes(size: str) -> float:
-    """`28.6 GB` as 28.6."""
-    return float(size.removesuffix("GB")) if size else 0.0

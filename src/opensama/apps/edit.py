@@ -6,6 +6,7 @@ are written under a temporary name, so a half-written one never stays.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from cyclopts import Parameter
 from opensama.apps.edit_checks import Job, Writing, check, check_order, inputs, made, outputs, parse_box
 from opensama.apps.options import OUT, OVERWRITE
 from opensama.apps.progress import Display, duration, loading
-from opensama.runtime import check_dtype, check_offload, lora_and_scale
+from opensama.runtime import check_dtype, check_offload, lora_and_scale, whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ def edit(
     lora: Annotated[list[str] | None, Parameter(negative=())] = None,
     weights: Path | None = None,
     base: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
 ) -> int:
     """Edit videos or pictures by an instruction.
 
-    Example: `opensama edit holiday.mp4 "Turn into watercolor style."`
+    Example: `opensama edit holiday.mp4 "Make the scene look like sunset."`
 
     Parameters
     ----------
@@ -79,9 +81,11 @@ def edit(
     seed
         The same seed gives the same edit.
     steps
-        Denoising steps: more is slower and often better. By default the model's own number.
+        Denoising steps. By default the model's own number: for a released model fewer are faster and worse; for the
+        embedded ones more are slower and no better.
     guidance
-        How strongly the instruction acts. By default the model's own.
+        How strongly the instruction acts. By default the model's own: for the embedded ones that is 1, and more is
+        worse.
     frames
         Edit only the frames A:B, from A up to but not including B, counted from 0; the rest passes through. Either may
         be left out.
@@ -109,7 +113,8 @@ def edit(
     overwrite
         Replace the output where it exists.
     anyway
-        Edit, though the instruction has words that the model does not know.
+        Edit, though the instruction has words that the model does not know, or the model needs more memory or disk
+        than this machine has.
     even
         Pad odd sizes by a pixel, so that every player plays the file.
     device
@@ -129,6 +134,9 @@ def edit(
         the transformer's folder of Wan.
     base
         The folder of the base model that a released model builds on, when it is not to come from the hub.
+    json_file
+        Also write into this file what was edited and how: file, model, instruction, seconds, the share of the picture
+        that changed, and words that the model does not know. Of several edits a list.
     """
     begin = time.perf_counter()
     check_order(videos, instruction)
@@ -145,15 +153,13 @@ def edit(
         background=background,
         alpha=alpha,
     )
-    from opensama.models.registry import find, unknown_words
+    from opensama.models.registry import find
+    from opensama.models.words import check_words
 
-    unknown = unknown_words(find(model), instruction)
-    if unknown and not anyway:
-        listed = ", ".join(repr(word) for word in unknown[:5])
-        raise UserError(
-            f"The model {model} has never been taught {listed}{' and others' if unknown[5:] else ''}, so nothing was "
-            f"edited: say it in words that it knows (words.txt in its folder), choose a larger model, or add --anyway."
-        )
+    entry = find(model)
+    check_words(model, instruction, anyway)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
     check_offload(offload)
     if dtype is not None:
         check_dtype(dtype)
@@ -174,33 +180,50 @@ def edit(
         if jobs:
             with Display() as show:
                 if not several:
-                    for note in jobs[0].source.notes:
+                    from opensama.pipeline.advice import advice
+
+                    for note in (*jobs[0].source.notes, *advice(entry, jobs[0].request)):
                         show.note(note)
                 from opensama import load
 
                 editor = load(
                     model, device=device, dtype=dtype, weights=weights, base=base,
-                    offload=offload, vae_tiling=vae_tiling, lora=loras, notice=show.note,
+                    offload=offload, vae_tiling=vae_tiling, lora=loras, anyway=anyway, notice=show.note,
                 )  # fmt: skip
+        edits: list[dict[str, object]] = []
         for job in jobs:
             with Display() as show, recorded(job.source.path, failed, several, show):
-                run(editor, job, writing, show, named=several, begun=time.perf_counter() if several else begin)
+                begun = time.perf_counter() if several else begin
+                told = run(editor, job, writing, show, named=several, begun=begun)
+                edits.append({"output": str(job.out), "model": model, "instruction": instruction} | told)
+        if json_file is not None:
+            with whole_file(json_file) as temporary:
+                temporary.write_text(json.dumps(edits if several else edits[0], indent=2) + "\n")
     return summary(len(found), failed, time.perf_counter() - begin) if several else 0
 
 
-def run(editor: Editor, job: Job, writing: Writing, show: Display, *, named: bool, begun: float) -> None:
-    """One edit, made and written; `named` says which it is with each of its notes."""
+def run(editor: Editor, job: Job, writing: Writing, show: Display, *, named: bool, begun: float) -> dict[str, object]:
+    """One edit, made and written; `named` says which it is with each of its notes. For programs its figures come out."""
     from opensama.media.frames import compare as side_by_side
     from opensama.media.video_io import read_video
+    from opensama.pipeline.advice import advice, verdict
 
-    for note in job.source.notes if named else ():
+    for note in (*job.source.notes, *advice(editor.entry, job.request)) if named else ():
         show.note(f"{job.source.path}: {note}")
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
     write(edited, job.out, show, writing)
     if job.compared is not None:
         write(side_by_side(job.source, read_video(job.out)), job.compared, show, replace(writing, codec=None))
         print(f"side by side: {job.compared}")
-    print(f"edited in {duration(time.perf_counter() - begun)}: {job.out}", flush=True)
+    print(verdict(edited))
+    seconds = time.perf_counter() - begun
+    print(f"edited in {duration(seconds)}: {job.out}", flush=True)
+    return {
+        "unknown_words": list(edited.unknown_words),
+        "changed": round(edited.changed, 4),
+        "frames": edited.frame_count,
+        "seconds": round(seconds, 2),
+    }
 
 
 @contextmanager

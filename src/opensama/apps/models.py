@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from opensama.values import UserError
 
 if TYPE_CHECKING:
-    from opensama.models.registry import ModelEntry, Weights
+    from opensama.models.registry import ModelEntry
 
 app = App(name="models", help="The models: list, explain, convert.")
 
@@ -40,6 +40,7 @@ def info(name: str, /) -> None:
         A name that `opensama models list` shows, one with a preset (NAME:PRESET), or a pipeline folder.
     """
     from opensama.models.registry import find
+    from opensama.pipeline.room import is_cached
 
     entry = find(name)
     print(f"{entry.name}: {entry.summary}")
@@ -146,16 +147,10 @@ def strengths(entry: ModelEntry) -> list[str]:
     return lines
 
 
-def is_cached(part: Weights) -> bool:
-    """Whether the hub's files of a model's part are on this disk (patterns count when the model's index is there)."""
-    from huggingface_hub import try_to_load_from_cache
-
-    wanted = [name for name in part.files if "*" not in name] or ["model_index.json"]
-    return all(isinstance(try_to_load_from_cache(part.repo, name), str) for name in wanted)
-
-
 def is_here(entry: ModelEntry) -> bool:
     """Whether a model can be loaded without a download."""
+    from opensama.pipeline.room import is_cached
+
     if entry.folder is not None:
         return all((folder / "model_index.json").is_file() for folder in (entry.folder, entry.shared) if folder)
     return all(is_cached(part) for part in (entry.base, entry.edit) if part is not None)

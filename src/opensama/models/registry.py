@@ -95,6 +95,7 @@ class ModelEntry:
     shared: Path | None = None
     base: Weights | None = None
     edit: Weights | None = None
+    footage: tuple[str, ...] = ()  # of a model that edits drawings: what comes out on footage, as looked at
 
 
 _APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
@@ -110,6 +111,7 @@ TINY = ModelEntry(
         steps=2, guidance=1.0, shift=8.0, area=128 * 128, multiple=16, window=17, overlap=2,
         prompt_prefix="", negative_prompt="", max_text_tokens=40, preserve=True, dtype="float32",
     ),
+    footage=("night", "sunset", "sepia", "fog"),
 )  # fmt: skip
 
 TINY_ICVE = ModelEntry(
@@ -121,6 +123,7 @@ TINY_ICVE = ModelEntry(
     folder=ASSETS / "tiny-icve",
     shared=TINY.folder,
     defaults=TINY.defaults,
+    footage=TINY.footage,
 )
 
 SAMA_14B = ModelEntry(

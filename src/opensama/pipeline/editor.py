@@ -23,14 +23,18 @@ from opensama import runtime
 from opensama.media.video_io import check_frames, read_video
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry, find, unknown_words
+from opensama.models.words import check_words
+from opensama.pipeline.advice import advice
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
+from opensama.pipeline.changes import Changes
 from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
+from opensama.pipeline.room import Machine, check_room, download_notice, to_download
 from opensama.pipeline.windows import WindowPlan
-from opensama.values import EditRequest, Progress, UserError, Video, background_color
+from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video, background_color
 
 
 def edit(
@@ -43,17 +47,21 @@ def edit(
     offload: str = "none",
     vae_tiling: bool = False,
     lora: Sequence[str | Path | Lora] = (),
+    anyway: bool = False,
     **request: Any,
-) -> Video:
+) -> EditedVideo:
     """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...).
 
-    What can be wrong is said, and what a person should know of how the video was read is printed, before the model is
-    loaded.
+    What can be wrong is said, and what a person should know of how the video was read and of the model is printed,
+    before the model is loaded. UserError also for words that a model of few words does not know, and where this machine
+    is too small for the model, unless `anyway`.
     """
+    check_words(model, instruction, anyway)
     asked = checked(EditRequest(video, instruction, **request))
-    for note in asked.video.notes if isinstance(asked.video, Video) else ():
+    notes = asked.video.notes if isinstance(asked.video, Video) else ()
+    for note in (*notes, *advice(find(model), asked)):
         print(note)
-    editor = load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling, lora=lora)
+    editor = load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling, lora=lora, anyway=anyway)
     return replace(editor.edit(asked), notes=())  # which are said
 
 
@@ -67,6 +75,7 @@ def load(
     offload: str = "none",
     vae_tiling: bool = False,
     lora: Sequence[str | Path | Lora] = (),
+    anyway: bool = False,
     notice: Callable[[str], object] = print,
 ) -> Editor:
     """An editor with a model of the registry, or with the one in a folder.
@@ -75,16 +84,22 @@ def load(
     or the folder it is in) name local ones. `offload` says where weights lie while others compute (see `memory`);
     `vae_tiling` has the autoencoder work piece by piece. `lora` adds LoRAs to the weights, each FILE, "FILE:SCALE",
     (file, scale), or a folder that training wrote; for one trained from plain Wan, `weights` is Wan's transformer
-    folder. Raises UserError for unknown names, for missing or wrong files, and where the device's memory is full.
+    folder. Before anything is downloaded its size and licence go to `notice`. Raises UserError for unknown names, for
+    missing or wrong files, where the device's memory is full, and, unless `anyway`, where the model needs more memory
+    or disk than there is.
     """
     entry = find(name)
     where = runtime.pick_device(device)
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
     runtime.check_offload(offload)
     loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
+    missing = to_download(entry, weights=weights, base=base)
+    if not anyway:
+        check_room(entry, Machine.here(where), missing, bits=8 * number_type.itemsize, offload=offload)
+    runtime.say_once(download_notice(entry, missing), notice)
+    runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
     place(pipeline, where, offload, vae_tiling=vae_tiling)
-    runtime.say_once(entry.licence.notice, notice)
     return Editor(pipeline, entry, offload=offload)
 
 
@@ -100,7 +115,7 @@ class Editor:
         return unknown_words(self.entry, instruction)
 
     @torch.no_grad()
-    def edit(self, request: EditRequest) -> Video:
+    def edit(self, request: EditRequest) -> EditedVideo:
         """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it."""
         video = source_of(request)
         start, stop = request.frame_range(video)
@@ -108,13 +123,20 @@ class Editor:
         with self.pipeline.freed():
             carrier = self._small_edit(request, video, start, stop)
 
-        def frames(first: int, last: int) -> Iterator[np.ndarray]:
+        def triples(first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor | None]]:
             weights = limits(first, last)
             for index, source in enumerate(video.frames(first, last), first):
                 limit = next(weights)
-                yield carrier.frame(index - start, source, limit) if start <= index < stop else source
+                yield source, carrier.frame(index - start, source, limit) if start <= index < stop else source, limit
 
-        edited = video.with_frames(frames)
+        changes = Changes(triples, start, stop)
+
+        def frames(first: int, last: int) -> Iterator[np.ndarray]:
+            for index, (source, frame, limit) in enumerate(triples(first, last), first):
+                changes.see(index, source, frame, limit)
+                yield frame
+
+        edited = EditedVideo.of(video.with_frames(frames), changes.share, self.unknown_words(request.instruction))
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
     def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Carrier:

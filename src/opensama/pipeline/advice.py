@@ -1,0 +1,45 @@
+"""What a person should hear of a model: before an edit what it cannot do, after it how much it did."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opensama.models.registry import ModelEntry
+from opensama.pipeline.buckets import Placement
+from opensama.pipeline.changes import HARDLY
+from opensama.values import EditedVideo, EditRequest, Video
+
+GRAIN = 1.2  # of 255, see `grain`: footage has this and more, two thirds of our drawings have less
+
+
+def advice(entry: ModelEntry, request: EditRequest) -> list[str]:
+    """Sentences about a request, its video being read, that this model will not do justice to."""
+    video, said = request.video, []
+    assert isinstance(video, Video)
+    if entry.footage and grain(next(video.frames(0, 1))) >= GRAIN:
+        can = f"{', '.join(entry.footage[:-1])} and {entry.footage[-1]}"
+        said.append(f"{entry.name} edits drawings; of footage it changes the light: {can} come out, little else does.")
+    steps, guidance = entry.defaults.steps, entry.defaults.guidance
+    if entry.folder is not None and entry.footage:  # measured: benchmarks/steps.py
+        if request.steps is not None and request.steps > 2 * steps:
+            said.append(f"More steps make {entry.name} slower and no better: its own number is {steps}.")
+        if request.guidance is not None and request.guidance > 1.5 * guidance:
+            said.append(f"Guidance above {guidance:g} burns {entry.name}'s pictures: {guidance:g} is its own.")
+    return said
+
+
+def grain(frame: np.ndarray) -> float:
+    """How restless a picture is at 128 x 128: the median of a pixel's distance to its four neighbours' sum, of 255."""
+    height, width = frame.shape[:2]
+    placement = Placement.of(width, height, 128 * 128, 16)
+    light = placement.leave(placement.enter(frame)).mean(0) * 127.5
+    middle = light[1:-1, 1:-1]
+    return float((4 * middle - light[:-2, 1:-1] - light[2:, 1:-1] - light[1:-1, :-2] - light[1:-1, 2:]).abs().median())
+
+
+def verdict(edited: EditedVideo) -> str:
+    """`96.2 % of the picture changed`, and what to do where that is as good as nothing."""
+    said = f"{100 * edited.changed:.1f} % of the picture changed"
+    if edited.changed >= HARDLY:
+        return said
+    return f"{said}: the model made nothing of the instruction; say it otherwise, or try another --seed or --model"

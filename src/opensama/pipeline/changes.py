@@ -1,0 +1,65 @@
+"""How much of a picture an edit changed, seen on the very frames that come out of it.
+
+A frame is looked at in cells of 1/32 of its side; a cell changed where its mean colour is off by more than 8 of 255 in
+some channel, so that what an autoencoder or a codec does to fine detail is no change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+
+from opensama.pipeline.buckets import unit
+
+CELLS = 32  # a side
+VISIBLE = 8 / 255
+FRAMES = 24  # of a clip that are looked at, spread evenly
+HARDLY = 0.005  # a share below this is as good as nothing
+
+Triples = Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray, Tensor | None]]]
+
+
+class Changes:
+    """Counts what changed in the frames start..stop of an edit: `see` each as it passes, `share` when asked.
+
+    `triples(start, stop)` streams source, edited frame (h w 3) and weights [h w] of what may change, or None; it is
+    asked only for frames that did not pass.
+    """
+
+    def __init__(self, triples: Triples, start: int, stop: int):
+        self.triples = triples
+        step = max(1, math.ceil((stop - start) / FRAMES))
+        self.wanted = range(start, stop, step)
+        self.seen: dict[int, tuple[int, int]] = {}
+
+    def see(self, index: int, source: np.ndarray, edited: np.ndarray, limit: Tensor | None) -> None:
+        if index in self.wanted and index not in self.seen:
+            self.seen[index] = changed_cells(source, edited, limit)
+
+    def share(self) -> float:
+        """Of the cells that were free to change, how many did: 0..1."""
+        for index in self.wanted:
+            if index not in self.seen:
+                for triple in self.triples(index, index + 1):
+                    self.see(index, *triple)
+        changed, free = (sum(part) for part in zip(*self.seen.values(), strict=True))
+        return changed / free if free else 0.0
+
+
+def changed_cells(source: np.ndarray, edited: np.ndarray, limit: Tensor | None) -> tuple[int, int]:
+    """How many cells of a frame changed, and how many may."""
+    cell = max(1, round(math.sqrt(source.shape[0] * source.shape[1]) / CELLS))
+
+    def cells(x: Tensor) -> Tensor:
+        return functional.avg_pool2d(x[None], cell, ceil_mode=True)[0]
+
+    off = cells((unit(edited) - unit(source)).permute(2, 0, 1)).abs().amax(0) > VISIBLE
+    if limit is None:
+        return int(off.sum()), off.numel()
+    free = cells(limit[None].float())[0]
+    free = free > min(0.5, float(free.max()) / 2)
+    return int((off & free).sum()), int(free.sum())

@@ -1,0 +1,118 @@
+"""Whether a model fits on this machine, in memory and on disk: asked before anything is downloaded or loaded.
+
+Weights are read into the computer's memory and then placed: a CPU holds them all, in 32 bits twice what their files
+take; a GPU holds as much of them as `offload` leaves on it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opensama.models.registry import ModelEntry, Weights
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+GB = 10**9
+STORED = 16  # bits of a number in the released files
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is, in bytes: the computer's memory, the device's own (None on a CPU), disk free at the weights'."""
+
+    memory: int
+    device_memory: int | None
+    disk: int
+    folder: Path
+
+    @classmethod
+    def here(cls, device: torch.device) -> Machine:
+        import torch
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        own = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+        folder = Path(HF_HUB_CACHE)
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        return cls(memory_of_computer(), own, shutil.disk_usage(existing).free, folder)
+
+
+def memory_of_computer() -> int:
+    """Bytes; 0 where the system does not say."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def to_download(entry: ModelEntry, *, weights: object = None, base: object = None) -> list[Weights]:
+    """The parts of a model that are neither given nor in the hub's cache."""
+    parts = ((entry.base, base), (entry.edit, weights))
+    return [part for part, given in parts if part is not None and given is None and not is_cached(part)]
+
+
+def is_cached(part: Weights) -> bool:
+    """Whether the hub's files of a model's part are on this disk (patterns count when the model's index is there)."""
+    from huggingface_hub import try_to_load_from_cache
+
+    wanted = [name for name in part.files if "*" not in name] or ["model_index.json"]
+    return all(isinstance(try_to_load_from_cache(part.repo, name), str) for name in wanted)
+
+
+def download_notice(entry: ModelEntry, missing: Sequence[Weights]) -> str:
+    """What is about to be downloaded, from where, under which licence; nothing where nothing is."""
+    if not missing:
+        return ""
+    listed = " and ".join(f"{part.size} from {part.url}" for part in missing)
+    return f"To be downloaded for {entry.name}: {listed}. Licence: {entry.licence.name}."
+
+
+def check_room(
+    entry: ModelEntry, machine: Machine, missing: Sequence[Weights], *, bits: int = 16, offload: str = "none"
+) -> None:
+    """UserError that says what a model needs, what there is, and what would fit."""
+    if short := shortage(entry, machine, missing, bits=bits, offload=offload):
+        raise UserError(f"{short}; --anyway goes on all the same.")
+
+
+def shortage(
+    entry: ModelEntry, machine: Machine, missing: Sequence[Weights], *, bits: int = 16, offload: str = "none"
+) -> str:
+    """What is short for a model here, and what would fit; nothing where it fits."""
+    parts = [gigabytes(part.size) for part in (entry.base, entry.edit) if part is not None]
+    if not parts:
+        return ""
+    download, free = sum(gigabytes(part.size) for part in missing), machine.disk / GB
+    if download > free:
+        return (
+            f"{entry.name} needs a download of {download:.1f} GB and {free:.0f} GB of disk are free in {machine.folder}"
+            f": make room, let HF_HOME name a larger disk, name copies with --weights and --base, or use --model tiny"
+        )
+    held, there = bits / STORED * sum(parts), machine.memory / GB
+    if 0 < there < held:
+        smaller = sum(parts) if bits > STORED else held
+        fits = "--dtype bfloat16 or --model tiny" if smaller < there else "--model tiny"
+        return (
+            f"{entry.name} needs {held:.0f} GB of memory to be loaded{' in 32 bits' if bits > STORED else ''} and this "
+            f"machine has {there:.0f} GB: {fits} would fit here"
+        )
+    if machine.device_memory is None:
+        return ""
+    own = machine.device_memory / GB
+    needs = {"none": held, "model": bits / STORED * max(parts), "group": 0.0, "disk": 0.0}
+    if needs[offload] <= own:
+        return ""
+    fits = "--dtype bfloat16" if bits > STORED and needs[offload] * STORED / bits <= own else ""
+    fits = fits or f"--offload {next(name for name, need in needs.items() if need <= own)}"
+    return (
+        f"{entry.name} needs {needs[offload]:.0f} GB of the GPU's memory with --offload {offload}, and it has "
+        f"{own:.0f} GB: {fits} would fit here"
+    )
+
+
+def gigabytes(size: str) -> float:
+    """`28.6 GB` as 28.6."""
+    return float(size.removesuffix("GB")) if size else 0.0
