@@ -55,7 +55,7 @@ def test_page_holds_everything_and_puts_failures_first() -> None:
     assert "<red>" not in text
     assert "2 of 3 edits came out right" in text
     assert "1 of 1 edit came out right" in page([item()], "tiny", "test")
-    assert text.index("<video") < text.index("In each picture: source, edit, exact answer"), "videos come first"
+    assert text.index("<video") < text.index(command.LEGEND[:30]), "videos come first"
     assert '<a href="#remove">remove 1/2</a>' in text
     assert '<section id="remove">' in text
     assert "nearest to source, kind" in text
