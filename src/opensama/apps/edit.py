@@ -203,7 +203,7 @@ def edit(
 
 
 def run(editor: Editor, job: Job, writing: Writing, show: Display, *, named: bool, begun: float) -> dict[str, object]:
-    """One edit, made and written; `named` says which it is with each of its notes. For programs its figures come out."""
+    """One edit, made and written; `named` says which it is with each of its notes. Its figures come out."""
     from opensama.media.frames import compare as side_by_side
     from opensama.media.video_io import read_video
     from opensama.pipeline.advice import advice, verdict
