@@ -107,7 +107,8 @@ def _missing(error: CycloptsError) -> str:
         return ""
     command = " ".join(error.command_chain or ())
     if command == "edit":
-        return 'Name a video, and say in quotes what to change: opensama edit holiday.mp4 "Make the scene look like sunset."'
+        example = 'opensama edit holiday.mp4 "Make the scene look like sunset."'
+        return f"Name a video, and say in quotes what to change: {example}"
     if command == "train":
         return "Name a recipe, as in `opensama train tiny` or `opensama train sama-14b-stage0`; --help lists them."
     return ""
