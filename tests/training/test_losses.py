@@ -1,0 +1,287 @@
+"""The losses of every stage of every recipe, at tiny size from fixed seeds: refactoring must leave them as they are.
+
+`python -m tests.training.test_losses` prints them anew, for a change that is meant to change them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from opensama.models.registry import TINY
+from opensama.models.sama import SamaTransformer3DModel
+from opensama.models.tiny import PatchAutoencoder
+from opensama.pipeline.sama import SamaPipeline
+from opensama.recipes.icve import RECIPES as ICVE_RECIPES
+from opensama.recipes.sama import RECIPES as SAMA_RECIPES
+from opensama.recipes.tiny import CORE, ICVE_SMOKE, SMOKE
+from opensama.reproduction import icve as small_icve
+from opensama.reproduction import run as small_sama
+from opensama.reproduction.arms import BUDGETS, PRIOR, SAMA
+from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
+from opensama.training.config import StageConfig
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.runs import train_editor
+from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
+from opensama.training.text import make_text_encoder, train_tokenizer
+from opensama.training.tiny import train_tiny
+from opensama.world import plan_edit
+from tests.data.making import save_base, save_manifest, tiny_settings
+from tests.training.icve_making import icve_settings, save_icve_base
+
+Losses = dict[str, list[float]]
+
+
+class Recorder:
+    """Keeps the loss of every step of a `Trainer` by the stage's name."""
+
+    def __init__(self) -> None:
+        self.losses: Losses = {}
+
+    def __enter__(self) -> Losses:
+        self.plain = plain = Trainer.step
+
+        def step(trainer: Trainer) -> dict[str, float]:
+            values = plain(trainer)
+            self.losses.setdefault(trainer.stage.name, []).append(values["loss"])
+            return values
+
+        Trainer.step = step  # type: ignore[method-assign]
+        return self.losses
+
+    def __exit__(self, *_: object) -> None:
+        Trainer.step = self.plain  # type: ignore[method-assign]
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+def steps(n: int, **more: float) -> StageConfig:
+    return StageConfig(minutes=1e6, max_steps=n, **more)
+
+
+def small_model(folder: Path) -> Path:
+    """A SAMA pipeline's folder of the smallest embedded kind, with random weights."""
+    torch.manual_seed(0)
+    plans = [plan_edit(i) for i in range(100)]
+    tokenizer = train_tokenizer([text for p in plans for text in (p.instruction, p.caption)], 400)
+    vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
+    vae.start_from_components(drawn_clips(8, 0))
+    set_latent_statistics(vae, drawn_clips(4, 0))
+    transformer = SamaTransformer3DModel(
+        patch_size=(1, 1, 1), num_attention_heads=1, attention_head_dim=64, in_channels=192, out_channels=192,
+        source_gate=True, text_dim=32, freq_dim=64, ffn_dim=256, num_layers=2, semantic_dim=32, semantic_hidden=32,
+        semantic_tokens_per_anchor=17, semantic_rotary="grid",
+    )  # fmt: skip
+    SamaPipeline(
+        tokenizer=tokenizer, text_encoder=make_text_encoder(tokenizer, 32, 1), vae=vae, transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0), defaults=TINY.defaults.to_dict(),
+    ).save_pretrained(folder)  # fmt: skip
+    make_semantic_encoder(32, 1).save_pretrained(folder / "semantic_encoder")
+    return folder
+
+
+def frozen_parts(folder: Path) -> None:
+    """The embedded SAMA's own frozen parts, trained before its transformer is."""
+    torch.manual_seed(0)
+    vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
+    vae.start_from_components(drawn_clips(8, 0))
+    Trainer(AutoencoderStage(vae, batch=6, pictures=8), LoopConfig(steps=10), folder, quiet).run()
+    tokenizer = train_tokenizer([plan_edit(i).instruction for i in range(100)], 400)
+    encoder, text = make_semantic_encoder(32, 1), make_text_encoder(tokenizer, 32, 1)
+    Trainer(SemanticStage(encoder, text, tokenizer, batch=4), LoopConfig(steps=10, muon=1e-3), folder, quiet).run()
+
+
+LITTLE = {
+    "image_edits": 4, "video_edits": 4, "pretext_clips": 4, "unpaired_stills": 4, "unpaired_clips": 4,
+    "image_batch": 2, "video_batch": 1, "picture_batch": 2, "window_batch": 4, "test_edits": 4,
+}  # fmt: skip
+
+
+def sama_from_weights(folder: Path) -> None:
+    """Image edits, then videos with pretext tasks, from one pool for the whole run."""
+    config = SMOKE.model_copy(update=LITTLE | {"images": steps(10, muon=2e-3), "videos": steps(10, muon=2e-3)})
+    train_tiny(config, folder / "run", start_from=small_model(folder / "model"), say=quiet)
+
+
+def core(folder: Path) -> None:
+    """The world's core from pictures and windows, pools renewed."""
+    little = LITTLE | {"chunk": 4, "chunk_steps": 4, "chunks": 2}
+    stages = {name: steps(10, muon=1.2e-3, decay=0.0) for name in ("pictures", "windows", "images")}
+    config = CORE.model_copy(update=little | stages | {"videos": StageConfig(minutes=0)})
+    train_tiny(config, folder / "run", start_from=small_model(folder / "model"), say=quiet)
+
+
+def embedded_icve(folder: Path) -> None:
+    """Beside the embedded SAMA's frozen parts."""
+    stages = {"pretrain": steps(10, muon=2e-3), "images": steps(10, muon=2e-3), "videos": steps(3)}
+    train_tiny(ICVE_SMOKE.model_copy(update=LITTLE | stages), folder / "run", say=quiet)
+
+
+def sama_editors(folder: Path) -> None:
+    """The paper's stages on a base in diffusers' layout, and low-rank."""
+    base, manifest = save_base(folder / "base"), save_manifest(made(folder / "data"))
+    edits = manifest.with_name("edits.jsonl")
+    edits.write_text("".join(f"{line}\n" for line in manifest.read_text().splitlines() if "clip" not in line))
+    data = {"sama-14b-stage0": manifest, "sama-14b-stage1": edits, "sama-14b-stage0-lora": manifest}
+    for name, rows in data.items():
+        settings = tiny_settings(base, rows)
+        settings["data"] |= {"images": 1, "videos": 2}
+        settings["optimizer"] |= {"steps": 3, "lr": 1e-3}
+        settings["data"]["clips"] = SAMA_RECIPES[name].data.clips
+        settings["lora"] = SAMA_RECIPES[name].model_dump()["lora"]
+        train_editor(type(SAMA_RECIPES[name])(**settings), folder / name, name=name, device="cpu", say=quiet)
+
+
+def icve_editors(folder: Path) -> None:
+    base, manifest = save_icve_base(folder / "base"), save_manifest(made(folder / "data"))
+    for name in ("icve-13b-pretrain", "icve-13b-sft", "icve-13b-sft-lora"):
+        settings = icve_settings(base, manifest, name)
+        settings["model"] |= {"start": "hunyuan"}
+        settings["data"] |= {"videos": 2}
+        settings["optimizer"] |= {"steps": 3, "epochs": None, "lr": 1e-3}
+        train_editor(type(ICVE_RECIPES[name])(**settings), folder / name, name=name, device="cpu", say=quiet)
+
+
+def embedded_editors(folder: Path) -> None:
+    """The embedded models on people's own clips."""
+    manifest = save_manifest(made(folder / "data"))
+    edits = manifest.with_name("edits.jsonl")
+    edits.write_text("".join(f"{line}\n" for line in manifest.read_text().splitlines() if "clip" not in line))
+    for name, recipe in (SAMA_RECIPES | ICVE_RECIPES).items():
+        if not name.startswith("tiny-") or name.endswith("-lora"):
+            continue
+        settings = recipe.model_dump()
+        settings["data"] |= {"manifest": manifest if settings["data"]["clips"] else edits}
+        settings["data"] |= {"area": 64 * 64, "frames": 9, "videos": 2, "video_batch": 2, "image_batch": 2}
+        settings["data"]["images"] = 2 if settings["data"]["images"] else 0
+        settings["optimizer"] |= {"steps": 3, "epochs": None}
+        train_editor(type(recipe)(**settings), folder / name, name=name, device="cpu", say=quiet)
+
+
+def reproduction(folder: Path) -> None:
+    """The papers' experiments in small: what a run trains, without its exam."""
+    budget = BUDGETS["smoke"]
+    for name in small_sama.POOLS:
+        small_sama.make_pool(folder, budget, name)
+    torch.manual_seed(0)
+    images, videos = small_sama.pool_of(folder, "images"), small_sama.pool_of(folder, "videos")
+    prior = [small_sama.pool_of(folder, "prior")]
+    small_sama.train_sama(
+        "micro prior", small_sama.make_transformer(PRIOR, budget), prior, PRIOR, 0, budget, 0, 2, 10, folder
+    )
+    model = small_sama.make_transformer(SAMA, budget)
+    spoilt = small_sama.spoilt(folder, budget, SAMA)
+    small_sama.train_sama("micro stage0", model, [images, *spoilt], SAMA, 0, budget, 3, 2, 10, folder)
+    small_sama.train_sama("micro stage1", model, [images, videos], SAMA, 0, budget, 2, 2, 10, folder)
+    few = small_icve.ICVE_BUDGETS["smoke"]
+    small_icve.draw_pool(folder, few, small_icve.UNPAIRED)
+    pairs = small_sama.pool_of(folder, small_icve.UNPAIRED)
+    small_icve.train_icve("micro icve", small_icve.make_icve(few), pairs, 0, few, 10, folder)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+RUNS: dict[str, Callable[[Path], None]] = {
+    run.__name__: run
+    for run in (
+        frozen_parts, sama_from_weights, core, embedded_icve, sama_editors, icve_editors, embedded_editors,
+        reproduction,
+    )
+}  # fmt: skip
+# fmt: off
+LOSSES: dict[str, Losses] = {
+    "frozen_parts": {
+        "autoencoder": [0.003583116, 0.006670034, 0.01170275, 0.01466374, 0.0168406, 0.01595503, 0.0405215,
+            0.01225568, 0.01038355, 0.02553206],
+        "semantic": [8.424597, 8.273281, 6.573715, 5.830542, 5.452656, 3.392295, 5.169885, 2.532482, 3.686005,
+            3.338179],
+    },
+    "sama_from_weights": {
+        "images": [1.162293, 0.6593627, 0.5818068, 0.6448228, 1.316641, 0.5218683, 0.6139877, 0.6756886,
+            0.8986744, 0.4953867],
+        "videos": [0.3758848, 0.5475289, 0.9052272, 0.3857271, 0.3975205, 0.3926227, 1.22515, 0.8219251,
+            1.28563, 0.3039354],
+    },
+    "core": {
+        "pictures": [2.800349, 2.370929, 1.010832, 4.845353, 1.319428, 2.014402, 10.53369, 1.100969, 4.397916,
+            0.6959786],
+        "windows": [1.091867, 1.09712, 1.082799, 1.25648, 0.490953, 0.7627856, 0.6583263, 1.296909, 1.438112,
+            0.4765931],
+        "images": [0.9215462, 0.6803798, 0.5653819, 0.8966573, 0.8024349, 0.4547676, 0.9246266, 0.7686019,
+            0.4707045, 0.8869131],
+    },
+    "embedded_icve": {
+        "pretrain": [2.077605, 1.092801, 1.224257, 1.835747, 0.4622186, 0.6344503, 0.8686572, 0.7550096,
+            0.6815046, 0.8041478],
+        "images": [0.68968, 0.363938, 0.2866378, 0.3720516, 0.8149736, 0.2667138, 0.3492421, 0.380284,
+            0.529116, 0.2667533],
+        "videos": [0.4194311, 0.3191429, 0.392892],
+    },
+    "sama_editors": {
+        "sama-14b-stage0": [1.675006, 1.907959, 1.717459],
+        "sama-14b-stage1": [1.678335, 1.896653, 1.706151],
+        "sama-14b-stage0-lora": [1.675006, 1.907959, 1.740564],
+    },
+    "icve_editors": {
+        "icve-13b-pretrain": [1.315322, 1.430876, 1.332944],
+        "icve-13b-sft": [1.315322, 1.430876, 1.332944],
+        "icve-13b-sft-lora": [1.315322, 1.430876, 1.382671],
+    },
+    "embedded_editors": {
+        "tiny-stage0": [0.3912678, 0.4155384, 0.3959841],
+        "tiny-stage1": [0.4280107, 0.4252062, 0.4311651],
+        "tiny-icve-pretrain": [0.2928499, 0.1749479, 0.3249857],
+        "tiny-icve-sft": [0.1823253, 0.06862799, 0.1807862],
+    },
+    "reproduction": {
+        "micro prior": [0.4673914, 0.3222137, 0.6317331, 0.6989544, 0.5300895, 0.3624709, 0.3710519, 0.6671731,
+            0.29486, 0.4609518],
+        "micro stage0": [0.6390867, 0.9374115, 1.000136, 1.278413, 0.3869147, 0.5515466, 0.4485225, 1.176476,
+            1.067229, 1.209651],
+        "micro stage1": [0.6767372, 0.6281507, 1.146869, 0.7680541, 0.651206, 0.580099, 0.4033383, 1.000734,
+            1.592681, 0.5069901],
+        "micro icve": [0.509899, 0.2776912, 0.8855439, 0.583023, 0.7725825, 0.4245284, 0.2257712, 0.5801898,
+            0.4760746, 0.4105999],
+    },
+}
+# fmt: on
+
+
+def losses_of(run: Callable[[Path], None], folder: Path) -> Losses:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with Recorder() as losses:
+            run(folder)
+    finally:
+        torch.set_num_threads(threads)
+    return losses
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_losses_are_as_they_were(name: str, tmp_path: Path) -> None:
+    found = losses_of(RUNS[name], tmp_path)
+    assert found.keys() == LOSSES[name].keys()
+    for stage, losses in LOSSES[name].items():
+        assert found[stage] == pytest.approx(losses, rel=1e-4), stage
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or RUNS:
+        with TemporaryDirectory() as folder:
+            found = losses_of(RUNS[name], Path(folder))
+        print(f"    {name!r}: {{")
+        for stage, losses in found.items():
+            print(f"        {stage!r}: [{', '.join(f'{loss:.7g}' for loss in losses)}],")
+        print("    },")
