@@ -29,7 +29,8 @@ def main() -> None:
 
 def places(family: str, keys: Path) -> None:
     """Says whether every released tensor is rows of the full-size model's, and every row of these is in one."""
-    from opensama.models.convert import FAMILIES, empty_model, released_shape
+    from opensama.models.convert import empty_model, released_shape
+    from opensama.models.families import FAMILIES
 
     row = FAMILIES[family]
     released = {name: tuple(shape) for name, shape in json.loads(keys.read_text())["tensors"].items()}

@@ -27,6 +27,8 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from opensama import runtime
 from opensama.media.video_io import write_video
+from opensama.models.costs import forward_flops
+from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.pipeline.diffusion import Guidance
 from opensama.pipeline.sama import SamaPipeline
@@ -34,7 +36,6 @@ from opensama.recipes.sama import RECIPES
 from opensama.recipes.tiny import SMOKE
 from opensama.runtime import whole_file
 from opensama.training.config import StageConfig
-from opensama.training.costs import SIZES, forward_flops
 from opensama.training.loading import make_transformer
 from opensama.training.preview import Preview
 from opensama.training.start import make_vae, open_data
@@ -85,7 +86,7 @@ def edit_step(device: torch.device, small: bool, *, frames: int, offload: str) -
         steps=2, shift=5.0, guidance=Guidance(5.0), on_step=on_step,
     )  # fmt: skip
     tokens = 2 * t * h * w // 4 + 65
-    flops = 2 * forward_flops(SIZES["sama"].of(config), tokens, 512, semantic=65)
+    flops = 2 * forward_flops(SamaSizes.of(config), tokens, 512, semantic=65)
     return {"seconds": ends[1] - ends[0], "tflops": flops / (ends[1] - ends[0]) / 1e12}  # the first one warms up
 
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opensama.models.convert import (
-    FAMILIES,
     Recut,
     convert_released,
     convert_to_released,
@@ -20,7 +19,7 @@ from opensama.models.convert import (
     read_back,
     released_shape,
 )
-from opensama.models.layouts import Rows
+from opensama.models.families import FAMILIES, Rows
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.weights import TensorFiles, TensorInfo, write_safetensors
 from opensama.values import UserError

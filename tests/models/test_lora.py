@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opensama.models.convert import FAMILIES
+from opensama.models.families import FAMILIES
 from opensama.models.lora import add_lora, load_added, lora_state, merged, save_comfy, save_diffusers
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.pipeline.sama import SamaPipeline

@@ -227,7 +227,7 @@ def test_the_embedded_models_editing(config: TinyConfig, tokenizer):
     text = on_meta(make_text_encoder(tokenizer, 32, 1)).requires_grad_(config.family == "sama")
     streams = [Stream(drawn_pool(frames, config.family), 2, 1.0) for frames in (1, 17)]
     stage = EditingStage(
-        "videos", on_meta(make_tiny_transformer(config)), text, tokenizer, streams, family=config.family,
+        "videos", on_meta(make_tiny_transformer(config)), text, tokenizer, streams,
         importance=torch.ones(192),
     )  # fmt: skip
     assert stage_device(stage) == META

@@ -22,17 +22,18 @@ from opensama import EditRequest, load
 from opensama.apps.cli import main as opensama
 from opensama.media.video_io import read_video, write_video
 from opensama.models.convert import load_released
+from opensama.models.costs import forward_flops, training_flops
+from opensama.models.families import FAMILIES
+from opensama.models.families.icve import IcveSizes, condition
 from opensama.models.icve import IcveTransformer3DModel
-from opensama.models.layouts import FAMILIES
 from opensama.models.lora import add_lora, save_comfy, save_diffusers
 from opensama.models.registry import TINY_ICVE, find
 from opensama.pipeline.icve import IcvePipeline
-from opensama.recipes.icve import RECIPES, TARGETS
+from opensama.recipes.icve import RECIPES
 from opensama.training.config import IcveConfig
-from opensama.training.costs import IcveSizes, forward_flops, training_flops
 from opensama.training.loading import make_transformer
 from opensama.training.runs import encode_data, plan_editor
-from opensama.training.stages import EditStage, icve_condition
+from opensama.training.stages import EditStage, noised
 from opensama.training.start import open_data
 from opensama.values import Video
 from opensama.world import to_uint8
@@ -91,7 +92,7 @@ def test_the_source_is_clean_and_kept_and_only_text_is_dropped(settings):
     stage = stage_of(settings)
     x = stage.batch(0)
     assert x["pooled"].shape == (2, 16)
-    asked = icve_condition(x, stage.transformer, **settings.model.asking)
+    asked = condition(noised(x), **settings.model.asked)
     assert torch.equal(asked["source_hidden_states"], x["source"])
     assert not torch.allclose(asked["hidden_states"], x["target"])
     assert asked["guidance"].tolist() == [1000.0, 1000.0]
@@ -200,7 +201,7 @@ def answer(model: Any) -> torch.Tensor:
         return model(x, torch.tensor([500.0]), words, source, None, pooled).sample
 
 
-@pytest.mark.parametrize("targets", [TARGETS, ("to_q", "proj_mlp")])
+@pytest.mark.parametrize("targets", [FAMILIES["icve"].lora_targets, ("to_q", "proj_mlp")])
 def test_low_rank_files_carry_what_was_trained(settings, tmp_path, targets):
     """diffusers' file, and ComfyUI's, applied by hand to the released names: q, k, v share one tensor there."""
     plain = make_transformer(settings).eval()

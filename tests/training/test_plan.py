@@ -10,9 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from opensama.data.samples import Shape
+from opensama.models.costs import forward_flops, training_flops
+from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
-from opensama.training.costs import SamaSizes, forward_flops, training_flops
 from opensama.training.plan import Plan, frozen_memory, make_plan, nominal_shapes
 from opensama.training.runs import plan_editor
 from opensama.training.start import full_config, make_encoders, sizes_of

@@ -10,11 +10,12 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from opensama.models.families.sama import condition
 from opensama.training.config import SamaConfig
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.runs import encode_data
-from opensama.training.stages import EditStage, sama_condition
+from opensama.training.stages import EditStage, noised
 from opensama.training.start import open_data
 from opensama.values import UserError
 
@@ -94,7 +95,7 @@ def test_a_pass_sees_the_same_batch_whatever_the_threads(config, tmp_path, worke
         assert len(seen) == 7
         for index, x in zip((0, 1, 2, 3, 4, 2, 9), seen, strict=True):
             wanted = stage.batch(index)
-            asked = sama_condition(wanted, stage.transformer)
+            asked = condition(noised(wanted))
             assert all(torch.equal(x[key], asked[key]) for key in asked if asked[key] is not None), index
         stage.close()
     assert not set(threading.enumerate()) - set(before)
@@ -156,7 +157,7 @@ def test_the_source_may_have_a_time_of_its_own_in_training_and_in_sampling(confi
     loaded = type(stage.transformer).from_pretrained(tmp_path)
     assert loaded.config["source_time"] == "zero"
     x = stage.batch(2)
-    asked = sama_condition(x, loaded)
+    asked = condition(noised(x))
     assert asked["timestep"].shape == (2,)
     n = x["source"][0, 0].numel() // 4
     rest = x["target"][0, 0].numel() // 4 + x["semantic"].shape[1]

@@ -417,7 +417,7 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
 
 def test_the_embedded_icve_has_its_recipes_sizes():
     shipped = json.loads((TINY_ICVE.folder / "transformer" / "config.json").read_text())
-    assert ICVE.icve_sizes.items() <= shipped.items()
+    assert ICVE.transformer_sizes.items() <= shipped.items()
 
 
 def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
@@ -431,7 +431,7 @@ def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
     texts = ["make it night.", "replace the red car with a small yellow flower.", ""]
     ids, mask = tokenize(given.tokenizer, texts, 40)
     streams = [Stream({"ids": ids}, 1, 1.0)]
-    stage = EditingStage("x", icve.transformer, given.text_encoder, given.tokenizer, streams, family="icve")
+    stage = EditingStage("x", icve.transformer, given.text_encoder, given.tokenizer, streams)
     ours, theirs = stage.words(*as_long_as_the_longest(ids, mask)), icve.encode_words(texts, 3)
     torch.testing.assert_close(ours["pooled"], theirs["pooled_projections"])
     there = theirs["encoder_attention_mask"].bool()

@@ -53,6 +53,7 @@ Licence: Apache-2.0.
 
 def write_card(folder: Path) -> str:
     """The card's text. Raises UserError where the folder holds no scores or no notes of its training."""
+    from opensama.models.families import find_family
     from opensama.models.registry import find
     from opensama.models.weights import TensorFiles
     from opensama.world import BACKGROUNDS, COLORS, KINDS, STYLES, TEXTURES, WEARABLES
@@ -76,8 +77,8 @@ def write_card(folder: Path) -> str:
     shared = f" The text encoder and the autoencoder are those of `{entry.shared.name}`." if entry.shared else ""
     return HEAD.format(
         name=folder.resolve().name,
-        kind={"sama": "A SAMA", "icve": "An ICVE"}[entry.family],
-        command="opensama train tiny" + (" --recipe icve" if entry.family == "icve" else ""),
+        kind=f"{'An' if entry.family[0] in 'aeiou' else 'A'} {entry.family.upper()}",
+        command=find_family(entry.family).command,
         shared=shared,
         parts="\n".join(rows),
         size=size / 1e6,

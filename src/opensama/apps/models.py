@@ -71,7 +71,7 @@ def convert(
     out: Path,
     /,
     *,
-    family: Literal["sama", "icve"] = "sama",
+    family: str = "sama",
     config: Path | None = None,
     to: Literal["ours", "released"] = "ours",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -85,7 +85,7 @@ def convert(
     out
         The folder to write; with --to released, the file.
     family
-        Which model's table of names to use.
+        Which family's table of names to use: sama or icve.
     config
         A JSON file with the model's sizes, where they are not those of the released model.
     to

@@ -47,12 +47,12 @@ def reproduce(
 
     from opensama.apps.train import nearest
     from opensama.reproduction.arms import BUDGETS, runs
-    from opensama.reproduction.icve import ICVE_BUDGETS, plan_of, reproduce_icve
+    from opensama.reproduction.icve import ICVE_BUDGETS, IcveBudget, plan_of, reproduce_icve
     from opensama.reproduction.report import announce, write_report
     from opensama.reproduction.run import measure, probe, reproduce
 
-    budgets: dict[str, Any] = dict(ICVE_BUDGETS if paper == "icve" else BUDGETS)
-    chosen = budgets[budget]
+    budgets: dict[str, Any] = {"sama": BUDGETS, "icve": ICVE_BUDGETS}
+    chosen = budgets[paper][budget]
     known = vars(chosen)
     for assignment in set or []:
         name, _, value = assignment.partition("=")
@@ -68,7 +68,7 @@ def reproduce(
     def say(line: str) -> None:
         print(line, flush=True)
 
-    if paper == "icve":
+    if isinstance(chosen, IcveBudget):
         if shipped:
             raise UserError("--shipped goes with SAMA's runs: leave it or --paper icve away.")
         say(plan_of(chosen))

@@ -79,16 +79,15 @@ class CheckedFeatures:
     def from_single_file(cls, path: str | Path, **given: Any) -> Any:
         """The model of a released file: strictly, by `load_released`. Takes `config` (sizes) and `torch_dtype`."""
         from opensama.models.convert import load_released
-        from opensama.models.layouts import FAMILIES
+        from opensama.models.families import family_of
 
         dtype, config = given.pop("torch_dtype", given.pop("dtype", None)), given.pop("config", None)
         if given:
             raise UserError(f"from_single_file takes config and torch_dtype here: leave {', '.join(given)} away.")
         if not isinstance(path, str | Path) or re.match(r"\w+://", str(path)):
             raise UserError("from_single_file reads a file of this machine: download it first, and give its path.")
-        family = next(row.name for row in FAMILIES.values() if issubclass(cls, row.model))
         config = Path(config) if isinstance(config, str) else config
-        return load_released(Path(path).expanduser(), family, config, dtype=dtype)
+        return load_released(Path(path).expanduser(), family_of(cls).name, config, dtype=dtype)
 
 
 def fitting(model: Any, config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Released weights to ours and back, from one table of names a family (`layouts.py`), strictly.
+"""Released weights to ours and back, from one table of names a family (`families/`), strictly.
 
     released single file (or shards) -> a transformer's own folder: config.json and safetensors of at most 5 GB each
     a transformer's own folder       -> one file with the released names
@@ -19,7 +19,7 @@ from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from opensama.models.layouts import FAMILIES, Family, Rows, Shapes
+from opensama.models.families import FAMILIES, Family, Rows, Shapes, find_family
 from opensama.models.weights import SHARD_BYTES, TensorFiles, TensorInfo, write_safetensors, write_shards
 from opensama.runtime import read_object
 from opensama.values import UserError
@@ -61,12 +61,12 @@ def convert_to_released(model_dir: Path, out_file: Path) -> Path:
     if not config_file.exists():
         raise UserError(f"{model_dir} is no transformer's folder: there is no config.json in it.")
     config = read_object(config_file)
-    row = next((row for row in FAMILIES.values() if row.model.__name__ == config.get("_class_name")), None)
+    row = next((row for row in FAMILIES.values() if row.transformer.__name__ == config.get("_class_name")), None)
     if row is None:
         raise UserError(f"{config_file} describes a {config.get('_class_name')}, which has no released layout.")
     files = TensorFiles(folder)
     with init_empty_weights():
-        model = row.model.from_config(config)
+        model = row.transformer.from_config(config)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     check(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
     released = Recut(files, row.layout(expected))
@@ -186,7 +186,7 @@ def empty_model(row: Family, shapes: Shapes, sizes: dict[str, Any]) -> ModelMixi
     """The family's model on the meta device, of the sizes given, the rest read off the tensors."""
     try:
         with init_empty_weights():
-            return row.model(**row.config(shapes, sizes))
+            return row.transformer(**row.config(shapes, sizes))
     except KeyError as error:
         raise UserError(f"Tensor {error.args[0]} is missing, or these are no {row.name} weights.") from error
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
@@ -208,10 +208,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be made ({error.strerror}): choose another place.") from error
-
-
-def find_family(name: str) -> Family:
-    """The row of a family. Raises UserError that lists those there are."""
-    if name not in FAMILIES:
-        raise UserError(f"There is no family {name!r}: choose {', '.join(FAMILIES)}.")
-    return FAMILIES[name]

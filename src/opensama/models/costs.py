@@ -17,12 +17,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
-from opensama.data.samples import Shape
 from opensama.values import VideoShape
 
 INPUT_BYTES = 2.0  # of a block's input, a token and number of its width, in bfloat16
+
+
+class Sides(Protocol):
+    """A sample's shape: pixels of a frame, and frames of target and source."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def source_frames(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,97 +82,10 @@ class Sizes:
         cells = VideoShape(frames, height, width).latent(self.temporal, self.spatial)
         return (cells.frames // self.patch[0]) * (cells.height // self.patch[1]) * (cells.width // self.patch[2])
 
-    def joint(self, shape: Shape, semantic: int) -> int:
+    def joint(self, shape: Sides, semantic: int) -> int:
         """Tokens of source, anchors and target together."""
         target, source = (self.tokens(t, shape.height, shape.width) for t in (shape.frames, shape.source_frames))
         return source + semantic + target
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamaSizes(Sizes):
-    """SamaTransformer3DModel's."""
-
-    block_bytes: ClassVar[float] = 87.0
-    selective_bytes: ClassVar[float] = 28.0
-    encoders: ClassVar[Mapping[str, float]] = {"text encoder": 11.4, "autoencoder": 0.5, "image encoder": 1.7}
-    vae_flops: ClassVar[float] = 5.07e6  # Wan2.1's
-    text_flops: ClassVar[float] = 5.8e12  # UMT5-XXL for 512 tokens
-
-    freq: int
-    semantic_dim: int
-    semantic_hidden: int
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
-        return cls(
-            d=config["num_attention_heads"] * config["attention_head_dim"],
-            ffn=config["ffn_dim"],
-            layers=config["num_layers"],
-            text_dim=config["text_dim"],
-            freq=config["freq_dim"],
-            channels=config["in_channels"],
-            patch=tuple(config["patch_size"]),
-            semantic_dim=config["semantic_dim"] or 0,
-            semantic_hidden=config["semantic_hidden"],
-            spatial=spatial,
-        )
-
-    def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
-        d, layers = self.d, self.layers
-        blocks = tokens * layers * 2 * (6 * d**2 + 2 * d * self.ffn)
-        words = layers * 4 * text * d**2 + 2 * text * (self.text_dim * d + d**2)
-        time = 2 * (self.freq * d + 7 * d**2)
-        ends = 2 * (tokens - semantic + target) * self.cell * d
-        hidden = self.semantic_hidden
-        anchors = 2 * semantic * (self.semantic_dim * hidden + hidden * d + self.semantic_dim * d)
-        return blocks + words + time + ends + anchors, layers * 4 * tokens * (tokens + text) * d
-
-
-@dataclass(frozen=True, kw_only=True)
-class IcveSizes(Sizes):
-    """IcveTransformer3DModel's; `layers` are the double blocks."""
-
-    block_bytes: ClassVar[float] = 48.0
-    selective_bytes: ClassVar[float] = 20.0
-    encoders: ClassVar[Mapping[str, float]] = {"text encoders": 15.3, "autoencoder": 1.0}
-    vae_flops: ClassVar[float] = 9.3e6  # HunyuanVideo's
-    text_flops: ClassVar[float] = 3.8e12  # Llama-3-8B for 256 tokens
-
-    single: int
-    refiner: int
-    pooled_dim: int
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
-        d = config["num_attention_heads"] * config["attention_head_dim"]
-        return cls(
-            d=d,
-            ffn=int(config["mlp_ratio"] * d),
-            layers=config["num_layers"],
-            single=config["num_single_layers"],
-            refiner=config["num_refiner_layers"],
-            text_dim=config["text_embed_dim"],
-            pooled_dim=config["pooled_projection_dim"],
-            channels=config["in_channels"],
-            patch=tuple(config["patch_size"]),
-            spatial=spatial,
-        )
-
-    def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
-        d, double, single = self.d, self.layers, self.single
-        token = 2 * (4 * d**2 + 2 * d * self.ffn)  # of one token in one block
-        blocks = (tokens + text) * (double + single) * token
-        modulation = 2 * d**2 * (double * 18 + single * 6 + self.refiner * 2 + 2)  # the source's is another
-        words = text * (self.refiner * token + 2 * self.text_dim * d)
-        times = 2 * 2 * (3 * (256 * d + d**2) + self.pooled_dim * d + d**2)
-        times += 2 * (256 * d + d**2 + self.text_dim * d + d**2)  # the refiner's own
-        ends = 2 * (tokens + target) * self.cell * d
-        attention = (double + single) * 4 * (tokens + text) ** 2 * d + self.refiner * 4 * text**2 * d
-        return blocks + modulation + words + times + ends, attention
-
-
-SIZES: dict[str, type[Sizes]] = {"sama": SamaSizes, "icve": IcveSizes}
-"""By family."""
 
 
 def forward_flops(sizes: Sizes, tokens: int, text: int, *, semantic: int = 0, target: int | None = None) -> float:

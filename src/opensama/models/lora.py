@@ -27,19 +27,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from opensama.models.layouts import Family, family_of
+from opensama.models.families import Family, family_of, imported
 from opensama.models.parallel import blocks
 from opensama.runtime import rank
 from opensama.values import UserError
-
-NEW = ("token_types", "semantic_embedder", "semantic_head")
-"""What a SAMA transformer has and a Wan transformer has not."""
-
-
-def is_new(name: str) -> bool:
-    """Whether a SAMA transformer has the tensor of that name and its base has not."""
-    return name.split(".")[0] in NEW
-
 
 ADAPTER = "default"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -47,7 +38,7 @@ ADDED_FILE = "added_modules.safetensors"
 
 
 def add_lora(model: Any, r: int, alpha: int, targets: Sequence[str], *, also_new: bool = False) -> None:
-    """Freezes the transformer, gives layers of its blocks low-rank matrices; `also_new` keeps NEW modules trainable."""
+    """Freezes the transformer but what its family adds (`also_new`); gives layers of its blocks low-rank matrices."""
     inside = {module for block in blocks(model) for module in block.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in model.named_modules() if module in inside]
     for target in targets:
@@ -58,7 +49,7 @@ def add_lora(model: Any, r: int, alpha: int, targets: Sequence[str], *, also_new
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True))
     if also_new:
-        for part in NEW:
+        for part in family_of(model).added:
             module = getattr(model, part, None)
             if module is not None:
                 module.requires_grad_(True)
@@ -71,8 +62,9 @@ def lora_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def new_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trained NEW tensors by our names; empty where they were left as they were."""
-    trained = {name: p for name, p in model.named_parameters() if name.split(".")[0] in NEW and p.requires_grad}
+    """The trained tensors of what the family adds, by our names; empty where they were left as they were."""
+    family = family_of(model)
+    trained = {name: p for name, p in model.named_parameters() if family.is_added(name) and p.requires_grad}
     return {name: whole(p) for name, p in trained.items()}
 
 
@@ -82,18 +74,15 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def save_diffusers(model: Any, folder: Path) -> Path:
-    """A folder that the pipeline's `load_lora_weights` reads; NEW tensors and the model's settings lie beside.
+    """A folder that the pipeline's `load_lora_weights` reads; added tensors and the model's settings lie beside.
 
     `opensama.load(..., lora=[folder])` reads them all.
     """
-    from diffusers.loaders import HunyuanVideoLoraLoaderMixin, WanLoraLoaderMixin
-
-    kinds: dict[str, Any] = {"sama": WanLoraLoaderMixin, "icve": HunyuanVideoLoraLoaderMixin}
     matrices, added = lora_state(model), new_state(model)
     if rank():  # the first process writes
         return folder / DIFFUSERS_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    kinds[family_of(model).name].save_lora_weights(
+    imported(family_of(model).lora_loader).save_lora_weights(
         str(folder),
         transformer_lora_layers=matrices,
         transformer_lora_adapter_metadata=model.peft_config[ADAPTER].to_dict(),
@@ -105,7 +94,7 @@ def save_diffusers(model: Any, folder: Path) -> Path:
 
 
 def load_added(model: nn.Module, folder: Path) -> None:
-    """Puts the NEW tensors of a LoRA that began from Wan weights into the transformer, where there are some."""
+    """Puts the added tensors of a LoRA that began from Wan weights into the transformer, where there are some."""
     file = folder / ADDED_FILE
     if not file.exists():
         return
@@ -130,8 +119,7 @@ def save_comfy(model: Any, file: Path) -> Path:
         out[f"{key}.lora_up.weight"] = torch.block_diag(*(up for _, up in layers))
         out[f"{key}.alpha"] = torch.tensor(float(model.peft_config[ADAPTER].lora_alpha * len(downs)))
     for name, tensor in new_state(model).items():
-        released = row.to_released(name) or ""
-        assert released, name
+        released = row.to_released(name) or name
         out[f"diffusion_model.{released.removesuffix('.weight')}.set_weight"] = tensor
     if rank():
         return file
@@ -148,9 +136,8 @@ def together(model: Any, row: Family) -> dict[str, list[tuple[Tensor | None, Ten
     state = lora_state(model)
     out: dict[str, list[tuple[Tensor | None, Tensor]]] = {}
     for layer in dict.fromkeys(name.rsplit(".", 2)[0] for name in state):
-        released = row.to_released(f"{layer}.weight")
-        assert released is not None, layer
-        names = [part.removesuffix(".weight") for part in row.to_ours(released)]
+        released = row.to_released(f"{layer}.weight") or f"{layer}.weight"
+        names = [part.removesuffix(".weight") for part in row.to_ours(released) or (released,)]
         out[released] = [
             (state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"])
             if f"{name}.lora_A.weight" in state

@@ -26,9 +26,9 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor
 
-from opensama.models.convert import check, find_family, read_sizes
-from opensama.models.layouts import Rows, family_of
-from opensama.models.lora import ADDED_FILE, DIFFUSERS_FILE, NEW
+from opensama.models.convert import check, read_sizes
+from opensama.models.families import Rows, family_of, find_family
+from opensama.models.lora import ADDED_FILE, DIFFUSERS_FILE
 from opensama.models.weights import TensorFiles
 from opensama.runtime import read_object
 from opensama.values import UserError
@@ -138,7 +138,7 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, s
     """The transformer that `load_base` makes, on the meta device, and the names of what its base lacks, which the LoRAs
     bring. Reads headers alone; UserError as there."""
     row, files = find_family(family), TensorFiles(folder)
-    known = inspect.signature(row.model.__init__).parameters
+    known = inspect.signature(row.transformer.__init__).parameters
     sizes = read_sizes(folder / "config.json")
     for path, _ in loras:
         whole = Path(path).expanduser()
@@ -146,9 +146,9 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, s
         if (trained / DIFFUSERS_FILE).exists() and (trained / "config.json").exists():  # as training left it
             sizes |= read_sizes(trained / "config.json")
     with init_empty_weights():
-        model: Any = row.model(**{key: value for key, value in sizes.items() if key in known})
+        model: Any = row.transformer(**{key: value for key, value in sizes.items() if key in known})
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    added = {name for name in own if name not in files.infos and name.split(".")[0] in NEW}
+    added = {name for name in own if name not in files.infos and row.is_added(name)}
     expected = {name: shape for name, shape in own.items() if name not in added}
     check(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
     left = sorted(added - work_of(model, loras).keys())

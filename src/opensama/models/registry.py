@@ -9,52 +9,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
 
+from opensama.models.defaults import Defaults
+from opensama.models.families import FAMILIES
+from opensama.models.families.icve import FAMILY as ICVE
+from opensama.models.families.sama import FAMILY as SAMA
 from opensama.runtime import read_object
 from opensama.values import UserError
 
 WORDS = "words.txt"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """How a model is asked when nobody says otherwise. The values here are those of the released SAMA sampler."""
-
-    steps: int = 50
-    guidance: float = 5.0
-    shift: float = 5.0
-    area: int = 832 * 480  # pixels of one frame at model size
-    multiple: int = 32  # width and height at model size are multiples of this
-    window: int = 81  # frames that one forward pass sees, 4k+1
-    overlap: int = 4  # latent frames that neighbouring windows share on long clips
-    prompt_prefix: str = "[Video edit] "
-    negative_prompt: str = "[Video edit]"
-    max_text_tokens: int = 512
-    preserve: bool = False  # keep the source's own pixels where the edit changed nothing
-    dtype: str = "bfloat16"  # on an accelerator; a CPU computes in float32
-    embedded_guidance: float | None = None  # guidance that the model reads as a number, where it does
-    text_layer: int = -1  # which of the text encoder's hidden states ICVE reads; SAMA reads the last
-
-    def __post_init__(self) -> None:
-        if self.window % 4 != 1:
-            raise ValueError(f"a window holds 4k+1 frames, not {self.window}")
-        if self.window > 1 and not 0 < self.overlap < (self.window - 1) // 4 + 1:
-            raise ValueError(f"windows of {self.window} frames cannot share {self.overlap} latent frames")
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Defaults:
-        """Unknown keys are an error that names them: a model folder of a newer version is not guessed at."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise UserError(f"This model folder has settings this version does not know: {', '.join(unknown)}.")
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -85,7 +51,7 @@ class ModelEntry:
     """
 
     name: str
-    family: Literal["sama", "icve"]
+    family: str
     summary: str
     licence: Licence
     memory: str
@@ -102,7 +68,7 @@ _APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
 
 TINY = ModelEntry(
     name="tiny",
-    family="sama",
+    family=SAMA.name,
     summary="embedded, small, trained on drawings that this project renders; runs on a CPU",
     licence=Licence("Apache-2.0", _APACHE, ""),
     memory="under 1 GB, CPU",
@@ -116,7 +82,7 @@ TINY = ModelEntry(
 
 TINY_ICVE = ModelEntry(
     name="tiny-icve",
-    family="icve",
+    family=ICVE.name,
     summary="embedded: an ICVE with tiny's text encoder and autoencoder, trained on drawings; runs on a CPU",
     licence=TINY.licence,
     memory=TINY.memory,
@@ -128,7 +94,7 @@ TINY_ICVE = ModelEntry(
 
 SAMA_14B = ModelEntry(
     name="sama-14b",
-    family="sama",
+    family=SAMA.name,
     summary="the authors' released SAMA weights on Wan2.1-T2V-14B, 480p",
     licence=Licence(
         "SAMA weights: none found; Wan2.1 base: Apache-2.0",
@@ -146,16 +112,9 @@ SAMA_14B = ModelEntry(
     defaults=Defaults(),
 )
 
-_ICVE_768 = Defaults(
-    steps=50, guidance=6.0, shift=7.0, area=768 * 480, multiple=16, window=61, overlap=4, prompt_prefix="",
-    negative_prompt="Aerial view, aerial view, overexposed, low quality, deformation, a poor composition, bad hands,"
-    " bad teeth, bad eyes, bad limbs, distortion",
-    max_text_tokens=256, embedded_guidance=1.0, text_layer=-3,
-)  # fmt: skip
-
 ICVE_13B = ModelEntry(
     name="icve-13b",
-    family="icve",
+    family=ICVE.name,
     summary="the authors' released ICVE weights on HunyuanVideo-13B, 61 frames of 768x480",
     licence=Licence(
         "Tencent Hunyuan Community License, from the HunyuanVideo base; the ICVE weights state none that we found",
@@ -174,14 +133,11 @@ ICVE_13B = ModelEntry(
     ),
     # that is if it holds 16-bit numbers, which its page does not say
     edit=Weights("leoisufa/ICVE", ("diffusion_pytorch_model.safetensors",), "25.6 GB"),
-    defaults=_ICVE_768,
-    presets={"768x480x61": _ICVE_768, "384x240x81": replace(_ICVE_768, area=384 * 240, window=81)},
+    defaults=ICVE.defaults,
+    presets={"768x480x61": ICVE.defaults, "384x240x81": replace(ICVE.defaults, area=384 * 240, window=81)},
 )
 
 _ENTRIES = (TINY, TINY_ICVE, SAMA_14B, ICVE_13B)
-
-PIPELINES: dict[str, Literal["sama", "icve"]] = {"SamaPipeline": "sama", "IcvePipeline": "icve"}
-"""The pipelines that edit, by the class name in their folder's model_index.json, and their families."""
 
 
 def entries() -> tuple[ModelEntry, ...]:
@@ -250,11 +206,12 @@ def _from_folder(path: Path) -> ModelEntry:
             f"The folder {path} is not a model: it has no model_index.json (SamaPipeline.save_pretrained writes one)."
         )
     saved = read_object(path / "model_index.json")
-    family = PIPELINES.get(str(saved.get("_class_name")))
+    known = {family.pipeline_name: family.name for family in FAMILIES.values()}
+    family = known.get(str(saved.get("_class_name")))
     if family is None:
         raise UserError(
             f"The folder {path} holds a {saved.get('_class_name')}, which is not an editor:"
-            f" one of {', '.join(PIPELINES)} is needed."
+            f" one of {', '.join(known)} is needed."
         )
     return ModelEntry(
         name=str(path),

@@ -14,17 +14,16 @@ import torch
 from accelerate import init_empty_weights
 
 from opensama import runtime
-from opensama.models.convert import check, find_family, fitted, load_released
+from opensama.models.convert import check, fitted, load_released
+from opensama.models.families import FAMILIES, find_family, imported
 from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, work_of
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
-from opensama.pipeline.icve import IcvePipeline
-from opensama.pipeline.sama import SamaPipeline
 from opensama.runtime import missing_parts, weight_file
 from opensama.values import UserError
 
-PIPELINES: dict[str, Any] = {"sama": SamaPipeline, "icve": IcvePipeline}
+EMBEDDED_VAE = "opensama.models.tiny:PatchAutoencoder"
 OWN = ("transformer", "scheduler")  # what a pipeline does not take from its base
 
 
@@ -51,7 +50,7 @@ def build_pipeline(
 def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Sequence[Lora] = ()) -> EditPipeline:
     if not folder.is_dir():
         raise UserError(f"The weights of {entry.name} are not in {folder}: install the package anew, or train them.")
-    kind, index = PIPELINES[entry.family], runtime.read_object(folder / "model_index.json")
+    kind, index = find_family(entry.family).pipeline, runtime.read_object(folder / "model_index.json")
     parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
     elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
     own = [part for part in (*parts, *OWN) if part not in elsewhere]
@@ -122,7 +121,7 @@ def _from_base(
     else:
         transformer = load_released(file, entry.family, sizes, dtype=dtype)
         load_loras(transformer, loras)
-    return PIPELINES[entry.family](
+    return find_family(entry.family).pipeline(
         **parts,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=entry.defaults.shift),
@@ -135,24 +134,12 @@ def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:
 
     A base that is a pipeline's folder itself, such as an embedded model's, says in its index what it has of them.
     """
-    from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
-    from transformers import AutoTokenizer, CLIPTextModel, LlamaModel, UMT5EncoderModel
-
-    from opensama.models.tiny import PatchAutoencoder
-
-    parts: dict[str, Any] = {"tokenizer": AutoTokenizer, "text_encoder": UMT5EncoderModel, "vae": AutoencoderKLWan}
-    if family == "icve":
-        parts = {
-            "tokenizer": AutoTokenizer,
-            "text_encoder": LlamaModel,
-            "tokenizer_2": AutoTokenizer,
-            "text_encoder_2": CLIPTextModel,
-            "vae": AutoencoderKLHunyuanVideo,
-        }
+    parts = {part: imported(kind) for part, kind in find_family(family).parts.items()}
     if folder is None or not (folder / "model_index.json").is_file():
         return parts
     index = runtime.read_object(folder / "model_index.json")
-    known = {kind.__name__: kind for kind in (*parts.values(), UMT5EncoderModel, PatchAutoencoder)}
+    others = {kind for row in FAMILIES.values() for kind in row.parts.values()}
+    known = {kind.__name__: kind for kind in map(imported, (*others, EMBEDDED_VAE))}
     named = {part: (index.get(part) or [None, None])[1] for part in parts}
     return {part: known.get(named[part], kind) for part, kind in parts.items() if named[part] is not None}
 
@@ -167,8 +154,8 @@ def load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
 
 
 def text_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
-    """The text encoders' number type: in half precision ICVE's work as they were used, in float16."""
-    return torch.float16 if family == "icve" and dtype == torch.bfloat16 else dtype
+    """The text encoders' number type: in half precision they work as their family used them."""
+    return getattr(torch, find_family(family).text_half) if dtype == torch.bfloat16 else dtype
 
 
 def _released_file(edit: Weights, weights: str | Path | None) -> Path:
@@ -182,7 +169,7 @@ def _empty(folder: Path, family: str) -> Any:
     """The transformer in a folder, on the meta device."""
     settings = runtime.read_object(folder / "config.json")
     with init_empty_weights():
-        return find_family(family).model.from_config(settings)
+        return find_family(family).transformer.from_config(settings)
 
 
 def _tensors(folder: Path, parts: tuple[str, ...]) -> dict[str, TensorFiles]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from opensama.models.families.icve import FAMILY
 from opensama.models.registry import TINY, TINY_ICVE
 from opensama.recipes.tiny import ICVE as EMBEDDED
 from opensama.training.config import (
@@ -26,12 +27,6 @@ from opensama.training.config import (
 
 HUNYUAN = "hunyuanvideo-community/HunyuanVideo"
 PAIRS, EDITS = 1_000_000, 150_000  # about so many clips of stage 1, fewer than so many pairs of stage 2 [paper]
-
-TARGETS = (
-    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "net.0.proj", "net.2",
-    "proj_mlp", "proj_out",
-)  # fmt: skip
-"""Attention and feed-forward layers of both kinds of blocks, the text's among them."""
 
 
 def pretrain() -> IcveConfig:
@@ -54,16 +49,16 @@ def sft() -> IcveConfig:
 def lora(config: IcveConfig) -> IcveConfig:
     """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
     optimizer = config.optimizer.model_copy(update={"lr": 1e-4})
-    return config.model_copy(update={"lora": LoraSettings(targets=TARGETS), "optimizer": optimizer})
+    return config.model_copy(update={"lora": LoraSettings(targets=FAMILY.lora_targets), "optimizer": optimizer})
 
 
 def tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveConfig:
     """Beside the embedded SAMA's frozen parts and with its loss, from random weights or the embedded ICVE's."""
     assert TINY_ICVE.folder is not None
-    weights = TINY_ICVE.folder / "transformer" if start == "icve" else None
+    weights = TINY_ICVE.folder / "transformer" if start != "nothing" else None
     return IcveConfig(
         model=IcveModelSettings(
-            base=str(TINY.folder), start=start, weights=weights, sizes=EMBEDDED.icve_sizes, text_layer=-1
+            base=str(TINY.folder), start=start, weights=weights, sizes=EMBEDDED.transformer_sizes, text_layer=-1
         ),
         data=IcveDataSettings(
             area=128 * 128,

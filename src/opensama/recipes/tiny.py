@@ -68,6 +68,7 @@ ICVE = TinyConfig(
     head=80,
     layers=4,
     joint_layers=1,
+    pretext=0.0,
 )
 ICVE_SMOKE = SMOKE.model_copy(
     update={
@@ -77,6 +78,7 @@ ICVE_SMOKE = SMOKE.model_copy(
         "semantic_width": 96,
         "unpaired_stills": 16,
         "unpaired_clips": 4,
+        "pretext": 0.0,
         "layers": 1,
     }
 )

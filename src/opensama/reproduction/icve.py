@@ -180,7 +180,10 @@ def edits_of(out: Path, budget: IcveBudget, pairs: str) -> Pool:
 
 
 def make_icve(budget: IcveBudget, source_time: Literal["zero", "same"] = "zero") -> IcveTransformer3DModel:
-    sizes = TinyConfig(width=budget.width, head=64, layers=budget.layers, joint_layers=budget.joint_layers).icve_sizes
+    width, layers = budget.width, budget.layers
+    sizes = TinyConfig(
+        family="icve", width=width, head=64, layers=layers, joint_layers=budget.joint_layers
+    ).transformer_sizes
     return IcveTransformer3DModel(**sizes, source_time=source_time)
 
 

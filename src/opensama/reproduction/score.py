@@ -14,17 +14,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from opensama.evaluation.world.key import AnswerKey, Frames, to_float
 from opensama.evaluation.world.scores import answer_key, mark
-from opensama.models.icve import IcveTransformer3DModel
+from opensama.models.families import family_of
 from opensama.models.registry import TINY
-from opensama.models.sama import SamaTransformer3DModel
-from opensama.pipeline.icve import IcvePipeline
-from opensama.pipeline.sama import SamaPipeline
 from opensama.reproduction.data import TEXT_TOKENS, Frozen
 from opensama.world import EditSample, to_uint8
 from opensama.world.micro import MICRO_FAMILIES, sample_micro_edit
 
 STEPS, SHIFT = 2, 5.0
-Model = SamaTransformer3DModel | IcveTransformer3DModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Exam:
 
 
 @torch.no_grad()
-def sit(exam: Exam, model: Model, frozen: Frozen, seed: int = 0) -> dict[str, Any]:
+def sit(exam: Exam, model: Any, frozen: Frozen, seed: int = 0) -> dict[str, Any]:
     """A model's marks: shares that are right, and of every item whether it was, its lead, its error, what it kept."""
     rows = [
         mark(s, output, key)
@@ -60,11 +56,10 @@ def sit(exam: Exam, model: Model, frozen: Frozen, seed: int = 0) -> dict[str, An
     }
 
 
-def outputs(exam: Exam, model: Model, frozen: Frozen, seed: int = 0) -> Iterator[Frames]:
+def outputs(exam: Exam, model: Any, frozen: Frozen, seed: int = 0) -> Iterator[Frames]:
     """The model's edits of all items, uint8 [t h w 3]."""
     parts = {"tokenizer": frozen.tokenizer, "text_encoder": frozen.text, "vae": frozen.vae, "transformer": model.eval()}
-    kind = SamaPipeline if isinstance(model, SamaTransformer3DModel) else IcvePipeline
-    pipeline = kind(
+    pipeline = family_of(model).pipeline(
         **parts, scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         defaults=replace(TINY.defaults, max_text_tokens=TEXT_TOKENS).to_dict(),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from opensama.models.families import find_family
 from opensama.models.sama import SemanticRotary
 from opensama.training.loop import LoopConfig
 from opensama.world import TierName
@@ -50,7 +51,7 @@ class TinyConfig(BaseModel):
         "minutes: drawing, scores and saving included, and pools are as large as there is time for; 0: each stage has "
         "its own minutes, and drawing comes on top"
     )  # fmt: skip
-    family: Literal["sama", "icve"] = "sama"
+    family: str = Field("sama", description="whose transformer it is, see `models/families`")
     autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
     semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)
     pretrain: StageConfig = StageConfig(minutes=0)
@@ -98,6 +99,7 @@ class TinyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
+        find_family(self.family)
         if self.width % self.head:
             raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
         return self
@@ -105,28 +107,12 @@ class TinyConfig(BaseModel):
     @property
     def stages(self) -> tuple[str, ...]:
         """Those of the family, in their order."""
-        first = ("autoencoder", "semantic", "pictures", "windows") if self.family == "sama" else ("pretrain",)
-        return (*first, "images", "videos")
+        return find_family(self.family).stages
 
     @property
-    def icve_sizes(self) -> dict[str, Any]:
-        """The arguments of its IcveTransformer3DModel."""
-        across = 3 * self.head // 8
-        return {
-            "patch_size": [1, 1, 1],
-            "num_attention_heads": self.width // self.head,
-            "attention_head_dim": self.head,
-            "rope_axes_dim": [self.head - 2 * across, across, across],
-            "num_layers": self.joint_layers,
-            "num_single_layers": self.layers,
-            "num_refiner_layers": 1,
-            "in_channels": self.latent_channels,
-            "out_channels": self.latent_channels,
-            "text_embed_dim": self.text_width,
-            "pooled_projection_dim": self.text_width,
-            "guidance_embeds": False,
-            "source_gate": True,
-        }
+    def transformer_sizes(self) -> dict[str, Any]:
+        """The arguments of its transformer."""
+        return find_family(self.family).embedded(self)
 
     def save(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
@@ -156,13 +142,23 @@ class StartSettings(Section):
     )
 
     @property
-    def asking(self) -> dict[str, Any]:
-        """How the model is asked: keyword arguments of the family's condition, see `stages.py`."""
+    def own_sizes(self) -> dict[str, Any] | None:
+        """Arguments of the transformer where they are not the base's."""
+        return None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """How the model is asked: keyword arguments of its family's `condition` and `prompt`."""
         return {}
 
     @property
-    def words(self) -> dict[str, Any]:
-        """Of these, what goes with the text."""
+    def text_settings(self) -> dict[str, Any]:
+        """What the pipeline's defaults say besides of how it encodes text; encoded texts depend on it."""
+        return {}
+
+    @property
+    def guidance_settings(self) -> dict[str, Any]:
+        """What the trained model's defaults say of the guidance that it reads."""
         return {}
 
 
@@ -208,12 +204,21 @@ class IcveModelSettings(StartSettings):
     text_layer: int = Field(-3, lt=0, description="[release] which hidden state of the text encoder is read")
 
     @property
-    def asking(self) -> dict[str, Any]:
+    def own_sizes(self) -> dict[str, Any] | None:
+        return self.sizes
+
+    @property
+    def asked(self) -> dict[str, Any]:
         return {"guidance": self.guidance}
 
     @property
-    def words(self) -> dict[str, Any]:
-        return self.asking
+    def text_settings(self) -> dict[str, Any]:
+        return {"text_layer": self.text_layer}
+
+    @property
+    def guidance_settings(self) -> dict[str, Any]:
+        reads = (self.sizes or {}).get("guidance_embeds", True)
+        return {"embedded_guidance": self.guidance if reads else None}
 
 
 class SemanticSettings(Section):
@@ -375,7 +380,6 @@ class EditConfig(Section):
     """One stage of an editor's training: what all families have."""
 
     family: ClassVar[str]
-    pads_text: ClassVar[bool] = False  # whether the model sees the places past a text's end, too
 
     seed: int = 0
     model: StartSettings
@@ -414,7 +418,6 @@ class SamaConfig(EditConfig):
     """One stage of SAMA's training."""
 
     family: ClassVar[str] = "sama"
-    pads_text: ClassVar[bool] = True
 
     model: ModelSettings
     semantic: SemanticSettings = SemanticSettings()

@@ -10,18 +10,19 @@ before it has learnt to copy (without it, copying is nearly all of the loss). Im
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
-from opensama.flow import add_noise, sample_sigma
+from opensama.flow import sample_sigma
+from opensama.models.families import family_of
 from opensama.runtime import autocast
 from opensama.training.config import LossSettings
 from opensama.training.devices import moved
 from opensama.training.pool import Pool, Renewed
-from opensama.training.stages import CONDITIONS, edit_losses
+from opensama.training.stages import edit_losses, noised
 from opensama.training.text import encode_text, tokenize
 from opensama.training.windows import cut_windows
 
@@ -64,7 +65,6 @@ class EditingStage:
         tokenizer: PreTrainedTokenizerFast,
         streams: Sequence[Stream],
         *,
-        family: Literal["sama", "icve"] = "sama",
         shift: float = 3.0,
         emphasis: float = 9.0,
         text_dropout: float = 0.1,
@@ -74,7 +74,8 @@ class EditingStage:
         tests: Mapping[str, HeldOut] | None = None,
     ):
         """`importance` [c] says how much each number counts. A text encoder whose weights are frozen stays as it is."""
-        self.name, self.transformer, self.text, self.family = name, transformer, text, family
+        self.name, self.transformer, self.text, self.family = name, transformer, text, family_of(transformer)
+        self.anchored = bool(transformer.config.get("semantic_dim"))
         self.streams, self.shift, self.emphasis, self.text_dropout = streams, shift, emphasis, text_dropout
         self.seed, self.shortest = seed, shortest
         self.importance = torch.ones(()) if importance is None else importance.sqrt()
@@ -98,7 +99,7 @@ class EditingStage:
         t = pool["source"].shape[2]
         if stream.cut and t > self.shortest and torch.rand((), generator=g, device=device) < 0.5:
             t = int(torch.randint(self.shortest, t, (), generator=g, device=device))
-        semantic = self.family == "sama" and not stream.sides
+        semantic = self.anchored and not stream.sides
         texts = ("caption_ids", "caption_mask") if stream.pictures else ("ids", "mask")
         wanted = ("source", "target", "change", *texts, *(("semantic",) if semantic else ()))
         out = {key.removeprefix("caption_"): pool[key][chosen] for key in wanted}
@@ -144,13 +145,12 @@ class EditingStage:
     def ratios(self, pool: Pool, start: int, batch: int) -> Tensor:
         """The same of some edits [b], always under the same noise."""
         g = torch.Generator().manual_seed(start)
-        names = {"target": "noise"} | ({"semantic": "semantic_noise"} if self.family == "sama" else {})
+        names = {"target": "noise"} | ({"semantic": "semantic_noise"} if self.anchored else {})
         x = {key: pool[key][start : start + batch] for key in ("source", "change", "ids", "mask", *names)}
         x |= {noise: torch.randn(x[key].shape, generator=g) for key, noise in names.items()}
         x["sigma"] = torch.full((len(x["ids"]),), FIRST)
         x = self.placed(x)
-        noisy = add_noise(x["target"], x["noise"], x["sigma"])
-        picture = noisy - FIRST * self.answer(x).sample.float()
+        picture = noised(x)["noisy"] - FIRST * self.answer(x).sample.float()
 
         def error(given: Tensor) -> Tensor:
             return ((given - x["target"]).square().sum(1) * x["change"]).flatten(1).sum(1)
@@ -159,7 +159,7 @@ class EditingStage:
 
     def placed(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the model's device, in float32."""
-        if self.family == "icve":
+        if not self.family.pads_text:
             x["ids"], x["mask"] = as_long_as_the_longest(x["ids"], x["mask"])
         x = moved(x, next(self.transformer.parameters()).device)
         return {k: v.float() if v.is_floating_point() else v for k, v in x.items()}
@@ -168,12 +168,12 @@ class EditingStage:
         """The transformer's answer to a batch, to which its texts are added."""
         with autocast(x["target"].device):
             x |= self.words(x["ids"], x["mask"])
-            return self.transformer(**CONDITIONS[self.family](x, self.transformer))
+            return self.transformer(**self.family.condition(noised(x)))
 
     def words(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """What the family's pipeline would make of the texts: SAMA's as long as all, ICVE's as they are, masked."""
+        """What the family's pipeline would make of the texts: as long as all, or as they are, masked and pooled."""
         text = encode_text(self.text, ids, mask)
-        if self.family == "sama":
+        if self.family.pads_text:
             return {"text": text}
         return {"text": text, "text_mask": mask.bool(), "pooled": text.sum(1) / mask.sum(1, keepdim=True)}
 

@@ -14,12 +14,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from opensama import runtime
 from opensama.models.convert import convert_to_released
-from opensama.models.layouts import FAMILIES
+from opensama.models.families import find_family
 from opensama.models.lora import merged, save_comfy, save_diffusers
-from opensama.models.registry import ICVE_13B, PIPELINES, Defaults
+from opensama.models.registry import Defaults
 from opensama.models.weights import TensorInfo, write_shards
 from opensama.pipeline.assemble import base_parts
-from opensama.training.config import EditConfig, IcveConfig
+from opensama.training.config import EditConfig
 from opensama.training.start import frozen_parts
 from opensama.training.waiting import wait_for_all
 
@@ -46,7 +46,8 @@ def export(transformer: Any, config: EditConfig, out: Path) -> Path:
         (folder / "transformer").mkdir(parents=True, exist_ok=True)
         transformer.save_config(folder / "transformer")
         sizes = runtime.read_object(folder / "transformer" / "config.json")
-        sizes["_class_name"] = FAMILIES[config.family].model.__name__  # sharding has given the class another name
+        model = find_family(config.family).transformer
+        sizes["_class_name"] = model.__name__  # sharding has given the class another name
         (folder / "transformer" / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
         write_shards(folder / "transformer", infos, tensor)
         convert_to_released(folder, folder / f"{config.family}.safetensors")
@@ -65,9 +66,10 @@ def complete(config: EditConfig, folder: Path) -> None:
         shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
     scheduler.save_pretrained(folder / "scheduler")
-    model = FAMILIES[config.family].model
+    family = find_family(config.family)
+    model = family.transformer
     index: dict[str, Any] = {
-        "_class_name": next(name for name, family in PIPELINES.items() if family == config.family),
+        "_class_name": family.pipeline_name,
         "_diffusers_version": diffusers.__version__,
         "defaults": defaults_of(config).to_dict(),
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
@@ -94,12 +96,8 @@ def defaults_of(config: EditConfig) -> Defaults:
     if saved:
         defaults = Defaults.from_dict(saved)
     else:
-        released = ICVE_13B.defaults if isinstance(config, IcveConfig) else Defaults()
-        defaults = replace(released, shift=config.loss.shift)
-    if isinstance(config, IcveConfig):
-        reads = (config.model.sizes or {}).get("guidance_embeds", True)
-        guidance = config.model.guidance if reads else None
-        defaults = replace(defaults, embedded_guidance=guidance, text_layer=config.model.text_layer)
+        defaults = replace(find_family(config.family).defaults, shift=config.loss.shift)
+    defaults = replace(defaults, **config.model.text_settings, **config.model.guidance_settings)
     return replace(
         defaults,
         area=data.area,

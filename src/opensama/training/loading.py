@@ -29,19 +29,15 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from opensama import runtime
 from opensama.models.convert import Recut, check, empty_model, match, read_sizes
-from opensama.models.layouts import FAMILIES
-from opensama.models.lora import add_lora, is_new
-from opensama.models.sama import SamaTransformer3DModel
-from opensama.models.semantic import SemanticEmbedder, SemanticHead
+from opensama.models.families import Family, find_family
+from opensama.models.lora import add_lora
 from opensama.models.weights import TensorFiles
 from opensama.training import checkpoint
-from opensama.training.config import EditConfig, SamaConfig
+from opensama.training.config import EditConfig
 from opensama.training.parallel import make_room
-from opensama.training.plan import KNOWN
 from opensama.training.start import base_folder, full_config, sizes_of
 from opensama.values import UserError
 
-START_OF_BASE = {"sama": "wan", "icve": "hunyuan"}
 Rows = Callable[[str, int, int], Tensor]
 """Rows, from one to before another, of a tensor by its name in the model; a tensor without rows is whole."""
 
@@ -76,7 +72,7 @@ def begin(config: EditConfig) -> Beginning:
     else:
         found = from_base(base(), sizes, family, config.seed)
     model = found.model
-    ordered = isinstance(config, SamaConfig) and config.semantic.order == "global_first"
+    ordered = config.anchoring is not None and config.anchoring.order == "global_first"
     if ordered and model.config["semantic_rotary"] == "grid":
         raise UserError(
             "The weights have semantic_rotary grid, and semantic.order global_first has no grid positions: set "
@@ -91,8 +87,9 @@ def begin(config: EditConfig) -> Beginning:
         for name, p in model.named_parameters():
             if precise & {*name.split(".")}:
                 p.data = p.data.float()
+    from_base_weights = start == find_family(family).start
     with torch.device("meta"):
-        add_lora(model, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=start == "wan")
+        add_lora(model, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=from_base_weights)
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.float()
@@ -110,13 +107,13 @@ def missing_start(config: EditConfig) -> str:
     if model.weights is not None or model.start != family:
         return ""
     file = Path(model.base).expanduser() / "transformer" / "config.json"
-    own = file.is_file() and runtime.read_object(file).get("_class_name") == FAMILIES[family].model.__name__
-    if own or (model.base not in KNOWN[family] and not file.is_file()):
+    own = file.is_file() and runtime.read_object(file).get("_class_name") == find_family(family).transformer.__name__
+    if own or (model.base not in find_family(family).bases and not file.is_file()):
         return ""
     return (
         f"This recipe goes on from trained {family.upper()} weights, and {model.base} has none: name them with "
         f"model.weights (the first stage's RUN/model, a checkpoint of it, or a released file), or begin from the "
-        f"base's with model.start={START_OF_BASE[family]}."
+        f"base's with model.start={find_family(family).start}."
     )
 
 
@@ -165,12 +162,12 @@ def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
 def from_nothing(sizes: dict[str, Any], family: str, seed: int) -> Beginning:
     """Random weights: each process draws all of them, so this is for models that fit."""
     with init_empty_weights():
-        empty = FAMILIES[family].model(**full_config(sizes, family))
+        empty = find_family(family).transformer(**full_config(sizes, family))
 
     def fill(model: Any) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            drawn = FAMILIES[family].model(**full_config(sizes, family))
+            drawn = find_family(family).transformer(**full_config(sizes, family))
         fill_rows(model, rows_of(dict(drawn.named_parameters())))
 
     return Beginning(empty, fill)
@@ -178,31 +175,28 @@ def from_nothing(sizes: dict[str, Any], family: str, seed: int) -> Beginning:
 
 def from_base(folder: Path, sizes: dict[str, Any], family: str = "sama", seed: int = 0) -> Beginning:
     """A transformer that holds its base's weights and nothing yet of its own."""
-    files = TensorFiles(folder)
+    files, row = TensorFiles(folder), find_family(family)
     with init_empty_weights():
-        model = FAMILIES[family].model(**full_config(sizes, family))
-    if any(is_new(name) for name in files):
-        raise UserError(f"{folder} holds SAMA weights already: set model.start=sama to go on with them.")
-    expected = {name: tuple(p.shape) for name, p in model.state_dict().items() if not is_new(name)}
+        model = row.transformer(**full_config(sizes, family))
+    if any(row.is_added(name) for name in files):
+        raise UserError(
+            f"{folder} holds {family.upper()} weights already: set model.start={family} to go on with them."
+        )
+    expected = {name: tuple(p.shape) for name, p in model.state_dict().items() if not row.is_added(name)}
     check(expected, {n: i.shape for n, i in files.infos.items()}, str(folder))
 
     def fill(filled: Any) -> None:
-        fill_rows(filled, files.rows, lambda name: not is_new(name))
-        if isinstance(filled, SamaTransformer3DModel):
-            fill_rows(filled, rows_of(new_tensors(filled.config, seed)), is_new)
+        fill_rows(filled, files.rows, lambda name: not row.is_added(name))
+        fill_rows(filled, rows_of(added_tensors(row, filled.config, seed)), row.is_added)
 
     return Beginning(model, fill)
 
 
-def new_tensors(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-    """What a SAMA transformer has beyond its base: a zero type embedding, and semantic modules drawn by the seed."""
+def added_tensors(family: Family, config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+    """What a transformer has beyond its base, drawn by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        d = config["num_attention_heads"] * config["attention_head_dim"]
-        parts: dict[str, nn.Module] = {"token_types": nn.Embedding(3, d, _weight=torch.zeros(3, d))}
-        if config["semantic_dim"]:
-            parts["semantic_embedder"] = SemanticEmbedder(config["semantic_dim"], config["semantic_hidden"], d)
-            parts["semantic_head"] = SemanticHead(d, config["semantic_dim"])
+        parts = family.draw_added(config)
     return {f"{part}.{name}": p.detach() for part, module in parts.items() for name, p in module.named_parameters()}
 
 
@@ -219,32 +213,29 @@ def from_trained(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], fami
     config_file = path / "config.json"
     if not config_file.is_file():
         return from_released(path, sizes, family)
-    kind = FAMILIES[family].model
+    kind = find_family(family).transformer
     saved = runtime.read_object(config_file)
     if saved.get("_class_name") != kind.__name__:
         raise UserError(
             f"{path} holds a {saved.get('_class_name')}, no {family.upper()} weights: set "
-            f"model.start={START_OF_BASE[family]} to begin there."
+            f"model.start={find_family(family).start} to begin there."
         )
     with init_empty_weights():
-        model = kind.from_config({**saved, **free(chosen)})
+        model = kind.from_config({**saved, **free(chosen, family)})
     files = TensorFiles(path)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     check(expected, {n: i.shape for n, i in files.infos.items()}, str(path))
     return Beginning(model, lambda filled: fill_rows(filled, files.rows))
 
 
-FREE = ("source_rotary", "semantic_rotary", "source_time", "num_anchors")
-
-
-def free(values: Mapping[str, Any]) -> dict[str, Any]:
+def free(values: Mapping[str, Any], family: str) -> dict[str, Any]:
     """Of a transformer's arguments those that cost no tensor."""
-    return {name: values[name] for name in FREE if values.get(name) is not None}
+    return {name: values[name] for name in find_family(family).free if values.get(name) is not None}
 
 
 def from_released(path: Path, sizes: dict[str, Any], family: str) -> Beginning:
     """A released file, which says nothing of what costs no tensor: it is as released unless `sizes` say more."""
-    row, files = FAMILIES[family], TensorFiles(path)
+    row, files = find_family(family), TensorFiles(path)
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(sizes))
     tensors = Recut(files, match(row, files, model))
     return Beginning(model, lambda filled: fill_rows(filled, tensors.rows))
@@ -255,9 +246,10 @@ def from_checkpoint(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], f
     settings = checkpoint.read_state(path).get("settings", {})
     if settings.get("lora"):
         raise UserError(f"{path} holds low-rank matrices only: name the model that they belong to, with them merged.")
-    saved = free(settings.get("model", {})) | free({"num_anchors": settings.get("semantic", {}).get("anchors")})
+    anchors = {"num_anchors": settings.get("semantic", {}).get("anchors")}
+    saved = free(settings.get("model", {}), family) | free(anchors, family)
     with init_empty_weights():
-        model = FAMILIES[family].model(**full_config({**sizes, **saved, **free(chosen)}, family))
+        model = find_family(family).transformer(**full_config({**sizes, **saved, **free(chosen, family)}, family))
     expected = {f"ema.transformer.{name}": tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: shape for name, (shape, _) in checkpoint.contents(path).items() if name.startswith("ema.")}
     check(expected, found, str(path))

@@ -1,6 +1,6 @@
 """What a run will cost before it begins: parameters, tokens, operations, memory, hours and price.
 
-Operations are those of `costs.py`.
+Operations are those of `models/costs.py`.
 Memory: fp32 weights, gradients, two moments and the average are sharded; then activations, gathered blocks, encoders.
 These are predictions. What was measured stands in docs/train.md.
 """
@@ -16,34 +16,17 @@ from typing import Any
 from accelerate import init_empty_weights
 
 from opensama.data.samples import Sampler, Shape, Shapes
-from opensama.models.layouts import FAMILIES
-from opensama.models.lora import add_lora, is_new
+from opensama.models.costs import INPUT_BYTES, training_flops
+from opensama.models.families import find_family
+from opensama.models.lora import add_lora
 from opensama.models.parallel import blocks
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.buckets import buckets
 from opensama.training.config import EditConfig
-from opensama.training.costs import INPUT_BYTES, SIZES, training_flops
 from opensama.values import UserError
 
 ENCODER_TFLOPS = 120.0  # 3D convolutions reach less than matrices do: published figures lie between 70 and 180
 PIXEL_BYTES = 12  # of one that is read: three numbers in float32
-
-# Sizes of the bases that recipes name, so that a plan needs no download.
-KNOWN: dict[str, dict[str, dict[str, Any]]] = {
-    "sama": {
-        "Wan-AI/Wan2.1-T2V-14B-Diffusers": {},
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-        "Wan-AI/Wan2.2-TI2V-5B-Diffusers": {
-            "num_attention_heads": 24,
-            "ffn_dim": 14336,
-            "num_layers": 30,
-            "in_channels": 48,
-            "out_channels": 48,
-        },
-    },
-    "icve": {"hunyuanvideo-community/HunyuanVideo": {}},
-}
-SPATIAL = {"Wan-AI/Wan2.2-TI2V-5B-Diffusers": 16}
 
 
 @dataclass(frozen=True)
@@ -116,7 +99,7 @@ def make_plan(
 
     Operations are of the mean sample, memory of the longest. UserError where GPUs, batches or heads do not divide.
     """
-    sizes, gpus = SIZES[config.family].of(model, spatial), gpus or config.machine.gpus
+    sizes, gpus = find_family(config.family).sizes.of(model, spatial), gpus or config.machine.gpus
     data, mesh = config.data, config.mesh
     shard = mesh.shard or gpus // mesh.replicate
     check_mesh(config, model, gpus)
@@ -193,9 +176,11 @@ def loading_memory(config: EditConfig, model: Mapping[str, Any], shard: int) -> 
     On the GPU its shards of all weights; on the host its rows of one tensor, in float32 at most, and what is not in the
     files: modules that are new to the base, or all of random weights.
     """
+    family = find_family(config.family)
     with init_empty_weights():
-        sizes = {name: p.numel() for name, p in FAMILIES[config.family].model(**model).named_parameters()}
-    drawn = {"nothing": sum(sizes.values()), "wan": sum(n for name, n in sizes.items() if is_new(name))}
+        sizes = {name: p.numel() for name, p in family.transformer(**model).named_parameters()}
+    added = sum(n for name, n in sizes.items() if family.is_added(name))
+    drawn = {"nothing": sum(sizes.values()), family.start: added}
     width = 2 if config.lora and config.compute == "bfloat16" else 4
     host = max(sizes.values()) * 4 / shard + drawn.get(config.model.start, 0) * 4
     return sum(sizes.values()) * width / shard / 1e9, host / 1e9
@@ -208,7 +193,7 @@ def frozen_memory(config: EditConfig) -> dict[str, float]:
     in half precision, the others in float32. Folders are counted, of a hub repository the usual sizes are given.
     """
     base, anchoring = Path(config.model.base).expanduser(), config.anchoring
-    out = dict(SIZES[config.family].encoders)
+    out = dict(find_family(config.family).sizes.encoders)
     found = {name: sum(map(numbers, base.glob("text_encoder*"))) * 2 for name in out if name.startswith("text")}
     found["autoencoder"] = numbers(base / "vae") * 4
     if anchoring is None or anchoring.encoder is None:
@@ -257,12 +242,13 @@ def check_mesh(config: EditConfig, model: Mapping[str, Any], gpus: int) -> None:
 
 def count_parameters(config: EditConfig, model: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """Parameters in all, trained ones, and those of the largest block; and the number of blocks."""
+    family = find_family(config.family)
     with init_empty_weights():
-        empty = FAMILIES[config.family].model(**model)
+        empty = family.transformer(**model)
         every = sum(p.numel() for p in empty.parameters())
         each = [sum(p.numel() for p in block.parameters()) for block in blocks(empty)]
         if config.lora is not None:
-            new = config.model.start == "wan"
+            new = config.model.start == family.start
             add_lora(empty, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=new)
     return every, sum(p.numel() for p in empty.parameters() if p.requires_grad), max(each), len(each)
 

@@ -14,11 +14,11 @@ from opensama.data.latents import Encoded
 from opensama.data.samples import BadSample
 from opensama.media.frames import to_frames
 from opensama.media.video_io import write_video
-from opensama.pipeline.assemble import PIPELINES, base_parts
+from opensama.models.families import find_family
+from opensama.pipeline.assemble import base_parts
 from opensama.pipeline.diffusion import Guidance
 from opensama.runtime import autocast, rank
 from opensama.training.config import EditConfig
-from opensama.training.stages import words_of
 from opensama.values import Video
 
 
@@ -34,7 +34,7 @@ class Preview:
         self.config, self.steps = config, steps
         parts = dict.fromkeys(base_parts(config.family)) | {"vae": vae, "transformer": transformer}
         scheduler = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
-        self.pipe = PIPELINES[config.family](**parts, scheduler=scheduler)
+        self.pipe = find_family(config.family).pipeline(**parts, scheduler=scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         self.samples = list(self._choose(data, count))
 
@@ -76,7 +76,7 @@ class Preview:
         noise, semantic = self.pipe.noise(*start), None
         if "semantic" in x:
             semantic = torch.randn(x["semantic"].shape, generator=start.generator)
-        words = words_of(x, **self.config.model.words)
+        words = find_family(self.config.family).prompt(x, **self.config.model.asked)
         device = x["source"].device
         with autocast(device, "float32" if device.type == "cpu" else "bfloat16"):
             edit, _ = self.pipe.run(

@@ -28,9 +28,10 @@ from opensama.data.loader import Reader
 from opensama.data.prefetch import Prefetcher
 from opensama.data.samples import Kind, Sampler, generator, shapes_of
 from opensama.flow import add_noise, flow_loss, sample_sigma, semantic_loss, velocity
+from opensama.models.costs import training_flops
+from opensama.models.families import find_family
 from opensama.runtime import autocast
 from opensama.training.config import EditConfig, FlowSettings, LossSettings
-from opensama.training.costs import SIZES, training_flops
 from opensama.training.devices import moved, pinned
 from opensama.training.parallel import share_tensors
 from opensama.training.plan import count_passes
@@ -42,46 +43,17 @@ Found = tuple[int, Any]
 WHOLE = slice(None)  # of a batch's samples
 
 
-def sama_condition(x: Mapping[str, Tensor], model: Any) -> dict[str, Any]:
-    """The keyword arguments of SamaTransformer3DModel's call for a batch; plain text-to-video has no source.
-
-    Where its tokens are some of a frame's, `source_places` and `target_places` say which (`windows.py`).
-    """
-    semantic = x.get("semantic")
-    return {
-        "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
-        "timestep": 1000 * x["sigma"],
-        **words_of(x),
-        "source_hidden_states": x.get("source"),
-        "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
-        "semantic_hidden_states": None if semantic is None else add_noise(semantic, x["semantic_noise"], x["sigma"]),
-    }
-
-
-def icve_condition(x: Mapping[str, Tensor], model: Any, guidance: float = 1.0) -> dict[str, Any]:
-    """The keyword arguments of IcveTransformer3DModel's call for a batch: the source stays clean, its time is 0."""
-    return {
-        "hidden_states": add_noise(x["target"], x["noise"], x["sigma"]),
-        "timestep": 1000 * x["sigma"],
-        **words_of(x, guidance),
-        "source_hidden_states": x.get("source"),
-    }
-
-
-def words_of(x: Mapping[str, Tensor], guidance: float | None = None) -> dict[str, Tensor]:
-    """The text of a batch [b ...] by the names of the transformers' calls, and the guidance that goes with it."""
-    names = {"text": "encoder_hidden_states", "text_mask": "encoder_attention_mask", "pooled": "pooled_projections"}
-    out = {theirs: x[ours] for ours, theirs in names.items() if ours in x}
-    return out if guidance is None else out | {"guidance": x["text"].new_full((len(x["text"]),), 1000 * guidance)}
-
-
 def cells(model: Any) -> int:
     """Latent cells of one token."""
     return int(torch.tensor(model.config.patch_size).prod())
 
 
-CONDITIONS: dict[str, Callable[..., dict[str, Any]]] = {"sama": sama_condition, "icve": icve_condition}
-"""How each family of models is asked."""
+def noised(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with what the model sees of target and semantic tokens at its noise levels: `noisy`, `noisy_semantic`."""
+    out = {**x, "noisy": add_noise(x["target"], x["noise"], x["sigma"])}
+    if "semantic" in x:
+        out["noisy_semantic"] = add_noise(x["semantic"], x["semantic_noise"], x["sigma"])
+    return out
 
 
 def edit_losses(
@@ -129,8 +101,8 @@ class EditStage:
     ):
         self.importance, self.sharing = importance, sharing
         self.name, self.transformer, self.data, self.config = name, transformer, data, config
-        self.condition = CONDITIONS[config.family]
-        self.sizes = SIZES[config.family].of(transformer.config)
+        self.family = find_family(config.family)
+        self.sizes = self.family.sizes.of(transformer.config)
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.live = data if isinstance(data, Live) else None
         self.reader: Reader[Any] = Reader(data.items, data.__getitem__ if self.live is None else self.live.read)
@@ -172,7 +144,7 @@ class EditStage:
         batch = self.prefetch(index) if self.live is None else self.collate(index, self.shared(index))
         x = moved(batch, self.device)
         with autocast(self.device, self.config.compute):
-            answer = self.transformer(**self.condition(x, self.transformer, **self.config.model.asking))
+            answer = self.transformer(**self.family.condition(noised(x), **self.config.model.asked))
         losses = edit_losses(answer, x, self.config.loss, self.importance)
         losses["loss"] = losses["loss"] * x["weight"]
         return losses | self.cost(x)
@@ -231,12 +203,12 @@ class EditStage:
         out = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
         most = self.config.data.text_tokens
         lengths = torch.tensor([min(len(text), most) for text in texts])
-        whole = self.config.pads_text or self.config.mesh.compile  # what is compiled wants one length
+        whole = self.family.pads_text or self.config.mesh.compile  # what is compiled wants one length
         out["text"] = torch.zeros(b, most if whole else int(lengths.max()), texts[0].shape[1])
         for i, text in enumerate(texts):
             out["text"][i, : len(text)] = text[:most]
         there = torch.arange(out["text"].shape[1]) < lengths[:, None]
-        if not self.config.pads_text and not there.all():
+        if not self.family.pads_text and not there.all():
             out["text_mask"] = there
         out["weight"] = torch.tensor(weight)
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,31 @@ from torch import Tensor
 from opensama import runtime
 from opensama.data.latents import DTYPES, Encoded, Encoders, Live, Shards
 from opensama.data.samples import Layout, Manifest, Row, read_manifest
-from opensama.models.layouts import FAMILIES
+from opensama.models.families import Base, find_family
 from opensama.models.semantic import anchor_count, anchor_frames, pool_anchor_tokens
-from opensama.pipeline.assemble import PIPELINES, base_parts, load_part, text_dtype
+from opensama.pipeline.assemble import base_parts, load_part, text_dtype
 from opensama.pipeline.buckets import closest
 from opensama.pretext import Mixture
-from opensama.training.config import EditConfig, IcveConfig, SamaConfig, SemanticSettings
-from opensama.training.plan import KNOWN, SPATIAL
+from opensama.training.config import EditConfig, SemanticSettings
 from opensama.values import UserError
 
 
 def sizes_of(config: EditConfig) -> dict[str, Any]:
     """The arguments that make the transformer which the settings name. UserError if its sizes are not known."""
-    family, model, known = config.family, config.model, KNOWN[config.family]
+    family, model, known = config.family, config.model, find_family(config.family).bases
     if model.weights is not None and model.start != family:
         raise UserError(
             f"model.weights names {family.upper()} weights, but model.start is {model.start}, which begins "
             f"without them: set model.start={family}, or leave model.weights away."
         )
     folder = Path(model.base).expanduser()
-    if isinstance(config, IcveConfig) and config.model.sizes is not None:
-        sizes = config.model.sizes
+    sizes: Mapping[str, Any]
+    if model.own_sizes is not None:
+        sizes = model.own_sizes
     elif folder.is_dir():
         sizes = runtime.read_object(folder / "transformer" / "config.json")
     elif model.base in known:
-        sizes = known[model.base]
+        sizes = known[model.base].sizes
     else:
         raise UserError(
             f"There is no folder {model.base}, and the sizes of a repository of that name are not known here: "
@@ -52,7 +52,7 @@ def full_config(sizes: dict[str, Any], family: str = "sama") -> dict[str, Any]:
     """Sizes with the model's own defaults filled in. UserError for those that make no model."""
     try:
         with init_empty_weights():
-            model = FAMILIES[family].model(**sizes)
+            model = find_family(family).transformer(**sizes)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"These settings make no {family.upper()} transformer: {error}.") from None
     return {key: value for key, value in dict(model.config).items() if key[0] != "_"}
@@ -64,7 +64,7 @@ def spatial_of(config: EditConfig) -> int:
     if vae.is_file():
         sizes = runtime.read_object(vae)
         return int(sizes.get("scale_factor_spatial") or sizes.get("spatial_compression_ratio") or 8)
-    return SPATIAL.get(config.model.base, 8)
+    return find_family(config.family).bases.get(config.model.base, Base()).spatial
 
 
 def layout_of(config: EditConfig, model: dict[str, Any]) -> Layout:
@@ -97,16 +97,14 @@ def make_encoders(config: EditConfig, device: torch.device) -> Encoders:
     if missing:
         raise UserError(f"The base model in {folder} has no {', '.join(missing)}: copy it again, whole.")
     precision = text_dtype(config.family, torch.float32 if device.type == "cpu" else torch.bfloat16)
-    defaults = {"max_text_tokens": config.data.text_tokens, "prompt_prefix": ""}
-    if isinstance(config, IcveConfig):
-        defaults["text_layer"] = config.model.text_layer
+    defaults = {"max_text_tokens": config.data.text_tokens, "prompt_prefix": "", **config.model.text_settings}
     loaded: dict[str, Any] = {}
     with runtime.quiet_loading():
         for part, kind in parts.items():  # one comes to the device before the next is read
             loaded[part] = load_part(folder / part, kind, precision)
             if not part.startswith("tokenizer"):
                 loaded[part].to(device)
-        pipe = PIPELINES[config.family](**loaded, transformer=None, scheduler=None, defaults=defaults)
+        pipe = find_family(config.family).pipeline(**loaded, transformer=None, scheduler=None, defaults=defaults)
     for part in parts:
         if not part.startswith("tokenizer"):
             getattr(pipe, part).requires_grad_(False).eval()
@@ -176,11 +174,9 @@ def fingerprint(config: EditConfig, manifest: Manifest | None) -> dict[str, Any]
         include={"area", "multiple", "frames", "pretext", "variants", "prefix", "no_text", "text_tokens", "keep"}
     )
     settings = {"base": config.model.base, "seed": config.seed, **data}
-    if isinstance(config, SamaConfig):
-        settings["semantic"] = config.semantic.model_dump(exclude={"width"})
-    if isinstance(config, IcveConfig):
-        settings["text_layer"] = config.model.text_layer
-    return settings | ({"manifest": manifest.fingerprint} if manifest else {})
+    if isinstance(semantic := getattr(config, "semantic", None), SemanticSettings):
+        settings["semantic"] = semantic.model_dump(exclude={"width"})
+    return settings | config.model.text_settings | ({"manifest": manifest.fingerprint} if manifest else {})
 
 
 def read_rows(config: EditConfig) -> Manifest:

@@ -30,12 +30,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
 
 from opensama.data.prefetch import one_core
-from opensama.models.icve import IcveTransformer3DModel
+from opensama.models.families import find_family
 from opensama.models.registry import TINY, WORDS, find
-from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
-from opensama.pipeline.assemble import PIPELINES
-from opensama.pipeline.sama import SamaPipeline
 from opensama.runtime import quiet_loading
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.budget import Budget
@@ -70,24 +67,7 @@ CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
 def make_transformer(config: TinyConfig) -> Any:
     """The family's transformer with random weights."""
-    if config.family == "icve":
-        return IcveTransformer3DModel(**config.icve_sizes)
-    return SamaTransformer3DModel(
-        patch_size=(1, 1, 1),
-        num_attention_heads=config.width // config.head,
-        attention_head_dim=config.head,
-        in_channels=config.latent_channels,
-        out_channels=config.latent_channels,
-        source_gate=True,
-        text_dim=config.text_width,
-        freq_dim=64,
-        ffn_dim=4 * config.width,
-        num_layers=config.layers,
-        semantic_dim=config.semantic_width,
-        semantic_hidden=config.semantic_width,
-        semantic_tokens_per_anchor=17,
-        semantic_rotary=config.semantic_rotary,
-    )
+    return find_family(config.family).transformer(**config.transformer_sizes)
 
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -139,32 +119,35 @@ def train_tiny(
     torch.manual_seed(config.seed)
     device = torch.device(device)
 
+    family = find_family(config.family)
+    own = "autoencoder" in family.stages  # frozen parts, trained for its transformer; else the embedded SAMA's are
     if start_from is not None and find(start_from).family != config.family:
-        raise UserError(
-            f"{start_from} is no {config.family.upper()} model: choose another for --start-from, or the recipe "
-            f"{'icve' if config.family == 'sama' else 'tiny'}."
-        )
-    if start_from is not None or config.family == "icve":
-        frozen = TINY.folder if start_from is None or config.family == "icve" else start_from
+        recipe = find_family(find(start_from).family).recipe
+        name = config.family.upper()
+        raise UserError(f"{start_from} is no {name} model: choose another for --start-from, or the recipe {recipe}.")
+    if start_from is not None or not own:
+        frozen = start_from if own and start_from is not None else TINY.folder
         assert frozen is not None
         with quiet_loading():
-            given = SamaPipeline.from_pretrained(frozen)
+            given = find_family(find(frozen).family).pipeline.from_pretrained(frozen)
             encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
         vae, tokenizer, text, transformer = given.vae, given.tokenizer, given.text_encoder, given.transformer
-        if transformer.config["semantic_rotary"] != config.semantic_rotary:
-            weights = transformer.state_dict()
-            transformer = SamaTransformer3DModel.from_config(transformer.config, semantic_rotary=config.semantic_rotary)
-            transformer.load_state_dict(weights)
-        if config.family == "icve":
+        if own:
+            chosen = {name: size for name, size in config.transformer_sizes.items() if name in family.free}
+            if any(transformer.config[name] != size for name, size in chosen.items()):
+                weights = transformer.state_dict()
+                transformer = family.transformer.from_config(transformer.config, **chosen)
+                transformer.load_state_dict(weights)
+        else:
             theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
             for name, size in theirs.items():
                 if getattr(config, name) != size:
-                    raise UserError(f"An ICVE takes what tiny's parts give: leave {name} at {size}.")
+                    raise UserError(f"This model takes what tiny's frozen parts give: leave {name} at {size}.")
             text.requires_grad_(False)
             transformer = make_transformer(config)
             if start_from is not None:
                 with quiet_loading():
-                    transformer = IcveTransformer3DModel.from_pretrained(start_from / "transformer")
+                    transformer = family.transformer.from_pretrained(start_from / "transformer")
         modules: tuple[torch.nn.Module, ...] = (vae, encoder, text, transformer)
         with quiet_loading():
             for module in modules:  # saved in bfloat16, trained in float32
@@ -249,7 +232,6 @@ def train_tiny(
             text,
             tokenizer,
             streams,
-            family=config.family,
             shift=config.shift,
             emphasis=config.emphasis,
             text_dropout=config.text_dropout,
@@ -259,7 +241,7 @@ def train_tiny(
         )
 
     def wanted(name: str, settings: StageConfig) -> bool:
-        return settings.minutes > 0 or (out / name).exists()
+        return name in family.stages and (settings.minutes > 0 or (out / name).exists())
 
     if wanted("pretrain", config.pretrain):
         budget.begin("pretrain", pools=6)
@@ -270,13 +252,13 @@ def train_tiny(
             apart = pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
             streams.append(Stream(apart, config.video_batch, CLIPS * share))
         _run(editing("pretrain", config.seed + 2, streams), config.pretrain, out, budget, say)
-    if config.family == "sama" and wanted("pictures", config.pictures):
+    if wanted("pictures", config.pictures):
         budget.begin("pictures", pools=5)
         drawn = zip(still_pools("pictures"), SHARES, strict=True)
         streams = [Stream(p, config.picture_batch, share, pictures=True, shift=PICTURE_SHIFT) for p, share in drawn]
         stage = editing("pictures", config.seed + 3, streams, config.pictures.measure_every)
         _run(stage, config.pictures, out, budget, say)
-    if config.family == "sama" and wanted("windows", config.windows):
+    if wanted("windows", config.windows):
         budget.begin("windows", pools=5)
         streams = []
         for p, share in zip(still_pools("windows"), SHARES, strict=True):
@@ -292,7 +274,7 @@ def train_tiny(
         export(out / "images-model", config.family, transformer, vae, text, tokenizer, encoder)
     if wanted("videos", config.videos):
         budget.begin("videos", pools=7)
-        pretext = config.pretext if config.family == "sama" else 0.0
+        pretext = config.pretext
         edits = 1 - pretext
         still: Pool | Renewed = fixed[0] if fixed else pool(SHAPES[0], config.image_edits, 0, 1)
         streams = []
@@ -368,7 +350,7 @@ def notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict
             last = saved["history"][-1] if saved["history"] else {}
             last = {k: v for k, v in last.items() if k not in ("step", "minutes", "norm")}
             stages.append({"name": name, "minutes": saved["seconds"] / 60, "steps": saved["step"], "last": last})
-    command = f"`opensama train tiny{' --recipe icve' if config.family == 'icve' else ''}`"
+    command = f"`{find_family(config.family).command}`"
     made = f"By {command}." if not before else f"{before['made']}\nTrained further by {command}."
     return {"made": made, "stages": stages, "limits": "See docs/lab-log.md."}
 
@@ -386,7 +368,7 @@ def export(
 
     SAMA's image encoder lies beside it for later training.
     """
-    pipeline = PIPELINES[family](
+    pipeline = find_family(family).pipeline(
         tokenizer=tokenizer,
         text_encoder=text,
         vae=vae,
@@ -396,7 +378,7 @@ def export(
     )
     with quiet_loading():
         pipeline.save_pretrained(folder)
-        if family == "sama":
+        if getattr(transformer.config, "semantic_dim", None):
             encoder.save_pretrained(folder / "semantic_encoder")
     (folder / WORDS).write_text("\n".join(known_words()) + "\n", "utf-8")
     for file in folder.rglob("*.safetensors"):

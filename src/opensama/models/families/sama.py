@@ -1,0 +1,209 @@
+"""SAMA on Wan: source, semantic and target tokens in one sequence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from opensama.models.costs import Sizes
+from opensama.models.families.family import Base, Call, Family, Names, Shapes, depth, known_sizes, width_and_heads
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NAMES: Names = (
+    ("patch_embedding", "patch_embedding"),
+    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+    ("time_projection.1", "condition_embedder.time_proj"),
+    ("head.head", "proj_out"),
+    ("head.modulation", "scale_shift_table"),
+    ("blocks.*.modulation", "blocks.*.scale_shift_table"),
+    ("blocks.*.self_attn.q", "blocks.*.attn1.to_q"),
+    ("blocks.*.self_attn.k", "blocks.*.attn1.to_k"),
+    ("blocks.*.self_attn.v", "blocks.*.attn1.to_v"),
+    ("blocks.*.self_attn.o", "blocks.*.attn1.to_out.0"),
+    ("blocks.*.self_attn.norm_q", "blocks.*.attn1.norm_q"),
+    ("blocks.*.self_attn.norm_k", "blocks.*.attn1.norm_k"),
+    ("blocks.*.norm3", "blocks.*.norm2"),
+    ("blocks.*.cross_attn.q", "blocks.*.attn2.to_q"),
+    ("blocks.*.cross_attn.k", "blocks.*.attn2.to_k"),
+    ("blocks.*.cross_attn.v", "blocks.*.attn2.to_v"),
+    ("blocks.*.cross_attn.o", "blocks.*.attn2.to_out.0"),
+    ("blocks.*.cross_attn.norm_q", "blocks.*.attn2.norm_q"),
+    ("blocks.*.cross_attn.norm_k", "blocks.*.attn2.norm_k"),
+    ("blocks.*.ffn.0", "blocks.*.ffn.net.0.proj"),
+    ("blocks.*.ffn.2", "blocks.*.ffn.net.2"),
+    ("segment_embedding", "token_types"),
+    ("siglip_feat_mlp.norm", "semantic_embedder.norm"),
+    ("siglip_feat_mlp.fc1", "semantic_embedder.fc1"),
+    ("siglip_feat_mlp.fc2", "semantic_embedder.fc2"),
+    ("semantic_head.norm", "semantic_head.norm"),
+    ("semantic_head.proj", "semantic_head.proj"),
+)
+
+
+def condition(x: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of SamaTransformer3DModel's call for a batch; plain text-to-video has no source.
+
+    Where its tokens are some of a frame's, `source_places` and `target_places` say which (`training/windows.py`).
+    """
+    return {
+        "hidden_states": x["noisy"],
+        "timestep": 1000 * x["sigma"],
+        **prompt(x),
+        "source_hidden_states": x.get("source"),
+        "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
+        "semantic_hidden_states": x.get("noisy_semantic"),
+    }
+
+
+def prompt(x: Mapping[str, Tensor]) -> Call:
+    return {"encoder_hidden_states": x["text"]}
+
+
+def config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
+    """SamaTransformer3DModel's arguments: from `sizes` (released names, or the arguments' own), else from shapes.
+
+    What shapes cannot say is the release's: heads of 128, 65 tokens an anchor, eps 1e-6.
+    """
+    released = ("dim", "num_heads", "num_semantic_tokens", "in_dim", "out_dim")
+    sizes = known_sizes(sizes, FAMILY.transformer, released)
+    d, c, *patch = shapes["patch_embedding.weight"]
+    patch = sizes.pop("patch_size", patch)
+    d, heads = width_and_heads(sizes, sizes.pop("dim", d), "num_heads")
+    semantic = shapes.get("siglip_feat_mlp.fc1.weight", (1024, 1152))
+    tokens = sizes.pop("num_semantic_tokens", 65)
+    anchors, rest = divmod(tokens, 65)
+    if rest:
+        anchors, per_anchor = 1, tokens
+    else:
+        per_anchor = 65
+    found = {
+        "patch_size": tuple(patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": d // heads,
+        "in_channels": sizes.pop("in_dim", c),
+        "out_channels": sizes.pop("out_dim", shapes["head.head.weight"][0] // math.prod(patch)),
+        "text_dim": shapes["text_embedding.0.weight"][1],
+        "freq_dim": shapes["time_embedding.0.weight"][1],
+        "ffn_dim": shapes["blocks.0.ffn.0.weight"][0],
+        "num_layers": depth(shapes, "blocks"),
+        "semantic_dim": semantic[1],
+        "semantic_hidden": semantic[0],
+        "semantic_tokens_per_anchor": per_anchor,
+        "num_anchors": anchors,
+    }
+    return found | sizes
+
+
+def embedded(settings: Any) -> dict[str, Any]:
+    """SamaTransformer3DModel's arguments for the embedded model's settings."""
+    return {
+        "patch_size": (1, 1, 1),
+        "num_attention_heads": settings.width // settings.head,
+        "attention_head_dim": settings.head,
+        "in_channels": settings.latent_channels,
+        "out_channels": settings.latent_channels,
+        "source_gate": True,
+        "text_dim": settings.text_width,
+        "freq_dim": 64,
+        "ffn_dim": 4 * settings.width,
+        "num_layers": settings.layers,
+        "semantic_dim": settings.semantic_width,
+        "semantic_hidden": settings.semantic_width,
+        "semantic_tokens_per_anchor": 17,
+        "semantic_rotary": settings.semantic_rotary,
+    }
+
+
+def draw_added(config: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """A zero type embedding, and semantic modules as torch draws them."""
+    import torch
+    from torch import nn
+
+    from opensama.models.semantic import SemanticEmbedder, SemanticHead
+
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    parts: dict[str, nn.Module] = {"token_types": nn.Embedding(3, d, _weight=torch.zeros(3, d))}
+    if config["semantic_dim"]:
+        parts["semantic_embedder"] = SemanticEmbedder(config["semantic_dim"], config["semantic_hidden"], d)
+        parts["semantic_head"] = SemanticHead(d, config["semantic_dim"])
+    return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamaSizes(Sizes):
+    """SamaTransformer3DModel's."""
+
+    block_bytes: ClassVar[float] = 87.0
+    selective_bytes: ClassVar[float] = 28.0
+    encoders: ClassVar[Mapping[str, float]] = {"text encoder": 11.4, "autoencoder": 0.5, "image encoder": 1.7}
+    vae_flops: ClassVar[float] = 5.07e6  # Wan2.1's
+    text_flops: ClassVar[float] = 5.8e12  # UMT5-XXL for 512 tokens
+
+    freq: int
+    semantic_dim: int
+    semantic_hidden: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
+        return cls(
+            d=config["num_attention_heads"] * config["attention_head_dim"],
+            ffn=config["ffn_dim"],
+            layers=config["num_layers"],
+            text_dim=config["text_dim"],
+            freq=config["freq_dim"],
+            channels=config["in_channels"],
+            patch=tuple(config["patch_size"]),
+            semantic_dim=config["semantic_dim"] or 0,
+            semantic_hidden=config["semantic_hidden"],
+            spatial=spatial,
+        )
+
+    def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
+        d, layers = self.d, self.layers
+        blocks = tokens * layers * 2 * (6 * d**2 + 2 * d * self.ffn)
+        words = layers * 4 * text * d**2 + 2 * text * (self.text_dim * d + d**2)
+        time = 2 * (self.freq * d + 7 * d**2)
+        ends = 2 * (tokens - semantic + target) * self.cell * d
+        hidden = self.semantic_hidden
+        anchors = 2 * semantic * (self.semantic_dim * hidden + hidden * d + self.semantic_dim * d)
+        return blocks + words + time + ends + anchors, layers * 4 * tokens * (tokens + text) * d
+
+
+FAMILY = Family(
+    name="sama",
+    transformer_class="opensama.models.sama:SamaTransformer3DModel",
+    pipeline_class="opensama.pipeline.sama:SamaPipeline",
+    lora_loader="diffusers.loaders:WanLoraLoaderMixin",
+    names=NAMES,
+    config=config,
+    embedded=embedded,
+    sizes=SamaSizes,
+    condition=condition,
+    prompt=prompt,
+    parts={
+        "tokenizer": "transformers:AutoTokenizer",
+        "text_encoder": "transformers:UMT5EncoderModel",
+        "vae": "diffusers:AutoencoderKLWan",
+    },
+    bases={
+        "Wan-AI/Wan2.1-T2V-14B-Diffusers": Base(),
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Base({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+        "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Base(
+            {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+            spatial=16,
+        ),
+    },
+    start="wan",
+    added=("token_types", "semantic_embedder", "semantic_head"),
+    draw_added=draw_added,
+    free=("source_rotary", "semantic_rotary", "source_time", "num_anchors"),
+    pads_text=True,
+    stages=("autoencoder", "semantic", "pictures", "windows", "images", "videos"),
+)
