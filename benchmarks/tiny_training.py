@@ -16,9 +16,10 @@ import torch
 
 from opensama.models.registry import TINY
 from opensama.pipeline.sama import SamaPipeline
-from opensama.training.editing import EditingStage, Stream
+from opensama.training.drawn import PICTURE_SHIFT, SIDES
 from opensama.training.optim import make_optimizers
-from opensama.training.tiny import PICTURE_SHIFT, SIDES
+from opensama.training.sources import Stream
+from opensama.training.tiny import drawn_stage
 
 POOL = 256
 
@@ -44,7 +45,7 @@ def main() -> None:
     print(f"{'':<14}{'batch':>6}{'s a step':>10}{'optimizer':>11}{'edits a second':>16}{'ratio':>7}")
     first = None
     for name, stream in ways.items():
-        stage = EditingStage(name, model.transformer, model.text_encoder, model.tokenizer, [stream])
+        stage = drawn_stage(name, model.transformer, model.text_encoder, model.tokenizer, [stream])
         weights = {f"{m}.{k}": p for m, module in stage.modules().items() for k, p in module.named_parameters()}
         optimizers = make_optimizers(weights, lr=1e-5, muon=1e-5, betas=(0.9, 0.99), weight_decay=0.0)
         taken, updates = [], []

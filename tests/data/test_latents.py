@@ -14,6 +14,7 @@ from opensama.data import latents
 from opensama.data.latents import Live, Shards, changed_share
 from opensama.training.loading import make_transformer
 from opensama.training.runs import encode_data
+from opensama.training.sources import Items
 from opensama.training.stages import EditStage
 from opensama.training.start import open_data
 from opensama.values import UserError
@@ -35,7 +36,7 @@ def test_the_same_loss(config, tmp_path, keep):
     assert settings == again
     assert isinstance(cached, Shards)
     transformer = make_transformer(config)
-    stages = [EditStage("a", transformer, data, config) for data in (live, cached)]
+    stages = [EditStage.of("a", transformer, Items(data, config)) for data in (live, cached)]
     assert stages[0].passes == 4
     for index in (0, 3):
         for key, value in stages[0].batch(index).items():
@@ -79,7 +80,7 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
     for encoder in ("text_encoder", "vae", "siglip"):  # nothing asks for them any more
         shutil.rmtree(tmp_path / "base" / encoder)
     data, _ = open_data(config, CPU, ignore)
-    stage = EditStage("a", make_transformer(config), data, config)
+    stage = EditStage.of("a", make_transformer(config), Items(data, config))
     for index in range(6):
         stage.batch(index)
     assert [name for name, _ in stage.skipped] == ["3"]

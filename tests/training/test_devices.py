@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from opensama.models.families import find_family
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.windows import WindowPlan
@@ -28,16 +29,16 @@ from opensama.training.autoencoder import AutoencoderStage
 from opensama.training.checkpoint import newest
 from opensama.training.config import EditConfig, IcveConfig, SamaConfig, TinyConfig
 from opensama.training.devices import machine, own_device, pinned, stage_device
-from opensama.training.editing import EditingStage, Stream
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, parallelise
 from opensama.training.preview import Preview
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
+from opensama.training.sources import Items, Stream
 from opensama.training.stages import EditStage
 from opensama.training.start import make_encoders, make_vae, open_data
 from opensama.training.text import make_text_encoder, train_tokenizer
-from opensama.training.tiny import make_transformer as make_tiny_transformer
+from opensama.training.tiny import drawn_stage
 from opensama.values import UserError
 from opensama.world import plan_edit
 from tests.data.making import tiny_settings
@@ -134,9 +135,8 @@ def descend(stage, index: int) -> None:
 def test_a_stage_of_every_recipe(name, settings, encoded):
     config = settings(name)
     transformer = nn.Module.to(make_transformer(config), META)
-    stage = EditStage(
-        name, transformer, encoded(config), config, device="meta", importance=torch.ones(4, device="meta")
-    )
+    items = Items(encoded(config), config, device="meta")
+    stage = EditStage.of(name, transformer, items, importance=torch.ones(4, device="meta"))
     assert stage_device(stage) == META
     for index in {0, stage.passes - 1}:
         descend(stage, index)
@@ -221,13 +221,17 @@ def test_the_embedded_models_semantic_encoder_from_nothing(tokenizer):
     descend(stage, 0)
 
 
+def embedded_transformer(config: TinyConfig) -> nn.Module:
+    return find_family(config.family).transformer(**config.transformer_sizes)
+
+
 @pytest.mark.parametrize("config", [SMOKE, ICVE_SMOKE], ids=["sama", "icve"])
 def test_the_embedded_models_editing(config: TinyConfig, tokenizer):
     config = config.model_copy(update={"text_width": 32})
     text = on_meta(make_text_encoder(tokenizer, 32, 1)).requires_grad_(config.family == "sama")
     streams = [Stream(drawn_pool(frames, config.family), 2, 1.0) for frames in (1, 17)]
-    stage = EditingStage(
-        "videos", on_meta(make_tiny_transformer(config)), text, tokenizer, streams,
+    stage = drawn_stage(
+        "videos", on_meta(embedded_transformer(config)), text, tokenizer, streams,
         importance=torch.ones(192),
     )  # fmt: skip
     assert stage_device(stage) == META

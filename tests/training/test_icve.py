@@ -33,6 +33,7 @@ from opensama.recipes.icve import RECIPES
 from opensama.training.config import IcveConfig
 from opensama.training.loading import make_transformer
 from opensama.training.runs import encode_data, plan_editor
+from opensama.training.sources import Items
 from opensama.training.stages import EditStage, noised
 from opensama.training.start import open_data
 from opensama.values import Video
@@ -67,7 +68,7 @@ def settings(hunyuan, pairs) -> IcveConfig:
 
 def stage_of(config: IcveConfig) -> EditStage:
     data, _ = open_data(config, CPU, ignore)
-    return EditStage("pretrain", make_transformer(config), data, config)
+    return EditStage.of("pretrain", make_transformer(config), Items(data, config))
 
 
 def test_hunyuan_video_is_the_beginning(settings, hunyuan):
@@ -97,7 +98,7 @@ def test_the_source_is_clean_and_kept_and_only_text_is_dropped(settings):
     assert not torch.allclose(asked["hidden_states"], x["target"])
     assert asked["guidance"].tolist() == [1000.0, 1000.0]
     assert torch.equal(asked["timestep"], 1000 * x["sigma"])
-    lengths = {len(row["text"]) for row in map(stage.data.__getitem__, range(3))}
+    lengths = {len(row["text"]) for row in map(stage.source.data.__getitem__, range(3))}
     assert len(lengths) > 1, "texts of several lengths"
     masks = [stage.batch(i).get("text_mask") for i in range(8)]
     assert any(mask is not None and not mask.all() for mask in masks)
@@ -105,7 +106,7 @@ def test_the_source_is_clean_and_kept_and_only_text_is_dropped(settings):
     settings.data.text_dropout = 1.0
     dropped = stage_of(settings).batch(0)
     assert torch.equal(dropped["source"], x["source"])
-    nothing = stage.data.nothing
+    nothing = stage.source.data.nothing
     assert torch.equal(dropped["text"], nothing["text"].expand(2, -1, -1))
     assert torch.equal(dropped["pooled"], nothing["pooled"].expand(2, -1))
 
@@ -115,7 +116,7 @@ def test_padding_does_not_count(settings):
     stage = stage_of(settings)
     settings = settings.model_copy(deep=True)
     settings.mesh.compile = True
-    padded = EditStage("padded", stage.transformer, stage.data, settings)
+    padded = EditStage.of("padded", stage.transformer, Items(stage.source.data, settings))
     a, b = stage.batch(0), padded.batch(0)
     assert a["text"].shape[1] < b["text"].shape[1] == 12
     torch.testing.assert_close(stage.step(0)["loss"], padded.step(0)["loss"], rtol=1e-5, atol=1e-6)
@@ -126,7 +127,7 @@ def test_two_steps_and_one_batch_is_learnt(settings, tmp_path):
     stage = stage_of(settings)
     assert not encode_data(settings, tmp_path / "latents", device="cpu", say=ignore)
     settings.data.latents = tmp_path / "latents"
-    cached = EditStage("cached", stage.transformer, open_data(settings, CPU, ignore)[0], settings)
+    cached = EditStage.of("cached", stage.transformer, Items(open_data(settings, CPU, ignore)[0], settings))
     assert torch.equal(stage.step(0)["loss"], cached.step(0)["loss"])
     optimizer = torch.optim.Adam(stage.transformer.parameters(), lr=1e-2)
     history = []

@@ -15,6 +15,7 @@ from opensama.training.config import SamaConfig
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.runs import encode_data
+from opensama.training.sources import Items
 from opensama.training.stages import EditStage, noised
 from opensama.training.start import open_data
 from opensama.values import UserError
@@ -28,7 +29,7 @@ def ignore(*_: object) -> None:
 
 def stage_of(config: SamaConfig, **changes: object) -> EditStage:
     data, _ = open_data(config, CPU, ignore)
-    return EditStage("stage0", make_transformer(config), data, config, **changes)  # type: ignore[arg-type]
+    return EditStage.of("stage0", make_transformer(config), Items(data, config, **changes))  # type: ignore[arg-type]
 
 
 def test_a_zero_type_embedding_reproduces_the_base(config, base):
@@ -79,18 +80,18 @@ def test_a_pass_sees_the_same_batch_whatever_the_threads(config, tmp_path, worke
         config.data.latents = latents
         stage = stage_of(config)
         seen = seen_by(stage)
-        if stage.live is not None:
+        if stage.source.live is not None:
             threads = set()
-            video = stage.live.encoders.video
+            video = stage.source.live.encoders.video
 
             def noting(pixels: torch.Tensor, video=video, threads=threads) -> torch.Tensor:
                 threads.add(threading.current_thread())
                 return video(pixels)
 
-            stage.live.encoders = replace(stage.live.encoders, video=noting)
+            stage.source.live.encoders = replace(stage.source.live.encoders, video=noting)
         for index in (0, 1, 2, 3, 4, 2, 9):
             stage.step(index)
-        if stage.live is not None:
+        if stage.source.live is not None:
             assert threads == {threading.current_thread()}
         assert len(seen) == 7
         for index, x in zip((0, 1, 2, 3, 4, 2, 9), seen, strict=True):
@@ -143,7 +144,7 @@ def test_two_steps_and_one_batch_is_learnt(config):
 def test_dropped_text_is_the_negative_prompt(config):
     config.data.text_dropout = 1.0
     stage = stage_of(config)
-    nothing = stage.data.nothing["text"]
+    nothing = stage.source.data.nothing["text"]
     for row in stage.batch(2)["text"]:
         torch.testing.assert_close(row[: len(nothing)], nothing.float())
         assert (row[len(nothing) :] == 0).all()

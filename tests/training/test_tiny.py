@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
+from opensama.models.families import find_family
 from opensama.models.registry import TINY as EMBEDDED
 from opensama.models.registry import TINY_ICVE
 from opensama.models.tiny import PatchAutoencoder
@@ -24,7 +25,6 @@ from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.budget import Budget
 from opensama.training.checkpoint import newest
 from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.editing import EditingStage, HeldOut, Stream, as_long_as_the_longest
 from opensama.training.pool import (
     PRETEXT,
     Renewed,
@@ -39,12 +39,25 @@ from opensama.training.pool import (
     draw_unpaired,
     stretched,
 )
+from opensama.training.scores import HeldOut, held_out_scores
 from opensama.training.semantic_encoder import make_semantic_encoder, semantic_tokens
-from opensama.training.text import encode_text, make_text_encoder, tokenize, train_tokenizer
-from opensama.training.tiny import make_transformer, train_tiny
+from opensama.training.sources import Stream
+from opensama.training.text import (
+    as_long_as_the_longest,
+    encode_text,
+    make_text_encoder,
+    prompt_embeddings,
+    tokenize,
+    train_tokenizer,
+)
+from opensama.training.tiny import drawn_stage, train_tiny
 from opensama.values import UserError
 from opensama.world import TIERS, plan_edit
 from opensama.world.unpaired import plan_unpaired
+
+
+def make_transformer(config: TinyConfig) -> torch.nn.Module:
+    return find_family(config.family).transformer(**config.transformer_sizes)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +201,7 @@ def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd
 def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokenizer, parts):
     vae, encoder, text, transformer = parts
     pool = build_pool(None, 8, vae, encoder, tokenizer, frames=5, size=(32, 32))
-    stage = EditingStage("images", transformer, text, tokenizer, [Stream(pool, 8, 1.0)], text_dropout=0.0)
+    stage = drawn_stage("images", transformer, text, tokenizer, [Stream(pool, 8, 1.0)], text_dropout=0.0)
     a, b = stage.batch(3), stage.batch(3)
     torch.testing.assert_close(a, b)
     assert not torch.equal(a["noise"], stage.batch(4)["noise"])
@@ -240,7 +253,7 @@ def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(t
     captions = [draw_plan(f"(96, 96)-{i}", tier="core").caption for i in range(8)]
     ids, mask = tokenize(tokenizer, captions, 40)
     streams = [Stream(pool, 5, 0.5, pictures=True, shift=1.0), Stream(pool, 6, 0.5, sides=(4,))]
-    stage = EditingStage("x", transformer, text, tokenizer, streams, text_dropout=0.0)
+    stage = drawn_stage("x", transformer, text, tokenizer, streams, text_dropout=0.0)
     batches = [stage.batch(i) for i in range(8)]
     pictures, windows = ([x for x in batches if len(x["ids"]) == n] for n in (5, 6))
     assert pictures
@@ -269,11 +282,12 @@ def test_scores_are_errors_over_the_sources_own(tokenizer, parts):
     torch.nn.init.zeros_(copies.proj_out.weight)
     with torch.no_grad():
         copies.proj_out.bias.copy_(torch.cat((torch.zeros(192), torch.full((192,), 30.0))))  # keeps the source
-    stage = EditingStage("x", copies, text, tokenizer, [Stream(pool, 2, 1.0)], tests={"core": HeldOut(pool, families)})
-    scores = stage.measure(5)
+    stage = drawn_stage("x", copies, text, tokenizer, [Stream(pool, 2, 1.0)])
+    stage_tests = {"core": HeldOut(pool, families)}
+    scores = held_out_scores(stage, stage_tests, 5)
     assert set(scores) == {"core", *(f"core {family}" for family in families)}
     assert all(score == pytest.approx(1, abs=0.01) for score in scores.values())
-    other = EditingStage("x", transformer, text, tokenizer, stage.streams, tests=stage.tests)
+    other = drawn_stage("x", transformer, text, tokenizer, stage.source.streams, tests=stage_tests)
     assert other.measure() == other.measure() != scores
 
 
@@ -353,7 +367,7 @@ def test_clips_make_a_pool_and_a_stream_that_is_never_cut(tokenizer, parts):
     assert pool["change"][~same].any()
     edits = build_pool(None, 4, vae, encoder, tokenizer, frames=9, size=(32, 32), text_tokens=40)
     streams = [Stream(edits, 2, 0.5), Stream(pool, 3, 0.5, cut=False)]
-    stage = EditingStage("videos", transformer, text, tokenizer, streams)
+    stage = drawn_stage("videos", transformer, text, tokenizer, streams)
     shapes = {(len(x["target"]), x["target"].shape[2]) for x in map(stage.batch, range(40))}
     assert shapes == {(2, 2), (2, 3), (3, 3)}
 
@@ -430,9 +444,10 @@ def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
     )
     texts = ["make it night.", "replace the red car with a small yellow flower.", ""]
     ids, mask = tokenize(given.tokenizer, texts, 40)
-    streams = [Stream({"ids": ids}, 1, 1.0)]
-    stage = EditingStage("x", icve.transformer, given.text_encoder, given.tokenizer, streams)
-    ours, theirs = stage.words(*as_long_as_the_longest(ids, mask)), icve.encode_words(texts, 3)
+    ours, theirs = (
+        prompt_embeddings(given.text_encoder, *as_long_as_the_longest(ids, mask), masked=True),
+        icve.encode_words(texts, 3),
+    )
     torch.testing.assert_close(ours["pooled"], theirs["pooled_projections"])
     there = theirs["encoder_attention_mask"].bool()
     assert torch.equal(ours["text_mask"], there)

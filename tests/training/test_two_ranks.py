@@ -22,6 +22,7 @@ from opensama.training.ema import Average
 from opensama.training.loading import begin, make_transformer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise, share_tensors
 from opensama.training.plan import loading_memory
+from opensama.training.sources import Items
 from opensama.training.stages import EditStage
 from opensama.training.start import full_config, open_data, sizes_of
 from opensama.training.waiting import wait_for_all
@@ -152,7 +153,7 @@ def counted_stage(settings: dict, **changes: object) -> tuple[EditStage, Counter
         return video(pixels)
 
     data.encoders = replace(data.encoders, video=counted)
-    return EditStage("stage0", make_transformer(config), data, config, **changes), seen  # type: ignore[arg-type]
+    return EditStage.of("stage0", make_transformer(config), Items(data, config, **changes)), seen  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ from opensama.reproduction.shipped import probe_shipped
 from opensama.runtime import whole_file
 from opensama.training.config import DataSettings, EditConfig, LossSettings, ModelSettings, SamaConfig
 from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.sources import Items
 from opensama.training.stages import EditStage
 from opensama.training.tiny import importance
 from opensama.values import UserError
@@ -235,7 +236,7 @@ def train(
     stage: str, model: Any, data: MicroData, config: EditConfig, budget: Steps, steps: int, folder: Path
 ) -> dict[str, Any]:  # fmt: skip
     """One stage; the model then holds the averaged weights. Its curve, cost and operations come out."""
-    passes = EditStage(stage, model, data, config, importance=importance(frozen().vae).sqrt())
+    passes = EditStage.of(stage, model, Items(data, config), importance=importance(frozen().vae).sqrt())
     loop = LoopConfig(
         steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=passes.passes,
         log_every=60, save_every=60,

@@ -28,6 +28,7 @@ from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise
 from opensama.training.plan import Plan, make_plan, nominal_shapes
 from opensama.training.preview import Preview
+from opensama.training.sources import Items
 from opensama.training.stages import EditStage
 from opensama.training.start import (
     fingerprint,
@@ -46,10 +47,11 @@ Say = Callable[[str], None]
 FREE = {"machine", "mesh", "save_every", "preview_every", "trackers"}  # what may change when a run goes on
 
 
-def loop_config(config: EditConfig, stage: EditStage) -> LoopConfig:
+def loop_config(config: EditConfig, passes: int, epoch: int) -> LoopConfig:
+    """The loop's settings, with so many passes a step and steps an epoch."""
     o = config.optimizer
     return LoopConfig(
-        steps=o.steps if o.epochs is None else ceil(o.epochs * stage.epoch),
+        steps=o.steps if o.epochs is None else ceil(o.epochs * epoch),
         lr=o.lr,
         warmup=o.warmup,
         decay=o.decay,
@@ -64,7 +66,7 @@ def loop_config(config: EditConfig, stage: EditStage) -> LoopConfig:
         save_every=config.save_every,
         trackers=config.trackers,
         preview_every=config.preview_every,
-        accumulate=stage.passes,
+        accumulate=passes,
     )
 
 
@@ -87,7 +89,8 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     beginning.fill(transformer)
     rank, world = layout.data_rank, layout.data_world
     sharing = None if layout.context is None else layout.context["ulysses"].get_group()
-    stage = EditStage(name, transformer, data, config, rank=rank, world=world, device=where, sharing=sharing)
+    items = Items(data, config, rank=rank, world=world, device=where, sharing=sharing)
+    stage = EditStage.of(name, transformer, items)
     settings = config.model_dump(mode="json", exclude=FREE)
     for length in ("steps", "epochs"):
         settings["optimizer"].pop(length)
@@ -97,7 +100,7 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
         stage.preview = Preview(transformer, make_vae(config, where), data, config)
     trainer = Trainer(
         stage,
-        loop_config(config, stage),
+        loop_config(config, items.passes, items.epoch),
         out,
         say,
         settings=settings,

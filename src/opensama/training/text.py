@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -103,3 +104,17 @@ def encode_text(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Text [b l d] as the pipeline makes it: hidden states, zero where the text has ended."""
     hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
     return torch.where(mask[..., None] == 0, torch.zeros((), dtype=hidden.dtype), hidden)
+
+
+def as_long_as_the_longest(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and mask [b l] without the columns that are padding in every row; on the CPU, where that stops nothing."""
+    longest = int(mask.sum(1).max())
+    return ids[:, :longest], mask[:, :longest]
+
+
+def prompt_embeddings(encoder: Any, ids: Tensor, mask: Tensor, *, masked: bool) -> dict[str, Tensor]:
+    """Text [b l d] as a family's pipeline makes it; `masked` adds where it ends and, in one vector, its mean."""
+    text = encode_text(encoder, ids, mask)
+    if not masked:
+        return {"text": text}
+    return {"text": text, "text_mask": mask.bool(), "pooled": text.sum(1) / mask.sum(1, keepdim=True)}

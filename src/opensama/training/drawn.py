@@ -1,0 +1,197 @@
+"""What each stage of an embedded model reads: pools of the drawn world, drawn when a stage first asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerFast, SiglipVisionModel
+
+from opensama.data.prefetch import one_core
+from opensama.models.tiny import PatchAutoencoder
+from opensama.training.budget import Budget
+from opensama.training.config import TinyConfig
+from opensama.training.pool import (
+    DRAWS,
+    Draw,
+    Pool,
+    Renewed,
+    Workers,
+    build_pool,
+    draw_clips,
+    draw_in_turn,
+    draw_unpaired,
+)
+from opensama.training.scores import HeldOut
+from opensama.training.sources import Stream
+from opensama.world import TIERS
+from opensama.world.phrasing import Split
+
+SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
+SHARES = (0.6, 0.2, 0.2)  # of the batches
+IMAGES = 1 / 6  # of the videos stage's batches that are edits
+WHOLE = 1 / 4  # of the windows stage's batches; these alone have semantic tokens
+SIDES = (4, 4, 5)  # of windows, in cells
+PICTURE_SHIFT = 3.0  # of the noise levels of pictures: a caption says what, the noisy picture where
+CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
+
+
+class Pools:
+    """Draws with the frozen parts of a model; `close` ends its threads and processes."""
+
+    def __init__(
+        self,
+        config: TinyConfig,
+        folder: Path,
+        vae: PatchAutoencoder,
+        encoder: SiglipVisionModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        budget: Budget,
+        device: torch.device,
+        say: Callable[[str], None],
+    ):
+        self.config, self.folder, self.budget, self.device, self.say = config, folder, budget, device, say
+        self.parts = vae, encoder, tokenizer
+        self.workers = Workers(config.workers, *self.parts) if config.workers else None
+        self.drawing = ThreadPoolExecutor(1, initializer=one_core)
+        self.chunk = 0
+        if config.chunk:
+            self.chunk = budget.scaled(config.chunk, least=64, a_minute=100 * max(1, config.workers))
+        # a lot that is begun is drawn to its end: of stills, and of clips
+        self.lots = (64, 8) if not budget.first or budget.first > 10 else (16, 2)
+        self.fixed: list[Pool] = []
+
+    def close(self) -> None:
+        self.drawing.shutdown(cancel_futures=True)
+        if self.workers:
+            self.workers.close()
+
+    def pool(
+        self,
+        size: tuple[int, int],
+        n: int,
+        first: int,
+        frames: int,
+        draw: Draw | None = None,
+        name: str | None = None,
+        split: Split = "train",
+        say: Callable[[str], None] | None = None,
+        until: float | None = None,
+    ) -> Pool:
+        """`n` samples from seed `first` on (a quarter of them in other shapes than the first), kept in a file."""
+        config, kinds = self.config, dict[Draw, str]({draw_clips: "pretext-", draw_unpaired: "unpaired-"})
+        draw = draw or DRAWS[config.tier]
+        return build_pool(
+            self.folder / f"{name or kinds.get(draw, '')}{frames}x{size[0]}x{size[1]}.safetensors",
+            n if size == SHAPES[0] else n // 4,
+            *self.parts,
+            draw=draw,
+            frames=frames,
+            size=size,
+            text_tokens=config.text_tokens,
+            first=first + (config.seed * 100_000_000 if split == "train" else 0),
+            split=split,
+            batch=self.lots[frames > 1],
+            workers=self.workers,
+            until=self.budget.pool() if until is None else until,
+            say=say or self.say,
+        )
+
+    def renewed(self, stage: str, size: tuple[int, int]) -> Renewed:
+        """Image edits of which new ones take the oldest ones' place."""
+        config, begin = self.config, 50_000_000 + 10_000_000 * list(self.config.stages).index(stage)
+
+        def make(number: int) -> Pool:
+            old, name = (f"{stage}-{k}-" for k in (number - config.chunks, number))
+            (self.folder / f"{old}1x{size[0]}x{size[1]}.safetensors").unlink(missing_ok=True)
+            first = begin + number * self.chunk
+            return self.pool(size, self.chunk, first, 1, name=name, say=lambda _: None, until=inf)
+
+        steps, kept = config.chunk_steps, config.chunks
+        return Renewed(make, steps=steps, kept=kept, threads=self.drawing, device=self.device)
+
+    def stills(self, stage: str) -> Sequence[tuple[Pool | Renewed, float]]:
+        """Image edits in the three shapes, and the shares of these."""
+        if self.chunk:
+            return [(self.renewed(stage, size), share) for size, share in zip(SHAPES, SHARES, strict=True)]
+        for size in SHAPES[len(self.fixed) :]:
+            self.fixed.append(self.pool(size, self.config.image_edits, 0, 1))
+        return list(zip(self.fixed, SHARES, strict=True))
+
+    @cached_property
+    def held_out(self) -> dict[str, HeldOut]:
+        """Of both tiers, whichever is trained on."""
+        n = self.config.test_edits
+        drawn = {
+            tier: self.pool(SHAPES[0], n, 0, 1, partial(draw_in_turn, tier=tier), f"test-{tier}-", "test")
+            for tier in TIERS
+        }
+        return {tier: HeldOut(edits, TIERS[tier].families) for tier, edits in drawn.items()}
+
+
+def pretrain(pools: Pools, config: TinyConfig) -> list[Stream]:
+    streams = []
+    for size, share in zip(SHAPES, SHARES, strict=True):
+        apart = pools.pool(size, config.unpaired_stills, 30_000_000, 1, draw_unpaired)
+        streams.append(Stream(apart, config.image_batch, (1 - CLIPS) * share))
+        apart = pools.pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
+        streams.append(Stream(apart, config.video_batch, CLIPS * share))
+    return streams
+
+
+def pictures(pools: Pools, config: TinyConfig) -> list[Stream]:
+    return [
+        Stream(pool, config.picture_batch, share, pictures=True, shift=PICTURE_SHIFT)
+        for pool, share in pools.stills("pictures")
+    ]
+
+
+def windows(pools: Pools, config: TinyConfig) -> list[Stream]:
+    streams = []
+    for pool, share in pools.stills("windows"):
+        streams.append(Stream(pool, config.window_batch, (1 - WHOLE) * share, sides=SIDES))
+        streams.append(Stream(pool, config.image_batch, WHOLE * share))
+    return streams
+
+
+def images(pools: Pools, config: TinyConfig) -> list[Stream]:
+    return [Stream(pool, config.image_batch, share) for pool, share in pools.stills("images")]
+
+
+def videos(pools: Pools, config: TinyConfig) -> list[Stream]:
+    edits, still = 1 - config.pretext, pools.fixed[0] if pools.fixed else None
+    still = still or pools.pool(SHAPES[0], config.image_edits, 0, 1)
+    streams = []
+    for size, share in zip(SHAPES, SHARES, strict=True):
+        clips = pools.pool(size, config.video_edits, 10_000_000, 17)
+        streams.append(Stream(clips, config.video_batch, edits * (1 - IMAGES) * share))
+    streams.append(Stream(still, config.image_batch, edits * IMAGES))
+    for size, share in zip(SHAPES, SHARES, strict=True) if config.pretext else ():
+        clips = pools.pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
+        # whole, since tube shuffle may put what the first frames need at the source's end
+        streams.append(Stream(clips, config.video_batch, config.pretext * share, cut=False))
+    return streams
+
+
+class DrawnStage(NamedTuple):
+    """A stage on drawn pools."""
+
+    streams: Callable[[Pools, TinyConfig], list[Stream]]
+    seed: int  # beside the run's
+    pools: int  # that it draws
+    export: bool = False  # whether a model folder is left after it
+
+
+STAGES = {
+    "pretrain": DrawnStage(pretrain, 2, pools=6),
+    "pictures": DrawnStage(pictures, 3, pools=5),
+    "windows": DrawnStage(windows, 4, pools=5, export=True),
+    "images": DrawnStage(images, 0, pools=3, export=True),
+    "videos": DrawnStage(videos, 1, pools=7),
+}
