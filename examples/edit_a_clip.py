@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 import opensama
-from opensama.media import write_video
 from opensama.world import sample_edit
 
 
@@ -27,7 +26,7 @@ def main() -> None:
     else:
         video = options.video
     edited = opensama.edit(video, options.instruction, model=options.model)
-    write_video(edited, options.out, overwrite=True)
+    edited.save(options.out, overwrite=True)
     print(f"{edited.frame_count} frames of {edited.width}x{edited.height} in {options.out}")
 
 

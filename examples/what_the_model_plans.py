@@ -16,6 +16,7 @@ from transformers import SiglipVisionModel
 
 from opensama import load
 from opensama.models.registry import ASSETS
+from opensama.pipeline.sama import SamaPipeline
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.world import plan_edit, render_edits, sample_edit
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300)
     options = parser.parse_args()
     pipeline = load(str(options.model)).pipeline
+    assert isinstance(pipeline, SamaPipeline), "an ICVE has no semantic tokens"
     encoder = SiglipVisionModel.from_pretrained(options.model / "semantic_encoder", dtype=torch.float32)
 
     sample = sample_edit(1, "test", "replace")

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
+from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,6 +253,20 @@ class Video:
         import numpy as np
 
         return np.stack(list(self.frames(start, stop)))
+
+    def save(
+        self,
+        path: Path | str,
+        *,
+        quality: float = 80,
+        even: bool = False,
+        codec: str | None = None,
+        overwrite: bool = False,
+        on_note: Callable[[str], None] = print,
+    ) -> None:
+        """Writes the file, with the source's sound; `opensama.media.video_io.write_video` says what is possible."""
+        writer = import_module("opensama.media.video_io")  # which is built on this module
+        writer.write_video(self, path, quality=quality, even=even, codec=codec, overwrite=overwrite, on_note=on_note)
 
     @classmethod
     def from_frames(

@@ -40,6 +40,9 @@ def edit(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    shift: float | None = None,
+    source_guidance: float | None = None,
+    negative_prompt: str | None = None,
     frames: str | None = None,
     size: int | None = None,
     mask: Path | None = None,
@@ -86,6 +89,14 @@ def edit(
     guidance
         How strongly the instruction acts. By default the model's own: for the embedded ones that is 1, and more is
         worse.
+    shift
+        How the noise levels of the steps are spread: more spends more of them on the coarse picture. By default the
+        model's own.
+    source_guidance
+        How strongly the source acts, apart from the instruction; costs a third pass a step. By default the two act
+        together.
+    negative_prompt
+        What the result should not look like, in words. By default the model's own.
     frames
         Edit only the frames A:B, from A up to but not including B, counted from 0; the rest passes through. Either may
         be left out.
@@ -146,6 +157,9 @@ def edit(
         seed=seed,
         steps=steps,
         guidance=guidance,
+        shift=shift,
+        source_guidance=source_guidance,
+        negative_prompt=negative_prompt,
         size=size,
         mask=mask,
         box=None if box is None else parse_box(box),

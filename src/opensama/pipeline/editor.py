@@ -42,26 +42,62 @@ def edit(
     instruction: str,
     model: str | Path = "tiny",
     *,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    shift: float | None = None,
+    source_guidance: float | None = None,
+    negative_prompt: str | None = None,
+    frames: tuple[int, int] | None = None,
+    size: int | None = None,
+    mask: str | Path | np.ndarray | None = None,
+    box: tuple[int, int, int, int] | None = None,
+    preserve: bool | None = None,
+    background: str = "white",
+    alpha: str = "flatten",
+    progress: Callable[[Progress], None] | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    weights: str | Path | None = None,
+    base: str | Path | None = None,
     offload: str = "none",
     vae_tiling: bool = False,
     lora: Sequence[str | Path | Lora] = (),
     anyway: bool = False,
-    **request: Any,
 ) -> EditedVideo:
-    """The video edited by the instruction; `request` takes the other fields of EditRequest (seed, steps, mask, ...).
+    """The video edited by the instruction: `EditRequest` says what the settings mean, `load` those of the model.
 
     What can be wrong is said, and what a person should know of how the video was read and of the model is printed,
     before the model is loaded. UserError also for words that a model of few words does not know, and where this machine
     is too small for the model, unless `anyway`.
     """
     check_words(model, instruction, anyway)
-    asked = checked(EditRequest(video, instruction, **request))
+    request = EditRequest(
+        video,
+        instruction,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        shift=shift,
+        source_guidance=source_guidance,
+        negative_prompt=negative_prompt,
+        frames=frames,
+        size=size,
+        mask=mask,
+        box=box,
+        preserve=preserve,
+        background=background,
+        alpha=alpha,
+        progress=progress,
+    )
+    asked = checked(request)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
     for note in (*notes, *advice(find(model), asked)):
         print(note)
-    editor = load(model, device=device, dtype=dtype, offload=offload, vae_tiling=vae_tiling, lora=lora, anyway=anyway)
+    editor = load(
+        model, device=device, dtype=dtype, weights=weights, base=base,
+        offload=offload, vae_tiling=vae_tiling, lora=lora, anyway=anyway,
+    )  # fmt: skip
     return replace(editor.edit(asked), notes=())  # which are said
 
 
