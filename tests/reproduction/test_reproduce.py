@@ -8,7 +8,7 @@ import pytest
 
 from opensama.apps.cli import main
 from opensama.reproduction.arms import BUDGETS, MODULES, SAMA, SHARES, runs
-from opensama.reproduction.run import frozen, make_transformer, stage0_batches, tokens
+from opensama.reproduction.run import frozen, make_sama, stage0_batches, tokens
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_a_second_call_makes_nothing_again(folder, capsys):
 
 
 def test_arms_differ_in_what_they_say():
-    models = {arm.name: make_transformer(arm, BUDGETS["smoke"]) for arm, _ in runs()}
+    models = {arm.name: make_sama(arm, BUDGETS["smoke"]) for arm, _ in runs()}
     assert models["baseline"].semantic_embedder is None
     assert models["+MA"].semantic_embedder is None
     assert models["SA+MA"].semantic_embedder is not None

@@ -25,10 +25,14 @@ from opensama.reproduction import icve as small_icve
 from opensama.reproduction import run as small_sama
 from opensama.reproduction.arms import BUDGETS, PRIOR, SAMA
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
-from opensama.training.config import StageConfig
+from opensama.training.config import EditConfig, StageConfig
+from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.runs import train_editor
+from opensama.training.runs import loop_config
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
+from opensama.training.sources import Items
+from opensama.training.stages import EditStage
+from opensama.training.start import open_data
 from opensama.training.text import make_text_encoder, train_tokenizer
 from opensama.training.tiny import train_tiny
 from opensama.world import plan_edit
@@ -125,6 +129,17 @@ def embedded_icve(folder: Path) -> None:
     train_tiny(ICVE_SMOKE.model_copy(update=LITTLE | stages), folder / "run", say=quiet)
 
 
+def first_steps(name: str, config: EditConfig, folder: Path) -> None:
+    """A run's steps, without checkpoints and export."""
+    data, _ = open_data(config, torch.device("cpu"), quiet)
+    items = Items(data, config)
+    stage = EditStage.of(name, make_transformer(config), items)
+    trainer = Trainer(stage, loop_config(config, items.passes, items.epoch), folder, quiet)
+    while not trainer.finished:
+        trainer.step()
+    stage.close()
+
+
 def sama_editors(folder: Path) -> None:
     """The paper's stages on a base in diffusers' layout, and low-rank."""
     base, manifest = save_base(folder / "base"), save_manifest(made(folder / "data"))
@@ -137,7 +152,7 @@ def sama_editors(folder: Path) -> None:
         settings["optimizer"] |= {"steps": 3, "lr": 1e-3}
         settings["data"]["clips"] = SAMA_RECIPES[name].data.clips
         settings["lora"] = SAMA_RECIPES[name].model_dump()["lora"]
-        train_editor(type(SAMA_RECIPES[name])(**settings), folder / name, name=name, device="cpu", say=quiet)
+        first_steps(name, type(SAMA_RECIPES[name])(**settings), folder)
 
 
 def icve_editors(folder: Path) -> None:
@@ -147,7 +162,7 @@ def icve_editors(folder: Path) -> None:
         settings["model"] |= {"start": "hunyuan"}
         settings["data"] |= {"videos": 2}
         settings["optimizer"] |= {"steps": 3, "epochs": None, "lr": 1e-3}
-        train_editor(type(ICVE_RECIPES[name])(**settings), folder / name, name=name, device="cpu", say=quiet)
+        first_steps(name, type(ICVE_RECIPES[name])(**settings), folder)
 
 
 def embedded_editors(folder: Path) -> None:
@@ -163,7 +178,7 @@ def embedded_editors(folder: Path) -> None:
         settings["data"] |= {"area": 64 * 64, "frames": 9, "videos": 2, "video_batch": 2, "image_batch": 2}
         settings["data"]["images"] = 2 if settings["data"]["images"] else 0
         settings["optimizer"] |= {"steps": 3, "epochs": None}
-        train_editor(type(recipe)(**settings), folder / name, name=name, device="cpu", say=quiet)
+        first_steps(name, type(recipe)(**settings), folder)
 
 
 def reproduction(folder: Path) -> None:
@@ -174,10 +189,8 @@ def reproduction(folder: Path) -> None:
     torch.manual_seed(0)
     images, videos = small_sama.pool_of(folder, "images"), small_sama.pool_of(folder, "videos")
     prior = [small_sama.pool_of(folder, "prior")]
-    small_sama.train_sama(
-        "micro prior", small_sama.make_transformer(PRIOR, budget), prior, PRIOR, 0, budget, 0, 2, 10, folder
-    )
-    model = small_sama.make_transformer(SAMA, budget)
+    small_sama.train_sama("micro prior", small_sama.make_sama(PRIOR, budget), prior, PRIOR, 0, budget, 0, 2, 10, folder)
+    model = small_sama.make_sama(SAMA, budget)
     spoilt = small_sama.spoilt(folder, budget, SAMA)
     small_sama.train_sama("micro stage0", model, [images, *spoilt], SAMA, 0, budget, 3, 2, 10, folder)
     small_sama.train_sama("micro stage1", model, [images, videos], SAMA, 0, budget, 2, 2, 10, folder)

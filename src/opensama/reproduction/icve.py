@@ -37,7 +37,7 @@ from opensama.reproduction.run import (
     frozen,
     loss_settings,
     make_pool,
-    make_transformer,
+    make_sama,
     platform_name,
     pool_of,
     processes,
@@ -267,14 +267,14 @@ def train_equal_sama(out: Path, budget: IcveBudget) -> dict[str, Any]:
     steps: dict[str, int] = {}
     spent: dict[str, float] = {}
     torch.manual_seed(seed)
-    model = make_transformer(PRIOR, sizes)
+    model = make_sama(PRIOR, sizes)
     for (stage, arm, pools, n_images, n_videos), flops in zip(plan, wanted, strict=True):
         if stage == "stage0":
-            prior, model = model.state_dict(), make_transformer(WHOLE, sizes)
+            prior, model = model.state_dict(), make_sama(WHOLE, sizes)
             begin(model, prior)
         given = (pools, arm, seed, sizes, n_images, n_videos)
         some = min(12, budget.sft)  # a step's operations vary with what its pretext tasks left of the sources
-        one = train_sama(stage, make_transformer(arm, sizes), *given, some, folder / "cost")["flops"] / some
+        one = train_sama(stage, make_sama(arm, sizes), *given, some, folder / "cost")["flops"] / some
         steps[stage] = max(1, round(flops / one))
         spent[stage] = train_sama(stage, model, *given, steps[stage], folder)["flops"]
     result = {"arm": EQUAL, "seed": seed, "steps": steps, "flops": spent} | sit(

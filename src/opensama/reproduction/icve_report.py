@@ -27,7 +27,7 @@ from opensama.reproduction.icve import (
     plan_of,
     sama_budget,
 )
-from opensama.reproduction.run import make_transformer, result_file
+from opensama.reproduction.run import make_sama, result_file
 from opensama.reproduction.statistics import Estimate, detectable, difference, estimate, smooth
 from opensama.reproduction.tables import plotter, points, table, verdict
 from opensama.values import UserError
@@ -111,7 +111,7 @@ def icve_part(out: Path, images: Path) -> str:
         longer=r.table([r.row(LONGER[n].name, BOTH[n].name) for n in ONLY], one_seed),
         times=r.table([r.row(SAME.name, both), r.row(SAME_PRETRAINED.name, PRETRAINED.name)], "t = 0"),
         images=sama_budget(b).image_edits,
-        sama_millions=parameters(make_transformer(WHOLE, sama_budget(b))),
+        sama_millions=parameters(make_sama(WHOLE, sama_budget(b))),
         share=100 * sum(sama["flops"].values()) / sum(r.flops(both)),
         sama_steps=", ".join(f"{name} {steps:,}" for name, steps in sama["steps"].items()),
         sama=r.table([r.row(EQUAL, both)], f"ICVE ({both})"),

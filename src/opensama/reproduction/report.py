@@ -23,7 +23,7 @@ from opensama.reproduction.arms import (
 )
 from opensama.reproduction.icve import FOLDER
 from opensama.reproduction.icve_report import icve_part
-from opensama.reproduction.run import make_transformer, result_file, tokens
+from opensama.reproduction.run import make_sama, result_file, tokens
 from opensama.reproduction.shipped import FAMILIES, FAST, SLOW
 from opensama.reproduction.statistics import detectable, estimate, foretell, smooth
 from opensama.reproduction.tables import STAGES, Results
@@ -68,7 +68,7 @@ def sama_part(out: Path, images: Path) -> str:
     plots(r, images)
     return TEMPLATE.read_text().format(
         machine=f"Measured on {machine['machine']}, {machine['workers']} runs at a time: {r.minutes:.0f} minutes.",
-        millions=sum(p.numel() for p in make_transformer(SAMA, b).parameters()) / 1e6,
+        millions=sum(p.numel() for p in make_sama(SAMA, b).parameters()) / 1e6,
         size=MICRO_SIZE,
         frames=MICRO_FRAMES,
         kinds=len(MICRO_KINDS),

@@ -39,7 +39,7 @@ from opensama.reproduction.data import FIRST, POOLS, TEXT_TOKENS, Frozen, MicroD
 from opensama.reproduction.score import Exam, sit
 from opensama.reproduction.shipped import probe_shipped
 from opensama.runtime import whole_file
-from opensama.training.config import DataSettings, EditConfig, LossSettings, ModelSettings, SamaConfig
+from opensama.training.config import DataSettings, EditConfig, LossSettings, ModelSettings, SamaConfig, TinyConfig
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.sources import Items
 from opensama.training.stages import EditStage
@@ -152,7 +152,7 @@ def step_cost(out: Path, budget: Budget, arm: Arm, stage: str, steps: int) -> di
     first = stage == "stage0"
     pools = [pool_of(out, "images"), *(spoilt(out, budget, arm) if first else [pool_of(out, "videos")])]
     images, videos = (budget.images, budget.videos) if first else (budget.stage1_images, budget.stage1_videos)
-    model = make_transformer(arm, budget)
+    model = make_sama(arm, budget)
     frozen()
     begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # what is made once is made
@@ -210,26 +210,16 @@ def exam(items: int, fast: bool) -> Exam:
 # --- training
 
 
-def make_transformer(arm: Arm, budget: Budget) -> SamaTransformer3DModel:
-    return SamaTransformer3DModel(
-        patch_size=(1, 1, 1),
-        num_attention_heads=budget.width // 32,
-        attention_head_dim=32,
-        in_channels=192,
-        out_channels=192,
-        text_dim=128,
-        freq_dim=64,
-        ffn_dim=4 * budget.width,
-        num_layers=budget.layers,
-        type_embedding=arm.type_embedding,
-        source_rotary=arm.source_rotary,
-        semantic_dim=96 if arm.anchors else None,
-        semantic_hidden=96,
-        semantic_tokens_per_anchor=17,
-        num_anchors=max(arm.anchors, 1),
-        semantic_rotary=arm.semantic_rotary,
-        source_gate=True,
-    )
+def make_sama(arm: Arm, budget: Budget) -> SamaTransformer3DModel:
+    """An arm's transformer: of the embedded model's kind, in small."""
+    sizes = TinyConfig(width=budget.width, head=32, layers=budget.layers).transformer_sizes | {
+        "type_embedding": arm.type_embedding,
+        "source_rotary": arm.source_rotary,
+        "semantic_rotary": arm.semantic_rotary,
+        "semantic_dim": 96 if arm.anchors else None,
+        "num_anchors": max(arm.anchors, 1),
+    }
+    return SamaTransformer3DModel(**sizes)
 
 
 def train(
@@ -284,7 +274,7 @@ def train_prior(out: Path, budget: Budget, seed: int) -> Path:
     file = folder / "prior.safetensors"
     if not file.exists():
         torch.manual_seed(seed)
-        model = make_transformer(PRIOR, budget)
+        model = make_sama(PRIOR, budget)
         pools = [pool_of(out, "prior")]
         train_sama("prior", model, pools, PRIOR, seed, budget, 0, budget.prior_videos, budget.prior, folder)
         write_tensors(model.state_dict(), file)
@@ -311,7 +301,7 @@ def train_arm(out: Path, budget: Budget, arm: Arm, seed: int) -> dict[str, Any]:
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    model = make_transformer(arm, budget)
+    model = make_sama(arm, budget)
     begin(model, load_file(out / f"prior-{seed}" / "prior.safetensors"))
     result: dict[str, Any] = {"arm": arm.name, "seed": seed}
     images, videos = stage0_batches(arm, budget)
