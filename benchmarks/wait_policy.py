@@ -114,7 +114,9 @@ def main() -> None:
                 try:
                     for policy, settings in POLICIES.items():
                         for work, command in works.items():
-                            found[work, beside, policy].append(measured(command, settings))
+                            took = measured(command, settings)
+                            found[work, beside, policy].append(took)
+                            print(work, beside, policy, *(f"{t:.1f}" for t in took), file=sys.stderr, flush=True)
                 finally:
                     if neighbour is not None:
                         neighbour.kill()

@@ -190,7 +190,7 @@ def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd
     said: list[str] = []
     began = time.monotonic()
     folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder, say=said.append)
-    assert time.monotonic() - began < 300
+    assert time.monotonic() - began < 1200
     assert capfd.readouterr() == ("", "")
     names = [stage["name"] for stage in json.loads((folder / "training.json").read_text())["stages"]]
     assert names[-2:] == ["images", "videos"]

@@ -196,7 +196,7 @@ def given_parts(config: TinyConfig, start_from: Path | None, device: torch.devic
 def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: Budget, say: Callable[[str], None]) -> Parts:
     """Parts from nothing: autoencoder, text and image encoders are trained, the transformer's weights are random."""
     budget.begin("autoencoder")
-    vae = _autoencoder(config, budget.scaled(config.textures, least=32, a_minute=100), out, device, budget, say)
+    vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget, say)
     budget.begin("semantic")
     tokenizer = train_tokenizer(corpus(budget.scaled(20_000, least=2_000, a_minute=2_000)), config.vocabulary)
     text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
@@ -221,7 +221,7 @@ def _autoencoder(
     say("autoencoder: drawing textures")
     stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
     if not begun:
-        stage.start(budget.scaled(40, least=10, a_minute=10))
+        stage.start(budget.scaled(40, least=5, a_minute=5))
         set_latent_statistics(vae, drawn_clips(budget.scaled(64, least=16, a_minute=10), 5_000_000, 17).to(device))
         vae.save_pretrained(folder)
     _run(stage, config.autoencoder, out, budget, say)
