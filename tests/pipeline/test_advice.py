@@ -12,7 +12,7 @@ import opensama
 from opensama.models.registry import ICVE_13B, SAMA_14B, TINY, find
 from opensama.pipeline.advice import advice, verdict
 from opensama.pipeline.changes import Changes, changed_cells
-from opensama.pipeline.room import GB, Machine, check_room, download_notice, shortage
+from opensama.pipeline.room import GB, Machine, check_room, download_notice, shortage, weighed
 from opensama.values import EditedVideo, EditRequest, UserError, Video
 from opensama.world import sample_edit
 
@@ -57,6 +57,19 @@ def test_what_is_here_is_not_downloaded_and_what_is_not_is_said_with_its_licence
     said = download_notice(ICVE_13B, [ICVE_13B.base, ICVE_13B.edit])
     assert "16.5 GB from https://huggingface.co/hunyuanvideo-community/HunyuanVideo and 25.6 GB from" in said
     assert "Licence: Tencent Hunyuan Community License" in said
+
+
+def test_files_that_are_given_are_weighed_themselves(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "transformer").mkdir()
+    files = [tmp_path / "vae" / "a.safetensors", tmp_path / "sama.safetensors", tmp_path / "transformer/x.safetensors"]
+    for file, size in zip(files, (3 * GB, 2 * GB, 90 * GB), strict=True):
+        with file.open("wb") as hole:
+            hole.truncate(size)
+    own = weighed(SAMA_14B, base=tmp_path, weights=files[1])
+    assert shortage(own, machine(5.1), []) == "", "the transformer of the base is not read"
+    assert "needs 5 GB of memory" in shortage(own, machine(4.9), [])
+    assert "needs 41 GB of memory" in shortage(weighed(SAMA_14B), machine(30), [])
 
 
 def test_what_an_embedded_model_cannot_do_is_said() -> None:

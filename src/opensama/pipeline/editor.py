@@ -32,7 +32,7 @@ from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
-from opensama.pipeline.room import Machine, check_room, download_notice, to_download
+from opensama.pipeline.room import Machine, check_room, download_notice, to_download, weighed
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video, background_color
 
@@ -131,7 +131,8 @@ def load(
     loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
     missing = to_download(entry, weights=weights, base=base)
     if not anyway:
-        check_room(entry, Machine.here(where), missing, bits=8 * number_type.itemsize, offload=offload)
+        real = weighed(entry, weights=weights, base=base)
+        check_room(real, Machine.here(where), missing, bits=8 * number_type.itemsize, offload=offload)
     runtime.say_once(download_notice(entry, missing), notice)
     runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)

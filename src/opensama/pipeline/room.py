@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,20 @@ def to_download(entry: ModelEntry, *, weights: object = None, base: object = Non
     """The parts of a model that are neither given nor in the hub's cache."""
     parts = ((entry.base, base), (entry.edit, weights))
     return [part for part, given in parts if part is not None and given is None and not is_cached(part)]
+
+
+def weighed(entry: ModelEntry, *, weights: str | Path | None = None, base: str | Path | None = None) -> ModelEntry:
+    """The entry with the sizes of the files that are given in place of the released ones."""
+    return replace(entry, base=_weighed(entry.base, base), edit=_weighed(entry.edit, weights))
+
+
+def _weighed(part: Weights | None, given: str | Path | None) -> Weights | None:
+    if part is None or given is None:
+        return part
+    path = Path(given).expanduser()
+    files = [path] if path.is_file() else [file for pattern in part.files for file in path.glob(pattern)]
+    held = sum(file.stat().st_size for file in files or path.glob("*.safetensors") if file.suffix == ".safetensors")
+    return replace(part, size=f"{held / GB:.3f} GB")
 
 
 def is_cached(part: Weights) -> bool:
