@@ -182,31 +182,28 @@ class EditPipeline(CheckedPipeline):
         clock, semantic_clock = (self.clock(steps, shift, sampler, device) for _ in range(2))
         latents = latents.to(device, torch.float32)
         semantic = None if semantic is None else semantic.to(device, torch.float32)
-        try:
-            with self.progress_bar(total=steps) as bar:
-                for i, t in enumerate(clock.timesteps):
+        with self.progress_bar(total=steps) as bar:
+            for i, t in enumerate(clock.timesteps):
 
-                    def told(share: float, step: int = i) -> None:
-                        if on_part is not None:
-                            on_part((step + share) / steps)
+                def told(share: float, step: int = i) -> None:
+                    if on_part is not None:
+                        on_part((step + share) / steps)
 
-                    place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(clock, i)}
-                    v, u = self.guided_velocity(
-                        latents, semantic, source, text, negative, t, guidance, attention_kwargs, place,
-                        told,
-                    )  # fmt: skip
-                    if plan is not None:
-                        v = plan.blend(v)
-                    latents = clock.step(v, t, latents, return_dict=False)[0]
-                    if semantic is not None:
-                        semantic = semantic_clock.step(u, t, semantic, return_dict=False)[0]
-                    if on_step is not None:
-                        state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
-                        state |= on_step(self, i, t, state) or {}
-                        latents, semantic = state["latents"], state.get("semantic")
-                    bar.update()
-        finally:  # a cache that remembers half an edit would give it to the next one
-            self.transformer._reset_stateful_cache()
+                place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(clock, i)}
+                v, u = self.guided_velocity(
+                    latents, semantic, source, text, negative, t, guidance, attention_kwargs, place,
+                    told,
+                )  # fmt: skip
+                if plan is not None:
+                    v = plan.blend(v)
+                latents = clock.step(v, t, latents, return_dict=False)[0]
+                if semantic is not None:
+                    semantic = semantic_clock.step(u, t, semantic, return_dict=False)[0]
+                if on_step is not None:
+                    state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
+                    state |= on_step(self, i, t, state) or {}
+                    latents, semantic = state["latents"], state.get("semantic")
+                bar.update()
         return latents, semantic
 
     def guided_velocity(
