@@ -50,7 +50,8 @@ def test_every_task_takes_every_shape_and_leaves_the_video_alone(name: str, t: i
     assert source.dtype == video.dtype
     assert source.shape[0] == 2
     assert source.shape[2:] == (h, w)
-    assert source.shape[1] == t or (name == "speed" and source.shape[1] % 4 == 1)
+    half = 4 * ((max(round(t / 2), 1) - 1) // 4) + 1
+    assert source.shape[1] == (half if name == "speed" else t)
     if name != "tube":
         assert torch.equal(source[:, 0], video[:, 0])
 

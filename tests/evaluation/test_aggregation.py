@@ -107,11 +107,14 @@ def test_editverse_shows_three_or_four() -> None:
 
 @given(st.integers(1, 400), st.floats(1, 120))
 def test_samplers_stay_inside(frames: int, fps: float) -> None:
-    for protocol in PROTOCOLS.values():
+    most = {"vie": 8, "clips": 8, "openve": 16, "openve-long": 16, "reco": 19, "ive": 20, "editverse": 5}
+    most["world"] = frames  # it has an exact answer, and no judge to pay
+    assert most.keys() == PROTOCOLS.keys()
+    for name, protocol in PROTOCOLS.items():
         picked = protocol.sampler.pick(frames, fps)
         assert picked == sorted(set(picked))
         assert 0 <= picked[0] <= picked[-1] < frames
-        assert len(picked) <= 21 or protocol.name in ("editverse", "world")
+        assert len(picked) <= most[name], name
 
 
 def test_summary_counts_and_intervals() -> None:
@@ -150,12 +153,14 @@ def test_one_item_has_no_interval() -> None:
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
-    hits = 0
+    hits, widths = 0, []
     for _ in range(60):
         lines = [Line("a", "scored", {"x": value}) for value in rng.normal(5, 1, 40)]
         score = summarise(lines, no_overall)["groups"]["a"]["scores"]["x"]
         hits += score["low"] <= 5 <= score["high"]
-    assert 50 <= hits <= 60
+        widths.append(score["high"] - score["low"])
+    assert hits >= 54
+    assert np.mean(widths) == pytest.approx(2 * 1.96 / math.sqrt(40), rel=0.05), "no wider than it must be"
 
 
 def test_failures_count_zero_in_reco_and_are_left_out_elsewhere() -> None:

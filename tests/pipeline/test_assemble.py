@@ -91,9 +91,18 @@ def test_half_precision_keeps_the_autoencoder_exact(base, weights, picture):
     assert pipeline.text_encoder.dtype == torch.bfloat16
     assert pipeline.transformer.dtype == torch.bfloat16
     assert pipeline.transformer.blocks[0].ffn.net[2].weight.dtype == torch.bfloat16
-    pipeline.set_progress_bar_config(disable=True)
-    frames = pipeline(picture(5, 32, 48), "Make it blue.", num_inference_steps=2, seed=0).frames
-    assert np.isfinite(frames).all()
+    exact = opensama.load("sama-14b", device="cpu", base=base, weights=weights).pipeline
+    assert_rounded_only(pipeline, exact, picture(5, 32, 48))
+
+
+def assert_rounded_only(half, exact, clip):
+    """Half precision's frames differ from those of float32, and by little of what there is to see in them."""
+    found = []
+    for pipeline in (half, exact):
+        pipeline.set_progress_bar_config(disable=True)
+        found.append(np.asarray(pipeline(clip, "make it blue", num_inference_steps=1, seed=0).frames))
+    away = np.abs(found[0] - found[1]).mean() / found[1].std()
+    assert 0 < away < 0.05
 
 
 @pytest.mark.parametrize(
@@ -321,14 +330,13 @@ def test_icve_from_its_base_and_single_file(hunyuan, icve_weights, picture, tmp_
     assert again.pipeline.vae.use_tiling
 
 
-def test_icve_in_half_precision(hunyuan, icve_weights):
+def test_icve_in_half_precision(hunyuan, icve_weights, picture):
     pipeline = opensama.load("icve-13b", device="cpu", dtype="bfloat16", base=hunyuan, weights=icve_weights).pipeline
     parts = ("transformer", "text_encoder", "text_encoder_2", "vae")
     wanted = [torch.bfloat16, torch.float16, torch.float16, torch.float32]
     assert [getattr(pipeline, part).dtype for part in parts] == wanted
-    pipeline.set_progress_bar_config(disable=True)
-    clip = torch.zeros(1, 3, 5, 32, 48)
-    assert np.isfinite(pipeline(clip, "make it blue", num_inference_steps=1, seed=0).frames).all()
+    exact = opensama.load("icve-13b", device="cpu", base=hunyuan, weights=icve_weights).pipeline
+    assert_rounded_only(pipeline, exact, picture(5, 32, 48))
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def check_elements(answer: dict[str, Any], most: int = 8) -> Elements:
 def clean_name(name: str) -> str:
     """A name as a detector reads it: small letters, without article and punctuation that would end it."""
     plain = re.sub(r"[^\w\s'-]", " ", name.lower())
-    return re.sub(r"^(?:a|an|the|some)\s+", "", " ".join(plain.split()))
+    return re.sub(r"^(?:(?:a|an|the|some)\s+)+", "", " ".join(plain.split()))
 
 
 def plan_change(vlm: Vlm, clip: Clip, element: str, kind: str) -> Change:
