@@ -83,14 +83,6 @@ def test_no_pixel_is_read_to_decide_anything(name: str) -> None:
     assert source.shape == TASKS[name](torch.empty(1, 3, 17, 8, 8), seeded(0)).shape
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ALL)
-def test_a_seed_gives_the_same_on_a_gpu(name: str) -> None:
-    video = clip(17, 9, 11)
-    assert torch.equal(TASKS[name](video.cuda(), seeded(5)).cpu(), TASKS[name](video, seeded(5)))
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_only_videos_are_taken(name: str) -> None:
     with pytest.raises(ValueError, match=r"\(3, 8, 8\)"):

@@ -28,7 +28,7 @@ from opensama.recipes.tiny import ICVE_SMOKE, SMOKE
 from opensama.training.autoencoder import AutoencoderStage
 from opensama.training.checkpoint import newest
 from opensama.training.config import EditConfig, IcveConfig, SamaConfig, TinyConfig
-from opensama.training.devices import machine, own_device, pinned, stage_device
+from opensama.training.devices import machine, own_device, stage_device
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, parallelise
@@ -361,12 +361,3 @@ def test_encoding_under_torchrun_uses_that_gpu(monkeypatch, tmp_path, settings):
     with pytest.raises(Asked):
         runs.encode_data(settings("sama-14b-stage1"), tmp_path, rank=3, world=4, say=lambda _: None)
     assert asked == [torch.device("cuda:3")]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_batches_are_pinned_for_a_gpu():
-    x = pinned({"a": torch.zeros(4), "b": [torch.ones(2)]}, torch.device("cuda"))
-    assert x["a"].is_pinned()
-    assert x["b"][0].is_pinned()
-    assert not pinned({"a": torch.zeros(4)}, CPU)["a"].is_pinned()
