@@ -87,7 +87,7 @@ def test_what_is_transparent_is_said_and_composed(
     arguments = ["edit", str(clear), "Make it red.", "--model", str(folder), "--box", "0,0,32,32"]
     assert main([*arguments, "--background", "lime"]) == 0
     said = capsys.readouterr()
-    assert "clear.mov has transparent places, lime in the result" in said.out + said.err
+    assert "clear.mov has transparent places, lime in the result" in said.err
     assert close(read_video(tmp_path / "clear-edited.mp4").array()[:, :, 80:], np.array([0, 255, 0]))
     assert main([*arguments, "--alpha", "keep"]) == 0
     kept = read_video(tmp_path / "clear-edited.mov")
@@ -186,7 +186,7 @@ def test_evaluate_world_prints_and_writes(tmp_path: Path, folder: Path, capsys: 
     assert "reconstruction" in out
     assert out.splitlines()[-1].endswith(str(figures))
     report = json.loads(figures.read_text())
-    assert 0 <= report["overall"]["success"] <= 1
+    assert report["overall"]["success"] == 0, "weights drawn at random"
     assert report["controls"]["copy"]["success"] == 0
     assert {"overall", "families", "controls"} <= report.keys()
 
@@ -236,7 +236,8 @@ def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("torch", "device:", "GB free", "tiny:", "sama-14b:"):
         assert word in out
     assert "web" not in {line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("  extra ")}
-    assert (code == 0) == ("ready: opensama demo" in out.splitlines())
+    assert code == 0
+    assert "ready: opensama demo" in out.splitlines()
 
 
 def test_an_extra_is_installed_from_where_the_package_came(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,9 +235,14 @@ def test_a_bad_sample_is_passed_over_and_listed(config, tmp_path, manifest):
     bad = '{"source": "cut.png", "target": "cut.png", "instruction": "x", "width": 64, "height": 48, "frames": 1}'
     (tmp_path / "data.jsonl").write_text("\n".join([*rows, bad]))
     config.data.manifest = tmp_path / "data.jsonl"
-    stage = stage_of(config)
+    stage, calls = stage_of(config), []
+    stage.transformer.register_forward_pre_hook(lambda _, __, called: calls.append(called), with_kwargs=True)
     for index in (0, 1, 4, 5, 8, 9):
-        assert torch.isfinite(stage.step(index)["loss"])
+        stage.step(index)
+    sources = {tuple(called["source_hidden_states"].flatten().tolist()) for called in calls}
+    assert len(calls) == 6
+    assert 1 < len(sources) <= 4, "pictures that are there: in place of the one that is not, no zeros and no noise"
+    assert not any(len(set(source)) == 1 for source in sources)
     (listed,) = stage.skipped
     assert listed[0] == "6"
     assert "cut.png" in listed[1]
