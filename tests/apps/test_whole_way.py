@@ -11,9 +11,8 @@ from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
 from opensama.values import Video
 from opensama.world import sample_edit
+from tests import footage
 from tests.media.making import add_sound, hear, probe
-
-CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
 
 
 def keeps_everything_but_the_pictures(source: Path, edited: Path) -> None:
@@ -24,11 +23,10 @@ def keeps_everything_but_the_pictures(source: Path, edited: Path) -> None:
     assert np.array_equal(hear(source)[1], hear(edited)[1])
 
 
-@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
-def test_a_real_clip_given_sound_is_edited_and_keeps_time_size_and_sound(tmp_path):
-    source = add_sound(CLIPS / "boat--source.mp4", tmp_path / "boat.mp4")
+def test_footage_with_sound_is_edited_and_keeps_time_size_and_sound(tmp_path):
+    source = footage.record(tmp_path / "day.mp4", footage.shot(2, 17))
     assert main(["edit", str(source), "Turn the video into night."]) == 0
-    edited = tmp_path / "boat-edited.mp4"
+    edited = tmp_path / "day-edited.mp4"
     keeps_everything_but_the_pictures(source, edited)
     light = [np.mean([f.mean() for f in read_video(path).frames(0, 5)]) for path in (source, edited)]
     assert light[1] < 0.5 * light[0]

@@ -29,12 +29,12 @@ from opensama.data.manifest import Record, iter_records
 from opensama.media.video_io import read_video
 from opensama.values import UserError
 from opensama.vlm import IMAGE, BadAnswer, Question, ScriptedVlm, frames_for, open_vlm
+from tests import footage
 from tests.curation import shots
 from tests.curation.server import ChatServer, Fault
 from tests.curation.telling import scripted, server_tells
 from tests.media.test_time import changing
 
-REAL = Path(__file__).parents[2].parent / "shared" / "clips"
 WISHES = ("--min-side", "64", "--low-motion", "0", "--high-motion", "9")
 SMALL = ClipRules(frames=9, min_side=64, low_motion=0.0, high_motion=9.0, rewritten=0.0)
 
@@ -285,18 +285,16 @@ def test_a_busy_server_is_asked_again(raw: Path, tmp_path: Path) -> None:
     assert report.records >= 2
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real clips (../shared/clips) are not here")
-def test_real_clips_become_pairs(tmp_path: Path) -> None:
+def test_footage_becomes_pairs_by_the_usual_rules(tmp_path: Path) -> None:
     folder = tmp_path / "raw"
     folder.mkdir()
-    for name in ("cows--source.mp4", "football--source.mp4", "sofa--source.mp4"):
-        (folder / name).symlink_to(REAL / name)
+    footage.record(folder / "a.mp4", footage.shot(1, 34, (240, 240)))
     with ChatServer(server_tells) as server:
         report = curate_clips(folder, tmp_path / "out", ClipRules(frames=17), vlm=partial(open_vlm, server.url))
     made = records(tmp_path / "out")
     assert report.failed == 0
-    assert {"cows--source.mp4", "football--source.mp4"} <= {record.id.split("/")[0] for record in made}
-    assert all(record.task == "camera" for record in made)
+    assert {record.id.rpartition("/")[0] for record in made} == {"a.mp4/0"}
+    assert {record.task for record in made} == {"camera"}
 
 
 # --- words

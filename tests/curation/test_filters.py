@@ -25,9 +25,9 @@ from opensama.media.video_io import write_video
 from opensama.values import UserError, Video
 from opensama.vlm import BadAnswer, Question, Remembering, ScriptedVlm, VlmRefused, open_vlm
 from opensama.vlm.server import ServerVlm
+from tests import footage
 from tests.curation.server import Asked, ChatServer, Ended, Fault, pixel_judge
 
-CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
 FRAMES, HEIGHT, WIDTH = 12, 36, 64
 
 
@@ -445,20 +445,21 @@ def test_ray_workers_and_one_process_agree(pairs, tmp_path):
         assert list(iter_records(tmp_path / "ray" / name)) == list(iter_records(tmp_path / "here" / name))
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
-def test_published_edits_are_ranked(tmp_path):
-    """A published edit before the source itself and before the edit of another clip."""
+def test_edits_of_footage_are_ranked(tmp_path):
+    """An edit before the source itself and before the edit of another clip, from and to another size."""
+    footage.record(tmp_path / "source.mp4", footage.shot(7, 12))
+    footage.record(tmp_path / "edit.mp4", footage.shot(7, 12, without_front=True))
+    footage.record(tmp_path / "other.mp4", footage.shot(4, 12, (128, 128), without_front=True))
 
     def record(name: str, source: str, target: str) -> Record:
-        files = {"source": str(CLIPS / f"{source}.mp4"), "target": str(CLIPS / f"{target}.mp4")}
-        return Record(id=name, kind="pair", instruction="Remove the bowl in the middle.", **files)
+        files = {"source": str(tmp_path / f"{source}.mp4"), "target": str(tmp_path / f"{target}.mp4")}
+        return Record(id=name, kind="pair", instruction="Remove what stands in front.", **files)
 
     records = [
-        record("another", "bowl--source", "boat--sama"),
-        record("edit", "bowl--source", "bowl--sama"),
-        record("nothing", "bowl--source", "bowl--source"),
-        record("swapped", "boat--sama", "bowl--source"),
+        record("another", "source", "other"),
+        record("edit", "source", "edit"),
+        record("nothing", "source", "source"),
+        record("swapped", "other", "source"),
     ]
     write_manifest(tmp_path / "all.parquet", records)
     with ChatServer() as server:

@@ -16,6 +16,7 @@ from opensama.media.video_io import read_video, write_video
 from opensama.media.video_io.small import small_frames
 from opensama.values import UserError, Video
 from opensama.vlm import frames_for
+from tests import footage
 from tests.curation import shots
 
 REAL = Path(__file__).parents[2].parent / "shared" / "clips"
@@ -36,6 +37,11 @@ def test_cuts_are_where_the_shots_meet(film: tuple[Path, list[np.ndarray]]) -> N
     assert find_cuts(np.concatenate(film[1])) == shots.cut_points(film[1])
     for part in film[1]:
         assert find_cuts(part) == [0]
+
+
+def test_an_unsteady_hand_and_noise_are_no_cuts() -> None:
+    parts = [footage.shot(seed, frames, (96, 160)) for seed, frames in ((1, 20), (3, 17), (2, 20))]
+    assert find_cuts(np.concatenate(parts)) == shots.cut_points(parts)
 
 
 @real
