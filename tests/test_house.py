@@ -128,3 +128,25 @@ def test_version_is_said_once() -> None:
 
     assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
     assert opensama.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+SAME_BY_DESIGN = {"FAMILY", "RECIPES", "app", "main"}  # one a family, a module of recipes, a group of commands
+STILL_SHARED = 105  # public names that two modules define; may only fall
+
+
+def test_fewer_and_fewer_public_names_stand_twice():
+    found: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            else:
+                continue
+            for name in names:
+                if not name.startswith("_") and name not in SAME_BY_DESIGN:
+                    found.setdefault(name, set()).add(str(path.relative_to(SOURCE)))
+    twice = {name: sorted(places) for name, places in found.items() if len(places) > 1}
+    assert len(twice) <= STILL_SHARED, f"give what is new another name: {twice}"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HUB_PATIENCE = 10.0  # seconds for the hub's first answer
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)\.safetensors")
-DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
 _said: set[str] = set()
 
@@ -63,8 +63,8 @@ def pick_dtype(name: str | torch.dtype | None, device: torch.device, preferred: 
 
 def check_dtype(name: str) -> None:
     """UserError for a number type that no model computes in."""
-    if name not in DTYPES:
-        raise UserError(f"There is no number type {name!r}: choose {', '.join(DTYPES)}.")
+    if name not in _DTYPES:
+        raise UserError(f"There is no number type {name!r}: choose {', '.join(_DTYPES)}.")
 
 
 def check_offload(name: str) -> None:

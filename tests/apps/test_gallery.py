@@ -65,8 +65,8 @@ def test_page_holds_everything_and_puts_failures_first() -> None:
 def test_gallery_edits_every_family_asked_for(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "FRAMES", 5)
-    monkeypatch.setattr(command, "SIDE", 64)
+    monkeypatch.setattr(command, "GALLERY_FRAMES", 5)
+    monkeypatch.setattr(command, "GALLERY_SIDE", 64)
     clips = tmp_path / "clips"
     clips.mkdir()
     write_video(Video.from_frames(moving_picture(), 8), clips / "clip.mp4")

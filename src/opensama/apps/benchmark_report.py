@@ -21,10 +21,10 @@ from opensama.values import Progress, UserError, Video
 if TYPE_CHECKING:
     from opensama.evaluation.report import Cell, Difference, Row
 
-MOST = 200  # items whose clips are shown
-LISTED = 2000  # items in all
+_MOST = 200  # items whose clips are shown
+_LISTED = 2000  # items in all
 HEIGHT, SECONDS, RATE = 192, 4.0, 12  # of a clip
-QUALITIES = (62, 45, 28)  # of its encoding, the next where the one before is too large
+_QUALITIES = (62, 45, 28)  # of its encoding, the next where the one before is too large
 CLIP_BYTES, PAGE_BYTES = 250_000, 60_000_000
 REPLY = 3000  # letters of a reply
 COLOURS = 6  # of the bars, then again
@@ -60,8 +60,8 @@ def report(
     results = checked(read_results(out), out)
     folder = out if out.is_dir() else out.parent
     page = page or folder / "report.html"
-    if not 0 <= number <= MOST:
-        raise UserError(f"The number of items with clips must be from 0 to {MOST}, not {number}.")
+    if not 0 <= number <= _MOST:
+        raise UserError(f"The number of items with clips must be from 0 to {_MOST}, not {number}.")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"The page is written as .html, not as {page.name}: choose another name with --page.")
     if not page.parent.is_dir():
@@ -113,7 +113,7 @@ def whole_page(
     from opensama.evaluation.world.benchmark import Answers
 
     systems = [system["name"] for system in results["systems"]]
-    items = rows(results)[:LISTED]
+    items = rows(results)[:_LISTED]
     answers = Answers(folder, [row.source for row in items])
     shown: list[str] = []
     spent, began = 0, time.monotonic()
@@ -296,7 +296,7 @@ def _clip(folder: Path, said: str | None, label: str) -> str:
 
 
 def _film(video: Video, label: str) -> str:
-    for quality in QUALITIES:
+    for quality in _QUALITIES:
         address = pages.film(video, quality)
         if len(address) * 3 / 4 <= CLIP_BYTES:
             break

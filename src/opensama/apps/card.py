@@ -12,8 +12,8 @@ from opensama.values import UserError
 
 SCORES, TRAINING = "scores.json", "training.json"
 
-CLIPS = " `real clips` are all styles on a folder of real videos (`--clips`)."
-HEAD = """# {name}: an embedded editor
+_CLIPS = " `real clips` are all styles on a folder of real videos (`--clips`)."
+_HEAD = """# {name}: an embedded editor
 
 {kind} video editor made of the real classes at small size, trained by `{command}` on clips that this project
 draws itself. It shows the whole way on a laptop's CPU. It is **not** a model for real footage.
@@ -75,7 +75,7 @@ def write_card(folder: Path) -> str:
     ]
     entry = find(folder)
     shared = f" The text encoder and the autoencoder are those of `{entry.shared.name}`." if entry.shared else ""
-    return HEAD.format(
+    return _HEAD.format(
         name=folder.resolve().name,
         kind=f"{'An' if entry.family[0] in 'aeiou' else 'A'} {entry.family.upper()}",
         command=find_family(entry.family).command,
@@ -94,7 +94,7 @@ def write_card(folder: Path) -> str:
         split=scores["split"],
         n=max(s["n"] for s in scores["families"].values()),
         scores=SCORES,
-        clips=CLIPS if "clips" in scores else "",
+        clips=_CLIPS if "clips" in scores else "",
         table=scores["table"],
         limits=training["limits"],
     )

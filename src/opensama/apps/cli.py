@@ -26,7 +26,7 @@ from opensama.values import UserError
 USER_ERROR = 2
 INTERRUPTED = 130
 TERMINATED = 143
-LONG = 10.0  # seconds: a command that took longer says how long
+_LONG = 10.0  # seconds: a command that took longer says how long
 
 app = App(
     name="opensama",
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = app(arguments)
         seconds = time.monotonic() - began
-        if seconds > LONG and os.environ.get("RANK", "0") == "0":
+        if seconds > _LONG and os.environ.get("RANK", "0") == "0":
             print(f"total time: {duration(seconds)}", file=sys.stderr)
     except CycloptsError as error:
         return complain(_missing(error) or str(error))

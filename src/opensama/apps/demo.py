@@ -13,9 +13,9 @@ from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, duration, loading
 from opensama.values import EditRequest, UserError, Video
 
-FRAMES = 17
-COLUMNS = 5  # frames of each that the picture shows
-SIDE = 256  # pixels: twice the model's own, so that the way back to full size is part of the show
+_FRAMES = 17
+_COLUMNS = 5  # frames of each that the picture shows
+_SIDE = 256  # pixels: twice the model's own, so that the way back to full size is part of the show
 
 
 def demo(
@@ -58,7 +58,7 @@ def demo(
 
     if family not in world.FAMILIES:
         raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.FAMILIES)}.")
-    sample = world.sample_edit(seed, split="test", family=family, frames=FRAMES, size=SIDE)
+    sample = world.sample_edit(seed, split="test", family=family, frames=_FRAMES, size=_SIDE)
     source = Video.from_frames(sample.source, FPS)
     print(f'instruction: "{sample.instruction}"', flush=True)
     begin = time.perf_counter()
@@ -72,10 +72,10 @@ def demo(
         write(edited, out / "edited.mp4", show, Writing(overwrite=True))
         write(compare(source, edited), out / "side-by-side.mp4", show, Writing(overwrite=True))
     picture = out / "side-by-side.png"
-    shown = spread(FRAMES, COLUMNS)
+    shown = spread(_FRAMES, _COLUMNS)
     rows = [video.array()[index] for video in (source, edited) for index in shown]
-    Image.fromarray(contact_sheet(rows, columns=COLUMNS)).save(picture)
-    print(f"edited {FRAMES} frames in {duration(seconds)}")
+    Image.fromarray(contact_sheet(rows, columns=_COLUMNS)).save(picture)
+    print(f"edited {_FRAMES} frames in {duration(seconds)}")
     print(f"source and result side by side: {out / 'side-by-side.mp4'} and {picture}")
 
 

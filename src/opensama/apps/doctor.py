@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
 
-GB = 10**9
+_GB = 10**9
 NEEDED = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "av", "numpy", "pillow")
 EXTRAS = {  # and the package of each that our code, or transformers for it, imports
     "wan": "sentencepiece",
@@ -56,9 +56,9 @@ def doctor() -> int:
         return 2
 
     device = find_device()
-    print(f"device: {device.name}, {device.memory / GB:.0f} GB of memory, {os.cpu_count()} CPU cores")
+    print(f"device: {device.name}, {device.memory / _GB:.0f} GB of memory, {os.cpu_count()} CPU cores")
     for what, folder in (("here", Path.cwd()), ("for downloaded weights", hub_folder())):
-        print(f"disk {what}: {free_bytes(folder) / GB:.0f} GB free in {folder}")
+        print(f"disk {what}: {free_bytes(folder) / _GB:.0f} GB free in {folder}")
 
     print("models:")
     verdicts = {entry.name: verdict(entry, device, free_bytes(hub_folder())) for entry in entries()}

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from opensama.evaluation.world import ItemScore
     from opensama.pipeline.editor import Editor
 
-FRAMES = 17
-SIDE = 128  # pixels, of drawn and real clips
+GALLERY_FRAMES = 17
+GALLERY_SIDE = 128  # pixels, of drawn and real clips
 GAP = 4  # pixels between the three clips of a picture
-QUALITY = 72
+_QUALITY = 72
 REAL = "real clips"
 LEGEND = (
     "Each clip shows the source, the edit and the exact answer. An edit is right if, in every third of the clip, it is "
@@ -137,7 +137,7 @@ def drawn_items(
 
     for family in families:
         for i in range(number):
-            sample = sample_edit(f"{seed}-{i}", split, family, FRAMES, SIDE)
+            sample = sample_edit(f"{seed}-{i}", split, family, GALLERY_FRAMES, GALLERY_SIDE)
             output = edited(editor, sample.source, FPS, sample.instruction, seed)
             scored = score(sample, output, through(editor))
             yield Item(family, sample.source, output, sample.target, scored)
@@ -153,7 +153,7 @@ def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -
 
     rng, styles = random.Random(seed), cycle(STYLES)
     for path in videos:
-        source = first_second(path, FRAMES, SIDE)
+        source = first_second(path, GALLERY_FRAMES, GALLERY_SIDE)
         for _ in range(number):
             style = next(styles)
             text = ask_for(rng, style)
@@ -235,7 +235,7 @@ def film(item: Item) -> str:
     frames = np.full((t, h, 3 * w + 2 * GAP, 3), 128, np.uint8)
     for i, clip in enumerate((item.source, item.output, item.answer)):
         frames[:, :, i * (w + GAP) : i * (w + GAP) + w] = clip
-    return pages.film(Video.from_frames(frames, FPS), QUALITY)
+    return pages.film(Video.from_frames(frames, FPS), _QUALITY)
 
 
 def _id(family: str) -> str:

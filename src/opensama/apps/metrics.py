@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from opensama.values import UserError
 
-COLUMNS = ("edit", "copy", "black", "shuffled")
+_COLUMNS = ("edit", "copy", "black", "shuffled")
 
 
 def metrics(
@@ -68,9 +68,9 @@ def metrics(
         raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
     measured = compare(read_video(source), read_video(edited), chosen, side=side)
     rows = {"edit": measured.values, **measured.controls}
-    print(f"{'':<20}" + "".join(f"{who:>10}" for who in COLUMNS) + "  better")
+    print(f"{'':<20}" + "".join(f"{who:>10}" for who in _COLUMNS) + "  better")
     for name in chosen:
-        cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in COLUMNS)
+        cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in _COLUMNS)
         print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].better}")
     print(measured.alignment.describe())
     written = measured.to_dict()

@@ -12,7 +12,7 @@ import sys
 from collections.abc import MutableMapping, Sequence
 
 POLICY = "OMP_WAIT_POLICY"  # of the standard: GNU's OpenMP (PyTorch on Linux), LLVM's and Intel's read it
-OWN = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # where a person has set one of these, it stays
+_OWN = (POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")  # where a person has set one of these, it stays
 QUIET = 0.25  # processes that want to run, for each core, below which a machine is quiet
 
 
@@ -23,7 +23,7 @@ def choose_wait_policy(
 
     `busy` is how many processes want to run for each core, by default what the system says of the last minute.
     """
-    if "torch" in sys.modules or any(name in environment for name in OWN):
+    if "torch" in sys.modules or any(name in environment for name in _OWN):
         return
     training = next((word for word in arguments if not word.startswith("-")), "") == "train"
     quiet = training and (_busy() if busy is None else busy) < QUIET

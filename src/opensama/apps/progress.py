@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-EVERY = 10.0  # seconds between two plain lines of one stage
-LONG = 3.0  # seconds: a stage that will take longer says so at once
+_EVERY = 10.0  # seconds between two plain lines of one stage
+_LONG = 3.0  # seconds: a stage that will take longer says so at once
 
 
 def loading(model: object) -> None:
@@ -84,8 +84,8 @@ class Display:
             self._bar.update(self._tasks[stage], completed=progress.done, total=progress.total, left=words)
             return
         now = time.monotonic()
-        late = now - self._last.setdefault(stage, now) >= EVERY
-        long = stage not in self._said and (progress.seconds if left is None else left) > LONG
+        late = now - self._last.setdefault(stage, now) >= _EVERY
+        long = stage not in self._said and (progress.seconds if left is None else left) > _LONG
         if progress.done == progress.total or long or late:
             self._last[stage] = now
             if long and left is not None:

@@ -24,15 +24,15 @@ from opensama.values import Progress, UserError, Video
 if TYPE_CHECKING:
     from opensama.data.manifest import Record
 
-MOST = 300  # samples of a page
+_MOST = 300  # samples of a page
 HEIGHT = 192  # pixels of a sample's clips
 SECONDS, RATE = 4.0, 12  # of a sample
-QUALITIES = (62, 45, 28)  # of its encoding, the next where the one before is too large
+_QUALITIES = (62, 45, 28)  # of its encoding, the next where the one before is too large
 BYTES = 300_000  # of a sample, about
-BINS = 24
-SCORES = 12  # kinds of scores that get a plot
-NAMED = ("task", "kind", "media", "dataset", "license")
-FILTERS = NAMED[:4]
+_BINS = 24
+_SCORES = 12  # kinds of scores that get a plot
+_NAMED = ("task", "kind", "media", "dataset", "license")
+FILTERS = _NAMED[:4]
 SIZES = "seconds", "frames", "fps", "megapixels", "words of the text"
 
 
@@ -41,7 +41,7 @@ class Summary:
     """What a look through all rows finds."""
 
     rows: int = 0
-    named: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in NAMED})
+    named: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in _NAMED})
     crossed: Counter[tuple[str, ...]] = field(default_factory=Counter)  # values of FILTERS
     sizes: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in SIZES})
     scores: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("d")))
@@ -49,7 +49,7 @@ class Summary:
 
     def add(self, record: Record, most: int) -> None:
         """Counts a row; `most` of each group stay as candidates, drawn by lot."""
-        for name in NAMED:
+        for name in _NAMED:
             self.named[name][getattr(record, name)] += 1
         group = tuple(getattr(record, name) for name in FILTERS)
         self.crossed[group] += 1
@@ -79,8 +79,8 @@ def show_manifest(
     from opensama.data.manifest import iter_records
     from opensama.runtime import whole_file
 
-    if not 0 <= number <= MOST:
-        raise UserError(f"The number of samples must be from 0 to {MOST}, not {number}.")
+    if not 0 <= number <= _MOST:
+        raise UserError(f"The number of samples must be from 0 to {_MOST}, not {number}.")
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"The page is written as .html, not as {out.name}: choose another name with --out.")
     if not out.parent.is_dir():
@@ -105,7 +105,7 @@ def page(name: str, found: Summary, figures: Sequence[str]) -> str:
     kinds = ", ".join(f"{count:,} {kind}s" for kind, count in found.named["kind"].most_common())
     seconds = math.fsum(found.sizes["seconds"])
     total = f", {seconds / 3600:,.1f} hours" if seconds >= 3600 else f", {seconds:,.0f} seconds" if seconds else ""
-    scores = sorted(found.scores.items())[:SCORES]
+    scores = sorted(found.scores.items())[:_SCORES]
     plots = [histogram(title, values) for title, values in (*found.sizes.items(), *scores) if len(values)]
     crossed = [[*group, count] for group, count in found.crossed.items()]
     return pages.fill(
@@ -142,8 +142,8 @@ def histogram(title: str, values: Iterable[float]) -> str:
     """Bars of equal width from the least to the greatest value, the highest 1% in the last."""
     ordered = sorted(values)
     low, high, greatest = ordered[0], ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], ordered[-1]
-    step = (high - low) / BINS
-    bins = [0] * (BINS if step else 1)
+    step = (high - low) / _BINS
+    bins = [0] * (_BINS if step else 1)
     for value in ordered:
         bins[min(len(bins) - 1, int((value - low) / step)) if step else 0] += 1
     width, height = 12, 90
@@ -155,7 +155,7 @@ def histogram(title: str, values: Iterable[float]) -> str:
             f'<rect x="{index * width + 1}" y="{height - tall + 12:.1f}" width="{width - 2}" height="{tall:.1f}">'
             f"<title>{begin:,.4g} to {end:,.4g}: {count:,}</title></rect>"
         )
-    across, middle = BINS * width, ordered[len(ordered) // 2]
+    across, middle = _BINS * width, ordered[len(ordered) // 2]
     last = f"{high:,.4g}" if high == greatest else f"{high:,.4g} or more"
     title = html.escape(title)
     return (
@@ -219,7 +219,7 @@ def picture(record: Record, folder: Path) -> str:
     if record.media == "image" or both.frame_count == 1:
         return f'<img src="{jpeg(both)}" {size} alt="{said}">'
     address = ""
-    for quality in QUALITIES:
+    for quality in _QUALITIES:
         address = pages.film(both, quality)
         if len(address) * 3 / 4 <= BYTES:
             break

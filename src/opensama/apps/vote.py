@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from opensama.evaluation.preference import Vote
 
 VOTES = "votes.jsonl"
-SHARES = {"left": 1.0, "tie": 0.5, "right": 0.0}
+_SHARES = {"left": 1.0, "tie": 0.5, "right": 0.0}
 BODY = 2000  # bytes of a vote
 HEIGHT, SECONDS, RATE, QUALITY = 320, 8.0, 24, 75  # of a clip
 CLIP_BYTES, KEPT = 8_000_000, 24  # of a clip; clips that are kept encoded
@@ -40,7 +40,7 @@ VOTE_FILE_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
-class Pair:
+class _Pair:
     """What one person is shown: files, and whose they are, which is not told."""
 
     item: str
@@ -112,7 +112,7 @@ def vote(
     print(told(tally(results, folder)))
 
 
-def find_pairs(results: Mapping[str, Any], folder: Path, seed: str, limit: int | None = None) -> list[Pair]:
+def find_pairs(results: Mapping[str, Any], folder: Path, seed: str, limit: int | None = None) -> list[_Pair]:
     """Every two systems' edits of every item, shuffled, sides by lot; the same for the same seed."""
     if len(results["systems"]) < 2:
         raise UserError("Votes compare two systems, and there is one: score two in one run (--edits, given again).")
@@ -127,7 +127,7 @@ def find_pairs(results: Mapping[str, Any], folder: Path, seed: str, limit: int |
         for one, two in combinations(edits, 2):
             (left, a), (right, b) = (one, two) if lot.random() < 0.5 else (two, one)
             files = {"source": folder / a["source"], "left": folder / a["edited"], "right": folder / b["edited"]}
-            pairs.append(Pair(name, a["instruction"], left, right, files))
+            pairs.append(_Pair(name, a["instruction"], left, right, files))
     if not pairs:
         raise UserError(
             f"No item in {folder} has edits of two systems whose files are there: keep them in their place."
@@ -140,7 +140,7 @@ def find_pairs(results: Mapping[str, Any], folder: Path, seed: str, limit: int |
 class Booth:
     """The pairs, what was voted on them, and the clips that were asked for last."""
 
-    pairs: list[Pair]
+    pairs: list[_Pair]
     file: Path
     voter: str = ""
     votes: dict[int, str] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class Booth:
             if place is None or row.get("voter", "") != self.voter:
                 continue
             self.votes.pop(place, None)
-            if row["vote"] in SHARES:
+            if row["vote"] in _SHARES:
                 turned = row["left"] != self.pairs[place].left
                 self.votes[place] = (
                     {"left": "right", "right": "left"}.get(row["vote"], "tie") if turned else row["vote"]
@@ -188,7 +188,7 @@ class Booth:
                 file.flush()
                 os.fsync(file.fileno())
             self.votes.pop(place, None)
-            if answer in SHARES:
+            if answer in _SHARES:
                 self.votes[place] = answer
                 self._order.append(place)
 
@@ -244,7 +244,7 @@ def counted(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> li
         item, left, right, answer = (row[name] for name in ("item", "left", "right", "vote"))
         if {(left, item), (right, item)} <= known and left != right:
             key = (str(row.get("voter", "")), item, frozenset((left, right)))
-            last[key] = Vote(item, left, right, SHARES[answer]) if answer in SHARES else None
+            last[key] = Vote(item, left, right, _SHARES[answer]) if answer in _SHARES else None
     return [found for found in last.values() if found is not None]
 
 
@@ -344,7 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.booth.back()
             else:
                 place, answer = said["pair"], said["vote"]
-                if self.path != "/vote" or type(place) is not int or answer not in SHARES:
+                if self.path != "/vote" or type(place) is not int or answer not in _SHARES:
                     raise ValueError("no such vote")
                 if not 0 <= place < len(self.booth.pairs):
                     raise ValueError("no such pair")

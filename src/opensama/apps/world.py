@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     Tile = tuple[str, Sequence[np.ndarray]]  # a caption, and the pictures under it from top to bottom
 
-SIDE = 128  # pixels of a drawn frame
-FRAMES = 9
+_SIDE = 128  # pixels of a drawn frame
+_FRAMES = 9
 GAP = 6
 LINE = 13  # pixels of a line of text
 LIMIT = 112_000  # bytes: what one sheet may weigh
-SMALL = 72  # pixels of a picture of one object
+_SMALL = 72  # pixels of a picture of one object
 
 app = App(name="world", help="The drawn world, where every edit has an exact answer.")
 
@@ -69,7 +69,7 @@ def sheets(
     for family in (*FAMILIES, *CONTROLS):
         whole = family == "style"
         samples = examples(family, split, None if whole else number, seed)
-        moments, columns = ((FRAMES - 1,), 6) if whole else ((0, FRAMES - 1), 3)
+        moments, columns = ((_FRAMES - 1,), 6) if whole else ((0, _FRAMES - 1), 3)
         tiles = [(s.instruction, [side_by_side(clip, moments) for clip in (s.source, s.target)]) for s in samples]
         save(sheet(tiles, columns), out / f"{family}.png")
     print(f"written: {len(list(out.glob('*.png')))} pictures in {out}")
@@ -86,7 +86,7 @@ def examples(family: str, split: Literal["train", "test"], number: int | None, s
         found.setdefault(plan.edited or plan.instruction, i)
         if len(found) == wanted:
             break
-    return [sample_edit(f"{seed}-{i}", split, family, FRAMES, SIDE) for i in found.values()]
+    return [sample_edit(f"{seed}-{i}", split, family, _FRAMES, _SIDE) for i in found.values()]
 
 
 def kind_tiles() -> Iterator[Tile]:
@@ -96,19 +96,19 @@ def kind_tiles() -> Iterator[Tile]:
 
     colors = [color for color in COLORS if color != "white"]
     for i, kind in enumerate(KINDS):
-        yield kind, [picture(plain(Thing(kind, colors[i % len(colors)], 0, 0, 0.78)), SMALL)]
+        yield kind, [picture(plain(Thing(kind, colors[i % len(colors)], 0, 0, 0.78)), _SMALL)]
     for texture in TEXTURES:
-        yield texture, [picture(plain(Thing("heart", "green", 0, 0, 0.78, texture=texture)), SMALL)]
+        yield texture, [picture(plain(Thing("heart", "green", 0, 0, 0.78, texture=texture)), _SMALL)]
     for i, wear in enumerate(WEARABLES):
         worn = Thing(KINDS[5 * i % len(KINDS)], "blue", 0, -0.2, 0.6, wears=Wear(wear, "red"))
-        yield wear, [picture(plain(worn), SMALL)]
+        yield wear, [picture(plain(worn), _SMALL)]
 
 
 def background_tiles() -> Iterator[Tile]:
     from opensama.world import BACKGROUNDS
 
     for name in BACKGROUNDS:
-        yield name, [picture(plain().on(name), SIDE)]
+        yield name, [picture(plain().on(name), _SIDE)]
 
 
 def plain(*things: Thing) -> Scene:

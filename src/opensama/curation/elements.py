@@ -27,7 +27,7 @@ KINDS = ("remove", "replace", "recolor", "background")
 BACK = {"remove": "add", "replace": "replace", "recolor": "recolor", "background": "background"}
 """The task of the reverse."""
 FRAMES, SIDE = 6, 448  # what the model is shown of a clip
-LONGEST = 60  # characters of a name
+_LONGEST = 60  # characters of a name
 BACKDROP = "background"  # the name of everything that is not in front
 
 
@@ -77,14 +77,14 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Words:
+class _Words:
     """The instruction that leads from source to edited clip, and the one that leads back."""
 
     instruction: str
     reverse: str
 
 
-NAME = """These are {count} frames of a video, in order: {images}
+_NAME = """These are {count} frames of a video, in order: {images}
 Say what could be edited in it. Foreground elements are persons, animals, objects, clothes and things worn that can be \
 told from everything else, are seen for most of the time, and are neither tiny nor cut off. Give each a short name \
 that fits only it, with a colour or a place where others are like it ("man in a red coat", "left cup"). Background \
@@ -132,7 +132,7 @@ HINTS = {
 def name_elements(vlm: Vlm, clip: Clip, most: int = 8) -> Elements:
     """Up to `most` foreground elements, and the background. Drop where there is nothing that could be edited."""
     images = shown(clip.frames)
-    answer = _ask(vlm, NAME.format(count=len(images), images=IMAGE * len(images)), images)
+    answer = _ask(vlm, _NAME.format(count=len(images), images=IMAGE * len(images)), images)
     return check_elements(answer, most)
 
 
@@ -146,7 +146,7 @@ def check_elements(answer: dict[str, Any], most: int = 8) -> Elements:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise BadAnswer(f"a foreground element has no name: {entry!r:.120}")
         name = clean_name(entry["name"])
-        if name and len(name) <= LONGEST and name != BACKDROP:
+        if name and len(name) <= _LONGEST and name != BACKDROP:
             found.setdefault(name, Element(name, entry.get("person") is True))
     if not found:
         raise Drop("elements: nothing in the foreground")
@@ -179,13 +179,13 @@ def plan_change(vlm: Vlm, clip: Clip, element: str, kind: str) -> Change:
     return Change(kind, element, "" if kind == "remove" else new.rstrip("."), caption, _text(answer, "before"))
 
 
-def describe_change(vlm: Vlm, source: np.ndarray, edited: np.ndarray, change: Change) -> Words:
+def describe_change(vlm: Vlm, source: np.ndarray, edited: np.ndarray, change: Change) -> _Words:
     """Instruction and reverse for a change that was made. Drop where the model does not see it."""
     before, after = shown(source, 4), shown(edited, 4)
     hint = HINTS[change.kind].format(element=change.element, new=change.new)
     text = DESCRIBE.format(count=len(before), images=IMAGE * len(before), hint=hint)
     answer = _ask(vlm, text, before + after)
-    words = Words(_text(answer, "instruction"), _text(answer, "reverse"))
+    words = _Words(_text(answer, "instruction"), _text(answer, "reverse"))
     if not words.instruction or not words.reverse:
         raise Drop("instruction: the change is not to be seen")
     return words

@@ -26,10 +26,10 @@ from opensama.values import UserError
 
 SHOWN = 12  # pairs of each kind on the page
 STRIP = 4  # frames of a clip
-SIDE = 176  # pixels of a frame's longer side
+_SIDE = 176  # pixels of a frame's longer side
 BIN = 0.5
-BINS = 18  # from 1 to 10
-KINDS = {  # how failures begin, in words
+_BINS = 18  # from 1 to 10
+_KINDS = {  # how failures begin, in words
     "VlmRefused": "the model refused",
     "BadAnswer": "the answer could not be read",
     "VlmFailed": "no whole answer came",
@@ -93,9 +93,9 @@ def write_report(
         for line in lines:
             reason = str(json.loads(line)["error"]["reason"])
             name, _, said = reason.partition(": ")
-            kind = KINDS.get(name, UNREADABLE)
+            kind = _KINDS.get(name, UNREADABLE)
             report.unscored[kind] = report.unscored.get(kind, 0) + 1
-            reasons.setdefault(kind, said if name in KINDS else reason)
+            reasons.setdefault(kind, said if name in _KINDS else reason)
     shown = {}
     tallies: dict[str, defaultdict[str, list[int]]] = {name: defaultdict(lambda: [0, 0]) for name in ("set", "task")}
     missed: Counter[str] = Counter()
@@ -122,8 +122,8 @@ def count_scores(histograms: dict[str, dict[str, list[int]]], record: Record) ->
     for name in SCORES:
         value = record.scores.get(PREFIX + name)
         if value is not None:
-            bins = histograms.setdefault(record.media, {}).setdefault(name, [0] * BINS)
-            bins[min(BINS - 1, int((value - 1) / BIN))] += 1
+            bins = histograms.setdefault(record.media, {}).setdefault(name, [0] * _BINS)
+            bins[min(_BINS - 1, int((value - 1) / BIN))] += 1
 
 
 def mean(record: Record) -> float:
@@ -269,7 +269,7 @@ def strips(record: Record, folder: Path) -> str:
 
     from opensama.media.frames import contact_sheet
 
-    source, target = pair_frames(record, folder, STRIP, SIDE)
+    source, target = pair_frames(record, folder, STRIP, _SIDE)
     number = min(len(source), len(target))
     height, width = target[0].shape[:2]
     source = tuple(np.asarray(Image.fromarray(frame).resize((width, height))) for frame in source[:number])

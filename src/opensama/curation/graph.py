@@ -35,7 +35,7 @@ from opensama.values import Progress, UserError
 
 Item = dict[str, Any]
 Result = Item | Sequence[Item] | None
-Row = dict[str, Any]  # an item under way: item, key, path, share, tally, end
+_Row = dict[str, Any]  # an item under way: item, key, path, share, tally, end
 
 STUCK = 25  # failures one after another, of one stage and for one reason: it is not the items
 OBJECT_STORE = 256 * 2**20  # bytes of a Ray of our own: rows are small, frames never travel
@@ -130,7 +130,7 @@ def run_graph(
         stopped, done = "", 0
         with closing(run(stages, rows, workers)) as leaves:
             watch = _Watch(stages)
-            gathering: dict[str, list[Row]] = {}
+            gathering: dict[str, list[_Row]] = {}
             for leaf in leaves:
                 if stopped := watch(leaf):
                     break
@@ -162,7 +162,7 @@ class _Watch:
         self.names = [stage.name for stage in stages]
         self.last, self.times = "", 0
 
-    def __call__(self, leaf: Row) -> str:
+    def __call__(self, leaf: _Row) -> str:
         match leaf["end"]:
             case ["quota", reason]:
                 return str(reason)
@@ -190,7 +190,7 @@ class _Worker:
         self.state: Any = None
         self.ready = stage.setup is None
 
-    def __call__(self, row: Row) -> list[Row]:
+    def __call__(self, row: _Row) -> list[_Row]:
         if row["end"] is not None:
             return [row]
         if not self.ready:
@@ -245,12 +245,12 @@ def _said(error: Exception) -> str:
 # --- the two runners: rows in, leaves out, in any order
 
 
-def _here(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -> Generator[Row]:
+def _here(stages: Sequence[Stage], rows: Sequence[_Row], workers: int | None) -> Generator[_Row]:
     """In this process, on threads if more than one worker is wanted. On a GPU one worker of a stage has room."""
     threads = workers or 1
     crews = [_Crew(index, stage, 1 if stage.gpus else threads) for index, stage in enumerate(stages)]
 
-    def follow(row: Row) -> list[Row]:
+    def follow(row: _Row) -> list[_Row]:
         found = [row]
         for crew in crews:
             with crew.worker() as worker:
@@ -262,7 +262,7 @@ def _here(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -> 
             yield from follow(row)
         return
     with ThreadPoolExecutor(threads) as pool:
-        waiting: set[Future[list[Row]]] = set()
+        waiting: set[Future[list[_Row]]] = set()
         try:
             for row in rows:
                 waiting.add(pool.submit(follow, row))
@@ -294,7 +294,7 @@ class _Crew:
                 self.idle.append(worker)
 
 
-def _by_ray(stages: Sequence[Stage], rows: Sequence[Row], workers: int | None) -> Generator[Row]:
+def _by_ray(stages: Sequence[Stage], rows: Sequence[_Row], workers: int | None) -> Generator[_Row]:
     """On Ray Data: tasks, and pools of actors for stages with a state; Ray holds back whoever is too quick."""
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -399,7 +399,7 @@ class _Actor:
 # --- what comes of it
 
 
-def _entry(key: str, leaves: list[Row], stages: Sequence[Stage]) -> Entry:
+def _entry(key: str, leaves: list[_Row], stages: Sequence[Stage]) -> Entry:
     """Everything that came of one item, its parts in the order in which the stages gave them."""
     from opensama.data.manifest import Record
 

@@ -22,7 +22,7 @@ from opensama.media.frames import resize, to_frames, to_pixels
 from opensama.values import UserError, frames_up
 
 MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
-FILES = (
+_FILES = (
     "model_index.json",
     "scheduler/*.json",
     "text_encoder/*",
@@ -120,7 +120,7 @@ class Vace:
 
         device = runtime.pick_device(self._device)
         dtype = runtime.pick_dtype(self._dtype, device)
-        folder = model_folder(self.name, FILES)
+        folder = model_folder(self.name, _FILES)
         parts = {
             "vae": load_part(AutoencoderKLWan, folder / "vae", torch.float32),
             "text_encoder": load_part(UMT5EncoderModel, folder / "text_encoder", dtype),

@@ -15,8 +15,8 @@ from opensama.curation.graph import Drop, Item
 from opensama.values import MAX_INSTRUCTION
 from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, frames_for
 
-TASKS = ("add", "remove", "replace", "recolor", "background", "motion", "camera", "other")
-TURNS = 2  # an answer that cannot be read is asked for once more
+_TASKS = ("add", "remove", "replace", "recolor", "background", "motion", "camera", "other")
+_TURNS = 2  # an answer that cannot be read is asked for once more
 
 ASK = f"""Two moments of one scene. The earlier look, COUNT frames in order: {IMAGE}
 The later look, COUNT frames in order: {IMAGE}
@@ -25,7 +25,7 @@ given. Say what was added, removed, replaced or changed, who or what moves other
 otherwise. Name each thing by how it looks or where it is, so that someone who sees the earlier look alone can find \
 it. One imperative sentence or two, at most 30 words, only what can be seen, without words such as frame, clip, \
 earlier or later. If all that differs is light, colour, sharpness or noise, or nothing, leave the instruction empty.
-Answer with one JSON object and nothing else: {{"instruction": "...", "task": "one of {", ".join(TASKS)}"}}"""
+Answer with one JSON object and nothing else: {{"instruction": "...", "task": "one of {", ".join(_TASKS)}"}}"""
 
 SAME_THING: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"(?:replace) (.+?) (?:with|by) (.+)", (r"change \1 to \2", r"swap \1 for \2", r"turn \1 into \2")),
@@ -54,7 +54,7 @@ EMPTY = frozenset(
 )
 """An instruction of these words alone asks for nothing that an editor has to learn."""
 
-NOTHING = re.compile(
+_NOTHING = re.compile(
     r"(no|none|nothing|n/?a)\b|(there (is|are) )?no (visible |noticeable |significant )*(change|difference)"
     r"|(keep|leave|maintain|preserve) (everything|all|it|the (scene|video|shot|image))\b"
     r".*\b(same|unchanged|alone|as (it )?(is|was))\b"
@@ -78,12 +78,12 @@ def describe(vlm: Vlm, item: Item, *, model: str = "", count: int = 4, side: int
     before, between, after = ASK.split(IMAGE)
     text = before.replace("COUNT", str(len(first))) + IMAGE * len(first)
     text += between.replace("COUNT", str(len(second))) + IMAGE * len(second) + after
-    for turn in range(TURNS):
+    for turn in range(_TURNS):
         try:
             instruction, task = read_answer(ask(vlm, Question(text, first + second, turn=turn, max_tokens=200)))
             break
         except BadAnswer:
-            if turn == TURNS - 1:
+            if turn == _TURNS - 1:
                 raise
     if not instruction:
         raise Drop("nothing differs")
@@ -100,7 +100,7 @@ def read_answer(text: str) -> tuple[str, str]:
     if len(instruction) > MAX_INSTRUCTION:
         raise BadAnswer(f"the instruction has {len(instruction):,} characters")
     task = task.strip().lower()
-    return instruction, task if task in TASKS else "other"
+    return instruction, task if task in _TASKS else "other"
 
 
 def reword(item: Item, *, share: float = 0.5, seed: int = 0) -> Item:
@@ -136,7 +136,7 @@ def meaningful(item: Item) -> Item:
 def why_not(instruction: str) -> str:
     """What is wrong with an instruction, empty if it is worth to be learned."""
     words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", instruction.lower())
-    if NOTHING.match(instruction.strip()):
+    if _NOTHING.match(instruction.strip()):
         return "nothing differs"
     if OUTSIDE.search(instruction):
         return "speaks of clips"

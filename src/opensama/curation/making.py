@@ -32,7 +32,7 @@ from opensama.media.video_io import read_video, write_video
 from opensama.values import Video, frames_down
 from opensama.vlm import Vlm
 
-QUALITY = 92  # of painted clips, near to lossless: they are data
+_QUALITY = 92  # of painted clips, near to lossless: they are data
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def take(item: Item, frames: int, short_side: int) -> tuple[Clip, bool]:
 
 
 def _write(frames: np.ndarray, fps: float, path: Path) -> None:
-    write_video(Video.from_frames(frames, fps), path, quality=QUALITY, overwrite=True, on_note=lambda note: None)
+    write_video(Video.from_frames(frames, fps), path, quality=_QUALITY, overwrite=True, on_note=lambda note: None)
 
 
 def _seen(path: str, out: str) -> str:

@@ -65,13 +65,13 @@ class MaskRules:
         return None
 
 
-SEEN = 0.001
+_SEEN = 0.001
 
 
 def measure(masks: np.ndarray) -> Measures:
     """Area, presence, steadiness and border of a mask."""
     areas = masks.mean(axis=(1, 2))
-    seen = areas >= SEEN
+    seen = areas >= _SEEN
     both = seen[1:] & seen[:-1]
     overlap = (masks[1:] & masks[:-1]).sum(axis=(1, 2))[both]
     union = (masks[1:] | masks[:-1]).sum(axis=(1, 2))[both]

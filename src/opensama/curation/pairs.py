@@ -38,7 +38,7 @@ from opensama.runtime import whole_file
 from opensama.values import Progress, UserError, frames_down
 from opensama.vlm import Vlm, greet
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
+_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def _one_up(path: str) -> str:
 def find_clips(path: Path) -> Iterator[Item]:
     """The videos of a folder, with all its folders, by name; or each clip of a manifest once."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEOS and p.is_file() and p.name[0] != ".")
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _VIDEOS and p.is_file() and p.name[0] != ".")
         if not files:
-            raise UserError(f"The folder {path} has no videos ({', '.join(VIDEOS)}): choose another.")
+            raise UserError(f"The folder {path} has no videos ({', '.join(_VIDEOS)}): choose another.")
         dataset = path.resolve().name
         for file in files:
             name = file.relative_to(path).with_suffix("").as_posix()

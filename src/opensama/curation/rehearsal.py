@@ -32,7 +32,7 @@ from opensama.world.looks import Ground, Swap
 from opensama.world.scenes import FPS, an
 from opensama.world.shapes import similar
 
-SMALL = 64  # side at which pictures are compared
+_SMALL = 64  # side at which pictures are compared
 DIFFERS = 0.02  # of the scale: a pixel that is another one
 
 
@@ -158,7 +158,7 @@ class WorldVlm:
             self.scenes.append((scene_of(path), min(frames, read_video(path).frame_count)))
         if not self.scenes:
             raise UserError(f"The folder {folder} has no clips of the drawn world (world-0000.mp4): make some first.")
-        firsts = [draw(Look(scene), 1, SMALL, SMALL)[0] for scene, _ in self.scenes]
+        firsts = [draw(Look(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
         self._firsts = np.stack(firsts).astype(np.float32)
 
     def ask(self, question: Question) -> str:
@@ -224,12 +224,12 @@ class WorldVlm:
 
     def _exact(self, looks: Sequence[Look], length: int, number: int) -> np.ndarray:
         """[looks number h w 3] float32 of the frames that a question about a clip of that length shows."""
-        drawn = render_looks(looks, length, SMALL, SMALL)[:, spread(length, number)]
+        drawn = render_looks(looks, length, _SMALL, _SMALL)[:, spread(length, number)]
         return to_uint8(drawn).astype(np.float32)
 
 
 def _little(image: np.ndarray) -> np.ndarray:
-    return resize_frame(image, SMALL, SMALL).astype(np.float32)
+    return resize_frame(image, _SMALL, _SMALL).astype(np.float32)
 
 
 def _mark(value: float) -> int:
@@ -243,12 +243,12 @@ def _place(thing: Thing) -> str:
 def _successor(scene: Scene, thing: Thing, rng: random.Random) -> Thing | None:
     """Another kind of another colour that stays inside the box of the old one, which is all that an inpainter gets."""
     source = Look(scene)
-    room = masks.boxes(masks.grow(differing(source, Swap(thing, None).on(source), 5, SMALL, SMALL), 0.02))
+    room = masks.boxes(masks.grow(differing(source, Swap(thing, None).on(source), 5, _SMALL, _SMALL), 0.02))
     for kind in similar(thing.kind)[:12]:
         colors = [
             c for c in COLORS if c != thing.color and not any((t.kind, t.color) == (kind, c) for t in scene.things)
         ]
         new = replace(thing, kind=kind, color=rng.choice(colors), texture="plain", wears=None)
-        if not (differing(source, Swap(thing, new).on(source), 5, SMALL, SMALL) & ~room).any():
+        if not (differing(source, Swap(thing, new).on(source), 5, _SMALL, _SMALL) & ~room).any():
             return new
     return None

@@ -17,7 +17,7 @@ from opensama.values import UserError, Video
 if TYPE_CHECKING:
     import numpy as np
 
-SIDE = 256  # pixels of the longer side
+_SIDE = 256  # pixels of the longer side
 ADAPTIVE, CONTENT = 3.0, 15.0  # PySceneDetect's own defaults: ratio to the neighbours' change, least change
 SHORTEST = 6  # frames between two cuts: short, because no clip may go across a cut, but longer than a flash
 PAIRS_A_SECOND = 4  # neighbours whose flow is looked at
@@ -52,7 +52,7 @@ def find_cuts(frames: Iterable[np.ndarray], adaptive: float = ADAPTIVE, content:
     return cuts.starts
 
 
-def scenes(item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, side: int = SIDE) -> list[Item]:
+def scenes(item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, side: int = _SIDE) -> list[Item]:
     """The stage: one item for each scene, with its frames, its times and its motion."""
     from opensama.curation.motion import Flow, motion_of, speed
     from opensama.media.video_io import read_video

@@ -20,10 +20,10 @@ from opensama.data.rows import BadRow, Blob, Row, name_of, text_of
 from opensama.values import UserError
 
 LEFT_OUT = ".left-out.jsonl"  # the ending of a list of rows that did not come in
-BESIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_BESIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 Media = tuple[str, ...] | Blob  # paths that may be meant, the likelier first, or the picture itself
 
-SOURCE = (
+_SOURCE = (
     "source", "source_path", "src_video", "original_video", "vace_video", "source_video_path", "source_video",
     "input_video", "source_image", "input_image", "local_input_image", "source_file_name", "src_image", "src_img",
     "source_file", "original_image", "input",
@@ -33,13 +33,13 @@ TARGET = (
     "output_video", "edited_image", "output_image", "target_image", "edited_file_name", "tgt_image", "tgt_img",
     "edited_file", "output", "video_path", "clip", "video", "path", "file",
 )  # fmt: skip
-INSTRUCTION = (
+_INSTRUCTION = (
     "instruction", "instruction_final_refine", "prompt", "instruct", "edit_prompt", "edit_instruction",
     "enhanced_instruction", "text", "summarized_text",
 )  # fmt: skip
 CAPTION = ("caption", "edit_caption", "target_prompt", "description", "text", "prompt", "input_description")
 TYPE = ("edited_type", "edit_type", "task", "task_type", "type", "category")
-ID = ("id", "iid", "sample_id", "uid", "key", "videoid", "video_id")
+_ID = ("id", "iid", "sample_id", "uid", "key", "videoid", "video_id")
 REFERENCE = ("ref_image", "ref_img", "reference", "reference_image")
 
 
@@ -114,7 +114,7 @@ def find_tables(dataset: Dataset, folder: Path, pattern: str | None = None) -> l
 
 def is_no_table(path: Path) -> bool:
     """Whether a file is what an import wrote, hidden, or what `datasets` keeps beside its tables."""
-    if path.name.startswith(".") or path.name.endswith(LEFT_OUT) or path.name in BESIDE:
+    if path.name.startswith(".") or path.name.endswith(LEFT_OUT) or path.name in _BESIDE:
         return True
     if path.suffix == ".parquet":
         try:
@@ -148,7 +148,7 @@ def draft(
     absent = [column for column in (columns or {}).values() if name_of(column) not in row]
     if absent:
         return BadRow(f"the row has no column {absent[0]}")
-    target, source = media_of(first("target", TARGET)), media_of(first("source", SOURCE))
+    target, source = media_of(first("target", TARGET)), media_of(first("source", _SOURCE))
     kind = dataset.kind if dataset.name != "table" else "pair" if source else "clip"
     if not target or (kind == "pair" and not source):
         side = "source" if target else "target"
@@ -156,8 +156,8 @@ def draft(
     said = text_of(first("task", TYPE))
     places = (said, table.stem, *_folders(target), *_folders(source or ()), table.parent.name)
     found = next((t for t in (task_name(place, dataset.tasks) for place in places) if t != "other"), "other")
-    notes = {"id": text_of(first("id", ID)), "type": said, "reference": text_of(first("reference", REFERENCE))}
-    instruction = text_of(first("instruction", INSTRUCTION)) if kind == "pair" else ""
+    notes = {"id": text_of(first("id", _ID)), "type": said, "reference": text_of(first("reference", REFERENCE))}
+    instruction = text_of(first("instruction", _INSTRUCTION)) if kind == "pair" else ""
     return Draft(
         table,
         line,

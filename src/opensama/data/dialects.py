@@ -52,15 +52,15 @@ class Dialect:
 
 
 EXCEL = Dialect()
-NAMED = {"excel": EXCEL, "excel-tab": Dialect("\t"), "spark": Dialect(escape="\\")}
+_NAMED = {"excel": EXCEL, "excel-tab": Dialect("\t"), "spark": Dialect(escape="\\")}
 
 
 def dialect_of(said: str) -> Dialect | None:
     """A dialect as people name it: `spark`, or `separator=; quote=single escape=backslash header=no`; None for auto."""
     if said == "auto":
         return None
-    if said in NAMED:
-        return NAMED[said]
+    if said in _NAMED:
+        return _NAMED[said]
     dialect = EXCEL
     for word in said.split():
         key, _, value = word.partition("=")
@@ -75,7 +75,7 @@ def dialect_of(said: str) -> Dialect | None:
             dialect = replace(dialect, header=value == "yes")
         else:
             raise UserError(
-                f"{word!r} is no part of a CSV dialect: give auto, {', '.join(NAMED)}, or a list such as "
+                f"{word!r} is no part of a CSV dialect: give auto, {', '.join(_NAMED)}, or a list such as "
                 "'separator=semicolon quote=single escape=backslash header=no'."
             )
     return dialect

@@ -32,7 +32,7 @@ from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
 
 CHUNK, BYTES, THREADS = 1024, 2**28, 16
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ class _Import:
         notes = dict(draft.notes) | {"table": draft.table.name}
         if source is not None and {"all", draft.task} & set(choice.swap):
             source, target, notes["swapped"] = target, source, "yes"
-        image = target.suffix.lower() in IMAGES
+        image = target.suffix.lower() in _IMAGES
         record = Record(
             id=f"{title}:{table.with_suffix('').as_posix()}:{draft.line}",
             kind="clip" if source is None else "pair",

@@ -31,7 +31,7 @@ from opensama.data.samples import BadSample, Item, Layout, Pair, Row, Shape
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
-CHANGED = 0.1  # difference of pixels in [-1, 1] above which an edit has changed them
+_CHANGED = 0.1  # difference of pixels in [-1, 1] above which an edit has changed them
 SHARD_ITEMS = 64
 OF_LINE = ("target", "semantic")  # what a clip's variants have in common
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -139,7 +139,7 @@ def encode(pair: Pair, encoders: Encoders, known: Mapping[str, Tensor]) -> dict[
 
 def changed_share(source: Tensor, target: Tensor, cells: Sequence[int]) -> Tensor:
     """Share of changed pixels in each latent cell [t h w], of two videos [3 t h w]; the first frame is alone."""
-    changed = ((source - target).abs().amax(0) > CHANGED).float()
+    changed = ((source - target).abs().amax(0) > _CHANGED).float()
     t, h, w = cells
     parts = [F.adaptive_avg_pool3d(changed[None, :1], (1, h, w))]
     if t > 1:

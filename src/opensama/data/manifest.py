@@ -35,7 +35,7 @@ TASKS = (
 )  # fmt: skip
 """What an edit does: every manifest and every report uses these names; the datasets' own are translated on import."""
 
-VERSION = 1
+_VERSION = 1
 ROW_GROUP = 16_384  # rows that are decoded together
 
 
@@ -249,7 +249,7 @@ def write_manifest(
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        said = {"version": VERSION, "meta": dict(meta or {})}
+        said = {"version": _VERSION, "meta": dict(meta or {})}
         shape = schema().with_metadata({"opensama": json.dumps(said)})
         stream = iter(records)
         with pq.ParquetWriter(temporary, shape, compression="zstd") as writer:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NOTHING = {"", "none", "null", "nan", "error", "n/a", r"\n"}  # the last is how MySQL and PostgreSQL write NULL
-PLACES = (
+_NOTHING = {"", "none", "null", "nan", "error", "n/a", r"\n"}  # the last is how MySQL and PostgreSQL write NULL
+_PLACES = (
     "path",
     "file_path",
     "filepath",
@@ -55,7 +55,7 @@ def text_of(value: object) -> str:
     if isinstance(value, (list, tuple)):
         value = value[0] if value else ""
     text = value.strip() if isinstance(value, str) else "" if isinstance(value, (Mapping, Blob)) else str(value)
-    return "" if value is None or text.lower() in NOTHING else text
+    return "" if value is None or text.lower() in _NOTHING else text
 
 
 def alike(row: Mapping[Any, Any]) -> Row:
@@ -82,7 +82,7 @@ def alike(row: Mapping[Any, Any]) -> Row:
     for outer, name, value in inner:
         _put(out, f"{outer}_{name}", value)
     for outer, name, value in inner:
-        place = name.rpartition("_")[2] in PLACES or name in PLACES
+        place = name.rpartition("_")[2] in _PLACES or name in _PLACES
         if not place or all(other == outer for other, same, _ in inner if same == name):
             _put(out, name, value)
     return out
@@ -129,7 +129,9 @@ def _file(value: Mapping[Any, Any]) -> Blob | str | None:
     if isinstance(data, bytes) and data:
         return Blob(data, Path(str(value.get("path") or "")).suffix or suffix_of(data))
     named = {name_of(str(key)): part for key, part in value.items()}
-    return next((named[place] for place in PLACES if isinstance(named.get(place), str) and text_of(named[place])), None)
+    return next(
+        (named[place] for place in _PLACES if isinstance(named.get(place), str) and text_of(named[place])), None
+    )
 
 
 def _blob(value: object) -> Blob | None:

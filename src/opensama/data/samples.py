@@ -38,7 +38,7 @@ from opensama.values import UserError, frames_down
 Kind = Literal["image", "video"]
 Stretch = tuple[float | None, float | None]
 EDIT, CLIP = ("source", "target", "instruction"), ("clip", "caption")
-COLUMNS = (*EDIT, *CLIP, "width", "height", "frames")
+_COLUMNS = (*EDIT, *CLIP, "width", "height", "frames")
 LENGTHS = 16  # longer clips are cut to 16k+1 frames, so that batches find their like
 
 
@@ -127,7 +127,7 @@ class Shapes(Sequence[Shape]):
         return {shape: count for shape, count in zip(self.kinds, counts, strict=True) if count}
 
 
-class Items(Sequence[Item]):
+class _Items(Sequence[Item]):
     """Items by arrays, a few bytes each: one is made when it is asked for."""
 
     def __init__(self, rows: Sequence[Row], row_of: np.ndarray, variant: np.ndarray, seeds: np.ndarray, shapes: Shapes):
@@ -147,7 +147,7 @@ class Items(Sequence[Item]):
 
 def shapes_of(items: Sequence[Item]) -> Shapes:
     """Their shapes, in their order."""
-    return items.shapes if isinstance(items, Items) else Shapes.among([item.shape for item in items])
+    return items.shapes if isinstance(items, _Items) else Shapes.among([item.shape for item in items])
 
 
 class Pair(NamedTuple):
@@ -170,7 +170,7 @@ class Layout:
     seed: int = 0
     prefix: str = ""  # before instructions
 
-    def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> Items:
+    def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> _Items:
         """All items, in the manifest's order; rows whose files cannot be opened are reported and left out.
 
         No pretext task is run for it: a task says how long it leaves a clip, and a seed which task it stands for.
@@ -212,7 +212,7 @@ class Layout:
         of_item = of_row[row_of]
         shape_of = tables[of_item, self.pretext.pick(seeds)]
         variant = np.where(spoilt[of_item], variant, -1)
-        return Items(used, row_of.astype(np.int32), variant.astype(np.int16), seeds, Shapes(list(shapes), shape_of))
+        return _Items(used, row_of.astype(np.int32), variant.astype(np.int16), seeds, Shapes(list(shapes), shape_of))
 
     def read(self, item: Item) -> Pair:
         """An item's pixels and text. Raises BadSample with the reason."""
@@ -327,9 +327,9 @@ def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
         return _whole_row(record, line, path)
     where = f"Line {line} of {path}"
     for key in record:
-        if key not in COLUMNS:
-            near = difflib.get_close_matches(str(key), COLUMNS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}; {bring_in(record)}"
+        if key not in _COLUMNS:
+            near = difflib.get_close_matches(str(key), _COLUMNS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(_COLUMNS)}; {bring_in(record)}"
             raise UserError(f"{where} has a column {key!r}, which is not known: {hint}")
     wanted = EDIT if "source" in record or "target" in record else CLIP
     missing = [key for key in wanted if not isinstance(record.get(key), str) or not record[key].strip()]

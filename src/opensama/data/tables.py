@@ -22,8 +22,8 @@ from opensama.values import UserError
 
 TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
 ARROW = (".arrow", ".feather", ".ipc")
-SUFFIXES = (*TEXT, ".parquet", *ARROW)
-HEAD = 16  # bytes that tell one kind of table from another
+_SUFFIXES = (*TEXT, ".parquet", *ARROW)
+_HEAD = 16  # bytes that tell one kind of table from another
 
 
 def suffix_of_table(path: Path) -> str:
@@ -35,7 +35,7 @@ def suffix_of_table(path: Path) -> str:
 def is_table(path: Path) -> bool:
     """Whether a file's name is that of a table."""
     suffix = suffix_of_table(path)
-    return suffix in (TEXT if path.suffix.lower() == ".gz" else SUFFIXES)
+    return suffix in (TEXT if path.suffix.lower() == ".gz" else _SUFFIXES)
 
 
 def rows(
@@ -91,7 +91,7 @@ def dialect_told(path: Path) -> str:
 def _check_text(path: Path) -> None:
     """UserError for a file of another kind, under a text's name."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
+        head = file.read(_HEAD)
     if path.suffix.lower() == ".gz" and not head.startswith(b"\x1f\x8b"):
         raise UserError(f"{path} is not gzipped, whatever its name says: rename it, or download it again.")
     kind = kind_of(head)

@@ -30,7 +30,7 @@ Number = Any
 """A float, or an array of them, one for each draw."""
 Means = Mapping[str, Mapping[str, Number]]
 """group -> score -> mean over its items"""
-DRAWS = 1000
+_DRAWS = 1000
 
 RECO_GROUPS = {
     "edit_accuracy": ("S_EA", ("SA", "SP", "CP")),
@@ -191,8 +191,8 @@ def _draws(rng: np.random.Generator, values: np.ndarray, there: np.ndarray, aver
     """Means of as many items drawn with return: draws x scores. A draw without a value takes the mean."""
     n = len(values)
     if n == 0:
-        return np.zeros((DRAWS, 0))
-    times = rng.multinomial(n, np.full(n, 1 / n), DRAWS)
+        return np.zeros((_DRAWS, 0))
+    times = rng.multinomial(n, np.full(n, 1 / n), _DRAWS)
     counts = times @ there
     return np.where(counts > 0, times @ values / np.maximum(counts, 1), averages)
 

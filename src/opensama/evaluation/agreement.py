@@ -15,7 +15,7 @@ import numpy as np
 
 from opensama.values import UserError
 
-DRAWS = 500
+_DRAWS = 500
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _agreement(pairs: np.ndarray) -> dict[str, Any]:
     high: float | None = None
     if rho is not None and len(pairs) > 3:
         rng = np.random.default_rng(0)
-        drawn = [spearman(a[pick], b[pick]) for pick in rng.integers(0, len(a), (DRAWS, len(a)))]
+        drawn = [spearman(a[pick], b[pick]) for pick in rng.integers(0, len(a), (_DRAWS, len(a)))]
         kept = [value for value in drawn if value is not None]
         low, high = (float(x) for x in np.quantile(kept, (0.025, 0.975))) if kept else (None, None)
     return {

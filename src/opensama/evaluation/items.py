@@ -23,13 +23,13 @@ from opensama.data.rows import BadRow
 from opensama.first_bytes import check_first_bytes
 from opensama.values import UserError
 
-Row = Mapping[str, Any]
-VIDEOS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif"}
+_Row = Mapping[str, Any]
+_VIDEOS = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif"}
 CLIP_MARK = "--"  # between a clip's name and who made it
-HINTS = 40  # files of which it is asked whose they may be
+_HINTS = 40  # files of which it is asked whose they may be
 
-SOURCE = ("source", "source_video", "src_video", "original_video", "source_path", "input_video", "video", "video_path")
-INSTRUCTION = ("instruction", "edit_prompt", "prompt", "edit_instruction", "instruct", "text")
+_SOURCE = ("source", "source_video", "src_video", "original_video", "source_path", "input_video", "video", "video_path")
+_INSTRUCTION = ("instruction", "edit_prompt", "prompt", "edit_instruction", "instruct", "text")
 TASK = ("task", "type", "edit_type", "edited_type", "category", "edit_task")
 REFERENCE_IMAGE = ("reference_image", "ref_image", "ref_img", "reference", "image")
 ID = ("id", "index", "iid", "name")
@@ -103,7 +103,7 @@ def find_edits(name: str, items: Iterable[Item], folder: Path) -> tuple[dict[str
         raise UserError(f"There is no folder {folder}: --edits is the folder in which the edited videos lie.")
     at: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in VIDEOS and file.is_file() and file.name not in benchmark.beside:
+        if file.suffix.lower() in _VIDEOS and file.is_file() and file.name not in benchmark.beside:
             at.setdefault(_plain(file.name), []).append(file)
     found: dict[str, Path] = {}
     missing: dict[str, Item] = {}
@@ -123,7 +123,7 @@ def find_edits(name: str, items: Iterable[Item], folder: Path) -> tuple[dict[str
             found[item.id], owner[path] = path, item.id
     left = [path for paths in at.values() for path in paths if path not in owner]
     for index, extra in enumerate(left):
-        near = get_close_matches(extra.name, missing, 1, 0.7) if index < HINTS else []
+        near = get_close_matches(extra.name, missing, 1, 0.7) if index < _HINTS else []
         meant = f"; did you mean {near[0]}, the edit of {missing[near[0]].id}?" if near else ""
         faults.append(Fault(_inside(extra, folder), f"no item's edit is called so{meant}"))
     faults += [Fault(item.id, f"has no edit: there is no {wanted}") for wanted, item in missing.items()]
@@ -134,7 +134,7 @@ def find_clips(items: Iterable[Item], folder: Path, system: str) -> dict[str, Pa
     """What a system made, in a folder of `NAME--SYSTEM.mp4`: it was asked for no more."""
     files = {file.stem: file for file in (sorted(folder.iterdir()) if folder.is_dir() else []) if file.is_file()}
     named = {item.id: files.get(f"{item.id}{CLIP_MARK}{system}") for item in items}
-    return {name: file for name, file in named.items() if file is not None and file.suffix.lower() in VIDEOS}
+    return {name: file for name, file in named.items() if file is not None and file.suffix.lower() in _VIDEOS}
 
 
 def _nearest(wanted: str, item: Item, at: Mapping[str, list[Path]], folder: Path) -> Path | None:
@@ -172,17 +172,17 @@ def read_vie(folder: Path) -> tuple[list[Item], list[Fault]]:
     faults: list[Fault] = []
     for table in tables:
         for number, row in enumerate(read_rows(table, faults=faults)):
-            if not any(name in row for name in INSTRUCTION):
-                faults.append(Fault(f"{table.name} {number}", f"has none of the columns {', '.join(INSTRUCTION)}"))
+            if not any(name in row for name in _INSTRUCTION):
+                faults.append(Fault(f"{table.name} {number}", f"has none of the columns {', '.join(_INSTRUCTION)}"))
                 continue
             name = safe_id(_first(row, ID) or (f"{number:03d}" if len(tables) == 1 else f"{table.stem}-{number:03d}"))
             notes = {}
             if image := _first(row, REFERENCE_IMAGE):
                 path = locate(folder, image, name, faults)
                 notes = {"reference_image": str(path)} if path else {}
-            source = locate(folder, _first(row, SOURCE), name, faults)
+            source = locate(folder, _first(row, _SOURCE), name, faults)
             task = vie_task(_first(row, TASK) or table.stem)
-            items.append(Item(name, task, _first(row, INSTRUCTION), source, notes=notes))
+            items.append(Item(name, task, _first(row, _INSTRUCTION), source, notes=notes))
     if not tables:
         raise UserError(f"{folder} has no .json, .jsonl or .csv that lists what to edit.")
     return items, faults
@@ -330,18 +330,18 @@ def editverse_names(item: Item) -> tuple[str, ...]:
 
 def read_clips(folder: Path) -> tuple[list[Item], list[Fault]]:
     """Every `NAME--source.mp4`; what is asked stands in a table of `id`, `instruction`, `task`, or is the name."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, _Row] = {}
     faults: list[Fault] = []
     for table in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".json", ".jsonl", ".csv")):
         rows |= {
-            _first(row, ID): row for row in read_rows(table, faults=faults) if any(name in row for name in INSTRUCTION)
+            _first(row, ID): row for row in read_rows(table, faults=faults) if any(name in row for name in _INSTRUCTION)
         }
-    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in VIDEOS]
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in _VIDEOS]
     sources = {name: file for file in files if (name := file.stem.removesuffix(f"{CLIP_MARK}source")) != file.stem}
     items = []
     for name, file in sources.items():
         row = rows.pop(name, {})
-        items.append(Item(name, _first(row, TASK), _first(row, INSTRUCTION) or name, file))
+        items.append(Item(name, _first(row, TASK), _first(row, _INSTRUCTION) or name, file))
     for file in files:
         name, mark, _ = file.stem.partition(CLIP_MARK)
         if not mark:
@@ -355,7 +355,7 @@ def read_clips(folder: Path) -> tuple[list[Item], list[Fault]]:
 def clip_systems(folder: Path) -> list[str]:
     """Whose edits lie there as `NAME--SYSTEM.mp4`."""
     files = folder.iterdir() if folder.is_dir() else []
-    found = {file.stem.partition(CLIP_MARK)[2] for file in files if file.suffix.lower() in VIDEOS}
+    found = {file.stem.partition(CLIP_MARK)[2] for file in files if file.suffix.lower() in _VIDEOS}
     return sorted(found - {"", "source"})
 
 
@@ -456,5 +456,5 @@ def safe_id(said: object) -> str:
     return re.sub(r"[^\w.+-]+", "_", str(said)).strip("._") or "unnamed"
 
 
-def _first(row: Row, names: tuple[str, ...]) -> str:
+def _first(row: _Row, names: tuple[str, ...]) -> str:
     return next((str(row[name]).strip() for name in names if row.get(name) not in (None, "")), "")

@@ -22,17 +22,17 @@ EDITVERSE_METRICS = (
     "video_text_alignment",
     "editing_vlm_evaluation",
 )
-METRICS = {"ive": IVE_METRICS, "editverse": EDITVERSE_METRICS}
-NAMES = (*ID, "key", "src_video_name", "video_name", "video", "file")
+_METRICS = {"ive": IVE_METRICS, "editverse": EDITVERSE_METRICS}
+_NAMES = (*ID, "key", "src_video_name", "video_name", "video", "file")
 
 
 def read_metric_file(
     benchmark: str, path: Path, items: Sequence[Item]
 ) -> tuple[dict[str, dict[str, float]], list[Fault]]:
     """id -> metric -> value. IVEBench's -1 means none; EditVerseBench's temporal metrics are given times 100."""
-    if benchmark not in METRICS:
-        raise UserError(f"Metric files are read for {' and '.join(METRICS)} only, not for {benchmark}.")
-    wanted = METRICS[benchmark]
+    if benchmark not in _METRICS:
+        raise UserError(f"Metric files are read for {' and '.join(_METRICS)} only, not for {benchmark}.")
+    wanted = _METRICS[benchmark]
     faults: list[Fault] = []
     rows = read_rows(path, faults=faults)
     of: dict[str, str] = {}
@@ -42,7 +42,7 @@ def read_metric_file(
     found: dict[str, dict[str, float]] = {}
     for number, row in enumerate(rows, 1):
         plain = {str(name).strip().lower().replace(" ", "_"): value for name, value in row.items()}
-        said = next((str(plain[name]) for name in NAMES if plain.get(name) not in (None, "")), "")
+        said = next((str(plain[name]) for name in _NAMES if plain.get(name) not in (None, "")), "")
         item_id = of.get(said) or of.get(PurePosixPath(said).stem)
         if not said or item_id is None:
             faults.append(Fault(f"{path.name} row {number}", f"names no item of the benchmark: {said or 'nothing'}"))

@@ -19,8 +19,8 @@ import numpy as np
 from opensama.evaluation.agreement import kendall
 from opensama.evaluation.statistics import wilson
 
-DRAWS = 500
-PRIOR = 1.0  # comparisons with an average system
+_DRAWS = 500
+_PRIOR = 1.0  # comparisons with an average system
 ROUNDS = 300
 
 
@@ -54,7 +54,7 @@ class Standing:
         return self.won + self.tied + self.lost
 
 
-def bradley_terry(votes: Sequence[Vote], draws: int = DRAWS) -> list[Standing]:
+def bradley_terry(votes: Sequence[Vote], draws: int = _DRAWS) -> list[Standing]:
     """The systems, strongest first. They can only be compared where votes link them: see `linked`."""
     names = sorted({name for vote in votes for name in (vote.first, vote.second)})
     if not names:
@@ -86,7 +86,7 @@ def bradley_terry(votes: Sequence[Vote], draws: int = DRAWS) -> list[Standing]:
     return found
 
 
-def strengths(wins: np.ndarray, prior: float = PRIOR) -> np.ndarray:
+def strengths(wins: np.ndarray, prior: float = _PRIOR) -> np.ndarray:
     """Log strengths [draws systems] of counts [draws winner loser]; without a prior they may grow without end."""
     won = wins.sum(2) + prior / 2
     met = wins + wins.swapaxes(1, 2)
@@ -99,7 +99,7 @@ def strengths(wins: np.ndarray, prior: float = PRIOR) -> np.ndarray:
     return np.asarray(logs - logs.mean(1, keepdims=True))
 
 
-def covariance(wins: np.ndarray, points: np.ndarray, prior: float = PRIOR) -> np.ndarray:
+def covariance(wins: np.ndarray, points: np.ndarray, prior: float = _PRIOR) -> np.ndarray:
     """Of centred log strengths, by the curvature of the likelihood at `points`; counts [winner loser]."""
 
     def spread(logs: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ def agreement_with_judge(
     if len(rows):
         found["share"] = float(rows[:, 0].sum() / rows[:, 1].sum())
     if len(rows) > 1:
-        picks = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
+        picks = np.random.default_rng(0).integers(0, len(rows), (_DRAWS, len(rows)))
         drawn = rows[picks].sum(1)
         low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
         least, most = wilson(float(rows[:, 0].sum()), found["n"])

@@ -38,7 +38,7 @@ Order = Literal["source, edited", "side by side", "frame by frame"]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class _Sampler:
     """Which frames a judge sees, and how large."""
 
     says: str
@@ -55,7 +55,7 @@ class Protocol:
     name: str
     benchmark: str
     style_of: str
-    sampler: Sampler
+    sampler: _Sampler
     order: Order
     rubrics: Callable[[Item], tuple[Rubric, ...]]
     failure: Literal["drop", "zero"]
@@ -217,7 +217,7 @@ _OPENVE = Protocol(
     name="openve",
     benchmark="openve",
     style_of="OpenVE-Bench, one short rubric for all types",
-    sampler=Sampler("one frame a second, 4 to 16 of each clip", each_second),
+    sampler=_Sampler("one frame a second, 4 to 16 of each clip", each_second),
     order="source, edited",
     rubrics=lambda item: (rubrics.openve(item.task, long=False),),
     failure="drop",
@@ -233,7 +233,7 @@ _VIE = Protocol(
     name="vie",
     benchmark="vie",
     style_of="VIE-Bench",
-    sampler=Sampler("8 frames of each clip, evenly spread", eight),
+    sampler=_Sampler("8 frames of each clip, evenly spread", eight),
     order="source, edited",
     rubrics=vie_rubrics,
     failure="drop",
@@ -254,7 +254,7 @@ PROTOCOLS: dict[str, Protocol] = {
             name="world",
             benchmark="world",
             style_of="",
-            sampler=Sampler("the first and last of four in each third", every),
+            sampler=_Sampler("the first and last of four in each third", every),
             order="frame by frame",
             rubrics=lambda item: (),
             failure="drop",
@@ -281,7 +281,7 @@ PROTOCOLS: dict[str, Protocol] = {
             name="reco",
             benchmark="reco",
             style_of="ReCo-Bench",
-            sampler=Sampler("every (frames // 10)-th pair, 224 rows high, then at least 512", eleven),
+            sampler=_Sampler("every (frames // 10)-th pair, 224 rows high, then at least 512", eleven),
             order="side by side",
             rubrics=reco_rubrics,
             failure="zero",
@@ -303,7 +303,7 @@ PROTOCOLS: dict[str, Protocol] = {
             name="ive",
             benchmark="ive",
             style_of="IVEBench's two judged metrics",
-            sampler=Sampler("every fifth frame, at most 20 of each clip", one_in_five, side=426),
+            sampler=_Sampler("every fifth frame, at most 20 of each clip", one_in_five, side=426),
             order="source, edited",
             rubrics=lambda item: rubrics.IVE,
             failure="drop",
@@ -319,7 +319,7 @@ PROTOCOLS: dict[str, Protocol] = {
             name="editverse",
             benchmark="editverse",
             style_of="EditVerseBench's judged metric",
-            sampler=Sampler("every (frames // 3)-th pair of the shorter clip's", thirds),
+            sampler=_Sampler("every (frames // 3)-th pair of the shorter clip's", thirds),
             order="frame by frame",
             rubrics=lambda item: (rubrics.EDITVERSE,),
             failure="drop",

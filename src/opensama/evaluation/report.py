@@ -112,17 +112,17 @@ def mark(item: Mapping[str, Any], headline: str | None) -> float | None:
     return float(scores[headline]) if headline in scores else sum(scores.values()) / len(scores)
 
 
-SHARES = ("success", "parts", "first third", "last third")  # scores that are shares of edits: printed in percent
+_SHARES = ("success", "parts", "first third", "last third")  # scores that are shares of edits: printed in percent
 
 
 def value(score: str, number: float) -> str:
     """A score as pages and consoles print it: a share in percent, anything else with three decimals."""
-    return f"{100 * number:.1f} %" if score in SHARES else f"{number:.3f}"
+    return f"{100 * number:.1f} %" if score in _SHARES else f"{number:.3f}"
 
 
 def value_range(score: str, low: float, high: float) -> str:
     """An interval likewise."""
-    if score in SHARES:
+    if score in _SHARES:
         return f"{100 * low:.1f} to {100 * high:.1f} %"
     return f"{low:.3f} to {high:.3f}"
 
@@ -164,7 +164,7 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Change:
+class _Change:
     """How one score differs, these minus those, over the `n` items that both have; `sure`: 0 is not in the interval."""
 
     system: str
@@ -188,7 +188,7 @@ class Change:
 class Difference:
     """Two results of one benchmark; `notes` say what else differs, so that nobody reads too much into it."""
 
-    changes: list[Change]
+    changes: list[_Change]
     states: list[tuple[str, str, str, str]]  # system, item, before, after
     notes: list[str]
 
@@ -208,7 +208,7 @@ def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Differen
         for name in ("judge", "passes", "protocol", "rubrics", "sampler", "policy")
         if results.get(name) != other.get(name)
     ]
-    changes: list[Change] = []
+    changes: list[_Change] = []
     states = []
     for name, one, two in pairs:
         before = {item["id"]: item for item in two["items"]}
@@ -224,7 +224,7 @@ def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Differen
                 step, low, high = paired(old, new)
                 moved = sorted((v for v in values if v[1] != v[2]), key=lambda v: -abs(v[2] - v[1]))[:5]
                 means = sum(old) / len(old), sum(new) / len(new)
-                changes.append(Change(name, group, score, len(values), *means, step, low, high, tuple(moved)))
+                changes.append(_Change(name, group, score, len(values), *means, step, low, high, tuple(moved)))
     return Difference(changes, states, notes)
 
 

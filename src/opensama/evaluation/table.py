@@ -10,7 +10,7 @@ from opensama.evaluation.world import WorldReport
 
 COLUMN = 13  # characters of a column of metrics
 EDITS = 60  # that get a line of their own where nobody judged
-LISTED = 10  # faults
+_LISTED = 10  # faults
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -72,7 +72,7 @@ def _row(values: Sequence[Mapping[str, float]], names: Iterable[str], count: boo
 
 
 def _faults(faults: Sequence[Mapping[str, str]], margin: str = "") -> list[str]:
-    lines = [f"{margin}{fault['where']}: {fault['reason']}" for fault in faults[:LISTED]]
+    lines = [f"{margin}{fault['where']}: {fault['reason']}" for fault in faults[:_LISTED]]
     more = len(faults) - len(lines)
     return [*lines, f"{margin}and {more} more, in results.json"] if more else lines
 

@@ -24,7 +24,7 @@ from opensama.models.weights import SHARD_BYTES, TensorFiles, TensorInfo, write_
 from opensama.runtime import read_object
 from opensama.values import UserError
 
-Sizes = Path | Mapping[str, Any]  # a JSON file of sizes, or what is in it
+_Sizes = Path | Mapping[str, Any]  # a JSON file of sizes, or what is in it
 
 SAMPLER_KEYS = {
     "latent_shape", "num_inference_steps", "shift", "flow_shift", "cfg_scale", "embedded_guidance_scale",
@@ -32,7 +32,7 @@ SAMPLER_KEYS = {
 
 
 def convert_released(
-    src: Path, out: Path, family: str = "sama", config: Sizes | None = None, *, shard_bytes: int = SHARD_BYTES
+    src: Path, out: Path, family: str = "sama", config: _Sizes | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> Path:
     """Writes the transformer's own folder `out` from released weights `src` (a file, an index or a folder of shards).
 
@@ -93,7 +93,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def load_released(
-    src: Path, family: str = "sama", config: Sizes | None = None, *, dtype: torch.dtype | None = None
+    src: Path, family: str = "sama", config: _Sizes | None = None, *, dtype: torch.dtype | None = None
 ) -> ModelMixin:
     """The model with released weights, straight from their file; parts that diffusers keeps in float32 become that."""
     model, tensors = fitted(src, family, config)
@@ -106,7 +106,7 @@ def load_released(
     return model.eval()
 
 
-def fitted(src: Path, family: str = "sama", config: Sizes | None = None) -> tuple[ModelMixin, Recut]:
+def fitted(src: Path, family: str = "sama", config: _Sizes | None = None) -> tuple[ModelMixin, Recut]:
     """The model on the meta device and the released weights cut for it. Reads headers alone; UserError where they do
     not fit."""
     row, files = find_family(family), TensorFiles(src)
@@ -195,7 +195,7 @@ def empty_model(row: Family, shapes: Shapes, sizes: dict[str, Any]) -> ModelMixi
         raise UserError(f"These sizes make no {row.name} transformer ({error}): mend --config.") from error
 
 
-def read_sizes(config: Sizes | None) -> dict[str, Any]:
+def read_sizes(config: _Sizes | None) -> dict[str, Any]:
     """Sizes as a dictionary, without the sampler's keys and diffusers' notes."""
     if config is None:
         return {}

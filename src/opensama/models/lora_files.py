@@ -41,11 +41,11 @@ PREFIXES = (
     "lora_unet_", "_",
 )  # fmt: skip
 MATRIX = re.compile(r"(.+)\.lora[_.](A|B|down|up)(\.\w+)?\.(weight|bias)")
-WHOLE = re.compile(r"(.+)\.(alpha|diff|diff_b|set_weight)")
+_WHOLE = re.compile(r"(.+)\.(alpha|diff|diff_b|set_weight)")
 
 
 @dataclass
-class Change:
+class _Change:
     """What a file does to one tensor of the model's or of the released layout, by the keys that hold it."""
 
     rows: list[Rows]  # of our tensors, one after the other
@@ -71,7 +71,7 @@ class LoraFile:
     def of(cls, tensors: Mapping[str, Tensor]) -> LoraFile:
         return cls("these tensors", {name: tuple(t.shape) for name, t in tensors.items()}, tensors.__getitem__)
 
-    def scale(self, change: Change, layer: str) -> float:
+    def scale(self, change: _Change, layer: str) -> float:
         """alpha / rank of a pair of matrices."""
         rank = self.shapes[change.keys["down"]][0]
         if "alpha" in change.keys:
@@ -106,10 +106,10 @@ def load_loras(model: Any, loras: Sequence[Lora]) -> set[str]:
     return set(work)
 
 
-def work_of(model: Any, loras: Sequence[Lora]) -> dict[str, list[tuple[LoraFile, Change, float]]]:
+def work_of(model: Any, loras: Sequence[Lora]) -> dict[str, list[tuple[LoraFile, _Change, float]]]:
     """What LoRAs do to each tensor of the model, which may be on the meta device. UserError for a file that does not
     fit whole."""
-    work: dict[str, list[tuple[LoraFile, Change, float]]] = {}
+    work: dict[str, list[tuple[LoraFile, _Change, float]]] = {}
     for path, scale in loras:
         for file in files_of(Path(path).expanduser()):
             for change in changes(model, file):
@@ -160,7 +160,7 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, s
     return model, added
 
 
-def add(weight: Tensor, name: str, file: LoraFile, change: Change, scale: float) -> None:
+def add(weight: Tensor, name: str, file: LoraFile, change: _Change, scale: float) -> None:
     """Changes those rows of one of our tensors, in float32, that a change reaches."""
     at = 0
     for part in change.rows:
@@ -221,11 +221,11 @@ def settings_of(path: Path) -> dict[str, Any]:
     return read_object(beside) if path.name == "adapter_model.safetensors" and beside.exists() else {}
 
 
-def changes(model: Any, file: LoraFile) -> list[Change]:
+def changes(model: Any, file: LoraFile) -> list[_Change]:
     """All that a file does. UserError that names what is left over, lacks its other half, or is of another size."""
     shapes = {name: tuple(p.shape) for name, p in weights_of(model).items()}
     table = targets(family_of(model).layout(shapes), shapes)
-    found: dict[tuple[str, str], Change] = {}
+    found: dict[tuple[str, str], _Change] = {}
     rest = []
     for key in file.shapes:
         place = place_of(key, table)
@@ -233,7 +233,7 @@ def changes(model: Any, file: LoraFile) -> list[Change]:
             rest.append(key)
             continue
         tensor, kind, side = place
-        change = found.setdefault((tensor, kind), Change(table[tensor]))
+        change = found.setdefault((tensor, kind), _Change(table[tensor]))
         if side in change.keys:
             raise UserError(f"{file.name} holds {key} and {change.keys[side]}, which are one: keep one of them.")
         change.keys[side] = key
@@ -264,7 +264,7 @@ def place_of(key: str, table: Mapping[str, list[Rows]]) -> tuple[str, str, str] 
         if kind == "bias":
             return None
         name, kind, side = "weight", "matrices", "down" if letter in ("A", "down") else "up"
-    elif whole := WHOLE.fullmatch(key):
+    elif whole := _WHOLE.fullmatch(key):
         stem, part = whole.groups()
         name = "bias" if part == "diff_b" else "weight"
         kind, side = {"alpha": ("matrices", "alpha"), "set_weight": ("set", "set")}.get(part, ("diff", "diff"))
@@ -281,7 +281,7 @@ def place_of(key: str, table: Mapping[str, list[Rows]]) -> tuple[str, str, str] 
         stem = stem.removeprefix(prefix)
 
 
-def check_shapes(file: LoraFile, change: Change, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(file: LoraFile, change: _Change, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """UserError for tensors that are not the size of the layer they change."""
     inner = shapes[change.rows[0].name][1:]
     rows = sum(part.stop - part.start for part in change.rows)

@@ -24,7 +24,7 @@ from opensama.runtime import missing_parts, weight_file
 from opensama.values import UserError
 
 EMBEDDED_VAE = "opensama.models.tiny:PatchAutoencoder"
-OWN = ("transformer", "scheduler")  # what a pipeline does not take from its base
+_OWN = ("transformer", "scheduler")  # what a pipeline does not take from its base
 
 
 def build_pipeline(
@@ -53,7 +53,7 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
     kind, index = find_family(entry.family).pipeline, runtime.read_object(folder / "model_index.json")
     parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
     elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
-    own = [part for part in (*parts, *OWN) if part not in elsewhere]
+    own = [part for part in (*parts, *_OWN) if part not in elsewhere]
     for where, wanted in ((folder, own), *((shared, [part]) for part, shared in elsewhere.items())):
         missing = missing_parts(where, tuple(wanted))
         if missing:

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from opensama.pipeline.buckets import unit
 
-CELLS = 32  # a side
+_CELLS = 32  # a side
 VISIBLE = 8 / 255
-FRAMES = 24  # of a clip that are looked at, spread evenly
+_FRAMES = 24  # of a clip that are looked at, spread evenly
 HARDLY = 0.005  # a share below this is as good as nothing
 
 Triples = Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray, Tensor | None]]]
@@ -32,7 +32,7 @@ class Changes:
 
     def __init__(self, triples: Triples, start: int, stop: int):
         self.triples = triples
-        step = max(1, math.ceil((stop - start) / FRAMES))
+        step = max(1, math.ceil((stop - start) / _FRAMES))
         self.wanted = range(start, stop, step)
         self.seen: dict[int, tuple[int, int]] = {}
 
@@ -52,7 +52,7 @@ class Changes:
 
 def changed_cells(source: np.ndarray, edited: np.ndarray, limit: Tensor | None) -> tuple[int, int]:
     """How many cells of a frame changed, and how many may."""
-    cell = max(1, round(math.sqrt(source.shape[0] * source.shape[1]) / CELLS))
+    cell = max(1, round(math.sqrt(source.shape[0] * source.shape[1]) / _CELLS))
 
     def cells(x: Tensor) -> Tensor:
         return functional.avg_pool2d(x[None], cell, ceil_mode=True)[0]

@@ -18,17 +18,17 @@ from torch.nn import functional
 from opensama.pipeline.preserve import blur
 from opensama.values import EditRequest, UserError, Video
 
-NOISE = 8 / 255  # darker than this is black: compressed masks are not quite clean
+_NOISE = 8 / 255  # darker than this is black: compressed masks are not quite clean
 _BLACK = "The mask is black everywhere, so nothing may change: paint white where the edit may act."
 
-Weights = Callable[[int, int], Iterator[Tensor | None]]
+_Weights = Callable[[int, int], Iterator[Tensor | None]]
 
 
 @dataclass(frozen=True)
 class Limits:
     """What limits an edit: called with (start, stop), frames of the video, it streams weights [h w], or None each."""
 
-    weights: Weights
+    weights: _Weights
     covered: Callable[[], float]
     """The part of the frame that may change, 0 to 1, over all frames: a mask that is a video is read through."""
 
@@ -118,7 +118,7 @@ def _weight(mask: np.ndarray, video: Video, white: float) -> Tensor:
     weight = torch.from_numpy(np.asarray(mask, np.float32) / np.float32(white))
     if weight.shape != (video.height, video.width):
         weight = functional.interpolate(weight[None, None], (video.height, video.width), mode="nearest-exact")[0, 0]
-    return torch.where(weight < NOISE, 0.0, weight).clamp(0, 1)
+    return torch.where(weight < _NOISE, 0.0, weight).clamp(0, 1)
 
 
 def soften(mask: Tensor) -> Tensor:

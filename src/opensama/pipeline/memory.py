@@ -29,7 +29,7 @@ from torch import nn
 from opensama import runtime
 from opensama.values import UserError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def place(pipeline: Any, device: torch.device, offload: str = "none", *, vae_tiling: bool = False) -> None:
@@ -108,7 +108,7 @@ def text_encoders(pipeline: Any) -> list[nn.Module]:
     return [part for name, part in parts if name.startswith("text_encoder") and isinstance(part, nn.Module)]
 
 
-def without_text_encoders(pipeline: Any, offload: str, run: Callable[[], T]) -> T:
+def without_text_encoders(pipeline: Any, offload: str, run: Callable[[], _T]) -> _T:
     """What `run` gives; where the device was full, once more with the text encoders in the computer's memory.
 
     They have done their work by then. `back_on_device` brings them back.

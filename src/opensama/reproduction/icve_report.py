@@ -33,8 +33,8 @@ from opensama.reproduction.tables import plotter, points, table, verdict
 from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
 
-TEMPLATE = Path(__file__).parent / "icve.md"
-WORDS = {"more": "agrees", "less": "disagrees", "cannot tell": "cannot tell"}
+_TEMPLATE = Path(__file__).parent / "icve.md"
+_WORDS = {"more": "agrees", "less": "disagrees", "cannot tell": "cannot tell"}
 
 
 class IcveResults:
@@ -98,7 +98,7 @@ def icve_part(out: Path, images: Path) -> str:
     both = BOTH["many"].name
     pairs = [row for n in ONLY for row in (r.row(ONLY[n].name), r.row(BOTH[n].name, ONLY[n].name))]
     one_seed = "pre-training and these edits"
-    return TEMPLATE.read_text().format(
+    return _TEMPLATE.read_text().format(
         **asdict(b),
         one=100 * detectable(items, 1),
         millions=parameters(make_icve(b)),
@@ -134,7 +134,7 @@ def summary(r: IcveResults) -> str:
     both = BOTH["many"].name
     claims = gains(r)
     claims["pre-training alone edits (a copy is never right)"] = estimate(r.marks(PRETRAINED.name))
-    rows = [[claim, f"{points(e, True)} points", f"**{WORDS[e.verdict]}**"] for claim, e in claims.items()]
+    rows = [[claim, f"{points(e, True)} points", f"**{_WORDS[e.verdict]}**"] for claim, e in claims.items()]
     least = detectable(r.budget.items * len(MICRO_FAMILIES), 1)
     for claim, arm, other in (
         *(
@@ -145,7 +145,7 @@ def summary(r: IcveResults) -> str:
         ("ICVE beats SAMA at equal compute", both, EQUAL),
     ):
         e = difference(r.marks(arm)[:1], r.marks(other))
-        told = WORDS[e.verdict] if abs(e.mean) >= least else "cannot tell"
+        told = _WORDS[e.verdict] if abs(e.mean) >= least else "cannot tell"
         rows.append([f"{claim} (one seed)", f"{points(e, True)} points", f"**{told}**"])
     best = estimate(r.marks(both))
     reached = "reached" if best.mean >= 0.8 else "not reached with this budget"

@@ -31,7 +31,7 @@ from opensama.runtime import whole_file
 from opensama.values import UserError
 from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
 
-TEMPLATE = Path(__file__).parent / "report.md"
+_TEMPLATE = Path(__file__).parent / "report.md"
 
 
 def announce(budget: Budget, arms: int, seeds: int = len(SEEDS)) -> str:
@@ -66,7 +66,7 @@ def sama_part(out: Path, images: Path) -> str:
     machine = json.loads((out / "machine.json").read_text())
     plain, anchored = (tokens(arm, b.stage1_images, b.stage1_videos) for arm in (BASELINE, SAMA))
     plots(r, images)
-    return TEMPLATE.read_text().format(
+    return _TEMPLATE.read_text().format(
         machine=f"Measured on {machine['machine']}, {machine['workers']} runs at a time: {r.minutes:.0f} minutes.",
         millions=sum(p.numel() for p in make_sama(SAMA, b).parameters()) / 1e6,
         size=MICRO_SIZE,

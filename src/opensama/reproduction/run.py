@@ -59,7 +59,7 @@ class Steps(Protocol):
     def shift(self) -> float: ...
 
 
-class Recorded(Trainer):
+class _Recorded(Trainer):
     """A trainer that keeps the flow loss, the gradient's norm and the operations of every step."""
 
     def __init__(self, *args: Any, **more: Any):
@@ -232,7 +232,7 @@ def train(
         log_every=60, save_every=60,
     )  # fmt: skip
     model.train()
-    trainer = Recorded(passes, loop, folder, quiet)
+    trainer = _Recorded(passes, loop, folder, quiet)
     progress = trainer.run()
     curve = [step[:2] for step in trainer.curve]
     return {"curve": curve, "seconds": progress.seconds, "flops": sum(step[2] for step in trainer.curve)}

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-Verdict = Literal["more", "less", "cannot tell"]
+_Verdict = Literal["more", "less", "cannot tell"]
 DISAGREE = 0.3  # share of items on which two arms are assumed to differ, where the detectable effect is foretold
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
@@ -28,7 +28,7 @@ class Estimate:
     high: float
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> _Verdict:
         """Of a difference: whether the interval leaves out zero."""
         if self.low > 0:
             return "more"

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 from opensama.runtime import compute_type, pick_device
 from opensama.values import UserError
 
-Batch = TypeVar("Batch")
+_Batch = TypeVar("_Batch")
 
 
 def own_device(name: str | None = None) -> torch.device:
@@ -86,12 +86,12 @@ def watched(stage: Any, device: torch.device) -> Iterator[None]:
             hook.remove()
 
 
-def pinned(batch: Batch, device: torch.device) -> Batch:
+def pinned(batch: _Batch, device: torch.device) -> _Batch:
     """The batch in memory from which a GPU copies while it computes; elsewhere as it is."""
     return tree_map_only(Tensor, Tensor.pin_memory, batch) if device.type == "cuda" else batch
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
+def moved(batch: _Batch, device: torch.device) -> _Batch:
     """The batch's tensors on the device; those that are pinned are copied while it computes."""
     return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=x.is_pinned()), batch)
 

@@ -32,13 +32,13 @@ from opensama.training.sources import Stream
 from opensama.world import TIERS
 from opensama.world.phrasing import Split
 
-SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
-SHARES = (0.6, 0.2, 0.2)  # of the batches
-IMAGES = 1 / 6  # of the videos stage's batches that are edits
-WHOLE = 1 / 4  # of the windows stage's batches; these alone have semantic tokens
+_SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
+_SHARES = (0.6, 0.2, 0.2)  # of the batches
+_IMAGES = 1 / 6  # of the videos stage's batches that are edits
+_WHOLE = 1 / 4  # of the windows stage's batches; these alone have semantic tokens
 SIDES = (4, 4, 5)  # of windows, in cells
 PICTURE_SHIFT = 3.0  # of the noise levels of pictures: a caption says what, the noisy picture where
-CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
+_CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
 
 class Pools:
@@ -89,7 +89,7 @@ class Pools:
         draw = draw or DRAWS[config.tier]
         return build_pool(
             self.folder / f"{name or kinds.get(draw, '')}{frames}x{size[0]}x{size[1]}.safetensors",
-            n if size == SHAPES[0] else n // 4,
+            n if size == _SHAPES[0] else n // 4,
             *self.parts,
             draw=draw,
             frames=frames,
@@ -119,17 +119,17 @@ class Pools:
     def stills(self, stage: str) -> Sequence[tuple[Pool | Renewed, float]]:
         """Image edits in the three shapes, and the shares of these."""
         if self.chunk:
-            return [(self.renewed(stage, size), share) for size, share in zip(SHAPES, SHARES, strict=True)]
-        for size in SHAPES[len(self.fixed) :]:
+            return [(self.renewed(stage, size), share) for size, share in zip(_SHAPES, _SHARES, strict=True)]
+        for size in _SHAPES[len(self.fixed) :]:
             self.fixed.append(self.pool(size, self.config.image_edits, 0, 1))
-        return list(zip(self.fixed, SHARES, strict=True))
+        return list(zip(self.fixed, _SHARES, strict=True))
 
     @cached_property
     def held_out(self) -> dict[str, HeldOut]:
         """Of both tiers, whichever is trained on."""
         n = self.config.test_edits
         drawn = {
-            tier: self.pool(SHAPES[0], n, 0, 1, partial(draw_in_turn, tier=tier), f"test-{tier}-", "test")
+            tier: self.pool(_SHAPES[0], n, 0, 1, partial(draw_in_turn, tier=tier), f"test-{tier}-", "test")
             for tier in TIERS
         }
         return {tier: HeldOut(edits, TIERS[tier].families) for tier, edits in drawn.items()}
@@ -137,11 +137,11 @@ class Pools:
 
 def pretrain(pools: Pools, config: TinyConfig) -> list[Stream]:
     streams = []
-    for size, share in zip(SHAPES, SHARES, strict=True):
+    for size, share in zip(_SHAPES, _SHARES, strict=True):
         apart = pools.pool(size, config.unpaired_stills, 30_000_000, 1, draw_unpaired)
-        streams.append(Stream(apart, config.image_batch, (1 - CLIPS) * share))
+        streams.append(Stream(apart, config.image_batch, (1 - _CLIPS) * share))
         apart = pools.pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
-        streams.append(Stream(apart, config.video_batch, CLIPS * share))
+        streams.append(Stream(apart, config.video_batch, _CLIPS * share))
     return streams
 
 
@@ -155,8 +155,8 @@ def pictures(pools: Pools, config: TinyConfig) -> list[Stream]:
 def windows(pools: Pools, config: TinyConfig) -> list[Stream]:
     streams = []
     for pool, share in pools.stills("windows"):
-        streams.append(Stream(pool, config.window_batch, (1 - WHOLE) * share, sides=SIDES))
-        streams.append(Stream(pool, config.image_batch, WHOLE * share))
+        streams.append(Stream(pool, config.window_batch, (1 - _WHOLE) * share, sides=SIDES))
+        streams.append(Stream(pool, config.image_batch, _WHOLE * share))
     return streams
 
 
@@ -166,13 +166,13 @@ def images(pools: Pools, config: TinyConfig) -> list[Stream]:
 
 def videos(pools: Pools, config: TinyConfig) -> list[Stream]:
     edits, still = 1 - config.pretext, pools.fixed[0] if pools.fixed else None
-    still = still or pools.pool(SHAPES[0], config.image_edits, 0, 1)
+    still = still or pools.pool(_SHAPES[0], config.image_edits, 0, 1)
     streams = []
-    for size, share in zip(SHAPES, SHARES, strict=True):
+    for size, share in zip(_SHAPES, _SHARES, strict=True):
         clips = pools.pool(size, config.video_edits, 10_000_000, 17)
-        streams.append(Stream(clips, config.video_batch, edits * (1 - IMAGES) * share))
-    streams.append(Stream(still, config.image_batch, edits * IMAGES))
-    for size, share in zip(SHAPES, SHARES, strict=True) if config.pretext else ():
+        streams.append(Stream(clips, config.video_batch, edits * (1 - _IMAGES) * share))
+    streams.append(Stream(still, config.image_batch, edits * _IMAGES))
+    for size, share in zip(_SHAPES, _SHARES, strict=True) if config.pretext else ():
         clips = pools.pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
         # whole, since tube shuffle may put what the first frames need at the source's end
         streams.append(Stream(clips, config.video_batch, config.pretext * share, cut=False))

@@ -38,7 +38,7 @@ from opensama.training.parallel import make_room
 from opensama.training.start import base_folder, full_config, sizes_of
 from opensama.values import UserError
 
-Rows = Callable[[str, int, int], Tensor]
+_Rows = Callable[[str, int, int], Tensor]
 """Rows, from one to before another, of a tensor by its name in the model; a tensor without rows is whole."""
 
 
@@ -117,7 +117,7 @@ def missing_start(config: EditConfig) -> str:
     )
 
 
-def fill_rows(model: nn.Module, rows: Rows, names: Callable[[str], bool] = lambda name: True) -> None:
+def fill_rows(model: nn.Module, rows: _Rows, names: Callable[[str], bool] = lambda name: True) -> None:
     """Writes into this process's shards of the parameters, those whose names are wanted, their rows."""
     with torch.no_grad():
         for long, p in model.named_parameters():
@@ -155,7 +155,7 @@ def _put(p: Tensor, whole: Tensor) -> None:
         p.to_local().copy_(whole[offset[0] : offset[0] + shape[0]])
 
 
-def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
+def rows_of(tensors: Mapping[str, Tensor]) -> _Rows:
     return lambda name, first, stop: tensors[name][first:stop] if tensors[name].ndim else tensors[name]
 
 

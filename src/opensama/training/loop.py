@@ -42,7 +42,7 @@ from opensama.training.monitor import Monitor, check_trackers, peak_flops, throu
 from opensama.training.optim import NonFinite, Spikes, clip, make_optimizers, rate
 from opensama.values import UserError
 
-__all__ = ["LoopConfig", "Progress", "Stage", "Trainer", "rate"]
+__all__ = ["LoopConfig", "Stage", "Trainer", "rate"]
 
 
 class Stage(Protocol):
@@ -99,7 +99,7 @@ class LoopConfig:
 
 
 @dataclass
-class Progress:
+class _Progress:
     """Where a stage stands."""
 
     step: int = 0
@@ -158,7 +158,7 @@ class Trainer:
         self.average = Average(self.weights, config.ema, config.ema_warmup, stage.modules())
         self.nonfinite = NonFinite(config.nonfinite)
         self.spikes = Spikes(config.spike_loss, config.spike_norm, config.spike_after)
-        self.progress = Progress()
+        self.progress = _Progress()
         self.skipped: set[str] = set()
         self.kept: int | None = None  # the step of the last checkpoint
         self.resume()
@@ -175,13 +175,13 @@ class Trainer:
         by_clock = self.progress.seconds / (60 * self.config.minutes) if self.config.minutes > 0 else 1.0
         return by_clock if limit is None else max(by_clock, self.progress.step / limit)
 
-    def run(self) -> Progress:
+    def run(self) -> _Progress:
         try:
             return self._run()
         finally:
             getattr(self.stage, "close", lambda: None)()
 
-    def _run(self) -> Progress:
+    def _run(self) -> _Progress:
         config, progress = self.config, self.progress
         settings = vars(config) | self.settings
         monitor = Monitor(self.out, progress.step, config.trackers, settings) if self.rank == 0 else None
@@ -431,7 +431,7 @@ class Trainer:
         if "spikes" in state:
             self.spikes.restore(state["spikes"])
         self.nonfinite.count = state.get("nonfinite", 0)
-        self.progress = Progress(state["step"], state["seconds"], state.get("history", []))
+        self.progress = _Progress(state["step"], state["seconds"], state.get("history", []))
         self.kept = self.progress.step if path != self.out else None
 
     def moments(self, path: Path, step: int) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class MeshConfig:
     compute: Literal["bfloat16", "float32"] = "bfloat16"
 
 
-class Layout(NamedTuple):
+class _Layout(NamedTuple):
     """Where this process stands. `weights` [replicate? shard] and `context` are None where nothing is shared."""
 
     device: torch.device
@@ -61,10 +61,10 @@ class Layout(NamedTuple):
     data_world: int
 
 
-M = TypeVar("M", bound=nn.Module)
+_M = TypeVar("_M", bound=nn.Module)
 
 
-def parallelise(model: M, config: MeshConfig) -> M:
+def parallelise(model: _M, config: MeshConfig) -> _M:
     """The same model, on this process's device and sharing its work with the others'."""
     layout = lay_out(config)
     empty = any(p.is_meta for p in model.parameters())
@@ -95,7 +95,7 @@ def make_room(model: nn.Module, device: torch.device) -> None:
 
 
 @lru_cache(maxsize=4)
-def lay_out(config: MeshConfig) -> Layout:
+def lay_out(config: MeshConfig) -> _Layout:
     """Joins the processes that torchrun started and lays them out. UserError if their number is not the mesh's."""
     start()
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -114,13 +114,13 @@ def lay_out(config: MeshConfig) -> Layout:
         )
     device = pick_device(f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() and world > 1 else None)
     if world == 1:
-        return Layout(device, None, None, 0, 1)
+        return _Layout(device, None, None, 0, 1)
     whole = init_device_mesh(device.type, (copies, cut), mesh_dim_names=("replicate", "shard"))
     shared = None
     if context > 1:
         names = ("data", "ring", "ulysses")
         shared = init_device_mesh(device.type, (world // context, 1, context), mesh_dim_names=names)["ring", "ulysses"]
-    return Layout(device, whole if copies > 1 else whole["shard"], shared, rank // context, world // context)
+    return _Layout(device, whole if copies > 1 else whole["shard"], shared, rank // context, world // context)
 
 
 def start() -> None:
@@ -211,7 +211,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 aten, c10d = torch.ops.aten, torch.ops._c10d_functional
-KEPT = {
+_KEPT = {
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
@@ -225,7 +225,7 @@ KEPT = {
 
 
 def _policy(_: Any, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _selective() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

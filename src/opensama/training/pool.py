@@ -42,10 +42,10 @@ from opensama.world.phrasing import Split
 from opensama.world.unpaired import plan_unpaired, render_unpaired
 
 Pool = dict[str, Tensor]
-EVERY = 15.0  # seconds between two lines about a pool that is drawn
+_EVERY = 15.0  # seconds between two lines about a pool that is drawn
 
 # Shares of the families, harder ones more often; an absent object teaches to leave a video alone.
-SHARES: dict[str, float] = {
+_SHARES: dict[str, float] = {
     "replace": 15,
     "add": 14,
     "remove": 10,
@@ -73,7 +73,7 @@ CORE_SHARES: dict[str, float] = {
     "absent": 4,
     "swapped": 5,
 }
-TIER_SHARES: dict[TierName, dict[str, float]] = {"core": CORE_SHARES, "full": SHARES}
+TIER_SHARES: dict[TierName, dict[str, float]] = {"core": CORE_SHARES, "full": _SHARES}
 
 
 PRETEXT = Mixture(PAPER_SHARES, [CubeInpainting(black=0.0), SpeedPerturbation(whole=True)])
@@ -221,11 +221,11 @@ def encode(
     return out
 
 
-Encoders = tuple[PatchAutoencoder, SiglipVisionModel, PreTrainedTokenizerFast]
+_Encoders = tuple[PatchAutoencoder, SiglipVisionModel, PreTrainedTokenizerFast]
 
 
 def draw_part(
-    parts: Encoders,
+    parts: _Encoders,
     names: Sequence[str],
     draw: Draw,
     split: Split,
@@ -254,10 +254,10 @@ class Workers:
         self.pool.shutdown(cancel_futures=True)
 
 
-_PARTS: list[Encoders] = []  # of a worker's process
+_PARTS: list[_Encoders] = []  # of a worker's process
 
 
-def _begin_worker(parts: Encoders) -> None:
+def _begin_worker(parts: _Encoders) -> None:
     one_core()
     _PARTS[:] = [parts]
 
@@ -292,7 +292,7 @@ def build_pool(
     """
     if path is not None and path.exists():
         return load_file(path)
-    parts = Parts(path)
+    parts = _Parts(path)
     starts = range(0, n, batch)
     named = [[f"{size}-{first + i}" for i in range(start, min(n, start + batch))] for start in starts]
     asked = (draw, split, frames, size, text_tokens)
@@ -311,7 +311,7 @@ def build_pool(
             drawn, now = min(n, parts.count * batch), time.monotonic()
             if now >= until:
                 break
-            if now - said > EVERY or drawn == n:
+            if now - said > _EVERY or drawn == n:
                 said = now
                 limit = "" if until == inf else f", for at most {(until - begun) / 60:.1f}"
                 say(f"drawing {path.stem if path else ''}: {drawn:,} of {n:,} in {(now - begun) / 60:.1f} min{limit}")
@@ -322,7 +322,7 @@ def build_pool(
     return parts.whole()
 
 
-class Parts:
+class _Parts:
     """The lots of a pool in their order: in a folder beside its file until all of them are there."""
 
     def __init__(self, path: Path | None):

@@ -43,7 +43,7 @@ from opensama.training.start import (
 )
 from opensama.values import UserError
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 FREE = {"machine", "mesh", "save_every", "preview_every", "trackers"}  # what may change when a run goes on
 
 
@@ -70,7 +70,7 @@ def loop_config(config: EditConfig, passes: int, epoch: int) -> LoopConfig:
     )
 
 
-def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None = None, say: Say = print) -> Path:
+def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None = None, say: _Say = print) -> Path:
     """Trains in the folder `out`, on from its last checkpoint if it has one; what comes out is the model's folder.
 
     Under torchrun its processes share the work as `config.mesh` says, each on a GPU of its own; `device` is for one.
@@ -114,12 +114,12 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     return export(transformer, config, out)
 
 
-def noting(say: Say) -> Callable[[Row, str], None]:
+def noting(say: _Say) -> Callable[[Row, str], None]:
     return lambda row, reason: say(f"left out line {row.line} of the manifest: {reason}")
 
 
 def encode_data(
-    config: EditConfig, folder: Path, *, device: str | None = None, rank: int = 0, world: int = 1, say: Say = print
+    config: EditConfig, folder: Path, *, device: str | None = None, rank: int = 0, world: int = 1, say: _Say = print
 ) -> dict[str, str]:
     """Encodes the manifest's items into `folder`, for data.latents; bad items come out."""
     if config.data.manifest is None:
@@ -142,7 +142,7 @@ def encode_data(
     )
 
 
-def plan_editor(config: EditConfig, *, gpus: int | None = None, say: Say = print) -> Plan:
+def plan_editor(config: EditConfig, *, gpus: int | None = None, say: _Say = print) -> Plan:
     """Checks settings and data, and predicts what the run takes. Nothing large is read."""
     model = full_config(sizes_of(config), config.family)
     layout = layout_of(config, model)

@@ -13,7 +13,7 @@ from opensama.training.pool import Pool
 from opensama.training.stages import EditStage, noised
 from opensama.training.text import as_long_as_the_longest
 
-FIRST = 0.999  # noise level of scores: next to pure noise, from which edits are sampled
+_FIRST = 0.999  # noise level of scores: next to pure noise, from which edits are sampled
 
 
 class HeldOut(NamedTuple):
@@ -47,11 +47,11 @@ def ratios(stage: EditStage, pool: Pool, start: int, batch: int) -> Tensor:
         names["semantic"] = "semantic_noise"
     x = {key: pool[key][start : start + batch] for key in ("source", "change", "ids", "mask", *names)}
     x |= {noise: torch.randn(x[key].shape, generator=g) for key, noise in names.items()}
-    x["sigma"] = torch.full((len(x["ids"]),), FIRST)
+    x["sigma"] = torch.full((len(x["ids"]),), _FIRST)
     if not stage.family.pads_text:
         x["ids"], x["mask"] = as_long_as_the_longest(x["ids"], x["mask"])
     x = moved({key: v.float() if v.is_floating_point() else v for key, v in x.items()}, stage.device)
-    picture = noised(x)["noisy"] - FIRST * stage.answer(x).sample.float()
+    picture = noised(x)["noisy"] - _FIRST * stage.answer(x).sample.float()
 
     def error(given: Tensor) -> Tensor:
         return ((given - x["target"]).square().sum(1) * x["change"]).flatten(1).sum(1)

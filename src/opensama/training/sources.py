@@ -35,10 +35,10 @@ from opensama.training.windows import cut_windows
 from opensama.values import UserError
 
 Batch = dict[str, Tensor]
-Found = tuple[int, Any]
+_Found = tuple[int, Any]
 """The number of an item, and what was read of it."""
-WHOLE = slice(None)  # of a batch's samples
-BESIDE = 8  # cells of the source outside a window
+_WHOLE = slice(None)  # of a batch's samples
+_BESIDE = 8  # cells of the source outside a window
 
 
 class Source(Protocol):
@@ -108,7 +108,7 @@ class Items:
             weight = batch * self.passes * world / (wanted.images + wanted.videos)
             self.plan.append((sampler, batch, counts[kind], weight))
         self.epoch = max(sampler.steps(count * world * batch) for sampler, batch, count, _ in self.plan)  # in steps
-        self.part = WHOLE  # of batches that must be encoded, the samples that this process does
+        self.part = _WHOLE  # of batches that must be encoded, the samples that this process does
         if sharing is not None:
             self.part = slice(sharing.rank(), None, sharing.size())
 
@@ -122,12 +122,12 @@ class Items:
         """The batch on the CPU in float32; see `sample` for what is in it."""
         return self.collate(index, self.encode(index, self.read_part(index)))
 
-    def read_part(self, index: int, part: slice = WHOLE) -> list[Found]:
+    def read_part(self, index: int, part: slice = _WHOLE) -> list[_Found]:
         """What one pass's batch is made of, in any thread: of each sample what was read, by the item's number."""
         sampler, _, mine, _ = self._place(index)
         return [self.reader(sampler, number) for number in sampler.numbers(mine)[part]]
 
-    def encode(self, index: int, found: Sequence[Found], part: slice = WHOLE) -> list[dict[str, Tensor]]:
+    def encode(self, index: int, found: Sequence[_Found], part: slice = _WHOLE) -> list[dict[str, Tensor]]:
         """The latents, text and features of what was read; computed here where they are not read."""
         if self.live is None:
             return [what for _, what in found]
@@ -135,7 +135,7 @@ class Items:
         pairs = zip(sampler.numbers(mine)[part], found, strict=True)
         return [self.reader.then(self.live.encode, sampler, number, what) for number, what in pairs]
 
-    def shared(self, index: int, read: Sequence[Found]) -> list[dict[str, Tensor]]:
+    def shared(self, index: int, read: Sequence[_Found]) -> list[dict[str, Tensor]]:
         """What `encode` gives of the whole batch, with every sample read and encoded by one of those that share it."""
         if self.sharing is None:
             return self.encode(index, read)
@@ -270,7 +270,7 @@ class Streams:
             out["change"] = torch.zeros_like(out["change"])
         if stream.sides:
             side = stream.sides[int(torch.randint(len(stream.sides), (), generator=g, device=device))]
-            out |= cut_windows(out, side, BESIDE, g)
+            out |= cut_windows(out, side, _BESIDE, g)
         drop = torch.rand(b, generator=g, device=device) < self.text_dropout
         ids, mask = (x.to(device) for x in self.nothing)
         out["ids"] = torch.where(drop[:, None], ids, out["ids"])

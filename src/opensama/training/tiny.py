@@ -47,7 +47,7 @@ from opensama.values import UserError
 EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
 
 
-class Parts(NamedTuple):
+class _Parts(NamedTuple):
     """An embedded editor's modules."""
 
     vae: PatchAutoencoder
@@ -57,10 +57,10 @@ class Parts(NamedTuple):
     transformer: Any
 
 
-M = TypeVar("M", bound=torch.nn.Module)
+_M = TypeVar("_M", bound=torch.nn.Module)
 
 
-def _to(module: M, device: torch.device) -> M:
+def _to(module: _M, device: torch.device) -> _M:
     """`module.to(device)`, whose own signature some libraries hide."""
     torch.nn.Module.to(module, device)
     return module
@@ -160,7 +160,7 @@ def drawn_stage(
     return EditStage(name, transformer, source, loss, importance=importance, text=text, scores=scores)
 
 
-def given_parts(config: TinyConfig, start_from: Path | None, device: torch.device) -> Parts:
+def given_parts(config: TinyConfig, start_from: Path | None, device: torch.device) -> _Parts:
     """The parts of a model folder; where the family has none of its own, the embedded SAMA's beside its transformer."""
     family = find_family(config.family)
     own = "autoencoder" in config.stages
@@ -190,10 +190,12 @@ def given_parts(config: TinyConfig, start_from: Path | None, device: torch.devic
     with quiet_loading():
         for module in modules:  # saved in bfloat16, trained in float32
             module.to(device, torch.float32)
-    return Parts(vae, encoder, text, given.tokenizer, transformer)
+    return _Parts(vae, encoder, text, given.tokenizer, transformer)
 
 
-def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: Budget, say: Callable[[str], None]) -> Parts:
+def own_parts(
+    config: TinyConfig, out: Path, device: torch.device, budget: Budget, say: Callable[[str], None]
+) -> _Parts:
     """Parts from nothing: autoencoder, text and image encoders are trained, the transformer's weights are random."""
     budget.begin("autoencoder")
     vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget, say)
@@ -203,7 +205,7 @@ def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: Budge
     encoder = _to(make_semantic_encoder(config.semantic_width), device)
     _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget, say)
     transformer = _to(find_family(config.family).transformer(**config.transformer_sizes), device)
-    return Parts(vae, encoder, text, tokenizer, transformer)
+    return _Parts(vae, encoder, text, tokenizer, transformer)
 
 
 _BUDGETS = {"minutes", "autoencoder", "semantic", *STAGES}  # what may change when a run goes on
@@ -256,7 +258,7 @@ def notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict
     return {"made": made, "stages": stages, "limits": "See docs/lab-log.md."}
 
 
-def export(folder: Path, family: str, parts: Parts) -> Path:
+def export(folder: Path, family: str, parts: _Parts) -> Path:
     """Writes the pipeline folder, weights in bfloat16, with the words that the model knows.
 
     The image encoder of a model with semantic tokens lies beside it for later training.

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch.distributed as dist
 
-PATIENCE = timedelta(hours=12)
+_PATIENCE = timedelta(hours=12)
 
 
 def patient() -> Any:
-    """A group of all processes whose collectives wait `PATIENCE`; None in one process. Each has to ask at once."""
+    """A group of all processes whose collectives wait `_PATIENCE`; None in one process. Each has to ask at once."""
     return _patient(dist.group.WORLD) if dist.is_initialized() else None
 
 
@@ -28,4 +28,4 @@ def wait_for_all() -> None:
 
 @lru_cache(maxsize=1)
 def _patient(world: Any) -> Any:
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)

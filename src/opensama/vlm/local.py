@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 EXAMPLE = "Qwen/Qwen2.5-VL-7B-Instruct"
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
-FILES = ("config.json", "*.safetensors", "tokenizer*", "preprocessor_config.json", "*.json")
+_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+_FILES = ("config.json", "*.safetensors", "tokenizer*", "preprocessor_config.json", "*.json")
 IMAGE_TOKENS = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
@@ -32,10 +32,10 @@ class LocalVlm:
         here = Path(model).expanduser().is_dir()
         if not here and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
             raise UserError(f"There is no folder {model}: give one, or a name on the hub such as {EXAMPLE}.")
-        folder = locate(model, FILES, folder=model if here else None)
+        folder = locate(model, _FILES, folder=model if here else None)
         family = read_object(folder / "config.json").get("model_type")
-        if family not in FAMILIES:
-            raise UserError(f"{model} is a {family} model: in this process {', '.join(FAMILIES)} can be asked.")
+        if family not in _FAMILIES:
+            raise UserError(f"{model} is a {family} model: in this process {', '.join(_FAMILIES)} can be asked.")
         import torch
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer

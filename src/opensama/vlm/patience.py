@@ -12,8 +12,8 @@ from opensama.values import UserError
 from opensama.vlm.asking import VlmQuota, VlmUnavailable
 
 PAUSE = 1.0  # seconds before the second attempt; doubles each time
-LONGEST = 60.0  # seconds between attempts where the server does not say
-PATIENCE = 600.0  # seconds that a server may ask for; beyond, the run ends and goes on another time
+_LONGEST = 60.0  # seconds between attempts where the server does not say
+_PATIENCE = 600.0  # seconds that a server may ask for; beyond, the run ends and goes on another time
 
 
 class Again(Exception):
@@ -55,10 +55,10 @@ def persist(attempt: Callable[[], str], url: str, retries: int, pause: float) ->
             return attempt()
         except Again as again:
             last = again
-        if last.wait is not None and last.wait > PATIENCE:
+        if last.wait is not None and last.wait > _PATIENCE:
             raise VlmQuota(f"{url} asks to come back in {last.wait:,.0f} s: {last}")
         if number < retries:
-            time.sleep(last.wait or min(LONGEST, pause * 2**number) * random.uniform(0.75, 1.25))
+            time.sleep(last.wait or min(_LONGEST, pause * 2**number) * random.uniform(0.75, 1.25))
     asked = "asked once" if not retries else f"asked {retries + 1} times"
     if last.crowded:
         raise VlmQuota(f"{url} limits the rate, {asked}: {last}")

@@ -11,7 +11,7 @@ from opensama.values import UserError
 from opensama.vlm.asking import Question, Vlm, VlmQuota, VlmRefused, looks_cut
 
 FILE = "answers.sqlite"
-VERSION = 1  # of the file: from 1 on it holds verdicts and whole answers alone
+_VERSION = 1  # of the file: from 1 on it holds verdicts and whole answers alone
 
 
 class Remembering:
@@ -103,9 +103,9 @@ def _open(folder: Path) -> sqlite3.Connection:
 def _heal(answers: sqlite3.Connection) -> None:
     """Takes out of a file of the first form what was no verdict: all refusals, since requests that a server did not
     take stood among them, and answers that were cut off."""
-    if answers.execute("PRAGMA user_version").fetchone()[0] >= VERSION:
+    if answers.execute("PRAGMA user_version").fetchone()[0] >= _VERSION:
         return
     answers.create_function("cut_off", 1, looks_cut, deterministic=True)
     with answers:
         answers.execute("DELETE FROM answers WHERE refused OR cut_off(answer)")
-        answers.execute(f"PRAGMA user_version = {VERSION}")
+        answers.execute(f"PRAGMA user_version = {_VERSION}")

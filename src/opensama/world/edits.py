@@ -61,7 +61,7 @@ OBJECT_FAMILIES = ("replace", "remove", "recolor", "retexture", "accessory", "ob
 FAMILIES = TIERS["full"].families
 CONTROLS = ("absent", "swapped")
 KEEP_COLORS = ("watercolor", "cartoon", "sunset", "rain")  # through which colours and small things stay what they are
-SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
+_SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
 
 
 def held_out(kind: str, color: str) -> bool:
@@ -247,7 +247,7 @@ class _Asker:
         return [first, second]
 
     def _seen(self, thing: Thing) -> bool:
-        return all(shown(thing, self.scene, seconds) >= share for seconds, share in SEEN)
+        return all(shown(thing, self.scene, seconds) >= share for seconds, share in _SEEN)
 
     def bare(self, thing: Thing) -> Thing:
         return self._put(thing, replace(thing, texture="plain", wears=None))
@@ -345,7 +345,7 @@ class _Asker:
             raise _Unfit
         place = self.rng.choice(free)
         new = Thing(kind, color, *PLACES[place], DEFAULT_SIZE, texture=texture)
-        if any(shown(new, self.scene, seconds, ()) < share for seconds, share in SEEN):
+        if any(shown(new, self.scene, seconds, ()) < share for seconds, share in _SEEN):
             raise _Unfit
         return _Asked("add", new.name, self._say("add", a_new=an(new.full_name), place=place), Swap(None, new))
 
@@ -376,7 +376,7 @@ class _Asker:
                 text = self._say("change wear", old=self.call(old), wear=worn, a_wear=_a_wear(wear))
         new = replace(old, wears=wear)
         worn_by = [thing for thing in (old, new) if thing.wears and old in self.scene.things]
-        if any(wear_shown(thing, self.scene, s, old) < share for thing in worn_by for s, share in SEEN):
+        if any(wear_shown(thing, self.scene, s, old) < share for thing in worn_by for s, share in _SEEN):
             raise _Unfit
         return _Asked("accessory", old.name, text, Swap(old, new))
 

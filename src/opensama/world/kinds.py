@@ -309,7 +309,7 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Field]] = {
 }
 KINDS = tuple(SHAPES)
 
-TURNS = 7  # angles tried when two silhouettes are laid over each other,
+_TURNS = 7  # angles tried when two silhouettes are laid over each other,
 MOST_TURN = 0.35  # from minus to plus this many radians
 
 
@@ -334,7 +334,7 @@ def overlaps(side: int = 48) -> Tensor:
     """[kind, kind]: the largest overlap (intersection over union) over small turns of one of the two."""
     upright = silhouettes(side).flatten(1)
     best = torch.zeros(len(KINDS), len(KINDS))
-    for turn in torch.linspace(-MOST_TURN, MOST_TURN, TURNS).tolist():
+    for turn in torch.linspace(-MOST_TURN, MOST_TURN, _TURNS).tolist():
         other = silhouettes(side, turn).flatten(1)
         both = torch.minimum(upright[:, None], other[None]).sum(-1)
         best = torch.maximum(best, both / (upright.sum(-1)[:, None] + other.sum(-1)[None] - both))

@@ -16,7 +16,7 @@ from opensama.world.fields import arc, path, plane, union
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LETTER_WIDTH, LETTER_HEIGHT = 0.5, 0.7  # the atlas covers plus and minus these, in letter heights
 STROKE = 0.075  # half a stroke
-GAP = 0.16  # between letters
+_GAP = 0.16  # between letters
 T, M, B = 0.5 - STROKE, 0.0, STROKE - 0.5  # heights of the strokes at the top, the middle, the bottom
 H = 0.25 - STROKE / 2  # half the height of a bowl
 
@@ -101,7 +101,7 @@ WORDS = tuple(_WORDS.split())
 
 def layout(word: str) -> tuple[tuple[int, float], ...]:
     """For each letter its index in the alphabet and the x of its middle, in letter heights from the word's middle."""
-    halves = [GLYPHS[letter][0] + STROKE + GAP / 2 for letter in word]
+    halves = [GLYPHS[letter][0] + STROKE + _GAP / 2 for letter in word]
     starts = [2 * sum(halves[:i]) for i in range(len(word))]
     return tuple(
         (LETTERS.index(letter), start + half - sum(halves))

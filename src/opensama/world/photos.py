@@ -17,12 +17,12 @@ from torch import Tensor
 
 from opensama.values import UserError
 
-ENDINGS = (".jpg", ".jpeg", ".png")
+_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def list_photos(folder: str | Path) -> tuple[Path, ...]:
     """The photos of a folder and of those in it, by name."""
-    found = tuple(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in ENDINGS))
+    found = tuple(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _ENDINGS))
     if not found:
         raise UserError(f"There are no photos in {folder}: name a folder that has jpg or png files in it.")
     return found

@@ -18,7 +18,7 @@ from opensama.world.scenes import COLORS, PLACES, TEXTURES, Lettering, Thing, We
 from opensama.world.shapes import KINDS, WEARABLES, similar
 from opensama.world.styles import STYLES
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 ROUND = "ball"
 Wrong = tuple[str, Look]
 
@@ -43,7 +43,7 @@ def wrong_looks(change: Change, before: Look, seed: str) -> tuple[Wrong, ...]:
     return tuple((label, look) for look, label in looks.items())
 
 
-def _some(rng: random.Random, of: Sequence[T], n: int, *without: T) -> list[T]:
+def _some(rng: random.Random, of: Sequence[_T], n: int, *without: _T) -> list[_T]:
     """`n` of them, or all that there are."""
     left = [x for x in of if x not in without]
     return rng.sample(left, min(n, len(left)))

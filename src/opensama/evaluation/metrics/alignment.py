@@ -26,7 +26,7 @@ from opensama.values import UserError, Video
 SIDE = 416
 """Pixels of the longer side: half of the 832 that current editors write."""
 
-Box = tuple[int, int, int, int]  # x, y, width, height
+_Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Alignment:
     """Share of the longer video that has no partner, in time."""
     fit: str
     """"whole", "stretched", "cropped" or "padded"."""
-    boxes: tuple[Box, Box]
+    boxes: tuple[_Box, _Box]
     size: tuple[int, int]
     """Width and height that pairs come in."""
 
@@ -108,7 +108,7 @@ def picked(video: Video, numbers: Sequence[int]) -> Iterator[np.ndarray]:
             at = next(wanted, -1)
 
 
-def resized(frame: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+def resized(frame: np.ndarray, box: _Box, size: tuple[int, int]) -> np.ndarray:
     """A part of a frame in another size (width, height): area means when smaller, cubic when larger."""
     x, y, width, height = box
     part = frame[y : y + height, x : x + width]
@@ -125,7 +125,7 @@ def _nearest(times: Sequence[float], time: float) -> int:
     return min(near, key=lambda i: abs(times[i] - time))
 
 
-def _fit(source: Video, edited: Video, numbers: Sequence[tuple[int, int]]) -> tuple[str, tuple[Box, Box]]:
+def _fit(source: Video, edited: Video, numbers: Sequence[tuple[int, int]]) -> tuple[str, tuple[_Box, _Box]]:
     whole = (0, 0, source.width, source.height), (0, 0, edited.width, edited.height)
     shapes = source.width / source.height, edited.width / edited.height
     if abs(math.log(shapes[0] / shapes[1])) < 0.01:
@@ -141,14 +141,14 @@ def _fit(source: Video, edited: Video, numbers: Sequence[tuple[int, int]]) -> tu
     return best, choices[best]
 
 
-def _middle(video: Video, shape: float) -> Box:
+def _middle(video: Video, shape: float) -> _Box:
     """The largest middle part of such a shape (width to height)."""
     width = min(video.width, max(1, round(video.height * shape)))
     height = min(video.height, max(1, round(video.width / shape)))
     return (video.width - width) // 2, (video.height - height) // 2, width, height
 
 
-def _likeness(first: np.ndarray, second: np.ndarray, boxes: tuple[Box, Box]) -> float:
+def _likeness(first: np.ndarray, second: np.ndarray, boxes: tuple[_Box, _Box]) -> float:
     """Correlation of what is finer than an eighth of the frame: colours and light may have been edited."""
     cv2 = opencv()
     details = []

@@ -16,7 +16,7 @@ from opensama.evaluation.metrics.moments import Pair, masked_mean
 from opensama.evaluation.metrics.tracks import MotionFidelity
 
 IDENTICAL = 100.0  # dB: what a copy gets instead of infinity
-ENOUGH = 0.01  # share of all pixels that must be unchanged for a word on them
+_ENOUGH = 0.01  # share of all pixels that must be unchanged for a word on them
 
 
 class Meter(Protocol):
@@ -51,7 +51,7 @@ class UneditedPsnr:
         self._count += 1
 
     def value(self) -> float:
-        if self._share < ENOUGH * self._count or not self._count:
+        if self._share < _ENOUGH * self._count or not self._count:
             return math.nan
         error = self._error / self._share
         return min(IDENTICAL, 10 * math.log10(255**2 / error)) if error else IDENTICAL
@@ -67,7 +67,7 @@ class UneditedSsim:
         self._count += 1
 
     def value(self) -> float:
-        return self._similar / self._share if self._count and self._share >= ENOUGH * self._count else math.nan
+        return self._similar / self._share if self._count and self._share >= _ENOUGH * self._count else math.nan
 
 
 class MeanOf:

@@ -11,7 +11,7 @@ import numpy as np
 
 from opensama.media.motion import Flow, opencv
 
-CHANGED = 20  # levels of 255, after a mean over BLUR pixels: what differs more has been edited
+_CHANGED = 20  # levels of 255, after a mean over BLUR pixels: what differs more has been edited
 BLUR = 7
 GROWN = 7  # pixels around what changed that are not counted as unchanged either
 
@@ -75,7 +75,7 @@ class Pair:
         cv2 = opencv()
         blurred = [cv2.blur(moment.frame, (BLUR, BLUR)) for moment in (self.source, self.edited)]
         red, green, blue = cv2.split(cv2.absdiff(*blurred))
-        changed = cv2.threshold(cv2.max(cv2.max(red, green), blue), CHANGED, 255, cv2.THRESH_BINARY)[1]
+        changed = cv2.threshold(cv2.max(cv2.max(red, green), blue), _CHANGED, 255, cv2.THRESH_BINARY)[1]
         changed = cv2.morphologyEx(changed, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         around = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GROWN + 1, 2 * GROWN + 1))
         return np.asarray(cv2.bitwise_not(cv2.dilate(changed, around)))

@@ -5,7 +5,7 @@ at the same place, if the edit has a detail there. Points are followed by Lucas 
 and back: what does not return to where it came from is lost. With the steps u of the source's and v of the edit's
 track, in pixels, over the steps on which the source's is known, a track's agreement is
 
-    sum (2 u.v + e) / sum (|u|^2 + |v|^2 + e),    e = NOISE^2,
+    sum (2 u.v + e) / sum (|u|^2 + |v|^2 + e),    e = _NOISE^2,
 
 where a step on which the edit's is lost adds nothing above. It is 1 for the same motion, about 0 where only one moves,
 and -1 for the opposite one; two that stand still agree.
@@ -21,15 +21,15 @@ from opensama.evaluation.metrics.moments import Pair
 from opensama.media.motion import opencv
 
 LENGTH = 16
-CELLS = 20  # along the longer side; one point in each cell that has a detail
+_CELLS = 20  # along the longer side; one point in each cell that has a detail
 DETAIL = 1e-4  # smallest eigenvalue of the gradients' covariance, greys from 0 to 1
-NEAR = 3  # pixels around a point in which the edit's detail may lie
-NOISE = 0.25  # pixels: less is not told from rest
+_NEAR = 3  # pixels around a point in which the edit's detail may lie
+_NOISE = 0.25  # pixels: less is not told from rest
 RETURNS = 0.3  # pixels
-ENOUGH = 0.1  # share of the source's points that must be seen in the edit for a word on it
+_ENOUGH = 0.1  # share of the source's points that must be seen in the edit for a word on it
 
 
-def details(gray: np.ndarray, cells: int = CELLS) -> np.ndarray:
+def details(gray: np.ndarray, cells: int = _CELLS) -> np.ndarray:
     """The strongest corner in each cell of a grid, where there is one: float32 `n (x, y)`."""
     height, width = gray.shape
     corners = _corners(gray)
@@ -87,7 +87,7 @@ class MotionFidelity:
                 theirs = followed(self._edited, pair.edited.before.gray, pair.edited.gray)
             u, v = np.nan_to_num(ours - self._source), np.nan_to_num(theirs - self._edited)
             known, both = ~np.isnan(ours).any(1), ~np.isnan(ours + theirs).any(1)
-            noise = NOISE**2
+            noise = _NOISE**2
             self._same += np.where(both, 2 * (u * v).sum(1) + noise, 0)
             self._all += np.where(known, (u * u).sum(1) + np.where(both, (v * v).sum(1), 0) + noise, 0)
             self._source, self._edited = ours, theirs
@@ -101,7 +101,7 @@ class MotionFidelity:
     def value(self) -> float:
         total, count = self._sums()
         total, count = self._total + total, self._count + count
-        return total / count if count and self._tried >= ENOUGH * self._points else math.nan
+        return total / count if count and self._tried >= _ENOUGH * self._points else math.nan
 
     def _begin(self, points: np.ndarray) -> None:
         self._source = self._edited = points
@@ -127,7 +127,7 @@ def _has_detail(gray: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether there is a detail at or near each point."""
     if not len(points):
         return np.zeros(0, bool)
-    size = 2 * NEAR + 1
+    size = 2 * _NEAR + 1
     near = opencv().dilate(_corners(gray), np.ones((size, size), np.uint8))
     x, y = points.astype(int).T
     return np.asarray(near[y, x] > DETAIL)

@@ -35,9 +35,9 @@ from opensama.world import CONTROLS, STYLES, TIERS, TierName, plan_edit, sample_
 from opensama.world.edits import differing
 from opensama.world.scenes import FPS
 
-NAME = "the world's answer key"
+_NAME = "the world's answer key"
 FULL = 4  # every so many edits of a family are also made at twice the size
-QUALITY = 95  # of the files: drawings have hard edges
+_QUALITY = 95  # of the files: drawings have hard edges
 SHAPE = 0.02  # by how much an edit's shape may differ from its source's
 
 
@@ -85,7 +85,7 @@ def draw(
         file = folder / f"{listed['id']}.mp4"
         if not file.exists():
             source = _task(tuple(sorted((key, str(value)) for key, value in listed.items()))).source
-            write_video(Video.from_frames(source, FPS), file, quality=QUALITY, on_note=lambda note: None)
+            write_video(Video.from_frames(source, FPS), file, quality=_QUALITY, on_note=lambda note: None)
         if progress is not None:
             progress(done, len(rows))
     with whole_file(folder / "world.json") as temporary:
@@ -101,7 +101,7 @@ class AnswerKeys:
     """Judges edits of the world. `through` is the model's autoencoder there and back; frames as they are without."""
 
     through: Through = same
-    name: str = NAME
+    name: str = _NAME
 
     def made(self, edit: Edit, item: Item, path: Path, seed: int, clock: Callable[[], float]) -> dict[str, Any]:
         """Edits the item's own frames, marks them and writes them; the seconds that the edit took, and the marks."""

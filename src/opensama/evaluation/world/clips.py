@@ -17,14 +17,14 @@ from opensama.world.edits import style_clause
 from opensama.world.phrasing import sentence
 from opensama.world.scenes import FPS
 
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 def list_clips(folder: Path) -> list[Path]:
     """The videos of a folder, by name. Raises UserError where there is none."""
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES)
     if not found:
-        raise UserError(f"There is no video in {folder}: a folder with {', '.join(SUFFIXES)} files is needed.")
+        raise UserError(f"There is no video in {folder}: a folder with {', '.join(_SUFFIXES)} files is needed.")
     return found
 
 

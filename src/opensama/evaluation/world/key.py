@@ -8,7 +8,7 @@ box around the changed region and passed through the model's autoencoder, so tha
     lead              (d(output, candidate) - d(output, right)) / d(right, candidate), least over candidates: 1 for the
                       right answer, 0 half way to a wrong one
     right in a third  lead >= MARGIN: the right answer is nearest by a margin, whatever else the output is off by
-    kept in a third   PSNR of the output against the autoencoder's source, outside all changed regions, >= KEPT dB
+    kept in a third   PSNR of the output against the autoencoder's source, outside all changed regions, >= _KEPT dB
     success           every part right and the rest kept, in every third
 
 A style is also held to what it looks like, since a tint, a blur or a margin may well be nearer to it than to anything
@@ -40,16 +40,16 @@ from opensama.evaluation.world.probes import lattice, probe
 from opensama.evaluation.world.styling import plain, tint
 
 MARGIN = 0.25
-KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
+_KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
 STILL = 26.0  # dB, of the whole frame, where nothing should change
 CALM = 4  # pixels of a 128x128 frame around what changes that count for neither side
 MARK = 0.02  # two renderings differ where a channel differs by more
 APART = 25.0  # squared units of likeness: candidates nearer to the right answer cannot be told from it ...
-NEAR = 0.02  # ... nor can those whose difference is a smaller share of what the edit changes
+_NEAR = 0.02  # ... nor can those whose difference is a smaller share of what the edit changes
 EDGES = 0.8  # of a style; the answer blurred over 3x3 pixels under noise has about 0.9, out of focus 0.8 and less
 SOFTEST, HARSHEST = 0.6, 1.6
 FAR = 16.0
-WHOLE = ("style", "background")  # families that change the whole frame
+_WHOLE = ("style", "background")  # families that change the whole frame
 
 Frames = np.ndarray  # uint8 [t h w 3]
 Through = Callable[[Tensor], Tensor]  # the model's autoencoder there and back: [b t 3 h w] in 0..1, t = 4k+1
@@ -187,7 +187,7 @@ def halfway(right: Tensor, undone: Tensor, region: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Box:
+class _Box:
     """A cut of a frame, in pixels."""
 
     top: int
@@ -199,7 +199,7 @@ class Box:
         return frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
 
 
-def box_around(mask: Tensor, margin: int, step: int = 16) -> Box:
+def box_around(mask: Tensor, margin: int, step: int = 16) -> _Box:
     """The box of whole steps that holds what is true in [... h w] with a margin, as far as the frame goes."""
     h, w = mask.shape[-2:]
     flat = mask.reshape(-1, h, w).any(0)
@@ -212,7 +212,7 @@ def box_around(mask: Tensor, margin: int, step: int = 16) -> Box:
 
     top, height = span(flat.any(1), h)
     left, width = span(flat.any(0), w)
-    return Box(top, left, height, width)
+    return _Box(top, left, height, width)
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class _Third:
     """
 
     frames: tuple[int, ...]
-    box: Box
+    box: _Box
     centre: tuple[float, float]
     labels: tuple[str, ...]
     seen: Tensor
@@ -284,14 +284,14 @@ class AnswerKey:
         middle = middles(region)[region.sum((1, 2)) > 0].mean(0).tolist()
         centre = (middle[0], middle[1])
         _, apart = self._nearest(question, seen[0], centre, seen, weights)
-        told = [0, *(k for k in range(1, len(seen)) if float(apart[k]) > max(APART, NEAR * float(apart[1])))]
+        told = [0, *(k for k in range(1, len(seen)) if float(apart[k]) > max(APART, _NEAR * float(apart[1])))]
         names = tuple(labels[k] for k in told)
         return _Third(frames, box, centre, names, seen[told], weights[told], apart[told], seen[1], region)
 
     def _nearest(
         self, question: Question, lab: Tensor, centre: tuple[float, float], seen: Tensor, weights: Tensor
     ) -> Tensor:
-        return nearest(lab, centre, self._side / 2, seen, weights, question.family not in WHOLE)
+        return nearest(lab, centre, self._side / 2, seen, weights, question.family not in _WHOLE)
 
     def judge(self, output: Frames) -> Verdict:
         """How `output` [t h w 3] came out."""
@@ -304,7 +304,7 @@ class AnswerKey:
         spans = [list(span) for span in thirds(len(frames))]
         kept = tuple(psnr(frames[i], self.coded[i], None if self.still is None else self.still[i]) for i in spans)
         still = psnr(frames, self.coded, self.still)
-        return Verdict(parts, kept, still, KEPT if self.questions else STILL, self._probes(frames))
+        return Verdict(parts, kept, still, _KEPT if self.questions else STILL, self._probes(frames))
 
     def _part(self, question: Question, views: Sequence[_Third | None], frames: Tensor) -> PartVerdict:
         right, names, leads = [], [], [1.0]

@@ -21,9 +21,9 @@ from opensama.values import ColorInfo, Transparency, UserError, Video, frame_rat
 
 DEMUXERS = {"png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe"}
 """FFmpeg's names of the same formats, whatever the file is called."""
-STILL = "png"
+_STILL = "png"
 """The codec by whose habits a picture's grey goes: all of its range."""
-FPS = Fraction(24)
+_FPS = Fraction(24)
 """Frames a second of images, which have no time of their own."""
 
 
@@ -48,11 +48,11 @@ def read_images(
     background: RGB = WHITE,
 ) -> Video:
     """Image files of one size as a silent video."""
-    rate = FPS if fps is None else frame_rate(fps)
+    rate = _FPS if fps is None else frame_rate(fps)
     for path in paths:
         check_readable(path)
     frame, orientation = read_still(paths[0])
-    look = look_of(frame, None, paths[0], orientation, STILL)
+    look = look_of(frame, None, paths[0], orientation, _STILL)
     clear = look.alpha
     for path in paths[1:]:
         other, alpha = header_of_still(path)
@@ -66,7 +66,7 @@ def read_images(
     def opened(start: int, stop: int) -> Iterator[tuple[ToRGB, av.VideoFrame]]:
         for path in paths[start:stop]:
             frame, orientation = read_still(path)
-            found = look_of(frame, None, path, orientation, STILL)
+            found = look_of(frame, None, path, orientation, _STILL)
             yield replace(found, bit_depth=look.bit_depth).converter(cover, background), frame
 
     def source(start: int, stop: int) -> Iterator[np.ndarray]:

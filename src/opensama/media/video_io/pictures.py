@@ -26,14 +26,14 @@ from opensama.media.video_io.color import of_depth
 from opensama.media.video_io.member import open_file
 from opensama.values import UserError, Video
 
-ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """By the ending of the name, what Pillow calls the format."""
 _TURNED = 0x0112  # EXIF's tag for how the camera was held; what is written is upright
 
 
 def is_picture(path: Path) -> bool:
     """Whether the name is that of a picture that can be written."""
-    return path.suffix.lower() in ENDINGS
+    return path.suffix.lower() in _ENDINGS
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PictureCoding:
     @classmethod
     def of(cls, video: Video, path: Path, quality: float, even: bool) -> PictureCoding:
         """UserError unless the video is one frame, and all that was asked for can be done to it."""
-        name = ENDINGS[path.suffix.lower()]
+        name = _ENDINGS[path.suffix.lower()]
         if video.frame_count != 1:
             raise UserError(
                 f"{path} holds one picture and the video has {video.frame_count} frames; end the name in .mp4, .mov, "
@@ -84,7 +84,7 @@ def write_picture(video: Video, temporary: Path, how: PictureCoding, quality: fl
     }[how.codec]
     kept = {"icc_profile": how.profile, "exif": how.exif}
     options |= {key: value for key, value in kept.items() if value}
-    picture.save(temporary, ENDINGS["." + how.codec], **options)
+    picture.save(temporary, _ENDINGS["." + how.codec], **options)
 
 
 def _beside(path: Path | None) -> tuple[bytes | None, bytes | None]:

@@ -23,7 +23,7 @@ DEFAULTS = Defaults(
 )  # fmt: skip
 """Those of the released sampler, at 768x480."""
 
-NAMES: Names = (
+_NAMES: Names = (
     ("img_in.proj", "x_embedder.proj"),
     ("txt_in.input_embedder", "context_embedder.proj_in"),
     ("txt_in.t_embedder.mlp.0", "context_embedder.time_text_embed.timestep_embedder.linear_1"),
@@ -204,7 +204,7 @@ FAMILY = Family(
     transformer_class="opensama.models.icve:IcveTransformer3DModel",
     pipeline_class="opensama.pipeline.icve:IcvePipeline",
     lora_loader="diffusers.loaders:HunyuanVideoLoraLoaderMixin",
-    names=NAMES,
+    names=_NAMES,
     config=config,
     embedded=embedded,
     sizes=IcveSizes,

@@ -13,7 +13,7 @@ from opensama.models.families.family import Base, Call, Family, Names, Shapes, d
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-NAMES: Names = (
+_NAMES: Names = (
     ("patch_embedding", "patch_embedding"),
     ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
     ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
@@ -181,7 +181,7 @@ FAMILY = Family(
     transformer_class="opensama.models.sama:SamaTransformer3DModel",
     pipeline_class="opensama.pipeline.sama:SamaPipeline",
     lora_loader="diffusers.loaders:WanLoraLoaderMixin",
-    names=NAMES,
+    names=_NAMES,
     config=config,
     embedded=embedded,
     sizes=SamaSizes,
