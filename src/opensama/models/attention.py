@@ -44,7 +44,7 @@ class SamaAttnProcessor(WanAttnProcessor):
             return self.shared(exchange, attn, hidden_states, rotary_emb)
         if attention_mask is not None or not plain(self, hidden_states):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        q, k, v = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)  # type: ignore[arg-type]
+        q, k, v = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         q, k = attn.norm_q(q.to(attn.norm_q.weight.dtype)), attn.norm_k(k.to(attn.norm_k.weight.dtype))
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
         if rotary_emb is not None:
@@ -56,7 +56,7 @@ class SamaAttnProcessor(WanAttnProcessor):
         self, exchange: Exchange, attn: WanAttention, hidden_states: Tensor, rotary: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Self-attention of a share of the tokens [b n/p d] over all of them."""
-        q, k, v = _get_qkv_projections(attn, hidden_states, None)  # type: ignore[arg-type]
+        q, k, v = _get_qkv_projections(attn, hidden_states, None)
         q, k = attn.norm_q(q), attn.norm_k(k)
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
         q, k = (turn_real(x, *rotary).to(v.dtype) for x in (q, k))
@@ -67,7 +67,7 @@ class SamaAttnProcessor(WanAttnProcessor):
 class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
     """HunyuanVideo's attention of video and text together, with the same two ways beside diffusers'."""
 
-    def __call__(  # type: ignore[override]  # diffusers' own says less than it takes and gives
+    def __call__(  # diffusers' own says less than it takes and gives
         self,
         attn: Attention,
         hidden_states: Tensor,

@@ -35,7 +35,7 @@ from opensama.models.sama import Grid, gate
 EMBEDDED_GUIDANCE = 1000.0  # a scale of 1, as released
 
 
-class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransformer3DModel):  # type: ignore[misc]
+class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransformer3DModel):
     """Predicts velocities of edit latents, given source latents and text.
 
     Sizes are HunyuanVideoTransformer3DModel's, and its folders load here; `patch_size` may also be (time, row, column).
@@ -147,7 +147,7 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
         given = (temb, mask, (cos[0], sin[0]), source_temb, self.own(n_source, n))
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens, text = self._gradient_checkpointing_func(block, tokens, text, *given)  # type: ignore
+                tokens, text = self._gradient_checkpointing_func(block, tokens, text, *given)
             else:
                 tokens, text = block(tokens, text, *given)
         tokens = self.gather(tokens, n)[:, -n_edit:]

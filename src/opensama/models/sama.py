@@ -47,7 +47,7 @@ class SamaOutput(BaseOutput):
     semantic_sample: Tensor | None = None
 
 
-class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DModel):  # type: ignore[misc]
+class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DModel):
     """Predicts velocities of target latents and semantic tokens, given source latents and text.
 
     Sizes are WanTransformer3DModel's. Added: `type_embedding` tells source, semantic and target tokens apart;
@@ -140,7 +140,7 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
 
-        self.set_attn_processor(SamaAttnProcessor())  # type: ignore[arg-type]
+        self.set_attn_processor(SamaAttnProcessor())
         embedder = self.condition_embedder
         keep_float32([*embedder.time_embedder.modules(), embedder.time_proj])
 
@@ -189,7 +189,7 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         temb, modulation, text = self.embed_conditions(timestep, encoder_hidden_states)
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, (cos, sin))  # type: ignore
+                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, (cos, sin))
             else:
                 tokens = block(tokens, text, modulation, (cos, sin))
         tokens = self.gather(tokens, n)

@@ -65,7 +65,7 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both name `config_name`
+class PatchAutoencoder(ModelMixin, ConfigMixin):  # both name `config_name`
     """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect."""
 
     _group_offload_block_modules: list[str] = []  # noqa: RUF012  (lists of blocks apart, the rest with `forward`)
@@ -105,12 +105,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both n
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 192 1+k h/16 w/16]."""
         posterior = FixedPosterior(self(x, "encode"))
-        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)  # type: ignore
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput:
         """Latents [b 192 1+k h/16 w/16] to `sample`, frames [b 3 1+4k h w]."""
         frames = self(z, "decode")
-        return DecoderOutput(sample=frames) if return_dict else (frames,)  # type: ignore
+        return DecoderOutput(sample=frames) if return_dict else (frames,)
 
     def forward(self, x: Tensor, way: Literal["encode", "decode", "both"] = "both", *, return_dict: bool = True) -> Any:
         """Latents of frames, frames of latents, or frames there and back: as they are, or `both` as a DecoderOutput."""

@@ -27,7 +27,7 @@ class CheckedPipeline(DiffusionPipeline):
         """Where the transformer is: a text encoder may have been sent away to make room for it."""
         return super().device if self.transformer is None else self.transformer.device
 
-    def enable_group_offload(  # type: ignore[override]  # what else diffusers' takes is handed on
+    def enable_group_offload(  # what else diffusers' takes is handed on
         self,
         onload_device: torch.device | str,
         offload_device: torch.device | str = "cpu",
@@ -68,7 +68,7 @@ class CheckedPipeline(DiffusionPipeline):
         else:
             file = LoraFile.read(runtime.locate(str(source), [name]) / name)
         state = adapter_state(self.transformer, file)
-        super().load_lora_weights(state, adapter_name, **given)  # type: ignore[misc]
+        super().load_lora_weights(state, adapter_name, **given)
 
     @contextmanager
     def freed(self) -> Iterator[None]:

@@ -35,13 +35,13 @@ class IcvePipelineOutput(BaseOutput):
     frames: Any
 
 
-class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # type: ignore[misc]  # load_lora_weights takes more than diffusers' says
+class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weights takes more than diffusers' says
     """Edits videos by instruction with an IcveTransformer3DModel; its folder is laid out as HunyuanVideo's.
 
     Without `text_encoder_2` the pooled vector is the mean of the first encoder's tokens.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"  # type: ignore[assignment]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
     _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
 
     tokenizer: Any

@@ -32,10 +32,10 @@ class SamaPipelineOutput(BaseOutput):
     semantic: Tensor | None = None
 
 
-class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # type: ignore[misc]  # load_lora_weights takes more than diffusers' says
+class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes more than diffusers' says
     """Edits videos by instruction with a SamaTransformer3DModel and any autoencoder with Wan's interface."""
 
-    model_cpu_offload_seq = "text_encoder->transformer->vae"  # type: ignore[assignment]
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
 
     tokenizer: Any
     text_encoder: Any

@@ -41,7 +41,7 @@ def make_semantic_encoder(width: int = 96, layers: int = 3) -> SiglipVisionModel
 
 def semantic_tokens(encoder: SiglipVisionModel, frames: Tensor) -> Tensor:
     """Anchor tokens [b 17 e] of frames [b 3 h w] in [-1, 1]; other shapes are squeezed to the encoder's square."""
-    side = int(encoder.config.image_size)  # type: ignore[arg-type]
+    side = int(encoder.config.image_size)
     if frames.shape[-2:] != (side, side):
         frames = F.interpolate(frames, (side, side), mode="bilinear", antialias=True, align_corners=False)
     out = encoder(pixel_values=frames)
