@@ -274,7 +274,7 @@ def test_version_and_streams(opensama: Run, tmp_path: Path) -> None:
         (["edit", "a.mp4", "x", "--stepz", "3"], "Did you mean --steps?"),
         (["edti"], 'Did you mean "edit"?'),
         (["edit", "a.mp4", "x", "y"], 'quotes: opensama edit a.mp4 "x y"'),
-        (["models", "convert", "a", "b", "--family", "icve9"], "--family"),
+        (["models", "convert", "a", "b", "--family", "icve9"], "no family 'icve9': choose icve, sama"),
     ],
 )
 def test_wrong_arguments_are_said_in_a_sentence(
@@ -367,18 +367,16 @@ def test_after_a_tenth_of_the_time_an_estimate_is_within_a_third(course: str) ->
     assert checked >= 0.8 * len(seconds)
 
 
-def test_waiting_threads_sleep_unless_training_has_the_machine_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    def chosen(*arguments: str, busy: float = 0.0, **own: str) -> dict[str, str]:
-        choose_wait_policy(arguments, own, busy)
+def test_waiting_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(**own: str) -> dict[str, str]:
+        choose_wait_policy(own)
         return own
 
-    assert chosen("edit", "a.mp4", "x") == {}, "PyTorch is loaded: what is set now nobody reads"
+    assert chosen() == {}, "PyTorch is loaded: what is set now nobody reads"
     monkeypatch.delitem(sys.modules, "torch")
-    assert chosen("edit", "a.mp4", "x") == {"OMP_WAIT_POLICY": "passive"}
-    assert chosen("train", "tiny") == {"OMP_WAIT_POLICY": "active"}
-    assert chosen("train", "tiny", busy=0.8) == {"OMP_WAIT_POLICY": "passive"}
+    assert chosen() == {"OMP_WAIT_POLICY": "passive"}
     for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "0"}):
-        assert chosen("edit", "a.mp4", "x", **own) == own
+        assert chosen(**own) == own
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _end)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
             sys.stdout.reconfigure(errors="backslashreplace")
-    choose_wait_policy(sys.argv[1:] if arguments is None else arguments)
+    choose_wait_policy()
     if not sys.stderr.isatty():  # the libraries' own bars are for people who look on
         os.environ.setdefault("TQDM_DISABLE", "1")
     began = time.monotonic()

@@ -94,7 +94,9 @@ def convert(
         Replace what is at OUT.
     """
     from opensama.models.convert import convert_released, convert_to_released
+    from opensama.models.families import find_family
 
+    find_family(family)
     if not source.exists():
         raise UserError(f"There is no file or folder {source}; check the name.")
     if out.exists() and not overwrite:
