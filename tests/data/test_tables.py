@@ -87,9 +87,9 @@ def test_quotes_escaped_by_backslashes_come_in_as_pairs_and_are_told(folder, cap
     asked = ["data", "import", "table", str(folder), "--out", str(folder.parent / "x.jsonl")]
     assert opensama(asked) == 0
     assert "spark.csv was read as CSV with comma between fields, double quotes escaped" in capsys.readouterr().out
-    assert opensama([*asked, "--csv-dialect", "excel"]) == 0
+    assert opensama([*asked, "--csv-dialect", "excel", "--overwrite"]) == 0
     assert next(iter_records(folder.parent / "x.jsonl")).instruction == 'Write \\Hello 1\\" on the sign."'
-    assert opensama([*asked, "--csv-dialect", "sprak"]) == 2
+    assert opensama([*asked, "--csv-dialect", "sprak", "--overwrite"]) == 2
     assert "'sprak' is no part of a CSV dialect" in capsys.readouterr().err
 
 

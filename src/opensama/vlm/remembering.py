@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from opensama.values import UserError
 from opensama.vlm.asking import Question, Vlm, VlmQuota, VlmRefused, looks_cut
 
 FILE = "answers.sqlite"
+_WAIT = 60.0  # seconds for others who write into the file
 _VERSION = 1  # of the file: from 1 on it holds verdicts and whole answers alone
 
 
@@ -85,18 +87,30 @@ class Remembering:
 
 
 def _open(folder: Path) -> sqlite3.Connection:
-    path = folder / FILE
+    path, until = folder / FILE, time.monotonic() + _WAIT
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _prepared(path)
+        except (OSError, sqlite3.Error) as error:
+            if "locked" in str(error) and time.monotonic() < until:  # SQLite waits for no change of the journal's mode
+                time.sleep(0.05)
+                continue
+            raise UserError(f"The kept answers in {path} cannot be used ({error}): choose another folder.") from error
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    answers = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        answers = sqlite3.connect(path, timeout=60, check_same_thread=False)
         answers.execute("PRAGMA journal_mode = WAL")
         answers.execute("PRAGMA synchronous = NORMAL")
         columns = "digest TEXT PRIMARY KEY, answer TEXT, refused INTEGER, model TEXT"
         answers.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns}) WITHOUT ROWID")
         answers.execute("CREATE TABLE IF NOT EXISTS purses (name TEXT PRIMARY KEY, spent INTEGER)")
         _heal(answers)
-    except (OSError, sqlite3.Error) as error:
-        raise UserError(f"The kept answers in {path} cannot be used ({error}): choose another folder.") from error
+    except sqlite3.Error:
+        answers.close()
+        raise
     return answers
 
 
