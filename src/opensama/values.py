@@ -137,7 +137,7 @@ def background_color(name: str) -> tuple[int, int, int]:
             raise ValueError
     except (ValueError, AttributeError):
         raise UserError(
-            f"The background {str(name)[:40]!r} is no colour; give a name such as white, or #rrggbb."
+            f"The background {str(name)[:40]!r} is not a colour; give a name such as white, or #rrggbb."
         ) from None
     return red, green, blue
 

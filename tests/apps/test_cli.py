@@ -99,7 +99,7 @@ def test_what_is_transparent_is_said_and_composed(
     assert main(["edit", str(opaque), "Make it red.", "--model", str(folder), "--alpha", "keep"]) == 2
     assert "no transparency to keep" in capsys.readouterr().err
     for wish, words in (
-        (["--background", "nothing"], "is no colour"),
+        (["--background", "nothing"], "is not a colour"),
         (["--alpha", "maybe"], "flatten or keep"),
         (["--alpha", "keep", "-o", str(tmp_path / "b.mp4")], "cannot hold transparency"),
     ):
@@ -342,6 +342,7 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
             show(Progress("Editing", done, 100, float(done), "frames"))
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["Editing: 2/100 frames, about 1 min 38 s left", "Editing: 100/100 frames"]
+    assert progress.sentence(Progress("Editing", 50, 100, 1.0, "%")) == "Editing: 50 %"
     assert [progress.duration(s) for s in (0, 59.4, 61, 7500)] == ["0 s", "59 s", "1 min 1 s", "2 h 5 min"]
 
 

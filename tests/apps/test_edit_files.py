@@ -112,6 +112,7 @@ def test_a_mask_on_nothing_covers_what_is_drawn(folder, clip, tmp_path, capsys):
         (["Make it night.", "a.mp4"], 'The video comes first, the instruction after it: opensama edit a.mp4 "Make it'),
         (["Make", "it", "night.", "a.mp4"], 'opensama edit a.mp4 "Make it night."'),
         (["a.mp4", "b.mp4"], "The instruction is missing"),
+        (["a.mp4", " "], "The instruction is empty: say what to change after a.mp4"),
         (["https://example.com/a.mp4", "Make it night."], "download it first"),
         (["s3://bucket/a.mp4", "Make it night."], "download it first"),
     ],

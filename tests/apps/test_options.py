@@ -9,6 +9,8 @@ import pytest
 
 from opensama.apps import reference
 from opensama.apps.cli import main
+from opensama.apps.options import check_json
+from opensama.values import UserError
 
 
 def test_every_command_takes_the_place_to_write_in_the_same_words():
@@ -40,3 +42,38 @@ def test_what_is_there_stays(arguments: list[str], written: str, tmp_path: Path,
     assert str(place) in said
     assert taken.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [taken]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["edit", "clip.mp4", "Make it night.", "--overwrite", "--json", "clip.mp4"], "by this command itself"),
+        (["edit", "clip.mp4", "Make it night.", "--json", "notes.txt"], "--overwrite"),
+        (["edit", "clip.mp4", "Make it night.", "--json", "folder"], "is a folder"),
+        (["evaluate", "metrics", "clip.mp4", "notes.txt", "--overwrite", "--json", "notes.txt"], "this command itself"),
+        (["evaluate", "metrics", "clip.mp4", "clip.mp4", "--json", "notes.txt"], "--overwrite"),
+        (["evaluate", "world", "--json", "notes.txt"], "notes.txt exists"),
+    ],
+)
+def test_figures_replace_no_file(arguments, said, tmp_path, monkeypatch, capsys):
+    """Least of all the video that they are about."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("clip.mp4", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert [(tmp_path / name).read_text() for name in ("clip.mp4", "notes.txt")] == ["mine", "mine"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_run_that_goes_on_replaces_its_own_figures(tmp_path: Path):
+    written = tmp_path / "world.json"
+    written.write_text('{"table": "as printed", "model": "tiny"}')
+    check_json(written, known_by="table")
+    with pytest.raises(UserError, match="exists"):
+        check_json(written, known_by="verdict")
+
+
+def test_no_option_has_an_opposite_that_nobody_needs():
+    assert "--empty-" not in reference.page()

@@ -97,7 +97,7 @@ def test_shards_from_the_command_line(page, capsys, tmp_path):
     assert opensama(["data", "shard", str(page.with_name("m.parquet")), "--out", str(tmp_path / "s")]) == 0
     said = capsys.readouterr().out
     assert "left out 2: " in said
-    assert "4 rows in 1 shards" in said
+    assert "4 rows in 1 shard," in said
     shown = ["data", "show", str(tmp_path / "s" / "manifest.parquet"), "--out", str(tmp_path / "s.html")]
     assert opensama(shown) == 0
     assert (tmp_path / "s.html").read_text().count("data:video/mp4") == 3

@@ -176,7 +176,7 @@ def test_a_part_keeps_its_own_alpha(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "nothing", "#12", "rgba(1,2,3,0)", "white!"])
 def test_a_background_is_a_colour(name: str) -> None:
-    with pytest.raises(UserError, match="is no colour"):
+    with pytest.raises(UserError, match="is not a colour"):
         background_color(name)
     assert background_color("black") == (0, 0, 0)
     assert isinstance(Video.from_frames(np.zeros((1, 2, 2, 3), np.uint8), 1).transparency, type(None))

@@ -84,6 +84,10 @@ def import_data(
     if list_all:
         list_datasets()
         return
+    from opensama.data.datasets import find_dataset
+
+    if name is not None:
+        find_dataset(name)
     if name is None or folder is None or out is None:
         raise UserError(
             "Say which dataset, where it is and what to write: `opensama data import ditto Ditto-1M --out "
@@ -109,8 +113,6 @@ def import_data(
     with Display() as show:
         report = import_dataset(name, folder, out, choice, progress=show)
     print(told(report, out))
-    from opensama.data.datasets import find_dataset
-
     licence = find_dataset(name).licence
     if licence:
         print(f"licence: {licence}")
@@ -179,7 +181,7 @@ def shard(
     for name, reason in report.left_out[:5]:
         print(f"left out {name}: {reason}")
     left = f", {len(report.left_out):,} rows left out" if report.left_out else ""
-    size_written = f"{report.shards:,} shards, {report.bytes / 1e6:,.1f} MB"
+    size_written = f"{report.shards:,} shard{'s' if report.shards != 1 else ''}, {report.bytes / 1e6:,.1f} MB"
     print(f"written: {out / MANIFEST}, {report.records:,} rows in {size_written}{left}")
 
 

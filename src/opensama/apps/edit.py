@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from opensama.apps.edit_checks import Job, Writing, check, check_order, inputs, made, outputs, parse_box
-from opensama.apps.options import OUT, OVERWRITE
+from opensama.apps.options import OUT, OVERWRITE, check_json
 from opensama.apps.progress import Display, duration, loading
 from opensama.runtime import check_dtype, check_offload, lora_and_scale, whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
@@ -172,8 +172,6 @@ def edit(
 
     entry = find(model)
     check_words(model, instruction, anyway)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
     check_offload(offload)
     if dtype is not None:
         check_dtype(dtype)
@@ -181,6 +179,7 @@ def edit(
     found = inputs(videos)
     several = found != [Path(videos[0])]
     places, folder = outputs(found, out, several, alpha == "keep")
+    check_json(json_file, [*found, *places, *filter(None, (mask,))], overwrite=overwrite)
     writing = Writing(quality, even, codec, overwrite)
 
     failed, announce = list[tuple[Path, str]](), cache(partial(loading, model))

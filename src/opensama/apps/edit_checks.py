@@ -101,6 +101,8 @@ def check_order(videos: Sequence[str], instruction: str) -> None:
         if is_address(video) and not Path(video).exists():
             raise UserError(f"{video} is an address: download it first, and give the file.")
     first, rest = videos[0], videos[1:]
+    if not instruction.strip():
+        raise UserError(f"The instruction is empty: say what to change after {first}, in quotes.")
     if _is_file_name(instruction):
         if not _is_file_name(first):
             text = " ".join(videos)
@@ -232,7 +234,7 @@ def parse_range(text: str, count: int) -> tuple[int, int]:
     except ValueError:
         raise UserError(f"--frames wants A:B with whole numbers, as in 0:49, not {shorten(text)!r}.") from None
     if not 0 <= start < stop <= count:
-        raise UserError(f"The frames {shorten(text)} are none of the video's, which has 0:{count}; choose among these.")
+        raise UserError(f"The frames {shorten(text)} reach outside the video, which has 0:{count}; choose among these.")
     return start, stop
 
 

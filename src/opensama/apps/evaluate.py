@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from opensama.apps.options import OUT
+from opensama.apps.options import OUT, check_json
 from opensama.apps.progress import Display
 from opensama.values import Progress, UserError
 
@@ -86,8 +86,7 @@ def world(
     """
     if not 1 <= n <= 100_000:
         raise UserError(f"The number of edits of each family must be from 1 to 100000, not {n}.")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
+    check_json(json_file, known_by="table")
     models = model or ([] if edits else ["tiny"])
     if json_file is not None and len(models) + len(edits or []) > 1:
         raise UserError("--json holds the figures of one system; those of several are in results.json.")

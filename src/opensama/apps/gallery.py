@@ -57,7 +57,7 @@ def gallery(
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
     number: Annotated[int, Parameter(name=["--number", "-n"])] = 3,
     split: Literal["test", "train"] = "test",
-    family: list[str] | None = None,
+    family: Annotated[list[str] | None, Parameter(negative=())] = None,
     clips: Path | None = None,
     seed: int = 0,
     overwrite: Annotated[bool, OVERWRITE] = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from opensama.apps.options import OVERWRITE, check_json
 from opensama.values import UserError
 
 _COLUMNS = ("edit", "copy", "black", "shuffled")
@@ -25,6 +26,7 @@ def metrics(
     source_text: str | None = None,
     explain: Annotated[bool, Parameter(negative=())] = False,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Measure an edit against its source without a judge: what was kept, how it moves, whether it flickers.
 
@@ -51,6 +53,8 @@ def metrics(
         Say what each metric means, what it cannot see and what it costs, and measure nothing.
     json_file
         Also write every figure into this file.
+    overwrite
+        Replace that file where it exists.
     """
     from opensama.evaluation.metrics import METRICS, compare
     from opensama.evaluation.metrics.measuring import known
@@ -64,8 +68,7 @@ def metrics(
         raise UserError("Give a source and an edited video; a folder of edits is scored by `opensama evaluate clips`.")
     if weights is None and (text or source_text):
         raise UserError("A text needs a network that reads it; give its folder with --weights.")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"There is no folder {json_file.absolute().parent}; make it first.")
+    check_json(json_file, (source, edited), overwrite=overwrite)
     measured = compare(read_video(source), read_video(edited), chosen, side=side)
     rows = {"edit": measured.values, **measured.controls}
     print(f"{'':<20}" + "".join(f"{who:>10}" for who in _COLUMNS) + "  better")

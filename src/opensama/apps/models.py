@@ -39,7 +39,7 @@ def info(name: str, /) -> None:
     name
         A name that `opensama models list` shows, one with a preset (NAME:PRESET), or a pipeline folder.
     """
-    from opensama.models.registry import find
+    from opensama.models.registry import WORDS, find
     from opensama.pipeline.room import is_cached
 
     entry = find(name)
@@ -52,6 +52,8 @@ def info(name: str, /) -> None:
     rows["memory"] = entry.memory
     if entry.folder is not None:
         rows["folder"] = f"{entry.folder} ({'here' if is_here(entry) else 'missing'})"
+        if (entry.folder / WORDS).is_file():
+            rows["words it knows"] = f"listed in {entry.folder / WORDS}"
     if entry.shared is not None:
         rows["what is not in it"] = f"from {entry.shared}"
     for part in filter(None, (entry.base, entry.edit)):

@@ -7,7 +7,9 @@ benchmarks, curation, reproduction).
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from cyclopts import Parameter
@@ -27,6 +29,35 @@ def check_free(place: Path, overwrite: bool, option: str = "--out") -> None:
     if taken and not overwrite:
         held = "holds something" if place.is_dir() else "exists"
         raise UserError(f"{place} {held}; choose another with {option}, or write over it with --overwrite.")
+
+
+def check_json(
+    place: Path | None, used: Iterable[str | Path] = (), *, overwrite: bool = False, known_by: str = ""
+) -> None:
+    """UserError where the file that `--json` names cannot be written, is one of those `used`, or holds something else.
+
+    What is there is replaced where `overwrite` says so, or where it is an object of JSON with the key `known_by`, which
+    is how a run that goes on knows its own file.
+    """
+    if place is None:
+        return
+    if not place.absolute().parent.is_dir():
+        raise UserError(f"There is no folder {place.absolute().parent}; make it first.")
+    if place.is_dir():
+        raise UserError(f"{place} is a folder; give --json the name of a file.")
+    if os.path.realpath(place) in {os.path.realpath(path) for path in used}:
+        raise UserError(f"{place} is read or written by this command itself; choose another name with --json.")
+    if place.exists() and not (overwrite or (known_by and _holds(place, known_by))):
+        how = "" if known_by else ", or write over it with --overwrite"
+        raise UserError(f"{place} exists; choose another name with --json{how}.")
+
+
+def _holds(path: Path, key: str) -> bool:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and key in found
 
 
 def check_room(folder: Path, option: str = "--out") -> None:

@@ -101,8 +101,9 @@ class Display:
 
 
 def sentence(progress: Progress, left: float | None = None) -> str:
-    """`Decoding: 34/81 frames, about 21 s left`."""
-    text = f"{progress.stage}: {progress.done}/{progress.total} {progress.unit}".rstrip()
+    """`Decoding: 34/81 frames, about 21 s left`; what is counted in percent has no total."""
+    total = "" if progress.unit == "%" else f"/{progress.total}"
+    text = f"{progress.stage}: {progress.done}{total} {progress.unit}".rstrip()
     return text if left is None or progress.done == progress.total else f"{text}, about {duration(left)} left"
 
 

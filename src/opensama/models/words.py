@@ -15,5 +15,6 @@ def check_words(model: str | Path, instruction: str, anyway: bool = False) -> No
         listed = ", ".join(repr(word) for word in unknown[:5])
         raise UserError(
             f"The model {model} has never been taught {listed}{' and others' if unknown[5:] else ''}, so nothing was "
-            f"edited: say it in words that it knows (words.txt in its folder), choose a larger model, or add --anyway."
+            f"edited: say it in words that it knows (`opensama models info {model}` names their list), choose a larger "
+            f"model, or add --anyway."
         )

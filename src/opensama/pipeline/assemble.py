@@ -38,7 +38,7 @@ def build_pipeline(
     """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`, LoRAs added to the weights."""
     if entry.folder is not None:
         if weights is not None or base is not None:
-            raise UserError(f"The model {entry.name} is one folder: leave weights and base away.")
+            raise UserError(f"The model {entry.name} is one folder: leave --weights and --base out.")
         pipeline = _from_folder(entry.folder, entry, dtype, loras)
         load_loras(pipeline.transformer, loras)
         return pipeline
