@@ -176,6 +176,9 @@ def test_a_browser_plays_rows_together(out: Path) -> None:
             grounds.append(view.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert grounds == ["rgb(251, 251, 250)", "rgb(21, 23, 26)"]
         assert view.inner_text("#found") == "6 of 6 items"
+        view.set_viewport_size({"width": 800, "height": 1000})
+        tops = "[...document.querySelector('.item').querySelectorAll('video')].map(v => v.getBoundingClientRect().top)"
+        assert len(set(view.evaluate(tops))) == 1, "what is to be compared stands in one row"
         view.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState >= 2 && !v.error)")
         row = view.locator(".item").first
         row.scroll_into_view_if_needed()

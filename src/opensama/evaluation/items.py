@@ -82,7 +82,8 @@ def read_benchmark(name: str, folder: Path) -> tuple[list[Item], list[Fault]]:
         else:
             seen[item.id] = item
     if not seen:
-        raise UserError(f"{folder} lists nothing to edit: is it {benchmark.title}?")
+        hint = f"a clip is called NAME{CLIP_MARK}source.mp4." if name == "clips" else f"is it {benchmark.title}?"
+        raise UserError(f"{folder} lists nothing to edit: {hint}")
     return list(seen.values()), faults
 
 
