@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.options import OUT, check_room
+from opensama.apps.options import OUT, check_writable_folder
 from opensama.apps.progress import Display, loading
 from opensama.values import UserError
 
@@ -224,7 +224,7 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
     protocol, metrics = judging.chosen(benchmark), given.measured()
     tasks = [task.strip() for task in given.tasks.split(",")] if given.tasks else []
     workers = judging.workers or (4 if judging.judge_url is not None else 1)
-    check_room(given.out)  # all of this before a judge is greeted or a model loaded
+    check_writable_folder(given.out)  # all of this before a judge is greeted or a model loaded
     asked_of(benchmark, given.data, protocol, passes=judging.passes, tasks=tasks, limit=given.limit, workers=workers)
     with Display() as show:
         systems = given.systems(show, benchmark)

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from urllib.request import url2pathname
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
 
-_GB = 10**9
 NEEDED = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "peft", "av", "numpy", "pillow")
 EXTRAS = {  # and the package of each that our code, or transformers for it, imports
     "wan": "sentencepiece",
@@ -55,10 +53,12 @@ def doctor() -> int:
         print(f"to mend: {sys.executable} -m pip install {' '.join(missing)}")
         return 2
 
+    from opensama.pipeline.room import GB, free_bytes, hub_folder
+
     device = find_device()
-    print(f"device: {device.name}, {device.memory / _GB:.0f} GB of memory, {os.cpu_count()} CPU cores")
+    print(f"device: {device.name}, {device.memory / GB:.0f} GB of memory, {os.cpu_count()} CPU cores")
     for what, folder in (("here", Path.cwd()), ("for downloaded weights", hub_folder())):
-        print(f"disk {what}: {free_bytes(folder) / _GB:.0f} GB free in {folder}")
+        print(f"disk {what}: {free_bytes(folder) / GB:.0f} GB free in {folder}")
 
     print("models:")
     verdicts = {entry.name: verdict(entry, device, free_bytes(hub_folder())) for entry in entries()}
@@ -135,23 +135,10 @@ def find_device() -> Device:
     return Device("cpu", "cpu", memory, memory)
 
 
-def hub_folder() -> Path:
-    """Where downloaded weights lie."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes where a folder is, or will be."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
-
-
 def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     """Whether a model will run on this device, and one sentence why or what to do."""
     from opensama.apps.models import is_here
-    from opensama.pipeline.room import Machine, gigabytes, shortage, to_download
+    from opensama.pipeline.room import Machine, gigabytes, hub_folder, shortage, to_download
 
     if entry.folder is not None:
         if is_here(entry):

@@ -60,7 +60,7 @@ def _holds(path: Path, key: str) -> bool:
     return isinstance(found, dict) and key in found
 
 
-def check_room(folder: Path, option: str = "--out") -> None:
+def check_writable_folder(folder: Path, option: str = "--out") -> None:
     """UserError unless the folder is there or can be made, and may be written into. Makes nothing."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir():

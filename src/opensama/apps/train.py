@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
-from opensama.apps.options import OUT, check_room
+from opensama.apps.options import OUT, check_writable_folder
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def check_folder(out: Path, resume: bool, config: Path | None) -> None:
         raise UserError("A run goes on with its own settings; leave --config away, or begin another with --out.")
     if config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
-    check_room(out)
+    check_writable_folder(out)
 
 
 def check_stage(out: Path, recipe: str) -> None:

@@ -35,12 +35,23 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device) -> Machine:
         import torch
-        from huggingface_hub.constants import HF_HUB_CACHE
 
         own = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-        folder = Path(HF_HUB_CACHE)
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        return cls(memory_of_computer(), own, shutil.disk_usage(existing).free, folder)
+        folder = hub_folder()
+        return cls(memory_of_computer(), own, free_bytes(folder), folder)
+
+
+def hub_folder() -> Path:
+    """Where downloaded weights lie."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where a folder is, or will be."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def memory_of_computer() -> int:

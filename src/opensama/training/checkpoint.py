@@ -164,7 +164,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_room(folder: Path, size: int, keep: int) -> None:
+def check_space(folder: Path, size: int, keep: int) -> None:
     """UserError unless the checkpoints still to come, `size` bytes each, fit on the disk."""
     wanted = max(1, keep + 1 - len(checkpoints(folder))) * size
     free = shutil.disk_usage(folder).free

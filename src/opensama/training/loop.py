@@ -189,7 +189,7 @@ class Trainer:
             monitor.start(progress.history)
             progress.history = monitor.history
         if not self.finished:
-            checkpoint.check_room(self.out, self.size, config.keep)
+            checkpoint.check_space(self.out, self.size, config.keep)
         saved = logged = progress.seconds
         measured = progress.seconds if progress.step else -inf
         sums: dict[str, float] = {}
