@@ -162,4 +162,9 @@ def merged(model: Any) -> dict[str, Callable[[], Tensor]]:
             weight = weight.float() + scale * (up @ down)
         return weight
 
-    return {name.replace(".base_layer.", "."): partial(tensor, name) for name in state if ".lora_" not in name}
+    return {plain_name(name): partial(tensor, name) for name in state if ".lora_" not in name}
+
+
+def plain_name(name: str) -> str:
+    """What a tensor is called where its layer has no low-rank matrices."""
+    return name.replace(".base_layer.", ".")

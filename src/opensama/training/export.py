@@ -15,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from opensama import runtime
 from opensama.models.convert import convert_to_released
 from opensama.models.families import find_family
-from opensama.models.lora import merged, save_comfy, save_diffusers
+from opensama.models.lora import merged, plain_name, save_comfy, save_diffusers
 from opensama.models.registry import Defaults
 from opensama.models.weights import TensorInfo, write_shards
 from opensama.pipeline.assemble import base_parts
@@ -35,9 +35,9 @@ def export(transformer: Any, config: EditConfig, out: Path) -> Path:
         if not config.lora.merge:
             return out / "lora"
     folder = out / "model"
-    sizes_of = {name.replace(".base_layer.", "."): tuple(p.shape) for name, p in transformer.state_dict().items()}
+    shapes = {plain_name(name): tuple(p.shape) for name, p in transformer.state_dict().items()}
     make = merged(transformer)
-    infos = {name: TensorInfo(sizes_of[name], "BF16") for name in make}
+    infos = {name: TensorInfo(shapes[name], "BF16") for name in make}
 
     def tensor(name: str) -> torch.Tensor:
         return make[name]().to(torch.bfloat16)
