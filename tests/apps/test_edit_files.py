@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import av
@@ -37,12 +38,12 @@ def test_a_folder_of_videos_is_edited_with_the_model_loaded_once(folder, clip_fi
     """One that fails is named at the end, the exit code says so, and the others are there."""
     films = tmp_path / "films"
     films.mkdir()
-    for name in ("a.mp4", "b.mov"):
+    for name in ("a.mp4", "b.mov", "a-edited.mp4", "a-edited-compare.mp4"):  # the last two are results of before
         (films / name).write_bytes(clip_file.read_bytes())
     (films / "aa.mp4").write_bytes(b"no video at all, whatever it is called")
     (films / "notes.txt").write_text("no video either")
-    out = tmp_path / "new"
-    code = main(["edit", str(films), ASK, "--out", str(out), "--model", str(folder)])
+    out, figures = tmp_path / "new", tmp_path / "figures.json"
+    code = main(["edit", str(films), ASK, "--out", str(out), "--model", str(folder), "--json", str(figures)])
     said = capsys.readouterr()
     assert code == 2
     assert len(loads) == 1
@@ -51,6 +52,10 @@ def test_a_folder_of_videos_is_edited_with_the_model_loaded_once(folder, clip_fi
     assert "edited 2 of 3" in said.out
     assert f"{films / 'aa.mp4'} is not a video" in said.err.splitlines()[-2]
     assert said.err.splitlines()[-1].startswith("opensama: 1 of 3 failed")
+    told = json.loads(figures.read_text())
+    assert [Path(one["input"]).name for one in told] == ["a.mp4", "b.mov", "aa.mp4"]
+    assert [Path(one["output"]).name for one in told[:2]] == ["a-edited.mp4", "b-edited.mp4"]
+    assert "is not a video" in told[2]["error"]
 
 
 def test_what_is_there_is_not_replaced_among_several(folder, clip, tmp_path, loads):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import opensama
 from opensama.models.registry import ICVE_13B, SAMA_14B, TINY, find
 from opensama.pipeline.advice import advice, verdict
 from opensama.pipeline.changes import Changes, changed_cells
-from opensama.pipeline.room import GB, Machine, check_room, download_notice, shortage, weighed
+from opensama.pipeline.room import GB, Machine, check_given, check_room, download_notice, shortage, weighed
 from opensama.values import EditedVideo, EditRequest, UserError, Video
 from opensama.world import sample_edit
 
@@ -51,6 +52,31 @@ def test_what_is_short_and_what_would_fit(here: Machine, asked: dict[str, object
             check_room(SAMA_14B, here, PARTS, **asked)
 
 
+@pytest.mark.parametrize(
+    ("entry", "given", "said"),
+    [
+        (TINY, {"weights": "here.safetensors"}, "tiny is one folder: leave --weights and --base out"),
+        (SAMA_14B, {"weights": "nothere"}, "nothere (--weights) is not a folder: get sama_14b_ema.safetensors from"),
+        (SAMA_14B, {"weights": "here.safetensors", "base": "empty"}, "empty (--base) has no text_encoder"),
+        (SAMA_14B, {"weights": "here.safetensors"}, ""),
+        (SAMA_14B, {"weights": "plain"}, ""),  # a base model's transformer, for a LoRA
+    ],
+)
+def test_files_that_are_named_are_there_before_anything_is_downloaded(entry, given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("here.safetensors").touch()
+    Path("empty").mkdir()
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text("{}")
+    if not said:
+        check_given(entry, **given)
+        return
+    with pytest.raises(UserError, match=re.escape(said)):
+        opensama.load(entry.name, anyway=True, notice=pytest.fail, **given)
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_given(entry, **given)
+
+
 def test_what_is_here_is_not_downloaded_and_what_is_not_is_said_with_its_licence() -> None:
     assert shortage(SAMA_14B, machine(disk=1), []) == ""
     assert shortage(TINY, machine(memory=0.1, disk=0), []) == ""
@@ -83,6 +109,9 @@ def test_what_an_embedded_model_cannot_do_is_said() -> None:
     assert said(drawn) == said(grainy, "sama-14b", steps=200, guidance=9) == ""
     assert "no better: its own number is 2" in said(drawn, steps=20)
     assert "burns tiny's pictures" in said(drawn, guidance=4)
+    assert "expect little of 20" in said(drawn, size=20)
+    assert "expect little of 1280" in said(drawn, size=1280)
+    assert said(drawn, size=192) == ""
 
 
 def test_words_that_a_model_does_not_know_are_an_error_in_python_too() -> None:

@@ -147,7 +147,7 @@ def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     missing, on_cpu = to_download(entry), device.kind == "cpu"
     machine = Machine(device.computer, device.memory if device.kind == "cuda" else None, free, hub_folder())
     if short := shortage(entry, machine, missing, bits=32 if on_cpu else 16):  # a CPU computes in float32
-        return False, f"{short}; {entry.memory}"
+        return False, f"it {short.removeprefix(f'{entry.name} ')}; {entry.memory}"
     download = sum(gigabytes(part.size) for part in missing)
     slow = "; on a CPU it takes hours" if on_cpu else ""
     fetch = f"after a download of {download:.0f} GB" if download else "its weights are here"

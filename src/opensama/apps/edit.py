@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -72,10 +72,12 @@ def edit(
     Parameters
     ----------
     videos
-        What to edit: video files, pictures, folders of videos; a folder of numbered pictures is one film. The model is
-        loaded once for all, and where one fails, the others go on.
+        What to edit: video files, pictures, folders of videos (results that lie there from before are left out); a
+        folder of numbered pictures is one film. The model is loaded once for all, and where one fails, the others go
+        on.
     instruction
-        What to change, in words: one argument, in quotes.
+        What to change, in words: one argument, in quotes. `opensama models info tiny` shows what an embedded model
+        knows, its styles among it.
     out
         The file to write: .mp4, .mov, .mkv or .webm, of a picture .png, .jpg or .webp; or a folder, which several
         results go into. By default NAME-edited beside the source, .mp4, or a picture's own ending.
@@ -147,7 +149,8 @@ def edit(
         The folder of the base model that a released model builds on, when it is not to come from the hub.
     json_file
         Also write into this file what was edited and how: file, model, instruction, seconds, the share of the picture
-        that changed, and words that the model does not know. Of several edits a list.
+        that changed, and words that the model does not know. Of several edits a list, in which those that failed come
+        last, with the sentence that says why.
     """
     begin = time.perf_counter()
     check_order(videos, instruction)
@@ -169,8 +172,10 @@ def edit(
     )
     from opensama.models.registry import find
     from opensama.models.words import check_words
+    from opensama.pipeline.room import check_given
 
     entry = find(model)
+    check_given(entry, weights=weights, base=base)
     check_words(model, instruction, anyway)
     check_offload(offload)
     if dtype is not None:
@@ -192,12 +197,12 @@ def edit(
                     jobs.append(check(source, asked, place, writing, announce, frames=frames, compare=compare))
         if jobs:
             with Display() as show:
-                if not several:
-                    from opensama.pipeline.advice import advice
-
-                    for note in (*jobs[0].source.notes, *advice(entry, jobs[0].request)):
-                        show.note(note)
                 from opensama import load
+                from opensama.pipeline.advice import advice
+
+                if not several:
+                    tell(jobs[0].source.notes, show)
+                tell((note for job in jobs for note in advice(entry, job.request)), show)
 
                 editor = load(
                     model, device=device, dtype=dtype, weights=weights, base=base,
@@ -207,22 +212,24 @@ def edit(
         for job in jobs:
             with Display() as show, recorded(job.source.path, failed, several, show):
                 begun = time.perf_counter() if several else begin
-                told = run(editor, job, writing, show, named=several, begun=begun)
-                edits.append({"output": str(job.out), "model": model, "instruction": instruction} | told)
+                if several:
+                    tell((f"{job.source.path}: {note}" for note in job.source.notes), show)
+                told = make(editor, job, writing, show, begun)
+                edits.append({"input": str(job.source.path), "output": str(job.out), "model": model,
+                              "instruction": instruction} | told)  # fmt: skip
         if json_file is not None:
+            edits += [{"input": str(source), "error": sentence} for source, sentence in failed]
             with whole_file(json_file) as temporary:
                 temporary.write_text(json.dumps(edits if several else edits[0], indent=2) + "\n")
-    return summary(len(found), failed, time.perf_counter() - begin) if several else 0
+    return summary(len(found), failed) if several else 0
 
 
-def run(editor: Editor, job: Job, writing: Writing, show: Display, *, named: bool, begun: float) -> dict[str, object]:
-    """One edit, made and written; `named` says which it is with each of its notes. Its figures come out."""
+def make(editor: Editor, job: Job, writing: Writing, show: Display, begun: float) -> dict[str, object]:
+    """One edit, made and written; its figures come out. Its seconds count from `begun`."""
     from opensama.media.frames import compare as side_by_side
     from opensama.media.video_io import read_video
-    from opensama.pipeline.advice import advice, verdict
+    from opensama.pipeline.advice import verdict
 
-    for note in (*job.source.notes, *advice(editor.entry, job.request)) if named else ():
-        show.note(f"{job.source.path}: {note}")
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
     write(edited, job.out, show, writing)
     if job.compared is not None:
@@ -239,6 +246,12 @@ def run(editor: Editor, job: Job, writing: Writing, show: Display, *, named: boo
     }
 
 
+def tell(notes: Iterable[str], show: Display) -> None:
+    """Each of the notes, once."""
+    for note in dict.fromkeys(notes):
+        show.note(note)
+
+
 @contextmanager
 def recorded(source: Path | None, failed: list[tuple[Path, str]], several: bool, show: Display) -> Iterator[None]:
     """Of several, one that fails is said and written down, and the others go on."""
@@ -252,13 +265,13 @@ def recorded(source: Path | None, failed: list[tuple[Path, str]], several: bool,
         show.note(f"{source}: left out")
 
 
-def summary(count: int, failed: list[tuple[Path, str]], seconds: float) -> int:
+def summary(count: int, failed: list[tuple[Path, str]]) -> int:
     """Says how several edits ended, at the end and together; the exit code comes out."""
     from opensama.apps.cli import complain
 
     done = count - len(failed)
     if done:
-        print(f"edited {done} of {count} in {duration(seconds)}")
+        print(f"edited {done} of {count}")
     if not failed:
         return 0
     for source, sentence in failed:

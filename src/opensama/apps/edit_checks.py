@@ -136,12 +136,20 @@ def inputs(videos: Sequence[str]) -> list[Path]:
 
 
 def videos_in(folder: Path) -> list[Path]:
-    """The videos in a folder, by name, without those that begin with a dot."""
+    """The videos in a folder, by name, without those that begin with a dot, and without results of others there."""
     try:
         inside = sorted(folder.iterdir())
     except PermissionError:
         raise UserError(f"The folder {folder} may not be read; change its permissions.") from None
-    return [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "." and path.is_file()]
+    films = [path for path in inside if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+    stems = {path.stem for path in films}
+    return [path for path in films if path.name[0] != "." and _source_stem(path.stem) not in stems]
+
+
+def _source_stem(stem: str) -> str:
+    """`holiday` of `holiday-edited` and `holiday-edited-compare`, which a result of it is called; else nothing."""
+    source = stem.removesuffix("-compare").removesuffix("-edited")
+    return source if source != stem else ""
 
 
 # --- what comes out

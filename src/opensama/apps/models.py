@@ -47,6 +47,10 @@ def info(name: str, /) -> None:
     for line in strengths(entry):
         print(f"  {line}")
     rows = {"licence": " ".join(part for part in (entry.licence.name, entry.licence.url) if part)}
+    if entry.footage:
+        from opensama.world.styles import STYLES
+
+        rows = {"styles it was taught": ", ".join(STYLES)} | rows
     if entry.licence.notice:
         rows["notice"] = entry.licence.notice
     rows["memory"] = entry.memory
@@ -55,7 +59,7 @@ def info(name: str, /) -> None:
         if (entry.folder / WORDS).is_file():
             rows["words it knows"] = f"listed in {entry.folder / WORDS}"
     if entry.shared is not None:
-        rows["what is not in it"] = f"from {entry.shared}"
+        rows["parts that it shares"] = f"its other parts are those in {entry.shared}"
     for part in filter(None, (entry.base, entry.edit)):
         state = "here" if is_cached(part) else f"to download, {part.size}"
         rows[f"weights from {part.repo}"] = f"{', '.join(part.files) or 'all files'} ({state})"

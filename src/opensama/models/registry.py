@@ -115,7 +115,7 @@ SAMA_14B = ModelEntry(
 ICVE_13B = ModelEntry(
     name="icve-13b",
     family=ICVE.name,
-    summary="the authors' released ICVE weights on HunyuanVideo-13B, 61 frames of 768x480",
+    summary="the authors' released ICVE weights on HunyuanVideo-13B",
     licence=Licence(
         "Tencent Hunyuan Community License, from the HunyuanVideo base; the ICVE weights state none that we found",
         "https://huggingface.co/tencent/HunyuanVideo/blob/main/LICENSE",

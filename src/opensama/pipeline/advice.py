@@ -19,6 +19,9 @@ def advice(entry: ModelEntry, request: EditRequest) -> list[str]:
     if entry.footage and grain(next(video.frames(0, 1))) >= GRAIN:
         can = f"{', '.join(entry.footage[:-1])} and {entry.footage[-1]}"
         said.append(f"{entry.name} edits drawings; of footage it changes the light: {can} come out, little else does.")
+    side, trained = request.size, round(entry.defaults.area**0.5)
+    if side is not None and not trained / 2 <= side <= 2 * trained:
+        said.append(f"{entry.name} works at --size {trained} or so; expect little of {side}, which is far from it.")
     steps, guidance = entry.defaults.steps, entry.defaults.guidance
     if entry.folder is not None and entry.footage:  # measured: benchmarks/steps.py
         if request.steps is not None and request.steps > 2 * steps:

@@ -20,6 +20,7 @@ from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, 
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
+from opensama.pipeline.room import check_given, is_transformer
 from opensama.runtime import missing_parts, weight_file
 from opensama.values import UserError
 
@@ -36,9 +37,8 @@ def build_pipeline(
     loras: Sequence[Lora] = (),
 ) -> EditPipeline:
     """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`, LoRAs added to the weights."""
+    check_given(entry, weights=weights, base=base)
     if entry.folder is not None:
-        if weights is not None or base is not None:
-            raise UserError(f"The model {entry.name} is one folder: leave --weights and --base out.")
         pipeline = _from_folder(entry.folder, entry, dtype, loras)
         load_loras(pipeline.transformer, loras)
         return pipeline
@@ -88,7 +88,7 @@ def _from_base(
     loras: Sequence[Lora],
 ) -> EditPipeline:
     plain = Path(weights).expanduser() if weights is not None else None  # a base model's transformer, for a LoRA
-    if plain is not None and not ((plain / "config.json").is_file() and not (plain / edit.files[0]).exists()):
+    if plain is not None and not is_transformer(plain, edit):
         plain = None
     file = plain or _released_file(edit, weights)
     TensorFiles(file)  # a wrong file is said before anything more is downloaded

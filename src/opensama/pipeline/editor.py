@@ -32,7 +32,7 @@ from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
 from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
-from opensama.pipeline.room import Machine, check_room, download_notice, to_download, weighed
+from opensama.pipeline.room import Machine, check_given, check_room, download_notice, to_download, weighed
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video, background_color
 
@@ -129,6 +129,7 @@ def load(
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
     runtime.check_offload(offload)
     loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
+    check_given(entry, weights=weights, base=base)
     missing = to_download(entry, weights=weights, base=base)
     if not anyway:
         real = weighed(entry, weights=weights, base=base)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensama.models.registry import ModelEntry, Weights
+from opensama.runtime import locate
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +58,26 @@ def free_bytes(folder: Path) -> int:
 def memory_of_computer() -> int:
     """Bytes; 0 where the system does not say."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def check_given(entry: ModelEntry, *, weights: str | Path | None = None, base: str | Path | None = None) -> None:
+    """UserError for a file or a folder that was named for a model and is not there, or that the model does not take.
+
+    Looks at names only, so it costs nothing; nothing is downloaded.
+    """
+    if entry.folder is not None and (weights is not None or base is not None):
+        raise UserError(f"The model {entry.name} is one folder: leave --weights and --base out.")
+    if entry.edit is not None and weights is not None:
+        path = Path(weights).expanduser()
+        if not path.is_file() and not is_transformer(path, entry.edit):
+            locate(entry.edit.repo, entry.edit.files, folder=path, size=entry.edit.size, option="--weights")
+    if entry.base is not None and base is not None:
+        locate(entry.base.repo, entry.base.files, folder=base, size=entry.base.size, option="--base")
+
+
+def is_transformer(folder: Path, edit: Weights) -> bool:
+    """Whether `--weights` names a base model's own transformer, which a LoRA goes onto, and not the released file."""
+    return (folder / "config.json").is_file() and not (folder / edit.files[0]).exists()
 
 
 def to_download(entry: ModelEntry, *, weights: object = None, base: object = None) -> list[Weights]:

@@ -146,7 +146,7 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise UserError(f"{path} is not a regular file; choose another name.")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; choose another name, or overwrite it with --overwrite.")
+        raise UserError(f"{path} exists; choose another name, or write over it with --overwrite (overwrite=True).")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"The folder {folder} is not writable; choose another place.")
 
