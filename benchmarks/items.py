@@ -15,28 +15,30 @@ import time
 
 import torch
 
-from opensama.data.samples import Item, Layout, Row, Sampler, Shape, length, seeded, shapes_of
+from opensama.data.samples import BatchSampler, Layout, Shape, TrainingItem, TrainingRow, length, seed_of, shapes_of
 from opensama.pretext import Mixture
 
 SIZES = [(1920, 1080, 300), (1280, 720, 97), (720, 1280, 81), (640, 480, 49)]
 VARIANTS = 4
 
 
-def rows(count: int) -> list[Row]:
-    return [Row(line, None, f"clips/{line}.mp4", "a clip", SIZES[line % len(SIZES)]) for line in range(1, count + 1)]
+def rows(count: int) -> list[TrainingRow]:
+    return [
+        TrainingRow(line, None, f"clips/{line}.mp4", "a clip", SIZES[line % len(SIZES)]) for line in range(1, count + 1)
+    ]
 
 
-def one_by_one(layout: Layout, few: list[Row]) -> list[Item]:
+def one_by_one(layout: Layout, few: list[TrainingRow]) -> list[TrainingItem]:
     """What the layout did before."""
     out = []
     for row in few:
         assert row.size is not None
         frames = length(min(row.size[2], layout.frames))
         for variant in range(layout.variants):
-            seed = seeded(layout.seed, row.line, variant)
+            seed = seed_of(layout.seed, row.line, variant)
             source = layout.pretext.apply(torch.empty(1, frames, 1, 1), seed).source.shape[1]
             width, height = layout.bucket(*row.size[:2])
-            out.append(Item(row, Shape(width, height, frames, source), seed, f"{row.line}.{variant}"))
+            out.append(TrainingItem(row, Shape(width, height, frames, source), seed, f"{row.line}.{variant}"))
     return out
 
 
@@ -50,13 +52,13 @@ def main(count: int) -> None:
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
     for number in random.Random(0).sample(range(len(items)), 50):  # the lengths are those that the tasks leave
         item = items[number]
-        spoilt = layout.pretext.apply(torch.empty(1, item.shape.frames, 1, 1), item.seed).source
-        assert spoilt.shape[1] == item.shape.source_frames
+        corrupted = layout.pretext.apply(torch.empty(1, item.shape.frames, 1, 1), item.seed).source
+        assert corrupted.shape[1] == item.shape.source_frames
     began = time.process_time()
     one_by_one(layout, few)
     peer = (time.process_time() - began) / len(few)
     began = time.process_time()
-    Sampler(shapes_of(items), "video", 2, 0)
+    BatchSampler(shapes_of(items), "video", 2, 0)
     batches = time.process_time() - began
     print(f"{count:,} rows, {len(items):,} items: {taken:.2f} s of CPU, {memory:,.0f} MB; batches {batches:.2f} s")
     print(f"one by one: {peer * count:,.0f} s; ratio {peer * count / taken:,.0f}")

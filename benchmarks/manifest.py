@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from opensama.data.manifest import TASKS, Record, read_manifest_table, write_manifest
+from opensama.data.manifest import EDIT_TASKS, Record, read_manifest_table, write_manifest
 from opensama.data.samples import read_manifest
 
 
@@ -32,7 +32,8 @@ def records(rows: int) -> Iterator[Record]:
             source=f"videos/source/{i % 5000:04}/{name}.mp4",
             width=1280, height=720, frames=101, fps=20.0, seconds=5.05,
             instruction=f"Turn house {drawn.randrange(9999)} into a watercolour in {drawn.randrange(99)} colours.",
-            task=TASKS[i % len(TASKS)], scores={"quality": i % 91 / 9}, dataset="ditto", license="CC BY-NC-SA 4.0",
+            task=EDIT_TASKS[i % len(EDIT_TASKS)],
+            scores={"quality": i % 91 / 9}, dataset="ditto", license="CC BY-NC-SA 4.0",
             line=i, notes={"table": "global_style.json"},
         )  # fmt: skip
 

@@ -28,22 +28,19 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from opensama.pretext import (
-    GROUP,
     PAPER_SHARES,
-    TASKS,
+    PRETEXT_TASKS,
     CubeInpainting,
-    MotionVectors,
+    PretextTask,
     SpeedPerturbation,
-    Task,
-    TemporalJigsaw,
     TubeShuffle,
 )
 
 Pictures = list[Image.Image]
-Work = Callable[[Task, Generator], Any]
+Work = Callable[[PretextTask, Generator], Any]
 
 
-def pictures_of(task: Task, frames: Pictures, generator: Generator) -> Pictures:
+def pictures_of(task: PretextTask, frames: Pictures, generator: Generator) -> Pictures:
     """What `task` does to a clip, by Pillow, a picture at a time."""
     t, (w, h) = len(frames), frames[0].size
     match task:
@@ -54,8 +51,6 @@ def pictures_of(task: Task, frames: Pictures, generator: Generator) -> Pictures:
             ]
         case SpeedPerturbation():
             return [frames[i] for i in task.kept(t)]
-        case TemporalJigsaw():
-            return [frames[i] for i in task.order(t, generator)]
         case TubeShuffle(splits=(long, down, across)):
             length, tall, wide = t // long, h // down, w // across
             cells = list(itertools.product(range(long), range(down), range(across)))
@@ -66,26 +61,7 @@ def pictures_of(task: Task, frames: Pictures, generator: Generator) -> Pictures:
                 for i in range(length):
                     source[a * length + i].paste(frames[b * length + i].crop(box), (x * wide, y * tall))
             return source
-        case MotionVectors():
-            source = frames[:1]
-            for i, (down, right) in enumerate(task.vectors(t, h, w, generator)):
-                for frame in frames[1 + i * GROUP : 1 + (i + 1) * GROUP]:
-                    source.append(moved(frame, right, down))
-            return source
     return list(frames)
-
-
-def moved(frame: Image.Image, right: int, down: int) -> Image.Image:
-    """A picture moved by a vector; where it has moved away its mirror image shows, the edge's own pixels once."""
-    w, h = frame.size
-    out = Image.new("RGB", (w, h))
-    beyond_x = right - w + 1 if right > 0 else right + w - 1
-    beyond_y = down - h + 1 if down > 0 else down + h - 1
-    out.paste(frame.transpose(Image.Transpose.ROTATE_180), (beyond_x, beyond_y))
-    out.paste(frame.transpose(Image.Transpose.FLIP_TOP_BOTTOM), (right, beyond_y))
-    out.paste(frame.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (beyond_x, down))
-    out.paste(frame, (right, down))
-    return out
 
 
 def to_pictures(clip: Tensor) -> Pictures:
@@ -111,7 +87,7 @@ def main() -> None:
     clip = decoded.permute(3, 0, 1, 2)
     pictures = to_pictures(clip)
 
-    def seconds(work: Work, task: Task) -> float:
+    def seconds(work: Work, task: PretextTask) -> float:
         """CPU seconds of one clip."""
         began = time.process_time()
         work(task, Generator().manual_seed(0))
@@ -128,7 +104,7 @@ def main() -> None:
     )
     print(f"{'':<10}{'ours':>8}" + "".join(f"{n:>22}" for n in ("tensor to tensor", "to tensor", "pictures only")))
     spent: dict[str, list[float]] = {}
-    for name, task in TASKS.items():
+    for name, task in PRETEXT_TASKS.items():
         if name == "none":
             continue
         same = torch.equal(*(to(task, Generator().manual_seed(0)) for to in sides[:2]))

@@ -12,15 +12,12 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from opensama.pretext import (
-    GROUP,
     PAPER_SHARES,
-    TASKS,
+    PRETEXT_TASKS,
     CubeInpainting,
     Mixture,
-    MotionVectors,
+    PretextTask,
     SpeedPerturbation,
-    Task,
-    TemporalJigsaw,
     TubeShuffle,
 )
 from opensama.values import UserError
@@ -28,7 +25,7 @@ from opensama.values import UserError
 SEEDS = st.integers(0, 2**63 - 1)
 FRAMES = st.integers(1, 30)
 SIDES = st.integers(1, 12)
-ALL = sorted(TASKS)
+ALL = sorted(PRETEXT_TASKS)
 EVERY = dict.fromkeys(ALL, 1.0)
 
 
@@ -45,7 +42,7 @@ def seeded(seed: int) -> Generator:
 def test_every_task_takes_every_shape_and_leaves_the_video_alone(name: str, t: int, h: int, w: int, seed: int) -> None:
     video = clip(t, h, w)
     before = video.clone()
-    source = TASKS[name](video, seeded(seed))
+    source = PRETEXT_TASKS[name](video, seeded(seed))
     assert torch.equal(video, before)
     assert source.dtype == video.dtype
     assert source.shape[0] == 2
@@ -61,7 +58,10 @@ def test_a_batch_is_its_videos_drawn_in_turn(name: str, b: int, t: int, seed: in
     videos = torch.stack([clip(t) * (i + 1) for i in range(b)])
     one, many = seeded(seed), seeded(seed)
     torch.testing.assert_close(
-        TASKS[name](videos, many), torch.stack([TASKS[name](video, one) for video in videos]), rtol=0, atol=0
+        PRETEXT_TASKS[name](videos, many),
+        torch.stack([PRETEXT_TASKS[name](video, one) for video in videos]),
+        rtol=0,
+        atol=0,
     )
 
 
@@ -70,23 +70,23 @@ def test_a_batch_is_its_videos_drawn_in_turn(name: str, b: int, t: int, seed: in
 def test_number_types_and_memory_layouts_change_nothing(name: str, dtype: torch.dtype) -> None:
     video = (clip(13, 4, 4, 1) % 200 + 1).to(dtype)
     interleaved = torch.stack([video[0], video[0]], -1).permute(3, 0, 1, 2)
-    expected = TASKS[name](interleaved.contiguous(), seeded(3))
+    expected = PRETEXT_TASKS[name](interleaved.contiguous(), seeded(3))
     assert expected.dtype == dtype
-    assert torch.equal(TASKS[name](interleaved, seeded(3)), expected)
+    assert torch.equal(PRETEXT_TASKS[name](interleaved, seeded(3)), expected)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_no_pixel_is_read_to_decide_anything(name: str) -> None:
     """On the meta device there are no values, so whatever passes here runs on any device without waiting for it."""
-    source = TASKS[name](torch.empty(1, 3, 17, 8, 8, device="meta"), seeded(0))
+    source = PRETEXT_TASKS[name](torch.empty(1, 3, 17, 8, 8, device="meta"), seeded(0))
     assert source.device.type == "meta"
-    assert source.shape == TASKS[name](torch.empty(1, 3, 17, 8, 8), seeded(0)).shape
+    assert source.shape == PRETEXT_TASKS[name](torch.empty(1, 3, 17, 8, 8), seeded(0)).shape
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_only_videos_are_taken(name: str) -> None:
     with pytest.raises(ValueError, match=r"\(3, 8, 8\)"):
-        TASKS[name](torch.zeros(3, 8, 8), seeded(0))
+        PRETEXT_TASKS[name](torch.zeros(3, 8, 8), seeded(0))
 
 
 # Cube inpainting
@@ -181,42 +181,6 @@ def test_all_eight_tubes_go_everywhere_although_frames_are_4k_plus_1(t: int) -> 
     assert len(seen) == 64
 
 
-# Temporal jigsaw
-
-
-@given(t=st.integers(1, 100), parts=st.integers(2, 6), seed=SEEDS)
-def test_a_jigsaw_moves_whole_parts(t: int, parts: int, seed: int) -> None:
-    order = TemporalJigsaw(parts).order(t, seeded(seed))
-    assert sorted(order) == list(range(t))
-    if t > parts:
-        assert order != list(range(t))
-    cuts = [i for i in range(1, t) if order[i] != order[i - 1] + 1]
-    assert len(cuts) <= parts + 1
-    if t > parts * GROUP:
-        assert all(i % GROUP == 1 for i in cuts)
-
-
-# Motion vectors
-
-
-@given(t=FRAMES, h=SIDES, w=SIDES, reach=st.floats(0, 0.5), seed=SEEDS)
-def test_frames_are_moved_by_the_vector_of_their_group(t: int, h: int, w: int, reach: float, seed: int) -> None:
-    video, task = clip(t, h, w), MotionVectors(reach)
-    source = task(video, seeded(seed))
-    vectors = task.vectors(t, h, w, seeded(seed))
-    assert len(vectors) == (t + 2) // GROUP
-    for i in range(1, t):
-        down, right = vectors[(i - 1) // GROUP]
-        assert max(abs(down), abs(right)) <= round(reach * min(h, w))
-        rows = torch.tensor([mirrored(y - down, h) for y in range(h)])
-        columns = torch.tensor([mirrored(x - right, w) for x in range(w)])
-        assert torch.equal(source[:, i], video[:, i][:, rows][:, :, columns])
-
-
-def mirrored(at: int, n: int) -> int:
-    return -at if at < 0 else 2 * (n - 1) - at if at >= n else at
-
-
 # The mixture
 
 
@@ -226,7 +190,7 @@ def test_a_sample_is_a_function_of_its_seed(t: int, seed: int) -> None:
     first, again = Mixture(EVERY).apply(video, seed), Mixture(dict(reversed(EVERY.items()))).apply(video, seed)
     assert torch.equal(first.source, again.source)
     assert first[1:] == again[1:]
-    assert first.prefix == (f"{TASKS[first.name].prompt} " if first.name != "none" else "")
+    assert first.prefix == (f"{PRETEXT_TASKS[first.name].prompt} " if first.name != "none" else "")
 
 
 @settings(max_examples=10)
@@ -262,11 +226,11 @@ def test_untouched_is_the_video_itself() -> None:
 
 
 def test_tasks_can_be_set_and_added() -> None:
-    class Backwards(Task):
+    class Backwards(PretextTask):
         name = "backwards"
         prompt = "[Play the video forwards.]"
 
-        def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+        def corrupt(self, video: Tensor, generator: Generator) -> Tensor:
             return video.flip(1)
 
     mixture = Mixture({"backwards": 1, "cube": 0}, [Backwards(), CubeInpainting(0.5)])
@@ -298,8 +262,6 @@ def test_a_wrong_mixture_is_said_in_a_sentence(shares: dict[str, float], message
         lambda: CubeInpainting(float("nan")),
         lambda: SpeedPerturbation(0.5),
         lambda: TubeShuffle((0, 2, 2)),
-        lambda: TemporalJigsaw(1),
-        lambda: MotionVectors(0.7),
     ],
 )
 def test_a_wrong_setting_is_said_in_a_sentence(wrong: object) -> None:

@@ -1,4 +1,4 @@
-"""Pretext tasks: a clip's source is spoilt, a prompt says how, and the model learns motion by restoring it (SAMA, 3.3).
+"""Pretext tasks: a clip's source is corrupted, a prompt says how, the model learns motion by restoring it (SAMA, 3.3).
 
     source = task(video, generator)      the target is always the video itself, untouched
     prompt = prefix + caption            "[Restore the video to normal playback speed.] A dog runs along a beach."
@@ -33,11 +33,8 @@ from opensama.values import UserError, frames_down
 PAPER_SHARES: Mapping[str, float] = {"none": 1, "cube": 2, "speed": 3, "tube": 4}
 """How often each task is drawn (SAMA, 4.1)."""
 
-GROUP = 4
-"""Frames that make one latent frame of the autoencoders, after a first frame that is alone."""
 
-
-class Spoilt(NamedTuple):
+class CorruptedClip(NamedTuple):
     """What `Mixture.apply` gives."""
 
     source: Tensor
@@ -52,8 +49,8 @@ class Mixture:
     `tasks` take the place of those of the same name, or are new ones: `Mixture({"cube": 1}, [CubeInpainting(0.5)])`.
     """
 
-    def __init__(self, shares: Mapping[str, float] = PAPER_SHARES, tasks: Sequence[Task] = ()) -> None:
-        known = {**TASKS, **{task.name: task for task in tasks}}
+    def __init__(self, shares: Mapping[str, float] = PAPER_SHARES, tasks: Sequence[PretextTask] = ()) -> None:
+        known = {**PRETEXT_TASKS, **{task.name: task for task in tasks}}
         for name, share in shares.items():
             if name not in known:
                 close = difflib.get_close_matches(name, known, 1)
@@ -72,22 +69,22 @@ class Mixture:
 
     def pick(self, seeds: np.ndarray) -> np.ndarray:
         """Which of `tasks` each of many seeds [n] stands for: arithmetic alone, so that a million take a moment."""
-        drawn = mixed(seeds) >> np.uint64(11)
+        drawn = splitmix64(seeds) >> np.uint64(11)
         return np.searchsorted(self.bounds, drawn / 2**53, side="right")
 
     def lengths(self, t: int) -> list[int]:
         """How many frames each of `tasks` leaves of t."""
         return [task.length(t) for task in self.tasks]
 
-    def apply(self, video: Tensor, seed: int) -> Spoilt:
+    def apply(self, video: Tensor, seed: int) -> CorruptedClip:
         """The source of one sample, a function of `seed`. A batch `b c t h w` gets one task, as sizes must agree."""
         generator = Generator().manual_seed(seed)
         task = self.tasks[int(self.pick(np.array([seed], dtype=np.uint64))[0])]
-        return Spoilt(task(video, generator), f"{task.prompt} " if task.prompt else "", task.name)
+        return CorruptedClip(task(video, generator), f"{task.prompt} " if task.prompt else "", task.name)
 
 
-class Task(ABC):
-    """One way to spoil a source. A new one says its `name` and `prompt` and what becomes of one video."""
+class PretextTask(ABC):
+    """One way to corrupt a source. A new one says its `name` and `prompt` and what becomes of one video."""
 
     name: ClassVar[str]
     prompt: str
@@ -95,33 +92,33 @@ class Task(ABC):
     def __call__(self, video: Tensor, generator: Generator) -> Tensor:
         """`c t h w` or `b c t h w` in and out; t may become shorter, by as much for every video of that length."""
         if video.ndim == 5:
-            return torch.stack([self.spoil(one, generator) for one in video])
+            return torch.stack([self.corrupt(one, generator) for one in video])
         if video.ndim != 4:
             raise ValueError(f"videos are (c, t, h, w) or (b, c, t, h, w), not {tuple(video.shape)}")
-        return self.spoil(video, generator)
+        return self.corrupt(video, generator)
 
     def length(self, t: int) -> int:
         """How many frames it leaves of t."""
         return t
 
     @abstractmethod
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+    def corrupt(self, video: Tensor, generator: Generator) -> Tensor:
         """The source that is made of one video, `c t h w`."""
 
 
 @dataclass(frozen=True)
-class Untouched(Task):
+class Untouched(PretextTask):
     """The source is the target, and the caption stands alone (ours: the paper does not say what "none" is shown)."""
 
     name: ClassVar[str] = "none"
     prompt: str = ""
 
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+    def corrupt(self, video: Tensor, generator: Generator) -> Tensor:
         return video
 
 
 @dataclass(frozen=True)
-class CubeInpainting(Task):
+class CubeInpainting(PretextTask):
     """Blacks out a contiguous block of whole frames, `ratio` of them, anywhere but on the first frame."""
 
     name: ClassVar[str] = "cube"
@@ -140,7 +137,7 @@ class CubeInpainting(Task):
         start = 1 + _below(t - hidden, generator)
         return slice(start, start + hidden)
 
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+    def corrupt(self, video: Tensor, generator: Generator) -> Tensor:
         hidden, source = self.block(video.shape[1], generator), torch.empty_like(video)
         source[:, : hidden.start] = video[:, : hidden.start]
         source[:, hidden] = self.black if self.black is not None else -1 if video.is_floating_point() else 0
@@ -149,7 +146,7 @@ class CubeInpainting(Task):
 
 
 @dataclass(frozen=True)
-class SpeedPerturbation(Task):
+class SpeedPerturbation(PretextTask):
     """Plays `factor` times as fast: frames are dropped, and the source is cut to 4k+1 of those that are left.
 
     The released operation rounds halves to even before it cuts: 81 frames become 37, 49 become 21, and 9 only one.
@@ -174,12 +171,12 @@ class SpeedPerturbation(Task):
     def length(self, t: int) -> int:
         return len(self.kept(t))
 
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
-        return _chosen(video, self.kept(video.shape[1]))
+    def corrupt(self, video: Tensor, generator: Generator) -> Tensor:
+        return _select_frames(video, self.kept(video.shape[1]))
 
 
 @dataclass(frozen=True)
-class TubeShuffle(Task):
+class TubeShuffle(PretextTask):
     """Cuts time, rows and columns into `splits` each and lays the tubes down in a random order.
 
     All tubes are of one size, so any may go anywhere: what does not divide (of 4k+1 frames the last, of an odd side the
@@ -198,7 +195,7 @@ class TubeShuffle(Task):
         """`order[i]` is the tube that is laid down at place i; tubes are counted by time, then rows, then columns."""
         return torch.randperm(math.prod(self.splits), generator=generator).tolist()
 
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
+    def corrupt(self, video: Tensor, generator: Generator) -> Tensor:
         order = self.order(generator)
         sizes = [n // splits for n, splits in zip(video.shape[1:], self.splits, strict=True)]
         if 0 in sizes:
@@ -220,73 +217,7 @@ class TubeShuffle(Task):
         return video[:, t, h, w]
 
 
-@dataclass(frozen=True)
-class TemporalJigsaw(Task):
-    """Cuts the frames after the first into `parts` of equal length and shows the parts in another order.
-
-    No task of the paper, and all of it ours: parts are whole latent frames where the clip is long enough, so that a cut
-    falls where the autoencoder begins anew; what does not divide stays at the end; the right order is never drawn.
-    """
-
-    name: ClassVar[str] = "jigsaw"
-    parts: int = 4
-    prompt: str = "[Restore the correct temporal order of the video segments.]"
-
-    def __post_init__(self) -> None:
-        _check("number of parts of the temporal jigsaw", self.parts, 2, 64)
-
-    def order(self, t: int, generator: Generator) -> list[int]:
-        """The frame that is shown at each time."""
-        length = (t - 1) // self.parts
-        if length >= GROUP:
-            length -= length % GROUP
-        parts = list(range(self.parts))
-        while parts == sorted(parts):
-            parts = torch.randperm(self.parts, generator=generator).tolist()
-        shown = [1 + part * length + i for part in parts for i in range(length)]
-        return [0, *shown, *range(1 + len(shown), t)]
-
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
-        return _chosen(video, self.order(video.shape[1], generator))
-
-
-@dataclass(frozen=True)
-class MotionVectors(Task):
-    """Shakes the picture: each latent frame after the first is moved by a vector that the model has to predict.
-
-    No task of the paper, and all of it ours. To predict vectors as such would need another target than the video, and
-    an estimator to make it; here the vectors are drawn, so they are exact, and to put the video in its place again is
-    to predict them. Uniform up to `reach` of the shorter side in both directions, whole pixels, one vector for the
-    four frames of a latent frame; where the picture has moved away, its mirror image shows.
-    """
-
-    name: ClassVar[str] = "vectors"
-    reach: float = 0.125
-    prompt: str = "[Restore the original motion of the video.]"
-
-    def __post_init__(self) -> None:
-        _check("reach of the motion vectors", self.reach, 0, 0.5)
-
-    def vectors(self, t: int, h: int, w: int, generator: Generator) -> list[tuple[int, int]]:
-        """Rows down and columns to the right that each group of frames is moved by."""
-        side = min(h, w)
-        reach = min(round(self.reach * side), (side - 1) // 2)
-        return torch.randint(-reach, reach + 1, (-(-(t - 1) // GROUP), 2), generator=generator).tolist()
-
-    def spoil(self, video: Tensor, generator: Generator) -> Tensor:
-        _, t, h, w = video.shape
-        source = torch.empty_like(video)
-        source[:, :1] = video[:, :1]
-        for group, (down, right) in enumerate(self.vectors(t, h, w, generator)):
-            frames = slice(1 + group * GROUP, 1 + (group + 1) * GROUP)
-            (to_h, from_h), (to_w, from_w) = _overlap(h, down), _overlap(w, right)
-            source[:, frames, to_h, to_w] = video[:, frames, from_h, from_w]
-            _mirror(source[:, frames, to_h], 3, right)
-            _mirror(source[:, frames], 2, down)
-        return source
-
-
-def mixed(numbers: np.ndarray) -> np.ndarray:
+def splitmix64(numbers: np.ndarray) -> np.ndarray:
     """SplitMix64's step (Steele, Lea and Flood, 2014): neighbouring numbers [n] become unlike ones, of 64 bits."""
     x = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -299,7 +230,7 @@ def _below(n: int, generator: Generator) -> int:
     return int(torch.randint(n, (), generator=generator))
 
 
-def _chosen(video: Tensor, frames: Sequence[int]) -> Tensor:
+def _select_frames(video: Tensor, frames: Sequence[int]) -> Tensor:
     """Those frames of `c t h w`, laid out in memory as the video is; `index_select` is slow on interleaved colours."""
     source = torch.empty_like(video[:, : len(frames)])
     for i, frame in enumerate(frames):
@@ -307,32 +238,12 @@ def _chosen(video: Tensor, frames: Sequence[int]) -> Tensor:
     return source
 
 
-def _overlap(n: int, shift: int) -> tuple[slice, slice]:
-    """Where the pixels of a line of n land when it is moved by `shift`, and where those that stay in it come from."""
-    return slice(max(shift, 0), n + min(shift, 0)), slice(max(-shift, 0), n - max(shift, 0))
-
-
-def _mirror(video: Tensor, axis: int, shift: int) -> None:
-    """Fills, in place, what moving by `shift` (less than half) laid bare: the picture run backwards from its edge."""
-    n, bare = video.shape[axis], abs(shift)
-    to, start = (0, 1 + bare) if shift > 0 else (n - bare, n - 1 - 2 * bare)
-    video.narrow(axis, to, bare).copy_(video.narrow(axis, start, bare).flip(axis))
-
-
 def _check(what: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise UserError(f"The {what} must lie from {low:g} to {high:g}, not {value!r}.")
 
 
-TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (
-        Untouched(),
-        CubeInpainting(),
-        SpeedPerturbation(),
-        TubeShuffle(),
-        TemporalJigsaw(),
-        MotionVectors(),
-    )
+PRETEXT_TASKS: Mapping[str, PretextTask] = {
+    task.name: task for task in (Untouched(), CubeInpainting(), SpeedPerturbation(), TubeShuffle())
 }
 """Every task as the paper sets it, by name."""

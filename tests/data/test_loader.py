@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from opensama.data.loader import Batch, Loader, open_loader
+from opensama.data.loader import Loader, PixelBatch, open_loader
 from opensama.data.samples import Layout
 from opensama.pretext import Mixture
 from opensama.values import UserError
@@ -37,7 +37,7 @@ def path(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data.jsonl"
 
 
-def same(one: Batch, other: Batch) -> bool:
+def same(one: PixelBatch, other: PixelBatch) -> bool:
     told = [(b.number, b.shape, b.texts, b.edits, b.names) for b in (one, other)]
     return told[0] == told[1] and torch.equal(one.source, other.source) and torch.equal(one.target, other.target)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensama.data.manifest import (
+    EDIT_TASKS,
     FIELDS,
-    TASKS,
     Manifest,
     Record,
     iter_records,
@@ -44,7 +44,7 @@ def records(draw) -> Record:
         fps=draw(st.none() | st.floats(0.1, 100)),
         caption=draw(texts),
         instruction=draw(texts),
-        task=draw(st.sampled_from(["", *TASKS])),
+        task=draw(st.sampled_from(["", *EDIT_TASKS])),
         scores=draw(st.dictionaries(texts, st.floats(-10, 10), max_size=3)),
         line=draw(st.integers(0, 2**40)),
         media=draw(st.sampled_from(["image", "video"])),
@@ -68,7 +68,7 @@ def test_what_is_written_is_read(tmp_path_factory, wanted):
 
 
 def plain(i: int, **values) -> Record:
-    return Record(id=f"r{i}", kind="clip", target=f"{i}.mp4", line=i, task=TASKS[i % 3], **values)
+    return Record(id=f"r{i}", kind="clip", target=f"{i}.mp4", line=i, task=EDIT_TASKS[i % 3], **values)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def test_slices_and_columns_are_as_of_a_list(many, first, second):
 
 
 def test_selections(many):
-    chosen = many.select(task=(TASKS[0], TASKS[2]))
+    chosen = many.select(task=(EDIT_TASKS[0], EDIT_TASKS[2]))
     assert len(chosen) == 67
-    assert {record.task for record in chosen} == {TASKS[0], TASKS[2]}
+    assert {record.task for record in chosen} == {EDIT_TASKS[0], EDIT_TASKS[2]}
     assert [record.line for record in chosen.select(line=(3, 4, 9))] == [3, 9]
     assert chosen[-1].id == "r99"
     assert len(many.select(task="style")) == 0 == len(list(many.select(task="style")))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.data.samples import BadSample, Layout, Row, Sampler, Shape, length, read_manifest, shapes_of
+from opensama.data.samples import BadSample, BatchSampler, Layout, Shape, TrainingRow, length, read_manifest, shapes_of
 from opensama.pretext import Mixture, SpeedPerturbation
 from opensama.values import UserError
 
@@ -19,7 +19,7 @@ LAYOUT = Layout(
 )
 
 
-def refuse(row: Row, reason: str) -> None:
+def refuse(row: TrainingRow, reason: str) -> None:
     raise AssertionError((row, reason))
 
 
@@ -30,7 +30,7 @@ def test_rows_of_both_kinds_and_both_formats(tmp_path, manifest):
     table = tmp_path / "data.csv"
     table.write_text("clip,caption,width,height,frames\na.mp4,a ball,64,48,10\n")
     (row,) = read_manifest(table).rows
-    assert row == Row(2, None, tmp_path / "a.mp4", "a ball", (64, 48, 10))
+    assert row == TrainingRow(2, None, tmp_path / "a.mp4", "a ball", (64, 48, 10))
     before = read.fingerprint
     manifest_again = tmp_path / "again.jsonl"
     manifest_again.write_text(manifest.read_text() + "\n")
@@ -75,17 +75,17 @@ def test_items_are_what_the_layout_says(manifest):
         again = LAYOUT.read(item)
         torch.testing.assert_close(again.source, pair.source, atol=0, rtol=0)
         assert pair.text.startswith("[Video edit] ") == pair.is_edit
-    spoilt = {LAYOUT.read(item).text.partition("]")[0] for item in items if item.row.is_clip}
-    assert len(spoilt) > 2, "tasks differ"
+    corrupted = {LAYOUT.read(item).text.partition("]")[0] for item in items if item.row.is_clip}
+    assert len(corrupted) > 2, "tasks differ"
 
 
 def test_no_task_is_run_to_know_a_length_and_items_are_as_many_bytes_as_arrays():
     class Costly(SpeedPerturbation):
-        def spoil(self, video, generator):
-            raise AssertionError("a clip was spoilt")
+        def corrupt(self, video, generator):
+            raise AssertionError("a clip was corrupted")
 
     layout = Layout(lambda w, h: (32, 32), 81, Mixture({"none": 1, "speed": 1}, [Costly()]), 4)
-    rows = [Row(line, None, "a.mp4", "a ball", (64, 48, 100)) for line in range(1, 501)]
+    rows = [TrainingRow(line, None, "a.mp4", "a ball", (64, 48, 100)) for line in range(1, 501)]
     items = layout.items(rows, refuse)
     assert len(items) == 2000
     assert shapes_of(items).counts().keys() == {Shape(32, 32, 81, 81), Shape(32, 32, 81, 37)}
@@ -97,11 +97,11 @@ def test_no_task_is_run_to_know_a_length_and_items_are_as_many_bytes_as_arrays()
 
 
 def test_rows_that_cannot_be_opened_are_told(manifest):
-    row = Row(7, None, Path("nowhere.mp4"), "x")
+    row = TrainingRow(7, None, Path("nowhere.mp4"), "x")
     told = []
     assert not LAYOUT.items([row], lambda row, reason: told.append((row.line, reason)))
     assert told[0][0] == 7
-    known = Row(7, None, Path("nowhere.mp4"), "x", (64, 48, 9))
+    known = TrainingRow(7, None, Path("nowhere.mp4"), "x", (64, 48, 9))
     (item, *_) = LAYOUT.items([known], refuse)
     with pytest.raises(BadSample, match=re.escape("nowhere.mp4")):
         LAYOUT.read(item)
@@ -125,7 +125,7 @@ def test_lengths(frames):
 def test_an_epoch_shows_everything_in_batches_of_one_shape(sizes, batch, seed):
     shapes = [Shape(w, w, t, t) for t, w in sizes]
     for kind in ("image", "video"):
-        sampler = Sampler(shapes, kind, batch, seed)
+        sampler = BatchSampler(shapes, kind, batch, seed)
         wanted = {i for i, shape in enumerate(shapes) if shape.kind == kind}
         seen = [sampler.numbers(index) for index in range(sampler.epoch_length)]
         assert {number for numbers in seen for number in numbers} == wanted
@@ -133,7 +133,7 @@ def test_an_epoch_shows_everything_in_batches_of_one_shape(sizes, batch, seed):
             assert len(numbers) == batch
             assert len({shapes[number] for number in numbers}) == 1
         if wanted:
-            again = Sampler(shapes, kind, batch, seed)
+            again = BatchSampler(shapes, kind, batch, seed)
             assert again.numbers(3 * sampler.epoch_length) == sampler.numbers(3 * sampler.epoch_length)
             number = min(wanted)
             assert shapes[sampler.other(number, 1)] == shapes[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opensama.pretext import TASKS
+from opensama.pretext import PRETEXT_TASKS
 from opensama.training.devices import pinned
 from tests.test_pretext import ALL, clip, seeded
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("name", ALL)
 def test_a_seed_gives_the_same_on_a_gpu(name: str) -> None:
     video = clip(17, 9, 11)
-    assert torch.equal(TASKS[name](video.cuda(), seeded(5)).cpu(), TASKS[name](video, seeded(5)))
+    assert torch.equal(PRETEXT_TASKS[name](video.cuda(), seeded(5)).cpu(), PRETEXT_TASKS[name](video, seeded(5)))
 
 
 def test_batches_are_pinned_for_a_gpu() -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from opensama.data import tables
 from opensama.data.dialects import Dialect
-from opensama.data.manifest import TASKS, read_manifest_table
+from opensama.data.manifest import EDIT_TASKS, read_manifest_table
 from opensama.data.rows import BadRow, Blob, Row, name_of, text_of
 from opensama.values import UserError
 
@@ -211,7 +211,7 @@ def task_name(said: str, own: Mapping[str, str] | None = None) -> str:
     name = name_of(said)
     if own and name in own:
         return own[name]
-    if name.replace("_", "-") in TASKS:
+    if name.replace("_", "-") in EDIT_TASKS:
         return name.replace("_", "-")
     words = f"_{name}_"
     return next((task for task, pattern in _WORDS if re.search(pattern, words)), "other")

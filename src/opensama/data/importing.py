@@ -25,7 +25,7 @@ from opensama.data.archives import BadArchive, BadMember
 from opensama.data.datasets import LEFT_OUT, Dataset, Draft, Media, draft, drafts, find_dataset, find_tables, task_name
 from opensama.data.dialects import Dialect
 from opensama.data.locate import Finder
-from opensama.data.manifest import TASKS, Record, check_name, write_manifest
+from opensama.data.manifest import EDIT_TASKS, Record, check_name, write_manifest
 from opensama.data.rows import BadRow, Blob
 from opensama.data.unpacking import missing, samples, take_out
 from opensama.runtime import whole_file
@@ -56,8 +56,8 @@ class Choice:
             if key not in ("source", "target", "instruction", "caption", "task"):
                 raise UserError(f"There is no column {key!r} to name: source, target, instruction, caption or task.")
         for word in (*self.tasks, *(task for task in self.swap if task != "all")):
-            if word not in TASKS:
-                raise UserError(f"There is no task {word!r}: choose among {', '.join(TASKS)}.")
+            if word not in EDIT_TASKS:
+                raise UserError(f"There is no task {word!r}: choose among {', '.join(EDIT_TASKS)}.")
         if self.drop_first < 0 or (self.limit is not None and self.limit < 1):
             raise UserError("Frames to drop and the limit of rows are positive numbers.")
         if self.drop_first and self.check == "files":

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opensama.data.prefetch import Prefetcher
-from opensama.data.samples import BadSample, Item, Layout, Pair, Row, Shape
+from opensama.data.samples import BadSample, Layout, PixelPair, Shape, TrainingItem, TrainingRow
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -50,7 +50,7 @@ class Encoders:
 class Encoded(Protocol):
     """Items as the loss needs them. Several threads ask at once, except of `Live`, whose `read` they call instead."""
 
-    items: Sequence[Item]
+    items: Sequence[TrainingItem]
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """source, target [c t h w], text [l d] as long as it is, change [t h w]; semantic [s e], pooled [d] if any."""
@@ -65,7 +65,7 @@ class Encoded(Protocol):
 class Live:
     """Encodes items when they are asked for."""
 
-    def __init__(self, items: Sequence[Item], layout: Layout, encoders: Encoders, no_text: str = ""):
+    def __init__(self, items: Sequence[TrainingItem], layout: Layout, encoders: Encoders, no_text: str = ""):
         self.items, self.layout, self.encoders = items, layout, encoders
         self._nothing = {key: x.to("cpu", encoders.dtype) for key, x in words(encoders.text(no_text)).items()}
 
@@ -76,11 +76,11 @@ class Live:
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         return self.encode(self.read(number))
 
-    def read(self, number: int) -> Pair:
+    def read(self, number: int) -> PixelPair:
         """An item's pixels and text, in any thread."""
         return self.layout.read(self.items[number])
 
-    def encode(self, pair: Pair, of_line: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def encode(self, pair: PixelPair, of_line: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What `live[number]` is, of what was read. In one thread at a time: autoencoders keep state in a call.
 
         `of_line` is another variant's of the same clip, whose target and semantic features are this one's, too.
@@ -97,7 +97,7 @@ class Shards:
         index = read_index(folder)
         check_settings(index["settings"], expected, folder)
         self.bad: dict[str, str] = index["bad"]
-        self.items: Sequence[Item] = read_items(folder / "items.jsonl")
+        self.items: Sequence[TrainingItem] = read_items(folder / "items.jsonl")
         missing = [shard for shard in range(count_shards(len(self.items))) if not shard_file(folder, shard).is_file()]
         if missing:
             raise UserError(f"The latents in {folder} lack {shard_file(folder, missing[0]).name}: encode them again.")
@@ -120,7 +120,7 @@ class Shards:
 
 
 @torch.no_grad()
-def encode(pair: Pair, encoders: Encoders, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def encode(pair: PixelPair, encoders: Encoders, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One item's tensors, on the CPU; `known` may hold its target and semantic features."""
     target = known["target"] if "target" in known else encoders.video(pair.target[None])[0]
     source = target if pair.source is pair.target else encoders.video(pair.source[None])[0]
@@ -149,7 +149,7 @@ def changed_share(source: Tensor, target: Tensor, cells: Sequence[int]) -> Tenso
 
 def precompute(
     folder: Path,
-    items: Sequence[Item],
+    items: Sequence[TrainingItem],
     layout: Layout,
     encoders: Encoders,
     settings: Mapping[str, Any],
@@ -208,16 +208,17 @@ def precompute(
     return bad
 
 
-def line_of(item: Item) -> list[Any]:
+def line_of(item: TrainingItem) -> list[Any]:
     return [item.name, item.row.line, str(item.row.target), item.seed, *item.shape]
 
 
-def read_items(file: Path) -> list[Item]:
+def read_items(file: Path) -> list[TrainingItem]:
     """The items that were encoded; the manifest and its files need not be there any more."""
     try:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         return [
-            Item(Row(at, None, Path(path), ""), Shape(*shape), seed, name) for name, at, path, seed, *shape in lines
+            TrainingItem(TrainingRow(at, None, Path(path), ""), Shape(*shape), seed, name)
+            for name, at, path, seed, *shape in lines
         ]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} is missing or damaged ({error}): encode the data again.") from None

@@ -5,11 +5,11 @@
         ...batch.source, batch.target [b 3 t h w], batch.texts...
     state = loader.state_dict()  # few numbers; `load_state_dict` in a new run goes on behind the last batch given
 
-What a batch holds is a function of the seed and its number alone (`samples.Sampler`), and processes take the numbers in
-turn. So a loader that resumes gives what an unbroken one would, also with other `workers`, and with another number of
-processes where these have together given a multiple of it. Files are opened when their turn comes, only the frames that
-are needed are decoded, and at most `workers` + 1 batches lie ready. An item that cannot be read is listed in `skipped`,
-and the next of its shape takes its place, the same one in every run.
+What a batch holds is a function of the seed and its number alone (`samples.BatchSampler`), and processes take the
+numbers in turn. So a loader that resumes gives what an unbroken one would, also with other `workers`, and with another
+number of processes where these have together given a multiple of it. Files are opened when their turn comes, only the
+frames that are needed are decoded, and at most `workers` + 1 batches lie ready. An item that cannot be read is listed
+in `skipped`, and the next of its shape takes its place, the same one in every run.
 
 Threads do the work (`prefetch.py`, as in training), because decoding and scaling leave Python's lock alone. Within a
 `torch.utils.data.DataLoader` (`batch_size=None`) the worker processes share the batches among them, and they come in
@@ -31,7 +31,18 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from opensama.data.prefetch import Prefetcher
-from opensama.data.samples import BadSample, Item, Kind, Layout, Pair, Row, Sampler, Shape, read_manifest, shapes_of
+from opensama.data.samples import (
+    BadSample,
+    BatchSampler,
+    Kind,
+    Layout,
+    PixelPair,
+    Shape,
+    TrainingItem,
+    TrainingRow,
+    read_manifest,
+    shapes_of,
+)
 from opensama.values import UserError
 
 TRIES = 20  # bad items in a row that are passed over before it is an error
@@ -40,7 +51,7 @@ Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
-class Batch:
+class PixelBatch:
     """Samples of one shape: pixels [b 3 t h w] in [-1, 1], and what belongs to each."""
 
     number: int  # counted over all processes
@@ -53,7 +64,11 @@ class Batch:
 
 
 def open_loader(
-    path: Path, layout: Layout, *, on_bad: Callable[[Row, str], None] = lambda row, reason: None, **settings: Any
+    path: Path,
+    layout: Layout,
+    *,
+    on_bad: Callable[[TrainingRow, str], None] = lambda row, reason: None,
+    **settings: Any,
 ) -> Loader:
     """A loader over a manifest, with `Loader`'s settings; `on_bad` hears of rows whose files cannot even be opened."""
     manifest = read_manifest(path)
@@ -63,12 +78,12 @@ def open_loader(
     return Loader(items, layout, data=manifest.fingerprint, **settings)
 
 
-class Loader(IterableDataset[Batch]):
+class Loader(IterableDataset[PixelBatch]):
     """An endless stream of batches, or `epochs` of them; `data` names what is loaded, and stands in the state."""
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Sequence[TrainingItem],
         layout: Layout,
         *,
         kind: Kind = "video",
@@ -85,7 +100,7 @@ class Loader(IterableDataset[Batch]):
             "workers": workers, "epochs": epochs, "data": data,
         }  # fmt: skip
         self.layout, self.rank, self.world, self.workers, self.epochs = layout, rank, world, workers, epochs
-        self.sampler = Sampler(shapes_of(items), kind, batch, seed)
+        self.sampler = BatchSampler(shapes_of(items), kind, batch, seed)
         if not self.sampler.epoch_length:
             raise UserError(f"The data has no {kind}s: choose the other kind, or add some.")
         self.reader = Reader(items, lambda number: layout.read(items[number]))
@@ -101,7 +116,7 @@ class Loader(IterableDataset[Batch]):
         """Batches of an epoch for each process; where they do not come out even, the next epoch's first fill up."""
         return -(-self.sampler.epoch_length // self.world)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[PixelBatch]:
         """From the present position on; `position` is then that behind the last batch given."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -120,13 +135,13 @@ class Loader(IterableDataset[Batch]):
         finally:
             prefetch.close()
 
-    def make(self, number: int) -> Batch:
+    def make(self, number: int) -> PixelBatch:
         """The batch of that number, whoever asks."""
         numbers = self.sampler.numbers(number)
         found = [self.reader(self.sampler, index) for index in numbers]
         items = [self.reader.items[index] for index, _ in found]
-        pairs: list[Pair] = [pair for _, pair in found]
-        return Batch(
+        pairs: list[PixelPair] = [pair for _, pair in found]
+        return PixelBatch(
             number,
             items[0].shape,
             torch.stack([pair.source for pair in pairs]),
@@ -162,14 +177,14 @@ class Loader(IterableDataset[Batch]):
 class Reader(Generic[Read]):
     """Reads an item, or where it is bad the next good one of its shape; each bad one is read once, and listed."""
 
-    def __init__(self, items: Sequence[Item], read: Callable[[int], Read]):
+    def __init__(self, items: Sequence[TrainingItem], read: Callable[[int], Read]):
         """`read` gets an item's number, and raises BadSample."""
         self.items, self.read = items, read
         self.skipped: list[tuple[str, str]] = []
         self._bad: dict[str, str] = {}
         self._lock = Lock()
 
-    def __call__(self, sampler: Sampler, number: int) -> tuple[int, Read]:
+    def __call__(self, sampler: BatchSampler, number: int) -> tuple[int, Read]:
         """The number of the item that was read, and what it holds."""
         chosen, last = number, ""
         for tried in range(1, TRIES + 1):
@@ -183,7 +198,7 @@ class Reader(Generic[Read]):
             chosen = sampler.other(number, tried)
         raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
 
-    def then(self, finish: Callable[[Read], Done], sampler: Sampler, number: int, found: tuple[int, Read]) -> Done:
+    def then(self, finish: Callable[[Read], Done], sampler: BatchSampler, number: int, found: tuple[int, Read]) -> Done:
         """`finish` of what was found for a number; where that raises BadSample, of the next good item's."""
         while True:
             try:

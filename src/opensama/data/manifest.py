@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-TASKS = (
+EDIT_TASKS = (
     "add", "remove", "replace", "recolor", "style", "background", "subtitle", "local-change", "motion", "camera",
     "creative", "reference", "inpaint", "outpaint", "control", "grounding", "reconstruct", "other",
 )  # fmt: skip
@@ -74,8 +74,8 @@ class Record:
             raise ValueError(f"a record is a clip or a pair of images or videos, not {self.kind!r} of {self.media!r}")
         if (self.kind == "pair") != (self.source is not None):
             raise ValueError("a pair has a source, a clip none")
-        if self.task and self.task not in TASKS:
-            raise ValueError(f"the task {self.task!r} is none of {', '.join(TASKS)}")
+        if self.task and self.task not in EDIT_TASKS:
+            raise ValueError(f"the task {self.task!r} is none of {', '.join(EDIT_TASKS)}")
         for start, end in ((self.target_start, self.target_end), (self.source_start, self.source_end)):
             if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
                 raise ValueError(f"the times {start} to {end} are no stretch of a video")

@@ -32,7 +32,7 @@ from torch import Generator, Tensor
 from opensama.data.manifest import Record, bring_in, read_manifest_table, text_rows
 from opensama.media.frames import to_pixels
 from opensama.media.video_io import read_video
-from opensama.pretext import Mixture, mixed
+from opensama.pretext import Mixture, splitmix64
 from opensama.values import UserError, frames_down
 
 Kind = Literal["image", "video"]
@@ -47,7 +47,7 @@ class BadSample(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """One line of a manifest: an edit has a source, a clip none."""
 
     line: int
@@ -64,11 +64,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class TrainingManifest:
     """The rows, and a fingerprint of what the file holds: a run goes on only with the same data."""
 
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[TrainingRow, ...]
     fingerprint: str
 
 
@@ -91,25 +91,25 @@ class Shape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Item:
+class TrainingItem:
     """One thing to learn from: a row, seen in one way."""
 
-    row: Row
+    row: TrainingRow
     shape: Shape
     seed: int
     name: str  # LINE or LINE.VARIANT
 
 
-class Shapes(Sequence[Shape]):
+class ShapeIndex(Sequence[Shape]):
     """Shapes of many items: the different ones, and for each item [n] which of them it has."""
 
     def __init__(self, kinds: Sequence[Shape], of: np.ndarray):
         self.kinds, self.of = kinds, of
 
     @classmethod
-    def among(cls, shapes: Sequence[Shape]) -> Shapes:
+    def among(cls, shapes: Sequence[Shape]) -> ShapeIndex:
         """The same of any sequence."""
-        if isinstance(shapes, Shapes):
+        if isinstance(shapes, ShapeIndex):
             return shapes
         known: dict[Shape, int] = {}
         of = np.fromiter((known.setdefault(shape, len(known)) for shape in shapes), np.int32, len(shapes))
@@ -127,10 +127,17 @@ class Shapes(Sequence[Shape]):
         return {shape: count for shape, count in zip(self.kinds, counts, strict=True) if count}
 
 
-class _Items(Sequence[Item]):
+class _Items(Sequence[TrainingItem]):
     """Items by arrays, a few bytes each: one is made when it is asked for."""
 
-    def __init__(self, rows: Sequence[Row], row_of: np.ndarray, variant: np.ndarray, seeds: np.ndarray, shapes: Shapes):
+    def __init__(
+        self,
+        rows: Sequence[TrainingRow],
+        row_of: np.ndarray,
+        variant: np.ndarray,
+        seeds: np.ndarray,
+        shapes: ShapeIndex,
+    ):
         """`row_of`, `variant` (-1: the row's only one) and `seeds` [n] of each item."""
         self.rows, self.row_of, self.variant, self.seeds, self.shapes = rows, row_of, variant, seeds, shapes
 
@@ -142,15 +149,15 @@ class _Items(Sequence[Item]):
             return [self[i] for i in range(*number.indices(len(self)))]
         row, variant = self.rows[self.row_of[number]], int(self.variant[number])
         name = f"{row.line}.{variant}" if variant >= 0 else f"{row.line}"
-        return Item(row, self.shapes[number], int(self.seeds[number]), name)
+        return TrainingItem(row, self.shapes[number], int(self.seeds[number]), name)
 
 
-def shapes_of(items: Sequence[Item]) -> Shapes:
+def shapes_of(items: Sequence[TrainingItem]) -> ShapeIndex:
     """Their shapes, in their order."""
-    return items.shapes if isinstance(items, _Items) else Shapes.among([item.shape for item in items])
+    return items.shapes if isinstance(items, _Items) else ShapeIndex.among([item.shape for item in items])
 
 
-class Pair(NamedTuple):
+class PixelPair(NamedTuple):
     """An item's pixels [c t h w], its text, and whether that is an instruction."""
 
     source: Tensor
@@ -170,20 +177,20 @@ class Layout:
     seed: int = 0
     prefix: str = ""  # before instructions
 
-    def items(self, rows: Sequence[Row], on_bad: Callable[[Row, str], None]) -> _Items:
+    def items(self, rows: Sequence[TrainingRow], on_bad: Callable[[TrainingRow, str], None]) -> _Items:
         """All items, in the manifest's order; rows whose files cannot be opened are reported and left out.
 
         No pretext task is run for it: a task says how long it leaves a clip, and a seed which task it stands for.
         """
 
-        def probed(row: Row) -> tuple[int, int, int] | str:
+        def probed(row: TrainingRow) -> tuple[int, int, int] | str:
             try:
-                return probe(row)
+                return probe_row(row)
             except UserError as error:
                 return str(error)
 
         kinds: dict[tuple[tuple[int, int, int], bool], int] = {}
-        used: list[Row] = []
+        used: list[TrainingRow] = []
         kind_of: list[int] = []
         with ThreadPoolExecutor(16) as threads:
             opened = threads.map(probed, [row for row in rows if row.size is None])
@@ -196,48 +203,50 @@ class Layout:
                 kind_of.append(kinds.setdefault((found, row.source is None), len(kinds)))
         shapes: dict[Shape, int] = {}
         tables = np.zeros((max(1, len(kinds)), len(self.pretext.tasks)), np.int32)  # shape by kind and task
-        spoilt = np.zeros(max(1, len(kinds)), bool)
+        is_corrupted = np.zeros(max(1, len(kinds)), bool)
         for ((width, height, most), is_clip), kind in kinds.items():
             bucket, frames = self.bucket(width, height), length(min(most, self.frames))
-            spoilt[kind] = is_clip and frames > 1
-            sources = self.pretext.lengths(frames) if spoilt[kind] else [frames] * len(self.pretext.tasks)
+            is_corrupted[kind] = is_clip and frames > 1
+            sources = self.pretext.lengths(frames) if is_corrupted[kind] else [frames] * len(self.pretext.tasks)
             tables[kind] = [shapes.setdefault(Shape(*bucket, frames, n), len(shapes)) for n in sources]
         of_row = np.asarray(kind_of, np.int64)
-        times = np.where(spoilt[of_row], self.variants, 1)
+        times = np.where(is_corrupted[of_row], self.variants, 1)
         row_of = np.repeat(np.arange(len(used)), times)
         variant = np.arange(len(row_of)) - np.repeat(np.cumsum(times) - times, times)
         lines = np.fromiter((row.line for row in used), np.uint64, len(used))[row_of]
-        start = mixed(np.array([self.seed], np.int64).view(np.uint64))
-        seeds = mixed(mixed(start + lines) + variant.astype(np.uint64)) >> np.uint64(2)
+        start = splitmix64(np.array([self.seed], np.int64).view(np.uint64))
+        seeds = splitmix64(splitmix64(start + lines) + variant.astype(np.uint64)) >> np.uint64(2)
         of_item = of_row[row_of]
         shape_of = tables[of_item, self.pretext.pick(seeds)]
-        variant = np.where(spoilt[of_item], variant, -1)
-        return _Items(used, row_of.astype(np.int32), variant.astype(np.int16), seeds, Shapes(list(shapes), shape_of))
+        variant = np.where(is_corrupted[of_item], variant, -1)
+        return _Items(
+            used, row_of.astype(np.int32), variant.astype(np.int16), seeds, ShapeIndex(list(shapes), shape_of)
+        )
 
-    def read(self, item: Item) -> Pair:
+    def read(self, item: TrainingItem) -> PixelPair:
         """An item's pixels and text. Raises BadSample with the reason."""
         row, (width, height, frames, _) = item.row, item.shape
         try:
             target = pixels(row.target, width, height, frames, row.target_time)
             if row.source is not None:
                 source = pixels(row.source, width, height, frames, row.source_time)
-                return Pair(source, target, self.prefix + row.text, True)
+                return PixelPair(source, target, self.prefix + row.text, True)
         except (UserError, OSError, ValueError) as error:
             raise BadSample(str(error)) from error
         if frames == 1:
-            return Pair(target, target, row.text, False)
+            return PixelPair(target, target, row.text, False)
         source, prompt, _ = self.pretext.apply(target, item.seed)
-        return Pair(source, target, prompt + row.text, False)
+        return PixelPair(source, target, prompt + row.text, False)
 
 
-class Sampler:
+class BatchSampler:
     """Which items are trained on together: batches of one shape, each epoch in an order of its own.
 
     A batch is a function of the seed and its number. Where a shape has too few items for a batch, some come twice.
     """
 
     def __init__(self, shapes: Sequence[Shape], kind: Kind, batch: int, seed: int):
-        found = Shapes.among(shapes)
+        found = ShapeIndex.among(shapes)
         order = np.argsort(found.of, kind="stable")
         ends = np.cumsum(np.bincount(found.of, minlength=len(found.kinds)))
         parts = np.split(order, ends[:-1]) if len(order) else []
@@ -272,7 +281,7 @@ class Sampler:
         return members[(members.index(number) + tried) % len(members)]
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> TrainingManifest:
     """Rows of a Parquet, JSONL or CSV file. UserError names the first line that is wrong."""
     if path.suffix.lower() == ".parquet":
         rows = tuple(_rows_of_parquet(path))
@@ -281,10 +290,10 @@ def read_manifest(path: Path) -> Manifest:
     if not rows:
         raise UserError(f"The manifest {path} has no rows: each names a source, target and instruction, or a clip.")
     with path.open("rb") as file:
-        return Manifest(path, rows, hashlib.file_digest(file, "sha256").hexdigest()[:16])
+        return TrainingManifest(path, rows, hashlib.file_digest(file, "sha256").hexdigest()[:16])
 
 
-def _rows_of_parquet(path: Path) -> Iterator[Row]:
+def _rows_of_parquet(path: Path) -> Iterator[TrainingRow]:
     names = (
         "target", "source", "instruction", "caption", "width", "height", "frames",
         "target_start", "target_end", "source_start", "source_end",
@@ -297,12 +306,12 @@ def _rows_of_parquet(path: Path) -> Iterator[Row]:
             raise UserError(f"Row {line} of {path} has no instruction: an edit has {', '.join(EDIT)}.")
         text = caption if source is None else instruction
         whole = tuple(size) if None not in size else None
-        yield Row(
+        yield TrainingRow(
             line, source and os.path.join(folder, source), os.path.join(folder, target), text, whole, (a, b), (c, d)
         )
 
 
-def _whole_row(values: Mapping[str, Any], line: int, path: Path) -> Row:
+def _whole_row(values: Mapping[str, Any], line: int, path: Path) -> TrainingRow:
     """A row of a manifest that was written by this house as JSONL: every field of a record is there."""
     try:
         record = Record.from_dict(values)
@@ -311,7 +320,7 @@ def _whole_row(values: Mapping[str, Any], line: int, path: Path) -> Row:
     if record.source is not None and not record.instruction.strip():
         raise UserError(f"Line {line} of {path} has no instruction: an edit has {', '.join(EDIT)}.")
     size = (record.width, record.height, record.frames)
-    return Row(
+    return TrainingRow(
         line,
         None if record.source is None else path.parent / record.source,
         path.parent / record.target,
@@ -322,7 +331,7 @@ def _whole_row(values: Mapping[str, Any], line: int, path: Path) -> Row:
     )
 
 
-def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
+def _row(record: Mapping[str, Any], line: int, path: Path) -> TrainingRow:
     if "kind" in record:
         return _whole_row(record, line, path)
     where = f"Line {line} of {path}"
@@ -347,11 +356,11 @@ def _row(record: Mapping[str, Any], line: int, path: Path) -> Row:
             raise UserError(f"{where} has a width, height or number of frames that is no positive number: mend it.")
     folder = path.parent
     if wanted is CLIP:
-        return Row(line, None, folder / record["clip"], record["caption"], size)
-    return Row(line, folder / record["source"], folder / record["target"], record["instruction"], size)
+        return TrainingRow(line, None, folder / record["clip"], record["caption"], size)
+    return TrainingRow(line, folder / record["source"], folder / record["target"], record["instruction"], size)
 
 
-def probe(row: Row) -> tuple[int, int, int]:
+def probe_row(row: TrainingRow) -> tuple[int, int, int]:
     """Width, height and frames of a row's target, frames no more than its source has. UserError if a file is wrong."""
     target = read_video(row.target)
     first, stop = target.frame_range(*row.target_time)
@@ -376,10 +385,10 @@ def length(frames: int) -> int:
     return (frames - 1) // LENGTHS * LENGTHS + 1 if frames > LENGTHS else frames_down(frames)
 
 
-def seeded(*numbers: int | str) -> int:
+def seed_of(*numbers: int | str) -> int:
     """One seed of several numbers or names, each of which matters."""
     return random.Random(" ".join(map(str, numbers))).getrandbits(62)
 
 
 def generator(*numbers: int | str) -> Generator:
-    return Generator().manual_seed(seeded(*numbers))
+    return Generator().manual_seed(seed_of(*numbers))

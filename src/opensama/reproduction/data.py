@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from opensama.data.samples import Item, Row, Shape, seeded
+from opensama.data.samples import Shape, TrainingItem, TrainingRow, seed_of
 from opensama.models.semantic import anchor_frames
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import Mixture, SpeedPerturbation
@@ -95,7 +95,7 @@ def clips(frozen: Frozen, n: int, task: str | None, first: int = 0) -> Pool:
         part = {"target": target, "anchors": frozen.anchors(video), "change": torch.zeros_like(target[:, 0])}
         prompt = ""
         if mixture:
-            spoilt = [mixture.apply((clip.transpose(0, 1) * 2 - 1), seeded(task or "", s))
+            spoilt = [mixture.apply((clip.transpose(0, 1) * 2 - 1), seed_of(task or "", s))
                       for clip, s in zip(video, seeds, strict=True)]  # fmt: skip
             prompt = spoilt[0].prefix
             part["source"] = frozen.latents((torch.stack([s.source for s in spoilt]).transpose(1, 2) + 1) / 2)
@@ -131,7 +131,7 @@ class MicroData:
     def __init__(self, pools: Sequence[Pool], anchors: int, nothing: Tensor, *, pooled: bool = False):
         self.pools, self.pooled = pools, pooled
         self._nothing = self.words(nothing)
-        items: list[Item] = []
+        items: list[TrainingItem] = []
         self.places: list[tuple[int, int]] = []
         self.frames = [f // 4 for f in anchor_frames(MICRO_FRAMES, anchors)] if anchors else []
         for at, pool in enumerate(pools):
@@ -139,9 +139,9 @@ class MicroData:
             source = 4 * (pool["source"].shape[2] - 1) + 1 if "source" in pool else 0
             shape = Shape(MICRO_SIZE, MICRO_SIZE, 4 * (t - 1) + 1, source)
             for i in range(n):
-                items.append(Item(Row(i, None, Path("micro"), ""), shape, 0, f"{at}.{i}"))
+                items.append(TrainingItem(TrainingRow(i, None, Path("micro"), ""), shape, 0, f"{at}.{i}"))
                 self.places.append((at, i))
-        self.items: Sequence[Item] = items
+        self.items: Sequence[TrainingItem] = items
 
     @property
     def nothing(self) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensama.data.samples import generator, seeded
+from opensama.data.samples import generator, seed_of
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import STYLES, apply_style, to_uint8
 from opensama.world.edits import differing, style_clause
@@ -37,7 +37,7 @@ def footage(name: str, frames: int, height: int, width: int) -> Tensor:
     """One clip [t 3 h w] in 0..1, the same for the same name."""
     g, rng = generator("footage", name), random.Random(f"footage/{name}")
     side = max(height, width)
-    pictures = bank(seeded("bank", name) % BANKS)
+    pictures = bank(seed_of("bank", name) % BANKS)
     clip = moving_crops(pictures, 1, frames, side, generator=g)[0].transpose(0, 1) / 2 + 0.5
     clip = clip[..., :height, :width].clamp(0, 1) ** rng.uniform(0.6, 1.7)
     tint = torch.tensor([rng.uniform(0.85, 1.0) for _ in range(3)]).view(3, 1, 1)

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import init_empty_weights
 
-from opensama.data.samples import Sampler, Shape, Shapes
+from opensama.data.samples import BatchSampler, Shape, ShapeIndex
 from opensama.models.costs import INPUT_BYTES, training_flops
 from opensama.models.families import find_family
 from opensama.models.lora import add_lora
@@ -110,13 +110,13 @@ def make_plan(
     for kind, a_step, batch in (("image", data.images, data.image_batch), ("video", data.videos, data.video_batch)):
         if not a_step:
             continue
-        of_kind = {shape: n for shape, n in Shapes.among(shapes).counts().items() if shape.kind == kind}
+        of_kind = {shape: n for shape, n in ShapeIndex.among(shapes).counts().items() if shape.kind == kind}
         if not of_kind:
             raise UserError(
                 f"The data has no {kind}s, but {a_step} are wanted a step: add some, or set data.{kind}s=0."
             )
         passes += count_passes(kind, a_step, batch, readers)
-        epoch = max(epoch, Sampler(shapes, kind, batch, 0).steps(a_step))  # type: ignore[arg-type]
+        epoch = max(epoch, BatchSampler(shapes, kind, batch, 0).steps(a_step))  # type: ignore[arg-type]
         joints, costs, pixels, number = [], [], [], sum(of_kind.values())
         for shape in of_kind:
             semantic = 0

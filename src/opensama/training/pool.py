@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 
 from opensama.data.prefetch import one_core
-from opensama.data.samples import seeded
+from opensama.data.samples import seed_of
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
 from opensama.runtime import autocast, whole_file
@@ -148,18 +148,18 @@ def drawn_edits(plans: Sequence[EditPlan], frames: int, height: int, width: int,
 
 
 def draw_clips(names: Sequence[str], split: Split, frames: int, height: int, width: int, device: torch.device) -> Drawn:
-    """Clips as targets, each with a source that a task of `PRETEXT` has spoilt, under the task's prompt and a caption.
+    """Clips as targets, each with a source that a task of `PRETEXT` corrupted, under the task's prompt and a caption.
 
     The clip is one side of an edit, so that it may have a style. A source that the task made shorter stands still at
     its end, as long as the target (ours: the model's gate mixes the two cell by cell). What counts as changed is where
     they differ, as with edits: the hidden frames, the misplaced tubes, what moved; most of a clip is else a copy.
     """
     plans = [draw_plan(name, split) for name in names]
-    looks = [plan.target if seeded("side", name) % 2 else plan.source for plan, name in zip(plans, names, strict=True)]
+    looks = [plan.target if seed_of("side", name) % 2 else plan.source for plan, name in zip(plans, names, strict=True)]
     target = render_looks(looks, frames, height, width, device)
-    spoilt = [PRETEXT.apply(v.transpose(0, 1), seeded("task", name)) for v, name in zip(target, names, strict=True)]
-    source = torch.stack([stretched(s.source, frames).transpose(0, 1) for s in spoilt])
-    texts = [s.prefix + look.caption for s, look in zip(spoilt, looks, strict=True)]
+    corrupted = [PRETEXT.apply(v.transpose(0, 1), seed_of("task", name)) for v, name in zip(target, names, strict=True)]
+    source = torch.stack([stretched(s.source, frames).transpose(0, 1) for s in corrupted])
+    texts = [s.prefix + look.caption for s, look in zip(corrupted, looks, strict=True)]
     return Drawn(EditBatch(source, target, differing(source, target)), texts)
 
 

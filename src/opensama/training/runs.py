@@ -18,7 +18,7 @@ from torch import nn
 
 from opensama import runtime
 from opensama.data.latents import precompute
-from opensama.data.samples import Row, Shape, shapes_of
+from opensama.data.samples import Shape, TrainingRow, shapes_of
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig
 from opensama.training.devices import own_device
@@ -114,7 +114,7 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     return export(transformer, config, out)
 
 
-def noting(say: _Say) -> Callable[[Row, str], None]:
+def noting(say: _Say) -> Callable[[TrainingRow, str], None]:
     return lambda row, reason: say(f"left out line {row.line} of the manifest: {reason}")
 
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from opensama.data.latents import Encoded, Live
 from opensama.data.loader import Reader
-from opensama.data.samples import Kind, Sampler, generator, shapes_of
+from opensama.data.samples import BatchSampler, Kind, generator, shapes_of
 from opensama.flow import sample_sigma
 from opensama.models.families import find_family
 from opensama.training.config import EditConfig
@@ -93,14 +93,14 @@ class Items:
             ("image", wanted.images, wanted.image_batch),
             ("video", wanted.videos, wanted.video_batch),
         ]
-        self.plan: list[tuple[Sampler, int, int, float]] = []  # sampler, batch a process, passes, weight of a pass
+        self.plan: list[tuple[BatchSampler, int, int, float]] = []  # sampler, batch a process, passes, weight of a pass
         counts = {kind: count_passes(kind, a_step, batch, world) for kind, a_step, batch in shares}
         self.passes = sum(counts.values())
         shapes = shapes_of(data.items)
         for kind, a_step, batch in shares:
             if not a_step:
                 continue
-            sampler = Sampler(shapes, kind, batch, config.seed)
+            sampler = BatchSampler(shapes, kind, batch, config.seed)
             if not sampler.epoch_length:
                 raise UserError(
                     f"The data has no {kind}s, but {a_step} are wanted a step: add some, or set data.{kind}s=0."
@@ -184,7 +184,7 @@ class Items:
             x["semantic_noise"] = torch.randn(x["semantic"].shape, generator=g)
         return x
 
-    def _place(self, index: int) -> tuple[Sampler, int, int, float]:
+    def _place(self, index: int) -> tuple[BatchSampler, int, int, float]:
         """Of a pass: the stream it belongs to, its batch's size and number in it, and its weight."""
         step, at = divmod(index, self.passes)
         for sampler, b, count, weight in self.plan:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from opensama import runtime
 from opensama.data.latents import DTYPES, Encoded, Encoders, Live, Shards
-from opensama.data.samples import Layout, Manifest, Row, read_manifest
+from opensama.data.samples import Layout, TrainingManifest, TrainingRow, read_manifest
 from opensama.models.families import Base, find_family
 from opensama.models.semantic import anchor_count, anchor_frames, pool_anchor_tokens
 from opensama.pipeline.assemble import base_parts, load_part, text_dtype
@@ -168,7 +168,7 @@ def anchor_tokens(encoder: Any, settings: SemanticSettings, target: Tensor) -> T
     return tokens.flatten(0, 1)
 
 
-def fingerprint(config: EditConfig, manifest: Manifest | None) -> dict[str, Any]:
+def fingerprint(config: EditConfig, manifest: TrainingManifest | None) -> dict[str, Any]:
     """What latents depend on: they serve only a run that has the same."""
     data = config.data.model_dump(
         include={"area", "multiple", "frames", "pretext", "variants", "prefix", "no_text", "text_tokens", "keep"}
@@ -179,7 +179,7 @@ def fingerprint(config: EditConfig, manifest: Manifest | None) -> dict[str, Any]
     return settings | config.model.text_settings | ({"manifest": manifest.fingerprint} if manifest else {})
 
 
-def read_rows(config: EditConfig) -> Manifest:
+def read_rows(config: EditConfig) -> TrainingManifest:
     """The manifest that the settings name. UserError for plain clips where they take edits alone."""
     assert config.data.manifest is not None
     manifest = read_manifest(config.data.manifest)
@@ -193,7 +193,7 @@ def read_rows(config: EditConfig) -> Manifest:
 
 
 def open_data(
-    config: EditConfig, device: torch.device, on_bad: Callable[[Row, str], None]
+    config: EditConfig, device: torch.device, on_bad: Callable[[TrainingRow, str], None]
 ) -> tuple[Encoded, dict[str, Any]]:
     """The run's items, from latents or live, and what fingerprints them."""
     manifest = read_rows(config) if config.data.manifest else None

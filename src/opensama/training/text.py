@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from opensama.models.registry import words_of
-from opensama.pretext import PAPER_SHARES, TASKS
+from opensama.pretext import PAPER_SHARES, PRETEXT_TASKS
 from opensama.world import (
     BACKGROUNDS,
     COLORS,
@@ -34,7 +34,7 @@ FILLERS = ("a", "an", "and", "at", "in", "it", "nothing", "pixelated", "says", "
 
 def corpus(n: int = 20_000) -> Iterable[str]:
     """Instructions and captions of the world's train split, and now and then a prompt of a pretext task."""
-    prompts = [TASKS[name].prompt for name in PAPER_SHARES if TASKS[name].prompt]
+    prompts = [PRETEXT_TASKS[name].prompt for name in PAPER_SHARES if PRETEXT_TASKS[name].prompt]
     for i in range(n):
         plan = plan_edit(i, "train", FAMILIES[i % len(FAMILIES)])
         yield plan.instruction
@@ -52,7 +52,7 @@ def known_words() -> list[str]:
     every = [re.sub(r"\{.*?\}", " ", text) for pattern in patterns for text, _ in phrasing.expand(pattern)]
     every += [*KINDS, *COLORS, *TEXTURES, *WEARABLES, *PLACES, *STYLES, *FILLERS]
     every += [text for name, look in BACKGROUNDS.items() for text in (name, look.words, PAINTERS[look.painter].words)]
-    every += [TASKS[name].prompt for name in PAPER_SHARES]
+    every += [PRETEXT_TASKS[name].prompt for name in PAPER_SHARES]
     said = {word for text in every for word in words_of(text)}
     return sorted(said) + sorted(f'"{word.lower()}"' for word in WORDS if word.lower() not in said)
 
