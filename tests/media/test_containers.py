@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,6 +45,21 @@ def test_the_ending_chooses_the_codec(
     assert found["stamps"] == [Fraction(n, 25) for n in range(5)]
     for mine, given in zip(read_video(tmp_path / f"out{ending}").frames(), video.frames(), strict=True):
         assert away(mine, given) < 2.5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler") or os.geteuid() != 0, reason="about root's threads on Linux")
+def test_no_codec_leaves_this_process_in_the_real_time_class(tmp_path: Path) -> None:
+    """SVT-AV1 does: with two cores, such a process leaves nothing for the others."""
+
+    def frames(start: int, stop: int) -> Iterator[np.ndarray]:
+        for frame in smooth(12).frames(start, stop):
+            seen.update(map(os.sched_getscheduler, map(int, os.listdir("/proc/self/task"))))
+            yield frame
+
+    seen: set[int] = set()
+    write_video(smooth(12).with_frames(frames), tmp_path / "out.mp4", codec="av1")
+    assert "dav1d" in probe(tmp_path / "out.mp4")["codec"]
+    assert seen == {os.SCHED_OTHER} == {os.sched_getscheduler(0)}
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,30 @@ def _add_pictures(
             parameters["bframes"] = options.pop("bf")
         options["x265-params"] = ":".join(f"{key}={value}" for key, value in parameters.items())
     stream.options = cast(dict[str, object], options)
+    if plan.codec == "libsvtav1":
+        with _own_priority():
+            context.open()
     return stream
+
+
+@contextlib.contextmanager
+def _own_priority() -> Iterator[None]:
+    """What a block opens leaves this process's threads the scheduling that they had.
+
+    SVT-AV1, run by root, takes the highest real-time priority for its threads and for the one that opens it, which
+    keeps it and hands it to all that it starts afterwards (findings/av1_is_real_time.sh). Linux only.
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    if policy in (os.SCHED_FIFO, os.SCHED_RR):
+        return  # as whoever started this process wanted it
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
+                os.sched_setscheduler(thread, policy, parameters)
 
 
 def _common_ticks(ticks: int, rates: list[int]) -> int:
