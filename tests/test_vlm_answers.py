@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,9 +15,9 @@ from PIL import Image
 
 from opensama.curation.filters import filter_manifest
 from opensama.data.manifest import Record, write_manifest
-from opensama.evaluation.items import Item
-from opensama.evaluation.judge import is_verdict, judge_item
-from opensama.evaluation.protocols import PROTOCOLS
+from opensama.evaluation.benchmarks.vie import VIE_PROTOCOL
+from opensama.evaluation.items import BenchmarkItem
+from opensama.evaluation.judge import VlmJudge
 from opensama.values import UserError
 from opensama.vlm import (
     BadAnswer,
@@ -216,15 +215,14 @@ def test_a_filter_stops_keeps_nothing_and_goes_on_when_the_server_is_mended(tmp_
 
 def test_a_judge_keeps_no_item_as_failed_that_it_was_not_asked_about(tmp_path):
     pictures(tmp_path)
-    item = Item("one", "recolor", "Make it bright.", tmp_path / "a.png")
+    item = BenchmarkItem("one", "recolor", "Make it bright.", tmp_path / "a.png")
     with ChatServer(one_image) as server, pytest.raises(VlmQuota, match="at most 1 image"):
-        judge_item(vlm_at(server, tmp_path), PROTOCOLS["vie"], item, tmp_path / "b.png")
+        VlmJudge(vlm_at(server, tmp_path), VIE_PROTOCOL).judge(item, tmp_path / "b.png")
     odd = lambda asked: "yes" if "yes" in asked.text else Fault(400, "odd")  # noqa: E731
     with ChatServer(odd) as server:
-        judged = judge_item(vlm_at(server, tmp_path), PROTOCOLS["vie"], item, tmp_path / "b.png")
+        judged = VlmJudge(vlm_at(server, tmp_path), VIE_PROTOCOL).judge(item, tmp_path / "b.png")
     assert (judged.state, judged.again) == ("failed", True)
     assert "odd" in (judged.failure or "")
-    assert not is_verdict(judged.to_dict())
 
 
 def test_memories_of_the_first_form_heal(tmp_path):
@@ -248,15 +246,3 @@ def test_memories_of_the_first_form_heal(tmp_path):
             with pytest.raises(VlmRefused, match="No"):
                 vlm.ask(Question("a"))
         assert len(server.asked) == 4, "verdicts and whole answers are kept from then on"
-
-
-def test_verdicts_of_the_first_form_heal():
-    def judged(fault: str | None, text: str = "", again: bool = False) -> dict[str, object]:
-        return {"again": again, "replies": [json.loads(json.dumps({"fault": fault, "text": text}))]}
-
-    assert is_verdict(judged(None, "9"))
-    assert is_verdict(judged("I do not judge this.", "no"))
-    assert is_verdict(judged("the answer has no mark", "Nice!"))
-    for fault, text in (("400 too many images", ""), ("the answer is empty (length)", ""), ("no object", '{"a": ')):
-        assert not is_verdict(judged(fault, text))
-    assert not is_verdict(judged(None, again=True))

@@ -14,7 +14,7 @@ import pytest
 
 from opensama.apps.cli import main as opensama
 from opensama.apps.pages import how_many
-from opensama.evaluation.report import difference, rows, standings, value, value_range
+from opensama.evaluation.report import compare_results, report_items, score_range, score_text, standings
 from opensama.values import UserError
 from tests.evaluation.benchmarks import clip, darker, make_vie, save
 
@@ -75,8 +75,8 @@ def test_the_page_holds_everything_itself_and_failures_first(out: Path) -> None:
 
 
 def test_pages_print_shares_in_percent_as_the_console_does_and_videos_before_tables(out: Path) -> None:
-    assert (value("success", 0.0454), value_range("parts", 0.0, 0.22)) == ("4.5 %", "0.0 to 22.0 %")
-    assert value("Quality", 0.0454) == "0.045"
+    assert (score_text("success", 0.0454), score_range("parts", 0.0, 0.22)) == ("4.5 %", "0.0 to 22.0 %")
+    assert score_text("Quality", 0.0454) == "0.045"
     assert (how_many(1, "item"), how_many(1200, "item")) == ("1 item", "1,200 items")
     text = (out / "report.html").read_text()
     assert text.index("<video") < text.index('<h2 id="standings">') < text.index("<table")
@@ -105,13 +105,13 @@ def test_a_rank_is_a_range_where_intervals_touch(out: Path) -> None:
     assert alone
     assert all(cell.rank in ("", "1-2") for cell in alone)
     assert all(cell.best is None for key, cell in cells.items() if key[1] == "edit_strength")
-    assert [row.id for row in rows(results)][:3] == ["v2", "v5", "v4"]
+    assert [row.id for row in report_items(results)][:3] == ["v2", "v5", "v4"]
 
 
 def test_two_results_differ_item_by_item(out: Path) -> None:
     results, other = (json.loads((folder / "results.json").read_text()) for folder in (out, out.with_name("before")))
     other["passes"] = 3
-    found = difference(results, other)
+    found = compare_results(results, other)
     change = {(c.system, c.group, c.score): c for c in found.changes}
     bold, timid = change["bold", "all", "mean"], change["timid", "all", "mean"]
     assert (bold.n, bold.difference, bold.sure) == (5, pytest.approx(2), True)
@@ -119,7 +119,7 @@ def test_two_results_differ_item_by_item(out: Path) -> None:
     assert [name for name, before, after in bold.moved if after - before == 2] == ["v0", "v1", "v2", "v3", "v4"]
     assert any(note.startswith("passes: 1 here, 3 there") for note in found.notes)
     with pytest.raises(UserError, match="results of vie and of reco"):
-        difference(results, other | {"benchmark": "reco"})
+        compare_results(results, other | {"benchmark": "reco"})
 
 
 def test_formulas_and_odd_names_stay_text(out: Path, tmp_path: Path) -> None:

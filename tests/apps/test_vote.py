@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from opensama.apps.cli import main as opensama
-from opensama.apps.vote import Booth, find_pairs, serve, tally, told
+from opensama.apps.vote import VoteSession, find_pairs, serve
+from opensama.evaluation.results import read_results
+from opensama.evaluation.votes import tally_votes
 from opensama.media.video_io import read_video
 from tests.evaluation.benchmarks import clip, darker, save
 
@@ -46,14 +48,14 @@ def out(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(out: Path, voter: str = "") -> Booth:
-    results = json.loads((out / "results.json").read_text())
-    return Booth(find_pairs(results, out, f"0:{voter}"), out / "votes.jsonl", voter)
+def opened(out: Path, voter: str = "") -> VoteSession:
+    results = read_results(out)
+    return VoteSession(find_pairs(results, out, f"0:{voter}"), out / "votes.jsonl", voter)
 
 
 @contextmanager
-def served(booth: Booth) -> Iterator[int]:
-    server = serve(booth, 0)
+def served(session: VoteSession) -> Iterator[int]:
+    server = serve(session, 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -77,20 +79,20 @@ def ask(port: int, path: str, body: Any = None, **headers: str) -> tuple[int, by
         connection.close()
 
 
-def better(booth: Booth, place: int) -> str:
-    pair = booth.pairs[place]
+def better(session: VoteSession, place: int) -> str:
+    pair = session.pairs[place]
     return "left" if MARKS[pair.left] > MARKS[pair.right] else "right"
 
 
-def test_a_sitting_over_http(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    booth = opened(out)
-    assert len(booth.pairs) == 4
-    with served(booth) as port:
+def test_a_session_over_http(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = opened(out)
+    assert len(session.pairs) == 4
+    with served(session) as port:
         told_to_browser = ask(port, "/")[1]
         state = json.loads(ask(port, "/next")[1])
         while "pair" in state:
             told_to_browser += json.dumps(state).encode()
-            state = json.loads(ask(port, "/vote", {"pair": state["pair"], "vote": better(booth, state["pair"])})[1])
+            state = json.loads(ask(port, "/vote", {"pair": state["pair"], "vote": better(session, state["pair"])})[1])
         assert (state["done"], state["total"]) == (4, 4)
         state = json.loads(ask(port, "/back", {})[1])
         assert state["done"] == 3
@@ -107,9 +109,9 @@ def test_a_sitting_over_http(out: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_clips_are_alike_and_tell_nothing(out: Path, tmp_path: Path) -> None:
-    booth = opened(out)
+    session = opened(out)
     sizes = set()
-    with served(booth) as port:
+    with served(session) as port:
         for side in ("source", "left", "right"):
             status, data = ask(port, f"/clip/0/{side}")
             assert status == 200
@@ -118,11 +120,11 @@ def test_clips_are_alike_and_tell_nothing(out: Path, tmp_path: Path) -> None:
             video = read_video(tmp_path / "clip.mp4")
             sizes.add(video.height)
             if side != "source":
-                whose = getattr(booth.pairs[0], side)
+                whose = getattr(session.pairs[0], side)
                 light = np.mean([frame.mean() for frame in video.frames(0, 3)])
                 assert light == pytest.approx(128 * (1 - SHADES[whose]), rel=0.15), "the side shows whose it is kept as"
-        booth.pairs[0].files["left"].write_bytes(b"broken")
-        booth._clips.clear()
+        session.pairs[0].files["left"].write_bytes(b"broken")
+        session._clips.clear()
         status, data = ask(port, "/clip/0/left")
         assert status == 422
         assert b"secret" not in data
@@ -160,17 +162,17 @@ def test_nothing_else_is_served_and_no_other_site_may_vote(out: Path) -> None:
 
 
 def test_a_cut_off_or_strange_line_costs_only_itself(out: Path) -> None:
-    booth = opened(out)
-    booth.keep(0, "left")
+    session = opened(out)
+    session.keep(0, "left")
     with (out / "votes.jsonl").open("ab") as file:
         file.write(b'\xff\n[1]\n{"item": "i9", "left": "x", "right": "y", "vote": "left"}\n{"item": "i0", "le')
     again = opened(out)
     assert again.votes == {0: "left"}
     again.keep(1, "right")
     assert opened(out).votes == {0: "left", 1: "right"}
-    found = tally(json.loads((out / "results.json").read_text()), out)
-    assert found["votes"] == 2
-    assert "2 votes" in told(found)
+    found = tally_votes(read_results(out), out)
+    assert found.votes == 2
+    assert "2 votes" in found.lines()
 
 
 def test_sides_are_drawn_and_the_order_too(out: Path) -> None:
@@ -212,8 +214,8 @@ def until(view: Any, expression: str) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 def test_a_browser_votes_by_keys(out: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
-    booth = opened(out)
-    with served(booth) as port, sync_api.sync_playwright() as playwright:
+    session = opened(out)
+    with served(session) as port, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         view = browser.new_page(viewport={"width": 1100, "height": 800}, color_scheme="dark")
         faults: list[str] = []
@@ -228,7 +230,7 @@ def test_a_browser_votes_by_keys(out: Path) -> None:
             view.keyboard.press(key)
             until(view, f"document.getElementById('count').textContent.startsWith('{number} of 4')")
             until(view, "!document.body.hasAttribute('aria-busy')")
-        assert list(booth.votes.values()) == ["left", "right", "tie"]
+        assert list(session.votes.values()) == ["left", "right", "tie"]
         view.keyboard.press("Backspace")
         until(view, "document.getElementById('count').textContent.startsWith('2 of 4')")
         until(view, "!document.body.hasAttribute('aria-busy')")
@@ -238,8 +240,8 @@ def test_a_browser_votes_by_keys(out: Path) -> None:
             view.click("[data-vote=right]")
             until(view, "!document.body.hasAttribute('aria-busy')")
         assert view.is_visible("#end")
-        assert view.is_hidden("#booth")
-        assert list(booth.votes.values()) == ["left", "right", "right", "right"]
+        assert view.is_hidden("#session")
+        assert list(session.votes.values()) == ["left", "right", "right", "right"]
         assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert not faults
         browser.close()

@@ -9,20 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensama.evaluation.aggregation import (
-    Line,
-    geometric_mean,
-    ive_dimensions,
-    ive_overall,
-    macro,
-    mean,
-    no_overall,
-    openve_overall,
-    plain_overall,
-    reco_derived,
-    summarise,
-)
-from opensama.evaluation.protocols import PROTOCOLS, eleven, thirds
+from opensama.evaluation.aggregation import Aggregation, Line, average, macro, plain_overall, summarise
+from opensama.evaluation.benchmarks.editverse import third_frames
+from opensama.evaluation.benchmarks.ive import ive_dimensions, ive_overall
+from opensama.evaluation.benchmarks.openve import openve_overall
+from opensama.evaluation.benchmarks.reco import eleven_frames, geometric_mean, reco_groups
+from opensama.evaluation.benchmarks.registry import BENCHMARKS
+from opensama.evaluation.benchmarks.vie import VIE_PROTOCOL
 
 # ICVE's row of IVEBench, short subset, raw
 ICVE = {
@@ -42,12 +35,12 @@ ICVE = {
 
 
 def test_reco_s_of_the_published_groups() -> None:
-    assert mean([9.43, 8.33, 9.00]) == pytest.approx(8.92, abs=1e-9)
+    assert average([9.43, 8.33, 9.00]) == pytest.approx(8.92, abs=1e-9)
 
 
 def test_reco_groups_are_geometric_means() -> None:
     marks = {"SA": 8, "SP": 4, "CP": 2, "VF": 9, "TS": 9, "ES": 9, "AN": 10, "SN": 5, "MN": 4}
-    groups = reco_derived(marks)
+    groups = reco_groups(marks)
     assert groups["S_EA"] == pytest.approx(4.0)  # (8 * 4 * 2) ** (1/3)
     assert groups["S_VQ"] == pytest.approx(9.0)
     assert groups["S_VN"] == pytest.approx(200 ** (1 / 3))
@@ -57,12 +50,12 @@ def test_reco_groups_are_geometric_means() -> None:
 @pytest.mark.parametrize("bad", [0, -1, None, "7", math.nan, True])
 def test_reco_group_is_zero_where_a_mark_is_none(bad: object) -> None:
     assert geometric_mean([9, 9, bad]) == 0
-    assert reco_derived({"SA": 9, "SP": 9, "CP": 9, "VF": 9, "TS": 9, "ES": bad})["S_VQ"] == 0
+    assert reco_groups({"SA": 9, "SP": 9, "CP": 9, "VF": 9, "TS": 9, "ES": bad})["S_VQ"] == 0
 
 
 @given(st.lists(st.floats(1, 10), min_size=3, max_size=3))
 def test_geometric_mean_is_at_most_the_mean(marks: list[float]) -> None:
-    assert min(marks) - 1e-9 <= geometric_mean(marks) <= mean(marks) + 1e-9
+    assert min(marks) - 1e-9 <= geometric_mean(marks) <= average(marks) + 1e-9
 
 
 def test_ive_row_of_icve() -> None:
@@ -91,27 +84,27 @@ def test_openve_macro_mean() -> None:
 
 def test_vie_item_is_the_mean_of_its_marks() -> None:
     marks = {"instruct": 8.467, "preservation": 9.422, "quality": 8.244}
-    assert PROTOCOLS["vie"].derive(marks)["mean"] == pytest.approx(8.711, abs=5e-4)
+    assert VIE_PROTOCOL.derive(marks)["mean"] == pytest.approx(8.711, abs=5e-4)
 
 
 def test_reco_shows_eleven_of_81() -> None:
-    assert eleven(81, 16) == [0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80]
-    assert eleven(5, 16) == [0, 1, 2, 3, 4]
+    assert eleven_frames(81, 16) == [0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80]
+    assert eleven_frames(5, 16) == [0, 1, 2, 3, 4]
 
 
 def test_editverse_shows_three_or_four() -> None:
-    assert thirds(81, 24) == [0, 27, 54]
-    assert thirds(82, 24) == [0, 27, 54, 81]
-    assert thirds(2, 24) == [0, 1]
+    assert third_frames(81, 24) == [0, 27, 54]
+    assert third_frames(82, 24) == [0, 27, 54, 81]
+    assert third_frames(2, 24) == [0, 1]
 
 
 @given(st.integers(1, 400), st.floats(1, 120))
 def test_samplers_stay_inside(frames: int, fps: float) -> None:
     most = {"vie": 8, "clips": 8, "openve": 16, "openve-long": 16, "reco": 19, "ive": 20, "editverse": 5}
-    most["world"] = frames  # it has an exact answer, and no judge to pay
-    assert most.keys() == PROTOCOLS.keys()
-    for name, protocol in PROTOCOLS.items():
-        picked = protocol.sampler.pick(frames, fps)
+    protocols = {protocol.name: protocol for benchmark in BENCHMARKS.values() for protocol in benchmark.protocols}
+    assert most.keys() == protocols.keys()
+    for name, protocol in protocols.items():
+        picked = protocol.presentation.sampling.pick(frames, fps)
         assert picked == sorted(set(picked))
         assert 0 <= picked[0] <= picked[-1] < frames
         assert len(picked) <= most[name], name
@@ -121,7 +114,7 @@ def test_summary_counts_and_intervals() -> None:
     values = [1.0, 2.0, 3.0, 4.0]
     lines = [Line("a", "scored", {"x": value}) for value in values]
     lines += [Line("a", "failed", {}), Line("a", "missing", {}), Line("b", "missing", {})]
-    found = summarise(lines, no_overall)
+    found = summarise(lines)
     assert found["counts"] == {"items": 7, "scored": 4, "failed": 1, "missing": 2}
     a = found["groups"]["a"]
     assert (a["scored"], a["failed"], a["missing"]) == (4, 1, 1)
@@ -133,7 +126,7 @@ def test_summary_counts_and_intervals() -> None:
 
 def test_shares_have_wilsons_interval_and_groups_may_stand_aside() -> None:
     lines = [Line(group, "scored", {"success": right}) for group in ("a", "b", "aside") for right in (0.0, 0.0)]
-    found = summarise(lines, plain_overall, aside=("aside",), shares=("success",))
+    found = summarise(lines, Aggregation("success", plain_overall, aside=("aside",), shares=("success",)))
     assert found["groups"]["a"]["scores"]["success"] == {
         "mean": 0,
         "low": 0,
@@ -146,7 +139,7 @@ def test_shares_have_wilsons_interval_and_groups_may_stand_aside() -> None:
 
 def test_one_item_has_no_interval() -> None:
     lines = [Line("a", "scored", {"x": 1.0, "y": 2.0}), Line("a", "scored", {"x": 3.0})]
-    found = summarise(lines, plain_overall)
+    found = summarise(lines, Aggregation("x", plain_overall))
     assert found["groups"]["a"]["scores"]["y"] == {"mean": 2, "low": None, "high": None, "n": 1}
     assert found["groups"]["a"]["scores"]["x"]["low"] is not None
 
@@ -156,7 +149,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     hits, widths = 0, []
     for _ in range(60):
         lines = [Line("a", "scored", {"x": value}) for value in rng.normal(5, 1, 40)]
-        score = summarise(lines, no_overall)["groups"]["a"]["scores"]["x"]
+        score = summarise(lines)["groups"]["a"]["scores"]["x"]
         hits += score["low"] <= 5 <= score["high"]
         widths.append(score["high"] - score["low"])
     assert hits >= 54
@@ -165,20 +158,20 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_failures_count_zero_in_reco_and_are_left_out_elsewhere() -> None:
     lines = [Line("add", "scored", {"S": 8.0}), Line("add", "failed", {}), Line("add", "missing", {})]
-    assert summarise(lines, no_overall, zeros=("S",))["groups"]["add"]["scores"]["S"]["mean"] == 4
-    assert summarise(lines, no_overall)["groups"]["add"]["scores"]["S"]["mean"] == 8
+    assert summarise(lines, zeros=("S",))["groups"]["add"]["scores"]["S"]["mean"] == 4
+    assert summarise(lines)["groups"]["add"]["scores"]["S"]["mean"] == 8
 
 
 def test_means_are_of_those_that_have_the_score() -> None:
     lines = [Line("short", "scored", {"x": 1.0, "quantity_accuracy": 1.0}), Line("short", "scored", {"x": 3.0})]
-    scores = summarise(lines, no_overall)["groups"]["short"]["scores"]
+    scores = summarise(lines)["groups"]["short"]["scores"]
     assert (scores["x"]["mean"], scores["x"]["n"]) == (2, 2)
     assert (scores["quantity_accuracy"]["mean"], scores["quantity_accuracy"]["n"]) == (1, 1)
 
 
 def test_overall_has_an_interval_over_all_groups() -> None:
     lines = [Line(name, "scored", {"mean": value}) for name in ("p", "q") for value in (1.0, 2.0, 3.0)]
-    (overall,) = summarise(lines, openve_overall)["overall"].values()
+    (overall,) = summarise(lines, Aggregation("mean", openve_overall))["overall"].values()
     assert overall["mean"] == 2
     assert overall["n"] == 6
     assert overall["low"] < 2 < overall["high"]

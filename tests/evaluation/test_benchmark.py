@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from opensama.apps.cli import main as opensama
-from opensama.evaluation.items import find_benchmark, read_benchmark
-from opensama.evaluation.run import System, evaluate_benchmark
+from opensama.evaluation.benchmarks.benchmark import System
+from opensama.evaluation.benchmarks.registry import find_benchmark, read_benchmark
+from opensama.evaluation.benchmarks.vie import VIE_PROTOCOL
+from opensama.evaluation.judge import VlmJudge
+from opensama.evaluation.run import evaluate_benchmark
 from opensama.values import EditRequest, UserError, Video
 from opensama.vlm import Question, ScriptedVlm
 from tests.curation.server import Asked, ChatServer
@@ -32,9 +35,9 @@ def make_edits(name: str, data: Path, folder: Path, share: float) -> Path:
     """An edit of every item under the benchmark's own file name."""
     from opensama.media.video_io import read_video
 
-    for item in read_benchmark(name, data)[0]:
+    for item in read_benchmark(name, data).items:
         assert item.source is not None
-        path = folder / item.notes.get("subset", "") / find_benchmark(name).edited(item)[0]
+        path = folder / item.notes.get("subset", "") / find_benchmark(name).edit_names(item)[0]
         save(darker(read_video(item.source).array(), share), path)
     return folder
 
@@ -74,8 +77,11 @@ def test_two_systems_are_scored_and_ranked(name: str, tmp_path: Path, capsys: py
 def test_groups_of_vie_are_merged_as_published(tmp_path: Path) -> None:
     data = make_vie(tmp_path / "data")
     edits = make_edits("vie", data, tmp_path / "edits", 0.5)
-    judge = ScriptedVlm(lambda q: '{"instruct follow score": 8, "quality score": 8, "preservation score": 8}')
-    found = evaluate_benchmark("vie", data, tmp_path / "out", [System("s", edits=edits)], judge=judge).results
+    said = '{"instruct follow score": 8, "quality score": 8, "preservation score": 8}'
+    judge = VlmJudge(ScriptedVlm(lambda q: said), VIE_PROTOCOL)
+    found = evaluate_benchmark(
+        read_benchmark("vie", data), [System("s", edits=edits)], tmp_path / "out", judge=judge
+    ).results
     groups = found["systems"][0]["summary"]["groups"]
     assert {name: group["items"] for name, group in groups.items()} == {
         "add": 1, "swap/change": 2, "style/tone": 2, "remove": 1,
@@ -178,7 +184,7 @@ def test_a_spent_budget_stops_and_more_goes_on(tmp_path: Path, capsys: pytest.Ca
 def test_a_model_edits_and_two_judges_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_vie(tmp_path / "data")
     folder = make_edits("vie", data, tmp_path / "edits", 0.3)
-    for index, item in enumerate(read_benchmark("vie", data)[0]):
+    for index, item in enumerate(read_benchmark("vie", data).items):
         save(darker(clip(index), 0.15 * (index + 1)), folder / f"{item.id}_edited.mp4")
     base = ["evaluate", "vie", "--data", str(data), "--edits", str(folder), "--metrics", "none"]
 
@@ -260,9 +266,12 @@ def test_any_editor_is_scored_and_what_it_made_is_kept(tmp_path: Path) -> None:
             raise UserError("I do not do styles.")
         return Video.from_frames(darker(clip(0), 0.5), 8)
 
-    judge = ScriptedVlm(lambda q: '{"instruct follow": 9, "quality": 8, "preservation": 7}')
+    said = '{"instruct follow": 9, "quality": 8, "preservation": 7}'
+    judge = VlmJudge(ScriptedVlm(lambda q: said), VIE_PROTOCOL)
     for _ in range(2):
-        report = evaluate_benchmark("vie", data, tmp_path / "out", [System("mine", edit=edit)], judge=judge)
+        report = evaluate_benchmark(
+            read_benchmark("vie", data), [System("mine", edit=edit)], tmp_path / "out", judge=judge
+        )
         (system,) = report.results["systems"]
         assert [item["state"] for item in system["items"]] == ["scored", "missing"]
         assert system["items"][0]["scores"]["mean"] == 8
@@ -274,7 +283,9 @@ def test_without_a_judge_there_are_metrics_and_controls(tmp_path: Path) -> None:
     data = make_vie(tmp_path / "data", ("add",))
     edits = make_edits("vie", data, tmp_path / "edits", 0.5)
     name = "edit_strength"
-    found = evaluate_benchmark("vie", data, tmp_path / "out", [System("s", edits=edits)], metrics=[name]).results
+    found = evaluate_benchmark(
+        read_benchmark("vie", data), [System("s", edits=edits)], tmp_path / "out", metrics=[name]
+    ).results
     (system,) = found["systems"]
     assert name in system["summary"]["metrics"]["groups"]["all"]["scores"]
     assert set(system["summary"]["controls"]) == {"copy", "black", "shuffled"}
@@ -287,7 +298,9 @@ def test_ive_joins_the_judges_marks_with_a_metric_file(tmp_path: Path) -> None:
     data = MAKERS["ive"](tmp_path / "data")
     table = tmp_path / "icve.csv"
     table.write_text("id," + ",".join(ICVE) + "\nshort-0," + ",".join(map(str, ICVE.values())) + "\n")
-    found = evaluate_benchmark("ive", data, tmp_path / "out", [System("icve", metric_file=table)]).results
+    found = evaluate_benchmark(
+        read_benchmark("ive", data), [System("icve", metric_file=table)], tmp_path / "out"
+    ).results
     overall = found["systems"][0]["summary"]["overall"]
     assert overall["short total"]["mean"] == pytest.approx(0.604, abs=5e-4)
     assert "long total" not in overall
@@ -318,5 +331,7 @@ def test_the_judge_is_not_asked_about_what_is_not_there(tmp_path: Path) -> None:
     data = make_vie(tmp_path / "data", ("add",))
     (tmp_path / "edits").mkdir()
     systems = [System("none", edits=tmp_path / "edits")]
-    found = evaluate_benchmark("vie", data, tmp_path / "out", systems, judge=ScriptedVlm(never)).results
+    found = evaluate_benchmark(
+        read_benchmark("vie", data), systems, tmp_path / "out", judge=VlmJudge(ScriptedVlm(never), VIE_PROTOCOL)
+    ).results
     assert found["systems"][0]["summary"]["counts"]["missing"] == 1

@@ -146,8 +146,8 @@ def test_every_metric_says_what_it_is() -> None:
     for name, metric in METRICS.items():
         assert metric.name == name
         assert metric.says
-        assert metric.better
-        assert len(metric.blind) > 10
+        assert metric.higher_is_better is not None or metric.best != "higher"
+        assert len(metric.cannot_see) > 10
         assert metric.range[0] < metric.range[1]
         assert metric.cost > 0
 

@@ -89,11 +89,11 @@ def test_agreement_with_a_judge() -> None:
     marks = {(name, str(item)): mark for name, mark in (("a", 4.0), ("b", 2.0)) for item in range(5)}
     marks[("b", "4")] = 4.0
     found = agreement_with_judge(votes, marks, bradley_terry(votes))
-    assert (found["n"], found["judge_ties"]) == (3, 1)
-    assert found["share"] == pytest.approx(2 / 3)
-    assert found["low"] <= found["share"] <= found["high"]
-    assert found["tau"] == pytest.approx(1)
+    assert (found.n, found.judge_ties) == (3, 1)
+    assert found.share == pytest.approx(2 / 3)
+    assert found.low <= found.share <= found.high
+    assert found.tau == pytest.approx(1)
     against = agreement_with_judge(votes, {key: -mark for key, mark in marks.items()}, bradley_terry(votes))
-    assert against["share"] == pytest.approx(1 / 3)
-    assert against["tau"] == pytest.approx(-1)
-    assert agreement_with_judge(votes, {}, bradley_terry(votes))["share"] is None
+    assert against.share == pytest.approx(1 / 3)
+    assert against.tau == pytest.approx(-1)
+    assert agreement_with_judge(votes, {}, bradley_terry(votes)).share is None

@@ -13,10 +13,10 @@ from opensama.apps.progress import Display, loading
 from opensama.values import UserError
 
 if TYPE_CHECKING:
-    from opensama.evaluation.judge import Recorded
-    from opensama.evaluation.protocols import Protocol
-    from opensama.evaluation.run import Benchmarked, System
-    from opensama.vlm import Vlm
+    from opensama.evaluation.benchmarks.benchmark import Benchmark, BenchmarkData, System
+    from opensama.evaluation.judge import Judge
+    from opensama.evaluation.protocols import JudgingProtocol
+    from opensama.evaluation.run import Benchmarked
 
 
 @Parameter(name="*")
@@ -66,15 +66,29 @@ class Judging:
     workers: int | None = None
     agreement: Path | None = None
 
-    def judge(self, out: Path, device: str | None) -> Vlm | Recorded | None:
-        asks = self.judge_url is not None or self.judge_model is not None
-        if self.judge_replies is not None:
-            if asks:
-                raise UserError("Recorded replies and a judge to ask were both given; choose one.")
-            from opensama.evaluation.judge import Recorded
+    def check(self, data: BenchmarkData) -> JudgingProtocol | None:
+        """How the judge is asked; None where the benchmark needs none. UserError for what a person must mend."""
+        if self.judge_replies is not None and (self.judge_url is not None or self.judge_model is not None):
+            raise UserError("Recorded replies and a judge to ask were both given; choose one.")
+        if self.passes < 1:
+            raise UserError(f"There must be at least one pass, not {self.passes}.")
+        if not data.benchmark.protocols:
+            return None
+        from opensama.evaluation.protocols import with_rubrics
 
-            return Recorded(self.judge_replies)
-        if not asks:
+        protocol = data.benchmark.protocol(self.protocol)
+        if self.rubric is not None:
+            protocol = with_rubrics(protocol, self.rubric)
+            protocol.rubrics(data.items[0])  # a person's that do not fit
+        return protocol
+
+    def judge(self, protocol: JudgingProtocol | None, out: Path, device: str | None) -> Judge | None:
+        """Who is asked, if anybody; a server has been greeted."""
+        from opensama.evaluation.judge import RecordedJudge, VlmJudge
+
+        if protocol is not None and self.judge_replies is not None:
+            return RecordedJudge(self.judge_replies, protocol, self.passes)
+        if protocol is None or (self.judge_url is None and self.judge_model is None):
             return None
         from opensama.vlm import greet, open_vlm
 
@@ -89,13 +103,7 @@ class Judging:
         )
         if self.judge_url is not None:
             greet(vlm)
-        return vlm
-
-    def chosen(self, benchmark: str) -> Protocol:
-        from opensama.evaluation.protocols import find_protocol, with_rubrics
-
-        protocol = find_protocol(self.protocol or benchmark, benchmark)
-        return with_rubrics(protocol, self.rubric) if self.rubric is not None else protocol
+        return VlmJudge(vlm, protocol, self.passes)
 
 
 @Parameter(name="*")
@@ -138,8 +146,8 @@ class Given:
     seed: int = 0
     device: str | None = None
 
-    def systems(self, show: Display, benchmark: str) -> list[System]:
-        from opensama.evaluation.run import System
+    def systems(self, show: Display, benchmark: Benchmark) -> list[System]:
+        from opensama.evaluation.benchmarks.benchmark import System
 
         folders = dict(_named(said) for said in self.edits or [])
         if len(folders) != len(self.edits or []):
@@ -147,10 +155,8 @@ class Given:
         files = dict(_named(said) for said in self.metric_file or [])
         only = next(iter(files.values())) if len(files) == 1 and "=" not in (self.metric_file or [""])[0] else None
         systems = [System(name, edits=folder, metric_file=files.get(name) or only) for name, folder in folders.items()]
-        if benchmark == "clips" and not folders:
-            from opensama.evaluation.items import clip_systems
-
-            systems = [System(name, edits=self.data) for name in clip_systems(self.data)]
+        if not folders:
+            systems = [System(name, edits=self.data) for name in benchmark.systems_in(self.data)]
         systems += [self._editing(model, show) for model in self.model or []]
         if not systems and only is not None:
             systems = [System(only.stem, metric_file=only)]
@@ -164,7 +170,7 @@ class Given:
         entry = find(model)
         loading(model)
         from opensama import load
-        from opensama.evaluation.run import System
+        from opensama.evaluation.benchmarks.benchmark import System
         from opensama.evaluation.world import through
 
         editor = load(model, device=self.device, notice=show.note)
@@ -217,31 +223,23 @@ def clips(*, given: Given, judging: Judging | None = None) -> int:
 def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[Benchmarked, int]:
     """Scores what is given, prints and writes it; the results and the exit code."""
     judging = judging or Judging()
-    from opensama.evaluation.agreement import agreement, agreement_table, read_results
-    from opensama.evaluation.run import asked_of, evaluate_benchmark
+    from opensama.evaluation.agreement import agreement, agreement_table
+    from opensama.evaluation.benchmarks.registry import read_benchmark
+    from opensama.evaluation.results import read_results
+    from opensama.evaluation.run import evaluate_benchmark
 
     other = read_results(judging.agreement) if judging.agreement is not None else None
-    protocol, metrics = judging.chosen(benchmark), given.measured()
+    metrics = given.measured()
     tasks = [task.strip() for task in given.tasks.split(",")] if given.tasks else []
-    workers = judging.workers or (4 if judging.judge_url is not None else 1)
+    workers = judging.workers if judging.workers is not None else 4 if judging.judge_url is not None else 1
     check_writable_folder(given.out)  # all of this before a judge is greeted or a model loaded
-    asked_of(benchmark, given.data, protocol, passes=judging.passes, tasks=tasks, limit=given.limit, workers=workers)
+    data = read_benchmark(benchmark, given.data, tasks=tasks, limit=given.limit)
+    protocol = judging.check(data)
     with Display() as show:
-        systems = given.systems(show, benchmark)
+        systems = given.systems(show, data.benchmark)
+        judge = judging.judge(protocol, given.out, given.device)
         report = evaluate_benchmark(
-            benchmark,
-            given.data,
-            given.out,
-            systems,
-            judge=judging.judge(given.out, given.device),
-            protocol=protocol,
-            passes=judging.passes,
-            metrics=metrics,
-            tasks=tasks,
-            limit=given.limit,
-            seed=given.seed,
-            workers=workers,
-            progress=show,
+            data, systems, given.out, judge=judge, metrics=metrics, seed=given.seed, workers=workers, progress=show
         )
     print(report.table())
     if other is not None:

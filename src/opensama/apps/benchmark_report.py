@@ -6,11 +6,10 @@ The page holds everything itself; how many clips it has and how large they are i
 from __future__ import annotations
 
 import html
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -19,7 +18,8 @@ from opensama.apps.progress import Display
 from opensama.values import Progress, UserError, Video
 
 if TYPE_CHECKING:
-    from opensama.evaluation.report import Cell, Difference, Row
+    from opensama.evaluation.report import Cell, Difference, ReportItem
+    from opensama.evaluation.results import FaultRow, ItemResult, ReplyRow, Results
 
 _MOST = 200  # items whose clips are shown
 _LISTED = 2000  # items in all
@@ -53,11 +53,11 @@ def report(
     number
         Items whose clips are shown, those that failed or scored least first; the others are listed.
     """
-    from opensama.evaluation.agreement import read_results
-    from opensama.evaluation.report import difference, difference_table, items_csv, standings, standings_csv
+    from opensama.evaluation.report import compare_results, difference_table, items_csv, standings, standings_csv
+    from opensama.evaluation.results import read_results
     from opensama.runtime import whole_file
 
-    results = checked(read_results(out), out)
+    results = read_results(out)
     folder = out if out.is_dir() else out.parent
     page = page or folder / "report.html"
     if not 0 <= number <= _MOST:
@@ -66,7 +66,7 @@ def report(
         raise UserError(f"The page is written as .html, not as {page.name}: choose another name with --page.")
     if not page.parent.is_dir():
         raise UserError(f"There is no folder {page.parent} to write {page.name} into: make it first.")
-    found = None if against is None else difference(results, checked(read_results(against), against))
+    found = None if against is None else compare_results(results, read_results(against))
     cells = standings(results)
     with Display() as show:
         text = whole_page(results, folder, cells, found, number, show)
@@ -82,26 +82,8 @@ def report(
     print(f"written: {page} ({len(text) / 1e6:.1f} MB), {tables[0].name}, {tables[1].name}")
 
 
-def checked(results: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The results, if a report can be made of them."""
-    needed = {"id", "task", "instruction", "source", "edited", "state", "scores"}
-    try:
-        results["title"]
-        for system in results["systems"]:
-            system["name"], system["summary"].get("groups")
-            if any(needed - item.keys() for item in system["items"]):
-                raise KeyError("an item's fields")
-        if not any(system["items"] for system in results["systems"]):
-            raise UserError(f"{path} has no items: there is nothing to show.")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not the results.json of a benchmark: name one, or run the benchmark anew."
-        ) from error
-    return results
-
-
 def whole_page(
-    results: Mapping[str, Any],
+    results: Results,
     folder: Path,
     cells: Sequence[Cell],
     found: Difference | None,
@@ -109,17 +91,18 @@ def whole_page(
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> str:
     """The whole page."""
-    from opensama.evaluation.report import rows
-    from opensama.evaluation.world.benchmark import Answers
+    from opensama.evaluation.benchmarks.registry import BENCHMARKS
+    from opensama.evaluation.report import report_items
 
     systems = [system["name"] for system in results["systems"]]
-    items = rows(results)[:_LISTED]
-    answers = Answers(folder, [row.source for row in items])
+    items = report_items(results)[:_LISTED]
+    benchmark = BENCHMARKS.get(results["benchmark"])
+    answers = benchmark.answers(folder, [row.source for row in items]) if benchmark is not None else {}
     shown: list[str] = []
     spent, began = 0, time.monotonic()
     for place, row in enumerate(items):
         small = place < number and spent < PAGE_BYTES
-        text = item_row(row, folder, small, answers.of(row.id) if small else None)
+        text = item_row(row, folder, small, answers.get(row.id) if small else None)
         spent += len(text) if small else 0
         shown.append(text)
         if place < number:
@@ -143,7 +126,7 @@ def whole_page(
     )
 
 
-def summary(results: Mapping[str, Any]) -> str:
+def summary(results: Results) -> str:
     """Who judged, how, and what was done with failures."""
     judge = results.get("judge")
     style = results.get("style_of")
@@ -191,13 +174,13 @@ def tables(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
 
 
 def _number(cell: Cell) -> str:
-    from opensama.evaluation.report import value, value_range
+    from opensama.evaluation.report import score_range, score_text
 
     interval = ""
     if cell.low is not None and cell.high is not None:
-        interval = f"<small>{value_range(cell.score, cell.low, cell.high)}</small>"
+        interval = f"<small>{score_range(cell.score, cell.low, cell.high)}</small>"
     rank = f'<span class="rank">#{cell.rank}</span>' if cell.rank else ""
-    return f"<b>{value(cell.score, cell.mean)}</b> {rank}{interval}"
+    return f"<b>{score_text(cell.score, cell.mean)}</b> {rank}{interval}"
 
 
 def legend(systems: Sequence[str]) -> str:
@@ -218,7 +201,7 @@ def bars(cells: Sequence[Cell], systems: Sequence[str]) -> Iterable[str]:
 
 
 def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
-    from opensama.evaluation.report import value, value_range
+    from opensama.evaluation.report import score_range, score_text
 
     ends = [value for cell in cells for value in (cell.mean, cell.low, cell.high) if value is not None]
     low, high = min(0.0, *ends), max(0.0, *ends)
@@ -233,11 +216,11 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
         drawn.append(f'<text x="0" y="{y + 9}">{html.escape(name if len(name) < 21 else name[:19] + "…")}</text>')
         for cell in (cell for cell in cells if cell.group == group):
             place = systems.index(cell.system)
-            told = f"{group}, {cell.system}: {value(score, cell.mean)}"
+            told = f"{group}, {cell.system}: {score_text(score, cell.mean)}"
             left, right = sorted((x(0), x(cell.mean)))
             line = ""
             if cell.low is not None and cell.high is not None:
-                told += f" ({value_range(score, cell.low, cell.high)})"
+                told += f" ({score_range(score, cell.low, cell.high)})"
                 line = f'<path d="M{x(cell.low):.1f} {y + 5}H{x(cell.high):.1f}"/>'
             size = f'x="{left:.1f}" y="{y}" width="{max(0.5, right - left):.1f}" height="10"'
             drawn.append(
@@ -247,7 +230,7 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
         y += 5
     title = html.escape(score)
     for at, end in ((low, "start"), (high, "end")):
-        drawn.append(f'<text x="{x(at):.1f}" y="{y + 10}" text-anchor="{end}">{value(score, at)}</text>')
+        drawn.append(f'<text x="{x(at):.1f}" y="{y + 10}" text-anchor="{end}">{score_text(score, at)}</text>')
     return (
         f'<figure><figcaption><b>{title}</b></figcaption><svg viewBox="0 0 320 {y + 14}" role="img" '
         f'aria-label="{title} by group and system">{"".join(drawn)}</svg></figure>'
@@ -257,7 +240,7 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
 # --- the items
 
 
-def item_row(row: Row, folder: Path, small: bool, answer: Video | None = None) -> str:
+def item_row(row: ReportItem, folder: Path, small: bool, answer: Video | None = None) -> str:
     """One item: its instruction, then source and edits side by side with scores, reasons, faults."""
     cards = []
     if small:
@@ -290,14 +273,14 @@ def _clip(folder: Path, said: str | None, label: str) -> str:
     if said is None:
         return '<p class="none">there is no file</p>'
     try:
-        return _film(excerpt(folder / said, HEIGHT, SECONDS, RATE), label)
+        return _film(pages.clip_excerpt(folder / said, HEIGHT, SECONDS, RATE), label)
     except (UserError, OSError, ValueError) as error:
         return f'<p class="none bad">{html.escape(" ".join(str(error).split())[:300])}</p>'
 
 
 def _film(video: Video, label: str) -> str:
     for quality in _QUALITIES:
-        address = pages.film(video, quality)
+        address = pages.data_url(video, quality)
         if len(address) * 3 / 4 <= CLIP_BYTES:
             break
     else:
@@ -306,33 +289,20 @@ def _film(video: Video, label: str) -> str:
     return f'<video src="{address}" {size} aria-label="{html.escape(label)}" muted playsinline></video>'
 
 
-def excerpt(path: Path, height: int, seconds: float, rate: int) -> Video:
-    """The first seconds, few and small frames, in memory."""
-    from opensama.media.video_io import read_video
-
-    whole = read_video(path)
-    width = min(3 * height, max(2, 2 * round(height * whole.width / whole.height / 2)))
-    stop = min(whole.frame_count, max(1, math.ceil(seconds * whole.fps)))
-    step = max(1, round(float(whole.fps) / rate))
-    shown = read_video(path, cover=(width, height)).frames(0, stop)
-    kept = [frame for index, frame in enumerate(shown) if index % step == 0]
-    frames = [frame if frame.dtype.itemsize == 1 else (frame // 257).astype("uint8") for frame in kept]
-    return Video.from_frames(frames, whole.fps / step)
-
-
-def _said(item: Mapping[str, Any]) -> str:
+def _said(item: ItemResult) -> str:
     """Scores, metrics, what is wrong, and what the judge said."""
-    from opensama.evaluation.report import value
+    from opensama.evaluation.report import score_text
 
     spread = item.get("spread") or {}
     scores = [
-        f"{name} {value(name, number)}" + (f" ± {spread[name]:.2g}" if name in spread else "")
+        f"{name} {score_text(name, number)}" + (f" ± {spread[name]:.2g}" if name in spread else "")
         for name, number in (item["scores"] or {}).items()
     ]
     parts = (
         [f'<ul class="marks">{"".join(f"<li>{html.escape(score)}</li>" for score in scores)}</ul>'] if scores else []
     )
-    wrong = list(dict.fromkeys([*([item["failure"]] if item.get("failure") else []), *(item.get("faults") or [])]))
+    reasons = [item.get("failure"), *item.get("faults", [])]
+    wrong = dict.fromkeys(reason for reason in reasons if reason)
     parts += [f'<p class="bad">{html.escape(reason)}</p>' for reason in wrong]
     replies = [reply for reply in item.get("replies") or [] if reply.get("text") or reply.get("fault")]
     if replies:
@@ -346,7 +316,7 @@ def _said(item: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _reply(reply: Mapping[str, Any], several: bool) -> str:
+def _reply(reply: ReplyRow, several: bool) -> str:
     text = str(reply.get("text") or "")
     text = text if len(text) <= REPLY else text[:REPLY] + " […]"
     which = (
@@ -368,7 +338,7 @@ def _options(values: Iterable[str]) -> str:
     )
 
 
-def _faults(faults: Sequence[Mapping[str, Any]]) -> str:
+def _faults(faults: Sequence[FaultRow]) -> str:
     if not faults:
         return ""
     listed = "".join(
@@ -381,13 +351,13 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> str:
 # --- what people and other results say
 
 
-def votes_part(results: Mapping[str, Any], folder: Path) -> str:
+def votes_part(results: Results, folder: Path) -> str:
     """The ranks by people's votes, if there are any beside the results."""
-    from opensama.apps.vote import VOTES, tally, told
+    from opensama.evaluation.votes import VOTE_FILE, tally_votes
 
-    if not (folder / VOTES).is_file():
+    if not (folder / VOTE_FILE).is_file():
         return ""
-    return f'<h2>People\'s votes</h2><pre class="wide">{html.escape(told(tally(results, folder)))}</pre>'
+    return f'<h2>People\'s votes</h2><pre class="wide">{html.escape(tally_votes(results, folder).lines())}</pre>'
 
 
 def difference_part(found: Difference | None) -> str:

@@ -235,7 +235,7 @@ def film(item: Item) -> str:
     frames = np.full((t, h, 3 * w + 2 * GAP, 3), 128, np.uint8)
     for i, clip in enumerate((item.source, item.output, item.answer)):
         frames[:, :, i * (w + GAP) : i * (w + GAP) + w] = clip
-    return pages.film(Video.from_frames(frames, FPS), _QUALITY)
+    return pages.data_url(Video.from_frames(frames, FPS), _QUALITY)
 
 
 def _id(family: str) -> str:

@@ -74,7 +74,7 @@ def metrics(
     print(f"{'':<20}" + "".join(f"{who:>10}" for who in _COLUMNS) + "  better")
     for name in chosen:
         cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in _COLUMNS)
-        print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].better}")
+        print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].best}")
     print(measured.alignment.describe())
     written = measured.to_dict()
     if weights is not None:
@@ -102,6 +102,6 @@ def _explained(name: str) -> str:
     low, high = metric.range
     unit = f" {metric.unit}" if metric.unit else ""
     return (
-        f"{name}: {metric.says}\n  from {low:g} to {high:g}{unit}; better: {metric.better}\n"
-        f"  cannot see: {metric.blind}\n  costs about {metric.cost:g} ms a pair of frames\n"
+        f"{name}: {metric.says}\n  from {low:g} to {high:g}{unit}; better: {metric.best}; needs {metric.needs}\n"
+        f"  cannot see: {metric.cannot_see}\n  costs about {metric.cost:g} ms a pair of frames\n"
     )

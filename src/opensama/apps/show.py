@@ -208,10 +208,12 @@ def picture(record: Record, folder: Path) -> str:
     """The sample's clips as one small video, or its images as one JPEG."""
     from opensama.media.frames import compare
 
-    target = small(folder / record.target, record.target_start, record.target_end)
+    target = pages.clip_excerpt(folder / record.target, HEIGHT, SECONDS, RATE, record.target_start, record.target_end)
     both = target
     if record.source is not None:
-        source = small(folder / record.source, record.source_start, record.source_end)
+        source = pages.clip_excerpt(
+            folder / record.source, HEIGHT, SECONDS, RATE, record.source_start, record.source_end
+        )
         frames = min(source.frame_count, target.frame_count)
         both = compare(source.clip(0, frames), target.clip(0, frames))
     said = html.escape(record.instruction or record.caption or record.id)
@@ -220,26 +222,12 @@ def picture(record: Record, folder: Path) -> str:
         return f'<img src="{jpeg(both)}" {size} alt="{said}">'
     address = ""
     for quality in _QUALITIES:
-        address = pages.film(both, quality)
+        address = pages.data_url(both, quality)
         if len(address) * 3 / 4 <= BYTES:
             break
     label = f'aria-label="{"Source and target: " if record.source is not None else ""}{said}"'
     rate = f'data-fps="{float(both.fps):.4g}"'
     return f'<video src="{address}" {size} {rate} {label} muted loop playsinline controls></video>'
-
-
-def small(path: Path, start: float | None, end: float | None) -> Video:
-    """The first seconds of a stretch, few and small frames, in memory."""
-    from opensama.media.video_io import read_video
-
-    whole = read_video(path)
-    width = min(2 * HEIGHT, max(2, 2 * round(HEIGHT * whole.width / whole.height / 2)))
-    first, stop = whole.frame_range(start, end)
-    stop = min(stop, first + max(1, math.ceil(SECONDS * whole.fps)))
-    step = max(1, round(float(whole.fps) / RATE))
-    shown = read_video(path, cover=(width, HEIGHT)).frames(first, stop)
-    frames = [frame if frame.dtype.itemsize == 1 else (frame // 257).astype("uint8") for frame in shown]
-    return Video.from_frames(frames[::step], whole.fps / step)
 
 
 def jpeg(video: Video) -> str:

@@ -29,18 +29,25 @@ from opensama.apps.pages import how_many
 from opensama.values import UserError
 
 if TYPE_CHECKING:
-    from opensama.evaluation.preference import Vote
+    from opensama.evaluation.results import Results
 
-VOTES = "votes.jsonl"
-_SHARES = {"left": 1.0, "tie": 0.5, "right": 0.0}
 BODY = 2000  # bytes of a vote
 HEIGHT, SECONDS, RATE, QUALITY = 320, 8.0, 24, 75  # of a clip
 CLIP_BYTES, KEPT = 8_000_000, 24  # of a clip; clips that are kept encoded
-VOTE_FILE_BYTES = 50_000_000
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _Edit:
+    """One system's edit of an item."""
+
+    system: str
+    instruction: str
+    source: Path
+    file: Path
+
+
+@dataclass(frozen=True)
+class VotePair:
     """What one person is shown: files, and whose they are, which is not told."""
 
     item: str
@@ -81,13 +88,13 @@ def vote(
     tally_only
         Print the ranks by the votes so far, and serve nothing.
     """
-    from opensama.apps.benchmark_report import checked
-    from opensama.evaluation.agreement import read_results
+    from opensama.evaluation.results import read_results
+    from opensama.evaluation.votes import VOTE_FILE, tally_votes
 
-    results = checked(read_results(out), out)
+    results = read_results(out)
     folder = out if out.is_dir() else out.parent
     if tally_only:
-        print(told(tally(results, folder)))
+        print(tally_votes(results, folder).lines())
         return
     if not 0 <= port < 65536:
         raise UserError(f"A port is a number from 0 to 65535, not {port}.")
@@ -95,39 +102,40 @@ def vote(
         raise UserError(f"The limit must be at least 1, not {limit}.")
     if len(voter) > 100:
         raise UserError("The voter's name is longer than 100 letters: choose a shorter one.")
-    booth = Booth(find_pairs(results, folder, f"{seed}:{voter}", limit), folder / VOTES, voter)
+    session = VoteSession(find_pairs(results, folder, f"{seed}:{voter}", limit), folder / VOTE_FILE, voter)
     try:
-        server = serve(booth, port)
+        server = serve(session, port)
     except OSError as error:
         raise UserError(f"Port {port} cannot be used ({error.strerror}): choose another with --port.") from error
     address = f"http://127.0.0.1:{server.server_port}/"
-    pairs = how_many(len(booth.pairs), "pair")
-    print(f"{pairs}, {booth.done} done; Ctrl-C ends. Vote on:\n{address}", flush=True)
+    pairs = how_many(len(session.pairs), "pair")
+    print(f"{pairs}, {session.done} done; Ctrl-C ends. Vote on:\n{address}", flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
         print()
     finally:
         server.server_close()
-    print(told(tally(results, folder)))
+    print(tally_votes(results, folder).lines())
 
 
-def find_pairs(results: Mapping[str, Any], folder: Path, seed: str, limit: int | None = None) -> list[_Pair]:
+def find_pairs(results: Results, folder: Path, seed: str, limit: int | None = None) -> list[VotePair]:
     """Every two systems' edits of every item, shuffled, sides by lot; the same for the same seed."""
     if len(results["systems"]) < 2:
         raise UserError("Votes compare two systems, and there is one: score two in one run (--edits, given again).")
-    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    found: dict[str, list[_Edit]] = {}
     for system in results["systems"]:
         for item in system["items"]:
-            if item["source"] and item["edited"] and (folder / item["edited"]).exists():
-                found.setdefault(item["id"], []).append((system["name"], item))
+            if (source := item["source"]) and (edited := item["edited"]) and (folder / edited).exists():
+                shown = _Edit(system["name"], item["instruction"], folder / source, folder / edited)
+                found.setdefault(item["id"], []).append(shown)
     lot = random.Random(seed)
     pairs = []
     for name, edits in found.items():
         for one, two in combinations(edits, 2):
-            (left, a), (right, b) = (one, two) if lot.random() < 0.5 else (two, one)
-            files = {"source": folder / a["source"], "left": folder / a["edited"], "right": folder / b["edited"]}
-            pairs.append(_Pair(name, a["instruction"], left, right, files))
+            left, right = (one, two) if lot.random() < 0.5 else (two, one)
+            files = {"source": left.source, "left": left.file, "right": right.file}
+            pairs.append(VotePair(name, left.instruction, left.system, right.system, files))
     if not pairs:
         raise UserError(
             f"No item in {folder} has edits of two systems whose files are there: keep them in their place."
@@ -137,10 +145,10 @@ def find_pairs(results: Mapping[str, Any], folder: Path, seed: str, limit: int |
 
 
 @dataclass
-class Booth:
+class VoteSession:
     """The pairs, what was voted on them, and the clips that were asked for last."""
 
-    pairs: list[_Pair]
+    pairs: list[VotePair]
     file: Path
     voter: str = ""
     votes: dict[int, str] = field(default_factory=dict)
@@ -150,13 +158,15 @@ class Booth:
     _encoding: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        from opensama.evaluation.votes import VOTE_SHARES, read_votes
+
         places = {(pair.item, frozenset((pair.left, pair.right))): i for i, pair in enumerate(self.pairs)}
         for row in read_votes(self.file):
             place = places.get((row["item"], frozenset((row["left"], row["right"]))))
-            if place is None or row.get("voter", "") != self.voter:
+            if place is None or row["voter"] != self.voter:
                 continue
             self.votes.pop(place, None)
-            if row["vote"] in _SHARES:
+            if row["vote"] in VOTE_SHARES:
                 turned = row["left"] != self.pairs[place].left
                 self.votes[place] = (
                     {"left": "right", "right": "left"}.get(row["vote"], "tie") if turned else row["vote"]
@@ -177,6 +187,8 @@ class Booth:
 
     def keep(self, place: int, answer: str) -> None:
         """Writes a vote down; it is on the disk when this comes back."""
+        from opensama.evaluation.votes import VOTE_SHARES
+
         pair = self.pairs[place]
         row = {"item": pair.item, "left": pair.left, "right": pair.right, "vote": answer, "voter": self.voter}
         line = json.dumps(row | {"time": time.strftime("%Y-%m-%dT%H:%M:%S")}, ensure_ascii=True) + "\n"
@@ -188,27 +200,26 @@ class Booth:
                 file.flush()
                 os.fsync(file.fileno())
             self.votes.pop(place, None)
-            if answer in _SHARES:
+            if answer in VOTE_SHARES:
                 self.votes[place] = answer
                 self._order.append(place)
 
     def back(self) -> None:
-        """Takes back the last vote of this sitting."""
+        """Takes back the last vote of this session."""
         if self._order:
             self.keep(self._order.pop(), "none")
 
     def clip(self, place: int, side: str) -> bytes:
         """A clip as a small MP4 without a trace of its maker. UserError where it cannot be read."""
-        from opensama.apps.benchmark_report import excerpt
-        from opensama.apps.pages import film
+        from opensama.apps.pages import clip_excerpt, data_url
 
         key = (place, side)
         with self._encoding:
             if key not in self._clips:
                 import base64
 
-                video = excerpt(self.pairs[place].files[side], HEIGHT, SECONDS, RATE)
-                data = base64.b64decode(film(video, QUALITY).partition(",")[2])
+                video = clip_excerpt(self.pairs[place].files[side], HEIGHT, SECONDS, RATE)
+                data = base64.b64decode(data_url(video, QUALITY).partition(",")[2])
                 if len(data) > CLIP_BYTES:
                     raise UserError("The clip is too large to show, even small.")
                 self._clips[key] = data
@@ -217,89 +228,14 @@ class Booth:
             return self._clips[key]
 
 
-def read_votes(path: Path) -> list[dict[str, Any]]:
-    """The lines that are votes; others, such as one that was cut off, are passed over."""
-    if not path.is_file():
-        return []
-    if path.stat().st_size > VOTE_FILE_BYTES:
-        raise UserError(f"{path} is larger than {VOTE_FILE_BYTES // 1_000_000} MB: that is no file of votes.")
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            row = json.loads(line)
-            if all(isinstance(row[name], str) for name in ("item", "left", "right", "vote")):
-                found.append(row)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
-def counted(rows: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[Vote]:
-    """The last vote of each voter on each pair of systems that the results have."""
-    from opensama.evaluation.preference import Vote
-
-    known = {(system["name"], item["id"]) for system in results["systems"] for item in system["items"]}
-    last: dict[tuple[str, str, frozenset[str]], Vote | None] = {}
-    for row in rows:
-        item, left, right, answer = (row[name] for name in ("item", "left", "right", "vote"))
-        if {(left, item), (right, item)} <= known and left != right:
-            key = (str(row.get("voter", "")), item, frozenset((left, right)))
-            last[key] = Vote(item, left, right, _SHARES[answer]) if answer in _SHARES else None
-    return [found for found in last.values() if found is not None]
-
-
-def tally(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Ranks by the votes so far, their agreement with the judge, and how many votes and voters there are."""
-    from opensama.evaluation.preference import agreement_with_judge, bradley_terry, linked
-    from opensama.evaluation.report import mark
-
-    rows = read_votes(folder / VOTES)
-    votes = counted(rows, results)
-    marks = {
-        (system["name"], item["id"]): value
-        for system in results["systems"]
-        for item in system["items"]
-        if (value := mark(item, system["summary"].get("headline"))) is not None
-    }
-    ranks = bradley_terry(votes)
-    return {
-        "judge": results.get("judge"),
-        "votes": len(votes),
-        "voters": len({row.get("voter", "") for row in rows}),
-        "linked": linked(votes),
-        "standings": ranks,
-        "agreement": agreement_with_judge(votes, marks, ranks),
-    }
-
-
-def told(found: Mapping[str, Any]) -> str:
-    """A tally in lines."""
-    from opensama.evaluation.preference import standings_table
-
-    if not found["votes"]:
-        return "No votes yet."
-    lines = [f"{found['votes']} votes of {found['voters']} voters", standings_table(found["standings"])]
-    if not found["linked"]:
-        lines.append("No votes join some of these systems, so they cannot be ranked against each other yet.")
-    with_judge = found["agreement"]
-    if with_judge["share"] is not None:
-        interval = "" if with_judge["low"] is None else f", 95 % {with_judge['low']:.2f} to {with_judge['high']:.2f}"
-        tau = "" if with_judge["tau"] is None else f"; the orders of the systems agree by tau-b {with_judge['tau']:.2f}"
-        lines.append(
-            f"people chose the edit that {found['judge'] or 'the judge'} marked higher in {with_judge['share']:.2f} of "
-            f"{with_judge['n']} votes{interval} ({with_judge['judge_ties']} more it marked alike){tau}"
-        )
-    return "\n".join(lines)
-
-
 # --- the server
 
 
-def serve(booth: Booth, port: int) -> ThreadingHTTPServer:
+def serve(session: VoteSession, port: int) -> ThreadingHTTPServer:
     """A server bound to this machine; `serve_forever` runs it."""
     server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
     server.daemon_threads = True
-    cast(Any, server).booth = booth
+    cast(Any, server).session = session
     return server
 
 
@@ -310,8 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     @property
-    def booth(self) -> Booth:
-        return cast(Booth, cast(Any, self.server).booth)
+    def session(self) -> VoteSession:
+        return cast(VoteSession, cast(Any, self.server).session)
 
     def do_GET(self) -> None:
         if not self._ours():
@@ -320,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._page()
         elif path == "/next":
-            self._json(self.booth.next())
+            self._json(self.session.next())
         elif path.startswith("/clip/"):
             self._clip(path.split("/")[2:])
         else:
@@ -338,32 +274,34 @@ class _Handler(BaseHTTPRequestHandler):
             self._vote(self.rfile.read(int(length)))
 
     def _vote(self, body: bytes) -> None:
+        from opensama.evaluation.votes import VOTE_SHARES
+
         try:
             said = json.loads(body)
             if self.path == "/back":
-                self.booth.back()
+                self.session.back()
             else:
                 place, answer = said["pair"], said["vote"]
-                if self.path != "/vote" or type(place) is not int or answer not in _SHARES:
+                if self.path != "/vote" or type(place) is not int or answer not in VOTE_SHARES:
                     raise ValueError("no such vote")
-                if not 0 <= place < len(self.booth.pairs):
+                if not 0 <= place < len(self.session.pairs):
                     raise ValueError("no such pair")
-                self.booth.keep(place, answer)
+                self.session.keep(place, answer)
         except (ValueError, KeyError, TypeError, RecursionError):
             self._refuse(HTTPStatus.BAD_REQUEST, 'A vote is {"pair": NUMBER, "vote": "left", "right" or "tie"}.')
         except OSError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"The vote could not be kept: {error.strerror}.")
         else:
-            self._json(self.booth.next())
+            self._json(self.session.next())
 
     def _clip(self, parts: Sequence[str]) -> None:
         place, side = parts if len(parts) == 2 else ("", "")
-        known = place in map(str, range(len(self.booth.pairs))) and side in ("source", "left", "right")
+        known = place in map(str, range(len(self.session.pairs))) and side in ("source", "left", "right")
         if not known:
             self._refuse(HTTPStatus.NOT_FOUND, "There is no such clip.")
             return
         try:
-            data = self.booth.clip(int(place), side)
+            data = self.session.clip(int(place), side)
         except (UserError, OSError, ValueError):  # the reason may hold the file's name
             self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "This clip cannot be read.")
         else:

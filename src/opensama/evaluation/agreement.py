@@ -6,51 +6,62 @@ put in the same order. A judge that follows another in rank may still be milder:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 
+from opensama.evaluation.results import Results, Scores, check_same_benchmark
 from opensama.values import UserError
 
 _DRAWS = 500
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """A results.json, or the one in a folder."""
-    path = path / "results.json" if path.is_dir() else path
-    try:
-        results: Any = json.loads(path.read_text("utf-8"))
-        results["benchmark"], results["systems"]
-    except FileNotFoundError:
-        raise UserError(f"There is no {path}: name the results.json of an earlier run.") from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not the results.json of a benchmark: name one that opensama evaluate wrote."
-        ) from error
-    return dict(results)
+class ScoreAgreement(TypedDict):
+    """Of one score of two judges: Spearman's rho with its 95 % interval, Kendall's tau-b, first minus second; None
+    where one of them says the same of all."""
+
+    n: int
+    rho: float | None
+    low: float | None
+    high: float | None
+    tau: float | None
+    mean_difference: float
 
 
-def of_one_benchmark(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """UserError where two results are of different benchmarks."""
-    if mine["benchmark"] != other["benchmark"]:
-        raise UserError(f"These are results of {mine['benchmark']} and of {other['benchmark']}: compare the same ones.")
+class ScoredTwice(TypedDict):
+    """An edit with what both judges gave it."""
+
+    system: str
+    id: str
+    task: str
+    first: Scores
+    second: Scores
 
 
-def agreement(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """For each score that both results have: n, rho with its 95 % interval, tau-b, the mean difference (first minus
-    second); and `items`, one row for each edit that both scored, for a scatter plot."""
-    of_one_benchmark(mine, other)
-    second = {(s["name"], item["id"]): item for s in other["systems"] for item in s["items"] if item.get("scores")}
-    rows = []
+class Agreement(TypedDict):
+    """Two judges (`first`, `second`) by score, and one row for each edit that both scored, for a scatter plot."""
+
+    benchmark: str
+    first: str
+    second: str
+    scores: dict[str, ScoreAgreement]
+    items: list[ScoredTwice]
+
+
+def agreement(mine: Results, other: Results) -> Agreement:
+    """What two judges said of the same edits, of each score that both gave. UserError where they share no edit."""
+    check_same_benchmark(mine, other)
+    second = {(s["name"], item["id"]): item["scores"] for s in other["systems"] for item in s["items"]}
+    rows: list[ScoredTwice] = []
     for system in mine["systems"]:
         for item in system["items"]:
             match = second.get((system["name"], item["id"]))
-            if item.get("scores") and match is not None:
-                row = {"system": system["name"], "id": item["id"], "task": item["task"]}
-                rows.append(row | {"first": item["scores"], "second": match["scores"]})
+            if item["scores"] and match:
+                both = ScoredTwice(
+                    system=system["name"], id=item["id"], task=item["task"], first=item["scores"], second=match
+                )
+                rows.append(both)
     if not rows:
         raise UserError("The two results share no scored item of one system: name systems and items alike.")
     names = [name for name in rows[0]["first"] if any(name in row["second"] for row in rows)]
@@ -62,20 +73,20 @@ def agreement(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
     return {"benchmark": mine["benchmark"], "first": judges[0], "second": judges[1], "scores": scores, "items": rows}
 
 
-def agreement_table(found: Mapping[str, Any]) -> str:
+def agreement_table(found: Agreement) -> str:
     """Two judges in lines."""
     lines = [
         f"agreement of {found['first'] or 'these'} and {found['second'] or 'those'} over {len(found['items'])} edits"
     ]
     lines.append(f"{'score':<28}{'n':>5}  {'rho':>6}  {'95 %':>14}  {'tau-b':>6}  {'mean difference':>15}")
     for name, row in found["scores"].items():
-        rho, tau = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("rho", "tau"))
+        rho, tau = ("-" if value is None else f"{value:.3f}" for value in (row["rho"], row["tau"]))
         interval = "-" if row["low"] is None else f"{row['low']:.3f}..{row['high']:.3f}"
         lines.append(f"{name:<28}{row['n']:>5}  {rho:>6}  {interval:>14}  {tau:>6}  {row['mean_difference']:>15.3f}")
     return "\n".join(lines)
 
 
-def _agreement(pairs: np.ndarray) -> dict[str, Any]:
+def _agreement(pairs: np.ndarray) -> ScoreAgreement:
     a, b = pairs.T
     rho = spearman(a, b)
     low: float | None = None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -121,15 +120,25 @@ def linked(votes: Sequence[Vote]) -> bool:
     return len(groups) <= 1
 
 
+@dataclass(frozen=True)
+class JudgeAgreement:
+    """People and a judge on the same pairs: of `n` votes that are no tie on pairs that the judge marked differently the
+    `share` for the edit it marked higher, with its 95 % interval; `judge_ties` more it marked alike; `tau` is Kendall's
+    tau-b of the systems' strengths and mean marks. None where it cannot be said."""
+
+    n: int
+    judge_ties: int
+    share: float | None = None
+    low: float | None = None
+    high: float | None = None
+    tau: float | None = None
+
+
 def agreement_with_judge(
     votes: Sequence[Vote], marks: Mapping[tuple[str, str], float], standings: Sequence[Standing]
-) -> dict[str, Any]:
-    """What people and a judge (`marks`: system, item -> score) say of the same pairs.
-
-    `share`: of the votes that are no tie on pairs that the judge marked differently, those for the edit it marked
-    higher, with a 95 % interval (items drawn, or Wilson's where that is wider); `tau`: Kendall's tau-b of the strengths
-    and the systems' mean marks.
-    """
+) -> JudgeAgreement:
+    """What people and a judge (`marks`: system, item -> score) say of the same pairs. The interval is by drawing items,
+    or Wilson's where that is wider."""
     said: dict[str, list[float]] = {}
     judge_ties = 0
     for vote in votes:
@@ -141,16 +150,16 @@ def agreement_with_judge(
             continue
         said.setdefault(vote.item, []).append(float((a > b) == (vote.share > 0.5)))
     rows = np.array([(sum(row), len(row)) for row in said.values()], float).reshape(-1, 2)
-    found: dict[str, Any] = {"n": int(rows[:, 1].sum()), "judge_ties": judge_ties, "share": None, "low": None}
-    found |= {"high": None, "tau": None}
-    if len(rows):
-        found["share"] = float(rows[:, 0].sum() / rows[:, 1].sum())
+    n = int(rows[:, 1].sum())
+    share = float(rows[:, 0].sum() / n) if n else None
+    low: float | None = None
+    high: float | None = None
     if len(rows) > 1:
         picks = np.random.default_rng(0).integers(0, len(rows), (_DRAWS, len(rows)))
         drawn = rows[picks].sum(1)
-        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
-        least, most = wilson(float(rows[:, 0].sum()), found["n"])
-        found["low"], found["high"] = min(float(low), least), max(float(high), most)
+        low, high = (float(x) for x in np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975)))
+        least, most = wilson(float(rows[:, 0].sum()), n)
+        low, high = min(low, least), max(high, most)
     voted = {vote.item for vote in votes}
     means: dict[str, float] = {}
     for standing in standings:
@@ -158,9 +167,8 @@ def agreement_with_judge(
         if mine:
             means[standing.name] = sum(mine) / len(mine)
     both = [(standing.strength, means[standing.name]) for standing in standings if standing.name in means]
-    if len(both) > 1:
-        found["tau"] = kendall([a for a, _ in both], [b for _, b in both])
-    return found
+    tau = kendall([a for a, _ in both], [b for _, b in both]) if len(both) > 1 else None
+    return JudgeAgreement(n, judge_ties, share, low, high, tau)
 
 
 def standings_table(standings: Sequence[Standing]) -> str:

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from opensama.evaluation.agreement import of_one_benchmark
+from opensama.evaluation.results import (
+    GroupSummary,
+    ItemResult,
+    Results,
+    check_same_benchmark,
+    headline_score,
+)
 from opensama.evaluation.statistics import paired
 from opensama.values import UserError
 
@@ -47,16 +52,18 @@ class Cell:
         return str(self.best) if self.best == self.worst else f"{self.best}-{self.worst}"
 
 
-def standings(results: Mapping[str, Any]) -> list[Cell]:
+def standings(results: Results) -> list[Cell]:
     """Every group's scores, the overall ones, then the metrics without a judge; ranked among the systems. Controls
     stand beside without a rank, averaged over all systems' items."""
     cells: list[Cell] = []
     for system in results["systems"]:
         summary = system["summary"]
-        parts = [(group, row, False) for group, row in (summary.get("groups") or {}).items()]
+        parts: list[tuple[str, GroupSummary, bool]] = [
+            (group, row, False) for group, row in summary.get("groups", {}).items()
+        ]
         if summary.get("overall"):
-            parts.insert(0, ("over groups", summary["counts"] | {"scores": summary["overall"]}, False))
-        metrics = (summary.get("metrics") or {}).get("groups") or {}
+            parts.insert(0, ("over groups", {**summary["counts"], "scores": summary["overall"]}, False))
+        metrics = summary["metrics"]["groups"] if summary.get("metrics") else {}
         parts += [(f"metrics, {group}", row, True) for group, row in metrics.items()]
         for group, row, measured in parts:
             for name, score in row["scores"].items():
@@ -71,7 +78,7 @@ def standings(results: Mapping[str, Any]) -> list[Cell]:
     return sorted(ranked, key=lambda cell: (cell.measured, order[cell.group, cell.score], cell.control))
 
 
-def _controls(results: Mapping[str, Any], group: str, score: str) -> Iterator[Cell]:
+def _controls(results: Results, group: str, score: str) -> Iterator[Cell]:
     """What copying, black and the like get in a score that was measured on them, over the items of a group."""
     task = None if group in ("over groups", "metrics, all") else group.removeprefix("metrics, ")
     values: dict[str, list[float]] = {}
@@ -90,37 +97,30 @@ def _controls(results: Mapping[str, Any], group: str, score: str) -> Iterator[Ce
             )  # fmt: skip
 
 
-def _ranked(cell: Cell, rivals: Sequence[Cell]) -> Cell:
-    if len(rivals) == 1 or (cell.measured and not _rises(cell.score)):
+def _ranked(cell: Cell, others: Sequence[Cell]) -> Cell:
+    """With its rank among all systems' cells of one score, itself among them."""
+    if len(others) == 1 or (cell.measured and not _rises(cell.score)):
         return cell
-    better = sum(r.low is not None and cell.high is not None and r.low > cell.high for r in rivals)
-    worse = sum(r.high is not None and cell.low is not None and r.high < cell.low for r in rivals)
-    return Cell(**asdict(cell) | {"best": 1 + better, "worst": len(rivals) - worse})
+    better = sum(r.low is not None and cell.high is not None and r.low > cell.high for r in others)
+    worse = sum(r.high is not None and cell.low is not None and r.high < cell.low for r in others)
+    return Cell(**asdict(cell) | {"best": 1 + better, "worst": len(others) - worse})
 
 
 def _rises(metric: str) -> bool:
     from opensama.evaluation.metrics import METRICS
 
-    return metric in METRICS and METRICS[metric].better == "higher"
-
-
-def mark(item: Mapping[str, Any], headline: str | None) -> float | None:
-    """The one number of a scored item: the protocol's headline, or the mean of its scores."""
-    scores = item.get("scores") or {}
-    if not scores:
-        return None
-    return float(scores[headline]) if headline in scores else sum(scores.values()) / len(scores)
+    return metric in METRICS and METRICS[metric].higher_is_better is True
 
 
 _SHARES = ("success", "parts", "first third", "last third")  # scores that are shares of edits: printed in percent
 
 
-def value(score: str, number: float) -> str:
+def score_text(score: str, number: float) -> str:
     """A score as pages and consoles print it: a share in percent, anything else with three decimals."""
     return f"{100 * number:.1f} %" if score in _SHARES else f"{number:.3f}"
 
 
-def value_range(score: str, low: float, high: float) -> str:
+def score_range(score: str, low: float, high: float) -> str:
     """An interval likewise."""
     if score in _SHARES:
         return f"{100 * low:.1f} to {100 * high:.1f} %"
@@ -128,7 +128,7 @@ def value_range(score: str, low: float, high: float) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportItem:
     """One item of the benchmark with what each system made of it."""
 
     id: str
@@ -137,12 +137,12 @@ class Row:
     source: str | None
     state: str  # the worst of its edits'
     mark: float | None  # the least of its edits'
-    edits: dict[str, Mapping[str, Any]]
+    edits: dict[str, ItemResult]
 
 
-def rows(results: Mapping[str, Any]) -> list[Row]:
+def report_items(results: Results) -> list[ReportItem]:
     """The items, failures first, then the missing, then the lowest marks."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    found: dict[str, dict[str, ItemResult]] = {}
     headlines = {system["name"]: system["summary"].get("headline") for system in results["systems"]}
     for system in results["systems"]:
         for item in system["items"]:
@@ -150,12 +150,14 @@ def rows(results: Mapping[str, Any]) -> list[Row]:
     out = []
     for name, edits in found.items():
         first = next(iter(edits.values()))
-        marks = [value for system, item in edits.items() if (value := mark(item, headlines[system])) is not None]
+        marks = [
+            value for system, item in edits.items() if (value := headline_score(item, headlines[system])) is not None
+        ]
         states = {item["state"] for item in edits.values()}
         state = next((state for state in STATES if state in states), "scored")
         source = next((item["source"] for item in edits.values() if item["source"]), None)
         least = min(marks, default=None)
-        out.append(Row(name, first["task"], first["instruction"], source, state, least, edits))
+        out.append(ReportItem(name, first["task"], first["instruction"], source, state, least, edits))
     last = float("inf")
     return sorted(out, key=lambda row: (STATES.index(row.state), last if row.mark is None else row.mark))
 
@@ -193,9 +195,9 @@ class Difference:
     notes: list[str]
 
 
-def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Difference:
+def compare_results(results: Results, other: Results) -> Difference:
     """What `results` has against `other`: systems of one name, or the only ones there are."""
-    of_one_benchmark(results, other)
+    check_same_benchmark(results, other)
     mine, those = ({system["name"]: system for system in r["systems"]} for r in (results, other))
     pairs = [(name, mine[name], those[name]) for name in mine if name in those]
     if not pairs and len(mine) == len(those) == 1:
@@ -209,7 +211,7 @@ def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Differen
         if results.get(name) != other.get(name)
     ]
     changes: list[_Change] = []
-    states = []
+    states: list[tuple[str, str, str, str]] = []
     for name, one, two in pairs:
         before = {item["id"]: item for item in two["items"]}
         shared = [(before[item["id"]], item) for item in one["items"] if item["id"] in before]
@@ -220,26 +222,23 @@ def difference(results: Mapping[str, Any], other: Mapping[str, Any]) -> Differen
         for group in ["all", *tasks] if len(tasks) > 1 else ["all"]:
             chosen = [pair for pair in shared if group in ("all", pair[1]["task"])]
             for score, values in _shared_scores(chosen):
-                old, new = [v[1] for v in values], [v[2] for v in values]
-                step, low, high = paired(old, new)
+                before_them, after_them = [v[1] for v in values], [v[2] for v in values]
+                step, low, high = paired(before_them, after_them)
                 moved = sorted((v for v in values if v[1] != v[2]), key=lambda v: -abs(v[2] - v[1]))[:5]
-                means = sum(old) / len(old), sum(new) / len(new)
+                means = sum(before_them) / len(values), sum(after_them) / len(values)
                 changes.append(_Change(name, group, score, len(values), *means, step, low, high, tuple(moved)))
     return Difference(changes, states, notes)
 
 
 def _shared_scores(
-    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    pairs: Sequence[tuple[ItemResult, ItemResult]],
 ) -> Iterator[tuple[str, list[tuple[str, float, float]]]]:
-    for kind in ("scores", "metrics"):
-        names = dict.fromkeys(name for _, item in pairs for name in item.get(kind) or {})
-        for name in names:
-            values = [
-                (after["id"], float(before[kind][name]), float(after[kind][name]))
-                for before, after in pairs
-                if name in (before.get(kind) or {}) and name in (after.get(kind) or {})
-            ]
-            if values:
+    """Each score and metric with its values: item, before, after."""
+    scores = [(after["id"], before["scores"] or {}, after["scores"] or {}) for before, after in pairs]
+    metrics = [(after["id"], before.get("metrics", {}), after.get("metrics", {})) for before, after in pairs]
+    for kind in (scores, metrics):
+        for name in dict.fromkeys(name for _, _, after in kind for name in after):
+            if values := [(item, a[name], b[name]) for item, a, b in kind if name in a and name in b]:
                 yield name, values
 
 
@@ -260,13 +259,13 @@ def difference_table(found: Difference) -> str:
 # --- tables for other programs
 
 
-def items_csv(results: Mapping[str, Any]) -> str:
+def items_csv(results: Results) -> str:
     """One line for each edit: what it is, its state, its scores and metrics."""
     everything = [(system["name"], item) for system in results["systems"] for item in system["items"]]
     scores = list(dict.fromkeys(name for _, item in everything for name in item.get("scores") or {}))
     metrics = list(dict.fromkeys(name for _, item in everything for name in item.get("metrics") or {}))
     head = ["system", "id", "task", "instruction", "state", "source", "edited"]
-    lines: list[list[Any]] = [[*head, *scores, *(f"metric {name}" for name in metrics), "failure", "faults"]]
+    lines: list[list[object]] = [[*head, *scores, *(f"metric {name}" for name in metrics), "failure", "faults"]]
     for system, item in everything:
         said = [system, *(item.get(name) or "" for name in head[1:])]
         numbers = [(item.get("scores") or {}).get(name, "") for name in scores]
@@ -281,7 +280,7 @@ def standings_csv(cells: Sequence[Cell]) -> str:
     return _csv([list(names), *lines])
 
 
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
+def _csv(lines: Sequence[Sequence[object]]) -> str:
     """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
+from opensama.evaluation.benchmarks.benchmark import Benchmark
 from opensama.evaluation.metrics import METRICS
-from opensama.evaluation.world import WorldReport
+from opensama.evaluation.results import FaultRow, Results, Scores, ScoreSummary, StateCounts, SystemResult
 
 COLUMN = 13  # characters of a column of metrics
 EDITS = 60  # that get a line of their own where nobody judged
 _LISTED = 10  # faults
 
 
-def table(results: Mapping[str, Any]) -> str:
+def results_table(results: Results, benchmark: Benchmark) -> str:
     """For each system and group its scores with intervals, and how many they rest on; the metrics of all systems."""
     judge = "not judged"
     if results["judge"]:
         style = f", {results['passes']} a question; rubrics in the style of {results['style_of']}"
         judge = f"judged by {results['judge']}{style if results['style_of'] else ''}"
     lines = [f"{results['title']}, {judge}"]
+    tabled: list[str] = []
     for system in results["systems"]:
         summary = system["summary"]
-        said: list[str] = []
-        if any(item.get("details") for item in system["items"]):
-            said.append(WorldReport.read(system).table())
-        elif summary.get("groups"):
+        own = benchmark.system_table(system)
+        said = [own] if own else []
+        if not own and summary.get("groups"):
             said.append(f"  {'':<26}{'score':<28}{'mean':>9}  {'95 %':>17}  {'n':>4} {'failed':>6} {'missing':>7}")
             for group, row in summary["groups"].items():
                 said += _lines(group, row, row["scores"])
@@ -34,13 +34,15 @@ def table(results: Mapping[str, Any]) -> str:
         said += [f"  {summary['left']} items are left"] if summary.get("left") else []
         said += _faults(system["faults"], "  ")
         lines += ["", system["name"], *said] if said else []
-    if results["benchmark"] != "world":
-        lines += ["", *measured(results["systems"], not results["judge"])]
-    lines += ["", results["policy"]] if results["judge"] else []
+        tabled += [system["name"]] if own else []
+    others = [system for system in results["systems"] if system["name"] not in tabled]
+    lines += ["", *metric_lines(others, each=not results["judge"])]
+    if policy := results["policy"]:
+        lines += ["", policy]
     return "\n".join([*lines, *_faults(results["faults"])])
 
 
-def measured(systems: Sequence[Mapping[str, Any]], each: bool) -> list[str]:
+def metric_lines(systems: Sequence[SystemResult], each: bool) -> list[str]:
     """The metrics without a judge: a line for each edit (if wanted and few), each system's mean, each control."""
     items = [(system["name"], item) for system in systems for item in system["items"] if item["metrics"]]
     names = [name for name in METRICS if any(name in item["metrics"] for _, item in items)]
@@ -62,7 +64,7 @@ def measured(systems: Sequence[Mapping[str, Any]], each: bool) -> list[str]:
     return [*head, *(f"{label:<{width}}{cells}" for label, cells in rows)]
 
 
-def _row(values: Sequence[Mapping[str, float]], names: Iterable[str], count: bool = False) -> str:
+def _row(values: Sequence[Scores], names: Iterable[str], count: bool = False) -> str:
     cells = []
     for name in names:
         own = [each[name] for each in values if name in each]
@@ -71,13 +73,13 @@ def _row(values: Sequence[Mapping[str, float]], names: Iterable[str], count: boo
     return "".join(f"{cell:>{COLUMN}}" for cell in cells)
 
 
-def _faults(faults: Sequence[Mapping[str, str]], margin: str = "") -> list[str]:
+def _faults(faults: Sequence[FaultRow], margin: str = "") -> list[str]:
     lines = [f"{margin}{fault['where']}: {fault['reason']}" for fault in faults[:_LISTED]]
     more = len(faults) - len(lines)
     return [*lines, f"{margin}and {more} more, in results.json"] if more else lines
 
 
-def _lines(group: str, counts: Mapping[str, int], scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _lines(group: str, counts: StateCounts, scores: Mapping[str, ScoreSummary]) -> list[str]:
     tail = f"{counts['failed']:>6} {counts['missing']:>7}"
     lines: list[str] = []
     for name, score in scores.items():

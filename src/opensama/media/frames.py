@@ -79,6 +79,11 @@ def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     return to_frames(resize(to_pixels([frame]), height, width), bit_depth=8 if frame.dtype == np.uint8 else 16)[0]
 
 
+def eight_bit(frame: np.ndarray) -> np.ndarray:
+    """Frames `... 3` of uint8 as they are, of uint16 with each value's upper byte (65535 becomes 255)."""
+    return frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
+
+
 def compare(source: Video, result: Video) -> Video:
     """The source on the left, the result on the right, frame by frame, with the source's time and sound.
 
@@ -118,7 +123,7 @@ def contact_sheet(frames: Sequence[np.ndarray], *, columns: int | None = None, g
     """Frames of one size laid out in rows on white, reading order: one picture `h w 3` uint8."""
     if len(frames) == 0:
         raise ValueError("a contact sheet needs at least one frame")
-    small = [frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8) for frame in frames]
+    small = [eight_bit(frame) for frame in frames]
     height, width = small[0].shape[:2]
     columns = columns or math.ceil(math.sqrt(len(small) * height / width))
     columns = max(1, min(columns, len(small)))

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from opensama import load
-from opensama.evaluation.world.run import through
+from opensama.evaluation.world.report import through
 from opensama.models.registry import find
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.reproduction.arms import MODULES, PRIOR, Arm, Budget, runs

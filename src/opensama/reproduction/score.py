@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from opensama.evaluation.world.key import AnswerKey, Frames, to_float
+from opensama.evaluation.world.answer_key import AnswerKey, Frames, to_float
 from opensama.evaluation.world.scores import answer_key, mark
 from opensama.models.families import family_of
 from opensama.models.registry import TINY

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opensama.evaluation.world.key import Through
-from opensama.evaluation.world.run import Edit, edited
+from opensama.evaluation.world.answer_key import Through
+from opensama.evaluation.world.report import Edit, edited
 from opensama.evaluation.world.scores import answer_key, mark, summary
 from opensama.training.textures import dead_leaves
 from opensama.world import EditPlan, plan_edit, to_uint8

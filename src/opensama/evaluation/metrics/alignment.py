@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opensama.media.frames import eight_bit
 from opensama.media.motion import opencv
 from opensama.values import UserError, Video
 
@@ -104,7 +105,7 @@ def picked(video: Video, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     at = next(wanted)
     for number, frame in enumerate(video.frames(numbers[0], numbers[-1] + 1), numbers[0]):
         if number == at:
-            yield frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
+            yield eight_bit(frame)
             at = next(wanted, -1)
 
 

@@ -26,17 +26,21 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `cost` is CPU milliseconds a pair of 416x240, measured alone on a real clip by benchmarks/metrics.py;
-    together they share much."""
+    """One metric of a source and its edit. `cost` is CPU milliseconds a pair of 416x240, measured alone on a real clip
+    by benchmarks/metrics.py; together they share much."""
 
     name: str
     says: str
     unit: str
     range: tuple[float, float]
-    better: str
-    blind: str
+    higher_is_better: bool | None
+    """None where neither direction is: `best` then says what is."""
+    cannot_see: str
     cost: float
     make: Callable[[], Meter]
+    best: str = "higher"
+    needs: str = "one frame"
+    """Without it the metric cannot be said, and is left out."""
 
 
 class UneditedPsnr:
@@ -125,44 +129,45 @@ def _mean(ask: Callable[[Pair], float | None]) -> Callable[[], Meter]:
 
 _ALL = (
     Metric(
-        "unedited_psnr", "PSNR of RGB where the edit left the source alone", "dB", (0, IDENTICAL), "higher",
+        "unedited_psnr", "PSNR of RGB where the edit left the source alone", "dB", (0, IDENTICAL), True,
         "What it finds is what differs little: a region spoilt by more than 20 levels counts as edited, so read it"
         " beside edited_share. It falls with every resampling and a shift of half a pixel.", 2.1, UneditedPsnr,
     ),
     Metric(
-        "unedited_ssim", "SSIM of grey in the same region", "", (-1, 1), "higher",
+        "unedited_ssim", "SSIM of grey in the same region", "", (-1, 1), True,
         "The same; and colour.", 3.3, UneditedSsim,
     ),
     Metric(
-        "edited_share", "share of the pixels that the edit changed, with a rim of 7", "", (0, 1), "as the edit asks",
+        "edited_share", "share of the pixels that the edit changed, with a rim of 7", "", (0, 1), None,
         "Whether the right pixels were changed, and how. What moves otherwise than in the source counts as changed.",
-        0.6, _mean(_share),
+        0.6, _mean(_share), "as the edit asks",
     ),
     Metric(
-        "edit_strength", "1 - SSIM of grey over the whole frame: 0 is a copy", "", (0, 2), "as the edit asks",
+        "edit_strength", "1 - SSIM of grey over the whole frame: 0 is a copy", "", (0, 2), None,
         "Whether the change is the one asked for; recolouring at the same lightness; noise counts as an edit.",
-        2.5, _mean(_strength),
+        2.5, _mean(_strength), "as the edit asks",
     ),
     Metric(
-        "flicker", "mean change from frame to frame, less the source's own", "levels", (-255, 255), "near 0",
+        "flicker", "mean change from frame to frame, less the source's own", "levels", (-255, 255), None,
         "What moves flickers, too: an object that is added and moves raises it, one that is removed lowers it, and so"
-        " does blur.", 0.1, _mean(_flicker),
+        " does blur.", 0.1, _mean(_flicker), "near 0", "two frames",
     ),
     Metric(
-        "warp_error", "the same along each video's own optical flow", "levels", (-255, 255), "near 0",
+        "warp_error", "the same along each video's own optical flow", "levels", (-255, 255), None,
         "What flow can follow: slow boiling of textures. Blur lowers it; what comes out from behind others counts.",
-        5.7, _mean(_warp),
+        5.7, _mean(_warp), "near 0", "two frames",
     ),
     Metric(
-        "motion_fidelity", "agreement of tracks begun at the source's details in both", "", (-1, 1), "higher",
+        "motion_fidelity", "agreement of tracks begun at the source's details in both", "", (-1, 1), True,
         "What moves, and all that has no detail in the edit: points there are left out. Objects that should move"
         " otherwise count against an edit, and so does a flicker in which points are lost.", 6.2, MotionFidelity,
+        needs="two frames, and details in both",
     ),
     Metric(
         "motion_smoothness",
         "1 - error of every second frame as interpolated by flow (ours; VBench's uses a network and is not comparable)",
-        "", (0, 1), "near the source's, which is the copy's", "Whether anything moves: black is perfectly smooth.",
-        1.7, Smoothness,
+        "", (0, 1), None, "Whether anything moves: black is perfectly smooth.",
+        1.7, Smoothness, "near the source's, which is the copy's", "three frames",
     ),
 )  # fmt: skip
 

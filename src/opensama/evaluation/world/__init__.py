@@ -5,11 +5,11 @@ the measure lets pass and what it does not.
 """
 
 from opensama.evaluation.statistics import wilson
+from opensama.evaluation.world.answer_key import AnswerKey, Question, Through, Verdict
 from opensama.evaluation.world.benchmark import AnswerKeys, draw
 from opensama.evaluation.world.calibration import Calibration, calibrate
 from opensama.evaluation.world.clips import list_clips
-from opensama.evaluation.world.key import AnswerKey, Question, Through, Verdict
-from opensama.evaluation.world.run import WorldReport, through
+from opensama.evaluation.world.report import WorldReport, through
 from opensama.evaluation.world.scores import ItemScore, answer_key, score, summary
 
 __all__ = [

@@ -1,7 +1,8 @@
 """The world as a benchmark among the others: a folder of drawn clips, and a judge that knows every exact answer.
 
     draw(folder, n=12)                                  # ID.mp4 of each source, and world.json
-    evaluate_benchmark("world", folder, out, [System("tiny", edit=editor.edit, through=through(editor))])
+    system = System("tiny", edit=editor.edit, through=through(editor))
+    evaluate_benchmark(read_benchmark("world", folder), [system], out)
 
 A model edits the drawn frames themselves, and these edits are marked before they become files. Anybody else edits the
 files, and their files are marked. Beside each edit the same key marks a copy of the source, black, the source's frames
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +23,18 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from opensama.evaluation.items import Item
-from opensama.evaluation.judge import Judged, Reply
+from opensama.evaluation.aggregation import Aggregation, plain_overall
+from opensama.evaluation.benchmarks.benchmark import Benchmark, MadeEdit, System
+from opensama.evaluation.items import BenchmarkItem, Fault
+from opensama.evaluation.judge import Judge, Judged, JudgingMethod, Reply
 from opensama.evaluation.metrics.measuring import SHUFFLE
+from opensama.evaluation.results import Scores, SystemResult
+from opensama.evaluation.tabular import locate_source, table_rows
+from opensama.evaluation.world.answer_key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
 from opensama.evaluation.world.clips import ask_for, first_second, list_clips, style_key
-from opensama.evaluation.world.key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
-from opensama.evaluation.world.run import Edit, edited
+from opensama.evaluation.world.report import Edit, WorldReport, edited
 from opensama.evaluation.world.scores import ItemScore, answer_key, row, squared_error
+from opensama.media.frames import eight_bit
 from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
@@ -35,7 +42,6 @@ from opensama.world import CONTROLS, STYLES, TIERS, TierName, plan_edit, sample_
 from opensama.world.edits import differing
 from opensama.world.scenes import FPS
 
-_NAME = "the world's answer key"
 FULL = 4  # every so many edits of a family are also made at twice the size
 _QUALITY = 95  # of the files: drawings have hard edges
 SHAPE = 0.02  # by how much an edit's shape may differ from its source's
@@ -92,6 +98,57 @@ def draw(
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
 
 
+class WorldBench(Benchmark):
+    """`world.json`, as `draw` writes it; all but id, task, instruction are notes."""
+
+    name = "world"
+    title = "The drawn world"
+
+    def read(self, folder: Path) -> tuple[list[BenchmarkItem], list[Fault]]:
+        faults: list[Fault] = []
+        items = []
+        for asked in table_rows(folder / "world.json", ("id", "task", "instruction")):
+            name, task, text = (str(asked.pop(key)) for key in ("id", "task", "instruction"))
+            source = locate_source(folder, f"{name}.mp4", name, faults)
+            items.append(BenchmarkItem(name, task, text, source, {key: str(value) for key, value in asked.items()}))
+        return items, faults
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return Aggregation(
+            headline="success",
+            overall=plain_overall,
+            aside=("absent", "swapped", "clips"),
+            shares=("success", "first third", "last third"),
+        )
+
+    def edit_names(self, item: BenchmarkItem) -> tuple[str, ...]:
+        return (f"{item.id}.mp4",)
+
+    def judge(self, system: System, asked: Judge | None) -> AnswerKeys:
+        return AnswerKeys(system.through or same)
+
+    def make_edit(self, system: System, item: BenchmarkItem, path: Path, seed: int) -> MadeEdit:
+        """Edits the item's own frames and marks them before they are written."""
+        assert system.edit is not None
+        task = _of(item)
+        began = time.monotonic()
+        output = edited(system.edit, task, seed)
+        seconds = time.monotonic() - began
+        full = None
+        if "number" in item.notes and int(item.notes["number"]) % FULL == 0:
+            full = _kept_at_full_size(system.edit, item, seed)
+        judged = self.judge(system, None).judge_frames(item, output, seconds, full)
+        write_video(Video.from_frames(output, FPS), path, overwrite=True, on_note=lambda note: None)
+        return MadeEdit(seconds, judged)
+
+    def system_table(self, system: SystemResult) -> str | None:
+        return WorldReport.read(system).table() if any(item.get("details") for item in system["items"]) else None
+
+    def answers(self, folder: Path, sources: Iterable[str | None]) -> Mapping[str, Video]:
+        return _Answers(folder, sources)
+
+
 def same(frames: Tensor) -> Tensor:
     return frames
 
@@ -101,37 +158,34 @@ class AnswerKeys:
     """Judges edits of the world. `through` is the model's autoencoder there and back; frames as they are without."""
 
     through: Through = same
-    name: str = _NAME
+    name: str = "the world's answer key"
 
-    def made(self, edit: Edit, item: Item, path: Path, seed: int, clock: Callable[[], float]) -> dict[str, Any]:
-        """Edits the item's own frames, marks them and writes them; the seconds that the edit took, and the marks."""
-        task = _of(item)
-        began = clock()
-        output = edited(edit, task, seed)
-        seconds = clock() - began
-        full = None
-        if "number" in item.notes and int(item.notes["number"]) % FULL == 0:
-            full = _kept_at_full_size(edit, item, seed)
-        judged = self.judge(item, output, seconds, full)
-        write_video(Video.from_frames(output, FPS), path, overwrite=True, on_note=lambda note: None)
-        return {"seconds": seconds, "judged": judged.to_dict()}
+    @property
+    def method(self) -> JudgingMethod:
+        policy = "Items whose files are missing, broken or of another length or shape are left out."
+        return JudgingMethod("world", "", "the first and last of four in each third", policy)
 
-    def judge_file(self, item: Item, path: Path) -> Judged:
+    def digest(self, item: BenchmarkItem) -> str:
+        return self.name
+
+    def judge(self, item: BenchmarkItem, edited: Path, system: str = "") -> Judged:
         """Marks somebody's file: as many frames as the source has, in its shape, whatever their size."""
         task = _of(item)
         frames, height, width = task.source.shape[:3]
         try:
-            found = read_video(path)
+            found = read_video(edited)
             if found.frame_count != frames:
                 raise UserError(f"it has {found.frame_count} frames, its source {frames}: each is held to its answer")
             if abs(found.width * height / (found.height * width) - 1) > SHAPE:
                 raise UserError(f"it is {found.width}x{found.height}, its source {width}x{height}: another shape")
-            output = read_video(path, cover=(width, height)).array()
+            output = read_video(edited, cover=(width, height)).array()
         except (UserError, OSError) as error:
             return Judged("missing", None, " ".join(str(error).split()))
-        return self.judge(item, output if output.dtype == np.uint8 else (output // 257).astype(np.uint8))
+        return self.judge_frames(item, eight_bit(output))
 
-    def judge(self, item: Item, output: Frames, seconds: float = 0.0, kept_full: float | None = None) -> Judged:
+    def judge_frames(
+        self, item: BenchmarkItem, output: Frames, seconds: float = 0.0, kept_full: float | None = None
+    ) -> Judged:
         """How `output` [t h w 3] came out, and the controls, on all edits but those that a copy passes."""
         task = _of(item)
         key = task.key(self.through)
@@ -150,22 +204,23 @@ class AnswerKeys:
         return Judged("scored", scores, None, (reply,), metrics=_metrics(mine), controls=controls, details=details)
 
 
-class Answers:
-    """The exact answers to items whose sources lie in a folder that `draw` wrote; for others there are none."""
+class _Answers(Mapping[str, Video]):
+    """The exact answers to items whose sources lie in a folder that `draw` wrote, each drawn when it is asked for."""
 
-    def __init__(self, folder: Path, sources: Sequence[str | None]):
+    def __init__(self, folder: Path, sources: Iterable[str | None]) -> None:
         lists = {(folder / source).parent / "world.json" for source in sources if source}
-        self.listed: dict[str, dict[str, Any]] = {}
-        for file in lists:
-            if file.is_file():
-                self.listed |= {str(row["id"]): row for row in json.loads(file.read_text("utf-8"))}
+        rows = [row for file in sorted(lists) if file.is_file() for row in json.loads(file.read_text("utf-8"))]
+        self._listed: dict[str, dict[str, object]] = {str(row["id"]): row for row in rows}
 
-    def of(self, name: str) -> Video | None:
-        """What the edit of that name should be."""
-        if name not in self.listed:
-            return None
-        about = tuple(sorted((key, str(value)) for key, value in self.listed[name].items()))
+    def __getitem__(self, name: str) -> Video:
+        about = tuple(sorted((key, str(value)) for key, value in self._listed[name].items()))
         return Video.from_frames(_task(about).answer, FPS)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)
 
 
 @dataclass(frozen=True)
@@ -184,7 +239,7 @@ class _Task:
         return row(self.family, self.instruction, self.edited, key.judge(output), ratio, seconds, full)
 
 
-def _of(item: Item) -> _Task:
+def _of(item: BenchmarkItem) -> _Task:
     about = item.notes | {"id": item.id, "task": item.task, "instruction": item.instruction}
     return _task(tuple(sorted(about.items())))
 
@@ -213,7 +268,7 @@ def _task(about: tuple[tuple[str, str], ...]) -> _Task:
     )  # fmt: skip
 
 
-def _kept_at_full_size(edit: Edit, item: Item, seed: int) -> float | None:
+def _kept_at_full_size(edit: Edit, item: BenchmarkItem, seed: int) -> float | None:
     """PSNR of what should stay at twice the model's size, with `preserve`; None where everything changes."""
     large = item.notes | {"size": str(2 * int(item.notes["size"]))}
     about = large | {"id": item.id, "task": item.task, "instruction": item.instruction}
@@ -230,7 +285,7 @@ def _shuffled(count: int) -> list[int]:
     return [start + i for start in range(0, count, len(SHUFFLE)) for i in SHUFFLE if start + i < count]
 
 
-def _scores(score: ItemScore) -> dict[str, float]:
+def _scores(score: ItemScore) -> Scores:
     """What is better the higher it is; `kept` only where something is to be kept."""
     found = {"success": float(score.success)}
     if score.parts:
@@ -240,7 +295,7 @@ def _scores(score: ItemScore) -> dict[str, float]:
     return found | ({} if score.kept_full is None else {"kept full dB": score.kept_full})
 
 
-def _metrics(score: ItemScore) -> dict[str, float]:
+def _metrics(score: ItemScore) -> Scores:
     return {"error": min(score.ratio, 10.0), **score.probes}
 
 

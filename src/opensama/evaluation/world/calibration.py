@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opensama.evaluation.statistics import wilson
-from opensama.evaluation.world.key import Through, Verdict, differs, thirds
+from opensama.evaluation.world.answer_key import Through, Verdict, differs, thirds
 from opensama.evaluation.world.scores import answer_key
 from opensama.evaluation.world.styling import blurred, border, plain, tint
 from opensama.world import (

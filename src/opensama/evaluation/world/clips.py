@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensama.evaluation.world.key import AnswerKey, Frames, Question, Through, to_float
+from opensama.evaluation.world.answer_key import AnswerKey, Frames, Question, Through, to_float
 from opensama.media.frames import cover, to_frames, to_pixels
 from opensama.media.video_io import read_video
 from opensama.values import UserError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from opensama.evaluation.statistics import mcnemar, paired, wilson
-from opensama.evaluation.world.key import AnswerKey, Frames, Question, Through, Verdict, to_float
+from opensama.evaluation.world.answer_key import AnswerKey, Frames, Question, Through, Verdict, to_float
 from opensama.world import EditSample, render_looks
 from opensama.world.edits import differing
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from opensama.evaluation.world.key import Frames, Through
+from opensama.evaluation.world.answer_key import Frames, Through
 from opensama.evaluation.world.probes import IDEAL
 from opensama.evaluation.world.scores import ItemScore, summary
 from opensama.values import EditRequest, Video

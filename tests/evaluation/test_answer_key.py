@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from opensama.evaluation.world import AnswerKey, Question
+from opensama.evaluation.world.answer_key import STILL, box_around, grown, looked_at, middles, psnr, thirds, to_float
 from opensama.evaluation.world.clips import style_key
-from opensama.evaluation.world.key import STILL, box_around, grown, looked_at, middles, psnr, thirds, to_float
 from opensama.evaluation.world.likeness import half, structure, to_lab
 from opensama.evaluation.world.scores import answer_key
 from opensama.evaluation.world.styling import blurred, border, plain, tint

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from opensama.apps.cli import main as opensama
-from opensama.evaluation.items import read_benchmark
+from opensama.evaluation.benchmarks.benchmark import System
+from opensama.evaluation.benchmarks.registry import read_benchmark
 from opensama.evaluation.report import standings
-from opensama.evaluation.run import Benchmarked, System, evaluate_benchmark
+from opensama.evaluation.run import Benchmarked, evaluate_benchmark
 from opensama.evaluation.world import WorldReport, draw, list_clips
+from opensama.evaluation.world.answer_key import to_float
 from opensama.evaluation.world.clips import first_second
-from opensama.evaluation.world.key import to_float
 from opensama.evaluation.world.scores import squared_error
 from opensama.media.video_io import write_video
 from opensama.values import EditRequest, UserError, Video
@@ -34,7 +35,7 @@ def answers(*families: str, n: int = 2, size: int = 64) -> dict[str, np.ndarray]
 
 def evaluate(folder: Path, edit: Edit, **asked: Any) -> Benchmarked:
     draw(folder / "drawn", **SMALL, **asked)
-    return evaluate_benchmark("world", folder / "drawn", folder, [System("mine", edit=edit)])
+    return evaluate_benchmark(read_benchmark("world", folder / "drawn"), [System("mine", edit=edit)], folder)
 
 
 def report(found: Benchmarked) -> dict[str, Any]:
@@ -107,15 +108,17 @@ def test_what_is_made_is_not_made_again_and_another_editor_makes_it_anew(tmp_pat
         again = [System("mine", edit=edit, identity="one")]
         if expected == 4:
             with pytest.raises(KeyboardInterrupt):
-                evaluate_benchmark("world", tmp_path / "drawn", tmp_path, again)
+                evaluate_benchmark(read_benchmark("world", tmp_path / "drawn"), again, tmp_path)
         else:
-            found = evaluate_benchmark("world", tmp_path / "drawn", tmp_path, again)
+            found = evaluate_benchmark(read_benchmark("world", tmp_path / "drawn"), again, tmp_path)
     assert all(item["state"] == "scored" for item in found.results["systems"][0]["items"])
     count = len(seen)
-    same = evaluate_benchmark("world", tmp_path / "drawn", tmp_path, again)
+    same = evaluate_benchmark(read_benchmark("world", tmp_path / "drawn"), again, tmp_path)
     assert len(seen) == count
     assert json.dumps(same.results) == json.dumps(found.results)
-    evaluate_benchmark("world", tmp_path / "drawn", tmp_path, [System("mine", edit=edit, identity="two")])
+    evaluate_benchmark(
+        read_benchmark("world", tmp_path / "drawn"), [System("mine", edit=edit, identity="two")], tmp_path
+    )
     assert len(seen) == count + 8  # six, and the first of each family at twice the size
 
 
@@ -126,8 +129,9 @@ def test_files_of_another_system_are_marked_and_what_is_wrong_told(
     out, theirs = tmp_path / "out", tmp_path / "theirs"
     asked = ["evaluate", "world", "--out", str(out), "-n", "3", "--families", "style,background"]
     assert opensama([*asked, "--draw"]) == 0
-    items, faults = read_benchmark("world", out / "drawn")
-    assert (len(items), faults) == (6, [])
+    data = read_benchmark("world", out / "drawn")
+    items = data.items
+    assert (len(items), data.faults) == (6, [])
     theirs.mkdir()
     for item in items:
         target = sample_edit(f"0-{item.notes['number']}", "test", item.task, 17, 256).target
