@@ -20,6 +20,7 @@ from opensama.models.parallel import share_lengths
 from opensama.models.sama import SamaTransformer3DModel
 from tests.models.sizes import ICVE_SIZES
 from tests.models.sizes import SIZES as SMALLEST
+from tests.ranks import in_ranks
 
 SIZES = SMALLEST | {"semantic_tokens_per_anchor": 17}
 
@@ -80,7 +81,7 @@ def one_of_two(rank: int, rendezvous: str, out: str) -> None:
 
 
 def run(worker: Callable[..., None], world: int, folder: Path) -> list[dict[str, Any]]:
-    torch.multiprocessing.spawn(worker, (str(folder / "store"), str(folder)), nprocs=world)
+    in_ranks(worker, (str(folder / "store"), str(folder)), world)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 

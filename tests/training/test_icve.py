@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +39,7 @@ from opensama.world.unpaired import plan_unpaired, render_unpaired
 from tests.data.making import save_manifest
 from tests.models.sizes import ICVE_SIZES
 from tests.pipeline.conftest import tiny_hunyuan_vae
+from tests.ranks import command_in_ranks
 from tests.training.icve_making import icve_settings, save_icve_base
 
 CPU = torch.device("cpu")
@@ -340,11 +338,9 @@ def test_two_processes_train_as_one(settings, tmp_path, mesh):
     rows = {}
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         changes = [*mesh, "mesh.context=1"] if processes == 1 else mesh
-        command = [*launch, "-m", "opensama.apps.cli", "train", "icve-13b-pretrain", "--config", tmp_path / "tiny.yaml"]
-        options = ["--out", out, *(a for change in changes for a in ("--set", change))]
-        subprocess.run(list(map(str, [*command, *options])), check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+        command = ["train", "icve-13b-pretrain", "--config", tmp_path / "tiny.yaml", "--out", out, "--device", "cpu"]
+        command_in_ranks([*command, *(a for change in changes for a in ("--set", change))], processes)
         metrics = out / "icve-13b-pretrain" / "metrics.jsonl"
         rows[processes] = [json.loads(line) for line in metrics.read_text().splitlines()]
     for key in ("step", "loss", "flow", "norm"):

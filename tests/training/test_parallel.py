@@ -21,6 +21,7 @@ from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import MeshConfig, lay_out, parallelise
 from opensama.values import UserError
 from tests.models.sizes import SIZES
+from tests.ranks import in_ranks
 
 MESHES = {
     "data": MeshConfig(replicate=2, compute="float32"),
@@ -130,7 +131,7 @@ def one_of_two(rank: int, folder: str) -> None:
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 def test_two_processes_equal_one(tmp_path):
     train(Flow(), tmp_path / "alone")
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    in_ranks(one_of_two, (str(tmp_path),))
     compare(tmp_path)
 
 
@@ -199,7 +200,7 @@ def sharded_in_bfloat16(rank: int, folder: str) -> None:
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 def test_what_is_small_is_gathered_in_float32(tmp_path):
     """Time embedding, tables and norms are the master weights to the bit; matrices are bfloat16."""
-    torch.multiprocessing.spawn(sharded_in_bfloat16, (str(tmp_path),), nprocs=2)
+    in_ranks(sharded_in_bfloat16, (str(tmp_path),))
     one = gradients(Flow())
     for found in torch.load(tmp_path / "0.pt", weights_only=True).values():
         names = [name.removeprefix("wanted ") for name in found if name.startswith("wanted ")]

@@ -29,6 +29,7 @@ from opensama.training.waiting import wait_for_all
 from opensama.values import UserError
 from tests.data.making import tiny_settings
 from tests.models.sizes import SIZES
+from tests.ranks import in_ranks
 from tests.training.test_parallel import Flow, gradients
 
 pytestmark = [
@@ -42,6 +43,9 @@ def join(rank: int, folder: str, minutes: float = 5) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", 2)
     timeout = datetime.timedelta(minutes=minutes)
+    store.set_timeout(datetime.timedelta(minutes=5))
+    store.set(f"{rank} is here", "")
+    store.wait(["0 is here", "1 is here"])  # so that a busy machine spends nobody's patience
     dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=2, timeout=timeout)
 
 
@@ -67,7 +71,7 @@ def preview(rank: int, folder: str) -> None:
 
 def test_a_preview_leaves_nothing_of_the_average_behind(tmp_path):
     wanted = gradients(Flow())
-    torch.multiprocessing.spawn(preview, (str(tmp_path),), nprocs=2)
+    in_ranks(preview, (str(tmp_path),))
     for rank in range(2):
         got = torch.load(tmp_path / str(rank), weights_only=True)
         assert not torch.isclose(got["lent"], got["before"], rtol=1e-2), "the average was in place"
@@ -87,7 +91,7 @@ def export_slowly(rank: int, folder: str) -> None:
 
 
 def test_processes_wait_for_one_that_writes_for_long(tmp_path):
-    torch.multiprocessing.spawn(export_slowly, (str(tmp_path),), nprocs=2)
+    in_ranks(export_slowly, (str(tmp_path),))
     assert len(list(tmp_path.glob("* is through"))) == 2
 
 
@@ -129,7 +133,7 @@ def load_half(rank: int, folder: str) -> None:
 def test_a_process_loads_its_share_and_no_more_as_planned(tmp_path):
     """Both ranks hold half of the weights at their peak, within 10 % of what the dry run says; nothing is lost."""
     WanTransformer3DModel(**SIZES_OF_BASE).save_pretrained(tmp_path / "transformer")
-    torch.multiprocessing.spawn(load_half, (str(tmp_path),), nprocs=2)
+    in_ranks(load_half, (str(tmp_path),))
     config = wan_settings(str(tmp_path))
     gpu, host = loading_memory(config, full_config(sizes_of(config)), 2)
     whole = {name: p.detach().double().sum().item() for name, p in make_transformer(config).named_parameters()}
@@ -198,7 +202,7 @@ def test_processes_that_share_a_sequence_encode_a_batch_once(tmp_path, base, man
     settings = tiny_settings(base, manifest)
     stage, seen = counted_stage(settings)
     wanted = losses_of(stage)
-    torch.multiprocessing.spawn(encode_together, (str(tmp_path), settings), nprocs=2)
+    in_ranks(encode_together, (str(tmp_path), settings))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for got in ranks:
         assert got["losses"] == pytest.approx(wanted, rel=1e-5)
