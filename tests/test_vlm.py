@@ -19,16 +19,16 @@ from opensama.values import UserError, Video
 from opensama.vlm import (
     IMAGE,
     BadAnswer,
+    CachedVlm,
     Question,
-    Remembering,
     ScriptedVlm,
     VlmFailed,
     VlmQuota,
     VlmRefused,
     VlmUnavailable,
     answer_json,
+    check_connection,
     frames_for,
-    greet,
     open_vlm,
 )
 from opensama.vlm.server import ServerVlm
@@ -54,7 +54,7 @@ def server():
 
 
 def vlm_at(server: ChatServer, **settings) -> ServerVlm:
-    return ServerVlm(server.url, "pixels", **({"retries": 2, "pause": QUICK} | settings))
+    return ServerVlm(server.url, "pixels", **({"retries": 2, "back_off": QUICK} | settings))
 
 
 # --- answers
@@ -168,7 +168,7 @@ def test_nobody_listens():
     with ChatServer() as server:
         url = server.url
     with pytest.raises(VlmUnavailable, match=r"does not answer, asked 2 times: .*[Cc]onnection"):
-        ServerVlm(url, "pixels", retries=1, pause=QUICK).ask(Question("Well?"))
+        ServerVlm(url, "pixels", retries=1, back_off=QUICK).ask(Question("Well?"))
     with pytest.raises(UserError, match=r"does not answer .*: start the server, or mend its address"):
         open_vlm(url)
 
@@ -214,9 +214,9 @@ def test_the_key_comes_from_the_environment(monkeypatch):
 
 def test_a_wrong_model_or_address_is_told(server):
     with pytest.raises(UserError, match="has no model 'other': it has pixels"):
-        ServerVlm(server.url, "other", pause=QUICK).ask(Question("Well?"))
+        ServerVlm(server.url, "other", back_off=QUICK).ask(Question("Well?"))
     with pytest.raises(UserError, match="address mostly ends in /v1"):
-        ServerVlm(server.url.removesuffix("/v1"), "pixels", pause=QUICK).ask(Question("Well?"))
+        ServerVlm(server.url.removesuffix("/v1"), "pixels", back_off=QUICK).ask(Question("Well?"))
     with pytest.raises(UserError, match="does not begin with http"):
         open_vlm("localhost:8000", "m")
     assert open_vlm(server.url).name == "pixels", "the only model needs no name"
@@ -242,7 +242,7 @@ def test_half_a_character_is_a_question_mark(tmp_path):
     """JSON can say "\\ud83d" alone, which no file, table or terminal takes."""
     answers = {"a": "half \ud83d", "b": Ended(None, refusal="no \udc00"), "c": Fault(400, "content policy \ud83d")}
     with ChatServer(lambda asked: answers[asked.text]) as server:
-        vlm = Remembering(vlm_at(server), tmp_path)
+        vlm = CachedVlm(vlm_at(server), tmp_path)
         for _ in range(2):  # asked, then remembered
             assert vlm.ask(Question("a")) == "half ?"
             for text, said in (("b", "no ?"), ("c", "400 content policy ?")):
@@ -275,7 +275,7 @@ def test_nothing_is_asked_twice(server, tmp_path):
     answer = vlm.ask(question)
     again = open_vlm(server.url, cache=tmp_path / "answers", budget=1)
     assert again.ask(question) == answer
-    assert (again.asked, again.remembered, len(server.asked)) == (0, 1, 1)
+    assert (again.asked, again.hits, len(server.asked)) == (0, 1, 1)
     again.ask(Question("Well?", (picture(90),), turn=1))
     with pytest.raises(VlmQuota, match="budget of 1 questions"):
         again.ask(Question("Well?", (picture(90),), turn=2))
@@ -291,9 +291,9 @@ def test_a_refusal_is_remembered(tmp_path):
         assert len(server.asked) == 1
 
 
-def test_threads_share_a_budget_and_workers_a_purse(tmp_path):
+def test_threads_share_a_budget_and_workers_too(tmp_path):
     script = ScriptedVlm(lambda question: question.text)
-    workers = [Remembering(script, tmp_path, 20, purse="p") for _ in range(3)]
+    workers = [CachedVlm(script, tmp_path, 20, budget_id="p") for _ in range(3)]
     answered = []
 
     def work(number: int) -> None:
@@ -320,8 +320,8 @@ def test_a_damaged_memory_is_told(tmp_path):
     file: Path = tmp_path / "file"
     file.touch()
     for place in (tmp_path, file):
-        vlm = Remembering(ScriptedVlm(lambda question: "yes"), place)
-        greet(vlm)
+        vlm = CachedVlm(ScriptedVlm(lambda question: "yes"), place)
+        check_connection(vlm)
         with pytest.raises(UserError, match="cannot be used"):
             vlm.ask(Question("Well?"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -21,24 +20,23 @@ from opensama.evaluation.judge import VlmJudge
 from opensama.values import UserError
 from opensama.vlm import (
     BadAnswer,
+    CachedVlm,
     Question,
-    Remembering,
     VlmFailed,
     VlmQuota,
-    VlmRefused,
     answer_json,
     ask,
     number_of,
 )
-from opensama.vlm.patience import told_to_wait
+from opensama.vlm.client import retry_after
 from opensama.vlm.server import ServerVlm
 from tests.curation.server import Asked, Body, ChatServer, Ended, Fault, pixel_judge
 
 QUICK = 0.005  # seconds of the first back-off
 
 
-def vlm_at(server: ChatServer, cache: Path | None = None) -> Remembering:
-    return Remembering(ServerVlm(server.url, "pixels", retries=1, pause=QUICK), cache)
+def vlm_at(server: ChatServer, cache: Path | None = None) -> CachedVlm:
+    return CachedVlm(ServerVlm(server.url, "pixels", retries=1, back_off=QUICK), cache)
 
 
 def one_image(asked: Asked) -> str | Fault:
@@ -149,10 +147,10 @@ def test_faults_of_gateways_and_paths():
 
 def test_a_date_to_wait_for():
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    assert 85 < told_to_wait({"retry-after": date}) <= 90
-    assert told_to_wait({"retry-after": format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)}) == 0
-    assert told_to_wait({"retry-after": "1.5"}) == 1.5
-    assert told_to_wait({"retry-after": "soon"}) is told_to_wait({}) is None
+    assert 85 < retry_after({"retry-after": date}) <= 90
+    assert retry_after({"retry-after": format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)}) == 0
+    assert retry_after({"retry-after": "1.5"}) == 1.5
+    assert retry_after({"retry-after": "soon"}) is retry_after({}) is None
     with ChatServer(lambda asked: "yes") as server:
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)  # whole seconds: at least one
         server.faults.append(Fault(429, "slow down", headers=(("Retry-After", date),)))
@@ -223,26 +221,3 @@ def test_a_judge_keeps_no_item_as_failed_that_it_was_not_asked_about(tmp_path):
         judged = VlmJudge(vlm_at(server, tmp_path), VIE_PROTOCOL).judge(item, tmp_path / "b.png")
     assert (judged.state, judged.again) == ("failed", True)
     assert "odd" in (judged.failure or "")
-
-
-def test_memories_of_the_first_form_heal(tmp_path):
-    """They held requests that no server took as refusals, and answers that were cut off as answers."""
-    name = "pixels"
-    old = {
-        "a": ("400 at most 1 image may be given", True), "b": ("the answer is empty (length)", True),
-        "c": ('{"mark": ', False), "d": ('{"mark": 9}', False), "e": ("<think>on and", False),
-    }  # fmt: skip
-    with sqlite3.connect(tmp_path / "answers.sqlite") as file:
-        file.execute(
-            "CREATE TABLE answers (digest TEXT PRIMARY KEY, answer TEXT, refused INTEGER, model TEXT) WITHOUT ROWID"
-        )
-        rows = [(Question(text).digest(name), *value, name) for text, value in old.items()]
-        file.executemany("INSERT INTO answers VALUES (?, ?, ?, ?)", rows)
-    file.close()
-    with ChatServer(lambda asked: Ended(None, refusal="No.") if asked.text == "a" else "mended") as server:
-        for _ in range(2):
-            vlm = vlm_at(server, tmp_path)
-            assert [vlm.ask(Question(text)) for text in "bcde"] == ["mended", "mended", '{"mark": 9}', "mended"]
-            with pytest.raises(VlmRefused, match="No"):
-                vlm.ask(Question("a"))
-        assert len(server.asked) == 4, "verdicts and whole answers are kept from then on"

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from opensama.apps.cli import main
 from opensama.curation import rubrics
-from opensama.curation.filters import filter_manifest, misses, new_purse, pair_frames, score_pair, thresholds_of
+from opensama.curation.filters import filter_manifest, misses, pair_frames, score_pair, thresholds_of
 from opensama.data.manifest import Record, iter_records, write_manifest
 from opensama.media.video_io import write_video
 from opensama.values import UserError, Video
-from opensama.vlm import BadAnswer, Question, Remembering, ScriptedVlm, VlmRefused, open_vlm
+from opensama.vlm import BadAnswer, CachedVlm, Question, ScriptedVlm, VlmRefused, open_vlm
 from opensama.vlm.server import ServerVlm
 from tests import footage
 from tests.curation.server import Asked, ChatServer, Ended, Fault, pixel_judge
@@ -79,7 +79,7 @@ def pairs(tmp_path_factory) -> Path:
 
 def asking(server: ChatServer, cache: Path | None = None, **settings):
     """How the tests open a model: short pauses."""
-    return lambda: Remembering(ServerVlm(server.url, "pixels", retries=1, pause=0.005), cache, **settings)
+    return lambda: CachedVlm(ServerVlm(server.url, "pixels", retries=1, back_off=0.005), cache, **settings)
 
 
 def ids(path: Path) -> list[str]:
@@ -321,11 +321,11 @@ def test_what_has_no_verdict_is_kept_apart(pairs, tmp_path):
 def test_a_budget_is_kept_and_the_next_call_goes_on(pairs, tmp_path):
     out, cache = tmp_path / "out", tmp_path / "answers"
     with ChatServer() as server:
-        first = filter_manifest(pairs, out, asking(server, cache, budget=20, purse=new_purse()), workers=1)
+        first = filter_manifest(pairs, out, asking(server, cache, budget=20, budget_id="one run"), workers=1)
         assert "budget of 20 questions is spent" in first.stopped
         assert (first.kept + first.refused, first.left) == (2, 3)
         assert len(server.questions) == 20
-        second = filter_manifest(pairs, out, asking(server, cache, budget=25, purse=new_purse()), workers=1)
+        second = filter_manifest(pairs, out, asking(server, cache, budget=25, budget_id="one run"), workers=1)
         assert (second.stopped, second.left, len(server.questions)) == ("", 0, 45), "nothing was asked twice"
     assert ids(out / "manifest.parquet") == ["good"]
 
@@ -361,7 +361,7 @@ def test_who_cannot_be_asked_at_all_is_told_at_once(pairs, tmp_path):
             filter_manifest(pairs, out, asking(server))
         gone = server.url
     with pytest.raises(UserError, match=r"does not answer, asked 2 times: .*start the server"):
-        filter_manifest(pairs, out, lambda: ServerVlm(gone, "pixels", retries=1, pause=0.005))
+        filter_manifest(pairs, out, lambda: ServerVlm(gone, "pixels", retries=1, back_off=0.005))
     assert not out.exists()
     write_manifest(tmp_path / "none.parquet", [])
     with pytest.raises(UserError, match="has no rows"):
@@ -433,7 +433,7 @@ def test_ray_workers_and_one_process_agree(pairs, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     cache = tmp_path / "answers"
     with ChatServer() as server:
-        vlm = partial(open_vlm, server.url, cache=cache, budget=31, purse=new_purse())
+        vlm = partial(open_vlm, server.url, cache=cache, budget=31, budget_id="one run")
         report = filter_manifest(pairs, tmp_path / "ray", vlm, runner="ray", workers=2)
         assert "budget of 31" in report.stopped
         assert report.kept + report.refused >= 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from opensama.values import UserError
-from opensama.vlm import IMAGE, Question, Remembering, VlmFailed, VlmQuota, VlmRefused, VlmUnavailable, open_vlm
+from opensama.vlm import IMAGE, CachedVlm, Question, VlmFailed, VlmQuota, VlmRefused, VlmUnavailable, open_vlm
 from opensama.vlm.gemini import GeminiVlm, speaks_gemini
 from tests.curation.server import Asked
 from tests.evaluation.gemini_server import GeminiServer
@@ -21,7 +21,7 @@ def sees(asked: Asked) -> str:
 
 
 def model(server: GeminiServer, key: str = "k", name: str = "gemini-test") -> GeminiVlm:
-    return GeminiVlm(server.url, name, key, retries=2, pause=QUICK)
+    return GeminiVlm(server.url, name, key, retries=2, back_off=QUICK)
 
 
 def picture(value: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_opened_by_its_address_with_its_own_key(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("GEMINI_API_KEY", "k")
     with GeminiServer(sees) as server:
         vlm = open_vlm(server.url, "gemini-test", key="for another house")
-        assert isinstance(vlm, Remembering)
+        assert isinstance(vlm, CachedVlm)
         assert json.loads(vlm.ask(Question("Well?")))["text"] == "Well?"
 
 

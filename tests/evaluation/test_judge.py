@@ -20,8 +20,7 @@ from opensama.evaluation.items import BenchmarkItem
 from opensama.evaluation.judge import Judged, RecordedJudge, VlmJudge, questions
 from opensama.evaluation.protocols import with_rubrics
 from opensama.values import UserError
-from opensama.vlm import BadAnswer, ScriptedVlm, Vlm, VlmQuota, VlmRefused, open_vlm
-from opensama.vlm.asking import Question
+from opensama.vlm import BadAnswer, Question, ScriptedVlm, Vlm, VlmQuota, VlmRefused, open_vlm
 from tests.curation.server import Asked, ChatServer
 from tests.evaluation.benchmarks import MAKERS, clip, darker, make_reco, save
 from tests.evaluation.gemini_server import GeminiServer

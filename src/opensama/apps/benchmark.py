@@ -83,14 +83,14 @@ class Judging:
         return protocol
 
     def judge(self, protocol: JudgingProtocol | None, out: Path, device: str | None) -> Judge | None:
-        """Who is asked, if anybody; a server has been greeted."""
+        """Who is asked, if anybody; a server has been checked."""
         from opensama.evaluation.judge import RecordedJudge, VlmJudge
 
         if protocol is not None and self.judge_replies is not None:
             return RecordedJudge(self.judge_replies, protocol, self.passes)
         if protocol is None or (self.judge_url is None and self.judge_model is None):
             return None
-        from opensama.vlm import greet, open_vlm
+        from opensama.vlm import check_connection, open_vlm
 
         vlm = open_vlm(
             self.judge_url,
@@ -102,7 +102,7 @@ class Judging:
             device=device,
         )
         if self.judge_url is not None:
-            greet(vlm)
+            check_connection(vlm)
         return VlmJudge(vlm, protocol, self.passes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,6 @@ class Asking:
 
     def vlm(self, out: Path, url: str | None = None, model: str | None = None) -> Callable[[], Vlm]:
         """What makes the model, in this process or another; another url and model with all else the same."""
-        from opensama.curation.filters import new_purse
         from opensama.vlm import open_vlm
 
         return partial(
@@ -76,7 +76,7 @@ class Asking:
             key=os.environ.get("OPENAI_API_KEY"),
             cache=(self.cache or out / "answers").absolute(),
             budget=self.budget,
-            purse=new_purse(),
+            budget_id=secrets.token_hex(8),  # which workers of one call share
             retries=self.retries,
             timeout=self.timeout,
             device=self.device,

@@ -20,13 +20,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from opensama.curation.filters import greet
 from opensama.curation.graph import Drop, GraphReport, Item, Stage, run_graph
 from opensama.curation.motion import HIGH, LOW, moving
 from opensama.curation.scenes import at, scenes
 from opensama.data.manifest import Record
 from opensama.media import VIDEO_SUFFIXES
 from opensama.values import Progress, UserError
+from opensama.vlm import check_connection
 
 if TYPE_CHECKING:
     from opensama.vlm import Vlm
@@ -90,7 +90,7 @@ def curate_clips(
     name, setup = "", None
     if vlm is not None:
         model = vlm()
-        greet(model)
+        check_connection(model)
         name, setup = model.name, partial(_same, model) if runner == "local" else vlm
     stages = clip_stages(rules or ClipRules(), setup, model=name, gpus=gpus)
     return run_graph(stages, items, out, runner=runner, workers=workers, progress=progress)

@@ -15,7 +15,6 @@ Each question of `rubrics.py` is asked in several turns and averaged. What comes
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from opensama.curation import rubrics
 from opensama.curation.graph import Drop, Item, Stage, run_graph
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
 from opensama.values import Progress, UserError, Video
-from opensama.vlm import BadAnswer, Question, Vlm, ask, frames_for, greet
+from opensama.vlm import BadAnswer, Question, Vlm, ask, check_connection, frames_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +74,7 @@ def filter_manifest(
     if first is None:
         raise UserError(f"The manifest {manifest} has no rows: choose one with pairs.")
     model = vlm()
-    greet(model)
+    check_connection(model)
     scoring = out / "scoring"
     scoring.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {
@@ -250,11 +249,6 @@ def thresholds_of(image: str | None = None, video: str | None = None) -> dict[st
             )
         out[media] = dict(zip(names, numbers, strict=True))
     return out
-
-
-def new_purse() -> str:
-    """A name under which the workers of one call share a budget."""
-    return secrets.token_hex(8)
 
 
 def _check(turns: int, frames: int, side: int, temperature: float, limit: int | None) -> None:

@@ -10,10 +10,9 @@ import random
 import re
 from pathlib import Path
 
-from opensama.curation.filters import ask
 from opensama.curation.graph import Drop, Item
 from opensama.values import MAX_INSTRUCTION
-from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, frames_for
+from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask, frames_for
 
 _TASKS = ("add", "remove", "replace", "recolor", "background", "motion", "camera", "other")
 _TURNS = 2  # an answer that cannot be read is asked for once more

@@ -36,7 +36,7 @@ from opensama.curation.segmentation import Segmenter
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
 from opensama.runtime import whole_file
 from opensama.values import Progress, UserError, frames_down
-from opensama.vlm import Vlm, greet
+from opensama.vlm import Vlm, check_connection
 
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
@@ -135,7 +135,7 @@ def make_pairs(
     sources = [*find_clips(clips), *(public_pairs(public) if public else ())]
     asked, judging = vlm(), (judge or vlm)()
     for model in {id(model): model for model in (asked, judging)}.values():
-        greet(model)
+        check_connection(model)
     for folder in (place, out / "edited", out / "masks"):
         folder.mkdir(parents=True, exist_ok=True)
     here = str(out.resolve())

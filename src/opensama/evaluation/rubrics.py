@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from opensama.vlm import BadAnswer, answer_json, spoken
+from opensama.vlm import BadAnswer, answer_json, strip_reasoning
 
 SLOT = re.compile(r"\{(?:instruction|edit_prompt|prompt)\}|<(?:instruction|edit_prompt)>")
 
@@ -96,7 +96,7 @@ class ScoringRubric:
 
     def read(self, answer: str) -> dict[str, float]:
         """The marks of an answer. BadAnswer where one is missing, twice and different, or out of its range."""
-        answer = spoken(answer)
+        answer = strip_reasoning(answer)
         marks = self.parse(answer, self.marks)
         for mark in self.marks:
             if not mark.low <= marks[mark.name] <= mark.high:

@@ -4,12 +4,12 @@
     frames = frames_for(read_video("clip.mp4"), 4, 448)
     answer_json(vlm.ask(Question(f"Frames of a clip: {IMAGE * 4} Name what moves as JSON: {{...}}", frames)))
 
-Whoever asks gets text, or one of four errors: `VlmRefused` (the model will not answer this question), `VlmFailed` (no
+An answer is text, or one of four errors: `VlmRefused` (the model will not answer this question), `VlmFailed` (no
 whole answer came: the request was not taken, the answer cut off or empty), `VlmUnavailable` (nobody answers, after all
 retries), `VlmQuota` (the budget or the quota is spent: stop, and go on another day). What a person must mend (a wrong
-key, address or model) is a `UserError`. A long run uses `greet(vlm)` before it begins and `ask(vlm, question)` on the
-way, which ends the run where no question of that form is answered. Answers and refusals are kept on disk, so no
-question is paid for twice; failures are not, so what has been mended is asked again.
+key, address or model) is a `UserError`. A long run calls `check_connection(vlm)` first and `ask(vlm, question)` on
+the way, which ends the run where no question of that form is answered. Answers and refusals are cached on disk, so
+no question is paid for twice; failures are not, so what has been mended is asked again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import os
 from pathlib import Path
 
 from opensama.values import UserError
-from opensama.vlm.asking import (
+from opensama.vlm.answer import BadAnswer, answer_json, looks_truncated, number_of, strip_reasoning
+from opensama.vlm.client import CachedVlm, ask, check_connection
+from opensama.vlm.question import (
     IMAGE,
-    BadAnswer,
     Question,
     ScriptedVlm,
     Vlm,
@@ -28,20 +29,14 @@ from opensama.vlm.asking import (
     VlmQuota,
     VlmRefused,
     VlmUnavailable,
-    answer_json,
     frames_for,
-    looks_cut,
-    number_of,
-    spoken,
 )
-from opensama.vlm.manners import ask, greet
-from opensama.vlm.remembering import Remembering
 
 __all__ = [
     "IMAGE",
     "BadAnswer",
+    "CachedVlm",
     "Question",
-    "Remembering",
     "ScriptedVlm",
     "Vlm",
     "VlmFailed",
@@ -50,12 +45,12 @@ __all__ = [
     "VlmUnavailable",
     "answer_json",
     "ask",
+    "check_connection",
     "frames_for",
-    "greet",
-    "looks_cut",
+    "looks_truncated",
     "number_of",
     "open_vlm",
-    "spoken",
+    "strip_reasoning",
 ]
 
 
@@ -66,7 +61,7 @@ def open_vlm(
     key: str | None = None,
     cache: Path | None = None,
     budget: int | None = None,
-    purse: str = "",
+    budget_id: str = "",
     retries: int = 5,
     timeout: float = 120.0,
     device: str | None = None,
@@ -75,9 +70,9 @@ def open_vlm(
 
     `model` is the server's name of it (may be left out where the server has just one), or a folder or hub id. `key`
     is by default what OPENAI_API_KEY (GEMINI_API_KEY) holds; servers of one's own mostly want none. `cache` is a folder
-    for answers, `budget` how many questions may really be asked (kept answers are free; workers that name the same
-    `purse` and share the cache spend one budget), `retries` how often one is asked again after a failure that may pass,
-    `timeout` the seconds that one answer may take. `ask` may be called from threads.
+    for answers, `budget` how many questions may really be asked (cached answers are free; workers that name the same
+    `budget_id` and share the cache spend one budget), `retries` how often one is asked again after a failure
+    that may pass, `timeout` the seconds that one answer may take. `ask` may be called from threads.
     """
     if budget is not None and budget < 0:
         raise UserError(f"The budget must be a number of questions, 0 or more, not {budget}.")
@@ -89,14 +84,14 @@ def open_vlm(
         from opensama.vlm.server import ServerVlm
 
         if speaks_gemini(url):
-            known = os.environ.get("OPENAI_API_KEY")  # which is for another house
+            known = os.environ.get("OPENAI_API_KEY")  # which is another provider's
             key = key if key and key != known else os.environ.get("GEMINI_API_KEY")
             vlm = GeminiVlm(url, model, key or "none", retries=retries, timeout=timeout)
-            return Remembering(vlm, cache, budget, purse)
+            return CachedVlm(vlm, cache, budget, budget_id)
         key = key or os.environ.get("OPENAI_API_KEY") or "none"
         vlm = ServerVlm(url, model, key, retries=retries, timeout=timeout)
     else:
         from opensama.vlm.local import EXAMPLE, LocalVlm
 
         vlm = LocalVlm(model or EXAMPLE, device=device)
-    return Remembering(vlm, cache, budget, purse)
+    return CachedVlm(vlm, cache, budget, budget_id)

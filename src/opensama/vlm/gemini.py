@@ -15,14 +15,14 @@ from http import HTTPStatus
 from typing import Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmFailed, VlmQuota, VlmRefused, finished, whole
-from opensama.vlm.patience import PAUSE, Again, check_address, persist, told_to_wait
-from opensama.vlm.server import data_url
+from opensama.vlm.answer import check_answer, replace_surrogates
+from opensama.vlm.client import RemoteVlm, TransientError, jpeg_base64, retry_after
+from opensama.vlm.question import Question, VlmFailed, VlmRefused
 
 ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
 STOPPED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE")
 """Reasons to end that are verdicts on what was asked."""
-TO_WAIT = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
+RETRY_DELAY = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
 
 
 def speaks_gemini(url: str) -> bool:
@@ -43,40 +43,27 @@ class Response:
         return HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else str(self.status)
 
 
-class GeminiVlm:
-    """`generateContent` with frames as images. See `open_vlm`; `pause` is the first back-off in seconds."""
+class GeminiVlm(RemoteVlm):
+    """`generateContent` with frames as images."""
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None,
-        key: str = "none",
-        *,
-        retries: int = 5,
-        timeout: float = 120.0,
-        pause: float = PAUSE,
-    ) -> None:
-        check_address(url)
+    protocol = "Gemini's generateContent"
+    key_variable = "GEMINI_API_KEY"
+
+    def _model_name(self, model: str | None) -> str:
         if not model:
-            raise UserError(f"Say which model of {url} is to be asked, such as gemini-2.5-pro.")
-        self.url, self.retries, self.pause, self.timeout = url.rstrip("/"), retries, pause, timeout
-        self.name = model.removeprefix("models/")
-        self._key = key
+            raise UserError(f"Say which model of {self.url} is to be asked, such as gemini-2.5-pro.")
+        return model.removeprefix("models/")
 
-    def ask(self, question: Question) -> str:
-        body = json.dumps(body_of(question)).encode()
-        return persist(lambda: self._attempt(body, question.max_tokens), self.url, self.retries, self.pause)
-
-    def _attempt(self, body: bytes, limit: int) -> str:
+    def _attempt(self, question: Question) -> str:
         from http.client import HTTPException
 
         try:
-            response = self._post(body)
+            response = self._post(json.dumps(body_of(question)).encode())
         except (OSError, HTTPException) as error:  # time-outs, too
-            raise Again(str(error) or type(error).__name__) from error
+            raise TransientError(str(error) or type(error).__name__) from error
         if response.status != HTTPStatus.OK:
-            raise self._judge(response)
-        return self._answer(response, limit)
+            raise self._status_error(response)
+        return self._answer(response, question.max_tokens)
 
     def _post(self, body: bytes) -> Response:
         from urllib.error import HTTPError
@@ -108,31 +95,27 @@ class GeminiVlm:
         if blocked or ended in STOPPED:
             raise VlmRefused(f"the server stopped the answer ({blocked or ended})")
         if ended not in ("STOP", "MAX_TOKENS", ""):
-            raise VlmFailed(f"the server stopped the answer ({ended})", whole(text))
-        return finished(text, cut=ended == "MAX_TOKENS", limit=limit, ended=ended or "no candidate")
+            raise VlmFailed(f"the server stopped the answer ({ended})", replace_surrogates(text))
+        return check_answer(text, cut=ended == "MAX_TOKENS", limit=limit, ended=ended or "no candidate")
 
-    def _judge(self, response: Response) -> Exception:
-        """What to raise: `Again` where another attempt may be of use."""
+    def _status_error(self, response: Response) -> Exception:
         status = response.status
         try:
             error: Any = json.loads(response.text).get("error") or {}
-            said = whole(" ".join(str(error.get("message") or response.reason).split())[:300])
+            said = replace_surrogates(" ".join(str(error.get("message") or response.reason).split())[:300])
         except (ValueError, AttributeError):
             said = response.reason
-        if status in (401, 403) or (status == 400 and "API key" in said):
-            return UserError(f"{self.url} does not accept the key ({said}): set GEMINI_API_KEY to a valid one.")
-        if status == 404:
-            return UserError(f"{self.url} has no model {self.name!r} ({said}): check the address and the name.")
-        if status == 402 or (status == 429 and re.search(r"billing|per day|PerDay", response.text)):
-            return VlmQuota(f"the quota at {self.url} is spent: {said}")
-        if status in (408, 409, 425, 429) or status >= 500:
-            told = TO_WAIT.search(response.text)
-            wait = float(told[1]) if told else told_to_wait(response.headers)
-            return Again(f"{status} {said}", crowded=status == 429, wait=wait)
-        return VlmFailed(f"{status} {said}")
+        wait = RETRY_DELAY.search(response.text)
+        return self._error_of(
+            status,
+            said,
+            bad_key="API key" in said,
+            quota=re.search(r"billing|per day|PerDay", response.text) is not None,
+            retry_after=float(wait[1]) if wait else retry_after(response.headers),
+        )
 
-    def _no_such_server(self) -> UserError:
-        return UserError(f"{self.url} does not speak Gemini's generateContent: check the address.")
+    def _no_such_model(self, said: str) -> UserError:
+        return UserError(f"{self.url} has no model {self.name!r} ({said}): check the address and the name.")
 
 
 def _lowered(headers: Message) -> dict[str, str]:
@@ -146,8 +129,7 @@ def body_of(question: Question) -> dict[str, Any]:
         if isinstance(part, str):
             parts.append({"text": part})
         else:
-            data = data_url(part).partition(",")[2]
-            parts.append({"inlineData": {"mimeType": "image/jpeg", "data": data}})
+            parts.append({"inlineData": {"mimeType": "image/jpeg", "data": jpeg_base64(part)}})
     settings = {"temperature": question.temperature, "maxOutputTokens": question.max_tokens}
     system = {"systemInstruction": {"parts": [{"text": question.system}]}} if question.system else {}
     return {"contents": [{"role": "user", "parts": parts}], "generationConfig": settings, **system}

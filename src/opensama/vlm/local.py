@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from opensama.runtime import locate, pick_device, pick_dtype, quiet_loading, read_object
 from opensama.values import UserError
-from opensama.vlm.asking import Question, finished
+from opensama.vlm.answer import check_answer
+from opensama.vlm.question import Question
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ class LocalVlm:
         ends = settings.eos_token_id
         cut = len(new) == question.max_tokens and int(new[-1]) not in (ends if isinstance(ends, list) else [ends])
         answer = str(self.tokenizer.decode(new, skip_special_tokens=True)).strip()
-        return finished(answer, cut=cut, limit=question.max_tokens, ended="length" if cut else "stop")
+        return check_answer(answer, cut=cut, limit=question.max_tokens, ended="length" if cut else "stop")
 
     def inputs(self, question: Question) -> dict[str, torch.Tensor]:
         """What the model is given: token ids with as many image tokens as patches, patches and their grid."""

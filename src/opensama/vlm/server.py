@@ -2,68 +2,51 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
-import threading
-from functools import lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from opensama.values import UserError
-from opensama.vlm.asking import Question, VlmFailed, VlmQuota, VlmRefused, finished, whole
-from opensama.vlm.patience import PAUSE, Again, check_address, persist, told_to_wait
+from opensama.vlm.answer import check_answer, replace_surrogates
+from opensama.vlm.client import RemoteVlm, TransientError, jpeg_base64, retry_after
+from opensama.vlm.question import Question, VlmFailed, VlmRefused
 
 if TYPE_CHECKING:
-    import numpy as np
     import openai
 
-JPEG = 95
-NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
+NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
 CONTENT = re.compile(  # how providers say that a request was stopped for what it shows
     r"content[_ ]?(filter|policy|management)|moderation|safety|data_?inspection|inappropriate|sensitive", re.IGNORECASE
 )
 KEY = re.compile(r"api[ _-]?key", re.IGNORECASE)
-THOUGHTS = ("reasoning_content", "reasoning")  # fields in which servers put what comes before an answer
+REASONING = ("reasoning_content", "reasoning")  # fields in which servers put what comes before an answer
 
 
-class ServerVlm:
-    """Chat completions with frames as images. See `open_vlm`; `pause` is the first back-off in seconds."""
+class ServerVlm(RemoteVlm):
+    """Chat completions with frames as images."""
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None,
-        key: str = "none",
-        *,
-        retries: int = 5,
-        timeout: float = 120.0,
-        pause: float = PAUSE,
-    ) -> None:
-        check_address(url)
+    protocol = "OpenAI's chat completions"
+    key_variable = "OPENAI_API_KEY"
+    _unsupported: frozenset[str] = frozenset()  # settings that this model does not take
+
+    @cached_property
+    def _client(self) -> openai.OpenAI:
         try:
             import openai
         except ImportError as error:
             raise UserError("Asking a server needs the openai client: pip install 'opensama[curate]'.") from error
-        self.url, self.retries, self.pause = url, retries, pause
-        self._client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0)
-        self._dropped: frozenset[str] = frozenset()  # settings that this model does not take
-        self._lock = threading.Lock()
-        self.name = model or self._only_model()
+        return openai.OpenAI(base_url=self.url, api_key=self._key, timeout=self.timeout, max_retries=0)
 
-    def ask(self, question: Question) -> str:
-        messages = messages_of(question)
-        return persist(lambda: self._attempt(messages, question), self.url, self.retries, self.pause)
-
-    def _attempt(self, messages: list[dict[str, Any]], question: Question) -> str:
+    def _attempt(self, question: Question) -> str:
         import openai
 
         try:
-            return self._answer(self._send(messages, question), question.max_tokens)
+            return self._answer(self._send(messages_of(question), question), question.max_tokens)
         except openai.APIStatusError as error:
-            raise self._judge(error) from error
+            raise self._status_error(error) from error
         except openai.APIConnectionError as error:  # time-outs, too
             failure = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
-            raise Again(failure) from error
+            raise TransientError(failure) from error
         except (openai.APIResponseValidationError, ValueError) as error:
             raise self._no_such_server() from error
 
@@ -71,9 +54,9 @@ class ServerVlm:
         import openai
 
         settings = {"max_tokens": question.max_tokens, "temperature": question.temperature}
-        if "max_tokens" in self._dropped:  # newer OpenAI models know it by another name only
+        if "max_tokens" in self._unsupported:  # newer OpenAI models know it by another name only
             settings["max_completion_tokens"] = settings["max_tokens"]
-        for name in self._dropped:
+        for name in self._unsupported:
             settings.pop(name, None)
         try:
             create: Any = self._client.chat.completions.create
@@ -82,8 +65,7 @@ class ServerVlm:
             unknown = {"max_tokens", "temperature"} & {str(error.param)} & settings.keys()
             if not unknown:
                 raise
-            with self._lock:
-                self._dropped |= unknown
+            self._unsupported |= unknown
             return self._send(messages, question)
 
     def _answer(self, reply: Any, limit: int) -> str:
@@ -92,64 +74,52 @@ class ServerVlm:
         if error := getattr(choice, "error", None) or getattr(reply, "error", None):  # of gateways, with status 200
             said = error if isinstance(error, dict) else {"message": str(error)}
             status = said.get("code")
-            raise self._verdict(status if isinstance(status, int) else 500, said, _words(said), None)
+            raise self._body_error(status if isinstance(status, int) else 500, said, _words(said), None)
         if choice is None:
             if getattr(reply, "object", None) == "chat.completion":
                 raise VlmFailed("the model answered nothing (no choice)")
             raise self._no_such_server()
         message, ended = choice.message, str(choice.finish_reason)
         if refusal := getattr(message, "refusal", None):
-            raise VlmRefused(whole(str(refusal)))
+            raise VlmRefused(replace_surrogates(str(refusal)))
         if ended == "content_filter":
             raise VlmRefused("the server's content filter stopped the answer")
         text = _text(getattr(message, "content", None))
-        if not text.strip() and (field := next((name for name in THOUGHTS if getattr(message, name, None)), "")):
+        if not text.strip() and (field := next((name for name in REASONING if getattr(message, name, None)), "")):
             ended += f", all of it in {field}"
-        return finished(text, cut=choice.finish_reason == "length", limit=limit, ended=ended)
+        return check_answer(text, cut=choice.finish_reason == "length", limit=limit, ended=ended)
 
-    def _judge(self, error: openai.APIStatusError) -> Exception:
+    def _status_error(self, error: openai.APIStatusError) -> Exception:
         body = error.body if isinstance(error.body, dict) else {}
         said = _words(body) or _short(error.body if isinstance(error.body, str) else error.message)
-        return self._verdict(error.status_code, body, said, told_to_wait(error.response.headers))
+        return self._body_error(error.status_code, body, said, retry_after(error.response.headers))
 
-    def _verdict(self, status: int, body: dict[str, Any], said: str, wait: float | None) -> Exception:
-        """What to raise: `Again` where another attempt may be of use, VlmRefused for what a filter stopped."""
+    def _body_error(self, status: int, body: dict[str, Any], said: str, wait: float | None) -> Exception:
+        """See `_error_of`; VlmRefused for what a content filter stopped."""
         named = {str(body.get(name)) for name in ("code", "type")}
-        filtered = status in (400, 403, 422) and any(CONTENT.search(words) for words in (*named, said))
-        if filtered and not KEY.search(said):
+        bad_key = KEY.search(said) is not None
+        if status in (400, 403, 422) and not bad_key and any(CONTENT.search(words) for words in (*named, said)):
             return VlmRefused(f"{status} {said}")
-        if status in (401, 403) or (status == 400 and KEY.search(said)):
-            return UserError(f"{self.url} does not accept the key ({said}): set OPENAI_API_KEY to a valid one.")
-        if status == 404:
-            return self._no_such_model(said)
-        if status in (301, 302, 303, 307, 308, 405, 410):
-            return self._no_such_server()
-        if status == 402 or (status == 429 and named & set(NO_MONEY)):
-            return VlmQuota(f"the quota at {self.url} is spent: {said}")
-        if status in (408, 409, 425, 429) or status >= 500:
-            return Again(f"{status} {said}", crowded=status == 429, wait=wait)
-        return VlmFailed(f"{status} {said}")
+        return self._error_of(status, said, bad_key=bad_key, quota=bool(named & set(NO_QUOTA)), retry_after=wait)
 
     def _models(self) -> list[str]:
-        import openai
+        return [str(model.id) for model in self._client.models.list().data]
 
-        try:
-            return [str(model.id) for model in self._client.models.list().data]
-        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
-            return []
-
-    def _only_model(self) -> str:
+    def _model_name(self, model: str | None) -> str:
+        self._client  # noqa: B018 - tells now that the client is not installed
+        if model:
+            return model
         import openai
 
         models: list[str] = []
         try:
-            models = [str(model.id) for model in self._client.models.list().data]
+            models = self._models()
         except openai.APIConnectionError as error:
             said = f" ({error.__cause__})" if error.__cause__ else ""
             raise UserError(f"{self.url} does not answer{said}: start the server, or mend its address.") from error
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
-                raise self._judge(error) from error
+                raise self._status_error(error) from error
         except (openai.OpenAIError, ValueError, AttributeError, TypeError):
             pass  # it may answer all the same, once it is told which model
         if len(models) != 1:
@@ -158,7 +128,12 @@ class ServerVlm:
         return models[0]
 
     def _no_such_model(self, said: str) -> UserError:
-        models = self._models()
+        import openai
+
+        try:
+            models = self._models()
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError):
+            models = []
         if models and self.name not in models:
             return UserError(f"{self.url} has no model {self.name!r}: it has {', '.join(models[:20])}.")
         if not models:
@@ -166,8 +141,8 @@ class ServerVlm:
         return UserError(f"{self.url} does not take questions for {self.name!r}: {said}.")
 
     def _no_such_server(self) -> UserError:
-        hint = "" if self.url.rstrip("/").endswith("/v1") else "; the address mostly ends in /v1"
-        return UserError(f"{self.url} does not speak OpenAI's chat completions: check the address{hint}.")
+        hint = "" if self.url.endswith("/v1") else "; the address mostly ends in /v1"
+        return UserError(f"{self.url} does not speak {self.protocol}: check the address{hint}.")
 
 
 def messages_of(question: Question) -> list[dict[str, Any]]:
@@ -175,25 +150,11 @@ def messages_of(question: Question) -> list[dict[str, Any]]:
     content = [
         {"type": "text", "text": part}
         if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": data_url(part)}}
+        else {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg_base64(part)}"}}
         for part in question.parts()
     ]
     system = [{"role": "system", "content": question.system}] if question.system else []
     return [*system, {"role": "user", "content": content}]
-
-
-def data_url(image: np.ndarray) -> str:
-    """The image as a JPEG in an address."""
-    return _jpeg_url(image.tobytes(), image.shape[1], image.shape[0])
-
-
-@lru_cache(256)  # the questions about a pair show the same frames again and again
-def _jpeg_url(pixels: bytes, width: int, height: int) -> str:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.frombytes("RGB", (width, height), pixels).save(out, "JPEG", quality=JPEG, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def _text(content: object) -> str:
@@ -211,4 +172,4 @@ def _words(body: dict[str, Any]) -> str:
 
 
 def _short(said: str) -> str:
-    return whole(" ".join(said.split())[:300])
+    return replace_surrogates(" ".join(said.split())[:300])
