@@ -22,8 +22,9 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from opensama.curation.clips import ClipRules, clip_stages, curate_clips, videos
-from opensama.curation.graph import Drop, GraphReport, Item, Stage
+from opensama.curation.clips import ClipRules, clip_stages, curate_clips, find_videos
+from opensama.curation.graph import GraphReport
+from opensama.curation.stage import Drop, GraphItem, GraphStage
 from opensama.media import read_video, write_video
 from opensama.values import Video
 from opensama.vlm import Question, ScriptedVlm, Vlm
@@ -56,14 +57,14 @@ def films(folder: Path, count: int, seconds: float) -> Path:
     return folder
 
 
-def loop(stages: list[Stage], items: list[Item]) -> int:
+def loop(stages: list[GraphStage], items: list[GraphItem]) -> int:
     """The peer: the stages' own functions, one in the other."""
     states = [stage.setup() if stage.setup else None for stage in stages]
     made = 0
     for item in items:
         found = [item]
         for stage, state in zip(stages, states, strict=True):
-            results: list[Item] = []
+            results: list[GraphItem] = []
             for one in found:
                 try:
                     result = stage.run(one) if stage.setup is None else stage.run(state, one)
@@ -91,7 +92,7 @@ def main() -> None:
             (place / "raw").mkdir()
         folder = options.folder or films(place / "raw", options.videos, options.seconds)
         cut = curate_clips(folder, place / "cut", rules)
-        items = videos(folder, place / "peer")
+        items = find_videos(folder, place / "peer")
         print(f"{len(items)} videos, {cut.records} clips of {rules.frames} frames")
 
         pairs, cpu, wall = timed(lambda: loop(clip_stages(rules, vlm, model="at once"), items))

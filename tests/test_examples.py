@@ -10,6 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
+    "a_curation_step.py": ["--out", "{tmp}"],
     "edit_a_clip.py": ["--out", "{tmp}/edited.mp4"],
     "what_the_model_plans.py": ["--frames", "20"],
     "pictures.py": ["--out", "{tmp}"],

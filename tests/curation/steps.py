@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opensama.curation.graph import Drop, Item, Stage
+from opensama.curation.stage import Drop, GraphItem, GraphStage
 from opensama.data.manifest import Record
 from opensama.values import UserError
 from opensama.vlm import VlmQuota
 
 
-def items(count: int) -> list[Item]:
+def items(count: int) -> list[GraphItem]:
     return [Record(f"video-{n:03}", "clip", f"{n}.mp4").to_dict() | {"_number": n} for n in range(count)]
 
 
-def check(item: Item) -> Item:
+def check(item: GraphItem) -> GraphItem:
     if item["_number"] % 7 == 3:
         raise Drop("too short")
     if item["_number"] % 11 == 5:
@@ -27,7 +27,7 @@ def check(item: Item) -> Item:
     return item
 
 
-def cut(item: Item) -> list[Item]:
+def cut(item: GraphItem) -> list[GraphItem]:
     return [item | {"id": f"{item['id']}-{part}", "_part": part} for part in range(item["_number"] % 4)]
 
 
@@ -39,25 +39,25 @@ class Teller:
             (folder / f"{os.getpid()}-{random.getrandbits(32)}").touch()
 
 
-def tell(teller: Teller, item: Item, *, words: str) -> Item | None:
+def tell(teller: Teller, item: GraphItem, *, words: str) -> GraphItem | None:
     assert isinstance(teller, Teller)
     if item["_part"] == 2 and item["_number"] % 8 == 2:
         return None
     return item | {"caption": f"{words} {item['_number']}.{item['_part']}"}
 
 
-def dawdle(item: Item, *, seconds: float) -> Item:
+def dawdle(item: GraphItem, *, seconds: float) -> GraphItem:
     time.sleep(seconds * random.random())
     return item
 
 
-def chain(*, words: str = "part", wait: float = 0.0, folder: Path | None = None) -> list[Stage]:
+def chain(*, words: str = "part", wait: float = 0.0, folder: Path | None = None) -> list[GraphStage]:
     """Drops, failures, none to three of one, a worker with a state, and a stage that takes now long, now not."""
     return [
-        Stage("check", check),
-        Stage("cut", cut),
-        Stage("tell", partial(tell, words=words), setup=partial(Teller, folder), cpus=0.5),
-        Stage("dawdle", partial(dawdle, seconds=wait)),
+        GraphStage("check", check),
+        GraphStage("cut", cut),
+        GraphStage("tell", partial(tell, words=words), setup=partial(Teller, folder), cpus=0.5),
+        GraphStage("dawdle", partial(dawdle, seconds=wait)),
     ]
 
 
@@ -66,14 +66,14 @@ class Purse:
         self.coins = coins
 
 
-def pay(purse: Purse, item: Item) -> Item:
+def pay(purse: Purse, item: GraphItem) -> GraphItem:
     if purse.coins == 0:
         raise VlmQuota("the budget is spent")
     purse.coins -= 1
     return item
 
 
-def no_server(item: Item) -> Item:
+def no_server(item: GraphItem) -> GraphItem:
     raise ConnectionError("nobody answers")
 
 
@@ -81,17 +81,17 @@ def wrong_key() -> Any:
     raise UserError("The server does not take this key; give another.")
 
 
-def give_array(item: Item) -> Item:
+def give_array(item: GraphItem) -> GraphItem:
     import numpy as np
 
     return item | {"_frames": np.zeros(3)}
 
 
-def spoil(item: Item) -> Item:
+def spoil(item: GraphItem) -> GraphItem:
     return item | {"task": "cooking"}
 
 
-def mark(item: Item, *, folder: Path, seconds: float) -> Item:
+def mark(item: GraphItem, *, folder: Path, seconds: float) -> GraphItem:
     """Takes its time, and leaves a file for each time that it was called."""
     time.sleep(seconds)
     (folder / f"{item['id']}.{random.getrandbits(64)}").touch()

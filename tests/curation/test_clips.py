@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from opensama.apps.cli import main
 from opensama.curation.clips import ClipRules, clip_stages, curate_clips, pair
-from opensama.curation.graph import Drop
 from opensama.curation.instructions import ASK, other_words, read_answer, why_not
+from opensama.curation.stage import Drop
 from opensama.data.manifest import Record, iter_records
 from opensama.media.video_io import read_video
 from opensama.values import UserError

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from opensama.apps.cli import main
 from opensama.curation import rubrics
-from opensama.curation.filters import filter_manifest, misses, pair_frames, score_pair, thresholds_of
+from opensama.curation.filters import filter_manifest
+from opensama.curation.scoring import misses, pair_frames, score_pair, thresholds_of
+from opensama.curation.settings import FilterSettings
 from opensama.data.manifest import Record, iter_records, write_manifest
 from opensama.media.video_io import write_video
 from opensama.values import UserError, Video
@@ -96,7 +98,7 @@ def failed(out: Path) -> dict[str, str]:
 
 def test_the_three_questions_as_the_server_sees_them(pairs, tmp_path):
     with ChatServer() as server:
-        filter_manifest(pairs, tmp_path / "out", asking(server), limit=1, frames=4, workers=1)
+        filter_manifest(pairs, tmp_path / "out", asking(server), FilterSettings(limit=1, frames=4), workers=1)
         asked = server.questions
     assert len(asked) == 9, "three questions in three turns each"
     source, edited = (np.stack([f.astype(int) for f in frames[[0, 4, 7, 11]]]) for frames in (SOURCE, GOOD))
@@ -178,7 +180,9 @@ def test_an_unreadable_answer_is_asked_for_once_more():
 def test_good_pairs_are_kept_and_the_others_are_not(pairs, tmp_path):
     out = tmp_path / "out"
     with ChatServer() as server:
-        report = filter_manifest(pairs, out, partial(open_vlm, server.url, cache=tmp_path / "answers"), frames=6)
+        report = filter_manifest(
+            pairs, out, partial(open_vlm, server.url, cache=tmp_path / "answers"), FilterSettings(frames=6)
+        )
     assert ids(out / "manifest.parquet") == ["good"]
     assert ids(out / "refused.parquet") == ["untouched", "broken", "frozen", "other"]
     wanted = rubrics.THRESHOLDS
@@ -199,20 +203,20 @@ def test_good_pairs_are_kept_and_the_others_are_not(pairs, tmp_path):
 def test_other_thresholds_ask_nothing_anew(pairs, tmp_path):
     out = tmp_path / "out"
     with ChatServer() as server:
-        filter_manifest(pairs, out, asking(server), turns=1)
+        filter_manifest(pairs, out, asking(server), FilterSettings(turns=1))
         before = len(server.questions)
-        filter_manifest(pairs, out, asking(server), turns=1, thresholds=thresholds_of(video="1,9,8,8"))
+        filter_manifest(pairs, out, asking(server), FilterSettings(turns=1), thresholds=thresholds_of(video="1,9,8,8"))
         assert ids(out / "manifest.parquet") == ["good", "untouched"]
         assert len(server.questions) == before
-        filter_manifest(pairs, out, asking(server), turns=2)
+        filter_manifest(pairs, out, asking(server), FilterSettings(turns=2))
         assert len(server.questions) == 3 * before, "other questions do"
 
 
 def test_thrift_asks_no_further_than_needed(pairs, tmp_path):
     with ChatServer() as server:
-        filter_manifest(pairs, tmp_path / "all", asking(server), turns=1)
+        filter_manifest(pairs, tmp_path / "all", asking(server), FilterSettings(turns=1))
         every = len(server.questions)
-        filter_manifest(pairs, tmp_path / "some", asking(server), turns=1, thrifty=True)
+        filter_manifest(pairs, tmp_path / "some", asking(server), FilterSettings(turns=1, thrifty=True))
         assert len(server.questions) - every < every - 3
     assert ids(tmp_path / "some/manifest.parquet") == ids(tmp_path / "all/manifest.parquet")
 
@@ -321,11 +325,11 @@ def test_what_has_no_verdict_is_kept_apart(pairs, tmp_path):
 def test_a_budget_is_kept_and_the_next_call_goes_on(pairs, tmp_path):
     out, cache = tmp_path / "out", tmp_path / "answers"
     with ChatServer() as server:
-        first = filter_manifest(pairs, out, asking(server, cache, budget=20, budget_id="one run"), workers=1)
+        first = filter_manifest(pairs, out, asking(server, cache, budget=20, budget_id="run of 20"), workers=1)
         assert "budget of 20 questions is spent" in first.stopped
         assert (first.kept + first.refused, first.left) == (2, 3)
         assert len(server.questions) == 20
-        second = filter_manifest(pairs, out, asking(server, cache, budget=25, budget_id="one run"), workers=1)
+        second = filter_manifest(pairs, out, asking(server, cache, budget=25, budget_id="run of 25"), workers=1)
         assert (second.stopped, second.left, len(server.questions)) == ("", 0, 45), "nothing was asked twice"
     assert ids(out / "manifest.parquet") == ["good"]
 
@@ -367,7 +371,7 @@ def test_who_cannot_be_asked_at_all_is_told_at_once(pairs, tmp_path):
     with pytest.raises(UserError, match="has no rows"):
         filter_manifest(tmp_path / "none.parquet", out, lambda: ScriptedVlm(lambda question: "yes"))
     with pytest.raises(UserError, match="number of turns must be from 1"):
-        filter_manifest(pairs, out, lambda: ScriptedVlm(lambda question: "yes"), turns=0)
+        filter_manifest(pairs, out, lambda: ScriptedVlm(lambda question: "yes"), FilterSettings(turns=0))
 
 
 def test_the_command(pairs, tmp_path, capsys, monkeypatch):
@@ -463,7 +467,9 @@ def test_edits_of_footage_are_ranked(tmp_path):
     ]
     write_manifest(tmp_path / "all.parquet", records)
     with ChatServer() as server:
-        filter_manifest(tmp_path / "all.parquet", tmp_path / "out", asking(server), turns=1, frames=4, side=224)
+        filter_manifest(
+            tmp_path / "all.parquet", tmp_path / "out", asking(server), FilterSettings(turns=1, frames=4, side=224)
+        )
     assert ids(tmp_path / "out/manifest.parquet") == ["edit"]
     scored = {record.id: record.scores for record in iter_records(tmp_path / "out/refused.parquet")}
     assert scored["nothing"]["vlm_instruction"] < 2
@@ -473,7 +479,7 @@ def test_edits_of_footage_are_ranked(tmp_path):
 def test_the_report_holds_everything_itself(pairs, tmp_path):
     out = tmp_path / "out"
     with ChatServer() as server:
-        report = filter_manifest(pairs, out, asking(server), turns=1)
+        report = filter_manifest(pairs, out, asking(server), FilterSettings(turns=1))
     page = (out / "report.html").read_text()
     assert page.count('src="data:image/jpeg;base64,') == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', page), "nothing is fetched"

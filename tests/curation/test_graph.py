@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from opensama.curation.graph import OBJECT_STORE, GraphReport, Stage, run_graph
+from opensama.curation.graph import OBJECT_STORE, GraphReport, run_graph
+from opensama.curation.stage import GraphStage
 from opensama.data.manifest import Record, iter_records
 from opensama.values import Progress, UserError
 from tests.curation import steps
@@ -87,7 +88,7 @@ def test_two_ray_workers_and_one_process_agree(tmp_path: Path) -> None:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE)
     try:
         there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray")
-        stages = [Stage("pay", steps.pay, setup=partial(steps.Purse, 3), cpus=2)]  # one worker
+        stages = [GraphStage("pay", steps.pay, setup=partial(steps.Purse, 3), cpus=2)]  # one worker
         for records, left in ((3, 2), (5, 0)):
             report = run_graph(stages, steps.items(5), tmp_path / "quota", runner="ray")
             assert (report.records, report.left, bool(report.stopped)) == (records, left, left > 0)
@@ -158,11 +159,12 @@ MARKED = """
 import sys
 from functools import partial
 from pathlib import Path
-from opensama.curation.graph import Stage, run_graph
+from opensama.curation.graph import run_graph
+from opensama.curation.stage import GraphStage
 from tests.curation import steps
 
 out = Path(sys.argv[1])
-stages = [Stage("cut", steps.cut), Stage("mark", partial(steps.mark, folder=out / "marks", seconds=0.3))]
+stages = [GraphStage("cut", steps.cut), GraphStage("mark", partial(steps.mark, folder=out / "marks", seconds=0.3))]
 run_graph(stages, steps.items({count}), out, runner="ray", workers=1)
 """
 
@@ -211,7 +213,10 @@ def test_killed_on_ray_it_does_what_is_missing(tmp_path: Path) -> None:
     out, count = tmp_path / "out", 16
     for folder in (out, tmp_path):
         (folder / "marks").mkdir(parents=True)
-    stages = [Stage("cut", steps.cut), Stage("mark", partial(steps.mark, folder=tmp_path / "marks", seconds=0.0))]
+    stages = [
+        GraphStage("cut", steps.cut),
+        GraphStage("mark", partial(steps.mark, folder=tmp_path / "marks", seconds=0.0)),
+    ]
     run_graph(stages, steps.items(count), tmp_path / "whole")
 
     def done() -> list[str]:
@@ -273,12 +278,12 @@ def test_other_settings_make_everything_anew(tmp_path: Path) -> None:
 
 
 def test_equal_items_are_each_done(tmp_path: Path) -> None:
-    report = run_graph([Stage("check", steps.check)], steps.items(2) * 2, tmp_path)
+    report = run_graph([GraphStage("check", steps.check)], steps.items(2) * 2, tmp_path)
     assert report.records == 4
 
 
 def test_a_spent_quota_ends_the_run_and_the_next_call_goes_on(tmp_path: Path) -> None:
-    stages = [Stage("pay", steps.pay, setup=partial(steps.Purse, 3))]
+    stages = [GraphStage("pay", steps.pay, setup=partial(steps.Purse, 3))]
     report = run_graph(stages, steps.items(8), tmp_path)
     assert (report.stopped, report.records, report.left) == ("the budget is spent", 3, 5)
     report = run_graph(stages, steps.items(8), tmp_path)
@@ -289,22 +294,22 @@ def test_a_spent_quota_ends_the_run_and_the_next_call_goes_on(tmp_path: Path) ->
 
 
 def test_a_server_that_is_gone_does_not_spoil_a_million_items(tmp_path: Path) -> None:
-    report = run_graph([Stage("ask", steps.no_server)], steps.items(100), tmp_path)
+    report = run_graph([GraphStage("ask", steps.no_server)], steps.items(100), tmp_path)
     assert "nobody answers" in report.stopped
     assert report.failed < 30
     assert report.left > 70
 
 
 def test_what_a_person_must_mend_ends_the_run(tmp_path: Path) -> None:
-    stages = [Stage("ask", steps.pay, setup=steps.wrong_key)]
+    stages = [GraphStage("ask", steps.pay, setup=steps.wrong_key)]
     with pytest.raises(UserError, match="does not take this key"):
         run_graph(stages, steps.items(3), tmp_path)
 
 
 def test_results_must_be_json_and_records(tmp_path: Path) -> None:
-    run_graph([Stage("array", steps.give_array)], steps.items(1), tmp_path / "a")
+    run_graph([GraphStage("array", steps.give_array)], steps.items(1), tmp_path / "a")
     assert "not JSON serializable" in failures(tmp_path / "a")[0]["error"]["reason"]
-    run_graph([Stage("spoil", steps.spoil)], steps.items(1), tmp_path / "b")
+    run_graph([GraphStage("spoil", steps.spoil)], steps.items(1), tmp_path / "b")
     assert "cooking" in failures(tmp_path / "b")[0]["error"]["reason"]
 
 
@@ -317,7 +322,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_setting_without_a_lasting_name_is_refused(tmp_path: Path) -> None:
-    stages = [Stage("tell", partial(steps.tell, words=object()))]  # type: ignore[arg-type]
+    stages = [GraphStage("tell", partial(steps.tell, words=object()))]  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lasting name"):
         run_graph(stages, steps.items(3), tmp_path)
 

@@ -15,7 +15,7 @@ from opensama.curation.masks import (
     changed,
     grow,
     load_masks,
-    measure,
+    measure_masks,
     put_together,
     save_masks,
     soft,
@@ -33,7 +33,7 @@ def square(left: int = 20, top: int = 10, side: int = 16, step: int = 1, frames:
 
 
 def test_a_square_is_measured() -> None:
-    found = measure(square())
+    found = measure_masks(square())
     assert found.area == pytest.approx(16 * 16 / (40 * 60))
     assert found.presence == 1
     assert found.steadiness == pytest.approx(15 / 17)
@@ -58,9 +58,9 @@ def test_masks_that_cannot_be_edited_are_refused_with_a_reason(masks: np.ndarray
 
 def test_a_background_needs_room_and_something_before_it() -> None:
     rules = MaskRules()
-    assert rules.refusal_of_backdrop(~square()) is None
-    assert rules.refusal_of_backdrop(square(side=12)) == "mask: too little background"
-    assert rules.refusal_of_backdrop(np.ones(SIZE, bool)) == "mask: nothing in front of the background"
+    assert rules.refusal_of_background(~square()) is None
+    assert rules.refusal_of_background(square(side=12)) == "mask: too little background"
+    assert rules.refusal_of_background(np.ones(SIZE, bool)) == "mask: nothing in front of the background"
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.03, 0.1]))

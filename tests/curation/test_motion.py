@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.curation.graph import Drop
-from opensama.curation.motion import Flow, motion_of, moving, speed
+from opensama.curation.motion import Flow, mean_speed, motion_of, moving
+from opensama.curation.stage import Drop
 from opensama.world import Scene, render, sample_scene, to_uint8
 from opensama.world.render import screen, stand
 from opensama.world.scenes import FPS
@@ -78,9 +78,9 @@ def test_a_shift_is_found(right: int, down: int, seed: int) -> None:
 
 def test_speed_knows_no_size_and_no_rate() -> None:
     flow = np.full((90, 160, 2), (3.0, 4.0))
-    assert speed(flow, 0.1) == pytest.approx(5 / math.hypot(90, 160) / 0.1)
-    assert speed(np.full((180, 320, 2), (6.0, 8.0)), 0.1) == pytest.approx(speed(flow, 0.1))
-    assert speed(flow / 2, 0.05) == pytest.approx(speed(flow, 0.1))
+    assert mean_speed(flow, 0.1) == pytest.approx(5 / math.hypot(90, 160) / 0.1)
+    assert mean_speed(np.full((180, 320, 2), (6.0, 8.0)), 0.1) == pytest.approx(mean_speed(flow, 0.1))
+    assert mean_speed(flow / 2, 0.05) == pytest.approx(mean_speed(flow, 0.1))
     assert motion_of([]) == 0.0
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensama.curation import making, rehearsal
+from opensama.curation import oracles, pair_stages
 from opensama.curation.elements import Clip
-from opensama.curation.graph import Drop, Stage
 from opensama.curation.inpainting import Vace, open_inpainter
 from opensama.curation.masks import MaskRules, load_masks
+from opensama.curation.oracles import WorldInpainter, WorldSegmenter, WorldVlm, draw_look, exact_edits, scene_of
 from opensama.curation.pairs import PairSettings, PairsReport, find_clips, make_pairs
-from opensama.curation.rehearsal import WorldInpainter, WorldSegmenter, WorldVlm, changes, draw, scene_of
 from opensama.curation.segmentation import GroundedSam, open_segmenter
+from opensama.curation.stage import Drop, GraphStage
 from opensama.data.manifest import Record, iter_records, write_manifest
 from opensama.media.video_io import read_video, write_video
 from opensama.values import UserError, Video
@@ -38,7 +38,7 @@ SIZE = (9, 96, 96)
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "clips"
-    rehearsal.write_clips(folder, 2, frames=SIZE[0], size=SIZE[1:])
+    oracles.write_clips(folder, 2, frames=SIZE[0], size=SIZE[1:])
     return folder
 
 
@@ -82,11 +82,11 @@ def test_every_edited_clip_is_the_exact_answer(made: tuple[Path, PairsReport]) -
     assert report.graph.failed == 0
     for record in pairs:
         scene = scene_of(Path(str(record.source)))
-        (change,) = (c for c in changes(scene) if (c.kind, c.element) == (record.task, record.notes["element"]))
-        exact, edited = draw(change.look, *SIZE), frames(out / record.target)
+        (change,) = (c for c in exact_edits(scene) if (c.kind, c.element) == (record.task, record.notes["element"]))
+        exact, edited = draw_look(change.look, *SIZE), frames(out / record.target)
         assert likeness(edited, exact) > 32, record.instruction
         assert likeness(edited, exact) > likeness(frames(out / str(record.source)), exact) + 4
-        nearest = max(changes(scene), key=lambda c: likeness(edited, draw(c.look, *SIZE)))
+        nearest = max(exact_edits(scene), key=lambda c: likeness(edited, draw_look(c.look, *SIZE)))
         assert nearest == change
         assert (record.instruction, record.caption) == (change.instruction, change.look.caption)
         assert (record.frames, record.height, record.width, record.fps) == (*SIZE, 16)
@@ -101,7 +101,7 @@ def test_a_removal_is_what_the_world_itself_says_it_is(made: tuple[Path, PairsRe
             plan = plan_edit(int(Path(str(record.source)).stem.removeprefix("world-")), "train", "remove")
             if plan.edited == record.notes["element"]:
                 seen += 1
-                assert likeness(frames(out / record.target), draw(plan.target, *SIZE)) > 35
+                assert likeness(frames(out / record.target), draw_look(plan.target, *SIZE)) > 35
     assert seen
 
 
@@ -126,8 +126,8 @@ def test_masks_are_exact_and_kept(made: tuple[Path, PairsReport]) -> None:
     for record in records(out):
         if record.task == "remove":
             scene = scene_of(Path(str(record.source)))
-            (change,) = (c for c in changes(scene) if (c.kind, c.element) == ("remove", record.notes["element"]))
-            before, after = draw(Look(scene), *SIZE), draw(change.look, *SIZE)
+            (change,) = (c for c in exact_edits(scene) if (c.kind, c.element) == ("remove", record.notes["element"]))
+            before, after = draw_look(Look(scene), *SIZE), draw_look(change.look, *SIZE)
             away = np.abs(before.astype(int) - after).max(axis=-1)
             mask = load_masks(out / record.notes["mask"])
             assert mask[away > 6].all()
@@ -187,9 +187,9 @@ def test_what_was_not_painted_is_no_pair(clips: Path, tmp_path: Path) -> None:
 
 def test_another_change_than_the_caption_says_is_no_pair(clips: Path, tmp_path: Path) -> None:
     def another(clip: Clip, masks: np.ndarray, caption: str) -> np.ndarray:
-        (mine,) = (c for c in changes(scene_of(clip.path)) if c.look.caption == caption)
+        (mine,) = (c for c in exact_edits(scene_of(clip.path)) if c.look.caption == caption)
         kind = "recolor" if mine.kind == "remove" else "remove"
-        (other,) = (c for c in changes(scene_of(clip.path)) if (c.kind, c.element) == (kind, mine.element))
+        (other,) = (c for c in exact_edits(scene_of(clip.path)) if (c.kind, c.element) == (kind, mine.element))
         return WorldInpainter().inpaint(clip, masks, other.look.caption)
 
     settings = replace(SETTINGS, kinds=("remove", "recolor"))
@@ -235,7 +235,7 @@ def _drawn(record: Record) -> Path:
 def test_names_that_fit_several_things_are_left_alone(clips: Path, tmp_path: Path) -> None:
     class Double(WorldSegmenter):
         def segment(self, clip, names):
-            return [replace(thing, rivals=1) for thing in super().segment(clip, names)]
+            return [replace(thing, ambiguous=1) for thing in super().segment(clip, names)]
 
     report = make(clips, tmp_path, segmenter=Double(), settings=replace(SETTINGS, kinds=("remove",)))
     assert set(reasons(report)) == {"mask: the name fits several things"}
@@ -328,13 +328,13 @@ def test_clips_of_a_manifest_are_taken_once_and_only_between_their_times(clips: 
     first, second = find_clips(tmp_path / "clips.jsonl")
     assert (first["id"], second["id"], second["kind"]) == ("a", "b", "clip")
     whole = frames(Path(file))
-    clip, same = making.take(first, 81, 720)
+    clip, same = pair_stages.take(first, 81, 720)
     assert not same
     assert np.array_equal(clip.frames, whole[2:7])  # six are between the times, 4k+1 of them five
-    clip, same = making.take(second, 81, 720)
+    clip, same = pair_stages.take(second, 81, 720)
     assert same
     assert np.array_equal(clip.frames, whole)
-    small, same = making.take(second, 81, 48)
+    small, same = pair_stages.take(second, 81, 48)
     assert not same
     assert small.frames.shape == (9, 48, 48, 3)
 
@@ -376,7 +376,7 @@ def test_what_is_wrong_with_a_call_is_said(tmp_path: Path, clips: Path) -> None:
 
 def test_the_worlds_vlm_judges_by_what_it_is_shown(made: tuple[Path, PairsReport], clips: Path) -> None:
     """Swapping the clips, or another instruction, changes its marks."""
-    from opensama.curation.filters import score_pair
+    from opensama.curation.scoring import score_pair
     from opensama.vlm import frames_for
 
     out, _ = made
@@ -399,7 +399,7 @@ def test_models_named_world_are_opened() -> None:
 
 def test_captions_of_a_scene_tell_its_changes_apart() -> None:
     for seed in range(20):
-        found = changes(scene_of(Path(f"world-{seed:04d}.mp4")))
+        found = exact_edits(scene_of(Path(f"world-{seed:04d}.mp4")))
         captions = [change.look.caption for change in found]
         assert len(set(captions)) == len(captions)
 
@@ -422,7 +422,7 @@ def test_a_model_works_for_one_thread_at_a_time_whoever_its_neighbour_is(clips: 
             return super().inpaint(clip, masks, caption, seed)
 
     more = tmp_path / "clips"
-    rehearsal.write_clips(more, 6, frames=SIZE[0], size=SIZE[1:])
+    oracles.write_clips(more, 6, frames=SIZE[0], size=SIZE[1:])
     settings = replace(SETTINGS, kinds=("remove",), each=1, turns=0)
     report = make(more, tmp_path / "out", inpainter=Busy(), settings=settings, workers=4)
     assert sum(report.made.values()) > 4
@@ -436,7 +436,7 @@ def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> N
         device="cpu", threshold=0.0, edges=(96, 144),
     )  # fmt: skip
     inpainter = Vace(str(tiny_models.inpainter(tmp_path / "vace")), device="cpu", steps=2, area=32 * 32)
-    rules = MaskRules(smallest=0, largest=1, presence=0, steadiness=0, border=1, backdrop=0)
+    rules = MaskRules(smallest=0, largest=1, presence=0, steadiness=0, border=1, background=0)
 
     def answer(question: Question) -> str:
         if "Say what could be edited" in question.text:
@@ -449,7 +449,7 @@ def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> N
         """Random weights find as good a box in many places."""
 
         def segment(self, clip, names):
-            return [replace(found, rivals=0) for found in super().segment(clip, names)]
+            return [replace(found, ambiguous=0) for found in super().segment(clip, names)]
 
     segmenter.__class__ = Sure
     settings = replace(SETTINGS, rules=rules, turns=0, each=1, least=0.0)
@@ -466,7 +466,7 @@ def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> N
     assert pairs, report.table()
     for record in pairs:
         source, target = frames(tmp_path / "out" / str(record.source)), frames(tmp_path / "out" / record.target)
-        mask = making.room(load_masks(tmp_path / "out" / record.notes["mask"]), record.task, settings.margin)
+        mask = pair_stages.room(load_masks(tmp_path / "out" / record.notes["mask"]), record.task, settings.margin)
         assert target.shape == source.shape
         if not mask.all():
             away = np.abs(source.astype(int) - target)
@@ -479,7 +479,7 @@ def test_every_stage_travels_to_another_process(clips: Path, tmp_path: Path, mon
     class Seen(Exception):
         pass
 
-    def travel(stages: list[Stage], *_: object, **__: object) -> None:
+    def travel(stages: list[GraphStage], *_: object, **__: object) -> None:
         assert [stage.name for stage in pickle.loads(pickle.dumps(stages))][-2:] == ["quality filter", "way back"]
         raise Seen
 
@@ -494,6 +494,6 @@ def test_found_things_may_be_absent(clips: Path) -> None:
     with pytest.raises(ValueError, match="no picture of"):
         WorldInpainter().inpaint(clip, np.zeros(SIZE, bool), "A purple elephant.")
     item = next(iter(find_clips(clips))) | {"_front": [{"name": "purple elephant", "person": False}], "_behind": []}
-    bench, size = making.Bench(str(clips), WorldSegmenter()), {"frames": 9, "short_side": 720}
+    state, size = pair_stages.StageState(str(clips), WorldSegmenter()), {"frames": 9, "short_side": 720}
     with pytest.raises(Drop, match="nothing found"):
-        making.segmentation(bench, item, model="", kinds=(), elements=1, **size)
+        pair_stages.segmentation(state, item, model="", kinds=(), elements=1, **size)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensama.curation.graph import Drop
 from opensama.curation.scenes import at, clock_of, find_cuts, scenes, seconds_of
+from opensama.curation.stage import Drop
 from opensama.media.frames import resize_frame
 from opensama.media.video_io import read_video, write_video
 from opensama.media.video_io.small import small_frames

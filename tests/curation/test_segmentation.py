@@ -16,9 +16,9 @@ from opensama.curation.segmentation import (
     MEAN,
     Box,
     GroundedSam,
+    detector_prompt,
     fit,
     open_segmenter,
-    prompt,
     to_corners,
     to_model,
 )
@@ -98,7 +98,7 @@ def test_boxes_are_scored_by_the_tokens_of_their_own_name(both: GroundedSam, cli
 
 
 def test_names_stand_in_the_text_where_they_are_said_to() -> None:
-    text, spans = prompt(["red ball", "dog", "left box"])
+    text, spans = detector_prompt(["red ball", "dog", "left box"])
     assert text == "red ball. dog. left box."
     assert [text[a:b] for a, b in spans] == ["red ball", "dog", "left box"]
 
@@ -132,8 +132,8 @@ def test_a_clip_becomes_masks_by_name(both: GroundedSam, clip: Clip) -> None:
         with torch.no_grad():
             looks = [both.detect(clip.frames[at], ["red ball", "dog"])[thing.name] for at in (0, 2, 4)]
         best = max(looks, key=lambda boxes: boxes[0].score)
-        assert (thing.score, thing.rivals) == (pytest.approx(best[0].score), len(best) - 1)
-        assert thing.rivals > 0
+        assert (thing.score, thing.ambiguous) == (pytest.approx(best[0].score), len(best) - 1)
+        assert thing.ambiguous > 0
     again = both.segment(clip, ["red ball", "dog"])
     assert all(np.array_equal(a.masks, b.masks) for a, b in zip(found, again, strict=True))
 

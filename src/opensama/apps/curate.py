@@ -15,11 +15,13 @@ from cyclopts import App, Parameter
 from opensama.apps.cli import ended
 from opensama.apps.options import OUT
 from opensama.apps.progress import Display, duration
+from opensama.curation.settings import ClipRules, FilterSettings, PairOptions
 from opensama.values import UserError
 
 if TYPE_CHECKING:
     from opensama.vlm import Vlm
 
+FLAT = Parameter(name="*")  # the fields of a class are options of their own
 Runner = Literal["local", "ray"]
 
 app = App(name="curate", help="Make training data: cut raw videos, make pairs of clips, keep the good pairs.")
@@ -59,6 +61,12 @@ class Asking:
     @property
     def asks(self) -> bool:
         return self.vlm_url is not None or self.vlm_model is not None
+
+    def needed(self) -> Asking:
+        """Itself. UserError where it names nobody to ask."""
+        if not self.asks:
+            raise UserError("Say whom to ask: --vlm-url for a server, or --vlm-model for a model that runs here.")
+        return self
 
     @property
     def gpus(self) -> float:
@@ -107,23 +115,13 @@ class Running:
         return self.workers or (os.cpu_count() if self.runner == "local" else None)
 
 
-@app.command
-def clips(
+@app.command(name="clips")
+def make_clips(
     folder: Path,
     /,
     *,
     out: Annotated[Path, OUT],
-    frames: int = 81,
-    pairs: int = 1,
-    min_seconds: float = 1.0,
-    max_seconds: float = 21600.0,
-    min_side: int = 240,
-    min_fps: float = 15.0,
-    max_fps: float = 61.0,
-    low_motion: float = 0.01,
-    high_motion: float = 0.6,
-    rewritten: float = 0.5,
-    seed: int = 0,
+    rules: Annotated[ClipRules | None, FLAT] = None,
     asking: Asking | None = None,
     running: Running | None = None,
 ) -> int:
@@ -140,45 +138,10 @@ def clips(
         Searched through for video files.
     out
         Folder of the results: manifest.parquet, failed.jsonl, report.json.
-    frames
-        Of each clip; models take 4k+1.
-    pairs
-        Of each scene, at most; no clip is in two.
-    min_seconds
-        Shorter videos are left out.
-    max_seconds
-        Longer videos are left out.
-    min_side
-        Pixels that the shorter side must have.
-    min_fps
-        Frames a second that a video must have.
-    max_fps
-        Frames a second that it may have.
-    low_motion
-        Scenes with less are left out; in frame diagonals a second, the mean over the picture.
-    high_motion
-        Scenes with more are left out.
-    rewritten
-        Share of instructions that get another verb.
-    seed
-        Of the choice of clips and verbs.
     """
     asking, running = asking or Asking(), running or Running()
-    from opensama.curation.clips import ClipRules, curate_clips
+    from opensama.curation.clips import curate_clips
 
-    rules = ClipRules(
-        frames=frames,
-        min_seconds=min_seconds,
-        max_seconds=max_seconds,
-        min_side=min_side,
-        min_fps=min_fps,
-        max_fps=max_fps,
-        low_motion=low_motion,
-        high_motion=high_motion,
-        pairs=pairs,
-        rewritten=rewritten,
-        seed=seed,
-    )
     with Display() as show:
         report = curate_clips(
             folder,
@@ -206,12 +169,7 @@ def filter_pairs(
     out: Annotated[Path, OUT],
     image_thresholds: str | None = None,
     video_thresholds: str | None = None,
-    turns: int = 3,
-    frames: int = 8,
-    side: int = 448,
-    temperature: float = 0.7,
-    thrifty: Annotated[bool, Parameter(negative=())] = False,
-    limit: int | None = None,
+    settings: Annotated[FilterSettings | None, Parameter(name="*", negative=())] = None,
     asking: Asking | None = None,
     running: Running | None = None,
 ) -> int:
@@ -227,36 +185,18 @@ def filter_pairs(
         Least scores of images for instruction, quality, preservation. By default 9,9,9.
     video_thresholds
         Least scores of videos for instruction, quality, preservation, motion. By default 8,9,8,8.
-    turns
-        How often each question is asked; the scores are averaged.
-    frames
-        Of each clip that the VLM sees.
-    side
-        Pixels of their longer side, at most.
-    temperature
-        Of the VLM's answers.
-    thrifty
-        Ask no further once a score has missed its threshold.
-    limit
-        Only the first so many rows.
     """
-    asking, running = asking or Asking(), running or Running()
-    if not asking.asks:
-        raise UserError("Say whom to ask: --vlm-url for a server, or --vlm-model for a model that runs here.")
-    from opensama.curation.filters import filter_manifest, thresholds_of
+    asking, running = (asking or Asking()).needed(), running or Running()
+    from opensama.curation.filters import filter_manifest
+    from opensama.curation.scoring import thresholds_of
 
     with Display() as show:
         report = filter_manifest(
             manifest,
             out,
             asking.vlm(out),
+            settings,
             thresholds=thresholds_of(image_thresholds, video_thresholds),
-            turns=turns,
-            frames=frames,
-            side=side,
-            temperature=temperature,
-            thrifty=thrifty,
-            limit=limit,
             runner=running.runner,
             workers=running.workers,
             gpus=asking.gpus,
@@ -268,27 +208,20 @@ def filter_pairs(
 
 
 @app.command(name="pairs")
-def make(
+def make_pairs(
     clips: Path,
     /,
     *,
     out: Annotated[Path, OUT],
     segmenter: str = "",
     inpainter: str = "",
+    steps: int = 30,
     judge_url: str | None = None,
     judge_model: str | None = None,
-    kinds: str = "remove,replace,recolor,background",
-    elements: int = 3,
-    each: int = 1,
-    frames: int = 81,
-    short_side: int = 720,
-    steps: int = 30,
     public: Annotated[Path | None, Parameter(name="--with")] = None,
-    balance: float = 2.0,
-    reverse: bool = True,
-    turns: int = 1,
+    kinds: str = "remove,replace,recolor,background",
     video_thresholds: str | None = None,
-    seed: int = 0,
+    options: Annotated[PairOptions | None, FLAT] = None,
     asking: Asking | None = None,
     running: Running | None = None,
 ) -> int:
@@ -306,62 +239,37 @@ def make(
         DETECTOR,TRACKER: folders or hub ids of Grounding DINO and SAM 2, or: world. By default the published ones.
     inpainter
         Folder or hub id of a VACE pipeline, or: world. By default the published 1.3B model.
+    steps
+        Of the inpainter.
     judge_url
         Another server that scores the pairs. By default the one of --vlm-url.
     judge_model
         Another model that scores the pairs. By default the one of --vlm-model.
-    kinds
-        Which edits to make, with commas between.
-    elements
-        Things in a clip that are edited, at most, beside its background.
-    each
-        Kinds of edit made of each.
-    frames
-        Of a clip, at most.
-    short_side
-        Pixels; larger clips are made smaller.
-    steps
-        Of the inpainter.
     public
         A manifest of pairs from elsewhere, which are filtered and balanced along.
-    balance
-        The most pairs of a type, in medians of all types; 0 keeps all.
-    reverse
-        Make of each edit the pair in the other direction, too.
-    turns
-        How often the judge is asked; 0 leaves the quality filter out.
+    kinds
+        Which edits to make, with commas between.
     video_thresholds
         Least scores for instruction, quality, preservation, motion. By default 8,9,8,8.
-    seed
-        Of all choices.
     """
-    asking, running = asking or Asking(), running or Running()
-    if not asking.asks:
-        raise UserError("Say whom to ask: --vlm-url for a server, or --vlm-model for a model that runs here.")
-    from opensama.curation.filters import thresholds_of
+    asking, running = (asking or Asking()).needed(), running or Running()
+    from opensama.curation import pairs
     from opensama.curation.inpainting import open_inpainter
-    from opensama.curation.pairs import PairSettings, make_pairs
+    from opensama.curation.scoring import thresholds_of
     from opensama.curation.segmentation import open_segmenter
 
-    settings = PairSettings(
+    settings = pairs.PairSettings(
+        **vars(options or PairOptions()),
         kinds=tuple(kind.strip() for kind in kinds.split(",")),
-        elements=elements,
-        each=each,
-        frames=frames,
-        short_side=short_side,
-        both_ways=reverse,
-        turns=turns,
         thresholds=thresholds_of(video=video_thresholds)["video"],
-        balance=balance,
-        seed=seed,
     )
     vlm: Callable[[], Vlm] = asking.vlm(out)
     if asking.vlm_url == "world":
-        from opensama.curation.rehearsal import WorldVlm
+        from opensama.curation.oracles import WorldVlm
 
-        vlm = partial(WorldVlm, clips, frames)
+        vlm = partial(WorldVlm, clips, settings.frames)
     with Display() as show:
-        report = make_pairs(
+        report = pairs.make_pairs(
             clips,
             out,
             vlm,

@@ -11,14 +11,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from opensama.curation.scoring import mean_score
+from opensama.curation.settings import check_balance
 from opensama.data.manifest import Record
-from opensama.values import UserError
 
 
 def balance(records: Sequence[Record], ratio: float) -> list[int]:
     """The numbers of the records to keep, in their order; all of them for a ratio of 0."""
-    if ratio and not 1 <= ratio <= 1000:
-        raise UserError(f"The balance must be from 1 to 1000 times the median, or 0 for none, not {ratio:g}.")
+    check_balance(ratio)
     if not ratio or not records:
         return list(range(len(records)))
     most = limit(Counter(record.task for record in records), ratio)
@@ -39,6 +39,4 @@ def limit(counts: Mapping[str, int], ratio: float) -> int:
 
 def _rank(record: Record) -> tuple[float, str]:
     """Best scored first; what is equal in an order that depends on nothing but the names."""
-    marks = [value for name, value in record.scores.items() if name.startswith("vlm_")]
-    mean = math.fsum(marks) / len(marks) if marks else 0.0
-    return -round(mean, 6), hashlib.sha256(record.id.encode()).hexdigest()
+    return -round(mean_score(record), 6), hashlib.sha256(record.id.encode()).hexdigest()

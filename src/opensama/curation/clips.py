@@ -14,15 +14,16 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from opensama.curation.graph import Drop, GraphReport, Item, Stage, run_graph
-from opensama.curation.motion import HIGH, LOW, moving
+from opensama.curation.graph import GraphReport, run_graph
+from opensama.curation.motion import moving
 from opensama.curation.scenes import at, scenes
+from opensama.curation.settings import ClipRules
+from opensama.curation.stage import Drop, GraphItem, GraphStage
 from opensama.data.manifest import Record
 from opensama.media import VIDEO_SUFFIXES
 from opensama.values import Progress, UserError
@@ -30,44 +31,6 @@ from opensama.vlm import check_connection
 
 if TYPE_CHECKING:
     from opensama.vlm import Vlm
-
-
-@dataclass(frozen=True)
-class ClipRules:
-    """What is kept and how it is cut. A wrong value is a `UserError`."""
-
-    frames: int = 81
-    """Of each clip; models take 4k+1."""
-    min_seconds: float = 1.0
-    max_seconds: float = 6 * 3600.0
-    min_side: int = 240
-    """Pixels of a video's shorter side."""
-    min_fps: float = 15.0
-    max_fps: float = 61.0
-    low_motion: float = LOW
-    high_motion: float = HIGH
-    """Frame diagonals a second."""
-    pairs: int = 1
-    """Of clips, from each scene at most."""
-    rewritten: float = 0.5
-    """Share of instructions that get another verb."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("frames", 1, 100_000),
-            ("min_side", 1, 8192),
-            ("pairs", 1, 10_000),
-            ("rewritten", 0, 1),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"The setting {name} must lie from {low} to {high}, not at {getattr(self, name)}.")
-        for least, most in (("min_seconds", "max_seconds"), ("min_fps", "max_fps"), ("low_motion", "high_motion")):
-            if not 0 <= getattr(self, least) <= getattr(self, most):
-                raise UserError(
-                    f"{least} is {getattr(self, least):g} and {most} {getattr(self, most):g}: "
-                    "the first must not be below 0 nor above the second."
-                )
 
 
 def curate_clips(
@@ -86,7 +49,7 @@ def curate_clips(
     The model is made once here, on Ray once a worker (then `vlm` is a `partial` of `open_vlm`), which takes `gpus`.
     UserError where it cannot be asked at all.
     """
-    items = videos(folder, out)
+    items = find_videos(folder, out)
     name, setup = "", None
     if vlm is not None:
         model = vlm()
@@ -98,7 +61,7 @@ def curate_clips(
 
 def clip_stages(
     rules: ClipRules, setup: Callable[[], Vlm] | None = None, *, model: str = "", gpus: float = 0
-) -> list[Stage]:
+) -> list[GraphStage]:
     """The graph, in the paper's order; `model` is the VLM's name."""
     from opensama.curation.instructions import describe, meaningful, reword
 
@@ -109,19 +72,19 @@ def clip_stages(
         fps=(rules.min_fps, rules.max_fps),
     )
     stages = [
-        Stage("basic", limits),
-        Stage("scenes", scenes),
-        Stage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion)),
-        Stage("clips", partial(cut, frames=rules.frames)),
+        GraphStage("basic", limits),
+        GraphStage("scenes", scenes),
+        GraphStage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion)),
+        GraphStage("clips", partial(cut, frames=rules.frames)),
     ]
     if setup is None:
-        return [*stages, Stage("each", each)]
+        return [*stages, GraphStage("each", each)]
     return [
         *stages,
-        Stage("pairs", partial(pair, pairs=rules.pairs, seed=rules.seed)),
-        Stage("instruction", partial(describe, model=model), setup=setup, cpus=0.25, gpus=gpus),
-        Stage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed)),
-        Stage("trivial", meaningful),
+        GraphStage("pairs", partial(pair, pairs=rules.pairs, seed=rules.seed)),
+        GraphStage("instruction", partial(describe, model=model), setup=setup, cpus=0.25, gpus=gpus),
+        GraphStage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed)),
+        GraphStage("trivial", meaningful),
     ]
 
 
@@ -129,7 +92,7 @@ def _same(model: Vlm) -> Vlm:
     return model
 
 
-def videos(folder: Path, out: Path) -> list[Item]:
+def find_videos(folder: Path, out: Path) -> list[GraphItem]:
     """An item for each video file in the folder and those in it, by name."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give one that has video files in it.")
@@ -165,7 +128,7 @@ def _files(folder: Path) -> Iterator[Path]:
 # --- the stages
 
 
-def basic(item: Item, *, seconds: tuple[float, float], side: int, fps: tuple[float, float]) -> Item:
+def basic(item: GraphItem, *, seconds: tuple[float, float], side: int, fps: tuple[float, float]) -> GraphItem:
     """Drops videos by length, size and frame rate; says what they have."""
     from opensama.media.video_io import read_video
 
@@ -184,7 +147,7 @@ def basic(item: Item, *, seconds: tuple[float, float], side: int, fps: tuple[flo
     return item | {"width": video.width, "height": video.height, "fps": round(float(video.fps), 4)}
 
 
-def cut(item: Item, *, frames: int) -> Item:
+def cut(item: GraphItem, *, frames: int) -> GraphItem:
     """Where the scene's clips begin and end: as many as fit, one behind the other; both ends share the rest."""
     count, rest = divmod(item["frames"], frames)
     if count == 0:
@@ -194,7 +157,7 @@ def cut(item: Item, *, frames: int) -> Item:
     return kept | {"frames": frames, "_clips": [list(clip) for clip in pairwise(edges)]}
 
 
-def each(item: Item) -> list[Item]:
+def each(item: GraphItem) -> list[GraphItem]:
     """Every clip of the scene as a record of its own."""
     return [
         item | _stretch("target", clip) | {"id": f"{item['id']}/{number}", "seconds": clip[1] - clip[0]}
@@ -202,7 +165,7 @@ def each(item: Item) -> list[Item]:
     ]
 
 
-def pair(item: Item, *, pairs: int, seed: int) -> list[Item]:
+def pair(item: GraphItem, *, pairs: int, seed: int) -> list[GraphItem]:
     """Two random clips of the scene: the one is the original, the other stands for an edit of it."""
     clips = item["_clips"]
     if len(clips) < 2:

@@ -8,7 +8,6 @@ import heapq
 import html
 import io
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +16,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from opensama.curation.filters import PREFIX, SAID, misses, pair_frames
 from opensama.curation.graph import GraphReport
 from opensama.curation.rubrics import SCORES
+from opensama.curation.scoring import REASON_PREFIX, SCORE_PREFIX, Thresholds, mean_score, misses, pair_frames
 from opensama.data.manifest import Record, read_manifest_table
 from opensama.runtime import whole_file
 from opensama.values import UserError
@@ -75,8 +74,8 @@ class FilterReport:
         return "\n".join(lines)
 
 
-def write_report(
-    out: Path, graph: GraphReport, settings: Mapping[str, Any], thresholds: Mapping[str, Mapping[str, float]]
+def write_filter_report(
+    out: Path, graph: GraphReport, settings: Mapping[str, Any], thresholds: Thresholds
 ) -> FilterReport:
     """Counts what lies in `out` and writes report.json and report.html."""
     report = FilterReport(
@@ -105,37 +104,31 @@ def write_report(
             tallies["set"][record.dataset][place] += 1
             tallies["task"][record.task][place] += 1
             missed.update(misses(record, thresholds))
-            count_scores(report.histograms, record)
+            _count_scores(report.histograms, record)
         shown[name] = heapq.nsmallest(SHOWN, manifest, key=_lot)
-        shown[name].sort(key=mean, reverse=True)
+        shown[name].sort(key=mean_score, reverse=True)
     report.kept, report.refused = (sum(row[place] for row in tallies["set"].values()) for place in (0, 1))
     report.datasets, report.tasks = (dict(sorted(tallies[name].items())) for name in ("set", "task"))
     report.missed = {name: missed[name] for name in SCORES if missed[name]}
     with whole_file(out / "report.json") as temporary:
         temporary.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with whole_file(out / "report.html") as temporary:
-        temporary.write_text(page(report, reasons, shown["manifest"], shown["refused"], out), encoding="utf-8")
+        temporary.write_text(_page(report, reasons, shown["manifest"], shown["refused"], out), encoding="utf-8")
     return report
 
 
-def count_scores(histograms: dict[str, dict[str, list[int]]], record: Record) -> None:
+def _count_scores(histograms: dict[str, dict[str, list[int]]], record: Record) -> None:
     for name in SCORES:
-        value = record.scores.get(PREFIX + name)
+        value = record.scores.get(SCORE_PREFIX + name)
         if value is not None:
             bins = histograms.setdefault(record.media, {}).setdefault(name, [0] * _BINS)
             bins[min(_BINS - 1, int((value - 1) / BIN))] += 1
 
 
-def mean(record: Record) -> float:
-    """The mean of a record's scores: what pairs are ranked by."""
-    found = [record.scores[PREFIX + name] for name in SCORES if PREFIX + name in record.scores]
-    return math.fsum(found) / len(found)
-
-
 # --- the page
 
 
-def page(
+def _page(
     report: FilterReport,
     reasons: Mapping[str, str],
     kept: Sequence[Record],
@@ -156,20 +149,20 @@ def page(
         facts="".join(f"<p>{fact}</p>" for fact in facts),
         settings=html.escape(" · ".join(notes)),
         histograms="".join(
-            histogram(media, name, bins, report.thresholds[media].get(name))
+            _histogram(media, name, bins, report.thresholds[media].get(name))
             for media, scores in report.histograms.items()
             for name, bins in scores.items()
         ),
-        shares=shares("Dataset", report.datasets) + shares("Task", report.tasks),
-        missed=listed("Threshold missed", report.missed) + failures(unscored, reasons),
-        kept=sheet(kept, report, folder),
-        refused=sheet(refused, report, folder),
+        shares=_shares("Dataset", report.datasets) + _shares("Task", report.tasks),
+        missed=_listed("Threshold missed", report.missed) + _failures(unscored, reasons),
+        kept=_sheet(kept, report, folder),
+        refused=_sheet(refused, report, folder),
         kept_count=f"{len(kept)} of {report.kept:,}",
         refused_count=f"{len(refused)} of {report.refused:,}",
     )
 
 
-def histogram(media: str, name: str, bins: Sequence[int], threshold: float | None) -> str:
+def _histogram(media: str, name: str, bins: Sequence[int], threshold: float | None) -> str:
     """Bars of half marks; those from the threshold on are filled."""
     width, height, step = 270, 96, 15
     top = max(max(bins), 1)
@@ -200,7 +193,7 @@ def histogram(media: str, name: str, bins: Sequence[int], threshold: float | Non
     )
 
 
-def shares(title: str, tally: Tally) -> str:
+def _shares(title: str, tally: Tally) -> str:
     rows = ""
     for name, (kept, refused) in tally.items():
         share = f"{kept / (kept + refused):.1%}"
@@ -212,14 +205,14 @@ def shares(title: str, tally: Tally) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def listed(title: str, counts: Mapping[str, int]) -> str:
+def _listed(title: str, counts: Mapping[str, int]) -> str:
     if not counts:
         return ""
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{count:,}</td></tr>" for name, count in counts.items())
     return f"<table><thead><tr><th>{title}</th><td>pairs</td></tr></thead><tbody>{rows}</tbody></table>"
 
 
-def failures(unscored: Mapping[str, int], reasons: Mapping[str, str]) -> str:
+def _failures(unscored: Mapping[str, int], reasons: Mapping[str, str]) -> str:
     if not unscored:
         return ""
     rows = "".join(
@@ -231,27 +224,27 @@ def failures(unscored: Mapping[str, int], reasons: Mapping[str, str]) -> str:
     return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
 
 
-def sheet(records: Iterable[Record], report: FilterReport, folder: Path) -> str:
-    return "".join(figure(record, report, folder) for record in records) or '<p class="dim">None.</p>'
+def _sheet(records: Iterable[Record], report: FilterReport, folder: Path) -> str:
+    return "".join(_figure(record, report, folder) for record in records) or '<p class="dim">None.</p>'
 
 
-def figure(record: Record, report: FilterReport, folder: Path) -> str:
+def _figure(record: Record, report: FilterReport, folder: Path) -> str:
     """One pair: instruction, source above target, its scores, and what the model said."""
     below = misses(record, report.thresholds)
     marks = "".join(
-        f'<span class="{"bad" if name in below else "good"}">{name} {record.scores[PREFIX + name]:.1f}</span>'
+        f'<span class="{"bad" if name in below else "good"}">{name} {record.scores[SCORE_PREFIX + name]:.1f}</span>'
         for name in SCORES
-        if PREFIX + name in record.scores
+        if SCORE_PREFIX + name in record.scores
     )
     said = "".join(
-        f'<p class="said"><b>{html.escape(name.removeprefix(SAID))}:</b> {html.escape(text)}</p>'
+        f'<p class="said"><b>{html.escape(name.removeprefix(REASON_PREFIX))}:</b> {html.escape(text)}</p>'
         for name, text in record.notes.items()
-        if name.startswith(SAID) and text
+        if name.startswith(REASON_PREFIX) and text
     )
     about = " · ".join(filter(None, (record.dataset, record.task, record.id)))
     try:
         picture = (
-            f'<img src="{strips(record, folder)}" alt="Source above, edit below: {html.escape(record.instruction)}">'
+            f'<img src="{_strips(record, folder)}" alt="Source above, edit below: {html.escape(record.instruction)}">'
         )
     except UserError as error:
         picture = f'<p class="dim">{html.escape(str(error))}</p>'
@@ -262,7 +255,7 @@ def figure(record: Record, report: FilterReport, folder: Path) -> str:
     )
 
 
-def strips(record: Record, folder: Path) -> str:
+def _strips(record: Record, folder: Path) -> str:
     """Frames of the source above those of the target at the same times, as a JPEG in an address of its own."""
     import numpy as np
     from PIL import Image

@@ -1,13 +1,11 @@
-"""A chain of stages over records, in this process or on a cluster by Ray Data, with one result. The only door to Ray.
+"""A chain of stages over items, in this process or on a cluster by Ray Data, with one result. The only door to Ray.
 
-    stages = [Stage("basic", basic), Stage("caption", caption, setup=partial(open_vlm, url), cpus=0.1)]
+    stages = [GraphStage("basic", basic), GraphStage("caption", caption, setup=partial(open_vlm, url), cpus=0.1)]
     report = run_graph(stages, items, Path("out"), runner="ray")
 
-A stage takes an item (a dictionary that JSON can hold: a `Record`'s fields, and working keys that no record has) and
-gives an item, several, or None. `Drop` takes an item out for a reason that is counted; any other exception is written
-to its `error`, and the run goes on. What came of one of the items given, all of it, is one line of `out/state/`: killed
-at any point, a second call makes what is missing, and tries again what failed. Whoever was quicker, the manifest keeps
-the order of the items given.
+See `stage.py` for what a stage takes and gives. What came of one of the items given, all of it, is one line of
+`out/state/`: killed at any point, a second call makes what is missing, and tries again what failed. Whoever was
+quicker, the manifest keeps the order of the items given.
 """
 
 from __future__ import annotations
@@ -30,37 +28,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from opensama.curation.ledger import Entry, Ledger
+from opensama.curation.run_state import Outcome, RunState
+from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, fingerprint, reason_of
 from opensama.values import Progress, UserError
-
-Item = dict[str, Any]
-Result = Item | Sequence[Item] | None
-_Row = dict[str, Any]  # an item under way: item, key, path, share, tally, end
 
 STUCK = 25  # failures one after another, of one stage and for one reason: it is not the items
 OBJECT_STORE = 256 * 2**20  # bytes of a Ray of our own: rows are small, frames never travel
-
-
-class Drop(Exception):
-    """Raised in a stage: the item leaves. The reason is counted, so it names a kind ("too short"), not an item."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step: `run(item)`, or `run(state, item)` where `setup` makes a state, once a worker (a model, a client).
-
-    Functions are importable by name. Settings are bound with `functools.partial` and are, with `version`, what the
-    stage is: where they change, everything is made anew. What `setup` binds does not count.
-    """
-
-    name: str
-    run: Callable[..., Result]
-    setup: Callable[[], Any] | None = None
-    cpus: float = 1
-    gpus: float = 0
-    memory: float = 0
-    """Bytes that a worker needs."""
-    version: str = "1"
 
 
 @dataclass
@@ -102,8 +75,8 @@ class GraphReport:
 
 
 def run_graph(
-    stages: Sequence[Stage],
-    items: Iterable[Item],
+    stages: Sequence[GraphStage],
+    items: Iterable[GraphItem],
     out: Path,
     *,
     runner: Literal["local", "ray"] = "local",
@@ -120,33 +93,33 @@ def run_graph(
         raise UserError(f"There must be at least one worker, not {workers}.")
     began = time.monotonic()
     given = _keyed(items)
-    with Ledger(out / "state", _fingerprint(stages)) as ledger:
+    with RunState(out / "state", fingerprint(stages)) as state:
         rows = [
-            {"item": item, "key": key, "path": [], "share": [1, 1], "tally": [], "end": None}
+            GraphRow(item=item, key=key, path=[], share=[1, 1], calls=[], end=None)
             for key, item in given.items()
-            if not ledger.has(key)
+            if not state.has(key)
         ]
         run = _by_ray if runner == "ray" else _here
         stopped, done = "", 0
-        with closing(run(stages, rows, workers)) as leaves:
-            watch = _Watch(stages)
-            gathering: dict[str, list[_Row]] = {}
-            for leaf in leaves:
-                if stopped := watch(leaf):
+        with closing(run(stages, rows, workers)) as results:
+            stop = _StopRule(stages)
+            waiting: dict[str, list[GraphRow]] = {}  # rows of items that are not complete
+            for row in results:
+                if stopped := stop(row["end"]):
                     break
-                mates = gathering.setdefault(leaf["key"], [])
-                mates.append(leaf)
-                if sum(Fraction(*mate["share"]) for mate in mates) == 1:
-                    ledger.append(_entry(leaf["key"], gathering.pop(leaf["key"]), stages))
+                siblings = waiting.setdefault(row["key"], [])
+                siblings.append(row)
+                if sum(Fraction(*sibling["share"]) for sibling in siblings) == 1:
+                    state.append(_outcome(row["key"], waiting.pop(row["key"]), stages))
                     done += 1
                     if progress is not None:
                         progress(Progress("curate", done, len(rows), time.monotonic() - began))
-        return _write(out, ledger, list(given), stages, stopped, began)
+        return _write(out, state, list(given), stages, stopped, began)
 
 
-def _keyed(items: Iterable[Item]) -> dict[str, Item]:
+def _keyed(items: Iterable[GraphItem]) -> dict[str, GraphItem]:
     """Items by a name that depends on their content alone, so that more may be given in the next call."""
-    out: dict[str, Item] = {}
+    out: dict[str, GraphItem] = {}
     times: Counter[str] = Counter()
     for item in items:
         key = hashlib.sha256(json.dumps(item, sort_keys=True).encode()).hexdigest()[:20]
@@ -155,105 +128,40 @@ def _keyed(items: Iterable[Item]) -> dict[str, Item]:
     return out
 
 
-class _Watch:
+class _StopRule:
     """What ends a run early: a worker says so, or a stage fails and fails for the same reason."""
 
-    def __init__(self, stages: Sequence[Stage]):
+    def __init__(self, stages: Sequence[GraphStage]):
         self.names = [stage.name for stage in stages]
         self.last, self.times = "", 0
 
-    def __call__(self, leaf: _Row) -> str:
-        match leaf["end"]:
-            case ["quota", reason]:
-                return str(reason)
-            case ["user", reason]:
-                raise UserError(reason)
-            case ["broken", reason]:
-                raise RuntimeError(reason)
-            case ["failed", stage, reason]:
-                same = f"{self.names[stage]}: {reason}"
-                self.times = self.times + 1 if same == self.last else 1
-                self.last = same
-                return f"{self.times} items one after another failed, {same}" if self.times == STUCK else ""
-        self.last, self.times = "", 0
-        return ""
+    def __call__(self, end: RowEnd | None) -> str:
+        """Why the run stops, or nothing. UserError and RuntimeError where a stage cannot begin."""
+        kind, reason = (end["kind"], end["reason"]) if end else ("", "")
+        if kind == "quota":
+            return reason
+        if kind == "user":
+            raise UserError(reason)
+        if kind == "broken":
+            raise RuntimeError(reason)
+        same = f"{self.names[end['stage']]}: {reason}" if end and kind == "failed" else ""
+        self.times = self.times + 1 if same == self.last else 1
+        self.last = same
+        return f"{self.times} items one after another failed, {same}" if same and self.times == STUCK else ""
 
 
-# --- one stage, one item
+# --- the two runners: rows in, rows that have ended or passed all stages out, in any order
 
 
-class _Worker:
-    """A stage with its state, made when the first item comes. Gives the rows that come of a row."""
-
-    def __init__(self, index: int, stage: Stage):
-        self.index, self.stage = index, stage
-        self.state: Any = None
-        self.ready = stage.setup is None
-
-    def __call__(self, row: _Row) -> list[_Row]:
-        if row["end"] is not None:
-            return [row]
-        if not self.ready:
-            assert self.stage.setup is not None
-            try:
-                self.state, self.ready = self.stage.setup(), True
-            except UserError as error:
-                return [row | {"end": ["user", str(error)]}]
-            except Exception as error:
-                return [row | {"end": ["broken", f"{self.stage.name} cannot begin: {_said(error)}"]}]
-        began = time.perf_counter()
-        end: list[Any] | None = None
-        results: list[Item] = []
-        try:
-            result = (
-                self.stage.run(row["item"]) if self.stage.setup is None else self.stage.run(self.state, row["item"])
-            )
-            results = [] if result is None else [result] if isinstance(result, dict) else list(result)
-            results = json.loads(json.dumps(results))  # the same in one process as between several
-            end = None if results else ["dropped", self.index, self.stage.name]
-        except Drop as drop:
-            end = ["dropped", self.index, str(drop)]
-        except Exception as error:
-            end = ["quota", str(error)] if _ends_run(error) else ["failed", self.index, _said(error)]
-        tally = [*row["tally"], [self.index, len(results), time.perf_counter() - began]]
-        if end is not None:
-            return [row | {"tally": tally, "end": end}]
-        share = Fraction(*row["share"]) / len(results)
-        return [
-            row
-            | {
-                "item": item,
-                "path": [*row["path"], number] if len(results) > 1 else row["path"],
-                "share": [share.numerator, share.denominator],
-                "tally": tally if number == 0 else [],  # so that each call is counted once
-            }
-            for number, item in enumerate(results)
-        ]
-
-
-def _ends_run(error: Exception) -> bool:
-    from opensama.vlm import VlmQuota
-
-    return isinstance(error, VlmQuota)
-
-
-def _said(error: Exception) -> str:
-    text = " ".join(str(error).split()) or "no reason given"
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-# --- the two runners: rows in, leaves out, in any order
-
-
-def _here(stages: Sequence[Stage], rows: Sequence[_Row], workers: int | None) -> Generator[_Row]:
+def _here(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int | None) -> Generator[GraphRow]:
     """In this process, on threads if more than one worker is wanted. On a GPU one worker of a stage has room."""
     threads = workers or 1
-    crews = [_Crew(index, stage, 1 if stage.gpus else threads) for index, stage in enumerate(stages)]
+    pools = [_WorkerPool(index, stage, 1 if stage.gpus else threads) for index, stage in enumerate(stages)]
 
-    def follow(row: _Row) -> list[_Row]:
+    def follow(row: GraphRow) -> list[GraphRow]:
         found = [row]
-        for crew in crews:
-            with crew.worker() as worker:
+        for pool in pools:
+            with pool.worker() as worker:
                 found = [child for parent in found for child in worker(parent)]
         return found
 
@@ -261,11 +169,11 @@ def _here(stages: Sequence[Stage], rows: Sequence[_Row], workers: int | None) ->
         for row in rows:
             yield from follow(row)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: set[Future[list[_Row]]] = set()
+    with ThreadPoolExecutor(threads) as executor:
+        waiting: set[Future[list[GraphRow]]] = set()
         try:
             for row in rows:
-                waiting.add(pool.submit(follow, row))
+                waiting.add(executor.submit(follow, row))
                 if len(waiting) >= 2 * threads:
                     ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for future in ready:
@@ -273,19 +181,19 @@ def _here(stages: Sequence[Stage], rows: Sequence[_Row], workers: int | None) ->
             for future in as_completed(waiting):
                 yield from future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
 
 
-class _Crew:
-    """The workers of one stage, made when they are needed, lent to threads."""
+class _WorkerPool:
+    """The workers of one stage, made when they are needed, taken by threads and given back."""
 
-    def __init__(self, index: int, stage: Stage, most: int):
-        self.make = partial(_Worker, index, stage)
+    def __init__(self, index: int, stage: GraphStage, most: int):
+        self.make = partial(StageWorker, index, stage)
         self.free = threading.Semaphore(most)
-        self.idle: list[_Worker] = []
+        self.idle: list[StageWorker] = []
 
     @contextmanager
-    def worker(self) -> Iterator[_Worker]:
+    def worker(self) -> Iterator[StageWorker]:
         with self.free:
             worker = self.idle.pop() if self.idle else self.make()
             try:
@@ -294,7 +202,7 @@ class _Crew:
                 self.idle.append(worker)
 
 
-def _by_ray(stages: Sequence[Stage], rows: Sequence[_Row], workers: int | None) -> Generator[_Row]:
+def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int | None) -> Generator[GraphRow]:
     """On Ray Data: tasks, and pools of actors for stages with a state; Ray holds back whoever is too quick."""
     try:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -352,18 +260,21 @@ def _begin_ray(workers: int | None) -> None:
         raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave --workers away.")
     try:
         if address:
-            _knock(address)
+            _check_listening(address)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
     except Exception as error:  # Ray's own are of many types, Exception itself among them
         ray.shutdown()  # what had begun
+        reason = reason_of(error)
         if address:
             advice = "start the cluster (ray start --head), mend or unset RAY_ADDRESS, or run with --runner local"
-            raise UserError(f"No Ray cluster answers at RAY_ADDRESS={address} ({_said(error)}): {advice}.") from error
+            raise UserError(
+                f"No Ray cluster answers at RAY_ADDRESS={address} ({reason_of(error)}): {advice}."
+            ) from error
         advice = "its logs are under /tmp/ray, or under RAY_TMPDIR if that is set; --runner local does without it"
-        raise UserError(f"Ray does not start on this machine ({_said(error)}): {advice}.") from error
+        raise UserError(f"Ray does not start on this machine ({reason}): {advice}.") from error
 
 
-def _knock(address: str) -> None:
+def _check_listening(address: str) -> None:
     """OSError or ValueError where nobody listens: Ray itself would try for a quarter of an hour."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:  # "auto" and "local" have none
@@ -384,13 +295,13 @@ def _most(there: dict[str, float], needs: dict[str, Any]) -> float:
     return min((there.get(name, 0) / needs[need] for name, need in pairs if needs.get(need)), default=1)
 
 
-def _task(out: dict[str, str], index: int, stage: Stage) -> list[dict[str, str]]:
-    return [{"row": json.dumps(row)} for row in _Worker(index, stage)(json.loads(out["row"]))]
+def _task(out: dict[str, str], index: int, stage: GraphStage) -> list[dict[str, str]]:
+    return [{"row": json.dumps(row)} for row in StageWorker(index, stage)(json.loads(out["row"]))]
 
 
 class _Actor:
-    def __init__(self, index: int, stage: Stage):
-        self.worker = _Worker(index, stage)
+    def __init__(self, index: int, stage: GraphStage):
+        self.worker = StageWorker(index, stage)
 
     def __call__(self, out: dict[str, str]) -> list[dict[str, str]]:
         return [{"row": json.dumps(row)} for row in self.worker(json.loads(out["row"]))]
@@ -399,71 +310,57 @@ class _Actor:
 # --- what comes of it
 
 
-def _entry(key: str, leaves: list[_Row], stages: Sequence[Stage]) -> Entry:
+def _outcome(key: str, rows: list[GraphRow], stages: Sequence[GraphStage]) -> Outcome:
     """Everything that came of one item, its parts in the order in which the stages gave them."""
     from opensama.data.manifest import Record
 
-    records, failed, ends = [], [], []
-    for leaf in sorted(leaves, key=lambda leaf: leaf["path"]):
-        item, end = leaf["item"], leaf["end"]
+    out = Outcome(key=key, records=[], failed=[], ends=[], calls=[call for row in rows for call in row["calls"]])
+    for row in sorted(rows, key=lambda row: row["path"]):
+        item, end = row["item"], row["end"]
         if end is None:
             try:
-                records.append(Record.from_dict(item).to_dict())
+                out["records"].append(Record.from_dict(item).to_dict())
                 continue
             except (ValueError, TypeError, KeyError) as error:
-                end = ["failed", len(stages) - 1, f"no record: {_said(error)}"]
-        ends.append(end)
-        if end[0] == "failed":
-            item["error"] = {"stage": stages[end[1]].name, "reason": end[2]}
-            failed.append({name: item[name] for name in ("id", "kind", "target", "source", "error") if name in item})
-    tally = [entry for leaf in leaves for entry in leaf["tally"]]
-    return {"key": key, "records": records, "failed": failed, "ends": ends, "tally": tally}
+                end = RowEnd(kind="failed", stage=len(stages) - 1, reason=f"no record: {reason_of(error)}")
+        out["ends"].append(end)
+        if end["kind"] == "failed":
+            item["error"] = {"stage": stages[end["stage"]].name, "reason": end["reason"]}
+            kept = ("id", "kind", "target", "source", "error")
+            out["failed"].append({name: item[name] for name in kept if name in item})
+    return out
 
 
 def _write(
-    out: Path, ledger: Ledger, keys: list[str], stages: Sequence[Stage], stopped: str, began: float
+    out: Path, state: RunState, keys: list[str], stages: Sequence[GraphStage], stopped: str, began: float
 ) -> GraphReport:
     """The three files from what is done, in the order of `keys`."""
     from opensama.data.manifest import Record, write_manifest
     from opensama.runtime import whole_file
 
     meta = {"made_by": "opensama curate", "stages": [[stage.name, stage.version] for stage in stages]}
-    stream = (Record.from_dict(record) for entry in ledger.entries(keys) for record in entry["records"])
+    stream = (Record.from_dict(record) for outcome in state.outcomes(keys) for record in outcome["records"])
     records = write_manifest(out / "manifest.parquet", stream, meta)
     reports = tuple(StageReport(stage.name) for stage in stages)
     failures, left = 0, len(keys)
     with whole_file(out / "failed.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for entry in ledger.entries(keys):
+        for outcome in state.outcomes(keys):
             left -= 1
-            failures += len(entry["failed"])
-            lines.writelines(json.dumps(item) + "\n" for item in entry["failed"])
-            for index, given, seconds in entry["tally"]:
-                reports[index].taken += 1
-                reports[index].given += given
-                reports[index].seconds += seconds
-            for how, index, reason in entry["ends"]:
-                if how == "failed":
-                    reports[index].failed += 1
+            failures += len(outcome["failed"])
+            lines.writelines(json.dumps(item) + "\n" for item in outcome["failed"])
+            for call in outcome["calls"]:
+                report = reports[call["stage"]]
+                report.taken += 1
+                report.given += call["given"]
+                report.seconds += call["seconds"]
+            for end in outcome["ends"]:
+                report = reports[end["stage"]]
+                if end["kind"] == "failed":
+                    report.failed += 1
                 else:
-                    reports[index].dropped[reason] = reports[index].dropped.get(reason, 0) + 1
+                    report.dropped[end["reason"]] = report.dropped.get(end["reason"], 0) + 1
     seconds = round(time.monotonic() - began, 3)
-    report = GraphReport(reports, len(keys), records, failures, left, stopped, seconds)
+    whole = GraphReport(reports, len(keys), records, failures, left, stopped, seconds)
     with whole_file(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    return report
-
-
-def _fingerprint(stages: Sequence[Stage]) -> str:
-    """A name for stages and settings; the same in every process."""
-    parts = []
-    for stage in stages:
-        bound: list[Any] = []
-        run = stage.run
-        while isinstance(run, partial):
-            bound.append([run.args, run.keywords])
-            run = run.func
-        parts.append([stage.name, stage.version, json.dumps(bound, default=repr, sort_keys=True)])
-    text = json.dumps(parts)
-    if " at 0x" in text:
-        raise ValueError(f"a setting of {text} has no lasting name: bind plain values, or make it in `setup`")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        temporary.write_text(json.dumps(whole.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return whole

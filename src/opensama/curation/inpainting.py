@@ -17,7 +17,7 @@ import numpy as np
 
 from opensama import runtime
 from opensama.curation.elements import Clip
-from opensama.curation.segmentation import load_part, model_folder
+from opensama.curation.segmentation import load_pretrained, model_folder
 from opensama.media.frames import resize, to_frames, to_pixels
 from opensama.values import UserError, frames_up
 
@@ -34,7 +34,7 @@ NEGATIVE = "blurry, distorted, deformed, low quality, artifacts, flicker, text, 
 
 
 class Inpainter(Protocol):
-    """Who paints."""
+    """Paints masked pixels anew."""
 
     name: str
 
@@ -50,7 +50,7 @@ class Inpainter(Protocol):
 def open_inpainter(name: str = "", device: str | None = None, *, steps: int = 30) -> Inpainter:
     """By name: empty for the published 1.3B model, a folder or hub id for another, or "world". Loads nothing yet."""
     if name == "world":
-        from opensama.curation.rehearsal import WorldInpainter
+        from opensama.curation.oracles import WorldInpainter
 
         return WorldInpainter()
     return Vace(name or MODEL, device=device, steps=steps)
@@ -122,9 +122,9 @@ class Vace:
         dtype = runtime.pick_dtype(self._dtype, device)
         folder = model_folder(self.name, _FILES)
         parts = {
-            "vae": load_part(AutoencoderKLWan, folder / "vae", torch.float32),
-            "text_encoder": load_part(UMT5EncoderModel, folder / "text_encoder", dtype),
-            "transformer": load_part(WanVACETransformer3DModel, folder / "transformer", dtype),
+            "vae": load_pretrained(AutoencoderKLWan, folder / "vae", torch.float32),
+            "text_encoder": load_pretrained(UMT5EncoderModel, folder / "text_encoder", dtype),
+            "transformer": load_pretrained(WanVACETransformer3DModel, folder / "transformer", dtype),
         }
         try:
             with runtime.quiet_loading():

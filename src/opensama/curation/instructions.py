@@ -10,7 +10,7 @@ import random
 import re
 from pathlib import Path
 
-from opensama.curation.graph import Drop, Item
+from opensama.curation.stage import Drop, GraphItem
 from opensama.values import MAX_INSTRUCTION
 from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask, frames_for
 
@@ -64,7 +64,7 @@ OUTSIDE = re.compile(r"\b(clips?|frames?|earlier|later look|first look|second lo
 LEAST, MOST = 2, 60  # words
 
 
-def describe(vlm: Vlm, item: Item, *, model: str = "", count: int = 4, side: int = 448) -> Item:
+def describe(vlm: Vlm, item: GraphItem, *, model: str = "", count: int = 4, side: int = 448) -> GraphItem:
     """The stage: the VLM's instruction from source to target, and what kind of change it is.
 
     `model` is there to tell results of several models apart.
@@ -102,7 +102,7 @@ def read_answer(text: str) -> tuple[str, str]:
     return instruction, task if task in _TASKS else "other"
 
 
-def reword(item: Item, *, share: float = 0.5, seed: int = 0) -> Item:
+def reword(item: GraphItem, *, share: float = 0.5, seed: int = 0) -> GraphItem:
     """The stage: some instructions get another verb, chosen by the item's name; the first one stays in the notes."""
     rng = random.Random(f"{seed} {item['id']} verb")
     if rng.random() >= share:
@@ -125,7 +125,7 @@ def other_words(instruction: str, rng: random.Random) -> str:
     return instruction
 
 
-def meaningful(item: Item) -> Item:
+def meaningful(item: GraphItem) -> GraphItem:
     """The stage: drops instructions that ask for nothing, or speak of what an editor does not see."""
     if reason := why_not(item["instruction"]):
         raise Drop(reason)

@@ -37,12 +37,12 @@ class MaskRules:
     presence: float = 0.8
     steadiness: float = 0.5
     border: float = 0.25
-    backdrop: float = 0.15
+    background: float = 0.15
     """How much must be left for a background to be worth changing; foreground may be as small as `smallest`."""
 
     def refusal(self, masks: np.ndarray) -> str | None:
         """Why a thing's mask will not do, in words that count well, or None."""
-        found = measure(masks)
+        found = measure_masks(masks)
         if found.presence < self.presence:
             return "mask: not there for long enough"
         if found.area < self.smallest:
@@ -55,10 +55,10 @@ class MaskRules:
             return "mask: cut off by the frame"
         return None
 
-    def refusal_of_backdrop(self, masks: np.ndarray) -> str | None:
+    def refusal_of_background(self, masks: np.ndarray) -> str | None:
         """The same for the mask of everything but the foreground."""
         left = float(masks.mean())
-        if left < self.backdrop:
+        if left < self.background:
             return "mask: too little background"
         if left > 1 - self.smallest:
             return "mask: nothing in front of the background"
@@ -68,7 +68,7 @@ class MaskRules:
 _SEEN = 0.001
 
 
-def measure(masks: np.ndarray) -> Measures:
+def measure_masks(masks: np.ndarray) -> Measures:
     """Area, presence, steadiness and border of a mask."""
     areas = masks.mean(axis=(1, 2))
     seen = areas >= _SEEN

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from opensama.curation.graph import Drop, Item
+from opensama.curation.settings import HIGH_MOTION, LOW_MOTION
+from opensama.curation.stage import Drop, GraphItem
 from opensama.media.motion import Flow
 
-__all__ = ["HIGH", "LOW", "Flow", "motion_of", "moving", "speed"]
-
-LOW, HIGH = 0.01, 0.6  # diagonals a second: our own defaults, the paper's thresholds are not known
+__all__ = ["Flow", "mean_speed", "motion_of", "moving"]
 
 
-def speed(flow: np.ndarray, seconds: float) -> float:
+def mean_speed(flow: np.ndarray, seconds: float) -> float:
     """Mean speed of a flow [h w 2] between frames so far apart, in diagonals a second."""
     return float(np.linalg.norm(flow, axis=-1).mean()) / math.hypot(*flow.shape[:2]) / seconds
 
@@ -29,7 +28,7 @@ def motion_of(speeds: Sequence[float]) -> float:
     return float(np.mean(speeds)) if len(speeds) else 0.0
 
 
-def moving(item: Item, *, low: float = LOW, high: float = HIGH) -> Item:
+def moving(item: GraphItem, *, low: float = LOW_MOTION, high: float = HIGH_MOTION) -> GraphItem:
     """The stage: drops scenes in which almost nothing moves, or everything is a blur."""
     speed = item["scores"]["motion"]
     if speed < low:

@@ -25,64 +25,43 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from opensama.curation import making
+from opensama.curation import pair_stages
 from opensama.curation.balancing import balance
-from opensama.curation.elements import KINDS
-from opensama.curation.graph import GraphReport, Item, Stage, run_graph
+from opensama.curation.elements import EDIT_KINDS
+from opensama.curation.graph import GraphReport, run_graph
 from opensama.curation.inpainting import Inpainter
 from opensama.curation.masks import MaskRules
 from opensama.curation.rubrics import THRESHOLDS
 from opensama.curation.segmentation import Segmenter
+from opensama.curation.settings import PairOptions
+from opensama.curation.stage import GraphItem, GraphStage
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
 from opensama.runtime import whole_file
-from opensama.values import Progress, UserError, frames_down
+from opensama.values import Progress, UserError
 from opensama.vlm import Vlm, check_connection
 
 _VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 @dataclass(frozen=True)
-class PairSettings:
+class PairSettings(PairOptions):
     """What decides the result, beside the models. The papers leave all of it open; these are our own defaults."""
 
-    kinds: tuple[str, ...] = KINDS
-    elements: int = 3
-    """Elements of a clip that are edited, beside its background: those the detector is surest of."""
-    each: int = 1
-    """Kinds of edit that are made of an element (persons are not recoloured)."""
-    frames: int = 81
-    """Of a clip, from its beginning, at most; 4k+1 of them are used."""
-    short_side: int = 720
-    """A larger clip is brought to this."""
+    kinds: tuple[str, ...] = EDIT_KINDS
     rules: MaskRules = field(default_factory=MaskRules)
     margin: float = 0.02
     """By how much a mask is grown before it is painted, of the short side."""
     least: float = 6.0
     """Mean difference inside the mask (of 255) below which nothing was changed."""
-    both_ways: bool = True
-    turns: int = 1
-    """Times each question of the quality filter is asked; 0 leaves that filter out."""
     judged_frames: int = 8
     thresholds: dict[str, float] = field(default_factory=lambda: dict(THRESHOLDS["video"]))
-    balance: float = 2.0
-    """The most of a type, in medians of all types; 0 keeps everything."""
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        super().__post_init__()
+        unknown = [kind for kind in self.kinds if kind not in EDIT_KINDS]
         if unknown or not self.kinds:
-            raise UserError(f"There is no kind of edit {', '.join(unknown) or 'left'}: choose from {', '.join(KINDS)}.")
-        if self.frames < 5 or frames_down(self.frames) != self.frames:
-            raise UserError(f"The number of frames must be 4k+1 and at least 5, such as 81, not {self.frames}.")
-        for name, value, low, high in (
-            ("number of elements", self.elements, 1, 100),
-            ("number of edits of each", self.each, 1, len(KINDS)),
-            ("short side", self.short_side, 64, 8192),
-            ("number of turns", self.turns, 0, 100),
-        ):
-            if not low <= value <= high:
-                raise UserError(f"The {name} must be from {low} to {high}, not {value}.")
-        balance([], self.balance)
+            wrong = ", ".join(unknown) or "left"
+            raise UserError(f"There is no kind of edit {wrong}: choose from {', '.join(EDIT_KINDS)}.")
 
 
 @dataclass(frozen=True)
@@ -140,9 +119,9 @@ def make_pairs(
         folder.mkdir(parents=True, exist_ok=True)
     here = str(out.resolve())
     alone = runner == "local"
-    state = partial(making.Bench, here)
-    ask = partial(state, asked) if alone else partial(making.bench, here, vlm)
-    score = partial(state, judging) if alone else partial(making.bench, here, judge or vlm)
+    state = partial(pair_stages.StageState, here)
+    ask = partial(state, asked) if alone else partial(pair_stages.make_state, here, vlm)
+    score = partial(state, judging) if alone else partial(pair_stages.make_state, here, judge or vlm)
 
     def share(model: Segmenter | Inpainter) -> float:
         """Of a GPU, for one worker: whoever asks for any is given to one thread at a time; the world's needs none."""
@@ -155,27 +134,33 @@ def make_pairs(
 
     size, wanted = part("frames", "short_side"), part("turns", "judged_frames", "thresholds")
     stages = [
-        Stage("elements", partial(making.elements, model=asked.name, **size), ask, cpus=0.25),
-        Stage(
+        GraphStage("elements", partial(pair_stages.elements, model=asked.name, **size), ask, cpus=0.25),
+        GraphStage(
             "segmentation",
-            partial(making.segmentation, model=_lasting(segmenter), **size, **part("kinds", "elements")),
-            partial(making.loaded, here, segmenter),
+            partial(pair_stages.segmentation, model=_lasting(segmenter), **size, **part("kinds", "elements")),
+            partial(pair_stages.load_state, here, segmenter),
             gpus=share(segmenter),
         ),
-        Stage(
-            "mask filter", partial(making.mask_filter, **part("rules", "kinds", "each", "seed")), partial(state, None)
+        GraphStage(
+            "mask filter",
+            partial(pair_stages.mask_filter, **part("rules", "kinds", "each", "seed")),
+            partial(state, None),
         ),
-        Stage("caption", partial(making.caption, model=asked.name, **size), ask, cpus=0.25),
-        Stage(
+        GraphStage("caption", partial(pair_stages.caption, model=asked.name, **size), ask, cpus=0.25),
+        GraphStage(
             "inpainting",
-            partial(making.inpainting, model=_lasting(inpainter), **size, **part("margin", "least", "seed")),
-            partial(making.loaded, here, inpainter),
+            partial(pair_stages.inpainting, model=_lasting(inpainter), **size, **part("margin", "least", "seed")),
+            partial(pair_stages.load_state, here, inpainter),
             gpus=share(inpainter),
         ),
-        Stage("instruction", partial(making.instruction, model=asked.name, **part("both_ways")), ask, cpus=0.25),
-        Stage("instruction filter", making.instruction_filter),
-        Stage("quality filter", partial(making.quality_filter, model=judging.name, **wanted), score, cpus=0.25),
-        Stage("way back", partial(making.way_back, model=judging.name, **wanted), score, cpus=0.25),
+        GraphStage(
+            "instruction", partial(pair_stages.instruction, model=asked.name, **part("reverse")), ask, cpus=0.25
+        ),
+        GraphStage("instruction filter", pair_stages.instruction_filter),
+        GraphStage(
+            "quality filter", partial(pair_stages.quality_filter, model=judging.name, **wanted), score, cpus=0.25
+        ),
+        GraphStage("way back", partial(pair_stages.way_back, model=judging.name, **wanted), score, cpus=0.25),
     ]
     graph = run_graph(stages, sources, place, runner=runner, workers=workers, progress=progress)
     return _balanced(out, graph, settings.balance)
@@ -203,7 +188,7 @@ def _one_up(path: str) -> str:
     return path if os.path.isabs(path) else os.path.normpath(os.path.join("making", path))
 
 
-def find_clips(path: Path) -> Iterator[Item]:
+def find_clips(path: Path) -> Iterator[GraphItem]:
     """The videos of a folder, with all its folders, by name; or each clip of a manifest once."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _VIDEOS and p.is_file() and p.name[0] != ".")
@@ -236,7 +221,7 @@ def find_clips(path: Path) -> Iterator[Item]:
         raise UserError(f"The manifest {path} has no clips: choose one that has.")
 
 
-def public_pairs(path: Path) -> Iterator[Item]:
+def public_pairs(path: Path) -> Iterator[GraphItem]:
     """The pairs of a manifest from elsewhere, as they join the graph."""
     count = 0
     for record in iter_records(path):

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opensama.curation.graph import Drop, Item
+from opensama.curation.stage import Drop, GraphItem
 from opensama.values import UserError, Video
 
 if TYPE_CHECKING:
@@ -52,9 +52,11 @@ def find_cuts(frames: Iterable[np.ndarray], adaptive: float = ADAPTIVE, content:
     return cuts.starts
 
 
-def scenes(item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, side: int = _SIDE) -> list[Item]:
+def scenes(
+    item: GraphItem, *, adaptive: float = ADAPTIVE, content: float = CONTENT, side: int = _SIDE
+) -> list[GraphItem]:
     """The stage: one item for each scene, with its frames, its times and its motion."""
-    from opensama.curation.motion import Flow, motion_of, speed
+    from opensama.curation.motion import Flow, mean_speed, motion_of
     from opensama.media.video_io import read_video
     from opensama.media.video_io.small import small_frames
 
@@ -67,7 +69,7 @@ def scenes(item: Item, *, adaptive: float = ADAPTIVE, content: float = CONTENT, 
     for number, frame in enumerate(small_frames(video, side)):
         cuts.add(frame)
         if before is not None and number % stride == 0:
-            speeds[number] = speed(flow(before, frame), times[number] - times[number - 1])
+            speeds[number] = mean_speed(flow(before, frame), times[number] - times[number - 1])
         before = frame
     bounds = [*cuts.starts, video.frame_count]
     found = []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from opensama import runtime
-from opensama.curation.elements import Clip
+from opensama.curation.elements import Clip, Masklet
 from opensama.media.frames import spread
 from opensama.values import UserError
 
@@ -31,20 +31,8 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LOOKED_AT = 3  # frames in which the detector looks
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A thing's mask over time, bool [t h w]."""
-
-    name: str
-    masks: np.ndarray
-    score: float
-    """How sure the detector is, 0 to 1."""
-    rivals: int = 0
-    """Other things that answer to the name about as well: then the name does not single it out."""
-
-
 class Segmenter(Protocol):
-    """Who finds things."""
+    """Finds and tracks named things in a clip."""
 
     name: str
 
@@ -52,8 +40,8 @@ class Segmenter(Protocol):
         """Reads what it needs, before the first clip. UserError where that is not there."""
         ...
 
-    def segment(self, clip: Clip, names: Sequence[str]) -> list[Found]:
-        """The things that are there, in the order of their names; others are left out."""
+    def segment(self, clip: Clip, names: Sequence[str]) -> list[Masklet]:
+        """A masklet for each name that is found, in the order of `names`."""
         ...
 
 
@@ -63,7 +51,7 @@ def open_segmenter(name: str = "", device: str | None = None) -> Segmenter:
     Nothing is loaded before the first clip.
     """
     if name == "world":
-        from opensama.curation.rehearsal import WorldSegmenter
+        from opensama.curation.oracles import WorldSegmenter
 
         return WorldSegmenter()
     parts = [part.strip() for part in name.split(",")] if name else [DETECTOR, TRACKER]
@@ -112,11 +100,11 @@ class GroundedSam:
     def load(self) -> None:
         _ = self._detector, self._tracker
 
-    def segment(self, clip: Clip, names: Sequence[str]) -> list[Found]:
+    def segment(self, clip: Clip, names: Sequence[str]) -> list[Masklet]:
         import torch
 
         height, width = clip.frames.shape[1:3]
-        best: dict[str, tuple[int, Box, int]] = {}  # name: frame, box, rivals
+        best: dict[str, tuple[int, Box, int]] = {}  # name: frame, box, other matches
         with torch.inference_mode():
             for at in spread(len(clip.frames), LOOKED_AT):
                 for name, found in self.detect(clip.frames[at], names).items():
@@ -127,7 +115,7 @@ class GroundedSam:
                 group = [name for name in best if best[name][0] == at]
                 tracked = self.track(clip.frames, at, [best[name][1].corners for name in group])
                 masks |= dict(zip(group, tracked, strict=True))
-        return [Found(name, masks[name], best[name][1].score, best[name][2]) for name in names if name in best]
+        return [Masklet(name, masks[name], best[name][1].score, best[name][2]) for name in names if name in best]
 
     def detect(self, frame: np.ndarray, names: Sequence[str]) -> dict[str, list[Box]]:
         """For each name that is found its best box, then boxes elsewhere that fit about as well (0.8 of its score).
@@ -137,7 +125,7 @@ class GroundedSam:
         import torch
 
         model, tokenizer = self._detector
-        text, spans = prompt(names)
+        text, spans = detector_prompt(names)
         coded = tokenizer(
             text,
             return_tensors="pt",
@@ -217,7 +205,7 @@ class GroundedSam:
         from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
         folder = model_folder(self._names[0], ("config.json", "*.safetensors", "tokenizer*"))
-        model = load_part(GroundingDinoForObjectDetection, folder, torch.float32)
+        model = load_pretrained(GroundingDinoForObjectDetection, folder, torch.float32)
         return model.to(runtime.pick_device(self._device)), AutoTokenizer.from_pretrained(folder)
 
     @cached_property
@@ -226,10 +214,10 @@ class GroundedSam:
 
         folder = model_folder(self._names[1], ("config.json", "*.safetensors"))
         device = runtime.pick_device(self._device)
-        return load_part(Sam2VideoModel, folder, runtime.pick_dtype(self._dtype, device)).to(device)
+        return load_pretrained(Sam2VideoModel, folder, runtime.pick_dtype(self._dtype, device)).to(device)
 
 
-def prompt(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+def detector_prompt(names: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
     """The detector's text, each name closed by a full stop, and from where to where each stands in it."""
     text, spans = "", []
     for name in names:
@@ -280,7 +268,7 @@ def model_folder(name: str, files: Sequence[str]) -> Path:
     return runtime.locate(name, files)
 
 
-def load_part(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A model of that class of transformers or diffusers, on the CPU. UserError if the folder holds another, or less.
 
     The libraries would draw a missing tensor at random and go on.

@@ -1,19 +1,28 @@
-"""What a run has done, on disk: a line for each item, of which the last counts, in the order that is asked for."""
+"""What a run has done, on disk: a line for each item given, of which the last counts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from opensama.curation.stage import GraphItem, RowEnd, StageCall
 from opensama.data.journal import Journal
 
-Entry = dict[str, Any]
-"""JSON with at least `key`, the item's name, and `failed`, what is to be tried again (empty: done)."""
+
+class Outcome(TypedDict):
+    """Everything that came of one item given: records for the manifest, items that failed and are to be tried again
+    (none: it is done), the ends of its rows, the calls made."""
+
+    key: str
+    records: list[GraphItem]
+    failed: list[GraphItem]
+    ends: list[RowEnd]
+    calls: list[StageCall]
 
 
-class Ledger(Journal):
-    """The entries of a run in `FOLDER/NAME.jsonl`; only their places are held in memory."""
+class RunState(Journal):
+    """The outcomes of a run in `FOLDER/NAME.jsonl`; only their places are held in memory."""
 
     def __init__(self, folder: Path, name: str):
         super().__init__(folder, name, folder.parent)
@@ -24,14 +33,14 @@ class Ledger(Journal):
         """Whether the item is done and need not be tried again."""
         return key in self._places and key not in self._to_retry
 
-    def entries(self, keys: Iterable[str]) -> Iterator[Entry]:
+    def outcomes(self, keys: Iterable[str]) -> Iterator[Outcome]:
         """What is known of these items, in their order."""
         self.sync()
         for key in keys:
             if key in self._places:
                 yield self.read(self._places[key])
 
-    def note(self, entry: Entry, place: int) -> None:
+    def note(self, entry: Outcome, place: int) -> None:
         key, failed = entry["key"], entry["failed"]
         self._places[key] = place
         (self._to_retry.add if failed else self._to_retry.discard)(key)

@@ -1,7 +1,7 @@
 """The stages of `pairs.py`, one function each: an item in, and what becomes of it.
 
 An item is a clip's record with working keys: `_front` and `_behind` (what the VLM named), `_element`, `_person`,
-`_mask` (a file in masks/), `_kind`, `_change`, `_edited` (a file in edited/). From "instruction" on it is a pair's
+`_mask` (a file in masks/), `_kind`, `_edit`, `_edited` (a file in edited/). From "instruction" on it is a pair's
 record, with paths relative to making/. Pairs that join from elsewhere have `_public` and pass the stages that make.
 """
 
@@ -14,18 +14,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from opensama.curation import rubrics
-from opensama.curation.elements import BACK, BACKDROP, Change, Clip, describe_change, name_elements, plan_change
-from opensama.curation.filters import PREFIX, SIDE, TEMPERATURE, pair_frames, score_pair
-from opensama.curation.graph import Drop, Item
+from opensama.curation.edit_questions import name_elements, plan_element_edit, word_edit
+from opensama.curation.elements import BACKGROUND, REVERSE_KINDS, Clip, PlannedEdit
 from opensama.curation.inpainting import Inpainter
 from opensama.curation.instructions import why_not
-from opensama.curation.masks import MaskRules, boxes, changed, grow, load_masks, measure, put_together, save_masks
+from opensama.curation.masks import MaskRules, boxes, changed, grow, load_masks, measure_masks, put_together, save_masks
+from opensama.curation.scoring import SCORE_PREFIX, pair_frames, score_pair
 from opensama.curation.segmentation import Segmenter
+from opensama.curation.settings import FilterSettings
+from opensama.curation.stage import Drop, GraphItem
 from opensama.data.manifest import Record
 from opensama.media.frames import resize_frame
 from opensama.media.video_io import read_video, write_video
@@ -35,173 +37,189 @@ from opensama.vlm import Vlm
 _QUALITY = 92  # of painted clips, near to lossless: they are data
 
 
+M = TypeVar("M")
+ClipModel = TypeVar("ClipModel", Segmenter, Inpainter)
+
+
 @dataclass(frozen=True)
-class Bench:
-    """A worker's place: the folder of the results, and its model."""
+class StageState(Generic[M]):
+    """What a worker holds: the folder of the results, and its model."""
 
     out: str
-    model: Any
+    model: M
 
-    def masks(self, item: Item) -> Path:
+    def masks(self, item: GraphItem) -> Path:
+        """The file of the item's masks."""
         return Path(self.out, "masks", item["_mask"])
 
-    def edited(self, item: Item) -> Path:
+    def edited(self, item: GraphItem) -> Path:
+        """The file of the item's edited clip."""
         return Path(self.out, "edited", item["_edited"])
 
 
-def bench(out: str, model: Callable[[], Any]) -> Bench:
-    """The same with a model that is made here, in the worker."""
-    return Bench(out, model())
+def make_state(out: str, model: Callable[[], M]) -> StageState[M]:
+    """The state with a model that is made here, in the worker."""
+    return StageState(out, model())
 
 
-def loaded(out: str, model: Segmenter | Inpainter) -> Bench:
-    """The same with a model that is read here."""
+def load_state(out: str, model: ClipModel) -> StageState[ClipModel]:
+    """The state with a segmenter or inpainter that is loaded here, in the worker."""
     model.load()
-    return Bench(out, model)
+    return StageState(out, model)
 
 
 # --- what is there
 
 
-def elements(at: Bench, item: Item, *, model: str, frames: int, short_side: int) -> Item:
+def elements(state: StageState[Vlm], item: GraphItem, *, model: str, frames: int, short_side: int) -> GraphItem:
     """Elements filter: what is in front and behind, in the VLM's words."""
     if item.get("_public"):
         return item
     Record.from_dict(item)  # a name that no manifest can hold is told before anybody is asked
-    vlm: Vlm = at.model
-    found = name_elements(vlm, take(item, frames, short_side)[0])
+    found = name_elements(state.model, take(item, frames, short_side)[0])
     front = [{"name": element.name, "person": element.person} for element in found.foreground]
     return item | {"_front": front, "_behind": list(found.background), "_vlm": model}
 
 
 def segmentation(
-    at: Bench, item: Item, *, model: str, frames: int, short_side: int, kinds: Sequence[str], elements: int
-) -> list[Item]:
+    state: StageState[Segmenter],
+    item: GraphItem,
+    *,
+    model: str,
+    frames: int,
+    short_side: int,
+    kinds: Sequence[str],
+    elements: int,
+) -> list[GraphItem]:
     """An item for each element that is found, the surest first, and one for all that is behind them."""
     if item.get("_public"):
         return [item]
-    segmenter: Segmenter = at.model
     people = {entry["name"]: entry["person"] for entry in item["_front"]}
-    found = segmenter.segment(take(item, frames, short_side)[0], list(people))
+    found = state.model.segment(take(item, frames, short_side)[0], list(people))
     if not found:
         raise Drop("segmentation: nothing found")
     out = []
     same = {key: value for key, value in item.items() if key not in ("_front", "_behind")} | {
-        "_segmenter": segmenter.name
+        "_segmenter": state.model.name
     }
-    if set(kinds) - {BACKDROP}:
+    if set(kinds) - {BACKGROUND}:
         for thing in sorted(found, key=lambda thing: -thing.score)[:elements]:
-            mine = same | {"_element": thing.name, "_person": people[thing.name], "_rivals": thing.rivals}
+            mine = same | {"_element": thing.name, "_person": people[thing.name], "_ambiguous": thing.ambiguous}
             mine["_mask"] = _file(f"{item['id']} {thing.name}", "npz")
-            save_masks(at.masks(mine), thing.masks)
+            save_masks(state.masks(mine), thing.masks)
             out.append(mine | {"scores": item["scores"] | {"detection": round(thing.score, 4)}})
-    if BACKDROP in kinds:
+    if BACKGROUND in kinds:
         front = np.any([thing.masks for thing in found], axis=0)
-        mine = same | {"_element": ", ".join(thing.name for thing in found), "_person": False, "_rivals": 0}
-        mine |= {"_backdrop": True, "_mask": _file(f"{item['id']} behind", "npz")}
-        save_masks(at.masks(mine), ~front)
+        mine = same | {"_element": ", ".join(thing.name for thing in found), "_person": False, "_ambiguous": 0}
+        mine |= {"_background": True, "_mask": _file(f"{item['id']} behind", "npz")}
+        save_masks(state.masks(mine), ~front)
         out.append(mine)
     return out
 
 
 def mask_filter(
-    at: Bench, item: Item, *, rules: Mapping[str, float], kinds: Sequence[str], each: int, seed: int
-) -> list[Item]:
+    state: StageState[None], item: GraphItem, *, rules: Mapping[str, float], kinds: Sequence[str], each: int, seed: int
+) -> list[GraphItem]:
     """Masks that will do; each with the kinds of edit that are made of it, drawn by its name."""
     if item.get("_public"):
         return [item]
-    mask = load_masks(at.masks(item))
+    mask = load_masks(state.masks(item))
     wanted = MaskRules(**rules)
-    refusal = wanted.refusal_of_backdrop(mask) if item.get("_backdrop") else wanted.refusal(mask)
+    refusal = wanted.refusal_of_background(mask) if item.get("_background") else wanted.refusal(mask)
     if refusal:
         raise Drop(refusal)
-    if item["_rivals"]:
+    if item["_ambiguous"]:
         raise Drop("mask: the name fits several things")
-    if item.get("_backdrop"):
-        possible = [BACKDROP]
+    if item.get("_background"):
+        possible = [BACKGROUND]
     else:
-        possible = [kind for kind in kinds if kind != BACKDROP and not (item["_person"] and kind == "recolor")]
+        possible = [kind for kind in kinds if kind != BACKGROUND and not (item["_person"] and kind == "recolor")]
         random.Random(f"{seed} {item['id']} {item['_element']}").shuffle(possible)
     if not possible:
         raise Drop("mask: no kind of edit for it")
-    scores = item["scores"] | {"mask_area": round(measure(mask).area, 4)}
+    scores = item["scores"] | {"mask_area": round(measure_masks(mask).area, 4)}
     return [item | {"_kind": kind, "scores": scores} for kind in possible[:each]]
 
 
 # --- what is made of it
 
 
-def caption(at: Bench, item: Item, *, model: str, frames: int, short_side: int) -> Item:
+def caption(state: StageState[Vlm], item: GraphItem, *, model: str, frames: int, short_side: int) -> GraphItem:
     """The clip as it will look, in the VLM's words."""
     if item.get("_public"):
         return item
-    vlm: Vlm = at.model
-    change = plan_change(vlm, take(item, frames, short_side)[0], item["_element"], item["_kind"])
-    return item | {"_change": change.to_dict()}
+    edit = plan_element_edit(state.model, take(item, frames, short_side)[0], item["_element"], item["_kind"])
+    return item | {"_edit": edit.to_dict()}
 
 
 def inpainting(
-    at: Bench, item: Item, *, model: str, frames: int, short_side: int, margin: float, least: float, seed: int
-) -> Item:
+    state: StageState[Inpainter],
+    item: GraphItem,
+    *,
+    model: str,
+    frames: int,
+    short_side: int,
+    margin: float,
+    least: float,
+    seed: int,
+) -> GraphItem:
     """The edited clip: painted inside the grown mask, the clip's own pixels outside. Drop where nothing changed."""
     if item.get("_public"):
         return item
-    inpainter: Inpainter = at.model
     clip, whole = take(item, frames, short_side)
-    mask = room(load_masks(at.masks(item)), item["_kind"], margin)
+    mask = room(load_masks(state.masks(item)), item["_kind"], margin)
     name = f"{item['id']} {item['_element']} {item['_kind']}"
     number = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:8], 16)
-    painted = inpainter.inpaint(clip, mask, item["_change"]["caption"], number)
+    painted = state.model.inpaint(clip, mask, item["_edit"]["caption"], number)
     if painted.shape != clip.frames.shape or painted.dtype != np.uint8:
-        raise ValueError(f"{inpainter.name} gave {painted.dtype} {painted.shape} for {clip.frames.shape}")
+        raise ValueError(f"{state.model.name} gave {painted.dtype} {painted.shape} for {clip.frames.shape}")
     edited = put_together(clip.frames, painted, mask)
     inside, _ = changed(clip.frames, edited, mask)
     if inside < least:
         raise Drop("inpainting: nothing changed")
-    out = item | {"_edited": _file(name, "mp4"), "_inpainter": inpainter.name, "_source": item["target"]}
-    _write(edited, clip.fps, at.edited(out))
+    out = item | {"_edited": _file(name, "mp4"), "_inpainter": state.model.name, "_source": item["target"]}
+    _write(edited, clip.fps, state.edited(out))
     if not whole:  # both sides have the same frames at the same size
-        out["_source"] = str(Path(at.out, "edited", _file(f"{item['id']} source {frames} {short_side}", "mp4")))
+        out["_source"] = str(Path(state.out, "edited", _file(f"{item['id']} source {frames} {short_side}", "mp4")))
         _write(clip.frames, clip.fps, Path(out["_source"]))
     return out | {"scores": item["scores"] | {"change": round(inside, 2)}}
 
 
 def room(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
     """Where may be painted: a thing with a rim, its box for something of another shape, all that is not in front."""
-    if kind == BACKDROP:
+    if kind == BACKGROUND:
         return grow(mask, margin / 2)  # over the outline of what is in front, which has the old background in it
     return boxes(grow(mask, margin)) if kind == "replace" else grow(mask, margin)
 
 
-def instruction(at: Bench, item: Item, *, model: str, both_ways: bool) -> Item:
+def instruction(state: StageState[Vlm], item: GraphItem, *, model: str, reverse: bool) -> GraphItem:
     """The pair with an instruction for the change that is seen; the pair back as `_back`."""
     if item.get("_public"):
         return item
-    vlm: Vlm = at.model
-    change = Change(**item["_change"])
-    source, edited = read_video(Path(item["_source"])), read_video(at.edited(item))
-    words = describe_change(vlm, source.array(), edited.array(), change)
-    notes = {"element": change.element, "mask": f"masks/{item['_mask']}", "made_by": item["_inpainter"]}
+    edit = PlannedEdit(**item["_edit"])
+    source, edited = read_video(Path(item["_source"])), read_video(state.edited(item))
+    words = word_edit(state.model, source.array(), edited.array(), edit)
+    notes = {"element": edit.element, "mask": f"masks/{item['_mask']}", "made_by": item["_inpainter"]}
     notes |= {"segmented_by": item["_segmenter"], "named_by": item["_vlm"]}
     there = Record(
-        id=f"{item['id']}/{change.kind}/{_short(change.element)}",
+        id=f"{item['id']}/{edit.kind}/{_short(edit.element)}",
         kind="pair",
-        source=_seen(item["_source"], at.out),
-        target=_seen(str(at.edited(item)), at.out),
+        source=_seen(item["_source"], state.out),
+        target=_seen(str(state.edited(item)), state.out),
         width=edited.width,
         height=edited.height,
         frames=edited.frame_count,
         fps=float(edited.fps),
         seconds=float(edited.duration),
-        caption=change.caption,
+        caption=edit.caption,
         instruction=words.instruction,
-        task=change.kind,
+        task=edit.kind,
         scores=item["scores"],
         dataset=item["dataset"],
         license=item["license"],
         notes=notes | {"way": "made"},
     )
-    if not both_ways:
+    if not reverse:
         return there.to_dict()
     assert there.source is not None
     back = replace(
@@ -209,9 +227,9 @@ def instruction(at: Bench, item: Item, *, model: str, both_ways: bool) -> Item:
         id=f"{there.id}/back",
         source=there.target,
         target=there.source,
-        caption=change.before,
+        caption=edit.before,
         instruction=words.reverse,
-        task=BACK[change.kind],
+        task=REVERSE_KINDS[edit.kind],
         notes=notes | {"way": "back"},
     )
     return there.to_dict() | {"_back": back.to_dict()}
@@ -220,7 +238,7 @@ def instruction(at: Bench, item: Item, *, model: str, both_ways: bool) -> Item:
 # --- what is kept
 
 
-def instruction_filter(item: Item) -> Item:
+def instruction_filter(item: GraphItem) -> GraphItem:
     """Instructions that say an edit; our own and those of pairs that join here."""
     if reason := why_not(item["instruction"]):
         raise Drop(f"instruction: {reason}")
@@ -228,52 +246,66 @@ def instruction_filter(item: Item) -> Item:
 
 
 def quality_filter(
-    at: Bench, item: Item, *, model: str, turns: int, judged_frames: int, thresholds: Mapping[str, float]
-) -> list[Item]:
+    state: StageState[Vlm],
+    item: GraphItem,
+    *,
+    model: str,
+    turns: int,
+    judged_frames: int,
+    thresholds: Mapping[str, float],
+) -> list[GraphItem]:
     """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the way back, too.
 
     What was painted badly is no good source either, so only a good pair has a way back.
     """
     item = dict(item)
     back = item.pop("_back", None)
-    kept = [_judged(at, item, model, turns, judged_frames, thresholds)]
+    kept = [_judged(state, item, model, turns, judged_frames, thresholds)]
     return kept if back is None else [*kept, back]
 
 
 def way_back(
-    at: Bench, item: Item, *, model: str, turns: int, judged_frames: int, thresholds: Mapping[str, float]
-) -> Item:
+    state: StageState[Vlm],
+    item: GraphItem,
+    *,
+    model: str,
+    turns: int,
+    judged_frames: int,
+    thresholds: Mapping[str, float],
+) -> GraphItem:
     """The same two filters for pairs back; the others have passed them."""
     if item["notes"].get("way") != "back":
         return item
     if reason := why_not(item["instruction"]):
         raise Drop(f"instruction: {reason}")
-    return _judged(at, item, model, turns, judged_frames, thresholds)
+    return _judged(state, item, model, turns, judged_frames, thresholds)
 
 
-def _judged(at: Bench, item: Item, model: str, turns: int, frames: int, thresholds: Mapping[str, float]) -> Item:
+def _judged(
+    state: StageState[Vlm], item: GraphItem, model: str, turns: int, frames: int, thresholds: Mapping[str, float]
+) -> GraphItem:
     """The item with its marks. Drop where one is too low. Without turns nothing is asked."""
     if not turns:
         return item
     record = Record.from_dict(item)
     wanted = thresholds if record.media == "video" else rubrics.THRESHOLDS["image"]
-    source, edited = pair_frames(record, Path(at.out, "making"), frames, SIDE)
-    temperature = TEMPERATURE if turns > 1 else 0.0
+    source, edited = pair_frames(record, Path(state.out, "making"), frames, FilterSettings.side)
+    temperature = FilterSettings.temperature if turns > 1 else 0.0
     scores, _ = score_pair(
-        at.model, record.media, record.instruction, source, edited,
+        state.model, record.media, record.instruction, source, edited,
         turns=turns, temperature=temperature, thresholds=wanted,
     )  # fmt: skip
     missed = [name for name in rubrics.missed(scores, wanted) if name in scores]
     if missed:
         raise Drop(f"quality: {' and '.join(missed)} too low")
-    marks = {PREFIX + name: value for name, value in scores.items()}
+    marks = {SCORE_PREFIX + name: value for name, value in scores.items()}
     return item | {"scores": record.scores | marks, "notes": record.notes | {"judge": model}}
 
 
 # --- clips
 
 
-def take(item: Item, frames: int, short_side: int) -> tuple[Clip, bool]:
+def take(item: GraphItem, frames: int, short_side: int) -> tuple[Clip, bool]:
     """A clip's first 4k+1 frames, at most so many and so large; and whether that is the whole file as it is.
 
     Drop where it has fewer than five.

@@ -1,11 +1,11 @@
-"""The whole graph without weights or servers: the procedural world as clips, segmenter, inpainter and VLM.
+"""The drawn world as segmenter, inpainter and VLM with exact answers: the whole graph without weights or servers.
 
     write_clips(Path("clips"), 8)
     opensama curate pairs clips --out pairs --vlm-url world --segmenter world --inpainter world
 
 A clip's name holds the seed of its scene, from which the segmenter draws exact masks and the inpainter what a caption
-says, inside the mask it is given and nowhere else. The VLM goes by the pictures that it is shown: it finds the clip
-that they are of, and the change that they show, and judges an edit by its distance from the exact answer.
+says, inside the mask it is given and nowhere else. The VLM goes by the frames that it is shown: it finds the clip that
+they come from, and the edit that they show, and judges an edit by its distance from the exact answer.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from opensama.curation import elements, masks, rubrics
-from opensama.curation.elements import Clip
-from opensama.curation.segmentation import Found
+from opensama.curation import masks, rubrics
+from opensama.curation.edit_questions import EDIT_HINTS, EDIT_TASKS, WORD_PROMPT
+from opensama.curation.elements import Clip, Masklet
 from opensama.media import read_video, write_video
 from opensama.media.frames import resize_frame, spread
 from opensama.values import UserError, Video
@@ -43,7 +43,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"world-{seed:04d}.mp4" for seed in range(first, first + count)]
     for path in paths:
-        video = Video.from_frames(draw(Look(scene_of(path)), frames, *size), FPS)
+        video = Video.from_frames(draw_look(Look(scene_of(path)), frames, *size), FPS)
         write_video(video, path, quality=95, overwrite=True, on_note=lambda note: None)
     return paths
 
@@ -57,8 +57,8 @@ def scene_of(path: Path) -> Scene:
 
 
 @dataclass(frozen=True)
-class WorldChange:
-    """A change with its exact answer, and the words for it."""
+class ExactEdit:
+    """An edit with its exact answer, and the words for it."""
 
     kind: str
     element: str
@@ -69,41 +69,41 @@ class WorldChange:
 
 
 @lru_cache(64)
-def changes(scene: Scene) -> tuple[WorldChange, ...]:
+def exact_edits(scene: Scene) -> tuple[ExactEdit, ...]:
     """What may be made of a scene: each object removed, replaced, recoloured, and another background."""
     rng = random.Random(repr(scene))
     source, out = Look(scene), []
     for thing in scene.things:
         the, place = f"the {thing.name}", _place(thing)
         gone = Swap(thing, None).on(source)
-        out.append(WorldChange("remove", thing.name, "", gone, f"Remove {the}.", f"Add {an(thing.full_name)} {place}."))
+        out.append(ExactEdit("remove", thing.name, "", gone, f"Remove {the}.", f"Add {an(thing.full_name)} {place}."))
         color = rng.choice([c for c in COLORS if not any(t.kind == thing.kind and t.color == c for t in scene.things)])
         other = replace(thing, color=color)
         look = Swap(thing, other).on(source)
         out.append(
-            WorldChange(
+            ExactEdit(
                 "recolor", thing.name, color, look, f"Make {the} {color}.", f"Make the {other.name} {thing.color}."
             )
         )
         if new := _successor(scene, thing, rng):
             look, a_new = Swap(thing, new).on(source), an(new.name)
             words = f"Replace {the} with {a_new}.", f"Replace the {new.name} with {an(thing.full_name)}."
-            out.append(WorldChange("replace", thing.name, a_new, look, *words))
+            out.append(ExactEdit("replace", thing.name, a_new, look, *words))
     name = rng.choice([name for name in BACKGROUNDS if name != scene.background])
     look = Ground(name).on(source)
     was, becomes = (re.sub(r"^(in front of|above|on|in) ", "", s.behind) for s in (scene, look.scene))
     front = ", ".join(thing.name for thing in scene.things)
     words = f"Change the background to {becomes}.", f"Change the background to {was}."
-    out.append(WorldChange("background", front, becomes, look, *words))
+    out.append(ExactEdit("background", front, becomes, look, *words))
     return tuple(out)
 
 
-def draw(look: Look, frames: int, height: int, width: int) -> np.ndarray:
+def draw_look(look: Look, frames: int, height: int, width: int) -> np.ndarray:
     """uint8 [t h w 3]."""
     return to_uint8(render_looks([look], frames, height, width)[0])
 
 
-def differing(one: Look, other: Look, frames: int, height: int, width: int) -> np.ndarray:
+def _differing(one: Look, other: Look, frames: int, height: int, width: int) -> np.ndarray:
     """Where two looks differ: bool [t h w]."""
     a, b = render_looks([one, other], frames, height, width)
     return ((a - b).abs().amax(1) > DIFFERS).numpy()
@@ -117,14 +117,14 @@ class WorldSegmenter:
     def load(self) -> None:
         """Nothing to read."""
 
-    def segment(self, clip: Clip, names: Sequence[str]) -> list[Found]:
+    def segment(self, clip: Clip, names: Sequence[str]) -> list[Masklet]:
         scene, size = scene_of(clip.path), clip.frames.shape[:3]
         out = []
         for name in names:
             meant = [thing for thing in scene.things if name in (thing.name, thing.full_name, thing.kind)]
             if meant:
-                mask = differing(Look(scene), Swap(meant[0], None).on(Look(scene)), *size)
-                out.append(Found(name, mask, 1.0, len(meant) - 1))
+                mask = _differing(Look(scene), Swap(meant[0], None).on(Look(scene)), *size)
+                out.append(Masklet(name, mask, 1.0, len(meant) - 1))
         return out
 
 
@@ -138,10 +138,10 @@ class WorldInpainter:
 
     def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
         scene = scene_of(clip.path)
-        looks = [change.look for change in changes(scene) if change.look.caption == caption]
+        looks = [change.look for change in exact_edits(scene) if change.look.caption == caption]
         if not looks:
             raise ValueError(f"the drawn world has no picture of {caption!r}")
-        return np.where(masks[..., None], draw(looks[0], *clip.frames.shape[:3]), clip.frames)
+        return np.where(masks[..., None], draw_look(looks[0], *clip.frames.shape[:3]), clip.frames)
 
 
 class WorldVlm:
@@ -158,7 +158,7 @@ class WorldVlm:
             self.scenes.append((scene_of(path), min(frames, read_video(path).frame_count)))
         if not self.scenes:
             raise UserError(f"The folder {folder} has no clips of the drawn world (world-0000.mp4): make some first.")
-        firsts = [draw(Look(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
+        firsts = [draw_look(Look(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
         self._firsts = np.stack(firsts).astype(np.float32)
 
     def ask(self, question: Question) -> str:
@@ -174,14 +174,14 @@ class WorldVlm:
         if "Say what could be edited" in text:
             front = [{"name": f"The {thing.name}", "person": False} for thing in scene.things]
             return {"foreground": front, "background": [scene.behind]}
-        if text.startswith(elements.DESCRIBE[:5]):
+        if text.startswith(WORD_PROMPT[:5]):
             half = len(images) // 2
             found = self._seen(images[:half], images[half:])
-            meant = found and elements.HINTS[found.kind].format(element=found.element, new=found.new) in text
+            meant = found and EDIT_HINTS[found.kind].format(element=found.element, new=found.new) in text
             return {"instruction": found.instruction, "reverse": found.reverse} if found and meant else {
                 "instruction": "", "reverse": ""}  # fmt: skip
-        for change in changes(scene):
-            if elements.TASKS[change.kind].format(element=change.element) in text:
+        for change in exact_edits(scene):
+            if EDIT_TASKS[change.kind].format(element=change.element) in text:
                 return {"new": change.new, "before": Look(scene).caption, "caption": change.look.caption}
         return {"new": "", "before": "", "caption": ""}
 
@@ -191,10 +191,10 @@ class WorldVlm:
         image, scene = np.unravel_index(int(np.argmin(away)), (len(images), len(self._firsts)))
         return *self.scenes[int(scene)], int(image)
 
-    def _seen(self, source: Sequence[np.ndarray], edited: Sequence[np.ndarray]) -> WorldChange | None:
+    def _seen(self, source: Sequence[np.ndarray], edited: Sequence[np.ndarray]) -> ExactEdit | None:
         """The change of the source that comes nearest to the edited frames; None if the source itself does."""
         scene, length, _ = self._which(source[0])
-        found = changes(scene)
+        found = exact_edits(scene)
         exact = self._exact([Look(scene), *(change.look for change in found)], length, len(edited))
         shown = np.stack([_little(image) for image in edited])
         best = int(np.argmin(np.abs(exact - shown).mean(axis=(1, 2, 3, 4))))
@@ -207,7 +207,7 @@ class WorldVlm:
         edit_first = '"motion": <mark>' in question.text
         source, edited = (two, one) if edit_first else (one, two)
         scene, length, original = self._which(source[0], edited[0])
-        asked = [c for c in changes(scene) if (c.reverse if original else c.instruction) in question.text]
+        asked = [c for c in exact_edits(scene) if (c.reverse if original else c.instruction) in question.text]
         names = re.findall(r'"(\w+)": <mark>', question.text)
         if not asked:
             return {"reason": "This is asked of another clip."} | dict.fromkeys(names, 1)
@@ -216,9 +216,9 @@ class WorldVlm:
         shown = np.stack([_little(image) for image in edited])
         region = np.abs(before - after).max(axis=-1) > 255 * DIFFERS
         wrong = np.abs(shown - after)[region].mean() / max(1.0, np.abs(before - after)[region].mean())
-        spoiled = np.abs(shown - np.stack([_little(image) for image in source]))[~region]
+        disturbed = np.abs(shown - np.stack([_little(image) for image in source]))[~region]
         met = _mark(10 - 12 * max(0.0, float(wrong) - 0.15))
-        kept = _mark(10 - 0.5 * max(0.0, float(spoiled.mean() if spoiled.size else 0.0) - 3))
+        kept = _mark(10 - 0.5 * max(0.0, float(disturbed.mean() if disturbed.size else 0.0) - 3))
         by_name = {"instruction": met, "quality": met, "preservation": kept, "motion": kept}
         return {"reason": f"{wrong:.0%} of the way is missing."} | {name: by_name[name] for name in names}
 
@@ -243,12 +243,12 @@ def _place(thing: Thing) -> str:
 def _successor(scene: Scene, thing: Thing, rng: random.Random) -> Thing | None:
     """Another kind of another colour that stays inside the box of the old one, which is all that an inpainter gets."""
     source = Look(scene)
-    room = masks.boxes(masks.grow(differing(source, Swap(thing, None).on(source), 5, _SMALL, _SMALL), 0.02))
+    room = masks.boxes(masks.grow(_differing(source, Swap(thing, None).on(source), 5, _SMALL, _SMALL), 0.02))
     for kind in similar(thing.kind)[:12]:
         colors = [
             c for c in COLORS if c != thing.color and not any((t.kind, t.color) == (kind, c) for t in scene.things)
         ]
         new = replace(thing, kind=kind, color=rng.choice(colors), texture="plain", wears=None)
-        if not (differing(source, Swap(thing, new).on(source), 5, _SMALL, _SMALL) & ~room).any():
+        if not (_differing(source, Swap(thing, new).on(source), 5, _SMALL, _SMALL) & ~room).any():
             return new
     return None
