@@ -18,7 +18,7 @@ from torch import Tensor
 from opensama import load
 from opensama.media import read_video
 from opensama.models.tiny import PatchAutoencoder
-from opensama.world import plan_edit, render_looks
+from opensama.world import plan_edit, render_styled
 from opensama.world.edits import Split
 
 
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{name:<22}{components:>12.2f}{model:>8.2f}{model - components:>9.2f}")
 
     def drawn(first: int, n: int, t: int, split: Split) -> Tensor:
-        return render_looks([plan_edit(first + i, split).source for i in range(n)], t).transpose(1, 2) * 2 - 1
+        return render_styled([plan_edit(first + i, split).source for i in range(n)], t).transpose(1, 2) * 2 - 1
 
     test = drawn(0, 24, 17, "test")
     linear.start_from_components(drawn(0, 64, 5, "train"))

@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from opensama.curation.clips import ClipRules, clip_stages, curate_clips, find_videos
+from opensama.curation.clips import ClipRules, clip_stages, curate_clips, video_items
 from opensama.curation.graph import GraphReport
 from opensama.curation.stage import Drop, GraphItem, GraphStage
 from opensama.media import read_video, write_video
@@ -92,7 +92,7 @@ def main() -> None:
             (place / "raw").mkdir()
         folder = options.folder or films(place / "raw", options.videos, options.seconds)
         cut = curate_clips(folder, place / "cut", rules)
-        items = find_videos(folder, place / "peer")
+        items = video_items(folder, place / "peer")
         print(f"{len(items)} videos, {cut.records} clips of {rules.frames} frames")
 
         pairs, cpu, wall = timed(lambda: loop(clip_stages(rules, vlm, model="at once"), items))

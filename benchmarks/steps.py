@@ -15,7 +15,7 @@ import numpy as np
 
 from opensama import EditRequest, Video, load
 from opensama.evaluation.world.scores import squared_error
-from opensama.world import FAMILIES, sample_edit
+from opensama.world import EDIT_FAMILIES, sample_edit
 from opensama.world.scenes import FPS
 
 STEPS, GUIDANCE = (1, 2, 4, 8, 16), (1.0, 2.0, 4.0)
@@ -29,7 +29,7 @@ def main() -> None:
     editor = load(options.model)
     own = editor.entry.defaults
     settings = [(steps, own.guidance) for steps in STEPS] + [(own.steps, g) for g in GUIDANCE if g != own.guidance]
-    samples = [sample_edit(f"0-{i}", "test", family, 17, 128) for family in FAMILIES for i in range(options.n)]
+    samples = [sample_edit(f"0-{i}", "test", family, 17, 128) for family in EDIT_FAMILIES for i in range(options.n)]
     print(f"{options.model}, {len(samples)} edits\n{'steps':>6}{'guidance':>10}{'error':>8}{'burnt':>8}")
     for steps, guidance in settings:
         errors, burnt = [], []

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from opensama import read_video
-from opensama.curation.clips import ClipRules, clip_stages, find_videos
+from opensama.curation.clips import ClipRules, clip_stages, video_items
 from opensama.curation.graph import run_graph
 from opensama.curation.oracles import write_clips
 from opensama.curation.stage import Drop, GraphItem, GraphStage
@@ -42,7 +42,7 @@ def main() -> None:
         write_clips(videos, 6)
     rules = ClipRules(frames=9, min_side=64, low_motion=0.0, high_motion=9.0)
     stages = [*clip_stages(rules), GraphStage("bright", partial(bright, least=options.least))]
-    report = run_graph(stages, find_videos(videos, options.out / "clips"), options.out / "clips")
+    report = run_graph(stages, video_items(videos, options.out / "clips"), options.out / "clips")
     print(report.table())
     print(f"written: {options.out / 'clips' / 'manifest.parquet'}, {report.records} clips")
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from opensama import EditRequest, Video, load
 from opensama.pipeline.editor import Editor
-from opensama.world import FAMILIES, EditSample, sample_edit
+from opensama.world import EDIT_FAMILIES, EditSample, sample_edit
 
 GAP = 6
 PICKS = (0, 8, 16)
@@ -49,9 +49,9 @@ def main() -> None:
         picture.quantize(192).save(options.out / f"{name}.png", optimize=True)
 
     side, top = 128, 44
-    sheet = Image.new("RGB", (len(FAMILIES) * (side + GAP) - GAP, top + 3 * (side + GAP) - GAP), "white")
+    sheet = Image.new("RGB", (len(EDIT_FAMILIES) * (side + GAP) - GAP, top + 3 * (side + GAP) - GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, family in enumerate(FAMILIES):
+    for column, family in enumerate(EDIT_FAMILIES):
         sample, edited = edit(editor, family, options.seed, side)
         x = column * (side + GAP)
         for line, words in enumerate(wrap(sample.instruction, 23)[:4]):

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensama.apps.cli import main
-from opensama.curation.clips import ClipRules, clip_stages, curate_clips, pair
+from opensama.curation.clips import ClipRules, clip_stages, curate_clips, pair_clips
 from opensama.curation.instructions import ASK, other_words, read_answer, why_not
 from opensama.curation.stage import Drop
 from opensama.data.manifest import Record, iter_records
@@ -129,13 +129,15 @@ def test_pairs_are_two_clips_of_one_scene_with_what_leads_from_one_to_the_other(
 
 def test_more_pairs_share_no_clip() -> None:
     clips = [[float(i), i + 1.0] for i in range(7)]
-    made = pair({"id": "a", "target": "a.mp4", "_clips": clips}, pairs=9, seed=0)
+    made = pair_clips({"id": "a", "target": "a.mp4", "_clips": clips}, pairs=9, seed=0)
     starts = [made_pair[side] for made_pair in made for side in ("source_start", "target_start")]
     assert len(made) == 3
     assert len(set(starts)) == 6
     with pytest.raises(Drop, match="single"):
-        pair({"id": "a", "target": "a.mp4", "_clips": clips[:1]}, pairs=1, seed=0)
-    orders = {pair({"id": f"{n}", "target": "a", "_clips": clips[:2]}, pairs=1, seed=0)[0]["id"][-3:] for n in range(9)}
+        pair_clips({"id": "a", "target": "a.mp4", "_clips": clips[:1]}, pairs=1, seed=0)
+    orders = {
+        pair_clips({"id": f"{n}", "target": "a", "_clips": clips[:2]}, pairs=1, seed=0)[0]["id"][-3:] for n in range(9)
+    }
     assert orders == {"0-1", "1-0"}  # either may be the original
 
 

@@ -21,14 +21,14 @@ from opensama.curation.elements import Clip
 from opensama.curation.inpainting import Vace, open_inpainter
 from opensama.curation.masks import MaskRules, load_masks
 from opensama.curation.oracles import WorldInpainter, WorldSegmenter, WorldVlm, draw_look, exact_edits, scene_of
-from opensama.curation.pairs import PairSettings, PairsReport, find_clips, make_pairs
+from opensama.curation.pairs import PairSettings, PairsReport, clip_items, make_pairs
 from opensama.curation.segmentation import GroundedSam, open_segmenter
 from opensama.curation.stage import Drop, GraphStage
 from opensama.data.manifest import Record, iter_records, write_manifest
 from opensama.media.video_io import read_video, write_video
 from opensama.values import UserError, Video
 from opensama.vlm import Question, ScriptedVlm, VlmQuota
-from opensama.world import Look, plan_edit
+from opensama.world import StyledScene, plan_edit
 from tests.curation import tiny_models
 
 SETTINGS = PairSettings(each=3, elements=4, balance=0)
@@ -117,7 +117,7 @@ def test_each_edit_comes_with_its_way_back(made: tuple[Path, PairsReport]) -> No
         assert (back.source, back.target) == (record.target, record.source)
         assert back.task == {"remove": "add"}.get(record.task, record.task)
         assert back.instruction != record.instruction
-        assert back.caption == Look(scene_of(Path(str(record.source)))).caption
+        assert back.caption == StyledScene(scene_of(Path(str(record.source)))).caption
         assert all(value >= 8 for name, value in back.scores.items() if name.startswith("vlm_"))
 
 
@@ -127,7 +127,7 @@ def test_masks_are_exact_and_kept(made: tuple[Path, PairsReport]) -> None:
         if record.task == "remove":
             scene = scene_of(Path(str(record.source)))
             (change,) = (c for c in exact_edits(scene) if (c.kind, c.element) == ("remove", record.notes["element"]))
-            before, after = draw_look(Look(scene), *SIZE), draw_look(change.look, *SIZE)
+            before, after = draw_look(StyledScene(scene), *SIZE), draw_look(change.look, *SIZE)
             away = np.abs(before.astype(int) - after).max(axis=-1)
             mask = load_masks(out / record.notes["mask"])
             assert mask[away > 6].all()
@@ -325,16 +325,16 @@ def test_clips_of_a_manifest_are_taken_once_and_only_between_their_times(clips: 
         Record("c", "clip", file, target_start=0.125, target_end=0.5),
     ]
     write_manifest(tmp_path / "clips.jsonl", rows)
-    first, second = find_clips(tmp_path / "clips.jsonl")
+    first, second = clip_items(tmp_path / "clips.jsonl")
     assert (first["id"], second["id"], second["kind"]) == ("a", "b", "clip")
     whole = frames(Path(file))
-    clip, same = pair_stages.take(first, 81, 720)
+    clip, same = pair_stages.read_clip(first, 81, 720)
     assert not same
     assert np.array_equal(clip.frames, whole[2:7])  # six are between the times, 4k+1 of them five
-    clip, same = pair_stages.take(second, 81, 720)
+    clip, same = pair_stages.read_clip(second, 81, 720)
     assert same
     assert np.array_equal(clip.frames, whole)
-    small, same = pair_stages.take(second, 81, 48)
+    small, same = pair_stages.read_clip(second, 81, 48)
     assert not same
     assert small.frames.shape == (9, 48, 48, 3)
 
@@ -359,9 +359,9 @@ def test_what_is_wrong_with_a_call_is_said(tmp_path: Path, clips: Path) -> None:
     with pytest.raises(UserError, match="number of turns"):
         PairSettings(turns=-1)
     with pytest.raises(UserError, match="no folder or manifest"):
-        list(find_clips(tmp_path / "nowhere"))
+        list(clip_items(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="has no videos"):
-        list(find_clips(tmp_path))
+        list(clip_items(tmp_path))
     with pytest.raises(UserError, match="no clip of the drawn world"):
         scene_of(Path("holiday.mp4"))
     with pytest.raises(UserError, match="has no clips of the drawn world"):
@@ -466,7 +466,9 @@ def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> N
     assert pairs, report.table()
     for record in pairs:
         source, target = frames(tmp_path / "out" / str(record.source)), frames(tmp_path / "out" / record.target)
-        mask = pair_stages.room(load_masks(tmp_path / "out" / record.notes["mask"]), record.task, settings.margin)
+        mask = pair_stages.paintable_mask(
+            load_masks(tmp_path / "out" / record.notes["mask"]), record.task, settings.margin
+        )
         assert target.shape == source.shape
         if not mask.all():
             away = np.abs(source.astype(int) - target)
@@ -493,7 +495,7 @@ def test_found_things_may_be_absent(clips: Path) -> None:
     assert WorldSegmenter().segment(clip, ["purple elephant"]) == []
     with pytest.raises(ValueError, match="no picture of"):
         WorldInpainter().inpaint(clip, np.zeros(SIZE, bool), "A purple elephant.")
-    item = next(iter(find_clips(clips))) | {"_front": [{"name": "purple elephant", "person": False}], "_behind": []}
+    item = next(iter(clip_items(clips))) | {"_front": [{"name": "purple elephant", "person": False}], "_behind": []}
     state, size = pair_stages.StageState(str(clips), WorldSegmenter()), {"frames": 9, "short_side": 720}
     with pytest.raises(Drop, match="nothing found"):
         pair_stages.segmentation(state, item, model="", kinds=(), elements=1, **size)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensama.curation.scenes import at, clock_of, find_cuts, scenes, seconds_of
+from opensama.curation.scenes import find_cuts, frame_clock, frame_time, scenes, seconds_of
 from opensama.curation.stage import Drop
 from opensama.media.frames import resize_frame
 from opensama.media.video_io import read_video, write_video
@@ -90,8 +90,8 @@ def test_an_unreadable_video_says_so(tmp_path: Path) -> None:
 def test_the_clock_keeps_every_bit(fps: Fraction, tmp_path: Path) -> None:
     video = read_video(shots.write(tmp_path / "a.mp4", [shots.shot(1, 20)], fps))
     times = seconds_of(video)
-    clock = json.loads(json.dumps(clock_of(video, 5, 20)))
-    assert [at(clock, frame) for frame in range(16)] == times[5:21]
+    clock = json.loads(json.dumps(frame_clock(video, 5, 20)))
+    assert [frame_time(clock, frame) for frame in range(16)] == times[5:21]
 
 
 def test_the_clock_of_a_video_of_uneven_frames(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_clock_of_a_video_of_uneven_frames(tmp_path: Path) -> None:
     uneven = Video(even.width, even.height, (0, 1, 3, 4, 8, 9), even.time_base, Fraction(1), even.source)
     write_video(uneven, tmp_path / "uneven.mp4")
     video = read_video(tmp_path / "uneven.mp4")
-    assert [at(clock_of(video, 1, 6), frame) for frame in range(6)] == seconds_of(video)[1:]
+    assert [frame_time(frame_clock(video, 1, 6), frame) for frame in range(6)] == seconds_of(video)[1:]
     assert seconds_of(video) == pytest.approx([0, 0.1, 0.3, 0.4, 0.8, 0.9, 1.0])
 
 

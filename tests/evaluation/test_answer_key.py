@@ -12,7 +12,7 @@ from opensama.evaluation.world.clips import style_key
 from opensama.evaluation.world.likeness import half, structure, to_lab
 from opensama.evaluation.world.scores import answer_key
 from opensama.evaluation.world.styling import blurred, border, plain, tint
-from opensama.world import render_looks, sample_edit, to_uint8
+from opensama.world import render_styled, sample_edit, to_uint8
 
 
 def same(frames):
@@ -73,7 +73,7 @@ def test_each_wrong_answer_is_nearest_to_itself(replaced):
     sample, key = replaced
     part = sample.plan.parts[0]
     looks = [look for _, look in part.wrong]
-    drawn = to_uint8(render_looks(looks, *sample.source.shape[:3]))
+    drawn = to_uint8(render_styled(looks, *sample.source.shape[:3]))
     for (label, _), output in zip(part.wrong, drawn, strict=True):
         verdict = key.judge(output)
         assert not verdict.success, label
@@ -172,7 +172,7 @@ def test_both_parts_must_be_right():
     key = answer_key(sample, same)
     assert key.judge(sample.target).success
     for i, part in enumerate(sample.plan.parts):
-        verdict = key.judge(to_uint8(render_looks([part.before], 5, 64, 64)[0]))
+        verdict = key.judge(to_uint8(render_styled([part.before], 5, 64, 64)[0]))
         assert [p.right for p in verdict.parts] == [j != i for j in range(2)]
 
 

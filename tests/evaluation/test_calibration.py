@@ -11,7 +11,7 @@ import torch
 from opensama import load
 from opensama.evaluation.world import Calibration, calibrate, through
 from opensama.evaluation.world.calibration import NAMES, RIGHT, STYLED, imitations
-from opensama.world import FAMILIES, sample_edit
+from opensama.world import EDIT_FAMILIES, sample_edit
 
 
 @pytest.mark.slow
@@ -19,7 +19,7 @@ def test_right_answers_pass_and_imitations_do_not():
     coded = through(load("tiny", device="cpu"))
     drawn = calibrate(coded, n=1, seed=3, frames=5, size=64)
     styles = calibrate(coded, n=4, families=("style",), seed=3, frames=5, size=64)
-    assert set(drawn.shares()) == {*FAMILIES, "all"}
+    assert set(drawn.shares()) == {*EDIT_FAMILIES, "all"}
     for found in (drawn, styles):
         for name, (passed, n) in found.shares()["all"].items():
             if name in RIGHT:

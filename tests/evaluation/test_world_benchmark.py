@@ -21,7 +21,7 @@ from opensama.evaluation.world.clips import first_second
 from opensama.evaluation.world.scores import squared_error
 from opensama.media.video_io import write_video
 from opensama.values import EditRequest, UserError, Video
-from opensama.world import CONTROLS, FAMILIES, STYLES, apply_style, sample_edit, to_uint8
+from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES, STYLES, apply_style, sample_edit, to_uint8
 
 SMALL: Any = {"frames": 5, "size": 64}
 Edit = Callable[[EditRequest], Video]
@@ -76,14 +76,14 @@ def test_a_perfect_editor(tmp_path: Path) -> None:
 def test_a_lazy_editor_passes_only_where_nothing_is_asked(tmp_path: Path) -> None:
     found = evaluate(tmp_path, lambda request: request.video, n=1)  # type: ignore[arg-type, return-value]
     figures = json.loads(json.dumps(report(found)))
-    assert set(figures["families"]) == set(FAMILIES)
+    assert set(figures["families"]) == set(EDIT_FAMILIES)
     assert figures["overall"]["success"] == 0
     assert set(figures["overall"]["taken_for"]) == {"undone", "source"}
     assert figures["controls"]["absent"]["success"] == 1
     assert figures["controls"]["swapped"]["success"] == 0
     assert figures["families"]["replace"]["kept_full_db"] == 99
     assert figures["families"]["style"]["kept_full_db"] is None
-    assert len(found.results["systems"][0]["items"]) == len((*FAMILIES, *CONTROLS))
+    assert len(found.results["systems"][0]["items"]) == len((*EDIT_FAMILIES, *CONTROL_FAMILIES))
     assert "last third minus first" in found.table()
     told = found.results["systems"][0]["items"][0]["replies"][0]["text"]
     assert "wrong, in its thirds nearest to" in told

@@ -10,7 +10,7 @@ from opensama.models.registry import TINY, TINY_ICVE, find, unknown_words
 from opensama.pipeline.editor import load
 from opensama.training.text import known_words
 from opensama.values import Video
-from opensama.world import CONTROLS, FAMILIES, plan_edit, sample_edit
+from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES, plan_edit, sample_edit
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_all_that_the_world_says_is_known_and_both_models_list_it():
         assert (entry.folder / "words.txt").read_text().split() == known_words()
     for i in range(300):
         for split in ("train", "test"):
-            plan = plan_edit(i, split, (*FAMILIES, *CONTROLS)[i % 13])
+            plan = plan_edit(i, split, (*EDIT_FAMILIES, *CONTROL_FAMILIES)[i % 13])
             assert unknown_words(TINY, plan.instruction) == unknown_words(TINY, plan.caption) == ()
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensama.world import (
-    CONTROLS,
-    FAMILIES,
+    CONTROL_FAMILIES,
+    EDIT_FAMILIES,
     KINDS,
     STYLES,
     TEXTURES,
@@ -20,14 +20,14 @@ from opensama.world import (
     pairs,
     plan_edit,
     render_edits,
-    render_looks,
+    render_styled,
     sample_edit,
 )
 from opensama.world.edits import OBJECT_FAMILIES
-from opensama.world.looks import Look, Swap
 from opensama.world.render import frame_times, paint_background
 from opensama.world.scenes import SceneBatch
-from opensama.world.wrong import like
+from opensama.world.styled_scenes import StyledScene, Swap
+from opensama.world.wrong_answers import like
 
 SEEDS = st.integers(0, 10**6)
 SPLITS = st.sampled_from(["train", "test"])
@@ -36,7 +36,7 @@ QUICK = settings(max_examples=60, deadline=None)
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=SEEDS, split=SPLITS, family=st.sampled_from(FAMILIES + CONTROLS))
+@given(seed=SEEDS, split=SPLITS, family=st.sampled_from(EDIT_FAMILIES + CONTROL_FAMILIES))
 def test_the_same_seed_is_the_same_edit_and_the_mask_is_where_it_differs(seed, split, family):
     one, two = (sample_edit(seed, split, family, frames=2, size=(64, 64)) for _ in range(2))
     assert one.plan == two.plan
@@ -53,7 +53,7 @@ def test_the_same_seed_is_the_same_edit_and_the_mask_is_where_it_differs(seed, s
 
 
 @QUICK
-@given(seed=SEEDS, split=SPLITS, family=st.sampled_from([f for f in FAMILIES if f != "two"]))
+@given(seed=SEEDS, split=SPLITS, family=st.sampled_from([f for f in EDIT_FAMILIES if f != "two"]))
 def test_a_plan_is_its_parts(seed, split, family):
     one = plan_edit(seed, split, family)
     (part,) = one.parts
@@ -70,7 +70,7 @@ def test_a_plan_is_its_parts(seed, split, family):
 
 
 @QUICK
-@given(seed=SEEDS, split=SPLITS, family=st.sampled_from([*FAMILIES, "swapped"]))
+@given(seed=SEEDS, split=SPLITS, family=st.sampled_from([*EDIT_FAMILIES, "swapped"]))
 def test_wrong_looks_are_many_and_wrong(seed, split, family):
     plan = plan_edit(seed, split, family)
     for part in plan.parts:
@@ -87,11 +87,11 @@ def test_wrong_looks_are_many_and_wrong(seed, split, family):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=SEEDS, family=st.sampled_from([*FAMILIES, "swapped"]))
+@given(seed=SEEDS, family=st.sampled_from([*EDIT_FAMILIES, "swapped"]))
 def test_wrong_looks_look_wrong(seed, family):
     plan = plan_edit(seed, "test", family)
     for part in plan.parts:
-        right, *wrong = render_looks([plan.target, part.before, *(look for _, look in part.wrong)], 1)
+        right, *wrong = render_styled([plan.target, part.before, *(look for _, look in part.wrong)], 1)
         for (label, _), frames in zip([("before", part.before), *part.wrong], wrong, strict=True):
             seen = ((frames - right).abs().amax(1) > 0.06).sum()
             assert seen >= 40, f"{plan.instruction} {label}: {seen} pixels differ"
@@ -116,7 +116,7 @@ def changed(plan):
 
 
 @QUICK
-@given(seed=SEEDS, split=SPLITS, family=st.sampled_from(FAMILIES))
+@given(seed=SEEDS, split=SPLITS, family=st.sampled_from(EDIT_FAMILIES))
 def test_train_and_test_edit_different_pairs(seed, split, family):
     for old, new in changed(plan_edit(seed, split, family)):
         for thing in (old, new):
@@ -192,7 +192,7 @@ def test_what_is_left_open_stays(seed, split, family):
 
 
 @QUICK
-@given(seed=SEEDS, split=SPLITS, family=st.sampled_from(FAMILIES + CONTROLS))
+@given(seed=SEEDS, split=SPLITS, family=st.sampled_from(EDIT_FAMILIES + CONTROL_FAMILIES))
 def test_instructions_read_well(seed, split, family):
     text = plan_edit(seed, split, family).instruction
     assert text[0].isupper()
@@ -204,7 +204,7 @@ def test_instructions_read_well(seed, split, family):
 
 def test_every_family_and_style_is_drawn():
     plans = [plan_edit(i) for i in range(300)]
-    assert {p.family for p in plans} == set(FAMILIES)
+    assert {p.family for p in plans} == set(EDIT_FAMILIES)
     styles = {part.edited for i in range(200) for part in plan_edit(i, "test", "style").parts}
     assert styles == set(STYLES)
 
@@ -218,16 +218,16 @@ def test_removing_the_only_object_leaves_the_background():
 
 def test_a_batch_draws_what_each_draws_alone():
     looks = [look for i in range(8) for plan in [plan_edit(i)] for look in (plan.source, plan.target)]
-    together = render_looks(looks, 2, 64, 64)
+    together = render_styled(looks, 2, 64, 64)
     for drawn, look in zip(together, looks, strict=True):
-        torch.testing.assert_close(drawn, render_looks([look], 2, 64, 64)[0], atol=2e-5, rtol=0)
+        torch.testing.assert_close(drawn, render_styled([look], 2, 64, 64)[0], atol=2e-5, rtol=0)
 
 
 def test_a_later_start_draws_the_later_frames():
     plan = plan_edit(3, "test", "style")
-    whole = render_looks([plan.source, Look(plan.source.scene, "rain")], 6, 64, 64)
+    whole = render_styled([plan.source, StyledScene(plan.source.scene, "rain")], 6, 64, 64)
     torch.testing.assert_close(
-        render_looks([plan.source, Look(plan.source.scene, "rain")], 2, 64, 64, start=4), whole[:, 4:]
+        render_styled([plan.source, StyledScene(plan.source.scene, "rain")], 2, 64, 64, start=4), whole[:, 4:]
     )
 
 

@@ -10,21 +10,21 @@ import torch
 from torch.nn import functional as F
 
 from opensama.world.letters import (
+    CAPTION_WORDS,
     GLYPHS,
     LETTER_HEIGHT,
     LETTER_WIDTH,
     LETTERS,
     STROKE,
-    WORDS,
     layout,
     letter_atlas,
 )
 
 
 def test_there_are_200_words_of_three_to_six_letters_that_use_the_whole_alphabet() -> None:
-    assert len(WORDS) == len(set(WORDS)) == 200
-    assert all(re.fullmatch("[A-Z]{3,6}", word) for word in WORDS)
-    assert set("".join(WORDS)) == set(LETTERS) == set(GLYPHS)
+    assert len(CAPTION_WORDS) == len(set(CAPTION_WORDS)) == 200
+    assert all(re.fullmatch("[A-Z]{3,6}", word) for word in CAPTION_WORDS)
+    assert set("".join(CAPTION_WORDS)) == set(LETTERS) == set(GLYPHS)
 
 
 def test_letters_fill_their_height_and_stay_inside_their_cell() -> None:
@@ -51,7 +51,7 @@ def test_no_two_letters_look_alike_at_twenty_pixels() -> None:
 
 
 def test_words_are_centred_in_order_and_do_not_touch() -> None:
-    for word in WORDS:
+    for word in CAPTION_WORDS:
         places = layout(word)
         assert "".join(LETTERS[index] for index, _ in places) == word
         ends = [(x - GLYPHS[c][0] - STROKE, x + GLYPHS[c][0] + STROKE) for (_, x), c in zip(places, word, strict=True)]

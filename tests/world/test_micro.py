@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensama.evaluation.world.scores import answer_key, mark
-from opensama.world.looks import Restyle, Swap
 from opensama.world.micro import (
     MICRO_COLORS,
     MICRO_FAMILIES,
@@ -17,6 +16,7 @@ from opensama.world.micro import (
     plan_micro_edit,
     sample_micro_edit,
 )
+from opensama.world.styled_scenes import Restyle, Swap
 
 
 @given(seed=st.integers(0, 10**6), family=st.sampled_from(MICRO_FAMILIES), fast=st.booleans())

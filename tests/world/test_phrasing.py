@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from opensama.world.phrasing import GRAMMAR, clause, expand, join, phrasings, sentence
+from opensama.world.phrasing import GRAMMAR, as_sentence, clause, expand, join, phrasings
 
 
 def words(text: str) -> set[str]:
@@ -51,7 +51,7 @@ def test_sentences_are_sentences():
     rng = random.Random(0)
     one = clause(rng, "remove", "train", joins=True, old="red ball")
     two = clause(rng, "recolor", "train", joins=True, old="box", color="blue")
-    text = sentence(join(rng, "train", one, two))
+    text = as_sentence(join(rng, "train", one, two))
     assert text[0].isupper()
     assert text.endswith(".")
     assert "  " not in text

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
-from opensama.world.scenes import COLORS, STILL, TEXTURES, Lettering, Motion, Scene, Thing, Wear, sample_scene
+from opensama.world.scenes import COLORS, NO_MOTION, TEXTURES, Lettering, Motion, Scene, Thing, Wear, sample_scene
 
 PHOTO = Path("field.jpg")
 SCENES = [sample_scene(random.Random(i)) for i in range(400)]
@@ -125,5 +125,5 @@ def test_photos_stand_behind_half_of_the_scenes():
 def test_a_still_camera_is_known_as_one():
     scene = Scene((), "room", (), ())
     assert scene.still
-    assert scene.pan_x is STILL
+    assert scene.pan_x is NO_MOTION
     assert not Scene((), "room", (), (), shake=0.02).still

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from opensama.world.fields import arc, box, circle, cut, plane, polygon, turned, union
+from opensama.world.fields import arc, box, circle, plane, polygon, subtract, turned, union
 from opensama.world.kinds import KINDS, SHAPES, overlaps, silhouettes, similar
 from opensama.world.shapes import EXTENT, atlas, wear_atlas
 from opensama.world.wearables import SEATS, WEAR_SEATS, WEARABLES, seat, worn
@@ -116,7 +116,7 @@ def test_the_pieces_are_distances() -> None:
     x, y = plane(1, 1, 41, 41)
     inside = polygon(x, y, (-0.5, -0.3), (0.5, -0.3), (0.5, 0.3), (-0.5, 0.3))
     assert torch.allclose(inside, box(x, y, 0, 0, 0.5, 0.3), atol=1e-6)
-    hoop = cut(circle(x, y, 0, 0, 0.6), circle(x, y, 0, 0, 0.4))
+    hoop = subtract(circle(x, y, 0, 0, 0.6), circle(x, y, 0, 0, 0.4))
     assert float((arc(x, y, 0, 0, 0.5, 0.5, 0, 360, 0.1, steps=60) - hoop).abs()[torch.hypot(x, y) > 0.1].max()) < 0.01
     u, v = turned(x, y, 90)
     assert torch.allclose(box(u, v, 0, 0, 0.5, 0.3), box(x, y, 0, 0, 0.3, 0.5), atol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from opensama.world import render_looks
+from opensama.world import render_styled
 from opensama.world.scenes import FPS
 from opensama.world.unpaired import LATER, movements, plan_unpaired, render_unpaired
 
@@ -43,7 +43,7 @@ def test_the_instruction_is_the_difference():
 def test_the_second_clip_is_the_later_part_of_one_long_clip():
     plan = next(plan for plan in PLANS if plan.edit is None)
     drawn = render_unpaired([plan], 3, 32, 32)
-    long = render_looks([plan.source], plan.later + 3, 32, 32)
+    long = render_styled([plan.source], plan.later + 3, 32, 32)
     torch.testing.assert_close(drawn.source, long[:, :3])
     torch.testing.assert_close(drawn.target, long[:, plan.later :], atol=1e-4, rtol=0)
     assert (drawn.source - drawn.target).abs().max() > 0.05

@@ -57,7 +57,7 @@ def write_card(folder: Path) -> str:
     from opensama.models.registry import find
     from opensama.models.weights import TensorFiles
     from opensama.world import BACKGROUNDS, COLORS, KINDS, STYLES, TEXTURES, WEARABLES
-    from opensama.world.letters import WORDS
+    from opensama.world.letters import CAPTION_WORDS
 
     scores, training = (_read(folder, name) for name in (SCORES, TRAINING))
     rows, size = [], 0
@@ -88,7 +88,7 @@ def write_card(folder: Path) -> str:
         wearables=len(WEARABLES),
         backgrounds=len(BACKGROUNDS),
         styles=len(STYLES),
-        words=len(WORDS),
+        words=len(CAPTION_WORDS),
         made=training["made"],
         stages="\n".join(stages),
         split=scores["split"],

@@ -116,7 +116,7 @@ class Running:
 
 
 @app.command(name="clips")
-def make_clips(
+def clips_command(
     folder: Path,
     /,
     *,
@@ -162,7 +162,7 @@ def make_clips(
 
 
 @app.command(name="filter")
-def filter_pairs(
+def filter_command(
     manifest: Path,
     /,
     *,
@@ -208,7 +208,7 @@ def filter_pairs(
 
 
 @app.command(name="pairs")
-def make_pairs(
+def pairs_command(
     clips: Path,
     /,
     *,

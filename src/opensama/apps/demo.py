@@ -56,8 +56,8 @@ def demo(
     from opensama.media.frames import compare, contact_sheet, spread
     from opensama.world.scenes import FPS
 
-    if family not in world.FAMILIES:
-        raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.FAMILIES)}.")
+    if family not in world.EDIT_FAMILIES:
+        raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.EDIT_FAMILIES)}.")
     sample = world.sample_edit(seed, split="test", family=family, frames=_FRAMES, size=_SIDE)
     source = Video.from_frames(sample.source, FPS)
     print(f'instruction: "{sample.instruction}"', flush=True)

@@ -96,9 +96,9 @@ def world(
         find(name)
     from opensama.apps.benchmark import Given, run
     from opensama.evaluation import world as measure
-    from opensama.world import CONTROLS, TIERS
+    from opensama.world import CONTROL_FAMILIES, TIERS
 
-    known = (*TIERS[tier].families, *CONTROLS)
+    known = (*TIERS[tier].families, *CONTROL_FAMILIES)
     chosen = known if families is None else tuple(name.strip() for name in families.split(","))
     if unknown := [name for name in chosen if name not in known]:
         where = "" if tier == "full" else f" in the tier {tier}"

@@ -98,11 +98,12 @@ def gallery(
     loading(model)
     from opensama import load
     from opensama.apps.demo import make_folder
-    from opensama.world import CONTROLS, FAMILIES
+    from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 
-    if unknown := set(family or ()) - {*FAMILIES, *CONTROLS}:
-        raise UserError(f"There is no family {unknown.pop()!r} of edits; choose {', '.join(FAMILIES + CONTROLS)}.")
-    chosen = [f for f in FAMILIES + CONTROLS if not family or f in family]
+    known = EDIT_FAMILIES + CONTROL_FAMILIES
+    if unknown := set(family or ()) - set(known):
+        raise UserError(f"There is no family {unknown.pop()!r} of edits; choose {', '.join(known)}.")
+    chosen = [f for f in known if not family or f in family]
     make_folder(out, "--out")
     total = number * (len(chosen) + len(videos))
     begin = time.monotonic()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from opensama.curation.graph import GraphReport, run_graph
 from opensama.curation.motion import moving
-from opensama.curation.scenes import at, scenes
+from opensama.curation.scenes import frame_time, scenes
 from opensama.curation.settings import ClipRules
 from opensama.curation.stage import Drop, GraphItem, GraphStage
 from opensama.data.manifest import Record
@@ -49,7 +49,7 @@ def curate_clips(
     The model is made once here, on Ray once a worker (then `vlm` is a `partial` of `open_vlm`), which takes `gpus`.
     UserError where it cannot be asked at all.
     """
-    items = find_videos(folder, out)
+    items = video_items(folder, out)
     name, setup = "", None
     if vlm is not None:
         model = vlm()
@@ -75,13 +75,13 @@ def clip_stages(
         GraphStage("basic", limits),
         GraphStage("scenes", scenes),
         GraphStage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion)),
-        GraphStage("clips", partial(cut, frames=rules.frames)),
+        GraphStage("clips", partial(cut_clips, frames=rules.frames)),
     ]
     if setup is None:
-        return [*stages, GraphStage("each", each)]
+        return [*stages, GraphStage("each", split_clips)]
     return [
         *stages,
-        GraphStage("pairs", partial(pair, pairs=rules.pairs, seed=rules.seed)),
+        GraphStage("pairs", partial(pair_clips, pairs=rules.pairs, seed=rules.seed)),
         GraphStage("instruction", partial(describe, model=model), setup=setup, cpus=0.25, gpus=gpus),
         GraphStage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed)),
         GraphStage("trivial", meaningful),
@@ -92,7 +92,7 @@ def _same(model: Vlm) -> Vlm:
     return model
 
 
-def find_videos(folder: Path, out: Path) -> list[GraphItem]:
+def video_items(folder: Path, out: Path) -> list[GraphItem]:
     """An item for each video file in the folder and those in it, by name."""
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give one that has video files in it.")
@@ -147,17 +147,17 @@ def basic(item: GraphItem, *, seconds: tuple[float, float], side: int, fps: tupl
     return item | {"width": video.width, "height": video.height, "fps": round(float(video.fps), 4)}
 
 
-def cut(item: GraphItem, *, frames: int) -> GraphItem:
+def cut_clips(item: GraphItem, *, frames: int) -> GraphItem:
     """Where the scene's clips begin and end: as many as fit, one behind the other; both ends share the rest."""
     count, rest = divmod(item["frames"], frames)
     if count == 0:
         raise Drop("scene shorter than a clip")
-    edges = [at(item["_clock"], rest // 2 + frames * i) for i in range(count + 1)]
+    edges = [frame_time(item["_clock"], rest // 2 + frames * i) for i in range(count + 1)]
     kept = {key: value for key, value in item.items() if key != "_clock"}
     return kept | {"frames": frames, "_clips": [list(clip) for clip in pairwise(edges)]}
 
 
-def each(item: GraphItem) -> list[GraphItem]:
+def split_clips(item: GraphItem) -> list[GraphItem]:
     """Every clip of the scene as a record of its own."""
     return [
         item | _stretch("target", clip) | {"id": f"{item['id']}/{number}", "seconds": clip[1] - clip[0]}
@@ -165,7 +165,7 @@ def each(item: GraphItem) -> list[GraphItem]:
     ]
 
 
-def pair(item: GraphItem, *, pairs: int, seed: int) -> list[GraphItem]:
+def pair_clips(item: GraphItem, *, pairs: int, seed: int) -> list[GraphItem]:
     """Two random clips of the scene: the one is the original, the other stands for an edit of it."""
     clips = item["_clips"]
     if len(clips) < 2:

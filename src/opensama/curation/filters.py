@@ -64,13 +64,13 @@ def filter_manifest(
     scoring = out / "scoring"
     scoring.mkdir(parents=True, exist_ok=True)
     wanted = {media: dict(least) for media, least in thresholds.items()}
-    chosen = {"model": model.name, "rubric": rubrics.version()} | asdict(settings)
+    chosen = {"model": model.name, "rubric": rubrics.rubric_version()} | asdict(settings)
     limit, thrifty = chosen.pop("limit"), chosen.pop("thrifty")
     if thrifty:
         chosen["thresholds"] = wanted
     here = str(scoring.resolve())
     setup = partial(_Judge, model, here) if runner == "local" else partial(_open_judge, vlm, here)
-    stage = GraphStage("score", partial(score, **chosen), setup=setup, cpus=0.25, gpus=gpus)
+    stage = GraphStage("score", partial(score_item, **chosen), setup=setup, cpus=0.25, gpus=gpus)
     items = (record.to_dict() for record in _moved(iter_records(manifest), manifest.parent, scoring))
     workers = workers or (_WORKERS if runner == "local" else None)
     graph = run_graph([stage], islice(items, limit), scoring, runner=runner, workers=workers, progress=progress)
@@ -94,7 +94,7 @@ def _open_judge(vlm: Callable[[], Vlm], folder: str) -> _Judge:
     return _Judge(vlm(), folder)
 
 
-def score(
+def score_item(
     judge: _Judge,
     item: GraphItem,
     *,

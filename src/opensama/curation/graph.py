@@ -29,7 +29,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from opensama.curation.run_state import Outcome, RunState
-from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, fingerprint, reason_of
+from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, reason_of, stages_fingerprint
 from opensama.values import Progress, UserError
 
 STUCK = 25  # failures one after another, of one stage and for one reason: it is not the items
@@ -93,7 +93,7 @@ def run_graph(
         raise UserError(f"There must be at least one worker, not {workers}.")
     began = time.monotonic()
     given = _keyed(items)
-    with RunState(out / "state", fingerprint(stages)) as state:
+    with RunState(out / "state", stages_fingerprint(stages)) as state:
         rows = [
             GraphRow(item=item, key=key, path=[], share=[1, 1], calls=[], end=None)
             for key, item in given.items()

@@ -27,10 +27,10 @@ from opensama.media import read_video, write_video
 from opensama.media.frames import resize_frame, spread
 from opensama.values import UserError, Video
 from opensama.vlm import Question
-from opensama.world import BACKGROUNDS, COLORS, PLACES, Look, Scene, Thing, plan_edit, render_looks, to_uint8
-from opensama.world.looks import Ground, Swap
+from opensama.world import BACKGROUNDS, COLORS, PLACES, Scene, StyledScene, Thing, plan_edit, render_styled, to_uint8
 from opensama.world.scenes import FPS, an
 from opensama.world.shapes import similar
+from opensama.world.styled_scenes import Ground, Swap
 
 _SMALL = 64  # side at which pictures are compared
 DIFFERS = 0.02  # of the scale: a pixel that is another one
@@ -43,7 +43,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"world-{seed:04d}.mp4" for seed in range(first, first + count)]
     for path in paths:
-        video = Video.from_frames(draw_look(Look(scene_of(path)), frames, *size), FPS)
+        video = Video.from_frames(draw_look(StyledScene(scene_of(path)), frames, *size), FPS)
         write_video(video, path, quality=95, overwrite=True, on_note=lambda note: None)
     return paths
 
@@ -63,7 +63,7 @@ class ExactEdit:
     kind: str
     element: str
     new: str
-    look: Look
+    look: StyledScene
     instruction: str
     reverse: str
 
@@ -72,7 +72,7 @@ class ExactEdit:
 def exact_edits(scene: Scene) -> tuple[ExactEdit, ...]:
     """What may be made of a scene: each object removed, replaced, recoloured, and another background."""
     rng = random.Random(repr(scene))
-    source, out = Look(scene), []
+    source, out = StyledScene(scene), []
     for thing in scene.things:
         the, place = f"the {thing.name}", _place(thing)
         gone = Swap(thing, None).on(source)
@@ -98,14 +98,14 @@ def exact_edits(scene: Scene) -> tuple[ExactEdit, ...]:
     return tuple(out)
 
 
-def draw_look(look: Look, frames: int, height: int, width: int) -> np.ndarray:
+def draw_look(look: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
     """uint8 [t h w 3]."""
-    return to_uint8(render_looks([look], frames, height, width)[0])
+    return to_uint8(render_styled([look], frames, height, width)[0])
 
 
-def _differing(one: Look, other: Look, frames: int, height: int, width: int) -> np.ndarray:
+def _differing(one: StyledScene, other: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
     """Where two looks differ: bool [t h w]."""
-    a, b = render_looks([one, other], frames, height, width)
+    a, b = render_styled([one, other], frames, height, width)
     return ((a - b).abs().amax(1) > DIFFERS).numpy()
 
 
@@ -123,7 +123,7 @@ class WorldSegmenter:
         for name in names:
             meant = [thing for thing in scene.things if name in (thing.name, thing.full_name, thing.kind)]
             if meant:
-                mask = _differing(Look(scene), Swap(meant[0], None).on(Look(scene)), *size)
+                mask = _differing(StyledScene(scene), Swap(meant[0], None).on(StyledScene(scene)), *size)
                 out.append(Masklet(name, mask, 1.0, len(meant) - 1))
         return out
 
@@ -158,7 +158,7 @@ class WorldVlm:
             self.scenes.append((scene_of(path), min(frames, read_video(path).frame_count)))
         if not self.scenes:
             raise UserError(f"The folder {folder} has no clips of the drawn world (world-0000.mp4): make some first.")
-        firsts = [draw_look(Look(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
+        firsts = [draw_look(StyledScene(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
         self._firsts = np.stack(firsts).astype(np.float32)
 
     def ask(self, question: Question) -> str:
@@ -182,7 +182,7 @@ class WorldVlm:
                 "instruction": "", "reverse": ""}  # fmt: skip
         for change in exact_edits(scene):
             if EDIT_TASKS[change.kind].format(element=change.element) in text:
-                return {"new": change.new, "before": Look(scene).caption, "caption": change.look.caption}
+                return {"new": change.new, "before": StyledScene(scene).caption, "caption": change.look.caption}
         return {"new": "", "before": "", "caption": ""}
 
     def _which(self, *images: np.ndarray) -> tuple[Scene, int, int]:
@@ -195,7 +195,7 @@ class WorldVlm:
         """The change of the source that comes nearest to the edited frames; None if the source itself does."""
         scene, length, _ = self._which(source[0])
         found = exact_edits(scene)
-        exact = self._exact([Look(scene), *(change.look for change in found)], length, len(edited))
+        exact = self._exact([StyledScene(scene), *(change.look for change in found)], length, len(edited))
         shown = np.stack([_little(image) for image in edited])
         best = int(np.argmin(np.abs(exact - shown).mean(axis=(1, 2, 3, 4))))
         return found[best - 1] if best else None
@@ -211,7 +211,7 @@ class WorldVlm:
         names = re.findall(r'"(\w+)": <mark>', question.text)
         if not asked:
             return {"reason": "This is asked of another clip."} | dict.fromkeys(names, 1)
-        ends = self._exact([Look(scene), asked[0].look], length, half)
+        ends = self._exact([StyledScene(scene), asked[0].look], length, half)
         before, after = (ends[1], ends[0]) if original else (ends[0], ends[1])
         shown = np.stack([_little(image) for image in edited])
         region = np.abs(before - after).max(axis=-1) > 255 * DIFFERS
@@ -222,9 +222,9 @@ class WorldVlm:
         by_name = {"instruction": met, "quality": met, "preservation": kept, "motion": kept}
         return {"reason": f"{wrong:.0%} of the way is missing."} | {name: by_name[name] for name in names}
 
-    def _exact(self, looks: Sequence[Look], length: int, number: int) -> np.ndarray:
+    def _exact(self, looks: Sequence[StyledScene], length: int, number: int) -> np.ndarray:
         """[looks number h w 3] float32 of the frames that a question about a clip of that length shows."""
-        drawn = render_looks(looks, length, _SMALL, _SMALL)[:, spread(length, number)]
+        drawn = render_styled(looks, length, _SMALL, _SMALL)[:, spread(length, number)]
         return to_uint8(drawn).astype(np.float32)
 
 
@@ -242,7 +242,7 @@ def _place(thing: Thing) -> str:
 
 def _successor(scene: Scene, thing: Thing, rng: random.Random) -> Thing | None:
     """Another kind of another colour that stays inside the box of the old one, which is all that an inpainter gets."""
-    source = Look(scene)
+    source = StyledScene(scene)
     room = masks.boxes(masks.grow(_differing(source, Swap(thing, None).on(source), 5, _SMALL, _SMALL), 0.02))
     for kind in similar(thing.kind)[:12]:
         colors = [

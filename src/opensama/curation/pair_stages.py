@@ -76,7 +76,7 @@ def elements(state: StageState[Vlm], item: GraphItem, *, model: str, frames: int
     if item.get("_public"):
         return item
     Record.from_dict(item)  # a name that no manifest can hold is told before anybody is asked
-    found = name_elements(state.model, take(item, frames, short_side)[0])
+    found = name_elements(state.model, read_clip(item, frames, short_side)[0])
     front = [{"name": element.name, "person": element.person} for element in found.foreground]
     return item | {"_front": front, "_behind": list(found.background), "_vlm": model}
 
@@ -95,7 +95,7 @@ def segmentation(
     if item.get("_public"):
         return [item]
     people = {entry["name"]: entry["person"] for entry in item["_front"]}
-    found = state.model.segment(take(item, frames, short_side)[0], list(people))
+    found = state.model.segment(read_clip(item, frames, short_side)[0], list(people))
     if not found:
         raise Drop("segmentation: nothing found")
     out = []
@@ -148,7 +148,7 @@ def caption(state: StageState[Vlm], item: GraphItem, *, model: str, frames: int,
     """The clip as it will look, in the VLM's words."""
     if item.get("_public"):
         return item
-    edit = plan_element_edit(state.model, take(item, frames, short_side)[0], item["_element"], item["_kind"])
+    edit = plan_element_edit(state.model, read_clip(item, frames, short_side)[0], item["_element"], item["_kind"])
     return item | {"_edit": edit.to_dict()}
 
 
@@ -166,8 +166,8 @@ def inpainting(
     """The edited clip: painted inside the grown mask, the clip's own pixels outside. Drop where nothing changed."""
     if item.get("_public"):
         return item
-    clip, whole = take(item, frames, short_side)
-    mask = room(load_masks(state.masks(item)), item["_kind"], margin)
+    clip, whole = read_clip(item, frames, short_side)
+    mask = paintable_mask(load_masks(state.masks(item)), item["_kind"], margin)
     name = f"{item['id']} {item['_element']} {item['_kind']}"
     number = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:8], 16)
     painted = state.model.inpaint(clip, mask, item["_edit"]["caption"], number)
@@ -185,7 +185,7 @@ def inpainting(
     return out | {"scores": item["scores"] | {"change": round(inside, 2)}}
 
 
-def room(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
+def paintable_mask(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
     """Where may be painted: a thing with a rim, its box for something of another shape, all that is not in front."""
     if kind == BACKGROUND:
         return grow(mask, margin / 2)  # over the outline of what is in front, which has the old background in it
@@ -264,7 +264,7 @@ def quality_filter(
     return kept if back is None else [*kept, back]
 
 
-def way_back(
+def reverse_filter(
     state: StageState[Vlm],
     item: GraphItem,
     *,
@@ -305,7 +305,7 @@ def _judged(
 # --- clips
 
 
-def take(item: GraphItem, frames: int, short_side: int) -> tuple[Clip, bool]:
+def read_clip(item: GraphItem, frames: int, short_side: int) -> tuple[Clip, bool]:
     """A clip's first 4k+1 frames, at most so many and so large; and whether that is the whole file as it is.
 
     Drop where it has fewer than five.

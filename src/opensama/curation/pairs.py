@@ -111,7 +111,7 @@ def make_pairs(
     """
     settings = settings or PairSettings()
     place = out / "making"
-    sources = [*find_clips(clips), *(public_pairs(public) if public else ())]
+    sources = [*clip_items(clips), *(public_pair_items(public) if public else ())]
     asked, judging = vlm(), (judge or vlm)()
     for model in {id(model): model for model in (asked, judging)}.values():
         check_connection(model)
@@ -160,7 +160,7 @@ def make_pairs(
         GraphStage(
             "quality filter", partial(pair_stages.quality_filter, model=judging.name, **wanted), score, cpus=0.25
         ),
-        GraphStage("way back", partial(pair_stages.way_back, model=judging.name, **wanted), score, cpus=0.25),
+        GraphStage("way back", partial(pair_stages.reverse_filter, model=judging.name, **wanted), score, cpus=0.25),
     ]
     graph = run_graph(stages, sources, place, runner=runner, workers=workers, progress=progress)
     return _balanced(out, graph, settings.balance)
@@ -188,7 +188,7 @@ def _one_up(path: str) -> str:
     return path if os.path.isabs(path) else os.path.normpath(os.path.join("making", path))
 
 
-def find_clips(path: Path) -> Iterator[GraphItem]:
+def clip_items(path: Path) -> Iterator[GraphItem]:
     """The videos of a folder, with all its folders, by name; or each clip of a manifest once."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _VIDEOS and p.is_file() and p.name[0] != ".")
@@ -221,7 +221,7 @@ def find_clips(path: Path) -> Iterator[GraphItem]:
         raise UserError(f"The manifest {path} has no clips: choose one that has.")
 
 
-def public_pairs(path: Path) -> Iterator[GraphItem]:
+def public_pair_items(path: Path) -> Iterator[GraphItem]:
     """The pairs of a manifest from elsewhere, as they join the graph."""
     count = 0
     for record in iter_records(path):

@@ -45,7 +45,7 @@ ANSWER = (
 
 
 @dataclass(frozen=True)
-class Rubric:
+class PairRubric:
     """One question: which scores it gives, which clip comes first, and what it says."""
 
     name: str
@@ -59,7 +59,7 @@ class Rubric:
 
 
 RUBRICS = (
-    Rubric(
+    PairRubric(
         "edit",
         ("instruction", "quality"),
         "source",
@@ -76,7 +76,7 @@ RUBRICS = (
         middling="the request is met in part, or at part of the place; flaws are seen at first glance.",
         bad="something else was done, or nothing; the picture is broken.",
     ),
-    Rubric(
+    PairRubric(
         "motion",
         ("motion",),
         "edited",
@@ -95,7 +95,7 @@ RUBRICS = (
         bad="the movement is another one or has frozen; or the first frame does not belong to the frames after it.",
         media=("video",),
     ),
-    Rubric(
+    PairRubric(
         "kept",
         ("preservation",),
         "source",
@@ -113,13 +113,13 @@ RUBRICS = (
 )
 
 
-def rubrics_for(media: str) -> tuple[Rubric, ...]:
+def rubrics_for(media: str) -> tuple[PairRubric, ...]:
     """The questions about a pair of images, or of videos."""
     return tuple(rubric for rubric in RUBRICS if media in rubric.media)
 
 
 def question(
-    rubric: Rubric,
+    rubric: PairRubric,
     media: str,
     instruction: str,
     source: Sequence[np.ndarray],
@@ -152,7 +152,7 @@ def question(
     return Question(text, images, SYSTEM, max_tokens=max_tokens, temperature=temperature, turn=turn)
 
 
-def marks(rubric: Rubric, answer: str) -> tuple[dict[str, float], str]:
+def marks(rubric: PairRubric, answer: str) -> tuple[dict[str, float], str]:
     """The scores of an answer, and its reason. BadAnswer if one is missing or no number from 1 to 10."""
     found = answer_json(answer)
     scores: dict[str, float] = {}
@@ -175,7 +175,7 @@ def missed(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> list
     return [name for name, wanted in thresholds.items() if not scores.get(name, -math.inf) >= wanted]
 
 
-def version() -> str:
+def rubric_version() -> str:
     """Twelve digits that change with any word of any question."""
     return hashlib.sha256(repr((SYSTEM, BANDS, ANSWER, RUBRICS, _spoken(2))).encode()).hexdigest()[:12]
 

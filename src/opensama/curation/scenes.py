@@ -86,7 +86,7 @@ def scenes(
                 "frames": stop - first,
                 "seconds": times[stop] - times[first],
                 "scores": item["scores"] | {"motion": round(motion_of(within), 5)},
-                "_clock": clock_of(video, first, stop),
+                "_clock": frame_clock(video, first, stop),
             }
         )
     if not found:
@@ -103,7 +103,7 @@ def seconds_of(video: Video) -> list[float]:
     return [float(stamp * video.time_base) for stamp in (*video.timestamps, ends)]
 
 
-def clock_of(video: Video, first: int, stop: int) -> dict[str, Any]:
+def frame_clock(video: Video, first: int, stop: int) -> dict[str, Any]:
     """The times of frames first to stop (included) as JSON: one step where all are alike, else all of them."""
     stamps = [*video.timestamps, video.timestamps[-1] + video.durations[-1]][first : stop + 1]
     steps = {b - a for a, b in pairwise(stamps)}
@@ -113,7 +113,7 @@ def clock_of(video: Video, first: int, stop: int) -> dict[str, Any]:
     return {"base": base, "stamps": stamps}
 
 
-def at(clock: dict[str, Any], frame: int) -> float:
+def frame_time(clock: dict[str, Any], frame: int) -> float:
     """When a frame of the scene begins, in seconds of the file."""
     stamp = clock["stamps"][frame] if "stamps" in clock else clock["first"] + frame * clock["step"]
     numerator, denominator = clock["base"]

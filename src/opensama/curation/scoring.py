@@ -56,7 +56,9 @@ def score_pair(
     return scores, reasons
 
 
-def _marks(vlm: Vlm, rubric: rubrics.Rubric, asked: Callable[..., Question], turn: int) -> tuple[dict[str, float], str]:
+def _marks(
+    vlm: Vlm, rubric: rubrics.PairRubric, asked: Callable[..., Question], turn: int
+) -> tuple[dict[str, float], str]:
     try:
         return rubrics.marks(rubric, ask(vlm, asked(turn=turn)))
     except BadAnswer:

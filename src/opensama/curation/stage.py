@@ -137,7 +137,7 @@ def reason_of(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def fingerprint(stages: Sequence[GraphStage]) -> str:
+def stages_fingerprint(stages: Sequence[GraphStage]) -> str:
     """A name for stages and settings, 16 hexadecimal digits; the same in every process.
 
     ValueError for a bound setting whose text is another in every process.

@@ -21,8 +21,8 @@ from opensama.pretext import Mixture, SpeedPerturbation
 from opensama.training.pool import changed_share, normalise
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import encode_text, tokenize
-from opensama.world import render_edits, render_looks
-from opensama.world.edits import differing
+from opensama.world import render_edits, render_styled
+from opensama.world.edit_samples import changed_mask
 from opensama.world.micro import MICRO_FRAMES, MICRO_SIZE, plan_micro_clip, plan_micro_edit, plan_micro_unpaired
 from opensama.world.unpaired import render_unpaired
 
@@ -90,7 +90,7 @@ def clips(frozen: Frozen, n: int, task: str | None, first: int = 0) -> Pool:
     for start in range(first, first + n, 64):
         seeds = range(start, min(start + 64, first + n))
         looks = [plan_micro_clip(seed) for seed in seeds]
-        video = render_looks(looks, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
+        video = render_styled(looks, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
         target = frozen.latents(video)
         part = {"target": target, "anchors": frozen.anchors(video), "change": torch.zeros_like(target[:, 0])}
         prompt = ""
@@ -111,7 +111,7 @@ def unpaired(frozen: Frozen, n: int, first: int = 0) -> Pool:
     for start in range(first, first + n, 64):
         plans = [plan_micro_unpaired(seed) for seed in range(start, min(start + 64, first + n))]
         drawn = render_unpaired(plans, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
-        mask = differing(drawn.source, drawn.target)
+        mask = changed_mask(drawn.source, drawn.target)
         source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
         words = frozen.words([plan.instruction for plan in plans])
         parts.append({"source": source, "target": target, "text": words, "change": changed_share(mask)})

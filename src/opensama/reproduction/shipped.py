@@ -25,9 +25,9 @@ from opensama.evaluation.world.report import Edit, edited
 from opensama.evaluation.world.scores import answer_key, mark, summary
 from opensama.training.textures import dead_leaves
 from opensama.world import EditPlan, plan_edit, to_uint8
-from opensama.world.edits import draw_edit
-from opensama.world.looks import Swap
+from opensama.world.edit_samples import draw_edit
 from opensama.world.scenes import FPS, Scene, Thing
+from opensama.world.styled_scenes import Swap
 
 FAMILIES = ("style", "background", "obscure", "remove")
 """Those that the embedded model does at all; what it cannot do standing it cannot do running."""

@@ -20,7 +20,7 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import autocast
 from opensama.training.devices import moved, pinned
 from opensama.training.textures import dead_leaves, moving_crops
-from opensama.world import plan_edit, render_looks
+from opensama.world import plan_edit, render_styled
 
 CUTS = 4  # drawing costs more than cutting
 
@@ -29,7 +29,7 @@ def drawn_clips(n: int, first: int, t: int = 5, side: int = 128, device: str = "
     """[n 3 t side side] in -1..1 from the world's train split: sources and answers in equal parts."""
     plans = [plan_edit(first + i) for i in range(n)]
     looks = [p.source if i % 2 else p.target for i, p in enumerate(plans)]
-    return render_looks(looks, t, side, side, device).transpose(1, 2) * 2 - 1
+    return render_styled(looks, t, side, side, device).transpose(1, 2) * 2 - 1
 
 
 class AutoencoderStage:

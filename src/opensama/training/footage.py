@@ -20,8 +20,9 @@ from torch import Tensor
 from opensama.data.samples import generator, seed_of
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import STYLES, apply_style, to_uint8
-from opensama.world.edits import differing, style_clause
-from opensama.world.phrasing import Split, sentence
+from opensama.world.edit_planner import style_clause
+from opensama.world.edit_samples import changed_mask
+from opensama.world.phrasing import Split, as_sentence
 
 BANKS = 16  # of textures, of which as many are drawn as are asked for
 SIDE, LEAVES = 160, 50
@@ -66,8 +67,8 @@ def styled_footage(
         style = rng.choice(tuple(STYLES))
         sources.append(footage(name, frames, height, width))
         targets.append(apply_style(style, sources[-1]))
-        texts.append(sentence(style_clause(rng, split, style)))
+        texts.append(as_sentence(style_clause(rng, split, style)))
         captions.append(f"In {style} style.")
     source, target = torch.stack(sources), torch.stack(targets)
-    mask = torch.stack([differing(a, b) for a, b in zip(target, source, strict=True)])
+    mask = torch.stack([changed_mask(a, b) for a, b in zip(target, source, strict=True)])
     return source, target, mask, texts, captions

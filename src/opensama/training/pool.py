@@ -36,8 +36,8 @@ from opensama.runtime import autocast, whole_file
 from opensama.training.footage import styled_footage
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
-from opensama.world import TIERS, EditBatch, EditPlan, TierName, plan_edit, render_edits, render_looks
-from opensama.world.edits import differing
+from opensama.world import TIERS, EditBatch, EditPlan, TierName, plan_edit, render_edits, render_styled
+from opensama.world.edit_samples import changed_mask
 from opensama.world.phrasing import Split
 from opensama.world.unpaired import plan_unpaired, render_unpaired
 
@@ -156,11 +156,11 @@ def draw_clips(names: Sequence[str], split: Split, frames: int, height: int, wid
     """
     plans = [draw_plan(name, split) for name in names]
     looks = [plan.target if seed_of("side", name) % 2 else plan.source for plan, name in zip(plans, names, strict=True)]
-    target = render_looks(looks, frames, height, width, device)
+    target = render_styled(looks, frames, height, width, device)
     corrupted = [PRETEXT.apply(v.transpose(0, 1), seed_of("task", name)) for v, name in zip(target, names, strict=True)]
     source = torch.stack([stretched(s.source, frames).transpose(0, 1) for s in corrupted])
     texts = [s.prefix + look.caption for s, look in zip(corrupted, looks, strict=True)]
-    return Drawn(EditBatch(source, target, differing(source, target)), texts)
+    return Drawn(EditBatch(source, target, changed_mask(source, target)), texts)
 
 
 def draw_unpaired(
@@ -169,7 +169,7 @@ def draw_unpaired(
     """Two clips of one scene each, and what would lead from the first to the second. Changed is where they differ."""
     plans = [plan_unpaired(name, split) for name in names]
     source, target = render_unpaired(plans, frames, height, width, device)
-    return Drawn(EditBatch(source, target, differing(source, target)), [plan.instruction for plan in plans])
+    return Drawn(EditBatch(source, target, changed_mask(source, target)), [plan.instruction for plan in plans])
 
 
 def stretched(video: Tensor, frames: int) -> Tensor:

@@ -20,7 +20,7 @@ from opensama.models.semantic import pool_anchor_tokens
 from opensama.runtime import autocast
 from opensama.training.devices import moved, pinned
 from opensama.training.text import encode_text, tokenize
-from opensama.world import plan_edit, render_looks
+from opensama.world import plan_edit, render_styled
 
 GRID = 4  # local tokens a side: 16 and one global make the 17 of an anchor frame
 
@@ -81,7 +81,7 @@ class SemanticStage:
         """Frames [b 3 h w] in 0..1, sources and answers in equal parts, and what is seen in them."""
         plans = [plan_edit(f"semantic-{index * self.batch + i}") for i in range(self.batch)]
         looks = [p.source if i % 2 else p.target for i, p in enumerate(plans)]
-        return render_looks(looks, 1)[:, 0], [look.caption for look in looks]
+        return render_styled(looks, 1)[:, 0], [look.caption for look in looks]
 
     def step(self, index: int) -> dict[str, Tensor]:
         frames, captions = moved(self.next_pictures(index), self.device)

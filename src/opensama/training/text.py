@@ -16,7 +16,7 @@ from opensama.pretext import PAPER_SHARES, PRETEXT_TASKS
 from opensama.world import (
     BACKGROUNDS,
     COLORS,
-    FAMILIES,
+    EDIT_FAMILIES,
     KINDS,
     PLACES,
     STYLES,
@@ -26,7 +26,7 @@ from opensama.world import (
     plan_edit,
 )
 from opensama.world.backgrounds import PAINTERS
-from opensama.world.letters import WORDS
+from opensama.world.letters import CAPTION_WORDS
 
 PAD, END = "<pad>", "</s>"
 FILLERS = ("a", "an", "and", "at", "in", "it", "nothing", "pixelated", "says", "style", "with")  # of captions
@@ -36,7 +36,7 @@ def corpus(n: int = 20_000) -> Iterable[str]:
     """Instructions and captions of the world's train split, and now and then a prompt of a pretext task."""
     prompts = [PRETEXT_TASKS[name].prompt for name in PAPER_SHARES if PRETEXT_TASKS[name].prompt]
     for i in range(n):
-        plan = plan_edit(i, "train", FAMILIES[i % len(FAMILIES)])
+        plan = plan_edit(i, "train", EDIT_FAMILIES[i % len(EDIT_FAMILIES)])
         yield plan.instruction
         yield plan.caption
         if i % 20 == 0:
@@ -54,7 +54,7 @@ def known_words() -> list[str]:
     every += [text for name, look in BACKGROUNDS.items() for text in (name, look.words, PAINTERS[look.painter].words)]
     every += [PRETEXT_TASKS[name].prompt for name in PAPER_SHARES]
     said = {word for text in every for word in words_of(text)}
-    return sorted(said) + sorted(f'"{word.lower()}"' for word in WORDS if word.lower() not in said)
+    return sorted(said) + sorted(f'"{word.lower()}"' for word in CAPTION_WORDS if word.lower() not in said)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 640) -> PreTrainedTokenizerFast:

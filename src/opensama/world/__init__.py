@@ -1,20 +1,8 @@
 """A procedural world where every edit has an exact answer: scenes, rendering, edits and their instructions."""
 
-from opensama.world.edits import (
-    CONTROLS,
-    FAMILIES,
-    EditBatch,
-    EditPlan,
-    EditSample,
-    Part,
-    held_out,
-    pairs,
-    plan_edit,
-    render_edits,
-    sample_edit,
-    to_uint8,
-)
-from opensama.world.looks import Look, render_looks
+from opensama.world.edit_planner import plan_edit
+from opensama.world.edit_samples import EditBatch, EditSample, render_edits, sample_edit, to_uint8
+from opensama.world.edits import CONTROL_FAMILIES, EDIT_FAMILIES, EditPart, EditPlan, held_out, pairs
 from opensama.world.render import render
 from opensama.world.scenes import (
     BACKGROUNDS,
@@ -29,13 +17,14 @@ from opensama.world.scenes import (
     sample_scene,
 )
 from opensama.world.shapes import KINDS, WEARABLES
+from opensama.world.styled_scenes import StyledScene, render_styled
 from opensama.world.styles import STYLES, apply_style
 
 __all__ = [
     "BACKGROUNDS",
     "COLORS",
-    "CONTROLS",
-    "FAMILIES",
+    "CONTROL_FAMILIES",
+    "EDIT_FAMILIES",
     "KINDS",
     "PLACES",
     "STYLES",
@@ -43,11 +32,11 @@ __all__ = [
     "TIERS",
     "WEARABLES",
     "EditBatch",
+    "EditPart",
     "EditPlan",
     "EditSample",
-    "Look",
-    "Part",
     "Scene",
+    "StyledScene",
     "Thing",
     "Tier",
     "TierName",
@@ -57,7 +46,7 @@ __all__ = [
     "plan_edit",
     "render",
     "render_edits",
-    "render_looks",
+    "render_styled",
     "sample_edit",
     "sample_scene",
     "to_uint8",

@@ -12,56 +12,18 @@ and a third or so of the phrasings (see `phrasing`).
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from opensama.world import phrasing
-from opensama.world.backgrounds import BACKGROUNDS
-from opensama.world.letters import WORDS
-from opensama.world.looks import (
-    HOURS,
-    WEATHERS,
-    Change,
-    Ground,
-    Look,
-    Restyle,
-    Swap,
-    Text,
-    render_looks,
-    shown,
-    wear_shown,
-)
+from opensama.world.kinds import KINDS
 from opensama.world.phrasing import Split
-from opensama.world.scenes import (
-    COLORS,
-    DEFAULT_SIZE,
-    PLACES,
-    TEXTURES,
-    TIERS,
-    Lettering,
-    Scene,
-    Thing,
-    TierName,
-    Wear,
-    an,
-    sample_scene,
-)
-from opensama.world.shapes import KINDS, WEARABLES
-from opensama.world.styles import STYLES
-from opensama.world.wrong import Wrong, wrong_looks
+from opensama.world.scenes import COLORS, TIERS, TierName
+from opensama.world.styled_scenes import Change, StyledScene
+from opensama.world.wrong_answers import WrongAnswer, wrong_answers
 
+EDIT_FAMILIES = TIERS["full"].families
 OBJECT_FAMILIES = ("replace", "remove", "recolor", "retexture", "accessory", "obscure")  # of an object that is there
-FAMILIES = TIERS["full"].families
-CONTROLS = ("absent", "swapped")
-KEEP_COLORS = ("watercolor", "cartoon", "sunset", "rain")  # through which colours and small things stay what they are
-_SEEN = ((0.0, 0.65), (0.5, 0.4), (1.0, 0.4))  # seconds, and how much of an edited object is seen there at least
+CONTROL_FAMILIES = ("absent", "swapped")
 
 
 def held_out(kind: str, color: str) -> bool:
@@ -76,19 +38,19 @@ def pairs(split: Split, tier: TierName = "full") -> tuple[tuple[str, str], ...]:
 
 
 @dataclass(frozen=True)
-class Part:
+class EditPart:
     """One thing that is asked for."""
 
     family: str
     edited: str  # the object, style, background or word that it is about
     change: Change
-    before: Look  # the right answer without this part
+    before: StyledScene  # the right answer without this part
     seed: str
 
     @cached_property
-    def wrong(self) -> tuple[Wrong, ...]:
+    def wrong(self) -> tuple[WrongAnswer, ...]:
         """At least eight looks, each with what is wrong with it, that are right in all but this part."""
-        return wrong_looks(self.change, self.before, self.seed)
+        return wrong_answers(self.change, self.before, self.seed)
 
 
 @dataclass(frozen=True)
@@ -97,9 +59,9 @@ class EditPlan:
 
     family: str
     instruction: str
-    source: Look
-    target: Look
-    parts: tuple[Part, ...]
+    source: StyledScene
+    target: StyledScene
+    parts: tuple[EditPart, ...]
 
     @property
     def caption(self) -> str:
@@ -109,363 +71,3 @@ class EditPlan:
     @property
     def edited(self) -> str:
         return " and ".join(part.edited for part in self.parts)
-
-
-@dataclass
-class EditBatch:
-    """Drawn edits. Frames [b t 3 h w] float32 in 0..1; mask [b t 1 h w] bool, true where the answer differs."""
-
-    source: Tensor
-    target: Tensor
-    mask: Tensor
-
-
-@dataclass
-class EditSample:
-    """One drawn edit for people: frames as numpy uint8 [t h w 3], mask bool [t h w]."""
-
-    family: str
-    instruction: str
-    source: np.ndarray
-    target: np.ndarray
-    mask: np.ndarray
-    caption: str
-    plan: EditPlan
-
-
-def plan_edit(
-    seed: int | str,
-    split: Split = "train",
-    family: str | None = None,
-    photos: Sequence[Path] | None = None,
-    tier: TierName = "full",
-) -> EditPlan:
-    """One edit, the same for the same arguments. Without a family, one of the tier's is drawn."""
-    name = f"{'' if tier == 'full' else f'{tier}/'}{split}/{family}/{seed}"
-    rng = random.Random(name)
-    known = TIERS[tier].families
-    family = family or rng.choice(known)
-    if family not in known + CONTROLS:
-        raise ValueError(f"unknown family {family!r}: choose one of {', '.join(known + CONTROLS)}")
-    while True:
-        try:
-            return _draw(rng, split, family, photos, name, tier)
-        except _Unfit:
-            continue
-
-
-class _Unfit(Exception):
-    """This scene does not suit this edit: draw another."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    family: str
-    edited: str
-    text: str
-    change: Change
-
-
-def _draw(
-    rng: random.Random, split: Split, family: str, photos: Sequence[Path] | None, name: str, tier: TierName
-) -> EditPlan:
-    if family == "two":
-        one = rng.choice((*OBJECT_FAMILIES, "add"))
-        families = [one, rng.choice([f for f in FAMILIES if f not in (one, "two")])]
-        rng.shuffle(families)
-    else:
-        families = ["replace" if family == "swapped" else family]
-    subjects = sum(f in OBJECT_FAMILIES for f in families) + (family == "swapped")
-    scene = sample_scene(rng, rng.choice(pairs(split, tier)) if subjects else None, photos, tier)
-    asker = _Asker(rng, split, scene, joined=family == "two", tier=tier)
-    if family == "absent":
-        asked = asker.ask(rng.choice([f for f in OBJECT_FAMILIES if f in TIERS[tier].families]), asker.nobody())
-        return EditPlan(family, phrasing.sentence(asked.text), Look(scene), Look(scene), ())
-    if "text" in families:
-        asker.write()
-    chosen = asker.choose(subjects)
-    if family == "swapped":
-        old, other = (asker.bare(thing) for thing in chosen)
-        parts = [asker.swap(old, other)]
-    else:
-        who = dict(zip([f for f in families if f in OBJECT_FAMILIES], chosen, strict=True))
-        if "accessory" in who:
-            who["accessory"] = asker.dress(who["accessory"])
-        parts = [asker.ask(f, who[f]) if f in who else asker.ask(f) for f in families]
-    text = parts[0].text if len(parts) == 1 else phrasing.join(rng, split, parts[0].text, parts[1].text)
-    source = Look(asker.scene)
-    return EditPlan(
-        family,
-        phrasing.sentence(text),
-        source,
-        _after(source, [p.change for p in parts]),
-        tuple(
-            Part(p.family, p.edited, p.change, _after(source, [o.change for o in parts if o is not p]), f"{name}/{i}")
-            for i, p in enumerate(parts)
-        ),
-    )
-
-
-def _after(look: Look, changes: Sequence[Change]) -> Look:
-    for change in changes:
-        look = change.on(look)
-    return look
-
-
-class _Asker:
-    """Makes a scene fit for an edit, and the edit and its words. Raises `_Unfit` where they do not go together."""
-
-    def __init__(self, rng: random.Random, split: Split, scene: Scene, joined: bool, tier: TierName):
-        self.rng, self.split, self.scene, self.joined = rng, split, scene, joined
-        self.pairs, self.plain = pairs(split, tier), TIERS[tier].plain
-        self.taken = {t.name for t in scene.things}  # names that stand for one object, or soon will
-
-    def _say(self, key: str, **words: str) -> str:
-        return phrasing.clause(self.rng, key, self.split, self.joined, **words)
-
-    def _put(self, old: Thing, new: Thing) -> Thing:
-        """Alters the source."""
-        self.scene = Swap(old, new).on(Look(self.scene)).scene
-        return new
-
-    # The scene.
-
-    def choose(self, n: int) -> list[Thing]:
-        """`n` objects that can be seen, with pairs of this side of the split."""
-        mine = [t for t in self.scene.things if self._seen(t)]
-        known = [t for t in mine if (t.kind, t.color) in self.pairs]
-        if len(mine) < n or (n and not known):
-            raise _Unfit
-        if n < 2:
-            return self.rng.sample(known, n)
-        first = self.rng.choice(known)
-        second = self.rng.choice([t for t in mine if t is not first])
-        if second not in known:
-            kind, color = self._new_pair()
-            self.taken.discard(second.name)
-            second = self._put(second, replace(second, kind=kind, color=color))
-        return [first, second]
-
-    def _seen(self, thing: Thing) -> bool:
-        return all(shown(thing, self.scene, seconds) >= share for seconds, share in _SEEN)
-
-    def bare(self, thing: Thing) -> Thing:
-        return self._put(thing, replace(thing, texture="plain", wears=None))
-
-    def nobody(self) -> Thing:
-        """An object that is not there; often another of its kind or colour is."""
-        like = self.rng.choice(self.scene.things)
-        draw = self.rng.random()
-        kind, color = self._new_pair(kind=like.kind if draw < 0.35 else None, color=like.color if draw > 0.65 else None)
-        return Thing(kind, color, 0.0, 0.0)
-
-    def dress(self, thing: Thing) -> Thing:
-        """Half of those whose accessory will be edited wear one."""
-        return self._put(thing, replace(thing, wears=self._wear() if self.rng.random() < 0.5 else None))
-
-    def write(self) -> None:
-        """A caption text, if there is none."""
-        if not self.scene.lettering:
-            text = Lettering(self.rng.choice(WORDS), self.rng.choice(tuple(COLORS)), self.rng.choice(("top", "bottom")))
-            self.scene = replace(self.scene, lettering=text)
-
-    def _new_pair(
-        self, *, kind: str | None = None, color: str | None = None, other: str | None = None
-    ) -> tuple[str, str]:
-        """A pair whose name is free, of this kind or colour, or of any kind but `other`; its name is taken then."""
-        left = [
-            (k, c)
-            for k, c in self.pairs
-            if (kind is None or k == kind)
-            and (color is None or c == color)
-            and k != other
-            and f"{c} {k}" not in self.taken
-        ]
-        if not left:
-            raise _Unfit
-        k, c = self.rng.choice(left)
-        self.taken.add(f"{c} {k}")
-        return k, c
-
-    def _texture(self) -> str:
-        """Of something new."""
-        return self.rng.choice(TEXTURES[1:]) if not self.plain and self.rng.random() < 0.15 else "plain"
-
-    def _wear(self, *without: Wear | None) -> Wear:
-        while True:
-            wear = Wear(self.rng.choice(tuple(WEARABLES)), self.rng.choice(tuple(COLORS)))
-            if all(w is None or (w.kind != wear.kind and w.color != wear.color) for w in without):
-                return wear
-
-    # The words.
-
-    def call(self, thing: Thing) -> str:
-        """A name that singles the object out: kind alone only where no other is of its kind."""
-        alone = not any(t.kind == thing.kind for t in self.scene.things if t is not thing)
-        draw = self.rng.random()
-        if alone and not self.joined and draw < 0.25:
-            return thing.kind
-        return thing.full_name if draw > 0.6 else thing.name
-
-    # The edits.
-
-    def ask(self, family: str, *subject: Thing) -> _Asked:
-        return getattr(self, f"_{family}")(*subject)
-
-    def _replace(self, old: Thing) -> _Asked:
-        texture = self._texture()
-        said = "" if texture == "plain" else f"{texture} "
-        if self.rng.random() < 0.4:
-            kind, color = self._new_pair(color=old.color, other=old.kind)
-            said += kind
-        else:
-            kind, color = self._new_pair(other=old.kind)
-            said += f"{color} {kind}"
-        new = replace(old, kind=kind, color=color, texture=texture, wears=None)
-        text = self._say("replace", old=self.call(old), a_new=an(said))
-        return _Asked("replace", old.name, text, Swap(old, new))
-
-    def swap(self, old: Thing, other: Thing) -> _Asked:
-        """One of two objects becomes like the other."""
-        if old.kind == other.kind:
-            raise _Unfit
-        text = self._say("replace", old=old.name, a_new=an(other.name))
-        return _Asked("replace", old.name, text, Swap(old, replace(old, kind=other.kind, color=other.color)))
-
-    def _add(self) -> _Asked:
-        texture = self._texture()
-        kind, color = self._new_pair()
-        gap = 0.55 if self.joined else 0.4  # the other part's object stays in sight
-        free = [
-            place
-            for place, (x, y) in PLACES.items()
-            if all(abs(t.x - x) > gap or abs(t.y - y) > gap for t in self.scene.things)
-        ]
-        if not free:
-            raise _Unfit
-        place = self.rng.choice(free)
-        new = Thing(kind, color, *PLACES[place], DEFAULT_SIZE, texture=texture)
-        if any(shown(new, self.scene, seconds, ()) < share for seconds, share in _SEEN):
-            raise _Unfit
-        return _Asked("add", new.name, self._say("add", a_new=an(new.full_name), place=place), Swap(None, new))
-
-    def _remove(self, old: Thing) -> _Asked:
-        return _Asked("remove", old.name, self._say("remove", old=self.call(old)), Swap(old, None))
-
-    def _recolor(self, old: Thing) -> _Asked:
-        _, color = self._new_pair(kind=old.kind)
-        text = self._say("recolor", old=self.call(old), color=color)
-        return _Asked("recolor", old.name, text, Swap(old, replace(old, color=color)))
-
-    def _retexture(self, old: Thing) -> _Asked:
-        texture = self.rng.choice([t for t in TEXTURES if t != old.texture])
-        text = self._say("retexture", old=self.call(old), texture=texture)
-        return _Asked("retexture", old.name, text, Swap(old, replace(old, texture=texture)))
-
-    def _accessory(self, old: Thing) -> _Asked:
-        if old.wears is None:
-            wear = self._wear()
-            text = self._say("put on", old=self.call(old), a_wear=_a_wear(wear))
-        else:
-            worn = old.wears.kind if self.rng.random() < 0.6 else old.wears.name
-            if self.rng.random() < 0.5:
-                wear = None
-                text = self._say("take off", old=self.call(old), wear=worn)
-            else:
-                wear = self._wear(old.wears)
-                text = self._say("change wear", old=self.call(old), wear=worn, a_wear=_a_wear(wear))
-        new = replace(old, wears=wear)
-        worn_by = [thing for thing in (old, new) if thing.wears and old in self.scene.things]
-        if any(wear_shown(thing, self.scene, s, old) < share for thing in worn_by for s, share in _SEEN):
-            raise _Unfit
-        return _Asked("accessory", old.name, text, Swap(old, new))
-
-    def _obscure(self, old: Thing) -> _Asked:
-        text = self._say("obscure", old=self.call(old))
-        return _Asked("obscure", old.name, text, Swap(old, replace(old, obscured=True)))
-
-    def _background(self) -> _Asked:
-        name = self.rng.choice([b for b in BACKGROUNDS if b != self.scene.background])
-        return _Asked("background", name, self._say("background", ground=_ground(name)), Ground(name))
-
-    def _style(self) -> _Asked:
-        style = self.rng.choice(KEEP_COLORS if self.joined else tuple(STYLES))
-        return _Asked("style", style, style_clause(self.rng, self.split, style, self.joined), Restyle(style))
-
-    def _text(self) -> _Asked:
-        old = self.scene.lettering
-        assert old is not None
-        if self.rng.random() < 0.3:
-            return _Asked("text", old.word, self._say("no text", read=old.word), Text(None))
-        word = self.rng.choice([w for w in WORDS if w != old.word])
-        text = self._say("new text", read=old.word, said=word)
-        return _Asked("text", old.word, text, Text(replace(old, word=word)))
-
-
-def style_clause(rng: random.Random, split: Split, style: str, joins: bool = False) -> str:
-    """What asks for a style, without capital and full stop."""
-    key = "hour" if style in HOURS else "weather" if style in WEATHERS else "look"
-    return phrasing.clause(rng, key, split, joins, style=style, a_style=an(style))
-
-
-def _a_wear(wear: Wear) -> str:
-    return wear.name if wear.kind == "glasses" else an(wear.name)
-
-
-def _ground(name: str) -> str:
-    """A background's name in a sentence."""
-    if name == "sea":
-        return "the sea"
-    return name if name == "outer space" or name.endswith("s") else an(name)
-
-
-def render_edits(
-    plans: Sequence[EditPlan],
-    frames: int = 17,
-    height: int = 128,
-    width: int = 128,
-    device: str | torch.device = "cpu",
-    start: int = 0,
-) -> EditBatch:
-    """Draws source and exact answer; what they share is painted once."""
-    both = [*(p.source for p in plans), *(p.target for p in plans)]
-    before, after = render_looks(both, frames, height, width, device, start).chunk(2)
-    mask = [differing(a, b) for a, b in zip(after, before, strict=True)]
-    return EditBatch(before, after, torch.stack(mask))
-
-
-def to_uint8(frames: Tensor) -> np.ndarray:
-    """[... 3 h w] in 0..1 -> [... h w 3] uint8."""
-    return (frames.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
-
-
-def differing(a: Tensor, b: Tensor) -> Tensor:
-    """Where two clips [... 3 h w] in 0..1 visibly differ, [... 1 h w]."""
-    return (a - b).abs_().amax(-3, keepdim=True) > 0.02
-
-
-def sample_edit(
-    seed: int | str,
-    split: Split = "test",
-    family: str | None = None,
-    frames: int = 17,
-    size: int | tuple[int, int] = 128,
-    tier: TierName = "full",
-) -> EditSample:
-    """One edit, drawn. `size` is the side of a square, or (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return draw_edit(plan_edit(seed, split, family, tier=tier), frames, height, width)
-
-
-def draw_edit(plan: EditPlan, frames: int, height: int, width: int) -> EditSample:
-    """A planned edit, drawn for people."""
-    drawn = render_edits([plan], frames, height, width)
-    return EditSample(
-        plan.family,
-        plan.instruction,
-        to_uint8(drawn.source[0]),
-        to_uint8(drawn.target[0]),
-        drawn.mask[0, :, 0].cpu().numpy(),
-        plan.caption,
-        plan,
-    )

@@ -72,7 +72,7 @@ def union(*fields: Tensor) -> Tensor:
     return torch.stack(fields).amin(0)
 
 
-def cut(field: Tensor, *holes: Tensor) -> Tensor:
+def subtract(field: Tensor, *holes: Tensor) -> Tensor:
     return torch.maximum(field, -union(*holes))
 
 
@@ -90,6 +90,6 @@ def plane(width: float, height: float, columns: int, rows: int) -> tuple[Tensor,
     return x, y
 
 
-def table(fields: Sequence[Field]) -> Tensor:
+def field_table(fields: Sequence[Field]) -> Tensor:
     """[field, (body, detail), rows, columns]."""
     return torch.stack([torch.stack(field) for field in fields]).float()

@@ -21,12 +21,12 @@ from opensama.world.fields import (
     box,
     capsule,
     circle,
-    cut,
     ellipse,
     path,
     plane,
     polygon,
     ring,
+    subtract,
     turned,
     union,
 )
@@ -71,7 +71,7 @@ def _house(x: Tensor, y: Tensor) -> Field:
     roof = polygon(x, y, (-0.98, 0.0), (0.98, 0.0), (0.0, 0.72))
     chimney = box(x, y, 0.56, 0.58, 0.13, 0.38)
     door, window = box(x, y, -0.28, -0.7, 0.22, 0.42), box(x, y, 0.35, -0.34, 0.18, 0.16)
-    return union(roof, chimney, cut(box(x, y, 0, -0.45, 0.74, 0.5), door, window)), union(roof, chimney)
+    return union(roof, chimney, subtract(box(x, y, 0, -0.45, 0.74, 0.5), door, window)), union(roof, chimney)
 
 
 def _car(x: Tensor, y: Tensor) -> Field:
@@ -127,7 +127,7 @@ def _rocket(x: Tensor, y: Tensor) -> Field:
 
 
 def _moon(x: Tensor, y: Tensor) -> Field:
-    body = cut(circle(x, y, 0, 0, 0.9), circle(x, y, -0.48, 0.18, 0.72))
+    body = subtract(circle(x, y, 0, 0, 0.9), circle(x, y, -0.48, 0.18, 0.72))
     return body, union(circle(x, y, 0.55, -0.2, 0.13), circle(x, y, 0.6, 0.3, 0.1), circle(x, y, 0.15, -0.65, 0.11))
 
 
@@ -135,7 +135,7 @@ def _umbrella(x: Tensor, y: Tensor) -> Field:
     cover = torch.maximum(circle(x, y, 0, -0.02, 0.97), -y)
     scallops = union(*(circle(x, y, cx, -0.02, 0.19) for cx in (-0.64, -0.21, 0.21, 0.64)))
     pole = union(capsule(x, y, 0, 0.3, 0, -0.72, 0.07), arc(x, y, 0.2, -0.72, 0.2, 0.18, 180, 360, 0.07))
-    return union(cut(cover, scallops), pole), torch.maximum(cover, x.abs() - 0.1)
+    return union(subtract(cover, scallops), pole), torch.maximum(cover, x.abs() - 0.1)
 
 
 def _bird(x: Tensor, y: Tensor) -> Field:

@@ -14,11 +14,13 @@ from functools import cached_property
 
 from opensama.world import phrasing
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
-from opensama.world.edits import EditPlan, EditSample, Part, draw_edit, style_clause
-from opensama.world.looks import Look, Restyle, Swap, shown
-from opensama.world.scenes import STILL, Scene, Thing, _in_view, _muted, _swing
-from opensama.world.unpaired import UnpairedPlan, unpaired
-from opensama.world.wrong import Wrong
+from opensama.world.edit_planner import style_clause
+from opensama.world.edit_samples import EditSample, draw_edit
+from opensama.world.edits import EditPart, EditPlan
+from opensama.world.scenes import NO_MOTION, Scene, Thing, _in_view, _muted, _swing
+from opensama.world.styled_scenes import Restyle, StyledScene, Swap, visible_share
+from opensama.world.unpaired import UnpairedPlan, unpaired_plan
+from opensama.world.wrong_answers import WrongAnswer
 
 MICRO_KINDS = ("ball", "box", "star", "heart", "tree", "fish")
 MICRO_COLORS = ("red", "yellow", "green", "blue")
@@ -30,13 +32,13 @@ PAIRS = tuple((kind, color) for kind in MICRO_KINDS for color in MICRO_COLORS)
 
 
 @dataclass(frozen=True)
-class MicroPart(Part):
+class MicroPart(EditPart):
     """A part of an edit whose wrong answers are those of the micro world."""
 
     @cached_property
-    def wrong(self) -> tuple[Wrong, ...]:
+    def wrong(self) -> tuple[WrongAnswer, ...]:
         change, before = self.change, self.before
-        found: list[Wrong] = []
+        found: list[WrongAnswer] = []
         if isinstance(change, Restyle):
             found += [("style", Restyle(style).on(before)) for style in MICRO_STYLES]
         else:
@@ -50,7 +52,7 @@ class MicroPart(Part):
                 there = None if new is None else replace(other, color=new.color)
                 found.append(("object", Swap(other, there).on(before)))
                 found.append(("object", Swap(other, None).on(change.on(before))))
-        kept: dict[Look, str] = {}
+        kept: dict[StyledScene, str] = {}
         for label, look in found:
             if look not in (change.on(before), before):
                 kept.setdefault(look, label)
@@ -66,8 +68,8 @@ def micro_scene(rng: random.Random, fast: bool = False) -> Scene:
         background,
         palette=tuple(_muted(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
         waves=tuple(rng.random() for _ in range(8)),
-        pan_x=_swing(rng, 0.3) if moving else STILL,
-        pan_y=_swing(rng, 0.15) if moving else STILL,
+        pan_x=_swing(rng, 0.3) if moving else NO_MOTION,
+        pan_y=_swing(rng, 0.15) if moving else NO_MOTION,
     )
     quick = 3.0 if fast else 1.0
     things: list[Thing] = []
@@ -81,7 +83,7 @@ def micro_scene(rng: random.Random, fast: bool = False) -> Scene:
                 rng.uniform(0.36, 0.48),
                 _swing(rng, 0.35, 1.2 * quick, 3.2 * quick),
                 _swing(rng, 0.25, 1.2 * quick, 3.2 * quick),
-                _swing(rng, 0.35) if rng.random() < 0.5 else STILL,
+                _swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
             )
             apart = all(abs(thing.x - t.x) > 0.7 or abs(thing.y - t.y) > 0.7 for t in things)
             if apart and _in_view(thing, scene):
@@ -100,9 +102,9 @@ def plan_micro_edit(seed: int | str, family: str | None = None, *, fast: bool = 
     while True:
         scene = micro_scene(rng, fast)
         old = rng.choice(scene.things)
-        if all(shown(old, scene, s) > 0.6 for s in (0.0, 0.25, 0.5)):
+        if all(visible_share(old, scene, s) > 0.6 for s in (0.0, 0.25, 0.5)):
             break
-    source, change, asked = Look(scene), _change(rng, family, old, scene), ""
+    source, change, asked = StyledScene(scene), _change(rng, family, old, scene), ""
     match change:
         case Restyle(style=style):
             asked = style_clause(rng, "train", style)
@@ -112,7 +114,7 @@ def plan_micro_edit(seed: int | str, family: str | None = None, *, fast: bool = 
             asked = phrasing.clause(rng, "recolor", "train", old=old.name, color=new.color)
     edited = change.style if isinstance(change, Restyle) else old.name
     part = MicroPart(family, edited, change, source, f"{name}/0")
-    return EditPlan(family, phrasing.sentence(asked), source, change.on(source), (part,))
+    return EditPlan(family, phrasing.as_sentence(asked), source, change.on(source), (part,))
 
 
 def _change(rng: random.Random, family: str, old: Thing, scene: Scene) -> Swap | Restyle:
@@ -124,15 +126,15 @@ def _change(rng: random.Random, family: str, old: Thing, scene: Scene) -> Swap |
     return Swap(old, replace(old, color=rng.choice([c for c in MICRO_COLORS if f"{c} {old.kind}" not in taken])))
 
 
-def plan_micro_clip(seed: int | str) -> Look:
+def plan_micro_clip(seed: int | str) -> StyledScene:
     """A clip of the micro world, with its caption."""
-    return Look(micro_scene(random.Random(f"micro/clip/{seed}")))
+    return StyledScene(micro_scene(random.Random(f"micro/clip/{seed}")))
 
 
 def plan_micro_unpaired(seed: int | str) -> UnpairedPlan:
     """Two clips of one scene at two times, with an instruction for what differs."""
     rng = random.Random(f"micro/unpaired/{seed}")
-    return unpaired(rng, lambda: plan_micro_edit(rng.getrandbits(48)))
+    return unpaired_plan(rng, lambda: plan_micro_edit(rng.getrandbits(48)))
 
 
 def sample_micro_edit(

@@ -42,7 +42,7 @@ def load_photo(path: Path, side: int) -> Tensor:
     return torch.from_numpy(np.array(image)).movedim(-1, 0).contiguous()
 
 
-def paint(path: Path, x: Tensor, y: Tensor, unit: float) -> Tensor:
+def paint_photo(path: Path, x: Tensor, y: Tensor, unit: float) -> Tensor:
     """[t 3 h w] in 0..1 of the photo at world coordinates x [t 1 1 w], y [t 1 h 1], with `unit` pixels a unit."""
     photo = load_photo(path, math.ceil(2 * unit)).to(x.device).float() / 255
     short, (high, wide) = min(photo.shape[1:]), photo.shape[1:]

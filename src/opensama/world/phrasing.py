@@ -149,5 +149,5 @@ def join(rng: random.Random, split: Split, first: str, second: str) -> str:
     return rng.choice(_SENTENCES["two", split]).format(a=first, b=second)
 
 
-def sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."

@@ -65,7 +65,7 @@ def paint_background(scenes: SceneBatch, seconds: Tensor, height: int, width: in
         at = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=scenes.device).T[..., None, None, None]
         world_x, world_y = x / at[2] + at[0], y[:, None] / at[2] + at[1]
         if scene.photo:
-            clip.copy_(photos.paint(scene.photo, world_x, world_y, unit))
+            clip.copy_(photos.paint_photo(scene.photo, world_x, world_y, unit))
         else:
             clip.copy_(backgrounds.paint(scene.background, world_x, world_y, scene.palette, scene.waves, unit))
     return out

@@ -19,7 +19,7 @@ import torch
 
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS, Color
 from opensama.world.kinds import KINDS
-from opensama.world.letters import WORDS
+from opensama.world.letters import CAPTION_WORDS
 from opensama.world.wearables import WEARABLES
 
 FPS = 16
@@ -117,7 +117,7 @@ class Motion:
         return self.reach, self.rate, self.phase, self.drift, float(self.bounce)
 
 
-STILL = Motion()
+NO_MOTION = Motion()
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ class Thing:
     x: float
     y: float
     size: float = DEFAULT_SIZE
-    along_x: Motion = STILL
-    along_y: Motion = STILL
-    turn: Motion = STILL
+    along_x: Motion = NO_MOTION
+    along_y: Motion = NO_MOTION
+    turn: Motion = NO_MOTION
     texture: str = "plain"
     wears: Wear | None = None
     obscured: bool = False
@@ -189,9 +189,9 @@ class Scene:
     background: str
     palette: tuple[Color, ...]
     waves: tuple[float, ...]
-    pan_x: Motion = STILL
-    pan_y: Motion = STILL
-    zoom: Motion = STILL
+    pan_x: Motion = NO_MOTION
+    pan_y: Motion = NO_MOTION
+    zoom: Motion = NO_MOTION
     shake: float = 0.0
     lettering: Lettering | None = None
     photo: Path | None = None
@@ -207,7 +207,7 @@ class Scene:
     @property
     def still(self) -> bool:
         """Whether the camera does not move."""
-        return self.pan_x == self.pan_y == self.zoom == STILL and not self.shake
+        return self.pan_x == self.pan_y == self.zoom == NO_MOTION and not self.shake
 
     def on(self, background: str) -> Scene:
         """The same objects before a named background."""
@@ -247,12 +247,22 @@ def _fast(rng: random.Random) -> tuple[float, float, Motion, Motion]:
     side = rng.choice((-1, 1))
     kind = rng.choice(("across", "down", "swing", "bounce"))
     if kind == "across":
-        return side * rng.uniform(0.6, 0.8), rng.uniform(-0.5, 0.5), Motion(drift=-side * rng.uniform(0.9, 1.5)), STILL
+        return (
+            side * rng.uniform(0.6, 0.8),
+            rng.uniform(-0.5, 0.5),
+            Motion(drift=-side * rng.uniform(0.9, 1.5)),
+            NO_MOTION,
+        )
     if kind == "down":
-        return rng.uniform(-0.6, 0.6), side * rng.uniform(0.5, 0.7), STILL, Motion(drift=-side * rng.uniform(0.8, 1.3))
+        return (
+            rng.uniform(-0.6, 0.6),
+            side * rng.uniform(0.5, 0.7),
+            NO_MOTION,
+            Motion(drift=-side * rng.uniform(0.8, 1.3)),
+        )
     if kind == "swing":
         along = Motion(rng.uniform(0.35, 0.6), rng.uniform(4, 7), rng.uniform(-0.5, 0.5))
-        return rng.uniform(-0.15, 0.15), rng.uniform(-0.5, 0.5), along, STILL
+        return rng.uniform(-0.15, 0.15), rng.uniform(-0.5, 0.5), along, NO_MOTION
     hop = Motion(rng.uniform(0.5, 0.8), rng.uniform(3.5, 6), rng.uniform(-0.3, 0.3), bounce=True)
     return side * rng.uniform(0.2, 0.6), rng.uniform(-0.65, -0.4), Motion(drift=-side * rng.uniform(0.1, 0.6)), hop
 
@@ -265,8 +275,8 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
         else (
             rng.uniform(-0.65, 0.65),
             rng.uniform(-0.6, 0.6),
-            _swing(rng, 0.3) if moving else STILL,
-            _swing(rng, 0.2) if moving else STILL,
+            _swing(rng, 0.3) if moving else NO_MOTION,
+            _swing(rng, 0.2) if moving else NO_MOTION,
         )
     )
     thing = Thing(
@@ -277,7 +287,7 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
         rng.uniform(smallest, 0.46),
         along_x,
         along_y,
-        _swing(rng, 0.35) if rng.random() < 0.5 else STILL,
+        _swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
     )
     if plain:
         return thing
@@ -289,8 +299,9 @@ def _wear(rng: random.Random, worn_on: str) -> Wear:
     return Wear(rng.choice(tuple(WEARABLES)), rng.choice([c for c in COLORS if c != worn_on]))
 
 
-def _lettering(rng: random.Random) -> Lettering:
-    return Lettering(rng.choice(WORDS), rng.choice(tuple(COLORS)), rng.choice(("top", "bottom")))
+def sample_lettering(rng: random.Random) -> Lettering:
+    """A caption text of a drawn word, colour and place."""
+    return Lettering(rng.choice(CAPTION_WORDS), rng.choice(tuple(COLORS)), rng.choice(("top", "bottom")))
 
 
 def _in_view(thing: Thing, scene: Scene) -> bool:
@@ -327,11 +338,11 @@ def sample_scene(
         background,
         palette=tuple(_muted(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
         waves=tuple(rng.random() for _ in range(8)),
-        pan_x=_swing(rng, 0.25) if rng.random() < 0.5 else STILL,
-        pan_y=_swing(rng, 0.1) if rng.random() < 0.35 else STILL,
-        zoom=_swing(rng, 0.12) if rng.random() < 0.35 else STILL,
+        pan_x=_swing(rng, 0.25) if rng.random() < 0.5 else NO_MOTION,
+        pan_y=_swing(rng, 0.1) if rng.random() < 0.35 else NO_MOTION,
+        zoom=_swing(rng, 0.12) if rng.random() < 0.35 else NO_MOTION,
         shake=rng.uniform(0.01, 0.035) if rng.random() < 0.15 else 0.0,
-        lettering=_lettering(rng) if not there.plain and rng.random() < 0.12 else None,
+        lettering=sample_lettering(rng) if not there.plain and rng.random() < 0.12 else None,
         photo=rng.choice(photos) if photos and rng.random() < 0.5 else None,
     )
     if not scene.photo and rng.random() < 1 / 3:

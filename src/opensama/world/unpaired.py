@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from opensama.world import phrasing
-from opensama.world.edits import FAMILIES, EditPlan, plan_edit
-from opensama.world.looks import Look, Swap, render_looks, shown
+from opensama.world.edit_planner import plan_edit
+from opensama.world.edits import EDIT_FAMILIES, EditPlan
 from opensama.world.phrasing import Split
 from opensama.world.scenes import FPS, Scene, Thing
+from opensama.world.styled_scenes import StyledScene, Swap, render_styled, visible_share
 
 LATER = range(8, 25)  # frames from the first clip's beginning to the second's
 PAN, ZOOM, MOVE = 0.08, 0.05, 0.22  # smallest differences that are told: half-heights, a share, half-heights
@@ -32,8 +33,8 @@ class UnpairedPlan:
     """Two clips of one scene: `source` from the first frame on, `target` from frame `later` on."""
 
     instruction: str
-    source: Look
-    target: Look
+    source: StyledScene
+    target: StyledScene
     later: int
     edit: EditPlan | None
 
@@ -47,12 +48,12 @@ class Unpaired(NamedTuple):
 
 def plan_unpaired(seed: int | str, split: Split = "train") -> UnpairedPlan:
     """One pair of clips, the same for the same arguments."""
-    families = [family for family in FAMILIES if family != "two"]
+    families = [family for family in EDIT_FAMILIES if family != "two"]
     rng = random.Random(f"unpaired/{split}/{seed}")
-    return unpaired(rng, lambda: plan_edit(rng.getrandbits(48), split, rng.choice(families)))
+    return unpaired_plan(rng, lambda: plan_edit(rng.getrandbits(48), split, rng.choice(families)))
 
 
-def unpaired(rng: random.Random, draw: Callable[[], EditPlan]) -> UnpairedPlan:
+def unpaired_plan(rng: random.Random, draw: Callable[[], EditPlan]) -> UnpairedPlan:
     """One pair of clips of a scene that `draw` gives, with its edit or without."""
     edited = rng.random() < EDITED
     while True:
@@ -65,7 +66,7 @@ def unpaired(rng: random.Random, draw: Callable[[], EditPlan]) -> UnpairedPlan:
         said = [edit.instruction] if edit else []
         moved = movements(plan.source.scene, target.scene, later)
         if moved:
-            said.append(phrasing.sentence(" and ".join(moved)))
+            said.append(phrasing.as_sentence(" and ".join(moved)))
         if said:
             return UnpairedPlan(" ".join(said), plan.source, target, later, edit)
 
@@ -75,7 +76,7 @@ def seen_later(edit: EditPlan, later: int) -> bool:
     changes = [part.change for part in edit.parts]
     things = [c.new or c.old for c in changes if isinstance(c, Swap)]
     looks = [edit.target if isinstance(c, Swap) and c.new else edit.source for c in changes if isinstance(c, Swap)]
-    return all(shown(t, look.scene, later / FPS) > 0.5 for t, look in zip(things, looks, strict=True) if t)
+    return all(visible_share(t, look.scene, later / FPS) > 0.5 for t, look in zip(things, looks, strict=True) if t)
 
 
 def movements(before: Scene, after: Scene, later: int) -> list[str]:
@@ -90,7 +91,7 @@ def movements(before: Scene, after: Scene, later: int) -> list[str]:
         side = ("right" if across > 0 else "left") if abs(across) >= abs(up) else ("up" if up > 0 else "down")
         said.append(f"pan {'to the ' if side in ('left', 'right') else ''}{side}")
     there = {_path(thing) for thing in before.things}  # also where an edit has made it another
-    stayed = [thing for thing in after.things if _path(thing) in there and shown(thing, after, seconds) > 0.5]
+    stayed = [thing for thing in after.things if _path(thing) in there and visible_share(thing, after, seconds) > 0.5]
     far = max(stayed, key=lambda thing: _way(thing, seconds), default=None)
     if far is not None and _way(far, seconds) > MOVE:
         x, y = far.along_x.at(seconds), far.along_y.at(seconds)
@@ -115,6 +116,6 @@ def render_unpaired(
     device: str | torch.device = "cpu",
 ) -> Unpaired:
     """Draws both clips of each plan."""
-    source = render_looks([plan.source for plan in plans], frames, height, width, device)
-    each = [render_looks([plan.target], frames, height, width, device, plan.later) for plan in plans]
+    source = render_styled([plan.source for plan in plans], frames, height, width, device)
+    each = [render_styled([plan.target], frames, height, width, device, plan.later) for plan in plans]
     return Unpaired(source, torch.cat(each))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opensama.world.fields import Field, Point, box, capsule, circle, cut, ellipse, polygon, union
+from opensama.world.fields import Field, Point, box, capsule, circle, ellipse, polygon, subtract, union
 
 
 class Fit(NamedTuple):
@@ -46,7 +46,7 @@ def _bow(x: Tensor, y: Tensor) -> Field:
 
 
 def _halo(x: Tensor, y: Tensor) -> Field:
-    hoop = cut(ellipse(x, y, 0, 0, 0.96, 0.52), ellipse(x, y, 0, 0, 0.62, 0.24))
+    hoop = subtract(ellipse(x, y, 0, 0, 0.96, 0.52), ellipse(x, y, 0, 0, 0.62, 0.24))
     return hoop, torch.maximum(hoop, y)
 
 

@@ -38,8 +38,8 @@ from opensama.media.frames import eight_bit
 from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
-from opensama.world import CONTROLS, STYLES, TIERS, TierName, plan_edit, sample_edit, to_uint8
-from opensama.world.edits import differing
+from opensama.world import CONTROL_FAMILIES, STYLES, TIERS, TierName, plan_edit, sample_edit, to_uint8
+from opensama.world.edit_samples import changed_mask
 from opensama.world.scenes import FPS
 
 FULL = 4  # every so many edits of a family are also made at twice the size
@@ -66,7 +66,7 @@ def draw(
     With `clips`, a folder of videos, every style is also asked of the first second of each. What is there already is
     not drawn again. Raises UserError where only the control that a copy passes is asked for.
     """
-    families = (*TIERS[tier].families, *CONTROLS) if families is None else families
+    families = (*TIERS[tier].families, *CONTROL_FAMILIES) if families is None else families
     if set(families) <= {"absent"}:
         raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
     about = {"frames": frames, "size": size}
@@ -274,7 +274,7 @@ def _kept_at_full_size(edit: Edit, item: BenchmarkItem, seed: int) -> float | No
     about = large | {"id": item.id, "task": item.task, "instruction": item.instruction}
     task = _task.__wrapped__(tuple(sorted(about.items())))
     source, answer = to_float(task.source), to_float(task.answer)
-    still = ~grown(differing(source, answer)[:, 0], 2 * CALM)
+    still = ~grown(changed_mask(source, answer)[:, 0], 2 * CALM)
     if still.float().mean() < 0.01:
         return None
     return psnr(to_float(edited(edit, task, seed, preserve=True)), source, still)

@@ -44,10 +44,10 @@ from opensama.world import (
     KINDS,
     TIERS,
     EditSample,
-    Look,
+    StyledScene,
     Thing,
     TierName,
-    render_looks,
+    render_styled,
     sample_edit,
     to_uint8,
 )
@@ -63,7 +63,7 @@ def imitations(sample: EditSample, rng: random.Random) -> Iterator[tuple[str, Te
     """Names and frames [t 3 h w] of all outputs of the list above that this edit can have, not yet coded."""
     plan = sample.plan
     t, h, w = sample.source.shape[:3]
-    source, answer = render_looks([plan.source, plan.target], t, h, w)
+    source, answer = render_styled([plan.source, plan.target], t, h, w)
     yield "exact", answer
     yield "rough", _rough(rng, answer)
     yield "copy", source
@@ -74,7 +74,7 @@ def imitations(sample: EditSample, rng: random.Random) -> Iterator[tuple[str, Te
     if part.family == "style" and len(plan.parts) == 1:
         yield from _of_a_style(rng, part.edited, source, answer)
     if len(plan.parts) > 1:
-        yield "one part", render_looks([part.before], t, h, w)[0]
+        yield "one part", render_styled([part.before], t, h, w)[0]
     yield "blend", (source + answer) / 2
     yield "half region", torch.where(_one_side(rng, differs(source, answer))[:, None], answer, source)
     late = answer.clone()
@@ -84,11 +84,11 @@ def imitations(sample: EditSample, rng: random.Random) -> Iterator[tuple[str, Te
 
 
 def _of_an_object(
-    rng: random.Random, family: str, new: Thing, target: Look, answer: Tensor
+    rng: random.Random, family: str, new: Thing, target: StyledScene, answer: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
     def draw(*things: Thing | None) -> Tensor:
         t, _, h, w = answer.shape
-        return render_looks([_exchanged(target, new, thing) for thing in things], t, h, w)
+        return render_styled([_exchanged(target, new, thing) for thing in things], t, h, w)
 
     if family in COMES:
         yield "displaced", draw(replace(new, x=new.x + 0.06, y=new.y - 0.06, size=1.08 * new.size))[0]
@@ -122,12 +122,12 @@ def _rough(rng: random.Random, answer: Tensor) -> Tensor:
     return (soft + 0.05 * F.interpolate(clouds, (h, w), mode="bicubic")).clamp(0, 1)
 
 
-def _comer(before: Look, target: Look) -> Thing | None:
+def _comer(before: StyledScene, target: StyledScene) -> Thing | None:
     """The object that the part brings in or changes."""
     return next((t for t in target.scene.things if t not in before.scene.things), None)
 
 
-def _exchanged(look: Look, old: Thing, new: Thing | None) -> Look:
+def _exchanged(look: StyledScene, old: Thing, new: Thing | None) -> StyledScene:
     things = tuple(new if t is old else t for t in look.scene.things)
     return replace(look, scene=replace(look.scene, things=tuple(t for t in things if t is not None)))
 

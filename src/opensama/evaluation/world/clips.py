@@ -13,8 +13,8 @@ from opensama.media.frames import cover, to_frames, to_pixels
 from opensama.media.video_io import read_video
 from opensama.values import UserError
 from opensama.world import STYLES, apply_style
-from opensama.world.edits import style_clause
-from opensama.world.phrasing import sentence
+from opensama.world.edit_planner import style_clause
+from opensama.world.phrasing import as_sentence
 from opensama.world.scenes import FPS
 
 _SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
@@ -47,4 +47,4 @@ def style_key(source: Frames, style: str, through: Through) -> AnswerKey:
 
 def ask_for(rng: random.Random, style: str) -> str:
     """An instruction, worded as no training edit is."""
-    return sentence(style_clause(rng, "test", style))
+    return as_sentence(style_clause(rng, "test", style))

@@ -17,7 +17,7 @@ from opensama.evaluation.world.answer_key import Frames, Through
 from opensama.evaluation.world.probes import IDEAL
 from opensama.evaluation.world.scores import ItemScore, summary
 from opensama.values import EditRequest, Video
-from opensama.world import CONTROLS, FAMILIES
+from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 from opensama.world.scenes import FPS
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ class WorldReport:
 
     def to_dict(self) -> dict[str, Any]:
         report: dict[str, Any] = {}
-        if real := self.of(*FAMILIES):
+        if real := self.of(*EDIT_FAMILIES):
             report["overall"] = summary(real)
-        report["families"] = {f: summary(rows) for f in FAMILIES if (rows := self.of(f))}
-        report["controls"] = {f: summary(rows) for f in CONTROLS if (rows := self.of(f))}
+        report["families"] = {f: summary(rows) for f in EDIT_FAMILIES if (rows := self.of(f))}
+        report["controls"] = {f: summary(rows) for f in CONTROL_FAMILIES if (rows := self.of(f))}
         report["controls"] |= {name: summary(rows) for name, rows in self.controls.items() if rows}
         if self.clips:
             report["clips"] = summary(self.clips)

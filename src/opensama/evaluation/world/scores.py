@@ -43,7 +43,7 @@ def answer_key(sample: EditSample, through: Through) -> AnswerKey:
     t, h, w = sample.source.shape[:3]
     questions = []
     if parts:
-        drawn = render_looks([look for p in parts for look in (p.before, *(wrong for _, wrong in p.wrong))], t, h, w)
+        drawn = render_styled([look for p in parts for look in (p.before, *(wrong for _, wrong in p.wrong))], t, h, w)
         for part in parts:
             own, drawn = drawn[: 1 + len(part.wrong)], drawn[1 + len(part.wrong) :]
             labels = tuple(label for label, _ in part.wrong)
@@ -87,7 +87,7 @@ def row(
 def squared_error(source: Frames, answer: Frames, output: Frames) -> float:
     """mean (o - a)^2 / mean (s - a)^2 where the answer differs from the source; 1 for a copy, or where nothing does."""
     s, a, o = (to_float(x) for x in (source, answer, output))
-    region = differing(s, a)
+    region = changed_mask(s, a)
     if not region.any():
         return 1.0
     wrong, own = ((x - a).square() * region for x in (o, s))

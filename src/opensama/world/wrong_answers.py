@@ -12,18 +12,27 @@ from dataclasses import replace
 from typing import TypeVar
 
 from opensama.world.backgrounds import BACKGROUNDS
-from opensama.world.letters import WORDS
-from opensama.world.looks import Change, Ground, Look, Restyle, Swap, Text, shown, wear_shown
+from opensama.world.letters import CAPTION_WORDS
 from opensama.world.scenes import COLORS, PLACES, TEXTURES, Lettering, Thing, Wear
 from opensama.world.shapes import KINDS, WEARABLES, similar
+from opensama.world.styled_scenes import (
+    Change,
+    Ground,
+    Restyle,
+    StyledScene,
+    Swap,
+    Text,
+    visible_share,
+    visible_wear_share,
+)
 from opensama.world.styles import STYLES
 
 _T = TypeVar("_T")
 ROUND = "ball"
-Wrong = tuple[str, Look]
+WrongAnswer = tuple[str, StyledScene]
 
 
-def wrong_looks(change: Change, before: Look, seed: str) -> tuple[Wrong, ...]:
+def wrong_answers(change: Change, before: StyledScene, seed: str) -> tuple[WrongAnswer, ...]:
     """At least eight looks that are not `change.on(before)`, none twice."""
     rng = random.Random(seed)
     right = change.on(before)
@@ -36,7 +45,7 @@ def wrong_looks(change: Change, before: Look, seed: str) -> tuple[Wrong, ...]:
             found = _grounds(rng, name, before)
         case Text(lettering=lettering):
             found = _texts(rng, lettering, before)
-    looks: dict[Look, str] = {}
+    looks: dict[StyledScene, str] = {}
     for label, look in found:
         if look not in (right, before):
             looks.setdefault(look, label)
@@ -65,12 +74,12 @@ def like(rng: random.Random, kind: str, n: int) -> list[str]:
     return (first + _some(rng, near, n, *first))[:n]
 
 
-def _others(look: Look, *without: Thing | None) -> list[Thing]:
+def _others(look: StyledScene, *without: Thing | None) -> list[Thing]:
     """Objects that can be seen, other than these."""
-    return [t for t in look.scene.things if t not in without and shown(t, look.scene) > 0.5]
+    return [t for t in look.scene.things if t not in without and visible_share(t, look.scene) > 0.5]
 
 
-def _swaps(rng: random.Random, old: Thing | None, new: Thing | None, before: Look) -> Iterator[Wrong]:
+def _swaps(rng: random.Random, old: Thing | None, new: Thing | None, before: StyledScene) -> Iterator[WrongAnswer]:
     if new is None:
         assert old is not None
         yield from _left_standing(rng, old, before)
@@ -81,8 +90,8 @@ def _swaps(rng: random.Random, old: Thing | None, new: Thing | None, before: Loo
 
 
 def _variants(
-    rng: random.Random, old: Thing | None, new: Thing, before: Look, kinds: int, colors: int
-) -> Iterator[Wrong]:
+    rng: random.Random, old: Thing | None, new: Thing, before: StyledScene, kinds: int, colors: int
+) -> Iterator[WrongAnswer]:
     """`new` with another kind, colour or texture."""
     guises = [replace(new, kind=kind) for kind in like(rng, new.kind, kinds + 1)]
     for guise in [guise for guise in guises if guise != old][:kinds]:
@@ -92,7 +101,7 @@ def _variants(
         yield "color", Swap(old, replace(new, color=color)).on(before)
 
 
-def _wrong_comers(rng: random.Random, old: Thing | None, new: Thing, before: Look) -> Iterator[Wrong]:
+def _wrong_comers(rng: random.Random, old: Thing | None, new: Thing, before: StyledScene) -> Iterator[WrongAnswer]:
     """For something new, in place of another or of nothing."""
     yield from _variants(rng, old, new, before, 4, 3)
     for texture in _some(rng, TEXTURES, 1, new.texture):
@@ -119,7 +128,7 @@ def _as(new: Thing, there: Thing) -> Thing:
     return replace(there, kind=new.kind, color=new.color, texture=new.texture, wears=new.wears)
 
 
-def _left_standing(rng: random.Random, old: Thing, before: Look) -> Iterator[Wrong]:
+def _left_standing(rng: random.Random, old: Thing, before: StyledScene) -> Iterator[WrongAnswer]:
     """For nothing in place of an object: something is left, or another went."""
     yield from _variants(rng, old, old, before, 3, 3)
     for texture in _some(rng, TEXTURES, 1, old.texture):
@@ -132,7 +141,7 @@ def _left_standing(rng: random.Random, old: Thing, before: Look) -> Iterator[Wro
         yield "object", Swap(other, None).on(Swap(old, None).on(before))
 
 
-def _wrong_changes(rng: random.Random, old: Thing, new: Thing, before: Look) -> Iterator[Wrong]:
+def _wrong_changes(rng: random.Random, old: Thing, new: Thing, before: StyledScene) -> Iterator[WrongAnswer]:
     """For an object that keeps its kind: another colour, texture or accessory, or pixels over it."""
     if new.obscured:
         clear = replace(new, obscured=False)
@@ -159,7 +168,7 @@ def _wrong_changes(rng: random.Random, old: Thing, new: Thing, before: Look) -> 
             same = replace(other, wears=new.wears)
             if (
                 same.wears != other.wears
-                and wear_shown(same if same.wears else other, before.scene, behind=other) < 0.5
+                and visible_wear_share(same if same.wears else other, before.scene, behind=other) < 0.5
             ):
                 continue
         if same != other:
@@ -167,7 +176,7 @@ def _wrong_changes(rng: random.Random, old: Thing, new: Thing, before: Look) -> 
             yield "object", Swap(other, same).on(Swap(old, new).on(before))
 
 
-def _wrong_wear(rng: random.Random, old: Thing, new: Thing, before: Look) -> Iterator[Wrong]:
+def _wrong_wear(rng: random.Random, old: Thing, new: Thing, before: StyledScene) -> Iterator[WrongAnswer]:
     wear = new.wears or old.wears
     assert wear is not None
     for kind in _some(rng, tuple(WEARABLES), 3, wear.kind):
@@ -177,7 +186,7 @@ def _wrong_wear(rng: random.Random, old: Thing, new: Thing, before: Look) -> Ite
     yield "object", Swap(old, replace(new, wears=None)).on(before)
 
 
-def _bystanders(rng: random.Random, right: Look) -> Iterator[Wrong]:
+def _bystanders(rng: random.Random, right: StyledScene) -> Iterator[WrongAnswer]:
     """The right picture, where an object was changed as well."""
     for thing in _others(right)[-1:]:
         yield "object", Swap(thing, None).on(right)
@@ -185,14 +194,14 @@ def _bystanders(rng: random.Random, right: Look) -> Iterator[Wrong]:
         yield "kind", Swap(thing, replace(thing, kind=rng.choice([k for k in KINDS if k != thing.kind]))).on(right)
 
 
-def _styles(rng: random.Random, style: str, before: Look) -> Iterator[Wrong]:
+def _styles(rng: random.Random, style: str, before: StyledScene) -> Iterator[WrongAnswer]:
     for other in _some(rng, tuple(STYLES), 8, style):
         yield "style", Restyle(other).on(before)
     for name in _some(rng, tuple(BACKGROUNDS), 1, before.scene.background):
         yield "background", Ground(name).on(before)
 
 
-def _grounds(rng: random.Random, name: str, before: Look) -> Iterator[Wrong]:
+def _grounds(rng: random.Random, name: str, before: StyledScene) -> Iterator[WrongAnswer]:
     for other in _some(rng, tuple(BACKGROUNDS), 6, name):
         yield "background", Ground(other).on(before)
     for style in _some(rng, ("night", "sunset", "fog", "cartoon"), 2):
@@ -200,10 +209,10 @@ def _grounds(rng: random.Random, name: str, before: Look) -> Iterator[Wrong]:
     yield from _bystanders(rng, Ground(name).on(before))
 
 
-def _texts(rng: random.Random, lettering: Lettering | None, before: Look) -> Iterator[Wrong]:
+def _texts(rng: random.Random, lettering: Lettering | None, before: StyledScene) -> Iterator[WrongAnswer]:
     asked = lettering or before.scene.lettering
     assert asked is not None
-    words = [w for w in WORDS if w != asked.word]
+    words = [w for w in CAPTION_WORDS if w != asked.word]
     near = max(
         words, key=lambda w: (len(w) == len(asked.word), sum(a == b for a, b in zip(w, asked.word, strict=False)))
     )

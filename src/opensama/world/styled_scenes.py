@@ -23,7 +23,7 @@ WEATHERS = ("snow", "rain", "fog")
 
 
 @dataclass(frozen=True)
-class Look:
+class StyledScene:
     """What is to be seen."""
 
     scene: Scene
@@ -44,7 +44,7 @@ class Swap:
     old: Thing | None
     new: Thing | None
 
-    def on(self, look: Look) -> Look:
+    def on(self, look: StyledScene) -> StyledScene:
         new = () if self.new is None else (self.new,)
         things = look.scene.things
         if self.old is None:
@@ -57,7 +57,7 @@ class Swap:
 class Restyle:
     style: str
 
-    def on(self, look: Look) -> Look:
+    def on(self, look: StyledScene) -> StyledScene:
         return replace(look, style=self.style)
 
 
@@ -67,7 +67,7 @@ class Ground:
 
     name: str
 
-    def on(self, look: Look) -> Look:
+    def on(self, look: StyledScene) -> StyledScene:
         return replace(look, scene=look.scene.on(self.name))
 
 
@@ -77,7 +77,7 @@ class Text:
 
     lettering: Lettering | None
 
-    def on(self, look: Look) -> Look:
+    def on(self, look: StyledScene) -> StyledScene:
         return replace(look, scene=replace(look.scene, lettering=self.lettering))
 
 
@@ -92,7 +92,7 @@ _SPOTS = (
 WORD = {"top": 0.675, "bottom": -0.675}  # the middle of a caption text's line
 
 
-def shown(thing: Thing, scene: Scene, seconds: float = 0.0, over: Sequence[Thing] | None = None) -> float:
+def visible_share(thing: Thing, scene: Scene, seconds: float = 0.0, over: Sequence[Thing] | None = None) -> float:
     """About how much of an object's disc can be seen in a square frame; `over` are the objects in front of it."""
     camera, word = scene.camera(seconds), scene.lettering
     if over is None:
@@ -112,12 +112,12 @@ def shown(thing: Thing, scene: Scene, seconds: float = 0.0, over: Sequence[Thing
     return clear / len(_SPOTS)
 
 
-def wear_shown(thing: Thing, scene: Scene, seconds: float = 0.0, behind: Thing | None = None) -> float:
+def visible_wear_share(thing: Thing, scene: Scene, seconds: float = 0.0, behind: Thing | None = None) -> float:
     """The same of its accessory; `behind` is the object at whose depth it will be, where it is not yet there."""
     assert thing.wears is not None
     x, y, scale = worn(thing.kind, thing.wears.kind)
     disc = replace(thing, x=thing.x + x * thing.size, y=thing.y + y * thing.size, size=scale * thing.size)
-    return shown(disc, scene, seconds, scene.things[scene.things.index(behind or thing) + 1 :])
+    return visible_share(disc, scene, seconds, scene.things[scene.things.index(behind or thing) + 1 :])
 
 
 def _backdrop(scene: Scene) -> Hashable:
@@ -126,8 +126,8 @@ def _backdrop(scene: Scene) -> Hashable:
     return scene.background, scene.palette, scene.waves, scene.photo, camera
 
 
-def render_looks(
-    looks: Sequence[Look],
+def render_styled(
+    looks: Sequence[StyledScene],
     frames: int = 17,
     height: int = 128,
     width: int = 128,
