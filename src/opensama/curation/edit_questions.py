@@ -50,7 +50,7 @@ Describe the whole video in one or two plain sentences, what is seen, where, how
 no longer there. If no such edit makes sense here, leave everything empty.
 Answer with one JSON object and nothing else: {{"new": "{new}", "before": "...", "caption": "..."}}"""
 
-EDIT_TASKS = {
+TASK_TEXTS = {
     "remove": "The {element} will be removed from it, and the place filled with what lies behind.",
     "replace": "The {element} will be replaced by something else, of about its size and shape, as likely there.",
     "recolor": "The {element} will get another colour or pattern, and stay the same in all else.",
@@ -70,7 +70,7 @@ the source, and the one to get the source from the edited video, each one short 
 the thing so that no other is meant. If nothing differs, or something other than meant, leave both empty.
 Answer with one JSON object and nothing else: {{"instruction": "...", "reverse": "..."}}"""
 
-EDIT_HINTS = {
+HINT_TEXTS = {
     "remove": "The {element} was to be removed.",
     "replace": "The {element} was to be replaced with {new}.",
     "recolor": "The {element} was to become {new}.",
@@ -117,7 +117,7 @@ def plan_element_edit(vlm: Vlm, clip: Clip, element: str, kind: str) -> PlannedE
     Drop where the model knows of no such edit.
     """
     images = frames_to_show(clip.frames)
-    task = EDIT_TASKS[kind].format(element=element)
+    task = TASK_TEXTS[kind].format(element=element)
     text = PLAN_PROMPT.format(count=len(images), images=IMAGE * len(images), task=task, new=_NEW_HINTS[kind])
     answer = _ask(vlm, text, images)
     new, caption = _text(answer, "new"), _text(answer, "caption")
@@ -134,7 +134,7 @@ def word_edit(vlm: Vlm, source: np.ndarray, edited: np.ndarray, edit: PlannedEdi
     `source` and `edited` are uint8 [t h w 3].
     """
     before, after = frames_to_show(source, 4), frames_to_show(edited, 4)
-    hint = EDIT_HINTS[edit.kind].format(element=edit.element, new=edit.new)
+    hint = HINT_TEXTS[edit.kind].format(element=edit.element, new=edit.new)
     text = WORD_PROMPT.format(count=len(before), images=IMAGE * len(before), hint=hint)
     answer = _ask(vlm, text, before + after)
     words = EditWords(_text(answer, "instruction"), _text(answer, "reverse"))

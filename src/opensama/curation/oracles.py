@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from opensama.curation import masks, rubrics
-from opensama.curation.edit_questions import EDIT_HINTS, EDIT_TASKS, WORD_PROMPT
+from opensama.curation.edit_questions import HINT_TEXTS, TASK_TEXTS, WORD_PROMPT
 from opensama.curation.elements import Clip, Masklet
 from opensama.media import read_video, write_video
 from opensama.media.frames import resize_frame, spread
@@ -177,11 +177,11 @@ class WorldVlm:
         if text.startswith(WORD_PROMPT[:5]):
             half = len(images) // 2
             found = self._seen(images[:half], images[half:])
-            meant = found and EDIT_HINTS[found.kind].format(element=found.element, new=found.new) in text
+            meant = found and HINT_TEXTS[found.kind].format(element=found.element, new=found.new) in text
             return {"instruction": found.instruction, "reverse": found.reverse} if found and meant else {
                 "instruction": "", "reverse": ""}  # fmt: skip
         for change in exact_edits(scene):
-            if EDIT_TASKS[change.kind].format(element=change.element) in text:
+            if TASK_TEXTS[change.kind].format(element=change.element) in text:
                 return {"new": change.new, "before": StyledScene(scene).caption, "caption": change.look.caption}
         return {"new": "", "before": "", "caption": ""}
 
