@@ -61,15 +61,15 @@ def chain(*, words: str = "part", wait: float = 0.0, folder: Path | None = None)
     ]
 
 
-class Purse:
-    def __init__(self, coins: int):
-        self.coins = coins
+class Budget:
+    def __init__(self, questions: int):
+        self.questions = questions
 
 
-def pay(purse: Purse, item: GraphItem) -> GraphItem:
-    if purse.coins == 0:
+def pay(budget: Budget, item: GraphItem) -> GraphItem:
+    if budget.questions == 0:
         raise VlmQuota("the budget is spent")
-    purse.coins -= 1
+    budget.questions -= 1
     return item
 
 
@@ -87,7 +87,7 @@ def give_array(item: GraphItem) -> GraphItem:
     return item | {"_frames": np.zeros(3)}
 
 
-def spoil(item: GraphItem) -> GraphItem:
+def corrupt(item: GraphItem) -> GraphItem:
     return item | {"task": "cooking"}
 
 

@@ -88,7 +88,7 @@ def test_two_ray_workers_and_one_process_agree(tmp_path: Path) -> None:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE)
     try:
         there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray")
-        stages = [GraphStage("pay", steps.pay, setup=partial(steps.Purse, 3), cpus=2)]  # one worker
+        stages = [GraphStage("pay", steps.pay, setup=partial(steps.Budget, 3), cpus=2)]  # one worker
         for records, left in ((3, 2), (5, 0)):
             report = run_graph(stages, steps.items(5), tmp_path / "quota", runner="ray")
             assert (report.records, report.left, bool(report.stopped)) == (records, left, left > 0)
@@ -283,7 +283,7 @@ def test_equal_items_are_each_done(tmp_path: Path) -> None:
 
 
 def test_a_spent_quota_ends_the_run_and_the_next_call_goes_on(tmp_path: Path) -> None:
-    stages = [GraphStage("pay", steps.pay, setup=partial(steps.Purse, 3))]
+    stages = [GraphStage("pay", steps.pay, setup=partial(steps.Budget, 3))]
     report = run_graph(stages, steps.items(8), tmp_path)
     assert (report.stopped, report.records, report.left) == ("the budget is spent", 3, 5)
     report = run_graph(stages, steps.items(8), tmp_path)
@@ -293,7 +293,7 @@ def test_a_spent_quota_ends_the_run_and_the_next_call_goes_on(tmp_path: Path) ->
     assert [record.id for record in records(tmp_path)] == [item["id"] for item in steps.items(8)]
 
 
-def test_a_server_that_is_gone_does_not_spoil_a_million_items(tmp_path: Path) -> None:
+def test_a_server_that_is_gone_stops_the_run(tmp_path: Path) -> None:
     report = run_graph([GraphStage("ask", steps.no_server)], steps.items(100), tmp_path)
     assert "nobody answers" in report.stopped
     assert report.failed < 30
@@ -309,7 +309,7 @@ def test_what_a_person_must_mend_ends_the_run(tmp_path: Path) -> None:
 def test_results_must_be_json_and_records(tmp_path: Path) -> None:
     run_graph([GraphStage("array", steps.give_array)], steps.items(1), tmp_path / "a")
     assert "not JSON serializable" in failures(tmp_path / "a")[0]["error"]["reason"]
-    run_graph([GraphStage("spoil", steps.spoil)], steps.items(1), tmp_path / "b")
+    run_graph([GraphStage("corrupt", steps.corrupt)], steps.items(1), tmp_path / "b")
     assert "cooking" in failures(tmp_path / "b")[0]["error"]["reason"]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from opensama.world.render import render
 from opensama.world.scenes import sample_scene
 from opensama.world.styles import STYLES, apply_style
+from tests import footage
 
 CLIPS = Path(__file__).parents[2].parent / "shared" / "clips"
 DRAWN = ("watercolor", "pencil sketch", "cartoon", "pixel art")
@@ -98,21 +99,29 @@ def real(name: str) -> Tensor:
     return (cover(to_pixels(frames), 128, 128)[0].movedim(0, 1) + 1) / 2
 
 
+@cache
+def filmed(seed: int) -> Tensor:
+    """Nine frames [t 3 128 128] with a photograph's texture, noise and camera shake."""
+    return torch.from_numpy(footage.shot(seed, 9, (128, 128))).movedim(-1, 1) / 255
+
+
+NEEDS_CLIPS = pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
+
+
 @pytest.mark.parametrize("style", DRAWN)
-def test_drawn_styles_are_no_recolourings_on_drawn_clips(style: str) -> None:
+@pytest.mark.parametrize(
+    ("clip", "names"),
+    [
+        (lambda seed: drawn(seed, 9, 128, 128)[0], range(4)),
+        (filmed, range(2)),
+        pytest.param(real, ("watercolor", "illustration", "snow", "boat"), marks=NEEDS_CLIPS),
+    ],
+    ids=["drawn", "filmed", "real"],
+)
+def test_drawn_styles_are_no_recolourings(clip: Any, names: Any, style: str) -> None:
     margins = []
-    for seed in range(4):
-        source = drawn(seed, 9, 128, 128)[0]
+    for name in names:
+        source = clip(name)
         styled = apply_style(style, source)
         margins.append(through(styled) - recoloured(source, styled))
-    assert min(margins) > FARTHER, margins
-
-
-@pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
-@pytest.mark.parametrize("style", DRAWN)
-def test_drawn_styles_are_no_recolourings_on_real_clips(style: str) -> None:
-    margins = []
-    for name in ("watercolor", "illustration", "snow", "boat"):
-        styled = apply_style(style, real(name))
-        margins.append(through(styled) - recoloured(real(name), styled))
     assert min(margins) > FARTHER, margins

@@ -17,7 +17,7 @@ from opensama.world.backgrounds import BACKGROUNDS, PAINTERS
 from opensama.world.edit_planner import style_clause
 from opensama.world.edit_samples import EditSample, draw_edit
 from opensama.world.edits import EditPart, EditPlan
-from opensama.world.scenes import NO_MOTION, Scene, Thing, _in_view, _muted, _swing
+from opensama.world.scenes import NO_MOTION, Scene, Thing, in_view, muted_color, swing
 from opensama.world.styled_scenes import Restyle, StyledScene, Swap, visible_share
 from opensama.world.unpaired import UnpairedPlan, unpaired_plan
 from opensama.world.wrong_answers import WrongAnswer
@@ -66,10 +66,10 @@ def micro_scene(rng: random.Random, fast: bool = False) -> Scene:
     scene = Scene(
         (),
         background,
-        palette=tuple(_muted(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
+        palette=tuple(muted_color(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
         waves=tuple(rng.random() for _ in range(8)),
-        pan_x=_swing(rng, 0.3) if moving else NO_MOTION,
-        pan_y=_swing(rng, 0.15) if moving else NO_MOTION,
+        pan_x=swing(rng, 0.3) if moving else NO_MOTION,
+        pan_y=swing(rng, 0.15) if moving else NO_MOTION,
     )
     quick = 3.0 if fast else 1.0
     things: list[Thing] = []
@@ -81,12 +81,12 @@ def micro_scene(rng: random.Random, fast: bool = False) -> Scene:
                 rng.uniform(-0.6, 0.6),
                 rng.uniform(-0.55, 0.55),
                 rng.uniform(0.36, 0.48),
-                _swing(rng, 0.35, 1.2 * quick, 3.2 * quick),
-                _swing(rng, 0.25, 1.2 * quick, 3.2 * quick),
-                _swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
+                swing(rng, 0.35, 1.2 * quick, 3.2 * quick),
+                swing(rng, 0.25, 1.2 * quick, 3.2 * quick),
+                swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
             )
             apart = all(abs(thing.x - t.x) > 0.7 or abs(thing.y - t.y) > 0.7 for t in things)
-            if apart and _in_view(thing, scene):
+            if apart and in_view(thing, scene):
                 things.append(thing)
                 break
     return replace(scene, things=tuple(things)) if things else micro_scene(rng, fast)

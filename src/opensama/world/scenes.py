@@ -232,11 +232,12 @@ class Scene:
         return f"{text[0].upper()}{text[1:]} {self.behind}.{said}"
 
 
-def _swing(rng: random.Random, reach: float, slow: float = 1.2, fast: float = 3.2) -> Motion:
+def swing(rng: random.Random, reach: float, slow: float = 1.2, fast: float = 3.2) -> Motion:
+    """A motion to and fro of up to `reach`, at from `slow` to `fast` radians a second."""
     return Motion(rng.uniform(-reach, reach), rng.uniform(slow, fast), rng.uniform(0, math.tau))
 
 
-def _muted(rng: random.Random, light: tuple[float, float]) -> Color:
+def muted_color(rng: random.Random, light: tuple[float, float]) -> Color:
     """A dull colour; only what is nearly white has no colour of its own."""
     most = 0.08 if light[0] >= 0.88 else 0.45
     return colorsys.hsv_to_rgb(rng.random(), rng.uniform(most / 4, most), rng.uniform(*light))
@@ -275,8 +276,8 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
         else (
             rng.uniform(-0.65, 0.65),
             rng.uniform(-0.6, 0.6),
-            _swing(rng, 0.3) if moving else NO_MOTION,
-            _swing(rng, 0.2) if moving else NO_MOTION,
+            swing(rng, 0.3) if moving else NO_MOTION,
+            swing(rng, 0.2) if moving else NO_MOTION,
         )
     )
     thing = Thing(
@@ -287,7 +288,7 @@ def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: floa
         rng.uniform(smallest, 0.46),
         along_x,
         along_y,
-        _swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
+        swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
     )
     if plain:
         return thing
@@ -304,7 +305,7 @@ def sample_lettering(rng: random.Random) -> Lettering:
     return Lettering(rng.choice(CAPTION_WORDS), rng.choice(tuple(COLORS)), rng.choice(("top", "bottom")))
 
 
-def _in_view(thing: Thing, scene: Scene) -> bool:
+def in_view(thing: Thing, scene: Scene) -> bool:
     """Whether its middle stays inside the frame over 17 frames, and what it wears is in the first."""
     if thing.wears and thing.y + 1.6 * thing.size > 1:
         return False
@@ -336,11 +337,11 @@ def sample_scene(
     scene = Scene(
         (),
         background,
-        palette=tuple(_muted(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
+        palette=tuple(muted_color(rng, light) for light in PAINTERS[BACKGROUNDS[background].painter].light),
         waves=tuple(rng.random() for _ in range(8)),
-        pan_x=_swing(rng, 0.25) if rng.random() < 0.5 else NO_MOTION,
-        pan_y=_swing(rng, 0.1) if rng.random() < 0.35 else NO_MOTION,
-        zoom=_swing(rng, 0.12) if rng.random() < 0.35 else NO_MOTION,
+        pan_x=swing(rng, 0.25) if rng.random() < 0.5 else NO_MOTION,
+        pan_y=swing(rng, 0.1) if rng.random() < 0.35 else NO_MOTION,
+        zoom=swing(rng, 0.12) if rng.random() < 0.35 else NO_MOTION,
         shake=rng.uniform(0.01, 0.035) if rng.random() < 0.15 else 0.0,
         lettering=sample_lettering(rng) if not there.plain and rng.random() < 0.12 else None,
         photo=rng.choice(photos) if photos and rng.random() < 0.5 else None,
@@ -358,7 +359,7 @@ def sample_scene(
     for i, (kind, color) in enumerate(pairs):
         for _ in range(40):  # mostly apart, so that each can be seen; motion still brings occlusion
             thing = _thing(rng, kind, color, i == fast, 0.3 if first and i == 0 else 0.26, there.plain)
-            if all(_apart(thing, o, 0.75) for o in things) and _in_view(thing, scene):
+            if all(_apart(thing, o, 0.75) for o in things) and in_view(thing, scene):
                 break
         things.append(thing)
     if first:  # behind it goes what would cover it
