@@ -395,10 +395,10 @@ def test_an_empty_answer_is_a_drop_not_a_failure(raw: Path, tmp_path: Path) -> N
     [
         (["nowhere"], "There is no folder nowhere"),
         (["."], "There are no videos in ."),
-        ([".", "--frames", "0"], "frames must lie"),
+        ([".", "--frames", "0"], "frames must be from"),
         ([".", "--min-fps", "50", "--max-fps", "20"], "min_fps is 50 and max_fps 20"),
         ([".", "--workers", "0"], "at least one worker"),
-        ([".", "--rewritten", "1.5"], "rewritten must lie"),
+        ([".", "--rewritten", "1.5"], "rewritten must be from"),
     ],
 )
 def test_wrong_wishes_are_said_in_one_sentence(
