@@ -36,7 +36,7 @@ _KINDS = {  # how failures begin, in words
 }
 UNREADABLE = "the files could not be read"
 
-Tally = dict[str, list[int]]  # name: kept, refused
+_Tally = dict[str, list[int]]  # name: kept, refused
 
 
 @dataclass
@@ -52,8 +52,8 @@ class FilterReport:
     stopped: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
-    datasets: Tally = field(default_factory=dict)
-    tasks: Tally = field(default_factory=dict)
+    datasets: _Tally = field(default_factory=dict)
+    tasks: _Tally = field(default_factory=dict)
     missed: dict[str, int] = field(default_factory=dict)
     """How many of the refused missed that score's threshold; one may miss several."""
     histograms: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -193,7 +193,7 @@ def _histogram(media: str, name: str, bins: Sequence[int], threshold: float | No
     )
 
 
-def _shares(title: str, tally: Tally) -> str:
+def _shares(title: str, tally: _Tally) -> str:
     rows = ""
     for name, (kept, refused) in tally.items():
         share = f"{kept / (kept + refused):.1%}"

@@ -165,7 +165,7 @@ def marks(rubric: PairRubric, answer: str) -> tuple[dict[str, float], str]:
     return scores, " ".join(reason.split()) if isinstance(reason, str) else ""
 
 
-def average(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def mean_marks(turns: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each score over the turns, exact to six digits."""
     return {name: round(math.fsum(turn[name] for turn in turns) / len(turns), 6) for name in turns[0]}
 

@@ -49,7 +49,7 @@ def score_pair(
     for rubric in rubrics.rubrics_for(media):
         asked = partial(rubrics.question, rubric, media, instruction, source, edited, temperature=temperature)
         answers = [_marks(vlm, rubric, asked, turn) for turn in range(turns)]
-        scores |= rubrics.average([marks for marks, _ in answers])
+        scores |= rubrics.mean_marks([marks for marks, _ in answers])
         reasons[rubric.name] = answers[0][1]
         if thresholds is not None and any(scores[name] < thresholds.get(name, 0) for name in rubric.scores):
             break

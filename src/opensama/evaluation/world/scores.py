@@ -11,8 +11,8 @@ import torch
 
 from opensama.evaluation.statistics import mcnemar, paired, wilson
 from opensama.evaluation.world.answer_key import AnswerKey, Frames, Question, Through, Verdict, to_float
-from opensama.world import EditSample, render_looks
-from opensama.world.edits import differing
+from opensama.world import EditSample, render_styled
+from opensama.world.edit_samples import changed_mask
 
 
 @dataclass(frozen=True)
