@@ -158,7 +158,7 @@ def test_what_is_no_verdict(answer):
 
 
 def test_an_unreadable_answer_is_asked_for_once_more():
-    """Turn by turn: the first is spoilt once, and the average is of what could be read."""
+    """Turn by turn: the first cannot be read once, and the average is of what could be read."""
     told: list[Question] = []
 
     def answer(question: Question) -> str:
@@ -492,8 +492,8 @@ def test_the_report_holds_everything_itself(pairs, tmp_path):
 @given(st.lists(st.dictionaries(st.just("a"), st.floats(1, 10), min_size=1), min_size=1, max_size=5))
 def test_averages_lie_between(turns):
     values = [turn["a"] for turn in turns]
-    assert min(values) - 1e-6 <= rubrics.average(turns)["a"] <= max(values) + 1e-6
-    assert rubrics.missed(rubrics.average(turns), {"a": 1.0}) == []
+    assert min(values) - 1e-6 <= rubrics.mean_marks(turns)["a"] <= max(values) + 1e-6
+    assert rubrics.missed(rubrics.mean_marks(turns), {"a": 1.0}) == []
     assert rubrics.missed({}, {"a": 1.0}) == ["a"]
 
 

@@ -5,7 +5,7 @@
 3. `kept`: is everything the instruction does not speak of as before (score `preservation`).
 
 Scores go from 1 to 10. Each question is asked in several turns whose scores are averaged; a pair is kept where every
-average reaches its threshold (`THRESHOLDS`, the paper's). `version()` changes with any word here.
+average reaches its threshold (`THRESHOLDS`, the paper's). `rubric_version()` changes with any word here.
 """
 
 from __future__ import annotations
