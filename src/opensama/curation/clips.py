@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from opensama.curation.graph import GraphReport, run_graph
 from opensama.curation.motion import moving
@@ -186,5 +186,5 @@ def pair_clips(item: GraphItem, *, pairs: int, seed: int) -> list[GraphItem]:
     ]
 
 
-def _stretch(side: str, clip: list[float]) -> dict[str, Any]:
+def _stretch(side: str, clip: list[float]) -> dict[str, float]:
     return {f"{side}_start": clip[0], f"{side}_end": clip[1]}

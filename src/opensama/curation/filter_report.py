@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from opensama.curation.graph import GraphReport
 from opensama.curation.rubrics import SCORES
@@ -50,7 +49,7 @@ class FilterReport:
     unscored: dict[str, int] = field(default_factory=dict)
     left: int = 0
     stopped: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
     thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
     datasets: _Tally = field(default_factory=dict)
     tasks: _Tally = field(default_factory=dict)
@@ -75,7 +74,7 @@ class FilterReport:
 
 
 def write_filter_report(
-    out: Path, graph: GraphReport, settings: Mapping[str, Any], thresholds: Thresholds
+    out: Path, graph: GraphReport, settings: Mapping[str, object], thresholds: Thresholds
 ) -> FilterReport:
     """Counts what lies in `out` and writes report.json and report.html."""
     report = FilterReport(

@@ -25,12 +25,15 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from opensama.curation.run_state import Outcome, RunState
 from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, reason_of, stages_fingerprint
 from opensama.values import Progress, UserError
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 STUCK = 25  # failures one after another, of one stage and for one reason: it is not the items
 OBJECT_STORE = 256 * 2**20  # bytes of a Ray of our own: rows are small, frames never travel
@@ -60,7 +63,7 @@ class GraphReport:
     stopped: str
     seconds: float  # of this call
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
     def table(self) -> str:
@@ -230,9 +233,9 @@ def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int
                 "Some stages need a GPU and Ray finds none; add a node that has one, or run --runner local."
             )
         texts = [{"row": json.dumps(row)} for row in rows]
-        data: Any = ray.data.from_items(texts, override_num_blocks=min(len(texts), 10_000))
+        data: Dataset = ray.data.from_items(texts, override_num_blocks=min(len(texts), 10_000))
         for index, stage in enumerate(stages):
-            needs: dict[str, Any] = {"num_cpus": stage.cpus * fit["CPU"], "num_gpus": stage.gpus * fit["GPU"]}
+            needs = {"num_cpus": stage.cpus * fit["CPU"], "num_gpus": stage.gpus * fit["GPU"]}
             if stage.memory:
                 needs["memory"] = stage.memory
             if stage.setup is None:
@@ -255,7 +258,7 @@ def _begin_ray(workers: int | None) -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "")
-    own: dict[str, Any] = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    own = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     if address and workers is not None:
         raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave --workers away.")
     try:
@@ -290,7 +293,7 @@ def _fit(there: float, wanted: list[tuple[float, bool]]) -> float:
     return min(1.0, there / least) if least and there else 1.0
 
 
-def _most(there: dict[str, float], needs: dict[str, Any]) -> float:
+def _most(there: dict[str, float], needs: dict[str, float]) -> float:
     pairs = (("CPU", "num_cpus"), ("GPU", "num_gpus"), ("memory", "memory"))
     return min((there.get(name, 0) / needs[need] for name, need in pairs if needs.get(need)), default=1)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from opensama.curation.elements import Clip
 from opensama.curation.segmentation import load_pretrained, model_folder
 from opensama.media.frames import resize, to_frames, to_pixels
 from opensama.values import UserError, frames_up
+
+if TYPE_CHECKING:
+    from diffusers import WanVACEPipeline
+    from torch import Tensor
 
 MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 _FILES = (
@@ -113,7 +117,7 @@ class Vace:
         return to_frames(resize(back, h, w))
 
     @cached_property
-    def _pipe(self) -> Any:
+    def _pipe(self) -> WanVACEPipeline:
         import torch
         from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACEPipeline, WanVACETransformer3DModel
         from transformers import UMT5EncoderModel
@@ -145,7 +149,7 @@ def working_size(height: int, width: int, area: int, step: int) -> tuple[int, in
     return max(step, round(height * scale / step) * step), max(step, round(width * scale / step) * step)
 
 
-def _lengthen(video: Any, length: int) -> Any:
+def _lengthen(video: Tensor, length: int) -> Tensor:
     """The last frame of [1 c t h w] again and again until there are `length`."""
     import torch
 

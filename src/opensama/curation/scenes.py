@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from opensama.curation.stage import Drop, GraphItem
 from opensama.values import UserError, Video
@@ -32,7 +32,7 @@ class Cuts:
             from scenedetect.detectors import AdaptiveDetector
         except ImportError:
             raise UserError("PySceneDetect is not installed; run: pip install 'opensama[curate]'") from None
-        self._code: Any = scenedetect.FrameTimecode
+        self._code = scenedetect.FrameTimecode
         self._detector = AdaptiveDetector(adaptive_threshold=adaptive, min_content_val=content, min_scene_len=SHORTEST)
         self._count = 0
         self.starts = [0]
@@ -97,13 +97,23 @@ def scenes(
 # --- time: what a frame's beginning is called must be the same everywhere, to the last bit
 
 
+class FrameClock(TypedDict):
+    """Time stamps of frames as JSON: `base` is the time base (numerator, denominator) in seconds; the stamps are
+    `first`, `first + step` and so on, or all of `stamps`."""
+
+    base: list[int]
+    first: NotRequired[int]
+    step: NotRequired[int]
+    stamps: NotRequired[list[int]]
+
+
 def seconds_of(video: Video) -> list[float]:
     """When each frame begins, and when the last one ends."""
     ends = video.timestamps[-1] + video.durations[-1]
     return [float(stamp * video.time_base) for stamp in (*video.timestamps, ends)]
 
 
-def frame_clock(video: Video, first: int, stop: int) -> dict[str, Any]:
+def frame_clock(video: Video, first: int, stop: int) -> FrameClock:
     """The times of frames first to stop (included) as JSON: one step where all are alike, else all of them."""
     stamps = [*video.timestamps, video.timestamps[-1] + video.durations[-1]][first : stop + 1]
     steps = {b - a for a, b in pairwise(stamps)}
@@ -113,7 +123,7 @@ def frame_clock(video: Video, first: int, stop: int) -> dict[str, Any]:
     return {"base": base, "stamps": stamps}
 
 
-def frame_time(clock: dict[str, Any], frame: int) -> float:
+def frame_time(clock: FrameClock, frame: int) -> float:
     """When a frame of the scene begins, in seconds of the file."""
     stamp = clock["stamps"][frame] if "stamps" in clock else clock["first"] + frame * clock["step"]
     numerator, denominator = clock["base"]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from opensama.values import UserError
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import ModelMixin
     from torch import Tensor
+    from transformers import GroundingDinoForObjectDetection, PreTrainedModel, PreTrainedTokenizerBase, Sam2VideoModel
 
+Model = TypeVar("Model", bound="ModelMixin | PreTrainedModel")
 DETECTOR = "IDEA-Research/grounding-dino-base"
 TRACKER = "facebook/sam2.1-hiera-large"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -200,7 +203,7 @@ class GroundedSam:
         return list(out)
 
     @cached_property
-    def _detector(self) -> tuple[Any, Any]:
+    def _detector(self) -> tuple[GroundingDinoForObjectDetection, PreTrainedTokenizerBase]:
         import torch
         from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
@@ -209,7 +212,7 @@ class GroundedSam:
         return model.to(runtime.pick_device(self._device)), AutoTokenizer.from_pretrained(folder)
 
     @cached_property
-    def _tracker(self) -> Any:
+    def _tracker(self) -> Sam2VideoModel:
         from transformers import Sam2VideoModel
 
         folder = model_folder(self._names[1], ("config.json", "*.safetensors"))
@@ -268,7 +271,7 @@ def model_folder(name: str, files: Sequence[str]) -> Path:
     return runtime.locate(name, files)
 
 
-def load_pretrained(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+def load_pretrained(kind: type[Model], folder: Path, dtype: torch.dtype) -> Model:
     """A model of that class of transformers or diffusers, on the CPU. UserError if the folder holds another, or less.
 
     The libraries would draw a missing tensor at random and go on.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
-from typing import Any
+from typing import TypedDict
 
 from opensama.values import UserError
 from opensama.vlm.answer import check_answer, replace_surrogates
@@ -41,6 +41,32 @@ class Response:
     @property
     def reason(self) -> str:
         return HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else str(self.status)
+
+
+class _Part(TypedDict, total=False):
+    text: str
+    thought: bool
+
+
+class _Content(TypedDict, total=False):
+    parts: list[_Part]
+
+
+class _Candidate(TypedDict, total=False):
+    content: _Content | None
+    finishReason: str
+
+
+class _Feedback(TypedDict, total=False):
+    blockReason: str
+
+
+class GeminiReply(TypedDict, total=False):
+    """The fields of a reply that are read."""
+
+    promptFeedback: _Feedback | None
+    candidates: list[_Candidate] | None
+    usageMetadata: dict[str, object]
 
 
 class GeminiVlm(RemoteVlm):
@@ -80,7 +106,7 @@ class GeminiVlm(RemoteVlm):
 
     def _answer(self, response: Response, limit: int) -> str:
         try:
-            reply: Any = json.loads(response.text)
+            reply: GeminiReply = json.loads(response.text)
             blocked = (reply.get("promptFeedback") or {}).get("blockReason")
             candidates = reply.get("candidates") or []
             if not candidates and not blocked and "usageMetadata" not in reply:
@@ -101,7 +127,7 @@ class GeminiVlm(RemoteVlm):
     def _status_error(self, response: Response) -> Exception:
         status = response.status
         try:
-            error: Any = json.loads(response.text).get("error") or {}
+            error: dict[str, object] = json.loads(response.text).get("error") or {}
             said = replace_surrogates(" ".join(str(error.get("message") or response.reason).split())[:300])
         except (ValueError, AttributeError):
             said = response.reason
@@ -122,9 +148,9 @@ def _lowered(headers: Message) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def body_of(question: Question) -> dict[str, Any]:
+def body_of(question: Question) -> dict[str, object]:
     """The question as Gemini's contents, images inline where the text shows them."""
-    parts: list[dict[str, Any]] = []
+    parts: list[dict[str, object]] = []
     for part in question.parts():
         if isinstance(part, str):
             parts.append({"text": part})

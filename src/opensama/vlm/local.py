@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opensama.runtime import locate, pick_device, pick_dtype, quiet_loading, read_object
 from opensama.values import UserError
@@ -17,6 +17,7 @@ from opensama.vlm.answer import check_answer
 from opensama.vlm.question import Question
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 EXAMPLE = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -45,9 +46,9 @@ class LocalVlm:
         several = device is None and where.type == "cuda" and torch.cuda.device_count() > 1
         try:
             with quiet_loading():
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-                self.processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
-                found: Any = AutoModelForImageTextToText.from_pretrained(
+                self.tokenizer = AutoTokenizer.from_pretrained(folder)
+                self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+                loaded, info = AutoModelForImageTextToText.from_pretrained(
                     folder,
                     dtype=pick_dtype(None, where),
                     use_safetensors=True,
@@ -56,11 +57,10 @@ class LocalVlm:
                 )
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(f"The model in {folder} cannot be loaded ({error}): get all of its files again.") from error
-        loaded, info = found
         if info["missing_keys"]:
             name = sorted(info["missing_keys"])[0]
             raise UserError(f"The model in {folder} lacks weights ({name}): get all of its files again.")
-        self.model: Any = (loaded if several else loaded.to(where)).eval().requires_grad_(False)
+        self.model = (loaded if several else loaded.to(where)).eval().requires_grad_(False)
         self.name = str(model)
         self._image_id = int(self.model.config.image_token_id)
         self._lock = threading.Lock()
@@ -118,7 +118,7 @@ class LocalVlm:
         }
 
 
-def prompt_of(question: Question, parts: list[Any]) -> str:
+def prompt_of(question: Question, parts: list[str | np.ndarray]) -> str:
     """The conversation as these families were trained on it, one image token for each image."""
     said = "".join(_plain(part) if isinstance(part, str) else IMAGE_TOKENS for part in parts)
     system = _plain(question.system) or "You are a helpful assistant."

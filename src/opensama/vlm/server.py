@@ -13,6 +13,7 @@ from opensama.vlm.question import Question, VlmFailed, VlmRefused
 
 if TYPE_CHECKING:
     import openai
+    from openai.types.chat import ChatCompletion
 
 NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
 CONTENT = re.compile(  # how providers say that a request was stopped for what it shows
@@ -50,7 +51,7 @@ class ServerVlm(RemoteVlm):
         except (openai.APIResponseValidationError, ValueError) as error:
             raise self._no_such_server() from error
 
-    def _send(self, messages: list[dict[str, Any]], question: Question) -> Any:
+    def _send(self, messages: list[dict[str, object]], question: Question) -> ChatCompletion:
         import openai
 
         settings = {"max_tokens": question.max_tokens, "temperature": question.temperature}
@@ -68,7 +69,7 @@ class ServerVlm(RemoteVlm):
             self._unsupported |= unknown
             return self._send(messages, question)
 
-    def _answer(self, reply: Any, limit: int) -> str:
+    def _answer(self, reply: ChatCompletion, limit: int) -> str:
         choices = getattr(reply, "choices", None)
         choice = choices[0] if choices else None
         if error := getattr(choice, "error", None) or getattr(reply, "error", None):  # of gateways, with status 200
@@ -94,7 +95,7 @@ class ServerVlm(RemoteVlm):
         said = _words(body) or _short(error.body if isinstance(error.body, str) else error.message)
         return self._body_error(error.status_code, body, said, retry_after(error.response.headers))
 
-    def _body_error(self, status: int, body: dict[str, Any], said: str, wait: float | None) -> Exception:
+    def _body_error(self, status: int, body: dict[str, object], said: str, wait: float | None) -> Exception:
         """See `_error_of`; VlmRefused for what a content filter stopped."""
         named = {str(body.get(name)) for name in ("code", "type")}
         bad_key = KEY.search(said) is not None
@@ -145,7 +146,7 @@ class ServerVlm(RemoteVlm):
         return UserError(f"{self.url} does not speak {self.protocol}: check the address{hint}.")
 
 
-def messages_of(question: Question) -> list[dict[str, Any]]:
+def messages_of(question: Question) -> list[dict[str, object]]:
     """The question as chat messages, images as data URLs where the text shows them."""
     content = [
         {"type": "text", "text": part}
@@ -153,7 +154,7 @@ def messages_of(question: Question) -> list[dict[str, Any]]:
         else {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg_base64(part)}"}}
         for part in question.parts()
     ]
-    system = [{"role": "system", "content": question.system}] if question.system else []
+    system: list[dict[str, object]] = [{"role": "system", "content": question.system}] if question.system else []
     return [*system, {"role": "user", "content": content}]
 
 
@@ -165,7 +166,7 @@ def _text(content: object) -> str:
     return str(content or "")
 
 
-def _words(body: dict[str, Any]) -> str:
+def _words(body: dict[str, object]) -> str:
     """The message of an error's body, as OpenAI, vLLM and SGLang, FastAPI, LM Studio and Ollama write it."""
     said = next((body[name] for name in ("message", "detail", "error") if body.get(name)), "")
     return _short(str(said))
