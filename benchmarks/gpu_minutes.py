@@ -20,7 +20,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from opensama.apps.train import assign, checked
+from opensama.apps.train import assign, validated_settings
 from opensama.models.registry import TINY
 from opensama.recipes.tiny import CORE_GPU
 from opensama.training.config import TinyConfig
@@ -38,7 +38,7 @@ def run(out: Path, minutes: float, start_from: Path, device: str, settings: Sequ
         assign(values, setting, "workers=8")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        model = train_tiny(checked(TinyConfig, values), Path(folder), device=device, start_from=start_from)
+        model = train_tiny(validated_settings(TinyConfig, values), Path(folder), device=device, start_from=start_from)
         learnt = {
             f"{part}.{name}": tensor
             for part, file in LEARNT.items()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import opensama
-from opensama.apps.edit import edit as command
+from opensama.apps.edit import edit_command as command
 
 
 def test_every_setting_of_a_request_is_a_parameter_of_edit_and_of_the_command():

@@ -344,7 +344,7 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
             show(Progress("Editing", done, 100, float(done), "frames"))
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["Editing: 2/100 frames, about 1 min 38 s left", "Editing: 100/100 frames"]
-    assert progress.sentence(Progress("Editing", 50, 100, 1.0, "%")) == "Editing: 50 %"
+    assert progress.progress_line(Progress("Editing", 50, 100, 1.0, "%")) == "Editing: 50 %"
     assert [progress.duration(s) for s in (0, 59.4, 61, 7500)] == ["0 s", "59 s", "1 min 1 s", "2 h 5 min"]
 
 
@@ -359,7 +359,7 @@ COURSES = {  # seconds that each of the things done took, and how many frames ea
 @pytest.mark.parametrize("course", COURSES)
 def test_after_a_tenth_of_the_time_an_estimate_is_within_a_third(course: str) -> None:
     seconds, size = COURSES[course]
-    estimate, spent, checked = progress.Estimate(), 0.0, 0
+    estimate, spent, checked = progress.TimeLeft(), 0.0, 0
     for done, took in enumerate(seconds, 1):
         spent += took
         told = estimate(Progress("Editing", done * size, len(seconds) * size, spent))

@@ -12,7 +12,7 @@ import pytest
 
 from opensama.apps import gallery as command
 from opensama.apps.cli import main
-from opensama.apps.gallery import Item, figure, find_videos, page
+from opensama.apps.gallery import Item, find_videos, gallery_figure, gallery_page
 from opensama.evaluation.world import ItemScore
 from opensama.media.video_io import read_video, write_video
 from opensama.values import Video
@@ -38,7 +38,7 @@ def films(text: str) -> list[bytes]:
 
 
 def test_three_clips_are_one_film(tmp_path: Path) -> None:
-    (film,) = films(figure(item()))
+    (film,) = films(gallery_figure(item()))
     (tmp_path / "film.mp4").write_bytes(film)
     video = read_video(tmp_path / "film.mp4")
     assert (video.width, video.height, video.frame_count) == (3 * 48 + 2 * command.GAP, 32, 5)
@@ -48,13 +48,13 @@ def test_three_clips_are_one_film(tmp_path: Path) -> None:
 
 
 def test_page_holds_everything_and_puts_failures_first() -> None:
-    text = page([item(), item(FAILED), item(family="style")], "tiny", "test")
+    text = gallery_page([item(), item(FAILED), item(family="style")], "tiny", "test")
     assert not re.search(r'(src|href)="(?!data:|#)', text), "the page leads outside"
     assert "$" not in text
     assert text.index("Erase it.") < text.index("Remove the &lt;red&gt; ball.")
     assert "<red>" not in text
     assert "2 of 3 edits came out right" in text
-    assert "1 of 1 edit came out right" in page([item()], "tiny", "test")
+    assert "1 of 1 edit came out right" in gallery_page([item()], "tiny", "test")
     assert text.index("<video") < text.index(command.LEGEND[:30]), "videos come first"
     assert '<a href="#remove">remove 1/2</a>' in text
     assert '<section id="remove">' in text

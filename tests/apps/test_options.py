@@ -15,7 +15,7 @@ from opensama.values import UserError
 
 def test_every_command_takes_the_place_to_write_in_the_same_words():
     named = re.findall(
-        r"^\* `(.*?-o\b.*?) [A-Z]+`:|^\* `(.*?--out(?:put)?\b.*?) [A-Z]+`:", reference.page(), re.MULTILINE
+        r"^\* `(.*?-o\b.*?) [A-Z]+`:|^\* `(.*?--out(?:put)?\b.*?) [A-Z]+`:", reference.command_page(), re.MULTILINE
     )
     found = [one or other for one, other in named]
     assert len(found) >= 18
@@ -76,4 +76,4 @@ def test_a_run_that_goes_on_replaces_its_own_figures(tmp_path: Path):
 
 
 def test_no_option_has_an_opposite_that_nobody_needs():
-    assert "--empty-" not in reference.page()
+    assert "--empty-" not in reference.command_page()

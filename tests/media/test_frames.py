@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensama.media.frames import (
-    compare,
     contact_sheet,
     cover,
     crop_middle,
+    evenly_spaced,
     resize,
     resize_frame,
-    spread,
+    side_by_side,
     to_frames,
     to_pixels,
 )
@@ -64,13 +64,13 @@ def test_compare_is_source_left_result_right() -> None:
     source = Video.from_frames([picture(index, 64, 48) for index in range(5)], 10)
     source = replace(source, has_audio=True, path=Path("a.mp4"))
     result = Video.from_frames([np.full((24, 16, 3), 60 * index, np.uint8) for index in range(3)], 10)
-    both = compare(source, result)
+    both = side_by_side(source, result)
     assert (both.width, both.height, both.frame_count, both.has_audio) == (64 + 32, 48, 5, True)
     for index, frame in enumerate(both.frames()):
         assert np.array_equal(frame[:, :64], picture(index, 64, 48))
         assert np.array_equal(frame[:, 64:], np.full((48, 32, 3), 60 * min(index, 2), np.uint8))
     assert np.array_equal(next(both.frames(4)), both.array()[4])
-    deep = compare(source, Video.from_frames(np.full((5, 48, 64, 3), 65_535, np.uint16), 10))
+    deep = side_by_side(source, Video.from_frames(np.full((5, 48, 64, 3), 65_535, np.uint16), 10))
     assert deep.bit_depth == 10
     assert np.array_equal(next(deep.frames())[:, :64], picture(0, 64, 48).astype(np.uint16) * 257)
 
@@ -88,9 +88,9 @@ def test_contact_sheet() -> None:
 
 
 def test_spread_and_resize_frame() -> None:
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(3, 9) == [0, 1, 2]
-    assert spread(7, 1) == [0]
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(3, 9) == [0, 1, 2]
+    assert evenly_spaced(7, 1) == [0]
     assert resize_frame(picture(0, 64, 48), 24, 32).shape == (24, 32, 3)
     deep = resize_frame(np.full((4, 4, 3), 40_000, np.uint16), 8, 8)
     assert deep.dtype == np.uint16

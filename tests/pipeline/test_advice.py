@@ -11,7 +11,7 @@ import torch
 
 import opensama
 from opensama.models.registry import ICVE_13B, SAMA_14B, TINY, find
-from opensama.pipeline.advice import advice, verdict
+from opensama.pipeline.advice import advice, change_sentence
 from opensama.pipeline.changes import Changes, changed_cells
 from opensama.pipeline.room import GB, Machine, check_given, check_room, download_notice, shortage, weighed
 from opensama.values import EditedVideo, EditRequest, UserError, Video
@@ -145,5 +145,7 @@ def test_how_much_changed_is_counted_in_what_was_free_to() -> None:
 
 def test_a_picture_that_hardly_changed_is_said() -> None:
     video = Video.from_frames(np.zeros((1, 8, 8, 3), np.uint8), 8)
-    assert verdict(EditedVideo.of(video, lambda: 0.1234)) == "12.3 % of the picture changed"
-    assert verdict(EditedVideo.of(video, lambda: 0.0)).startswith("0.0 % of the picture changed: the model made noth")
+    assert change_sentence(EditedVideo.of(video, lambda: 0.1234)) == "12.3 % of the picture changed"
+    assert change_sentence(EditedVideo.of(video, lambda: 0.0)).startswith(
+        "0.0 % of the picture changed: the model made noth"
+    )

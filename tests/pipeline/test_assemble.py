@@ -318,7 +318,7 @@ def test_icve_from_its_base_and_single_file(hunyuan, icve_weights, picture, tmp_
     state = load_file(hunyuan / "text_encoder_2" / "model.safetensors")
     own = pipeline.text_encoder_2.state_dict()
     assert all(torch.equal(state[f"text_model.{name}"], x) for name, x in own.items())
-    words = pipeline.encode_words("make it blue")
+    words = pipeline.encode_text("make it blue")
     assert words["encoder_hidden_states"].shape[::2] == (1, 24)
     video = Video.from_frames(picture(6, 37, 61), 25)
     edited = editor.edit(EditRequest(video, "make it blue", steps=1, size=32))

@@ -50,15 +50,15 @@ def test_the_released_sampler_comes_out(icve):
         }
 
     result = golden(
-        source_latents=numbers["source"], words=words(""), negative_words=words("_negative"),
+        source_latents=numbers["source"], condition=words(""), negative_condition=words("_negative"),
         latents=numbers["noise"], num_inference_steps=4, output_type="latent",
     )  # fmt: skip
     assert relative(result.frames, numbers["sampled_latents"]) < 1e-5
-    clock = golden.clock(4, 7.0, None, torch.device("cpu"))
-    torch.testing.assert_close(clock.timesteps, numbers["timesteps"].float())
-    assert clock.timesteps.dtype == torch.float32
+    scheduler = golden.make_scheduler(4, 7.0, None, torch.device("cpu"))
+    torch.testing.assert_close(scheduler.timesteps, numbers["timesteps"].float())
+    assert scheduler.timesteps.dtype == torch.float32
     again = golden(
-        source_latents=numbers["source"], words=words(""), negative_words=words("_negative"),
+        source_latents=numbers["source"], condition=words(""), negative_condition=words("_negative"),
         latents=numbers["noise"], num_inference_steps=4, output_type="latent", embedded_guidance_scale=6.0,
     )  # fmt: skip
     assert relative(again.frames, numbers["sampled_latents"]) > 1e-4
@@ -73,22 +73,22 @@ def test_words_are_those_of_diffusers_with_a_bare_template(icve):
         states, pooled, mask = theirs.encode_prompt(
             text.strip(), prompt_template={"template": "{}", "crop_start": 0}, max_sequence_length=12
         )
-        words = icve.encode_words(text)
+        words = icve.encode_text(text)
         used = int(mask.sum())
         assert words["encoder_hidden_states"].shape[1] == used
         torch.testing.assert_close(words["encoder_hidden_states"], states[:, :used], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(words["pooled_projections"], pooled, rtol=1e-5, atol=1e-5)
         assert "encoder_attention_mask" not in words
         assert words["guidance"].tolist() == [1000.0]
-    pair = icve.encode_words(["a", ASK], 2)
-    alone = icve.encode_words("a")
+    pair = icve.encode_text(["a", ASK], 2)
+    alone = icve.encode_text("a")
     used = alone["encoder_hidden_states"].shape[1]
     assert pair["encoder_attention_mask"].sum(1).tolist()[0] == used
     torch.testing.assert_close(pair["encoder_hidden_states"][:1, :used], alone["encoder_hidden_states"])
 
 
 def test_the_layer_is_the_third_from_the_end(icve):
-    words = icve.encode_words(ASK)
+    words = icve.encode_text(ASK)
     ids = icve.tokenizer(ASK, return_tensors="pt").input_ids
     encoder = icve.text_encoder
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_guidance_acts_on_the_words_alone(icve, clip):
     """One step from noise: v_neg + 6 (v - v_neg), the source's tokens in both."""
     source = icve.encode_video(clip)
     noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(3))
-    words, away = icve.encode_words(ASK), icve.encode_words(icve.defaults.negative_prompt)
+    words, away = icve.encode_text(ASK), icve.encode_text(icve.defaults.negative_prompt)
     asked = {"hidden_states": noise, "timestep": torch.tensor([1000.0]), "source_hidden_states": source}
     with torch.no_grad():
         v, v_neg = (icve.transformer(**asked, **w).sample for w in (words, away))
@@ -195,7 +195,7 @@ def test_the_embedded_models_parts(pipe, picture):
         defaults=pipe.defaults.to_dict() | {"prompt_prefix": ""},
     )  # fmt: skip
     small.set_progress_bar_config(disable=True)
-    words = small.encode_words(["blue ball", "a"], 2)
+    words = small.encode_text(["blue ball", "a"], 2)
     mask = words["encoder_attention_mask"][..., None]
     mean = (words["encoder_hidden_states"] * mask).sum(1) / mask.sum(1)
     torch.testing.assert_close(words["pooled_projections"], mean)

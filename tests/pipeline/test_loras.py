@@ -11,7 +11,7 @@ import opensama
 from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
 from opensama.models.lora import save_diffusers
-from opensama.pipeline.memory import place
+from opensama.pipeline.memory import place_on_device
 from opensama.values import EditRequest, UserError, Video
 from tests.models.test_lora_files import close, merged_state, trained
 from tests.pipeline.test_memory import clone
@@ -42,7 +42,7 @@ def test_adapters_say_what_they_cannot_carry(pipe, tmp_path):
         twin.load_lora_weights(norm)
     with pytest.raises(UserError, match="name the repository's file as weight_name"):
         twin.load_lora_weights("some/lora")
-    place(twin, torch.device("cpu"), "disk")
+    place_on_device(twin, torch.device("cpu"), "disk")
     with pytest.raises(UserError, match="load it before they are offloaded"):
         twin.load_lora_weights(norm)
 

@@ -23,7 +23,7 @@ from opensama.apps.cli import main
 from opensama.media.video_io import write_video
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.editor import Editor
-from opensama.pipeline.memory import check_disk, layers_of, next_cheaper, place
+from opensama.pipeline.memory import check_disk, layers_of, next_cheaper, place_on_device
 from opensama.values import EditRequest, UserError, Video
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_every_offload_computes_what_none_does(fresh, clip, tmp_path, monkeypatc
     assert np.isfinite(plain).all()
     for offload, times in (("none", 1), ("model", 2), ("group", 1), ("disk", 2)):
         pipeline = fresh()
-        place(pipeline, CPU, offload)
+        place_on_device(pipeline, CPU, offload)
         for _ in range(times):
             frames = pipeline(clip, ASK, **settings).frames
             np.testing.assert_allclose(frames, plain, atol=2e-5, err_msg=offload)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from opensama.pipeline import preserve
 from opensama.pipeline.buckets import Placement
-from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
+from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
 
 HEIGHT, WIDTH, FRAMES = 270, 480, 3
 
@@ -32,18 +32,18 @@ def blurred(pixels: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool2d(pixels.transpose(0, 1), 3, 1, 1, count_include_pad=False).transpose(0, 1)
 
 
-def carried(source: np.ndarray, target: np.ndarray, *, drift: float = 0.02) -> tuple[np.ndarray, Carrier]:
+def carried(source: np.ndarray, target: np.ndarray, *, drift: float = 0.02) -> tuple[np.ndarray, Compositor]:
     """The middle frame of `target` brought back by way of a small, lossy, restless edit."""
     place = Placement.of(source.shape[2], source.shape[1], 128 * 128, 16)
     rebuilt, edit = (blurred(torch.stack([place.enter(f) for f in frames], 1)) for frames in (source, target))
     edit = edit + drift * torch.randn(edit.shape, generator=torch.Generator().manual_seed(0))
-    edited, guide = Spool(FRAMES, 3, *edit.shape[2:]), Spool(FRAMES, 2, *edit.shape[2:])
+    edited, guide = FrameBuffer(FRAMES, 3, *edit.shape[2:]), FrameBuffer(FRAMES, 2, *edit.shape[2:])
     counter = ChangeCounter()
     m = change(edit, rebuilt)
     counter.add(place.leave(m))
     edited.append(edit)
     guide.append(torch.cat([luminance(rebuilt), m[None]]))
-    carrier = Carrier(place, edited, guide, counter.rule(PreserveSettings()))
+    carrier = Compositor(place, edited, guide, counter.rule(PreserveSettings()))
     return carrier.frame(1, source[1]), carrier
 
 
@@ -80,7 +80,7 @@ def test_the_sources_detail_returns_in_a_recoloured_box(box):
     target = source.copy()
     target[:, box] = 255 - source[:, box]
     result, carrier = carried(source, target)
-    plain = Carrier(carrier.placement, carrier.edit).frame(1, source[1])
+    plain = Compositor(carrier.placement, carrier.edit).frame(1, source[1])
     assert psnr(result, target[1], box) > psnr(plain, target[1], box) + 1
 
 
@@ -97,7 +97,7 @@ def test_a_style_takes_the_whole_frame_with_detail():
     sepia = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])
     target = np.clip(source @ sepia.T, 0, 255).astype(np.uint8)
     result, carrier = carried(source, target)
-    plain = Carrier(carrier.placement, carrier.edit).frame(1, source[1])
+    plain = Compositor(carrier.placement, carrier.edit).frame(1, source[1])
     assert carrier.rule.whole
     assert psnr(result, target[1]) > psnr(plain, target[1]) + 3
 
@@ -124,16 +124,16 @@ def test_sources_smaller_than_the_model_and_odd_ones(size):
 
 def test_a_part_of_an_enlarged_picture_is_that_part_of_the_whole():
     pixels = torch.rand(3, 24, 40)
-    whole = preserve.enlarge(pixels, preserve.Part.whole(100, 160))
-    part = preserve.Part(100, 160, slice(20, 50), slice(100, 131))
+    whole = preserve.enlarge(pixels, preserve.Region.whole(100, 160))
+    part = preserve.Region(100, 160, slice(20, 50), slice(100, 131))
     for smooth in (True, False):
-        whole = preserve.enlarge(pixels, preserve.Part.whole(100, 160), smooth=smooth)
+        whole = preserve.enlarge(pixels, preserve.Region.whole(100, 160), smooth=smooth)
         torch.testing.assert_close(preserve.enlarge(pixels, part, smooth=smooth), whole[:, 20:50, 100:131])
 
 
 def test_a_long_spool_lives_in_a_file(monkeypatch):
     monkeypatch.setattr(preserve, "IN_MEMORY", 10)
-    spool = Spool(5, 2, 3, 4)
+    spool = FrameBuffer(5, 2, 3, 4)
     assert isinstance(spool.array, np.memmap)
     frames = torch.rand(2, 5, 3, 4)
     spool.append(frames[:, :2])

@@ -60,8 +60,8 @@ def test_the_released_sampler_comes_out(golden_pipe):
     result = golden_call(golden_pipe, numbers)
     assert relative(result.frames, numbers["sampled_latents"]) < 1e-5
     assert relative(result.semantic, numbers["sampled_semantic"]) < 1e-5
-    clock = golden_pipe.clock(4, 5.0, None, torch.device("cpu"))
-    torch.testing.assert_close(clock.timesteps, numbers["timesteps"].float())
+    scheduler = golden_pipe.make_scheduler(4, 5.0, None, torch.device("cpu"))
+    torch.testing.assert_close(scheduler.timesteps, numbers["timesteps"].float())
 
 
 def test_separate_guidance_without_a_share_for_the_source_is_guidance(golden_pipe):
@@ -104,8 +104,8 @@ def test_a_pipeline_with_unipc_uses_it(pipe, clip):
     parts = pipe.components | {"scheduler": UniPCMultistepScheduler()}
     other = SamaPipeline(**parts, defaults=pipe.defaults.to_dict())
     other.set_progress_bar_config(disable=True)
-    assert isinstance(other.clock(3, 3.0, None, torch.device("cpu")), UniPCMultistepScheduler)
-    assert isinstance(other.clock(3, 3.0, "euler", torch.device("cpu")), FlowMatchEulerDiscreteScheduler)
+    assert isinstance(other.make_scheduler(3, 3.0, None, torch.device("cpu")), UniPCMultistepScheduler)
+    assert isinstance(other.make_scheduler(3, 3.0, "euler", torch.device("cpu")), FlowMatchEulerDiscreteScheduler)
     with pytest.raises(ValueError, match="euler or unipc"):
         other(clip, "Make it blue.", sampler="heun")
 
@@ -130,17 +130,17 @@ def test_a_short_clip_has_as_many_anchors_as_in_training(pipe, picture, frames):
 @pytest.mark.parametrize("steps", [4, 200, 600])
 def test_timesteps_are_exact_and_steps_are_counted(pipe, sampler, steps):
     """Integers would coincide from about 200 steps on: a clock that looks its place up would begin at the second."""
-    clock = pipe.clock(steps, 5.0, sampler, torch.device("cpu"))
+    scheduler = pipe.make_scheduler(steps, 5.0, sampler, torch.device("cpu"))
     sigma = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1]
-    torch.testing.assert_close(clock.timesteps.double(), 5000 * sigma / (1 + 4 * sigma), rtol=0, atol=2e-3)
-    assert clock.timesteps.dtype == torch.float32
-    assert (clock.timesteps.diff() < 0).all()
+    torch.testing.assert_close(scheduler.timesteps.double(), 5000 * sigma / (1 + 4 * sigma), rtol=0, atol=2e-3)
+    assert scheduler.timesteps.dtype == torch.float32
+    assert (scheduler.timesteps.diff() < 0).all()
     noise, data = torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0))
     x = noise
-    for t in clock.timesteps:  # along a straight path every solver of the equation ends at the data
-        x = clock.step(noise - data, t, x, return_dict=False)[0]
+    for t in scheduler.timesteps:  # along a straight path every solver of the equation ends at the data
+        x = scheduler.step(noise - data, t, x, return_dict=False)[0]
     torch.testing.assert_close(x, data, rtol=0, atol=1e-4)
-    assert clock.step_index == steps
+    assert scheduler.step_index == steps
 
 
 def test_the_model_is_asked_at_the_noise_that_there_is(pipe, clip):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.pipeline.windows import WindowPlan, latents
+from opensama.pipeline.windows import WindowPlan, latent_count
 from opensama.values import frames_up
 
 
@@ -31,8 +31,8 @@ def twins(plan: WindowPlan) -> dict[int, list[tuple[int, int]]]:
 @given(plans())
 def test_every_latent_is_held_and_weights_sum_to_one(plan):
     held = twins(plan)
-    assert sorted(held) == list(range(latents(plan.frames)))
-    assert plan.total == latents(plan.frames)
+    assert sorted(held) == list(range(latent_count(plan.frames)))
+    assert plan.total == latent_count(plan.frames)
     for places in held.values():
         assert sum(float(plan.weights[w, i]) for w, i in places) == pytest.approx(1)
         assert all(plan.weights[w, i] > 0 for w, i in places)
@@ -102,7 +102,7 @@ def test_windows_start_at_multiples_of_four_and_overlap():
 
 @given(st.integers(1, 1000))
 def test_latents_hold_the_padded_frames(frames):
-    assert 4 * (latents(frames) - 1) + 1 == frames_up(frames)
+    assert 4 * (latent_count(frames) - 1) + 1 == frames_up(frames)
 
 
 @pytest.mark.parametrize(("frames", "window", "overlap"), [(0, 17, 2), (9, 16, 2), (40, 17, 4), (40, 17, -1)])

@@ -74,7 +74,7 @@ def test_unpaired_clips_are_asked_for_as_the_pipeline_asks():
                                                                 "overlap": 2, "prompt_prefix": ""},
     )  # fmt: skip
     for i in (0, 1):
-        words = pipeline.encode_words(plan_micro_unpaired(5 + i).instruction)
+        words = pipeline.encode_text(plan_micro_unpaired(5 + i).instruction)
         torch.testing.assert_close(data[i]["text"].float(), words["encoder_hidden_states"][0], atol=2e-3, rtol=2e-3)
         torch.testing.assert_close(data[i]["pooled"], words["pooled_projections"][0], atol=2e-3, rtol=2e-3)
         assert data[i]["source"].shape == data[i]["target"].shape == (192, 3, 4, 4)

@@ -446,7 +446,7 @@ def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
     ids, mask = tokenize(given.tokenizer, texts, 40)
     ours, theirs = (
         prompt_embeddings(given.text_encoder, *as_long_as_the_longest(ids, mask), masked=True),
-        icve.encode_words(texts, 3),
+        icve.encode_text(texts, 3),
     )
     torch.testing.assert_close(ours["pooled"], theirs["pooled_projections"])
     there = theirs["encoder_attention_mask"].bool()

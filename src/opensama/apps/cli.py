@@ -40,7 +40,7 @@ app = App(
     result_action="return_value",
 )
 
-app.command("opensama.apps.edit:edit", name="edit", help="Edit a video by an instruction.", sort_key=0)
+app.command("opensama.apps.edit:edit_command", name="edit", help="Edit a video by an instruction.", sort_key=0)
 app.command("opensama.apps.demo:demo", name="demo", help="Edit a drawn clip on this machine and show it.", sort_key=1)
 app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)
 app.command("opensama.apps.evaluate:app", name="evaluate", help="Measure how well a model edits.", sort_key=3)

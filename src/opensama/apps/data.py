@@ -112,7 +112,7 @@ def import_data(
     )
     with Display() as show:
         report = import_dataset(name, folder, out, choice, progress=show)
-    print(told(report, out))
+    print(import_summary(report, out))
     licence = find_dataset(name).licence
     if licence:
         print(f"licence: {licence}")
@@ -152,8 +152,8 @@ def show(
     print(told(found, page))
 
 
-@app.command
-def shard(
+@app.command(name="shard")
+def shard_command(
     manifest: Path,
     /,
     *,
@@ -197,7 +197,7 @@ def list_datasets() -> None:
     print("\nThe licences are as their cards said when this was written: read them yourself before you train.")
 
 
-def told(report: ImportReport, out: Path) -> str:
+def import_summary(report: ImportReport, out: Path) -> str:
     """What came of it, in lines for people."""
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in report.kinds.most_common())
     lines = [f"written: {out}, {report.kept:,} of {report.rows:,} rows ({kinds}) in {duration(report.seconds)}"]

@@ -53,7 +53,7 @@ def demo(
     loading(model)
 
     from opensama import load, world
-    from opensama.media.frames import compare, contact_sheet, spread
+    from opensama.media.frames import contact_sheet, evenly_spaced, side_by_side
     from opensama.world.scenes import FPS
 
     if family not in world.EDIT_FAMILIES:
@@ -64,22 +64,22 @@ def demo(
     begin = time.perf_counter()
     with Display() as show:
         editor = load(model, notice=show.note)
-        make_folder(out)
+        make_output_folder(out)
         made = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
         edited = Video.from_frames(made.array(), FPS)  # made once, written three times
         seconds = time.perf_counter() - begin
         write(source, out / "source.mp4", show, Writing(overwrite=True))
         write(edited, out / "edited.mp4", show, Writing(overwrite=True))
-        write(compare(source, edited), out / "side-by-side.mp4", show, Writing(overwrite=True))
+        write(side_by_side(source, edited), out / "side-by-side.mp4", show, Writing(overwrite=True))
     picture = out / "side-by-side.png"
-    shown = spread(_FRAMES, _COLUMNS)
+    shown = evenly_spaced(_FRAMES, _COLUMNS)
     rows = [video.array()[index] for video in (source, edited) for index in shown]
     Image.fromarray(contact_sheet(rows, columns=_COLUMNS)).save(picture)
     print(f"edited {_FRAMES} frames in {duration(seconds)}")
     print(f"source and result side by side: {out / 'side-by-side.mp4'} and {picture}")
 
 
-def make_folder(folder: Path, option: str = "--out") -> None:
+def make_output_folder(folder: Path, option: str = "--out") -> None:
     """Makes the folder, or says why not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

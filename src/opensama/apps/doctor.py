@@ -44,10 +44,10 @@ def doctor() -> int:
     from opensama.models.registry import entries
 
     print(f"opensama {__version__}, Python {platform.python_version()}, {platform.platform(terse=True)}")
-    missing = [name for name in NEEDED if version(name) is None]
-    print("packages: " + ", ".join(f"{name} {version(name) or 'MISSING'}" for name in NEEDED))
+    missing = [name for name in NEEDED if installed_version(name) is None]
+    print("packages: " + ", ".join(f"{name} {installed_version(name) or 'MISSING'}" for name in NEEDED))
     for extra, package in EXTRAS.items():
-        state = version(package) or f"not installed ({install_line(extra)})"
+        state = installed_version(package) or f"not installed ({install_line(extra)})"
         print(f"  extra {extra}: {package} {state}")
     if missing:
         print(f"to mend: {sys.executable} -m pip install {' '.join(missing)}")
@@ -61,11 +61,11 @@ def doctor() -> int:
         print(f"disk {what}: {free_bytes(folder) / GB:.0f} GB free in {folder}")
 
     print("models:")
-    verdicts = {entry.name: verdict(entry, device, free_bytes(hub_folder())) for entry in entries()}
+    verdicts = {entry.name: runs_here(entry, device, free_bytes(hub_folder())) for entry in entries()}
     for name, (runs, sentence) in verdicts.items():
         print(f"  {name}: {'yes' if runs else 'no'}, {sentence}")
     if fault := video_fault():
-        print(f"video: a clip of ten frames could not be written and read with av {version('av')}: {fault}")
+        print(f"video: a clip of ten frames could not be written and read with av {installed_version('av')}: {fault}")
         print(f"to mend: {sys.executable} -m pip install {supported_av()}")
         return 2
     print("video: a clip of ten frames was written and read")
@@ -112,7 +112,7 @@ def supported_av() -> str:
     return next((f"'{line}'" for line in wanted if line.startswith(("av>", "av<", "av="))), "av")
 
 
-def version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """The installed version, or None."""
     try:
         return importlib.metadata.version(package)
@@ -135,7 +135,7 @@ def find_device() -> Device:
     return Device("cpu", "cpu", memory, memory)
 
 
-def verdict(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
+def runs_here(entry: ModelEntry, device: Device, free: int) -> tuple[bool, str]:
     """Whether a model will run on this device, and one sentence why or what to do."""
     from opensama.apps.models import is_here
     from opensama.pipeline.room import Machine, gigabytes, hub_folder, shortage, to_download

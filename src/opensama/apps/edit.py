@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.edit_checks import Job, Writing, check, check_order, inputs, made, outputs, parse_box
+from opensama.apps.edit_checks import (
+    Job,
+    Writing,
+    check_job,
+    check_order,
+    folder_made,
+    input_paths,
+    output_paths,
+    parse_box,
+)
 from opensama.apps.options import OUT, OVERWRITE, check_json
 from opensama.apps.progress import Display, duration, loading
 from opensama.runtime import check_dtype, check_offload, lora_and_scale, whole_file
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
     from opensama.pipeline.editor import Editor
 
 
-def edit(
+def edit_command(
     videos: Annotated[list[str], Parameter(negative=())],
     instruction: str,
     /,
@@ -181,20 +190,20 @@ def edit(
     if dtype is not None:
         check_dtype(dtype)
     loras = [lora_and_scale(text) for text in lora or ()]
-    found = inputs(videos)
+    found = input_paths(videos)
     several = found != [Path(videos[0])]
-    places, folder = outputs(found, out, several, alpha == "keep")
+    places, folder = output_paths(found, out, several, alpha == "keep")
     check_json(json_file, [*found, *places, *filter(None, (mask,))], overwrite=overwrite)
     writing = Writing(quality, even, codec, overwrite)
 
     failed, announce = list[tuple[Path, str]](), cache(partial(loading, model))
-    with made(folder):
+    with folder_made(folder):
         jobs = []
         with Display() as show:
             asked = replace(request, progress=show)
             for source, place in zip(found, places, strict=True):
                 with recorded(source, failed, several, show):
-                    jobs.append(check(source, asked, place, writing, announce, frames=frames, compare=compare))
+                    jobs.append(check_job(source, asked, place, writing, announce, frames=frames, compare=compare))
         if jobs:
             with Display() as show:
                 from opensama import load
@@ -214,28 +223,28 @@ def edit(
                 begun = time.perf_counter() if several else begin
                 if several:
                     tell((f"{job.source.path}: {note}" for note in job.source.notes), show)
-                told = make(editor, job, writing, show, begun)
+                told = edit_one(editor, job, writing, show, begun)
                 edits.append({"input": str(job.source.path), "output": str(job.out), "model": model,
                               "instruction": instruction} | told)  # fmt: skip
         if json_file is not None:
             edits += [{"input": str(source), "error": sentence} for source, sentence in failed]
             with whole_file(json_file) as temporary:
                 temporary.write_text(json.dumps(edits if several else edits[0], indent=2) + "\n")
-    return summary(len(found), failed) if several else 0
+    return batch_summary(len(found), failed) if several else 0
 
 
-def make(editor: Editor, job: Job, writing: Writing, show: Display, begun: float) -> dict[str, object]:
+def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, begun: float) -> dict[str, object]:
     """One edit, made and written; its figures come out. Its seconds count from `begun`."""
-    from opensama.media.frames import compare as side_by_side
+    from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
-    from opensama.pipeline.advice import verdict
+    from opensama.pipeline.advice import change_sentence
 
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
     write(edited, job.out, show, writing)
     if job.compared is not None:
         write(side_by_side(job.source, read_video(job.out)), job.compared, show, replace(writing, codec=None))
         print(f"side by side: {job.compared}")
-    print(verdict(edited))
+    print(change_sentence(edited))
     seconds = time.perf_counter() - begun
     print(f"edited in {duration(seconds)}: {job.out}", flush=True)
     return {
@@ -265,7 +274,7 @@ def recorded(source: Path | None, failed: list[tuple[Path, str]], several: bool,
         show.note(f"{source}: left out")
 
 
-def summary(count: int, failed: list[tuple[Path, str]]) -> int:
+def batch_summary(count: int, failed: list[tuple[Path, str]]) -> int:
     """Says how several edits ended, at the end and together; the exit code comes out."""
     from opensama.apps.cli import complain
 

@@ -41,7 +41,7 @@ class Job:
     compared: Path | None
 
 
-def check(
+def check_job(
     source: Path,
     request: EditRequest,
     out: Path,
@@ -55,7 +55,7 @@ def check(
 
     `announce` is called when the quick checks are through and PyTorch is imported.
     """
-    from opensama.media.frames import compare as side_by_side
+    from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
     from opensama.media.video_io.pictures import is_picture
     from opensama.media.video_io.writing import check_writable, rehearse
@@ -75,9 +75,9 @@ def check(
         trial(side_by_side(video, video), compared)
 
     announce()
-    from opensama.pipeline.editor import checked
+    from opensama.pipeline.editor import check_request
 
-    asked = checked(replace(request, video=video, frames=wanted))
+    asked = check_request(replace(request, video=video, frames=wanted))
     assert isinstance(asked.video, Video)
     return Job(asked, asked.video, out, compared)
 
@@ -124,7 +124,7 @@ def _is_file_name(word: str) -> bool:
     return Path(word).suffix.lower() in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES)
 
 
-def inputs(videos: Sequence[str]) -> list[Path]:
+def input_paths(videos: Sequence[str]) -> list[Path]:
     """What to edit: files as they are named, and the videos of each folder that has some, by name. Folders of pictures
     are one film each."""
     found: list[Path] = []
@@ -155,7 +155,7 @@ def _source_stem(stem: str) -> str:
 # --- what comes out
 
 
-def outputs(found: Sequence[Path], out: str | None, several: bool, alpha: bool) -> tuple[list[Path], Path | None]:
+def output_paths(found: Sequence[Path], out: str | None, several: bool, alpha: bool) -> tuple[list[Path], Path | None]:
     """Where each input's result goes, and the folder that `out` names, if it is one.
 
     `out` is a folder for several inputs, where it is one already, and where it ends in a slash.
@@ -214,14 +214,14 @@ def _moves(path: Path) -> bool:
 
 
 @contextmanager
-def made(folder: Path | None) -> Iterator[None]:
+def folder_made(folder: Path | None) -> Iterator[None]:
     """Makes the folder where it is not there; it goes again if nothing was written into it."""
-    from opensama.apps.demo import make_folder
+    from opensama.apps.demo import make_output_folder
 
     new = folder is not None and not folder.exists()
     if new:
         assert folder is not None
-        make_folder(folder, "--out")
+        make_output_folder(folder, "--out")
     try:
         yield
     finally:

@@ -97,14 +97,14 @@ def gallery(
     find(model)
     loading(model)
     from opensama import load
-    from opensama.apps.demo import make_folder
+    from opensama.apps.demo import make_output_folder
     from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 
     known = EDIT_FAMILIES + CONTROL_FAMILIES
     if unknown := set(family or ()) - set(known):
         raise UserError(f"There is no family {unknown.pop()!r} of edits; choose {', '.join(known)}.")
     chosen = [f for f in known if not family or f in family]
-    make_folder(out, "--out")
+    make_output_folder(out, "--out")
     total = number * (len(chosen) + len(videos))
     begin = time.monotonic()
     items = []
@@ -116,7 +116,7 @@ def gallery(
                 show(Progress("Editing", len(items), total, time.monotonic() - begin))
     path = out / "index.html"
     with whole_file(path) as temporary:
-        temporary.write_text(page(items, model, split), encoding="utf-8")
+        temporary.write_text(gallery_page(items, model, split), encoding="utf-8")
     print(f"{pages.how_many(len(items), 'edit')}, {sum(i.score.success for i in items)} right: {path}")
 
 
@@ -171,7 +171,7 @@ def edited(editor: Editor, source: np.ndarray, fps: float, instruction: str, see
     return editor.edit(request).array()
 
 
-def page(items: Sequence[Item], model: str, split: str) -> str:
+def gallery_page(items: Sequence[Item], model: str, split: str) -> str:
     """The whole page."""
     families = list(dict.fromkeys(item.family for item in items))
     groups = {f: sorted((i for i in items if i.family == f), key=lambda i: i.score.success) for f in families}
@@ -179,7 +179,7 @@ def page(items: Sequence[Item], model: str, split: str) -> str:
     links = [f'<a href="#{_id(f)}">{f} {right[f]}/{len(group)}</a>' for f, group in groups.items()]
     sections = [
         f'<section id="{_id(f)}"><h2>{f} <small>{right[f]} of {len(group)} right</small></h2>\n'
-        f'<div class="items">\n{"".join(map(figure, group))}</div></section>'
+        f'<div class="items">\n{"".join(map(gallery_figure, group))}</div></section>'
         for f, group in groups.items()
     ]
     return pages.fill(
@@ -193,7 +193,7 @@ def page(items: Sequence[Item], model: str, split: str) -> str:
     )
 
 
-def figure(item: Item) -> str:
+def gallery_figure(item: Item) -> str:
     """One edit: instruction, the three clips as one video, score."""
     from opensama.world.scenes import FPS
 

@@ -23,7 +23,7 @@ def loading(model: object) -> None:
     print(f"Loading {model} ...", file=sys.stderr, flush=True)
 
 
-class Estimate:
+class TimeLeft:
     """Seconds that a stage has left, by the pace of the newer half of what is done, once it was told of two reports.
 
     So a slow beginning (what is first computed warms up) is soon forgotten, and another program that comes or goes is
@@ -52,7 +52,7 @@ class Display:
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._estimates: dict[str, Estimate] = {}
+        self._estimates: dict[str, TimeLeft] = {}
         self._last: dict[str, float] = {}
         self._said: set[str] = set()  # stages whose length was said
 
@@ -76,7 +76,7 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         stage = progress.stage
-        left = self._estimates.setdefault(stage, Estimate())(progress)
+        left = self._estimates.setdefault(stage, TimeLeft())(progress)
         if self._bar is not None:
             words = "" if left is None or progress.done == progress.total else f"about {duration(left)} left"
             if stage not in self._tasks:
@@ -90,7 +90,7 @@ class Display:
             self._last[stage] = now
             if long and left is not None:
                 self._said.add(stage)
-            print(sentence(progress, left), file=sys.stderr, flush=True)
+            print(progress_line(progress, left), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line that stays, above the bar."""
@@ -100,7 +100,7 @@ class Display:
             print(text, file=sys.stderr, flush=True)
 
 
-def sentence(progress: Progress, left: float | None = None) -> str:
+def progress_line(progress: Progress, left: float | None = None) -> str:
     """`Decoding: 34/81 frames, about 21 s left`; what is counted in percent has no total."""
     total = "" if progress.unit == "%" else f"/{progress.total}"
     text = f"{progress.stage}: {progress.done}{total} {progress.unit}".rstrip()

@@ -23,7 +23,7 @@ stderr says what), 130 interrupted; in the last two cases no half-written file s
 CONTENTS = re.compile(r"^## Table of Contents\n.*?^\*\*Commands\*\*", re.MULTILINE | re.DOTALL)
 
 
-def page() -> str:
+def command_page() -> str:
     """The whole page as Markdown."""
     with said_by("opensama"):
         body = app.generate_docs(output_format="markdown", usage_name="opensama")
@@ -44,9 +44,9 @@ def said_by(program: str) -> Iterator[None]:
 
 def main() -> None:
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(page())
+        Path(sys.argv[1]).write_text(command_page())
     else:
-        print(page(), end="")
+        print(command_page(), end="")
 
 
 if __name__ == "__main__":

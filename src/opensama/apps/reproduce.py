@@ -45,7 +45,7 @@ def reproduce(
     """
     from dataclasses import replace
 
-    from opensama.apps.train import nearest
+    from opensama.apps.train import nearest_recipe
     from opensama.reproduction.arms import BUDGETS, runs
     from opensama.reproduction.icve import ICVE_BUDGETS, IcveBudget, plan_of, reproduce_icve
     from opensama.reproduction.report import announce, write_report
@@ -57,7 +57,7 @@ def reproduce(
     for assignment in set or []:
         name, _, value = assignment.partition("=")
         if name not in known:
-            raise UserError(f"--set {assignment} names no part of the budget; {nearest(name, known)}")
+            raise UserError(f"--set {assignment} names no part of the budget; {nearest_recipe(name, known)}")
         try:
             chosen = replace(chosen, **{name: type(known[name])(value)})
         except ValueError:

@@ -206,7 +206,7 @@ def figure(record: Record, folder: Path) -> str:
 
 def picture(record: Record, folder: Path) -> str:
     """The sample's clips as one small video, or its images as one JPEG."""
-    from opensama.media.frames import compare
+    from opensama.media.frames import side_by_side
 
     target = pages.clip_excerpt(folder / record.target, HEIGHT, SECONDS, RATE, record.target_start, record.target_end)
     both = target
@@ -215,7 +215,7 @@ def picture(record: Record, folder: Path) -> str:
             folder / record.source, HEIGHT, SECONDS, RATE, record.source_start, record.source_end
         )
         frames = min(source.frame_count, target.frame_count)
-        both = compare(source.clip(0, frames), target.clip(0, frames))
+        both = side_by_side(source.clip(0, frames), target.clip(0, frames))
     said = html.escape(record.instruction or record.caption or record.id)
     size = f'width="{both.width}" height="{both.height}"'
     if record.media == "image" or both.frame_count == 1:

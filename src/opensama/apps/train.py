@@ -71,7 +71,7 @@ def editor(
 
     recipes = {**sama.RECIPES, **icve.RECIPES}
     if recipe not in recipes:
-        raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, ['tiny', *recipes])}")
+        raise UserError(f"There is no recipe {recipe!r}; {nearest_recipe(recipe, ['tiny', *recipes])}")
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus must be 1 or more, not {gpus}.")
     out = out or Path("runs") / (recipe or "tiny")
@@ -92,7 +92,7 @@ def editor(
         settings["data"]["manifest"] = data
     for assignment in set or []:
         assign(settings, assignment, "optimizer.lr=1e-5")
-    final = checked(kind, settings)
+    final = validated_settings(kind, settings)
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -114,8 +114,8 @@ def editor(
             torch.distributed.destroy_process_group()
 
 
-@app.command
-def tiny(
+@app.command(name="tiny")
+def tiny_command(
     *,
     out: Annotated[Path | None, OUT] = None,
     minutes: float | None = None,
@@ -159,7 +159,6 @@ def tiny(
 
     from opensama import runtime
     from opensama.training.config import TinyConfig
-    from opensama.training.tiny import train_tiny
 
     asked = named(recipe or "tiny")
     chosen = from_file(saved if resume else config, TinyConfig) if resume or config else asked
@@ -172,7 +171,8 @@ def tiny(
         settings["minutes"] = minutes
     for assignment in set or []:
         assign(settings, assignment, "images.minutes=10")
-    final = checked(TinyConfig, settings)
+    final = validated_settings(TinyConfig, settings)
+    from opensama.training.tiny import train_tiny
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -186,7 +186,7 @@ def named(recipe: str) -> TinyConfig:
     from opensama.recipes.tiny import RECIPES
 
     if recipe not in RECIPES:
-        raise UserError(f"There is no recipe {recipe!r}; {nearest(recipe, RECIPES)}")
+        raise UserError(f"There is no recipe {recipe!r}; {nearest_recipe(recipe, RECIPES)}")
     return RECIPES[recipe]
 
 
@@ -226,7 +226,7 @@ def from_file(path: Path | None, kind: type[Settings]) -> Settings:
         raise UserError(f"{path} is not YAML ({reason}); mend it.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; give a file like a run's config.yaml.")
-    return checked(kind, values)
+    return validated_settings(kind, values)
 
 
 def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
@@ -246,7 +246,7 @@ def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
         if not isinstance(place, dict) or part not in place:
             known = list(place) if isinstance(place, dict) else []
             where = ".".join(path[:depth]) or "the recipe"
-            hint = nearest(part, known) if known else "it has no parts."
+            hint = nearest_recipe(part, known) if known else "it has no parts."
             raise UserError(f"--set {assignment} names no setting: {where} has no {part!r}; {hint}")
         if depth < len(path):
             place = place[part]
@@ -259,26 +259,26 @@ def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
             place[last] = float(place[last])
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest_recipe(word: str, known: Iterable[str]) -> str:
     """Half a sentence that helps who mistyped a name."""
     known = list(known)
     near = difflib.get_close_matches(word.lower(), known, 1, 0.5)
     return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}."
 
 
-def checked(kind: type[Settings], values: dict[str, Any]) -> Settings:
+def validated_settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
     """Settings checked by their own model; what is wrong becomes one sentence."""
     from pydantic import ValidationError
 
     try:
         return kind(**values)
     except ValidationError as error:
-        faults = [sentence(kind, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
+        faults = [run_sentence(kind, fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()]
         said = "; ".join(faults[:4])
         raise UserError(f"These settings do not work: {said}{'' if said.endswith('?') else '.'}") from None
 
 
-def sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, message: str) -> str:
+def run_sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, message: str) -> str:
     """One fault of settings; for an unknown field, the nearest that there is."""
     name = ".".join(map(str, place))
     message = message.removeprefix("Value error, ")
@@ -289,4 +289,4 @@ def sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, message:
         section = fields[part].annotation
         section = next((a for a in getattr(section, "__args__", ()) if hasattr(a, "model_fields")), section)
         fields = getattr(section, "model_fields", {})
-    return f"there is no setting {name}; {nearest(str(place[-1]), fields).rstrip('.')}"
+    return f"there is no setting {name}; {nearest_recipe(str(place[-1]), fields).rstrip('.')}"

@@ -60,10 +60,10 @@ def sheets(
     if not 1 <= number <= 60:
         raise UserError(f"A sheet shows from 1 to 60 edits, not {number}.")
     check_free(out, overwrite)
-    from opensama.apps.demo import make_folder
+    from opensama.apps.demo import make_output_folder
     from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 
-    make_folder(out, "--out")
+    make_output_folder(out, "--out")
     save_small_png(captioned_sheet(list(_kind_tiles()), columns=7), out / "kinds.png")
     save_small_png(captioned_sheet(list(_background_tiles()), columns=6), out / "backgrounds.png")
     for family in (*EDIT_FAMILIES, *CONTROL_FAMILIES):

@@ -24,7 +24,7 @@ from opensama.curation import masks, rubrics
 from opensama.curation.edit_questions import HINT_TEXTS, TASK_TEXTS, WORD_PROMPT
 from opensama.curation.elements import Clip, Masklet
 from opensama.media import read_video, write_video
-from opensama.media.frames import resize_frame, spread
+from opensama.media.frames import evenly_spaced, resize_frame
 from opensama.values import UserError, Video
 from opensama.vlm import Question
 from opensama.world import BACKGROUNDS, COLORS, PLACES, Scene, StyledScene, Thing, plan_edit, render_styled, to_uint8
@@ -224,7 +224,7 @@ class WorldVlm:
 
     def _exact(self, looks: Sequence[StyledScene], length: int, number: int) -> np.ndarray:
         """[looks number h w 3] float32 of the frames that a question about a clip of that length shows."""
-        drawn = render_styled(looks, length, _SMALL, _SMALL)[:, spread(length, number)]
+        drawn = render_styled(looks, length, _SMALL, _SMALL)[:, evenly_spaced(length, number)]
         return to_uint8(drawn).astype(np.float32)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from opensama import runtime
 from opensama.curation.elements import Clip, Masklet
-from opensama.media.frames import spread
+from opensama.media.frames import evenly_spaced
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class GroundedSam:
         height, width = clip.frames.shape[1:3]
         best: dict[str, tuple[int, Box, int]] = {}  # name: frame, box, other matches
         with torch.inference_mode():
-            for at in spread(len(clip.frames), LOOKED_AT):
+            for at in evenly_spaced(len(clip.frames), LOOKED_AT):
                 for name, found in self.detect(clip.frames[at], names).items():
                     if name not in best or found[0].score > best[name][1].score:
                         best[name] = at, found[0], len(found) - 1

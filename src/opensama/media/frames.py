@@ -84,7 +84,7 @@ def eight_bit(frame: np.ndarray) -> np.ndarray:
     return frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
 
 
-def compare(source: Video, result: Video) -> Video:
+def side_by_side(source: Video, result: Video) -> Video:
     """The source on the left, the result on the right, frame by frame, with the source's time and sound.
 
     The result is brought to the source's height, with its shape kept; where one is shorter its last frame stays.
@@ -135,7 +135,7 @@ def contact_sheet(frames: Sequence[np.ndarray], *, columns: int | None = None, g
     return sheet
 
 
-def spread(count: int, wanted: int) -> list[int]:
+def evenly_spaced(count: int, wanted: int) -> list[int]:
     """Up to `wanted` frame numbers spread evenly from the first to the last: what a contact sheet shows."""
     wanted = max(1, min(count, wanted))
     return [round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)]

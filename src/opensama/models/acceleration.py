@@ -143,6 +143,6 @@ def refuse_fused(model: Any) -> None:
         )
 
 
-def sigma_of(clock: Any, i: int) -> float:
+def sigma_of(scheduler: Any, i: int) -> float:
     """The noise level of step `i`, which a timestep of whole numbers does not say exactly."""
-    return min(1.0, max(0.0, float(torch.as_tensor(clock.sigmas[i]))))
+    return min(1.0, max(0.0, float(torch.as_tensor(scheduler.sigmas[i]))))

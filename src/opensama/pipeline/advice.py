@@ -40,7 +40,7 @@ def grain(frame: np.ndarray) -> float:
     return float((4 * middle - light[:-2, 1:-1] - light[2:, 1:-1] - light[1:-1, :-2] - light[1:-1, 2:]).abs().median())
 
 
-def verdict(edited: EditedVideo) -> str:
+def change_sentence(edited: EditedVideo) -> str:
     """`96.2 % of the picture changed`, and what to do where that is as good as nothing."""
     said = f"{100 * edited.changed:.1f} % of the picture changed"
     if edited.changed >= HARDLY:

@@ -63,13 +63,13 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
         work_of(_empty(folder / "transformer", entry.family), loras)
     for part, shared in elsewhere.items():
         tensors |= _tensors(shared, (part,))
-    words = text_dtype(entry.family, dtype)
+    half = text_dtype(entry.family, dtype)
     types: Any = {"default": dtype, "vae": torch.float32}
-    types |= {part: words for part in own if part.startswith("text_encoder")}
+    types |= {part: half for part in own if part.startswith("text_encoder")}
     try:
         with runtime.quiet_loading():
             classes = base_parts(entry.family, entry.shared)
-            given = {part: load_part(shared / part, classes[part], words) for part, shared in elsewhere.items()}
+            given = {part: load_part(shared / part, classes[part], half) for part, shared in elsewhere.items()}
             pipeline = kind.from_pretrained(folder, dtype=types, local_files_only=True, **given)
     except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
@@ -107,8 +107,8 @@ def _from_base(
     tensors = _tensors(folder, tuple(classes))
     try:
         with runtime.quiet_loading():
-            words = text_dtype(entry.family, dtype)
-            parts = {part: load_part(folder / part, kind, words) for part, kind in classes.items()}
+            half = text_dtype(entry.family, dtype)
+            parts = {part: load_part(folder / part, kind, half) for part, kind in classes.items()}
     except Exception as error:  # the libraries raise anything for a damaged file
         raise UserError(f"The base model in {folder} cannot be read: {_first_line(error)}") from error
     for part, files in tensors.items():

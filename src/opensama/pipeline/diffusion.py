@@ -34,11 +34,11 @@ from opensama.models.registry import Defaults
 from opensama.pipeline.checked import CheckedPipeline
 from opensama.pipeline.windows import WindowPlan
 
-Words = dict[str, Tensor]
+TextCondition = dict[str, Tensor]
 """Prompts as keyword arguments of the transformer's call, each [b ...], or [1 ...] for all videos alike."""
 
 OnStep = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
-Sampler = Literal["euler", "unipc"]
+SamplerName = Literal["euler", "unipc"]
 OutputType = Literal["np", "pil", "pt", "latent"]
 
 
@@ -56,7 +56,7 @@ class Guidance:
         return self.scale - 1 if self.source is None or self.text is None else self.text
 
 
-class Start(NamedTuple):
+class PreparedSource(NamedTuple):
     """What a call begins with: the plan of windows, the source's as latents [b c t h w], and where noise comes from."""
 
     plan: WindowPlan
@@ -79,7 +79,7 @@ class EditPipeline(CheckedPipeline):
         self.register_to_config(defaults=Defaults.from_dict(defaults or {}).to_dict())
         self.video_processor = VideoProcessor(vae_scale_factor=self.spatial)
 
-    def encode_words(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Words:
+    def encode_text(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> TextCondition:
         """One prompt for all of `b` videos, or as many; `prefix` goes before each, by default the model's own."""
         raise NotImplementedError
 
@@ -104,13 +104,13 @@ class EditPipeline(CheckedPipeline):
 
     def begin(
         self, video: Any, source_latents: Tensor | None, seed: int | None, generator: torch.Generator | None
-    ) -> Start:
+    ) -> PreparedSource:
         """The source of a call: either a video in any form, or latents. A seed goes before a generator."""
         if seed is not None:
             generator = torch.Generator().manual_seed(seed)
         if source_latents is not None:
             frames = 4 * (source_latents.shape[2] - 1) + 1
-            return Start(WindowPlan(frames, source_latents.shape[2], (0,)), source_latents, generator)
+            return PreparedSource(WindowPlan(frames, source_latents.shape[2], (0,)), source_latents, generator)
         if video is None:
             raise ValueError("pass either video or source_latents")
         pixels, defaults = as_pixels(video), self.defaults
@@ -118,25 +118,29 @@ class EditPipeline(CheckedPipeline):
         plan = WindowPlan.of(pixels.shape[2], defaults.window, defaults.overlap)
         if len(plan) > 1 and len(pixels) > 1:
             raise ValueError(f"several videos at once must fit the window of {defaults.window} frames")
-        return Start(plan, torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), generator)
+        return PreparedSource(
+            plan, torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), generator
+        )
 
     def guidance(self, scale: float | None, source: float | None = None, text: float | None = None) -> Guidance:
         """The guidance asked for, the model's own where nothing is said."""
         return Guidance(self.defaults.guidance if scale is None else scale, source, text)
 
-    def words_away(self, negative_prompt: str | list[str] | None, b: int, guidance: Guidance) -> Words | None:
+    def encode_negative(
+        self, negative_prompt: str | list[str] | None, b: int, guidance: Guidance
+    ) -> TextCondition | None:
         """What guidance leads away from, the model's own by default; None where it is not asked."""
         if not guidance.text_scale:
             return None
-        away = self.defaults.negative_prompt if negative_prompt is None else negative_prompt
-        return self.encode_words(away, b, prefix="")
+        negative = self.defaults.negative_prompt if negative_prompt is None else negative_prompt
+        return self.encode_text(negative, b, prefix="")
 
     def run(
         self,
-        start: Start,
+        start: PreparedSource,
         noise: tuple[Tensor, Tensor | None],
-        words: Words,
-        away: Words | None,
+        text: TextCondition,
+        negative: TextCondition | None,
         *,
         steps: int | None,
         shift: float | None,
@@ -146,7 +150,9 @@ class EditPipeline(CheckedPipeline):
         """What a call gives back: videos, and semantic tokens. `how` goes to `denoise`."""
         defaults, plan = self.defaults, start.plan
         steps, shift = defaults.steps if steps is None else steps, defaults.shift if shift is None else shift
-        latents, semantic = self.denoise(*noise, start.source, words, away, steps=steps, shift=shift, plan=plan, **how)
+        latents, semantic = self.denoise(
+            *noise, start.source, text, negative, steps=steps, shift=shift, plan=plan, **how
+        )
         result: Any = latents
         if output_type != "latent":
             groups = latents.split(len(plan))
@@ -160,13 +166,13 @@ class EditPipeline(CheckedPipeline):
         latents: Tensor,
         semantic: Tensor | None,
         source: Tensor | None,
-        text: Words,
-        negative: Words | None,
+        text: TextCondition,
+        negative: TextCondition | None,
         *,
         steps: int,
         shift: float,
         guidance: Guidance,
-        sampler: Sampler | None = None,
+        sampler: SamplerName | None = None,
         plan: WindowPlan | None = None,
         on_step: OnStep | None = None,
         on_part: Callable[[float], object] | None = None,
@@ -179,26 +185,26 @@ class EditPipeline(CheckedPipeline):
         """
         check_steps(self.transformer, steps)
         device = self._execution_device
-        clock, semantic_clock = (self.clock(steps, shift, sampler, device) for _ in range(2))
+        scheduler, semantic_scheduler = (self.make_scheduler(steps, shift, sampler, device) for _ in range(2))
         latents = latents.to(device, torch.float32)
         semantic = None if semantic is None else semantic.to(device, torch.float32)
         with self.progress_bar(total=steps) as bar:
-            for i, t in enumerate(clock.timesteps):
+            for i, t in enumerate(scheduler.timesteps):
 
                 def told(share: float, step: int = i) -> None:
                     if on_part is not None:
                         on_part((step + share) / steps)
 
-                place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(clock, i)}
+                place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(scheduler, i)}
                 v, u = self.guided_velocity(
                     latents, semantic, source, text, negative, t, guidance, attention_kwargs, place,
                     told,
                 )  # fmt: skip
                 if plan is not None:
                     v = plan.blend(v)
-                latents = clock.step(v, t, latents, return_dict=False)[0]
+                latents = scheduler.step(v, t, latents, return_dict=False)[0]
                 if semantic is not None:
-                    semantic = semantic_clock.step(u, t, semantic, return_dict=False)[0]
+                    semantic = semantic_scheduler.step(u, t, semantic, return_dict=False)[0]
                 if on_step is not None:
                     state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
                     state |= on_step(self, i, t, state) or {}
@@ -211,8 +217,8 @@ class EditPipeline(CheckedPipeline):
         latents: Tensor,
         semantic: Tensor | None,
         source: Tensor | None,
-        text: Words,
-        negative: Words | None,
+        text: TextCondition,
+        negative: TextCondition | None,
         t: Tensor,
         guidance: Guidance,
         attention_kwargs: dict[str, Any] | None = None,
@@ -226,8 +232,8 @@ class EditPipeline(CheckedPipeline):
         """
         dtype, device, b = self.transformer.dtype, latents.device, len(latents)
 
-        def ask(name: str, part: slice, text: Words, with_source: bool = True) -> list[Tensor]:
-            given = {key: rows(x, b)[part].to(device, exact(key, x) or dtype) for key, x in text.items()}
+        def ask(name: str, part: slice, text: TextCondition, with_source: bool = True) -> list[Tensor]:
+            given = {key: expand_batch(x, b)[part].to(device, kept_dtype(key, x) or dtype) for key, x in text.items()}
             if semantic is not None:
                 given["semantic_hidden_states"] = semantic[part].to(dtype)
             with self.transformer.cache_context(f"{name} {part.start}", timestep=t, **place or {}):
@@ -275,7 +281,7 @@ class EditPipeline(CheckedPipeline):
         p_t, p_h, p_w = self.transformer.config.patch_size
         return max(1, 8192 // (latents[0, 0].numel() // (p_t * p_h * p_w)))
 
-    def clock(self, steps: int, shift: float, sampler: Sampler | None, device: torch.device) -> Any:
+    def make_scheduler(self, steps: int, shift: float, sampler: SamplerName | None, device: torch.device) -> Any:
         """A fresh scheduler at sigmas linspace(1, 0, steps + 1)[:-1], shifted; None: of the pipeline's own kind.
 
         Its timesteps are 1000 times its sigmas, float32, whatever its kind.
@@ -296,13 +302,15 @@ class EditPipeline(CheckedPipeline):
         else:
             config |= {"shift": shift}
         config.pop("_use_default_values", None)  # else what is set here would count as a default and be dropped
-        clock = kind.from_config(config)
-        clock.set_timesteps(sigmas=np.linspace(1, 0, steps + 1)[:-1].copy())  # on the CPU: who reads one waits for none
+        scheduler = kind.from_config(config)
+        scheduler.set_timesteps(
+            sigmas=np.linspace(1, 0, steps + 1)[:-1].copy()
+        )  # on the CPU: who reads one waits for none
         # Some schedulers round timesteps to integers, which then coincide where steps are many. Steps are counted, so
         # a timestep only tells the model how noisy its input is.
-        clock.timesteps = (1000 * clock.sigmas[:-1]).to(device, torch.float32)
-        clock.set_begin_index(0)
-        return clock
+        scheduler.timesteps = (1000 * scheduler.sigmas[:-1]).to(device, torch.float32)
+        scheduler.set_begin_index(0)
+        return scheduler
 
     def prompts(self, prompt: str | list[str] | None, b: int, prefix: str | None) -> list[str]:
         """One prompt, or `b`, each with its prefix."""
@@ -328,7 +336,7 @@ class EditPipeline(CheckedPipeline):
     def encode_video(self, pixels: Tensor) -> Tensor:
         """Pixels [b c t h w] in [-1, 1], t = 4k+1, as normalised latents [b c t h w], float32, no sampling."""
         pixels = pixels.to(self._execution_device, self.vae.dtype)
-        with alone(self.vae):
+        with model_lock(self.vae):
             mode = self.vae.encode(pixels).latent_dist.mode().float()
         if "latents_mean" not in self.vae.config:
             return mode * self.vae.config.scaling_factor
@@ -343,7 +351,7 @@ class EditPipeline(CheckedPipeline):
             latents = latents * std + mean
         else:
             latents = latents / self.vae.config.scaling_factor
-        with alone(self.vae):
+        with model_lock(self.vae):
             return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
     def encode_windows(self, plan: WindowPlan, frames: Iterable[Tensor]) -> Tensor:
@@ -373,7 +381,7 @@ class EditPipeline(CheckedPipeline):
         return mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
 
-def alone(model: torch.nn.Module) -> threading.Lock:
+def model_lock(model: torch.nn.Module) -> threading.Lock:
     """A lock for a model that computes for one thread at a time: Wan's autoencoder keeps features between its calls."""
     with _guard:
         return _locks.setdefault(model, threading.Lock())
@@ -383,12 +391,12 @@ _guard = threading.Lock()
 _locks: WeakKeyDictionary[torch.nn.Module, threading.Lock] = WeakKeyDictionary()
 
 
-def rows(x: Tensor, b: int) -> Tensor:
+def expand_batch(x: Tensor, b: int) -> Tensor:
     """[1 ...] for all alike, or [b ...], as [b ...]."""
     return x.expand(b, *x.shape[1:]) if len(x) == 1 else x
 
 
-def exact(key: str, x: Tensor) -> torch.dtype | None:
+def kept_dtype(key: str, x: Tensor) -> torch.dtype | None:
     """The type of what goes into a model as it is: masks, and numbers that it embeds as it does time."""
     return x.dtype if key == "guidance" or not x.is_floating_point() else None
 

@@ -30,8 +30,8 @@ from opensama.pipeline.buckets import Placement
 from opensama.pipeline.changes import Changes
 from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
-from opensama.pipeline.memory import back_on_device, enough_memory, place, without_text_encoders
-from opensama.pipeline.preserve import Carrier, ChangeCounter, PreserveSettings, Spool, change, luminance
+from opensama.pipeline.memory import back_on_device, enough_memory, place_on_device, without_text_encoders
+from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
 from opensama.pipeline.room import Machine, check_given, check_room, download_notice, to_download, weighed
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video, background_color
@@ -90,7 +90,7 @@ def edit(
         alpha=alpha,
         progress=progress,
     )
-    asked = checked(request)
+    asked = check_request(request)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
     for note in (*notes, *advice(find(model), asked)):
         print(note)
@@ -137,7 +137,7 @@ def load(
     runtime.say_once(download_notice(entry, missing), notice)
     runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
-    place(pipeline, where, offload, vae_tiling=vae_tiling)
+    place_on_device(pipeline, where, offload, vae_tiling=vae_tiling)
     return Editor(pipeline, entry, offload=offload)
 
 
@@ -177,7 +177,7 @@ class Editor:
         edited = EditedVideo.of(video.with_frames(frames), changes.share, self.unknown_words(request.instruction))
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
-    def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Carrier:
+    def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Compositor:
         """The edit at model size, ready to be carried to full size."""
         pipe, defaults = self.pipeline, self.pipeline.defaults
         area = request.size**2 if request.size else defaults.area
@@ -196,8 +196,8 @@ class Editor:
         )  # fmt: skip
         with room():
             back_on_device(pipe, self.offload)
-            words = pipe.encode_words(request.instruction)
-            words_away = pipe.words_away(request.negative_prompt, 1, guidance)
+            text = pipe.encode_text(request.instruction)
+            negative = pipe.encode_negative(request.negative_prompt, 1, guidance)
         small = (placement.enter(frame) for frame in video.frames(start, stop))
         with room(decoding=True):
             source = torch.cat(
@@ -209,7 +209,7 @@ class Editor:
         noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
         shift = defaults.shift if request.shift is None else request.shift
         denoise = partial(
-            pipe.denoise, noise, semantic, source, words, words_away,
+            pipe.denoise, noise, semantic, source, text, negative,
             steps=steps, shift=shift, guidance=guidance, plan=plan, on_part=partial(report, "Editing", None),
         )  # fmt: skip
         with room():
@@ -219,22 +219,22 @@ class Editor:
 
     def _decode(
         self, plan: WindowPlan, placement: Placement, latents: Tensor, source: Tensor | None, report: _Reporter
-    ) -> Carrier:
+    ) -> Compositor:
         pipe, size = self.pipeline, (placement.height, placement.width)
-        edited = Spool(plan.frames, 3, *size)
+        edited = FrameBuffer(plan.frames, 3, *size)
         pictures = pipe.decode_windows(plan, latents)
         if source is None:
             for done, chunk in enumerate(pictures, 1):
                 edited.append(report("Decoding", chunk, done / len(plan)))
-            return Carrier(placement, edited)
-        guide, counter = Spool(plan.frames, 2, *size), ChangeCounter()
+            return Compositor(placement, edited)
+        guide, counter = FrameBuffer(plan.frames, 2, *size), ChangeCounter()
         for done, (chunk, rebuilt) in enumerate(zip(pictures, pipe.decode_windows(plan, source), strict=True), 1):
             changed = change(chunk, rebuilt)
             counter.add(placement.leave(changed))
             edited.append(report("Decoding", chunk, done / len(plan)))
             guide.append(torch.cat([luminance(rebuilt), changed[None]]))
         settings = PreserveSettings()
-        return Carrier(placement, edited, guide, counter.rule(settings), settings)
+        return Compositor(placement, edited, guide, counter.rule(settings), settings)
 
 
 class _Reporter:
@@ -254,7 +254,7 @@ class _Reporter:
         return value
 
 
-def checked(request: EditRequest) -> EditRequest:
+def check_request(request: EditRequest) -> EditRequest:
     """The request with its video read, and all that can be wrong in it found before a model is loaded.
 
     The video's frames are decoded once for that, and the mask's. The video's notes say what a person should know: how
@@ -274,11 +274,13 @@ def checked(request: EditRequest) -> EditRequest:
             f"{name} has transparent places, {shown} in the result; --background chooses, --alpha keep keeps them."
         )
     if request.mask is not None or request.box is not None:
-        said.append(f"The {'box' if request.mask is None else 'mask'} covers {percent(limits.covered())} of the frame.")
+        said.append(
+            f"The {'box' if request.mask is None else 'mask'} covers {format_share(limits.covered())} of the frame."
+        )
     return replace(request, video=replace(video, notes=tuple(said)))
 
 
-def percent(share: float) -> str:
+def format_share(share: float) -> str:
     """`12.5 %`; what is too little for that is not called nothing."""
     return f"{100 * share:.1f} %" if not 0 < share < 0.001 else "less than 0.1 %"
 

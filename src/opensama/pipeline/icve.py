@@ -1,8 +1,8 @@
 """IcvePipeline: a source video and an instruction in, an edited video out, on HunyuanVideo.
 
-    words: the instruction as it is (no template), the language model's hidden state -3, and CLIP's pooled vector
-    v = transformer(x, source latents, words, 1000 sigma, 1000 * embedded guidance)
-    guidance 6 on the words alone: v_neg + 6 (v - v_neg), the source is in both
+    condition: the instruction as it is (no template), the language model's hidden state -3, and CLIP's pooled vector
+    v = transformer(x, source latents, condition, 1000 sigma, 1000 * embedded guidance)
+    guidance 6 on the condition alone: v_neg + 6 (v - v_neg), the source is in both
 
 Released defaults: 50 Euler steps, shift 7, embedded guidance 1, 256 text tokens. The autoencoder works in the tiles
 that the weights were used with. How it samples, and what the letters mean, is in `diffusion.py`.
@@ -23,7 +23,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 import opensama.models.icve  # noqa: F401  (diffusers loads components only of modules that are imported)
-from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, Sampler, Words
+from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition
 
 TILES = (256, 256, 64, 192, 192, 48)  # rows, columns, frames of a tile, then of its stride
 
@@ -86,13 +86,13 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
         text_guidance_scale: float | None = None,
         embedded_guidance_scale: float | None = None,
         shift: float | None = None,
-        sampler: Sampler | None = None,
+        sampler: SamplerName | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         source_latents: Tensor | None = None,
         latents: Tensor | None = None,
-        words: Words | None = None,
-        negative_words: Words | None = None,
+        condition: TextCondition | None = None,
+        negative_condition: TextCondition | None = None,
         output_type: OutputType = "np",
         callback_on_step_end: OnStep | None = None,
         attention_kwargs: dict[str, Any] | None = None,
@@ -102,29 +102,31 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
 
         `video` is [c t h w] or [b c t h w] in [-1, 1], or a list of PIL images or uint8 arrays, or `t h w 3` uint8;
         `source_latents` [b c t h w] (scaled) stand in for it. A clip longer than the model's window is edited in
-        windows, one video at a time. `words` and `negative_words` are what `encode_words` gives, `latents` the initial
-        noise. Raises ValueError for sizes that are no multiple of `self.multiple`; whatever the callback raises comes
-        out.
+        windows, one video at a time. `condition` and `negative_condition` are what `encode_text` gives, `latents` the
+        initial noise. Raises ValueError for sizes that are no multiple of `self.multiple`; whatever the callback raises
+        comes out.
         """
         with self.freed():
             start = self.begin(video, source_latents, seed, generator)
             b = len(start.source)
             guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
-            words = self.encode_words(prompt, b) if words is None else words
-            away = self.words_away(negative_prompt, b, guidance) if negative_words is None else negative_words
+            condition = self.encode_text(prompt, b) if condition is None else condition
+            negative = (
+                self.encode_negative(negative_prompt, b, guidance) if negative_condition is None else negative_condition
+            )
             if embedded_guidance_scale is not None:
-                number = embedded(embedded_guidance_scale)
-                words, away = words | number, None if away is None else away | number
+                number = guidance_condition(embedded_guidance_scale)
+                condition, negative = condition | number, None if negative is None else negative | number
             noise = self.noise(*start) if latents is None else latents
             result, _ = self.run(
-                start, (noise, None), words, away,
+                start, (noise, None), condition, negative,
                 steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
                 on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
             )  # fmt: skip
         return IcvePipelineOutput(result) if return_dict else (result,)
 
     @torch.no_grad()
-    def encode_words(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Words:
+    def encode_text(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> TextCondition:
         """Text [b l d] as long as the longest, a mask [b l] where some are shorter, pooled text [b d], guidance [1]."""
         defaults = self.defaults
         texts = [text.strip() for text in self.prompts(prompt, b, prefix)]
@@ -141,11 +143,11 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
             ids, _ = self.tokenize(self.tokenizer_2, texts, length)
             out["pooled_projections"] = self.text_encoder_2(ids).pooler_output
         if defaults.embedded_guidance is not None:
-            out |= embedded(defaults.embedded_guidance)
+            out |= guidance_condition(defaults.embedded_guidance)
         return out
 
 
-def embedded(guidance: float) -> Words:
+def guidance_condition(guidance: float) -> TextCondition:
     """Guidance as the number that the model reads."""
     return {"guidance": torch.tensor([1000.0 * guidance])}
 

@@ -32,7 +32,7 @@ from opensama.values import UserError
 _T = TypeVar("_T")
 
 
-def place(pipeline: Any, device: torch.device, offload: str = "none", *, vae_tiling: bool = False) -> None:
+def place_on_device(pipeline: Any, device: torch.device, offload: str = "none", *, vae_tiling: bool = False) -> None:
     """Puts a pipeline of the CPU's memory where it is to compute. UserError where the device, or the disk, is full."""
     runtime.check_offload(offload)
     if vae_tiling:

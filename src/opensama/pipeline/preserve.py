@@ -119,7 +119,7 @@ def detail_gain(guide: Tensor, edit: Tensor, *, prior: float = 0.0, radius: int 
     return (slope * fit.clamp(0, 1)).clamp(-1.5, 1.5)
 
 
-class Carrier:
+class Compositor:
     """Carries an edit to full size, one frame at a time, in any order.
 
     `edit` [t 3 h w] float16 in [-1, 1]; `guide` [t 2 h w] holds Y(R) and m, or is None to take the edit whole.
@@ -129,8 +129,8 @@ class Carrier:
     def __init__(
         self,
         placement: Placement,
-        edit: Spool,
-        guide: Spool | None = None,
+        edit: FrameBuffer,
+        guide: FrameBuffer | None = None,
         rule: ChangeRule | None = None,
         settings: PreserveSettings | None = None,
     ):
@@ -140,7 +140,7 @@ class Carrier:
     def frame(self, index: int, source: np.ndarray, limit: Tensor | None = None) -> np.ndarray:
         """Frame `index` of the edit over `source` (h w 3 integers), changed only where `limit` [h w] is not 0."""
         height, width = source.shape[:2]
-        part = Part.whole(height, width)
+        part = Region.whole(height, width)
         weight = limit
         if self.guide is not None and self.rule is not None and not self.rule.whole:
             near = self.placement.leave(self.guide[max(0, index - 1) : index + 2][:, 1])
@@ -150,7 +150,7 @@ class Carrier:
             mask = enlarge(mask[None], part, smooth=False)[0]
             weight = mask if limit is None else mask * limit
         if weight is not None:
-            part = Part(height, width, *bounds(weight))
+            part = Region(height, width, *bounds(weight))
             if not part.area:
                 return source
         old = unit(source[part.rows, part.columns]).permute(2, 0, 1)
@@ -164,7 +164,7 @@ class Carrier:
         )
         return result
 
-    def _picture(self, index: int, source: Tensor, part: Part) -> Tensor:
+    def _picture(self, index: int, source: Tensor, part: Region) -> Tensor:
         """N [3 rows columns] in [0, 1] for the part; `source` is S there."""
         edit = self.placement.leave(self.edit[index : index + 1][0].float())
         new = enlarge(edit, part)
@@ -177,7 +177,7 @@ class Carrier:
 
 
 @dataclass(frozen=True)
-class Part:
+class Region:
     """Rows and columns of a full-size picture."""
 
     height: int
@@ -186,7 +186,7 @@ class Part:
     columns: slice
 
     @classmethod
-    def whole(cls, height: int, width: int) -> Part:
+    def whole(cls, height: int, width: int) -> Region:
         return cls(height, width, slice(0, height), slice(0, width))
 
     @property
@@ -194,7 +194,7 @@ class Part:
         return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
 
 
-class Spool:
+class FrameBuffer:
     """Float16 frames [c h w] appended chunk by chunk: in memory, or in an unnamed temporary file when many."""
 
     def __init__(self, frames: int, channels: int, height: int, width: int):
@@ -223,7 +223,7 @@ def luminance(pixels: Tensor) -> Tensor:
     return 0.2126 * pixels[0:1] + 0.7152 * pixels[1:2] + 0.0722 * pixels[2:3]
 
 
-def enlarge(pixels: Tensor, part: Part, *, smooth: bool = True) -> Tensor:
+def enlarge(pixels: Tensor, part: Region, *, smooth: bool = True) -> Tensor:
     """[c h w] at the part's full size, only the part: bicubic, or bilinear for masks and gains (no overshoot)."""
     if 4 * part.area > part.height * part.width:
         whole = functional.interpolate(pixels[None], (part.height, part.width), **_interpolation(smooth))[0]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.semantic import anchor_count
-from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, Sampler, Words
+from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition
 from opensama.pipeline.windows import WindowPlan
 
 
@@ -70,7 +70,7 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
         source_guidance_scale: float | None = None,
         text_guidance_scale: float | None = None,
         shift: float | None = None,
-        sampler: Sampler | None = None,
+        sampler: SamplerName | None = None,
         num_anchors: int | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
@@ -96,11 +96,11 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
             start = self.begin(video, source_latents, seed, generator)
             b = len(start.source)
             guidance = self.guidance(guidance_scale, source_guidance_scale, text_guidance_scale)
-            text = self.encode_words(prompt, b) if prompt_embeds is None else words(prompt_embeds)
+            text = self.encode_text(prompt, b) if prompt_embeds is None else text_condition(prompt_embeds)
             if negative_prompt_embeds is None:
-                negative = self.words_away(negative_prompt, b, guidance)
+                negative = self.encode_negative(negative_prompt, b, guidance)
             else:
-                negative = words(negative_prompt_embeds)
+                negative = text_condition(negative_prompt_embeds)
             if latents is None:
                 latents = self.noise(*start)
             if semantic_latents is None:
@@ -113,8 +113,8 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
         semantic = semantic if output_semantic else None
         return SamaPipelineOutput(result, semantic) if return_dict else (result, semantic)
 
-    def encode_words(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Words:
-        return words(self.encode_prompt(prompt, b, prefix=prefix))
+    def encode_text(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> TextCondition:
+        return text_condition(self.encode_prompt(prompt, b, prefix=prefix))
 
     def encode_prompt(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Tensor:
         """Text [1 l d] for one prompt, [b l d] for as many: cleaned, prefixed, padding zeroed."""
@@ -143,7 +143,7 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
         return noise.expand(len(source), -1, -1)
 
 
-def words(text: Tensor) -> Words:
+def text_condition(text: Tensor) -> TextCondition:
     """Encoded prompts [b l d] as the transformer takes them."""
     return {"encoder_hidden_states": text}
 

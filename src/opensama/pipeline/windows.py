@@ -41,7 +41,7 @@ class WindowPlan:
         """Windows of `window` frames (4k+1) whose neighbours share `overlap` latents or more."""
         if frames < 1 or window % 4 != 1:
             raise ValueError(f"cannot put windows of {window} frames over {frames}")
-        total, length = latents(frames), latents(window)
+        total, length = latent_count(frames), latent_count(window)
         if total <= length:
             return cls(frames, total, (0,))
         stride = length - 1 - overlap
@@ -138,6 +138,6 @@ class WindowPlan:
         assert done == self.frames
 
 
-def latents(frames: int) -> int:
+def latent_count(frames: int) -> int:
     """Latent frames that hold so many frames, the last group filled up."""
     return (frames_up(frames) - 1) // 4 + 1

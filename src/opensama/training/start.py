@@ -110,7 +110,7 @@ def make_encoders(config: EditConfig, device: torch.device) -> Encoders:
             getattr(pipe, part).requires_grad_(False).eval()
 
     def text(prompt: str) -> dict[str, Tensor]:
-        found = pipe.encode_words(prompt)
+        found = pipe.encode_text(prompt)
         names = {"encoder_hidden_states": "text", "pooled_projections": "pooled"}
         return {ours: found[key] for key, ours in names.items() if key in found}
 

@@ -17,7 +17,7 @@ from opensama.evaluation.protocols import JudgingProtocol, ReplySettings
 from opensama.evaluation.results import Scores
 from opensama.evaluation.rubrics import Mark, ScoringRubric, read_bracket
 from opensama.evaluation.tabular import locate_source, safe_id, table_rows
-from opensama.media.frames import spread
+from opensama.media.frames import evenly_spaced
 
 IVE_DIMENSIONS: dict[str, dict[str, float]] = {
     "quality": {
@@ -100,7 +100,7 @@ class IveBench(Benchmark):
 def one_frame_in_five(frames: int, fps: float) -> list[int]:
     """Every fifth frame, at most twenty, evenly spread: 5 a second of clips written at 25."""
     picked = list(range(0, frames, 5))
-    return picked if len(picked) <= 20 else spread(frames, 20)
+    return picked if len(picked) <= 20 else evenly_spaced(frames, 20)
 
 
 def ive_dimensions(means: Mapping[str, Number]) -> dict[str, Number]:

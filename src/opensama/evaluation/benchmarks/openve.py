@@ -12,7 +12,7 @@ from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.protocols import JudgingProtocol, ReplySettings
 from opensama.evaluation.rubrics import Mark, ScoringRubric
 from opensama.evaluation.tabular import locate_source, safe_id, table_rows
-from opensama.media.frames import spread
+from opensama.media.frames import evenly_spaced
 
 
 class OpenVeBench(Benchmark):
@@ -57,7 +57,7 @@ class OpenVeBench(Benchmark):
 
 def each_second(frames: int, fps: float) -> list[int]:
     """One a second, at least four and at most sixteen, evenly spread."""
-    return spread(frames, min(16, max(4, round(frames / fps))))
+    return evenly_spaced(frames, min(16, max(4, round(frames / fps))))
 
 
 OPENVE_FIVE = ("global_style", "background_change", "local_change", "local_remove", "local_add")

@@ -23,7 +23,7 @@ from opensama.evaluation.tabular import (
     safe_id,
     table_rows,
 )
-from opensama.media.frames import spread
+from opensama.media.frames import evenly_spaced
 from opensama.values import UserError
 
 
@@ -135,7 +135,7 @@ VIE_PROTOCOL = JudgingProtocol(
     name="vie",
     style_of="VIE-Bench",
     presentation=SourceThenEdit(
-        FrameSampling("8 frames of each clip, evenly spread", lambda frames, fps: spread(frames, 8))
+        FrameSampling("8 frames of each clip, evenly spread", lambda frames, fps: evenly_spaced(frames, 8))
     ),
     rubrics=lambda item: (VIE_REFERENCE if "reference_image" in item.notes else VIE,),
 )

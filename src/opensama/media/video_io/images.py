@@ -14,7 +14,7 @@ import numpy as np
 from opensama.media import PICTURE_SUFFIXES
 from opensama.media.video_io.alpha import RGB, WHITE
 from opensama.media.video_io.color import ToRGB
-from opensama.media.video_io.look import Size, look_of
+from opensama.media.video_io.frame_format import Size, frame_format_of
 from opensama.media.video_io.opening import check_readable
 from opensama.media.video_io.stills import header_of_still, read_still
 from opensama.values import ColorInfo, Transparency, UserError, Video, frame_rate
@@ -52,7 +52,7 @@ def read_images(
     for path in paths:
         check_readable(path)
     frame, orientation = read_still(paths[0])
-    look = look_of(frame, None, paths[0], orientation, _STILL)
+    look = frame_format_of(frame, None, paths[0], orientation, _STILL)
     clear = look.alpha
     for path in paths[1:]:
         other, alpha = header_of_still(path)
@@ -66,7 +66,7 @@ def read_images(
     def opened(start: int, stop: int) -> Iterator[tuple[ToRGB, av.VideoFrame]]:
         for path in paths[start:stop]:
             frame, orientation = read_still(path)
-            found = look_of(frame, None, path, orientation, _STILL)
+            found = frame_format_of(frame, None, path, orientation, _STILL)
             yield replace(found, bit_depth=look.bit_depth).converter(cover, background), frame
 
     def source(start: int, stop: int) -> Iterator[np.ndarray]:

@@ -16,8 +16,8 @@ from typing import Any
 import av
 
 from opensama.media.video_io.containers import FileFormat
-from opensama.media.video_io.opening import opened, video_stream
-from opensama.media.video_io.pyav import exact, side_data_of
+from opensama.media.video_io.opening import open_container, video_stream
+from opensama.media.video_io.pyav import as_fraction, side_data_of
 from opensama.values import UserError, Video
 
 _OWN = re.compile(
@@ -101,9 +101,9 @@ class Kept:
             yield cls(None, video, kind)
             return
         try:
-            with opened(video.path) as source:
+            with open_container(video.path) as source:
                 kept = cls(source, video, kind)
-            with opened(video.path) as source:
+            with open_container(video.path) as source:
                 kept.notes += _dynamic_notes(next(source.decode(video_stream(source, video.path)), None))
         except (UserError, av.error.FFmpegError):  # a picture, or what else only Pillow reads
             kept = cls(None, video, kind)
@@ -180,8 +180,8 @@ class Kept:
             if packet.pts is None or packet.time_base is None or not packet.size:
                 continue
             text = _plain(_codec(packet.stream), bytes(packet))
-            begin = packet.pts * exact(packet.time_base) - video.origin
-            end = begin + (packet.duration or 0) * exact(packet.time_base)
+            begin = packet.pts * as_fraction(packet.time_base) - video.origin
+            end = begin + (packet.duration or 0) * as_fraction(packet.time_base)
             if text and end > max(begin, Fraction(0)):
                 self._lines.append(_Line(track_of[packet.stream_index], max(begin, Fraction(0)), end, text))
         self._lines.sort(key=lambda line: line.begin)
@@ -227,7 +227,7 @@ def _chapters(source: av.container.InputContainer, video: Video) -> list[Any]:
     found: list[Any] = []
     length = round((video.duration + video.timestamps[0] * video.time_base) * 1000)
     for chapter in source.chapters():
-        base = exact(chapter["time_base"])
+        base = as_fraction(chapter["time_base"])
         begin, end = (round((tick * base - video.origin) * 1000) for tick in (chapter["start"], chapter["end"]))
         begin, end = max(0, begin), min(length, end)
         if begin < end:

@@ -51,7 +51,7 @@ def open_file(path: Path) -> IO[bytes]:
         return io.BytesIO(file.read(member.size))
 
 
-def head_of(path: Path, count: int) -> bytes:
+def first_bytes_of(path: Path, count: int) -> bytes:
     """A file's first bytes, wherever it lies; no more than these are read."""
     member = member_of(path)
     with (path if member is None else member.tar).open("rb") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 
 from opensama.first_bytes import HEAD, is_address, kind_of, stand_in
-from opensama.media.video_io.member import head_of, member_of, size_of
+from opensama.media.video_io.member import first_bytes_of, member_of, size_of
 from opensama.media.video_io.pyav import open_input
 from opensama.values import UserError
 
@@ -21,7 +21,7 @@ def check_readable(path: Path) -> None:
     """Raises `UserError` unless `path` is a file with something in it that may be read."""
     if member_of(path) is None:
         _check_there(path)
-    if said := stand_in(head_of(path, HEAD), size_of(path)):
+    if said := stand_in(first_bytes_of(path, HEAD), size_of(path)):
         raise UserError(f"{path} {said}.")
 
 
@@ -37,7 +37,7 @@ def _check_there(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[av.container.InputContainer]:
+def open_container(path: Path) -> Iterator[av.container.InputContainer]:
     """An open container; what FFmpeg says against it becomes a `UserError`."""
     member = member_of(path)
     try:
@@ -83,7 +83,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, EOFError):
         return f"{path} has no frames; choose a video that has at least one."
     if isinstance(error, av.error.InvalidDataError):
-        head = head_of(path, HEAD)
+        head = first_bytes_of(path, HEAD)
         if head[4:8] in (b"ftyp", b"moov", b"mdat"):
             return f"{path} is cut off or damaged (its index is missing); copy or download it again."
         return _not_a_video(path, head)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import av
 
-from opensama.media.video_io.opening import opened, video_stream
-from opensama.media.video_io.pyav import exact
+from opensama.media.video_io.opening import open_container, video_stream
+from opensama.media.video_io.pyav import as_fraction
 from opensama.values import Video
 
 _BACK = Fraction(1, 2)  # seconds by which a clock must go back to count as set back, not as an overlap
@@ -52,7 +52,7 @@ class Track:
 
 def probe(path: Path, video: Video) -> dict[int, Track]:
     """The tracks by index of stream."""
-    with opened(path) as container:
+    with open_container(path) as container:
         streams: list[av.stream.Stream] = [s for s in container.streams.audio if s.codec_context is not None]
         tracks = {stream.index: Track(stream.index) for stream in streams}
         pictures = None
@@ -70,7 +70,7 @@ def probe(path: Path, video: Video) -> dict[int, Track]:
             track = tracks.get(index)
             if track is None:
                 continue
-            head = head_of(packet)
+            head = packet_header(packet)
             if head == heads.get(index, b"?") or tries.get(index, 0) > _HEADS:
                 continue
             tries[index] = tries.get(index, 0) + 1
@@ -83,7 +83,7 @@ def probe(path: Path, video: Video) -> dict[int, Track]:
         return tracks
 
 
-def head_of(packet: av.Packet) -> bytes:
+def packet_header(packet: av.Packet) -> bytes:
     """The bits of a packet's own head that say its format; empty where the container alone says it."""
     if packet.has_sidedata("new_extradata"):
         return bytes(packet.get_sidedata("new_extradata"))
@@ -132,7 +132,7 @@ class _Pieces:
     def add(self, packet: av.Packet) -> None:
         stamp = packet.dts if packet.dts is not None else packet.pts
         if stamp is not None and packet.time_base is not None and not packet.is_discard:
-            tick = exact(packet.time_base)
+            tick = as_fraction(packet.time_base)
             now = stamp * tick
             if not self.starts or now < self._last - _BACK:
                 if self.starts:

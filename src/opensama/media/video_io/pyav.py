@@ -20,15 +20,15 @@ def open_input(source: str | IO[bytes]) -> av.container.InputContainer:
     return av.open(source, "r", **_LENIENT)
 
 
-def exact(rational: Any) -> Fraction:
+def as_fraction(rational: Any) -> Fraction:
     """PyAV's rational, whichever it is, as a `Fraction`."""
     return Fraction(rational.numerator, rational.denominator)
 
 
-def clock_of(stream: av.VideoStream | av.AudioStream) -> Fraction:
+def tick_of(stream: av.VideoStream | av.AudioStream) -> Fraction:
     """Seconds in one tick of a stream."""
     assert stream.time_base is not None
-    return exact(stream.time_base)
+    return as_fraction(stream.time_base)
 
 
 def side_data_of(frame: av.VideoFrame) -> Iterator[Any]:

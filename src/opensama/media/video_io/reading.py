@@ -19,9 +19,9 @@ import numpy as np
 from opensama.media import PICTURE_SUFFIXES
 from opensama.media.video_io import images
 from opensama.media.video_io.alpha import RGB, decoded
+from opensama.media.video_io.frame_format import FrameFormat, OneSize, Size, check_size, frame_format_of
 from opensama.media.video_io.hdr import mastering_of
-from opensama.media.video_io.look import Look, OneSize, Size, check_size, look_of
-from opensama.media.video_io.opening import check_readable, opened, video_stream
+from opensama.media.video_io.opening import check_readable, open_container, video_stream
 from opensama.media.video_io.stills import check_no_tiles, is_film
 from opensama.media.video_io.timeline import Timeline, broken_frame, largest, timeline_of
 from opensama.values import Progress, Transparency, UserError, Video, background_color
@@ -50,7 +50,7 @@ def read_video(
     suffix = path.suffix.lower()
     if suffix in PICTURE_SUFFIXES and not (suffix == ".avif" and is_film(path)):
         return images.read_images([path], path, fps, cover, below)
-    with opened(path) as container:
+    with open_container(path) as container:
         named = container.format.name in images.DEMUXERS
         if named or (container.metadata.get("major_brand") == "avif" and not is_film(path)):
             return images.read_images([path], path, fps, cover, below)
@@ -59,10 +59,10 @@ def read_video(
         check_size(stream.codec_context.width, stream.codec_context.height, path)
         has_audio = any(audio.codec_context is not None for audio in container.streams.audio)
         timeline = timeline_of(path, container, stream)
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(container, path)
         frame = _first_frame(path, container, stream)
-        look = look_of(
+        look = frame_format_of(
             frame,
             stream.sample_aspect_ratio,
             path,
@@ -127,7 +127,7 @@ class FileFrames:
 
     path: Path
     timeline: Timeline
-    look: Look
+    look: FrameFormat
     cover: Size | None
     background: RGB
     alpha: bool = False
@@ -169,7 +169,7 @@ def _numbered(
     """Decoded frames with their numbers, from a stamp to seek or from the beginning; no threads are as many as help."""
     number = {} if timeline.by_count else {stamp: i for i, stamp in enumerate(timeline.stamps)}
     at = -1
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads

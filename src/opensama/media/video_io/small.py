@@ -15,7 +15,7 @@ from PIL import Image
 
 from opensama.media import PICTURE_SUFFIXES
 from opensama.media.video_io.alpha import decoded
-from opensama.media.video_io.opening import opened, video_stream
+from opensama.media.video_io.opening import open_container, video_stream
 from opensama.media.video_io.reading import FileFrames
 from opensama.values import Video
 
@@ -47,7 +47,7 @@ def _quickly(video: Video, path: Path, side: int) -> Iterator[np.ndarray]:
     if not isinstance(video.source, FileFrames) or video.source.timeline.by_count or video.source.timeline.sizes:
         return
     number = {stamp: i for i, stamp in enumerate(video.source.timeline.stamps)}
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
         expected = 0

@@ -17,9 +17,9 @@ import av
 
 from opensama.media.video_io.containers import FileFormat
 from opensama.media.video_io.keeping import language_in
-from opensama.media.video_io.opening import opened
+from opensama.media.video_io.opening import open_container
 from opensama.media.video_io.probing import Track, probe
-from opensama.media.video_io.pyav import clock_of, exact
+from opensama.media.video_io.pyav import as_fraction, tick_of
 from opensama.values import Video
 
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
@@ -65,7 +65,7 @@ class Sound:
     def of(cls, video: Video, kind: FileFormat) -> Iterator[Sound]:
         if video.has_audio and video.path is not None:
             heard = probe(video.path, video)
-            with opened(video.path) as source:
+            with open_container(video.path) as source:
                 yield cls(source, video, kind, heard)
         else:
             yield cls(None, video, kind, {})
@@ -124,7 +124,7 @@ class _Track:
         self.source, self.kind, self.heard = stream, kind, heard
         self.name = stream.codec_context.codec.canonical_name
         self.rate = stream.codec_context.sample_rate
-        self.time_base = clock_of(stream)
+        self.time_base = tick_of(stream)
         self.due = Fraction(-1)
         """When the packet at hand is to be written, on the video's clock."""
         self.outside = self.damaged = 0
@@ -342,7 +342,7 @@ class _Made(_Track):
         if frame.pts is None or frame.time_base is None:
             begins = self._ends_at if self._ends_at is not None else Fraction(0)
         else:
-            begins = frame.pts * exact(frame.time_base) - self.offset
+            begins = frame.pts * as_fraction(frame.time_base) - self.offset
         self._ends_at = begins + Fraction(frame.samples, frame.sample_rate)
         frame.pts, frame.time_base = round(begins * frame.sample_rate), Fraction(1, frame.sample_rate)
 

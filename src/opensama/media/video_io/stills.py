@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from opensama.media.video_io.color import Orientation, bit_depth_of
-from opensama.media.video_io.look import check_size
-from opensama.media.video_io.member import head_of, open_file
+from opensama.media.video_io.frame_format import check_size
+from opensama.media.video_io.member import first_bytes_of, open_file
 from opensama.media.video_io.pyav import open_input
 from opensama.values import UserError
 
@@ -44,7 +44,7 @@ def read_still(path: Path) -> tuple[av.VideoFrame, Orientation]:
     with _opened(path) as image:
         raw = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in getattr(image, "tile", ()) if tile[3]]
         _load(image, path)
-        check_whole(path)
+        check_still_is_whole(path)
         frame = None
         if image.format == "AVIF" or (any(";16" in str(mode) for mode in raw) and image.mode[0] != "I"):
             frame = _deep(image, path)
@@ -59,11 +59,11 @@ def header_of_still(path: Path) -> tuple[tuple[int, int], bool]:
             _load(image, path)
         width, height = image.size
         turned, alpha = _orientation(image).turns % 2, bool(image.has_transparency_data)
-    check_whole(path)
+    check_still_is_whole(path)
     return (height, width) if turned else (width, height), alpha
 
 
-def check_whole(path: Path) -> None:
+def check_still_is_whole(path: Path) -> None:
     """Raises `UserError` for a JPEG, PNG, WebP or AVIF that was cut off or not filled to its end, without decoding."""
     with open_file(path) as file:
         data = file.read()
@@ -112,7 +112,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        head = head_of(path, 12)
+        head = first_bytes_of(path, 12)
         if head.startswith(_BEGINNINGS) or head[4:] in (b"ftypavif", b"ftypmif1"):
             raise UserError(
                 f"{path} is damaged, or a kind of picture that cannot be read; copy it again, or save it as PNG."

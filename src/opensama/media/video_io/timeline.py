@@ -20,10 +20,10 @@ from pathlib import Path
 import av
 
 from opensama.media.video_io.clock import rising, usual_step
-from opensama.media.video_io.look import Size, check_size
+from opensama.media.video_io.frame_format import Size, check_size
 from opensama.media.video_io.member import size_of
-from opensama.media.video_io.opening import opened, video_stream
-from opensama.media.video_io.pyav import clock_of, exact, is_repeat
+from opensama.media.video_io.opening import open_container, video_stream
+from opensama.media.video_io.pyav import as_fraction, is_repeat, tick_of
 from opensama.media.video_io.sizes import SizeWatch
 from opensama.values import UserError
 
@@ -52,7 +52,7 @@ class Timeline:
 
 def timeline_of(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Timeline:
     """Every shown frame's time. UserError if the file ends before its last frame, or has none."""
-    time_base = clock_of(stream)
+    time_base = tick_of(stream)
     ends_at = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if is_a(container, {"mov"}) and ends_at > size_of(path):
         raise UserError(_cut_off(path))
@@ -89,7 +89,7 @@ def timeline_of(path: Path, container: av.container.InputContainer, stream: av.V
     stamps = sorted(shown)
     durations = [shown[stamp] for stamp in stamps]
     end = max(stamps[-1] + _last_duration(container, stream, stamps, durations), shown_on)
-    check_whole(path, container, end * time_base)
+    check_video_is_whole(path, container, end * time_base)
     timeline = Timeline(
         stamps,
         time_base,
@@ -113,10 +113,10 @@ def _as_browsers(gif: Timeline, end: int) -> Timeline:
 
 def _by_decoding(path: Path) -> Timeline:
     """The same by decoding everything."""
-    with opened(path) as container:
+    with open_container(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
-        time_base = clock_of(stream)
+        time_base = tick_of(stream)
         found: list[int | None] = []
         durations: list[int] = []
         sizes: Counter[Size] = Counter()
@@ -148,7 +148,7 @@ def _by_decoding(path: Path) -> Timeline:
         end = max(stamps[-1] + rest * parts, shown_on * parts)
         if shown_on and is_a(container, {"ogg"}) and container.duration:  # repeats at the end are not written at all
             end = max(end, floor(Fraction(container.duration, 1_000_000) / time_base))
-        check_whole(path, container, end * time_base)
+        check_video_is_whole(path, container, end * time_base)
         for width, height in sizes:
             check_size(width, height, path)
         timeline = Timeline(
@@ -192,7 +192,7 @@ def _interlaced(stream: av.VideoStream) -> bool:
 
 def _step_said(stream: av.VideoStream) -> int:
     rate = stream.average_rate or stream.guessed_rate or Fraction(24)
-    return max(1, round(1 / (exact(rate) * clock_of(stream))))
+    return max(1, round(1 / (as_fraction(rate) * tick_of(stream))))
 
 
 def _last_duration(
@@ -223,7 +223,7 @@ def _ends_said(stream: av.VideoStream, first: int) -> list[int]:
     said = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)\s*", stream.metadata.get("DURATION", ""))
     if said is None:
         return []
-    ticks = round((int(said[1]) * 3600 + int(said[2]) * 60 + Fraction(said[3])) / clock_of(stream))
+    ticks = round((int(said[1]) * 3600 + int(said[2]) * 60 + Fraction(said[3])) / tick_of(stream))
     return [ticks, first + ticks]
 
 
@@ -233,8 +233,8 @@ def _origin(container: av.container.InputContainer, stream: av.VideoStream, firs
     A clock that begins at zero is kept, with a picture that comes later than the sound. Where the whole file begins
     later (broadcasts, a part of a stream, a recording that was joined late), zero is where picture or sound begins.
     """
-    ticks = clock_of(stream)
-    begins = [audio.start_time * clock_of(audio) for audio in container.streams.audio if audio.start_time is not None]
+    ticks = tick_of(stream)
+    begins = [audio.start_time * tick_of(audio) for audio in container.streams.audio if audio.start_time is not None]
     if not begins:
         return first
     begin = min(first * ticks, *begins)
@@ -243,7 +243,7 @@ def _origin(container: av.container.InputContainer, stream: av.VideoStream, firs
     return first if first * ticks - begin < _NO_LEAD else floor(begin / ticks)
 
 
-def check_whole(path: Path, container: av.container.InputContainer, end: Fraction) -> None:
+def check_video_is_whole(path: Path, container: av.container.InputContainer, end: Fraction) -> None:
     """Raises `UserError` if a file ends well before its head says: the head of Matroska and FLV has a duration.
 
     Some writers mean by it how long the file is, others where it ends on its own clock. The file is whole by either.
@@ -255,10 +255,10 @@ def check_whole(path: Path, container: av.container.InputContainer, end: Fractio
     tolerance = max(Fraction(1, 2), said / 50)
     if promised - end <= tolerance:
         return
-    with opened(path) as again:  # is it the sound that goes on?
+    with open_container(path) as again:  # is it the sound that goes on?
         for packet in again.demux():
             if packet.pts is not None and packet.time_base is not None:
-                end = max(end, (packet.pts + (packet.duration or 0)) * exact(packet.time_base))
+                end = max(end, (packet.pts + (packet.duration or 0)) * as_fraction(packet.time_base))
     if promised - end > tolerance:
         raise UserError(_cut_off(path))
 

@@ -19,7 +19,7 @@ from opensama.media.video_io.color import (
     has_alpha,
     orientation_of,
 )
-from opensama.media.video_io.pyav import exact
+from opensama.media.video_io.pyav import as_fraction
 from opensama.values import ColorInfo, UserError
 
 Size = tuple[int, int]  # width, height
@@ -28,7 +28,7 @@ MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameFormat:
     """Square-pixel size before turning, and what else decides the conversion to RGB."""
 
     width: int
@@ -52,24 +52,24 @@ class Look:
         return ToRGB(self.width, self.height, self.color, deep, self.orientation, cover, self.grey_full, background)
 
 
-def look_of(
+def frame_format_of(
     frame: av.VideoFrame,
     pixel_shape: Fraction | None,
     path: Path,
     orientation: Orientation | None = None,
     codec: str = "",
     size: Size | None = None,
-) -> Look:
+) -> FrameFormat:
     """Wide or narrow pixels (`pixel_shape`, width to height) become square by changing the width.
 
     `size` is what is coded if it is not this frame's.
     """
     stored = size or (frame.width, frame.height)
-    shape = exact(pixel_shape) if pixel_shape and pixel_shape > 0 else Fraction(1)
+    shape = as_fraction(pixel_shape) if pixel_shape and pixel_shape > 0 else Fraction(1)
     width, height = _square(stored, shape)
     check_size(width, height, path)
     orientation = orientation_of(frame) if orientation is None else orientation
-    return Look(
+    return FrameFormat(
         width,
         height,
         orientation,
@@ -85,7 +85,7 @@ def look_of(
 class OneSize:
     """A converter for frames of several sizes: those that do not fill the picture are centred, with black beside."""
 
-    def __init__(self, look: Look, cover: Size | None, background: RGB) -> None:
+    def __init__(self, look: FrameFormat, cover: Size | None, background: RGB) -> None:
         self._look, self._cover, self._background = look, cover, background
         self._to_rgb = look.converter(cover, background)
         upright = replace(look, orientation=Orientation(), color=ColorInfo())
