@@ -202,7 +202,8 @@ def test_what_is_small_is_gathered_in_float32(tmp_path):
     """Time embedding, tables and norms are the master weights to the bit; matrices are bfloat16."""
     in_ranks(sharded_in_bfloat16, (str(tmp_path),))
     one = gradients(Flow())
-    for found in torch.load(tmp_path / "0.pt", weights_only=True).values():
+    seen = torch.load(tmp_path / "0.pt", weights_only=True)
+    for found in seen.values():
         names = [name.removeprefix("wanted ") for name in found if name.startswith("wanted ")]
         exact = [name for name in names if torch.equal(found[name], found[f"wanted {name}"])]
         halved = [name for name in names if found[name].dtype == torch.bfloat16]
@@ -212,7 +213,10 @@ def test_what_is_small_is_gathered_in_float32(tmp_path):
             assert not any(part in name for name in halved), part
         assert len([name for name in halved if name.endswith(("to_q.weight", "net.2.weight"))]) == 2 * 3
         assert {found[f"gradient {name}"].dtype for name in one} == {torch.float32}
-        assert all(torch.isfinite(found[f"gradient {name}"]).all() for name in one)
+    for name in one:  # what is recomputed is computed alike
+        plain, again = (seen[how][f"gradient {name}"] for how in ("none", "full"))
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(again, plain, rtol=1e-2, atol=1e-6)
 
 
 def test_one_process_is_no_mesh_and_recomputes_the_same():
