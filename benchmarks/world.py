@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opensama.world import backgrounds
-from opensama.world.render import SceneBatch, dye, frame_times, paint_lettering, render, rider, screen, stand
+from opensama.world.render import dye, frame_times, paint_lettering, render, rider, screen, stand
 from opensama.world.scenes import Scene, sample_scene
 from opensama.world.shapes import EXTENT, KINDS, atlas, wear_atlas
 from opensama.world.wearables import WEARABLES, worn
@@ -55,7 +55,7 @@ def straightforward(scenes: Sequence[Scene], frames: int, side: int, device: str
                 cover = (0.5 - looked * (size * unit)[:, None]).clamp(0, 1)
                 clip = clip + (dye(color, texture, cover[:, 1:], where, size * unit) - clip) * cover[:, :1]
         clips.append(clip)
-    return paint_lettering(torch.stack(clips), SceneBatch.pack(scenes, device))
+    return paint_lettering(torch.stack(clips), scenes)
 
 
 def main() -> None:

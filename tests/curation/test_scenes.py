@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from opensama.curation.scenes import find_cuts, frame_clock, frame_time, scenes, seconds_of
+from opensama.curation.scenes import Cuts, frame_clock, frame_time, scenes, seconds_of
 from opensama.curation.stage import Drop
 from opensama.media.frames import resize_frame
 from opensama.media.video_io import read_video, write_video
@@ -25,6 +26,13 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason="the real clips (../shared/c
 
 def item(path: Path) -> dict[str, object]:
     return {"id": path.name, "target": path.name, "kind": "clip", "scores": {}, "notes": {}, "_path": str(path)}
+
+
+def find_cuts(frames: Iterable[np.ndarray]) -> list[int]:
+    cuts = Cuts()
+    for frame in frames:
+        cuts.add(frame)
+    return cuts.starts
 
 
 @pytest.fixture(scope="module")

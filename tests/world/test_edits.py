@@ -25,7 +25,6 @@ from opensama.world import (
 )
 from opensama.world.edits import OBJECT_FAMILIES
 from opensama.world.render import frame_times, paint_background
-from opensama.world.scenes import SceneBatch
 from opensama.world.styled_scenes import StyledScene, Swap
 from opensama.world.wrong_answers import like
 
@@ -212,7 +211,7 @@ def test_every_family_and_style_is_drawn():
 def test_removing_the_only_object_leaves_the_background():
     plans = (plan_edit(i, "test", "remove") for i in range(200))
     plan = next(p for p in plans if len(p.source.scene.things) == 1 and not p.source.scene.lettering)
-    alone = paint_background(SceneBatch.pack([plan.source.scene]), frame_times(3), 128, 128)
+    alone = paint_background([plan.source.scene], frame_times(3), 128, 128)
     torch.testing.assert_close(render_edits([plan], 3).target, alone)
 
 

@@ -6,12 +6,11 @@ counts, and of a type that has more the best scored stay. Letters: none; everyth
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from opensama.curation.scoring import mean_score
+from opensama.curation.scoring import mean_score, order_by_lot
 from opensama.curation.settings import check_balance
 from opensama.data.manifest import Record
 
@@ -39,4 +38,4 @@ def limit(counts: Mapping[str, int], ratio: float) -> int:
 
 def _rank(record: Record) -> tuple[float, str]:
     """Best scored first; what is equal in an order that depends on nothing but the names."""
-    return -round(mean_score(record), 6), hashlib.sha256(record.id.encode()).hexdigest()
+    return -round(mean_score(record), 6), order_by_lot(record)

@@ -97,7 +97,7 @@ def video_items(folder: Path, out: Path) -> list[GraphItem]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give one that has video files in it.")
     made = out.resolve()
-    found = [path for path in _files(folder) if made not in path.resolve().parents]
+    found = [path for path in video_files(folder) if made not in path.resolve().parents]
     if not found:
         raise UserError(
             f"There are no videos in {folder} ({', '.join(VIDEO_SUFFIXES[:4])} and the like): check the name."
@@ -117,11 +117,12 @@ def video_items(folder: Path, out: Path) -> list[GraphItem]:
     ]
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def video_files(folder: Path, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> Iterator[Path]:
+    """The files of a folder and of those in it that end like videos and are not hidden."""
     for root, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            if name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(root, name)
 
 

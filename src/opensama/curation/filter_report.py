@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import heapq
 import html
 import io
@@ -17,7 +16,15 @@ from string import Template
 
 from opensama.curation.graph import GraphReport
 from opensama.curation.rubrics import SCORES
-from opensama.curation.scoring import REASON_PREFIX, SCORE_PREFIX, Thresholds, mean_score, misses, pair_frames
+from opensama.curation.scoring import (
+    REASON_PREFIX,
+    SCORE_PREFIX,
+    Thresholds,
+    mean_score,
+    misses,
+    order_by_lot,
+    pair_frames,
+)
 from opensama.data.manifest import Record, read_manifest_table
 from opensama.runtime import whole_file
 from opensama.values import UserError
@@ -104,7 +111,7 @@ def write_filter_report(
             tallies["task"][record.task][place] += 1
             missed.update(misses(record, thresholds))
             _count_scores(report.histograms, record)
-        shown[name] = heapq.nsmallest(SHOWN, manifest, key=_lot)
+        shown[name] = heapq.nsmallest(SHOWN, manifest, key=order_by_lot)
         shown[name].sort(key=mean_score, reverse=True)
     report.kept, report.refused = (sum(row[place] for row in tallies["set"].values()) for place in (0, 1))
     report.datasets, report.tasks = (dict(sorted(tallies[name].items())) for name in ("set", "task"))
@@ -153,7 +160,7 @@ def _page(
             for name, bins in scores.items()
         ),
         shares=_shares("Dataset", report.datasets) + _shares("Task", report.tasks),
-        missed=_listed("Threshold missed", report.missed) + _failures(unscored, reasons),
+        missed=_counts("Threshold missed", report.missed) + _counts("Not scored", unscored, reasons),
         kept=_sheet(kept, report, folder),
         refused=_sheet(refused, report, folder),
         kept_count=f"{len(kept)} of {report.kept:,}",
@@ -193,34 +200,27 @@ def _histogram(media: str, name: str, bins: Sequence[int], threshold: float | No
 
 
 def _shares(title: str, tally: _Tally) -> str:
-    rows = ""
+    rows = []
     for name, (kept, refused) in tally.items():
         share = f"{kept / (kept + refused):.1%}"
-        rows += (
-            f"<tr><th>{html.escape(name or 'unnamed')}</th><td>{kept:,}</td><td>{kept + refused:,}</td>"
-            f'<td>{share}</td><td class="bar"><i style="width:{share}"></i></td></tr>'
-        )
-    head = f"<tr><th>{title}</th><td>kept</td><td>scored</td><td>share</td><td></td></tr>"
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        bar = f'<td class="bar"><i style="width:{share}"></i></td>'
+        rows.append((name or "unnamed", f"<td>{kept:,}</td><td>{kept + refused:,}</td><td>{share}</td>{bar}"))
+    return _table(title, "<td>kept</td><td>scored</td><td>share</td><td></td>", rows)
 
 
-def _listed(title: str, counts: Mapping[str, int]) -> str:
-    if not counts:
-        return ""
-    rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{count:,}</td></tr>" for name, count in counts.items())
-    return f"<table><thead><tr><th>{title}</th><td>pairs</td></tr></thead><tbody>{rows}</tbody></table>"
+def _counts(title: str, counts: Mapping[str, int], reasons: Mapping[str, str] | None = None) -> str:
+    """Counts of pairs, and beside each its first reason where there are any."""
+    rows = []
+    for name, count in counts.items():
+        said = "" if reasons is None else f'<td class="said">{html.escape(reasons.get(name, "")[:300])}</td>'
+        rows.append((name, f"<td>{count:,}</td>{said}"))
+    return _table(title, "<td>pairs</td>" + ("" if reasons is None else '<td class="said">the first</td>'), rows)
 
 
-def _failures(unscored: Mapping[str, int], reasons: Mapping[str, str]) -> str:
-    if not unscored:
-        return ""
-    rows = "".join(
-        f"<tr><th>{html.escape(kind)}</th><td>{count:,}</td>"
-        f'<td class="said">{html.escape(reasons.get(kind, "")[:300])}</td></tr>'
-        for kind, count in unscored.items()
-    )
-    head = '<tr><th>Not scored</th><td>pairs</td><td class="said">the first</td></tr>'
-    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+def _table(title: str, heads: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A table of names and their cells; nothing without rows."""
+    body = "".join(f"<tr><th>{html.escape(name)}</th>{cells}</tr>" for name, cells in rows)
+    return body and f"<table><thead><tr><th>{title}</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _sheet(records: Iterable[Record], report: FilterReport, folder: Path) -> str:
@@ -272,8 +272,3 @@ def _strips(record: Record, folder: Path) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f" ({part / whole:.1%})" if whole else ""
-
-
-def _lot(record: Record) -> str:
-    """Which records are shown is drawn by their names: the same every time."""
-    return hashlib.sha256(record.id.encode()).hexdigest()

@@ -63,9 +63,6 @@ class GraphReport:
     stopped: str
     seconds: float  # of this call
 
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
-
     def table(self) -> str:
         """For people: stage by stage, what was dropped and why."""
         wide = max(len(stage.name) for stage in self.stages) + 2
@@ -365,5 +362,5 @@ def _write(
     seconds = round(time.monotonic() - began, 3)
     whole = GraphReport(reports, len(keys), records, failures, left, stopped, seconds)
     with whole_file(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(whole.to_dict(), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(asdict(whole), indent=1) + "\n", encoding="utf-8")
     return whole

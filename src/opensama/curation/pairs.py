@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from opensama.curation import pair_stages
 from opensama.curation.balancing import balance
+from opensama.curation.clips import video_files
 from opensama.curation.elements import EDIT_KINDS
 from opensama.curation.graph import GraphReport, run_graph
 from opensama.curation.inpainting import Inpainter
@@ -36,11 +37,10 @@ from opensama.curation.segmentation import Segmenter
 from opensama.curation.settings import PairOptions
 from opensama.curation.stage import GraphItem, GraphStage
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
+from opensama.media import VIDEO_SUFFIXES
 from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
 from opensama.vlm import Vlm, check_connection
-
-_VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif")
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,7 @@ class PairsReport:
 
     def table(self) -> str:
         """For people: stage by stage, then type by type."""
-        lines = [f"{'stage':<20}{'in':>7}{'out':>7}{'failed':>8}{'seconds':>9}  dropped"]
-        for stage in self.graph.stages:
-            why = ", ".join(f"{reason} {count}" for reason, count in sorted(stage.dropped.items()))
-            counts = f"{stage.taken:>7}{stage.given:>7}{stage.failed:>8}{stage.seconds:>9.1f}"
-            lines.append(f"{stage.name:<20}{counts}  {why}".rstrip())
-        lines += ["", f"{'type':<20}{'made':>7}{'kept':>7}"]
+        lines = [self.graph.table(), "", f"{'type':<20}{'made':>7}{'kept':>7}"]
         lines += [f"{task or '-':<20}{self.made[task]:>7}{self.kept.get(task, 0):>7}" for task in sorted(self.made)]
         return "\n".join(lines)
 
@@ -178,7 +173,7 @@ def _balanced(out: Path, graph: GraphReport, ratio: float) -> PairsReport:
     write_manifest(out / "manifest.parquet", kept, {"made_by": "opensama curate pairs", "balance": ratio})
     report = PairsReport(graph, *(dict(Counter(record.task for record in records)) for records in (made, kept)))
     with whole_file(out / "report.json") as temporary:
-        said = graph.to_dict() | {"made": report.made, "kept": report.kept}
+        said = asdict(graph) | {"made": report.made, "kept": report.kept}
         temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     return report
 
@@ -191,9 +186,9 @@ def _one_up(path: str) -> str:
 def clip_items(path: Path) -> Iterator[GraphItem]:
     """The videos of a folder, with all its folders, by name; or each clip of a manifest once."""
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _VIDEOS and p.is_file() and p.name[0] != ".")
+        files = sorted(video_files(path, (*VIDEO_SUFFIXES, ".gif")))
         if not files:
-            raise UserError(f"The folder {path} has no videos ({', '.join(_VIDEOS)}): choose another.")
+            raise UserError(f"The folder {path} has no videos ({', '.join(VIDEO_SUFFIXES[:4])}...): choose another.")
         dataset = path.resolve().name
         for file in files:
             name = file.relative_to(path).with_suffix("").as_posix()

@@ -6,7 +6,6 @@ much a frame differs from the one before with how much its neighbours do. Slow f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NotRequired, TypedDict
@@ -24,7 +23,7 @@ PAIRS_A_SECOND = 4  # neighbours whose flow is looked at
 
 
 class Cuts:
-    """Where scenes begin, of frames that come one by one: `add` them, and read `starts`."""
+    """The numbers of the frames with which scenes begin (`starts`), of frames that come one by one (`add`)."""
 
     def __init__(self, adaptive: float = ADAPTIVE, content: float = CONTENT):
         try:
@@ -42,14 +41,6 @@ class Cuts:
         found = self._detector.process_frame(self._code(self._count, 25.0), frame[..., ::-1].copy())
         self.starts += [int(code.frame_num) for code in found]
         self._count += 1
-
-
-def find_cuts(frames: Iterable[np.ndarray], adaptive: float = ADAPTIVE, content: float = CONTENT) -> list[int]:
-    """The numbers of the frames with which scenes begin; the first is 0."""
-    cuts = Cuts(adaptive, content)
-    for frame in frames:
-        cuts.add(frame)
-    return cuts.starts
 
 
 def scenes(

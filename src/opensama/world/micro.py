@@ -20,7 +20,7 @@ from opensama.world.edits import EditPart, EditPlan
 from opensama.world.scenes import NO_MOTION, Scene, Thing, in_view, muted_color, swing
 from opensama.world.styled_scenes import Restyle, StyledScene, Swap, visible_share
 from opensama.world.unpaired import UnpairedPlan, unpaired_plan
-from opensama.world.wrong_answers import WrongAnswer
+from opensama.world.wrong_answers import WrongAnswer, distinct
 
 MICRO_KINDS = ("ball", "box", "star", "heart", "tree", "fish")
 MICRO_COLORS = ("red", "yellow", "green", "blue")
@@ -52,11 +52,7 @@ class MicroPart(EditPart):
                 there = None if new is None else replace(other, color=new.color)
                 found.append(("object", Swap(other, there).on(before)))
                 found.append(("object", Swap(other, None).on(change.on(before))))
-        kept: dict[StyledScene, str] = {}
-        for label, look in found:
-            if look not in (change.on(before), before):
-                kept.setdefault(look, label)
-        return tuple((label, look) for look, label in kept.items())
+        return distinct(found, change.on(before), before)
 
 
 def micro_scene(rng: random.Random, fast: bool = False) -> Scene:

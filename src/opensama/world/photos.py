@@ -1,4 +1,4 @@
-"""Photos as backgrounds: any folder of jpg or png files, seen by the same camera as the drawn ones.
+"""Photos as backgrounds: jpg or png files, seen by the same camera as the drawn ones.
 
 The shorter side of a photo spans a square frame, from -1 to 1; beyond its edges it is mirrored.
 """
@@ -16,16 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from opensama.values import UserError
-
-_ENDINGS = (".jpg", ".jpeg", ".png")
-
-
-def list_photos(folder: str | Path) -> tuple[Path, ...]:
-    """The photos of a folder and of those in it, by name."""
-    found = tuple(sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in _ENDINGS))
-    if not found:
-        raise UserError(f"There are no photos in {folder}: name a folder that has jpg or png files in it.")
-    return found
 
 
 @lru_cache(maxsize=4096)

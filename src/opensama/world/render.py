@@ -19,7 +19,7 @@ from torch import Tensor
 from opensama.world import backgrounds, photos
 from opensama.world.backgrounds import Color
 from opensama.world.letters import LETTER_HEIGHT, LETTER_WIDTH, layout, letter_atlas
-from opensama.world.scenes import COLORS, FPS, Camera, Lettering, Scene, SceneBatch, Thing
+from opensama.world.scenes import COLORS, FPS, Camera, Lettering, Scene, Thing
 from opensama.world.shapes import EXTENT, KINDS, atlas, wear_atlas
 from opensama.world.wearables import WEARABLES, worn
 
@@ -44,8 +44,7 @@ def render(
 ) -> Tensor:
     """[b t 3 h w] in 0..1."""
     seconds = frame_times(frames, device=device)
-    packed = SceneBatch.pack(scenes, device)
-    out = paint_background(packed, seconds, height, width)
+    out = paint_background(scenes, seconds, height, width)
     for clip, scene in zip(out, scenes, strict=True):
         _paint_things(clip, scene, seconds.tolist())
         _paint_lettering(clip, scene.lettering)
@@ -53,16 +52,18 @@ def render(
 
 
 def frame_times(frames: int, start: int = 0, device: str | torch.device = "cpu") -> Tensor:
+    """Seconds [t] of frames `start` and on."""
     return torch.arange(start, start + frames, device=device) / FPS
 
 
-def paint_background(scenes: SceneBatch, seconds: Tensor, height: int, width: int) -> Tensor:
-    """[b t 3 h w] of backgrounds or photos alone."""
-    x, y, unit = screen(height, width, scenes.device)
-    out = torch.empty(len(scenes.scenes), len(seconds), 3, height, width, device=scenes.device)
-    for clip, scene in zip(out, scenes.scenes, strict=True):
+def paint_background(scenes: Sequence[Scene], seconds: Tensor, height: int, width: int) -> Tensor:
+    """[b t 3 h w] of backgrounds or photos alone, at `seconds` [t], on their device."""
+    device = seconds.device
+    x, y, unit = screen(height, width, device)
+    out = torch.empty(len(scenes), len(seconds), 3, height, width, device=device)
+    for clip, scene in zip(out, scenes, strict=True):
         cameras = [scene.camera(s) for s in ([0.0] if scene.still else seconds.tolist())]
-        at = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=scenes.device).T[..., None, None, None]
+        at = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=device).T[..., None, None, None]
         world_x, world_y = x / at[2] + at[0], y[:, None] / at[2] + at[1]
         if scene.photo:
             clip.copy_(photos.paint_photo(scene.photo, world_x, world_y, unit))
@@ -71,19 +72,19 @@ def paint_background(scenes: SceneBatch, seconds: Tensor, height: int, width: in
     return out
 
 
-def paint_things(frames: Tensor, scenes: SceneBatch, seconds: Tensor) -> Tensor:
+def paint_things(frames: Tensor, scenes: Sequence[Scene], seconds: Tensor) -> Tensor:
     """Objects with what they wear over `frames` [b t 3 h w], back to front, then obscured; returns a new tensor."""
     frames = frames.clone()
-    for clip, scene in zip(frames, scenes.scenes, strict=True):
+    for clip, scene in zip(frames, scenes, strict=True):
         _paint_things(clip, scene, seconds.tolist())
     return frames
 
 
-def paint_lettering(frames: Tensor, scenes: SceneBatch) -> Tensor:
+def paint_lettering(frames: Tensor, scenes: Sequence[Scene]) -> Tensor:
     """Caption texts over `frames` [b t 3 h w]; returns a new tensor, or `frames` where no scene has any."""
-    if any(scene.lettering for scene in scenes.scenes):
+    if any(scene.lettering for scene in scenes):
         frames = frames.clone()
-        for clip, scene in zip(frames, scenes.scenes, strict=True):
+        for clip, scene in zip(frames, scenes, strict=True):
             _paint_lettering(clip, scene.lettering)
     return frames
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS, Color
 from opensama.world.kinds import KINDS
 from opensama.world.letters import CAPTION_WORDS
@@ -367,15 +365,3 @@ def sample_scene(
         over = [t for t in rest if _apart(subject, t, 0.75) and rng.random() < 0.5]
         things = [*(t for t in rest if t not in over), subject, *over]
     return replace(scene, things=tuple(things))
-
-
-@dataclass(frozen=True)
-class SceneBatch:
-    """Scenes to be drawn together, on a device."""
-
-    scenes: tuple[Scene, ...]
-    device: torch.device
-
-    @classmethod
-    def pack(cls, scenes: Sequence[Scene], device: str | torch.device = "cpu") -> SceneBatch:
-        return cls(tuple(scenes), torch.device(device))

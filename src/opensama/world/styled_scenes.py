@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from opensama.world.render import frame_times, paint_background, paint_lettering, paint_things
-from opensama.world.scenes import Lettering, Scene, SceneBatch, Thing
+from opensama.world.scenes import Lettering, Scene, Thing
 from opensama.world.shapes import worn
 from opensama.world.styles import apply_style
 
@@ -141,10 +141,9 @@ def render_styled(
         shared.setdefault(_backdrop(look.scene), {}).setdefault(look.scene, []).append(i)
     out = torch.empty(len(looks), frames, 3, height, width, device=device)
     for scenes in shared.values():  # a clip at a time, which stays in the cache
-        behind = paint_background(SceneBatch.pack([next(iter(scenes))], device), seconds, height, width)
+        behind = paint_background([next(iter(scenes))], seconds, height, width)
         for scene, users in scenes.items():
-            packed = SceneBatch.pack([scene], device)
-            (drawn,) = paint_lettering(paint_things(behind, packed, seconds), packed)
+            (drawn,) = paint_lettering(paint_things(behind, [scene], seconds), [scene])
             for i in users:
                 style = looks[i].style
                 out[i] = apply_style(style, drawn, start) if style else drawn

@@ -7,7 +7,7 @@ one most easily: the nearest silhouette, a disk, and others by chance.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -45,11 +45,16 @@ def wrong_answers(change: Change, before: StyledScene, seed: str) -> tuple[Wrong
             found = _grounds(rng, name, before)
         case Text(lettering=lettering):
             found = _texts(rng, lettering, before)
-    looks: dict[StyledScene, str] = {}
-    for label, look in found:
-        if look not in (right, before):
-            looks.setdefault(look, label)
-    return tuple((label, look) for look, label in looks.items())
+    return distinct(found, right, before)
+
+
+def distinct(found: Iterable[WrongAnswer], right: StyledScene, before: StyledScene) -> tuple[WrongAnswer, ...]:
+    """Each scene once, without the right one and the one before the edit."""
+    labels: dict[StyledScene, str] = {}
+    for label, scene in found:
+        if scene not in (right, before):
+            labels.setdefault(scene, label)
+    return tuple((label, scene) for scene, label in labels.items())
 
 
 def _some(rng: random.Random, of: Sequence[_T], n: int, *without: _T) -> list[_T]:
