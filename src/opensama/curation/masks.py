@@ -156,7 +156,7 @@ def save_masks(path: Path, masks: np.ndarray) -> None:
 
 
 def load_masks(path: Path) -> np.ndarray:
-    """Back to bool [t h w]."""
+    """The masks of a file that `save_masks` wrote: bool [t h w]."""
     with np.load(path, allow_pickle=False) as kept:
         shape = tuple(int(n) for n in kept["shape"])
         return np.unpackbits(kept["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)

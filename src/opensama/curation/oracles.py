@@ -99,7 +99,7 @@ def exact_edits(scene: Scene) -> tuple[ExactEdit, ...]:
 
 
 def draw_look(look: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
-    """uint8 [t h w 3]."""
+    """The scene's clip, uint8 [t h w 3]."""
     return to_uint8(render_styled([look], frames, height, width)[0])
 
 

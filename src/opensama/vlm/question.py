@@ -80,7 +80,7 @@ class Question:
 
 
 class Vlm(Protocol):
-    """A vision-language model."""
+    """A vision-language model, wherever it runs. Threads may ask at once."""
 
     @property
     def name(self) -> str:

@@ -33,13 +33,14 @@ def held_out(kind: str, color: str) -> bool:
 
 @lru_cache
 def pairs(split: Split, tier: TierName = "full") -> tuple[tuple[str, str], ...]:
+    """The (kind, colour) pairs that are edited on this side of the split."""
     there = TIERS[tier]
     return tuple((k, c) for k in there.kinds for c in there.colors if held_out(k, c) == (split == "test"))
 
 
 @dataclass(frozen=True)
 class EditPart:
-    """One thing that is asked for."""
+    """One of the one or two edits that an instruction asks for."""
 
     family: str
     edited: str  # the object, style, background or word that it is about

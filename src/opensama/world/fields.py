@@ -19,6 +19,7 @@ Point = tuple[float, float]
 
 
 def circle(x: Tensor, y: Tensor, cx: float, cy: float, r: float) -> Tensor:
+    """A disc of radius r about (cx, cy)."""
     return torch.hypot(x - cx, y - cy) - r
 
 
@@ -30,11 +31,13 @@ def ellipse(x: Tensor, y: Tensor, cx: float, cy: float, a: float, b: float) -> T
 
 
 def box(x: Tensor, y: Tensor, cx: float, cy: float, hx: float, hy: float, r: float = 0.0) -> Tensor:
+    """A rectangle of half-sides hx, hy whose corners are rounded by r."""
     dx, dy = (x - cx).abs() - hx + r, (y - cy).abs() - hy + r
     return torch.hypot(dx.clamp_min(0), dy.clamp_min(0)) + torch.maximum(dx, dy).clamp_max(0) - r
 
 
 def capsule(x: Tensor, y: Tensor, x0: float, y0: float, x1: float, y1: float, r: float) -> Tensor:
+    """A line from (x0, y0) to (x1, y1) of half-width r with round ends."""
     dx, dy = x1 - x0, y1 - y0
     along = (((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy)).clamp(0, 1)
     return torch.hypot(x - x0 - along * dx, y - y0 - along * dy) - r
@@ -46,6 +49,7 @@ def path(x: Tensor, y: Tensor, r: float, *points: Point) -> Tensor:
 
 
 def ring(x: Tensor, y: Tensor, cx: float, cy: float, radius: float, r: float) -> Tensor:
+    """A circle of that radius, drawn with half-width r."""
     return circle(x, y, cx, cy, radius).abs() - r
 
 
@@ -69,10 +73,12 @@ def polygon(x: Tensor, y: Tensor, *corners: Point) -> Tensor:
 
 
 def union(*fields: Tensor) -> Tensor:
+    """What is inside any of them."""
     return torch.stack(fields).amin(0)
 
 
 def subtract(field: Tensor, *holes: Tensor) -> Tensor:
+    """What is inside the field and in none of the holes."""
     return torch.maximum(field, -union(*holes))
 
 

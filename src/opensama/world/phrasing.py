@@ -145,9 +145,10 @@ def clause(rng: random.Random, key: str, split: Split, joins: bool = False, **wo
 
 
 def join(rng: random.Random, split: Split, first: str, second: str) -> str:
-    """Two clauses as one."""
+    """Two clauses as one, the way "two" in `GRAMMAR` says it."""
     return rng.choice(_SENTENCES["two", split]).format(a=first, b=second)
 
 
 def as_sentence(text: str) -> str:
+    """With a capital and a full stop."""
     return f"{text[0].upper()}{text[1:]}."

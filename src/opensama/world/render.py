@@ -42,7 +42,7 @@ def screen(height: int, width: int, device: str | torch.device = "cpu") -> tuple
 def render(
     scenes: Sequence[Scene], frames: int = 17, height: int = 128, width: int = 128, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """[b t 3 h w] in 0..1."""
+    """Clips of the scenes from the first frame on: float32 [b t 3 h w] in 0..1."""
     seconds = frame_times(frames, device=device)
     out = paint_background(scenes, seconds, height, width)
     for clip, scene in zip(out, scenes, strict=True):
@@ -112,6 +112,7 @@ def stand(thing: Thing, camera: Camera, seconds: float) -> Stand:
 
 
 def rider(wearer: Stand, place: tuple[float, float, float]) -> Stand:
+    """Where an accessory is on the screen; `place` is its centre and radius in radii of the wearer."""
     x, y, size, angle = wearer
     right, up, scale = place
     cos, sin = size * math.cos(angle), size * math.sin(angle)

@@ -106,6 +106,7 @@ class Motion:
     bounce: bool = False
 
     def at(self, seconds: float) -> float:
+        """The coordinate's displacement, in half-heights (radians for a turn)."""
         now, then = math.sin(self.rate * seconds + self.phase), math.sin(self.phase)
         if self.bounce:
             now, then = abs(now), abs(then)

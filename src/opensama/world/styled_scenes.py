@@ -1,7 +1,7 @@
-"""A look is a scene and the style it is seen in; a change turns one look into another.
+"""A styled scene is all that a clip shows; a change (`change.on(scene)`) turns one into another.
 
 Changes of different things commute, so an edit of two parts has each part's answer without the other, and a wrong
-answer is a right look with another change in place of the asked one.
+answer is the right scene with another change in place of the asked one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WEATHERS = ("snow", "rain", "fog")
 
 @dataclass(frozen=True)
 class StyledScene:
-    """What is to be seen."""
+    """All that decides a clip's pixels: the scene, and the style that is laid over its frames."""
 
     scene: Scene
     style: str | None = None
@@ -55,6 +55,8 @@ class Swap:
 
 @dataclass(frozen=True)
 class Restyle:
+    """Another style over the frames."""
+
     style: str
 
     def on(self, look: StyledScene) -> StyledScene:
@@ -63,7 +65,7 @@ class Restyle:
 
 @dataclass(frozen=True)
 class Ground:
-    """A named background."""
+    """A named background in place of the scene's."""
 
     name: str
 
