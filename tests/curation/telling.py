@@ -7,7 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from opensama.curation.motion import Flow
+from opensama.media.motion import Flow
 from opensama.vlm import Question, ScriptedVlm
 from tests.curation.server import Asked
 

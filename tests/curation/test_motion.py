@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.curation.motion import Flow, mean_speed, motion_of, moving
+from opensama.curation.motion import mean_speed, moving
 from opensama.curation.stage import Drop
+from opensama.media.motion import Flow
 from opensama.world import Scene, render, sample_scene, to_uint8
 from opensama.world.render import screen, stand
 from opensama.world.scenes import FPS
@@ -81,7 +82,6 @@ def test_speed_knows_no_size_and_no_rate() -> None:
     assert mean_speed(flow, 0.1) == pytest.approx(5 / math.hypot(90, 160) / 0.1)
     assert mean_speed(np.full((180, 320, 2), (6.0, 8.0)), 0.1) == pytest.approx(mean_speed(flow, 0.1))
     assert mean_speed(flow / 2, 0.05) == pytest.approx(mean_speed(flow, 0.1))
-    assert motion_of([]) == 0.0
 
 
 def test_the_filter_drops_the_still_and_the_blurred() -> None:

@@ -109,7 +109,7 @@ def test_each_edit_comes_with_its_way_back(made: tuple[Path, PairsReport]) -> No
     out, report = made
     found = {record.id: record for record in records(out)}
     backs = [record for record in found.values() if record.notes["way"] == "back"]
-    (last,) = (stage for stage in report.graph.stages if stage.name == "way back")
+    (last,) = (stage for stage in report.graph.stages if stage.name == "reverse filter")
     assert len(backs) == len(found) / 2 - sum(last.dropped.values()) / 2
     assert len(backs) > 10
     for back in backs:
@@ -482,7 +482,7 @@ def test_every_stage_travels_to_another_process(clips: Path, tmp_path: Path, mon
         pass
 
     def travel(stages: list[GraphStage], *_: object, **__: object) -> None:
-        assert [stage.name for stage in pickle.loads(pickle.dumps(stages))][-2:] == ["quality filter", "way back"]
+        assert [stage.name for stage in pickle.loads(pickle.dumps(stages))][-2:] == ["quality filter", "reverse filter"]
         raise Seen
 
     monkeypatch.setattr("opensama.curation.pairs.run_graph", travel)

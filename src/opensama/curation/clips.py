@@ -65,14 +65,8 @@ def clip_stages(
     """The graph, in the paper's order; `model` is the VLM's name."""
     from opensama.curation.instructions import describe, meaningful, reword
 
-    limits = partial(
-        basic,
-        seconds=(rules.min_seconds, rules.max_seconds),
-        side=rules.min_side,
-        fps=(rules.min_fps, rules.max_fps),
-    )
     stages = [
-        GraphStage("basic", limits),
+        GraphStage("basic", partial(check_video, rules=rules)),
         GraphStage("scenes", scenes),
         GraphStage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion)),
         GraphStage("clips", partial(cut_clips, frames=rules.frames)),
@@ -129,22 +123,21 @@ def video_files(folder: Path, suffixes: tuple[str, ...] = VIDEO_SUFFIXES) -> Ite
 # --- the stages
 
 
-def basic(item: GraphItem, *, seconds: tuple[float, float], side: int, fps: tuple[float, float]) -> GraphItem:
+def check_video(item: GraphItem, *, rules: ClipRules) -> GraphItem:
     """Drops videos by length, size and frame rate; says what they have."""
     from opensama.media.video_io import read_video
 
     Record.from_dict(item)  # a name that no manifest can hold is told before any work
     video = read_video(Path(item["_path"]))
-    if float(video.duration) < seconds[0]:
-        raise Drop("too short")
-    if float(video.duration) > seconds[1]:
-        raise Drop("too long")
-    if min(video.width, video.height) < side:
-        raise Drop("too small")
-    if float(video.fps) < fps[0]:
-        raise Drop("too few frames a second")
-    if float(video.fps) > fps[1]:
-        raise Drop("too many frames a second")
+    for reason, dropped in (
+        ("too short", video.duration < rules.min_seconds),
+        ("too long", video.duration > rules.max_seconds),
+        ("too small", min(video.width, video.height) < rules.min_side),
+        ("too few frames a second", video.fps < rules.min_fps),
+        ("too many frames a second", video.fps > rules.max_fps),
+    ):
+        if dropped:
+            raise Drop(reason)
     return item | {"width": video.width, "height": video.height, "fps": round(float(video.fps), 4)}
 
 

@@ -7,25 +7,16 @@ frame in ten seconds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from opensama.curation.settings import HIGH_MOTION, LOW_MOTION
 from opensama.curation.stage import Drop, GraphItem
-from opensama.media.motion import Flow
-
-__all__ = ["Flow", "mean_speed", "motion_of", "moving"]
 
 
 def mean_speed(flow: np.ndarray, seconds: float) -> float:
     """Mean speed of a flow [h w 2] between frames so far apart, in diagonals a second."""
     return float(np.linalg.norm(flow, axis=-1).mean()) / math.hypot(*flow.shape[:2]) / seconds
-
-
-def motion_of(speeds: Sequence[float]) -> float:
-    """One number for a scene: the mean of its speeds."""
-    return float(np.mean(speeds)) if len(speeds) else 0.0
 
 
 def moving(item: GraphItem, *, low: float = LOW_MOTION, high: float = HIGH_MOTION) -> GraphItem:

@@ -254,9 +254,9 @@ def quality_filter(
     judged_frames: int,
     thresholds: Mapping[str, float],
 ) -> list[GraphItem]:
-    """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the way back, too.
+    """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the reverse edit, too.
 
-    What was painted badly is no good source either, so only a good pair has a way back.
+    What was painted badly is no good source either, so only a good pair has a reverse edit.
     """
     item = dict(item)
     back = item.pop("_back", None)

@@ -1,7 +1,7 @@
 """Editing pairs from raw clips by masked inpainting, in the order of ICVE's fine-tuning data.
 
     clips -> elements -> segmentation -> mask filter -> caption -> inpainting -> instructions, there and back
-          -> (public pairs join) -> instruction filter -> quality filter -> the same for the way back -> balance
+          -> (public pairs join) -> instruction filter -> quality filter -> the same for the reverse edit -> balance
 
     make_pairs(Path("clips"), Path("pairs"), partial(open_vlm, url), open_segmenter(), open_inpainter())
 
@@ -155,7 +155,9 @@ def make_pairs(
         GraphStage(
             "quality filter", partial(pair_stages.quality_filter, model=judging.name, **wanted), score, cpus=0.25
         ),
-        GraphStage("way back", partial(pair_stages.reverse_filter, model=judging.name, **wanted), score, cpus=0.25),
+        GraphStage(
+            "reverse filter", partial(pair_stages.reverse_filter, model=judging.name, **wanted), score, cpus=0.25
+        ),
     ]
     graph = run_graph(stages, sources, place, runner=runner, workers=workers, progress=progress)
     return _balanced(out, graph, settings.balance)

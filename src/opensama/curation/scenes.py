@@ -47,7 +47,8 @@ def scenes(
     item: GraphItem, *, adaptive: float = ADAPTIVE, content: float = CONTENT, side: int = _SIDE
 ) -> list[GraphItem]:
     """The stage: one item for each scene, with its frames, its times and its motion."""
-    from opensama.curation.motion import Flow, mean_speed, motion_of
+    from opensama.curation.motion import mean_speed
+    from opensama.media.motion import Flow
     from opensama.media.video_io import read_video
     from opensama.media.video_io.small import small_frames
 
@@ -76,7 +77,7 @@ def scenes(
                 "target_end": times[stop],
                 "frames": stop - first,
                 "seconds": times[stop] - times[first],
-                "scores": item["scores"] | {"motion": round(motion_of(within), 5)},
+                "scores": item["scores"] | {"motion": round(sum(within) / len(within), 5)},
                 "_clock": frame_clock(video, first, stop),
             }
         )
