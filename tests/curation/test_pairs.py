@@ -328,13 +328,13 @@ def test_clips_of_a_manifest_are_taken_once_and_only_between_their_times(clips: 
     first, second = clip_items(tmp_path / "clips.jsonl")
     assert (first["id"], second["id"], second["kind"]) == ("a", "b", "clip")
     whole = frames(Path(file))
-    clip, same = pair_stages.read_clip(first, 81, 720)
+    clip, same = pair_stages.read_clip(first, pair_stages.ClipSize(81, 720))
     assert not same
     assert np.array_equal(clip.frames, whole[2:7])  # six are between the times, 4k+1 of them five
-    clip, same = pair_stages.read_clip(second, 81, 720)
+    clip, same = pair_stages.read_clip(second, pair_stages.ClipSize(81, 720))
     assert same
     assert np.array_equal(clip.frames, whole)
-    small, same = pair_stages.read_clip(second, 81, 48)
+    small, same = pair_stages.read_clip(second, pair_stages.ClipSize(81, 48))
     assert not same
     assert small.frames.shape == (9, 48, 48, 3)
 
@@ -496,6 +496,6 @@ def test_found_things_may_be_absent(clips: Path) -> None:
     with pytest.raises(ValueError, match="no picture of"):
         WorldInpainter().inpaint(clip, np.zeros(SIZE, bool), "A purple elephant.")
     item = next(iter(clip_items(clips))) | {"_front": [{"name": "purple elephant", "person": False}], "_behind": []}
-    state, size = pair_stages.StageState(str(clips), WorldSegmenter()), {"frames": 9, "short_side": 720}
+    state, size = pair_stages.StageState(str(clips), WorldSegmenter()), pair_stages.ClipSize(9, 720)
     with pytest.raises(Drop, match="nothing found"):
-        pair_stages.segmentation(state, item, model="", kinds=(), elements=1, **size)
+        pair_stages.segmentation(state, item, model="", kinds=(), elements=1, size=size)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,13 @@ _QUALITY = 92  # of painted clips, near to lossless: they are data
 
 M = TypeVar("M")
 ClipModel = TypeVar("ClipModel", Segmenter, Inpainter)
+
+
+class ClipSize(NamedTuple):
+    """The most frames that are taken of a clip, and the most pixels of their shorter side."""
+
+    frames: int
+    short_side: int
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,12 @@ def load_state(out: str, model: ClipModel) -> StageState[ClipModel]:
 # --- what is there
 
 
-def elements(state: StageState[Vlm], item: GraphItem, *, model: str, frames: int, short_side: int) -> GraphItem:
+def elements(state: StageState[Vlm], item: GraphItem, *, model: str, size: ClipSize) -> GraphItem:
     """Elements filter: what is in front and behind, in the VLM's words."""
     if item.get("_public"):
         return item
     Record.from_dict(item)  # a name that no manifest can hold is told before anybody is asked
-    found = name_elements(state.model, read_clip(item, frames, short_side)[0])
+    found = name_elements(state.model, read_clip(item, size)[0])
     front = [{"name": element.name, "person": element.person} for element in found.foreground]
     return item | {"_front": front, "_behind": list(found.background), "_vlm": model}
 
@@ -86,8 +93,7 @@ def segmentation(
     item: GraphItem,
     *,
     model: str,
-    frames: int,
-    short_side: int,
+    size: ClipSize,
     kinds: Sequence[str],
     elements: int,
 ) -> list[GraphItem]:
@@ -95,7 +101,7 @@ def segmentation(
     if item.get("_public"):
         return [item]
     people = {entry["name"]: entry["person"] for entry in item["_front"]}
-    found = state.model.segment(read_clip(item, frames, short_side)[0], list(people))
+    found = state.model.segment(read_clip(item, size)[0], list(people))
     if not found:
         raise Drop("segmentation: nothing found")
     out = []
@@ -118,14 +124,13 @@ def segmentation(
 
 
 def mask_filter(
-    state: StageState[None], item: GraphItem, *, rules: Mapping[str, float], kinds: Sequence[str], each: int, seed: int
+    state: StageState[None], item: GraphItem, *, rules: MaskRules, kinds: Sequence[str], each: int, seed: int
 ) -> list[GraphItem]:
     """Masks that will do; each with the kinds of edit that are made of it, drawn by its name."""
     if item.get("_public"):
         return [item]
     mask = load_masks(state.masks(item))
-    wanted = MaskRules(**rules)
-    refusal = wanted.refusal_of_background(mask) if item.get("_background") else wanted.refusal(mask)
+    refusal = rules.refusal_of_background(mask) if item.get("_background") else rules.refusal(mask)
     if refusal:
         raise Drop(refusal)
     if item["_ambiguous"]:
@@ -144,11 +149,11 @@ def mask_filter(
 # --- what is made of it
 
 
-def caption(state: StageState[Vlm], item: GraphItem, *, model: str, frames: int, short_side: int) -> GraphItem:
+def caption(state: StageState[Vlm], item: GraphItem, *, model: str, size: ClipSize) -> GraphItem:
     """The clip as it will look, in the VLM's words."""
     if item.get("_public"):
         return item
-    edit = plan_element_edit(state.model, read_clip(item, frames, short_side)[0], item["_element"], item["_kind"])
+    edit = plan_element_edit(state.model, read_clip(item, size)[0], item["_element"], item["_kind"])
     return item | {"_edit": edit.to_dict()}
 
 
@@ -157,8 +162,7 @@ def inpainting(
     item: GraphItem,
     *,
     model: str,
-    frames: int,
-    short_side: int,
+    size: ClipSize,
     margin: float,
     least: float,
     seed: int,
@@ -166,7 +170,7 @@ def inpainting(
     """The edited clip: painted inside the grown mask, the clip's own pixels outside. Drop where nothing changed."""
     if item.get("_public"):
         return item
-    clip, whole = read_clip(item, frames, short_side)
+    clip, whole = read_clip(item, size)
     mask = paintable_mask(load_masks(state.masks(item)), item["_kind"], margin)
     name = f"{item['id']} {item['_element']} {item['_kind']}"
     number = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:8], 16)
@@ -180,7 +184,7 @@ def inpainting(
     out = item | {"_edited": _file(name, "mp4"), "_inpainter": state.model.name, "_source": item["target"]}
     _write(edited, clip.fps, state.edited(out))
     if not whole:  # both sides have the same frames at the same size
-        out["_source"] = str(Path(state.out, "edited", _file(f"{item['id']} source {frames} {short_side}", "mp4")))
+        out["_source"] = str(Path(state.out, "edited", _file(f"{item['id']} source {tuple(size)}", "mp4")))
         _write(clip.frames, clip.fps, Path(out["_source"]))
     return out | {"scores": item["scores"] | {"change": round(inside, 2)}}
 
@@ -192,7 +196,7 @@ def paintable_mask(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
     return boxes(grow(mask, margin)) if kind == "replace" else grow(mask, margin)
 
 
-def instruction(state: StageState[Vlm], item: GraphItem, *, model: str, reverse: bool) -> GraphItem:
+def instruction(state: StageState[Vlm], item: GraphItem, *, reverse: bool) -> GraphItem:
     """The pair with an instruction for the change that is seen; the pair back as `_back`."""
     if item.get("_public"):
         return item
@@ -245,67 +249,56 @@ def instruction_filter(item: GraphItem) -> GraphItem:
     return {key: value for key, value in item.items() if key != "_public"}
 
 
-def quality_filter(
-    state: StageState[Vlm],
-    item: GraphItem,
-    *,
-    model: str,
-    turns: int,
-    judged_frames: int,
-    thresholds: Mapping[str, float],
-) -> list[GraphItem]:
-    """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the reverse edit, too.
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How pairs are judged: by which model, how often each question is asked (0: not at all), with how many frames of
+    each clip, and the least averages of videos."""
 
-    What was painted badly is no good source either, so only a good pair has a reverse edit.
+    model: str
+    turns: int
+    frames: int
+    thresholds: Mapping[str, float]
+
+
+def quality_filter(state: StageState[Vlm], item: GraphItem, *, judge: JudgeSettings) -> list[GraphItem]:
+    """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the reverse pair.
+
+    What was painted badly is no good source either, so only a good pair has a reverse one.
     """
     item = dict(item)
     back = item.pop("_back", None)
-    kept = [_judged(state, item, model, turns, judged_frames, thresholds)]
+    kept = [_judged(state, item, judge)]
     return kept if back is None else [*kept, back]
 
 
-def reverse_filter(
-    state: StageState[Vlm],
-    item: GraphItem,
-    *,
-    model: str,
-    turns: int,
-    judged_frames: int,
-    thresholds: Mapping[str, float],
-) -> GraphItem:
-    """The same two filters for pairs back; the others have passed them."""
-    if item["notes"].get("way") != "back":
-        return item
-    if reason := why_not(item["instruction"]):
-        raise Drop(f"instruction: {reason}")
-    return _judged(state, item, model, turns, judged_frames, thresholds)
+def reverse_filter(state: StageState[Vlm], item: GraphItem, *, judge: JudgeSettings) -> GraphItem:
+    """The same two filters for reverse pairs; the others have passed them."""
+    return _judged(state, instruction_filter(item), judge) if item["notes"].get("way") == "back" else item
 
 
-def _judged(
-    state: StageState[Vlm], item: GraphItem, model: str, turns: int, frames: int, thresholds: Mapping[str, float]
-) -> GraphItem:
+def _judged(state: StageState[Vlm], item: GraphItem, judge: JudgeSettings) -> GraphItem:
     """The item with its marks. Drop where one is too low. Without turns nothing is asked."""
-    if not turns:
+    if not judge.turns:
         return item
     record = Record.from_dict(item)
-    wanted = thresholds if record.media == "video" else rubrics.THRESHOLDS["image"]
-    source, edited = pair_frames(record, Path(state.out, "making"), frames, FilterSettings.side)
-    temperature = FilterSettings.temperature if turns > 1 else 0.0
+    wanted = judge.thresholds if record.media == "video" else rubrics.THRESHOLDS["image"]
+    source, edited = pair_frames(record, Path(state.out, "making"), judge.frames, FilterSettings.side)
+    temperature = FilterSettings.temperature if judge.turns > 1 else 0.0
     scores, _ = score_pair(
         state.model, record.media, record.instruction, source, edited,
-        turns=turns, temperature=temperature, thresholds=wanted,
+        turns=judge.turns, temperature=temperature, thresholds=wanted,
     )  # fmt: skip
     missed = [name for name in rubrics.missed(scores, wanted) if name in scores]
     if missed:
         raise Drop(f"quality: {' and '.join(missed)} too low")
     marks = {SCORE_PREFIX + name: value for name, value in scores.items()}
-    return item | {"scores": record.scores | marks, "notes": record.notes | {"judge": model}}
+    return item | {"scores": record.scores | marks, "notes": record.notes | {"judge": judge.model}}
 
 
 # --- clips
 
 
-def read_clip(item: GraphItem, frames: int, short_side: int) -> tuple[Clip, bool]:
+def read_clip(item: GraphItem, size: ClipSize) -> tuple[Clip, bool]:
     """A clip's first 4k+1 frames, at most so many and so large; and whether that is the whole file as it is.
 
     Drop where it has fewer than five.
@@ -313,10 +306,10 @@ def read_clip(item: GraphItem, frames: int, short_side: int) -> tuple[Clip, bool
     path = Path(item["target"])
     video = read_video(path)
     start, stop = video.frame_range(item["target_start"], item["target_end"])
-    count = frames_down(min(stop - start, frames))
+    count = frames_down(min(stop - start, size.frames))
     if count < 5:
         raise Drop("clip: fewer than five frames")
-    scale = min(1.0, short_side / min(video.height, video.width))
+    scale = min(1.0, size.short_side / min(video.height, video.width))
     height, width = round(video.height * scale), round(video.width * scale)
     kept = [
         resize_frame(frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8), height, width)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from opensama.curation import pair_stages
 from opensama.curation.balancing import balance
@@ -122,42 +122,53 @@ def make_pairs(
         """Of a GPU, for one worker: whoever asks for any is given to one thread at a time; the world's needs none."""
         return 0.0 if model.name == "world" or (on_cpu and not alone) else 1.0
 
-    chosen: dict[str, Any] = asdict(settings)
-
-    def part(*names: str) -> dict[str, Any]:
-        return {name: chosen[name] for name in names}
-
-    size, wanted = part("frames", "short_side"), part("turns", "judged_frames", "thresholds")
+    size = pair_stages.ClipSize(settings.frames, settings.short_side)
+    judge_settings = pair_stages.JudgeSettings(
+        judging.name, settings.turns, settings.judged_frames, settings.thresholds
+    )
     stages = [
-        GraphStage("elements", partial(pair_stages.elements, model=asked.name, **size), ask, cpus=0.25),
+        GraphStage("elements", partial(pair_stages.elements, model=asked.name, size=size), ask, cpus=0.25),
         GraphStage(
             "segmentation",
-            partial(pair_stages.segmentation, model=_lasting(segmenter), **size, **part("kinds", "elements")),
+            partial(
+                pair_stages.segmentation,
+                model=_lasting(segmenter),
+                kinds=settings.kinds,
+                elements=settings.elements,
+                size=size,
+            ),
             partial(pair_stages.load_state, here, segmenter),
             gpus=share(segmenter),
         ),
         GraphStage(
             "mask filter",
-            partial(pair_stages.mask_filter, **part("rules", "kinds", "each", "seed")),
+            partial(
+                pair_stages.mask_filter,
+                rules=settings.rules,
+                kinds=settings.kinds,
+                each=settings.each,
+                seed=settings.seed,
+            ),
             partial(state, None),
         ),
-        GraphStage("caption", partial(pair_stages.caption, model=asked.name, **size), ask, cpus=0.25),
+        GraphStage("caption", partial(pair_stages.caption, model=asked.name, size=size), ask, cpus=0.25),
         GraphStage(
             "inpainting",
-            partial(pair_stages.inpainting, model=_lasting(inpainter), **size, **part("margin", "least", "seed")),
+            partial(
+                pair_stages.inpainting,
+                model=_lasting(inpainter),
+                margin=settings.margin,
+                least=settings.least,
+                seed=settings.seed,
+                size=size,
+            ),
             partial(pair_stages.load_state, here, inpainter),
             gpus=share(inpainter),
         ),
-        GraphStage(
-            "instruction", partial(pair_stages.instruction, model=asked.name, **part("reverse")), ask, cpus=0.25
-        ),
+        GraphStage("instruction", partial(pair_stages.instruction, reverse=settings.reverse), ask, cpus=0.25),
         GraphStage("instruction filter", pair_stages.instruction_filter),
-        GraphStage(
-            "quality filter", partial(pair_stages.quality_filter, model=judging.name, **wanted), score, cpus=0.25
-        ),
-        GraphStage(
-            "reverse filter", partial(pair_stages.reverse_filter, model=judging.name, **wanted), score, cpus=0.25
-        ),
+        GraphStage("quality filter", partial(pair_stages.quality_filter, judge=judge_settings), score, cpus=0.25),
+        GraphStage("reverse filter", partial(pair_stages.reverse_filter, judge=judge_settings), score, cpus=0.25),
     ]
     graph = run_graph(stages, sources, place, runner=runner, workers=workers, progress=progress)
     return _balanced(out, graph, settings.balance)
