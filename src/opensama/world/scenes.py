@@ -247,19 +247,11 @@ def _fast(rng: random.Random) -> tuple[float, float, Motion, Motion]:
     side = rng.choice((-1, 1))
     kind = rng.choice(("across", "down", "swing", "bounce"))
     if kind == "across":
-        return (
-            side * rng.uniform(0.6, 0.8),
-            rng.uniform(-0.5, 0.5),
-            Motion(drift=-side * rng.uniform(0.9, 1.5)),
-            NO_MOTION,
-        )
+        x, y, drift = side * rng.uniform(0.6, 0.8), rng.uniform(-0.5, 0.5), -side * rng.uniform(0.9, 1.5)
+        return x, y, Motion(drift=drift), NO_MOTION
     if kind == "down":
-        return (
-            rng.uniform(-0.6, 0.6),
-            side * rng.uniform(0.5, 0.7),
-            NO_MOTION,
-            Motion(drift=-side * rng.uniform(0.8, 1.3)),
-        )
+        x, y, drift = rng.uniform(-0.6, 0.6), side * rng.uniform(0.5, 0.7), -side * rng.uniform(0.8, 1.3)
+        return x, y, NO_MOTION, Motion(drift=drift)
     if kind == "swing":
         along = Motion(rng.uniform(0.35, 0.6), rng.uniform(4, 7), rng.uniform(-0.5, 0.5))
         return rng.uniform(-0.15, 0.15), rng.uniform(-0.5, 0.5), along, NO_MOTION
@@ -269,26 +261,13 @@ def _fast(rng: random.Random) -> tuple[float, float, Motion, Motion]:
 
 def _thing(rng: random.Random, kind: str, color: str, fast: bool, smallest: float, plain: bool) -> Thing:
     moving = rng.random() < 0.8
-    x, y, along_x, along_y = (
-        _fast(rng)
-        if fast
-        else (
-            rng.uniform(-0.65, 0.65),
-            rng.uniform(-0.6, 0.6),
-            swing(rng, 0.3) if moving else NO_MOTION,
-            swing(rng, 0.2) if moving else NO_MOTION,
-        )
-    )
-    thing = Thing(
-        kind,
-        color,
-        x,
-        y,
-        rng.uniform(smallest, 0.46),
-        along_x,
-        along_y,
-        swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION,
-    )
+    if fast:
+        x, y, along_x, along_y = _fast(rng)
+    else:
+        x, y = rng.uniform(-0.65, 0.65), rng.uniform(-0.6, 0.6)
+        along_x, along_y = (swing(rng, reach) if moving else NO_MOTION for reach in (0.3, 0.2))
+    size, turn = rng.uniform(smallest, 0.46), swing(rng, 0.35) if rng.random() < 0.5 else NO_MOTION
+    thing = Thing(kind, color, x, y, size, along_x, along_y, turn)
     if plain:
         return thing
     texture = rng.choice(TEXTURES[1:]) if rng.random() < 0.4 else "plain"

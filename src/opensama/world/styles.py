@@ -50,16 +50,6 @@ def _mean(x: Tensor, window: int) -> Tensor:
     return sum((across[..., i : i + h, :] for i in range(1, window)), across[..., :h, :]) / window**2
 
 
-def _blur(x: Tensor, radius: float) -> Tensor:
-    """Two box passes, close to a Gaussian of that many px."""
-    r = max(1, round(radius * _px(x)))
-
-    def box(y: Tensor) -> Tensor:
-        return _mean(F.pad(y, (r, r, r, r), mode="replicate"), 2 * r + 1)
-
-    return _flat(x, lambda y: box(box(y)))
-
-
 def _soft(x: Tensor, radius: float) -> Tensor:
     """A wide blur, made on a smaller picture."""
     step = max(1, int(radius * _px(x)))
