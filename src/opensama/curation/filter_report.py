@@ -135,11 +135,7 @@ def _count_scores(histograms: dict[str, dict[str, list[int]]], record: Record) -
 
 
 def _page(
-    report: FilterReport,
-    reasons: Mapping[str, str],
-    kept: Sequence[Record],
-    refused: Sequence[Record],
-    folder: Path,
+    report: FilterReport, reasons: Mapping[str, str], kept: Sequence[Record], refused: Sequence[Record], folder: Path
 ) -> str:
     """The whole page; frames are read from the pairs' files."""
     scored = report.kept + report.refused

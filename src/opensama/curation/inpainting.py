@@ -26,14 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
-_FILES = (
-    "model_index.json",
-    "scheduler/*.json",
-    "text_encoder/*",
-    "tokenizer/*",
-    "transformer/*",
-    "vae/*",
-)
+_FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*", "tokenizer/*", "transformer/*", "vae/*")
 NEGATIVE = "blurry, distorted, deformed, low quality, artifacts, flicker, text, watermark"
 
 

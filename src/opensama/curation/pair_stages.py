@@ -89,13 +89,7 @@ def elements(state: StageState[Vlm], item: GraphItem, *, model: str, size: ClipS
 
 
 def segmentation(
-    state: StageState[Segmenter],
-    item: GraphItem,
-    *,
-    model: str,
-    size: ClipSize,
-    kinds: Sequence[str],
-    elements: int,
+    state: StageState[Segmenter], item: GraphItem, *, model: str, size: ClipSize, kinds: Sequence[str], elements: int
 ) -> list[GraphItem]:
     """An item for each element that is found, the surest first, and one for all that is behind them."""
     if item.get("_public"):
@@ -158,14 +152,7 @@ def caption(state: StageState[Vlm], item: GraphItem, *, model: str, size: ClipSi
 
 
 def inpainting(
-    state: StageState[Inpainter],
-    item: GraphItem,
-    *,
-    model: str,
-    size: ClipSize,
-    margin: float,
-    least: float,
-    seed: int,
+    state: StageState[Inpainter], item: GraphItem, *, model: str, size: ClipSize, margin: float, least: float, seed: int
 ) -> GraphItem:
     """The edited clip: painted inside the grown mask, the clip's own pixels outside. Drop where nothing changed."""
     if item.get("_public"):

@@ -109,11 +109,7 @@ def _way(thing: Thing, seconds: float) -> float:
 
 
 def render_unpaired(
-    plans: list[UnpairedPlan],
-    frames: int = 17,
-    height: int = 128,
-    width: int = 128,
-    device: str | torch.device = "cpu",
+    plans: list[UnpairedPlan], frames: int = 17, height: int = 128, width: int = 128, device: str | torch.device = "cpu"
 ) -> Unpaired:
     """Draws both clips of each plan."""
     source = render_styled([plan.source for plan in plans], frames, height, width, device)
