@@ -29,7 +29,7 @@ from opensama.curation.segmentation import Segmenter
 from opensama.curation.settings import FilterSettings
 from opensama.curation.stage import Drop, GraphItem
 from opensama.data.manifest import Record
-from opensama.media.frames import resize_frame
+from opensama.media.frames import eight_bit, resize_frame
 from opensama.media.video_io import read_video, write_video
 from opensama.values import Video, frames_down
 from opensama.vlm import Vlm
@@ -298,10 +298,7 @@ def read_clip(item: GraphItem, size: ClipSize) -> tuple[Clip, bool]:
         raise Drop("clip: fewer than five frames")
     scale = min(1.0, size.short_side / min(video.height, video.width))
     height, width = round(video.height * scale), round(video.width * scale)
-    kept = [
-        resize_frame(frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8), height, width)
-        for frame in video.frames(start, start + count)
-    ]
+    kept = [resize_frame(eight_bit(frame), height, width) for frame in video.frames(start, start + count)]
     whole = count == video.frame_count and scale == 1 and video.bit_depth == 8 and video.is_constant_rate
     return Clip(path, np.stack(kept), float(video.fps)), whole
 
