@@ -1,4 +1,4 @@
-"""Several processes that train together, started quickly.
+"""Processes of their own that start quickly, such as several that train together.
 
 Each is forked from a server that has imported the libraries once, where `torch.multiprocessing.spawn` and torchrun have
 every process import them anew.
@@ -13,13 +13,30 @@ from collections.abc import Callable, Sequence
 
 import torch.multiprocessing
 
-_IMPORTED = ["torch", "diffusers.models", "transformers", "opensama.apps.train", "opensama.training.loop"]
+_IMPORTED = [
+    "torch",
+    "diffusers.models",
+    "transformers",
+    "opensama.apps.train",
+    "opensama.apps.edit",
+    "opensama.training.loop",
+    "opensama.pipeline.editor",
+    "opensama.media.video_io.writing",
+]
 
 
 def in_ranks(function: Callable[..., None], arguments: Sequence[object], processes: int = 2) -> None:
     """Calls `function(rank, *arguments)` in processes of their own. An error in one of them is raised here."""
     multiprocessing.set_forkserver_preload(_IMPORTED)
     torch.multiprocessing.start_processes(function, tuple(arguments), processes, start_method="forkserver")
+
+
+def from_server(function: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
+    """One process that calls `function(*arguments)`, begun."""
+    multiprocessing.set_forkserver_preload(_IMPORTED)
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def command_in_ranks(command: Sequence[str], processes: int) -> None:

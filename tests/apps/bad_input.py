@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -32,6 +31,7 @@ from tests.curation.server import ChatServer
 from tests.data import making
 from tests.evaluation.benchmarks import make_vie
 from tests.media.broken import CORPUS, broken_in_the_middle
+from tests.ranks import from_server
 
 INSTRUCTION = "Make the ball red."
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
@@ -413,13 +413,19 @@ def run(row: Row, arguments: list[str]) -> Outcome:
 
 
 def run_apart(arguments: list[str], limit: str) -> Outcome:
-    """The same in a process that is limited before the command begins; what it imports late is imported before."""
-    code = (
-        "import sys, opensama.apps.edit, opensama.media.video_io.writing, opensama.models.registry, opensama.apps.cli\n"
-        f"{limit}\nsys.exit(opensama.apps.cli.main(sys.argv[1:]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    """The same in a process that is limited before the command begins."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = from_server(_limited, arguments, limit, out, err)
+        process.join()
+        assert process.exitcode is not None
+        return Outcome(process.exitcode, out.read_text(), err.read_text())
+
+
+def _limited(arguments: list[str], limit: str, out: Path, err: Path) -> None:
+    sys.stdout, sys.stderr = out.open("w", buffering=1), err.open("w", buffering=1)
+    exec(limit)
+    sys.exit(opensama(arguments))
 
 
 def shown(text: str, at: Place) -> str:

@@ -88,7 +88,7 @@ def test_training_lowers_the_loss():
     torch.manual_seed(0)
     small = PatchAutoencoder(widths=(16, 16, 24), decoder_blocks=(1, 1, 1))
     stage = AutoencoderStage(small, batch=8, pictures=8, side=32)
-    stage.start()
+    stage.start(64)
     optimizer = torch.optim.AdamW([p for p in small.parameters() if p.requires_grad], lr=2e-3)
     losses = []
     for i in range(12):

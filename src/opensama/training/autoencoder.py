@@ -46,12 +46,12 @@ class AutoencoderStage:
         self.device = next(vae.parameters()).device
         self.next_clips = Prefetcher(lambda index: pinned(self.clips(index), self.device))
 
-    def start(self, lots: int = 40) -> None:
-        """Principal components of a mixed batch, with so many times 16 drawings."""
+    def start(self, drawings: int = 640) -> None:
+        """Principal components of a mixed batch with that many drawings, in lots of 16."""
         g = torch.Generator().manual_seed(self.seed)
         textures = moving_crops(self.pictures, 128, 5, 96, generator=g)
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core) as threads:
-            drawn = list(threads.map(lambda i: drawn_clips(16, 16 * i)[..., :96, :96], range(lots)))
+            drawn = list(threads.map(lambda i: drawn_clips(16, 16 * i)[..., :96, :96], range(drawings // 16)))
         self.vae.start_from_components(torch.cat((textures, *drawn)).to(next(self.vae.parameters()).device))
 
     def modules(self) -> Mapping[str, nn.Module]:

@@ -74,6 +74,8 @@ class TinyConfig(BaseModel):
     tier: TierName = Field("full", description="how much of the world is learnt")
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
+    texts: int = Field(20_000, gt=0, description="SAMA: instructions and captions that the tokenizer is made from")
+    drawings: int = Field(640, gt=0, description="SAMA: drawn clips that the autoencoder's components are taken from")
     textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
     image_edits: int = Field(44_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
     video_edits: int = Field(2_000, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")

@@ -200,7 +200,7 @@ def own_parts(
     budget.begin("autoencoder")
     vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget, say)
     budget.begin("semantic")
-    tokenizer = train_tokenizer(corpus(budget.scaled(20_000, least=2_000, a_minute=2_000)), config.vocabulary)
+    tokenizer = train_tokenizer(corpus(budget.scaled(config.texts, least=2_000, a_minute=2_000)), config.vocabulary)
     text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
     encoder = _to(make_semantic_encoder(config.semantic_width), device)
     _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget, say)
@@ -223,7 +223,7 @@ def _autoencoder(
     say("autoencoder: drawing textures")
     stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
     if not begun:
-        stage.start(budget.scaled(40, least=5, a_minute=5))
+        stage.start(budget.scaled(config.drawings, least=80, a_minute=80))
         set_latent_statistics(vae, drawn_clips(budget.scaled(64, least=16, a_minute=10), 5_000_000, 17).to(device))
         vae.save_pretrained(folder)
     _run(stage, config.autoencoder, out, budget, say)
