@@ -29,7 +29,7 @@ app = App(name="curate", help="Make training data: cut raw videos, make pairs of
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Asking:
+class VlmOptions:
     """Whom to ask about pictures, and how much.
 
     Parameters
@@ -59,19 +59,19 @@ class Asking:
     device: str | None = None
 
     @property
-    def asks(self) -> bool:
+    def given(self) -> bool:
         return self.vlm_url is not None or self.vlm_model is not None
 
-    def needed(self) -> Asking:
+    def required(self) -> VlmOptions:
         """Itself. UserError where it names nobody to ask."""
-        if not self.asks:
+        if not self.given:
             raise UserError("Say whom to ask: --vlm-url for a server, or --vlm-model for a model that runs here.")
         return self
 
     @property
     def gpus(self) -> float:
         """Of a worker: a server's are elsewhere."""
-        return 0 if self.vlm_url is not None or self.device == "cpu" or not self.asks else 1
+        return 0 if self.vlm_url is not None or self.device == "cpu" or not self.given else 1
 
     def vlm(self, out: Path, url: str | None = None, model: str | None = None) -> Callable[[], Vlm]:
         """What makes the model, in this process or another; another url and model with all else the same."""
@@ -93,7 +93,7 @@ class Asking:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Running:
+class RunnerOptions:
     """Where stages run.
 
     Parameters
@@ -108,7 +108,7 @@ class Running:
     workers: int | None = None
 
     @property
-    def here(self) -> int | None:
+    def count(self) -> int | None:
         """How many workers: threads of this process, or what Ray is to take."""
         if self.workers is not None and self.workers < 1:
             raise UserError(f"There must be at least one worker, not {self.workers}.")
@@ -122,8 +122,8 @@ def clips_command(
     *,
     out: Annotated[Path, OUT],
     rules: Annotated[ClipRules | None, FLAT] = None,
-    asking: Asking | None = None,
-    running: Running | None = None,
+    vlm_options: VlmOptions | None = None,
+    runner_options: RunnerOptions | None = None,
 ) -> int:
     """Cut a folder of raw videos into clips, and pair clips of one scene: ICVE's pre-training data.
 
@@ -139,7 +139,7 @@ def clips_command(
     out
         Folder of the results: manifest.parquet, failed.jsonl, report.json.
     """
-    asking, running = asking or Asking(), running or Running()
+    vlm_options, runner_options = vlm_options or VlmOptions(), runner_options or RunnerOptions()
     from opensama.curation.clips import curate_clips
 
     with Display() as show:
@@ -147,14 +147,14 @@ def clips_command(
             folder,
             out,
             rules,
-            vlm=asking.vlm(out) if asking.asks else None,
-            gpus=asking.gpus,
-            runner=running.runner,
-            workers=running.here,
+            vlm=vlm_options.vlm(out) if vlm_options.given else None,
+            gpus=vlm_options.gpus,
+            runner=runner_options.runner,
+            workers=runner_options.count,
             progress=show,
         )
     print(report.table())
-    kind = "pairs" if asking.asks else "clips"
+    kind = "pairs" if vlm_options.given else "clips"
     print(f"\nwritten: {out / 'manifest.parquet'}, {report.records:,} {kind} in {duration(report.seconds)}")
     if report.failed:
         print(f"failed: {report.failed:,}, with their reasons in {out / 'failed.jsonl'}")
@@ -170,8 +170,8 @@ def filter_command(
     image_thresholds: str | None = None,
     video_thresholds: str | None = None,
     settings: Annotated[FilterSettings | None, Parameter(name="*", negative=())] = None,
-    asking: Asking | None = None,
-    running: Running | None = None,
+    vlm_options: VlmOptions | None = None,
+    runner_options: RunnerOptions | None = None,
 ) -> int:
     """Keep the pairs that a VLM finds good, by SAMA's three questions: `opensama curate filter M.parquet --out OUT`.
 
@@ -186,7 +186,7 @@ def filter_command(
     video_thresholds
         Least scores of videos for instruction, quality, preservation, motion. By default 8,9,8,8.
     """
-    asking, running = (asking or Asking()).needed(), running or Running()
+    vlm_options, runner_options = (vlm_options or VlmOptions()).required(), runner_options or RunnerOptions()
     from opensama.curation.filters import filter_manifest
     from opensama.curation.scoring import thresholds_of
 
@@ -194,12 +194,12 @@ def filter_command(
         report = filter_manifest(
             manifest,
             out,
-            asking.vlm(out),
+            vlm_options.vlm(out),
             settings,
             thresholds=thresholds_of(image_thresholds, video_thresholds),
-            runner=running.runner,
-            workers=running.workers,
-            gpus=asking.gpus,
+            runner=runner_options.runner,
+            workers=runner_options.workers,
+            gpus=vlm_options.gpus,
             progress=show,
         )
     print(report.table())
@@ -222,8 +222,8 @@ def pairs_command(
     kinds: str = "remove,replace,recolor,background",
     video_thresholds: str | None = None,
     options: Annotated[PairOptions | None, FLAT] = None,
-    asking: Asking | None = None,
-    running: Running | None = None,
+    vlm_options: VlmOptions | None = None,
+    runner_options: RunnerOptions | None = None,
 ) -> int:
     """Make pairs of clips: find things, mask them, paint over them, say what changed. ICVE's fine-tuning data.
 
@@ -252,7 +252,7 @@ def pairs_command(
     video_thresholds
         Least scores for instruction, quality, preservation, motion. By default 8,9,8,8.
     """
-    asking, running = (asking or Asking()).needed(), running or Running()
+    vlm_options, runner_options = (vlm_options or VlmOptions()).required(), runner_options or RunnerOptions()
     from opensama.curation import pairs
     from opensama.curation.inpainting import open_inpainter
     from opensama.curation.scoring import thresholds_of
@@ -263,8 +263,8 @@ def pairs_command(
         kinds=tuple(kind.strip() for kind in kinds.split(",")),
         thresholds=thresholds_of(video=video_thresholds)["video"],
     )
-    vlm: Callable[[], Vlm] = asking.vlm(out)
-    if asking.vlm_url == "world":
+    vlm: Callable[[], Vlm] = vlm_options.vlm(out)
+    if vlm_options.vlm_url == "world":
         from opensama.curation.oracles import WorldVlm
 
         vlm = partial(WorldVlm, clips, settings.frames)
@@ -273,14 +273,14 @@ def pairs_command(
             clips,
             out,
             vlm,
-            open_segmenter(segmenter, asking.device),
-            open_inpainter(inpainter, asking.device, steps=steps),
-            judge=asking.vlm(out, judge_url, judge_model) if judge_url or judge_model else None,
+            open_segmenter(segmenter, vlm_options.device),
+            open_inpainter(inpainter, vlm_options.device, steps=steps),
+            judge=vlm_options.vlm(out, judge_url, judge_model) if judge_url or judge_model else None,
             public=public,
             settings=settings,
-            on_cpu=asking.device == "cpu",
-            runner=running.runner,
-            workers=running.workers,
+            on_cpu=vlm_options.device == "cpu",
+            runner=runner_options.runner,
+            workers=runner_options.workers,
             progress=show,
         )
     print(report.table())
