@@ -20,7 +20,7 @@ from opensama.curation import oracles, pair_stages
 from opensama.curation.elements import Clip
 from opensama.curation.inpainting import Vace, open_inpainter
 from opensama.curation.masks import MaskRules, load_masks
-from opensama.curation.oracles import WorldInpainter, WorldSegmenter, WorldVlm, draw_look, exact_edits, scene_of
+from opensama.curation.oracles import WorldInpainter, WorldSegmenter, WorldVlm, draw_clip, exact_edits, scene_of
 from opensama.curation.pairs import PairSettings, PairsReport, clip_items, make_pairs
 from opensama.curation.segmentation import GroundedSam, open_segmenter
 from opensama.curation.stage import Drop, GraphStage
@@ -83,10 +83,10 @@ def test_every_edited_clip_is_the_exact_answer(made: tuple[Path, PairsReport]) -
     for record in pairs:
         scene = scene_of(Path(str(record.source)))
         (change,) = (c for c in exact_edits(scene) if (c.kind, c.element) == (record.task, record.notes["element"]))
-        exact, edited = draw_look(change.look, *SIZE), frames(out / record.target)
+        exact, edited = draw_clip(change.look, *SIZE), frames(out / record.target)
         assert likeness(edited, exact) > 32, record.instruction
         assert likeness(edited, exact) > likeness(frames(out / str(record.source)), exact) + 4
-        nearest = max(exact_edits(scene), key=lambda c: likeness(edited, draw_look(c.look, *SIZE)))
+        nearest = max(exact_edits(scene), key=lambda c: likeness(edited, draw_clip(c.look, *SIZE)))
         assert nearest == change
         assert (record.instruction, record.caption) == (change.instruction, change.look.caption)
         assert (record.frames, record.height, record.width, record.fps) == (*SIZE, 16)
@@ -101,7 +101,7 @@ def test_a_removal_is_what_the_world_itself_says_it_is(made: tuple[Path, PairsRe
             plan = plan_edit(int(Path(str(record.source)).stem.removeprefix("world-")), "train", "remove")
             if plan.edited == record.notes["element"]:
                 seen += 1
-                assert likeness(frames(out / record.target), draw_look(plan.target, *SIZE)) > 35
+                assert likeness(frames(out / record.target), draw_clip(plan.target, *SIZE)) > 35
     assert seen
 
 
@@ -127,7 +127,7 @@ def test_masks_are_exact_and_kept(made: tuple[Path, PairsReport]) -> None:
         if record.task == "remove":
             scene = scene_of(Path(str(record.source)))
             (change,) = (c for c in exact_edits(scene) if (c.kind, c.element) == ("remove", record.notes["element"]))
-            before, after = draw_look(StyledScene(scene), *SIZE), draw_look(change.look, *SIZE)
+            before, after = draw_clip(StyledScene(scene), *SIZE), draw_clip(change.look, *SIZE)
             away = np.abs(before.astype(int) - after).max(axis=-1)
             mask = load_masks(out / record.notes["mask"])
             assert mask[away > 6].all()

@@ -28,12 +28,12 @@ from opensama.media.frames import evenly_spaced, resize_frame
 from opensama.values import UserError, Video
 from opensama.vlm import Question
 from opensama.world import BACKGROUNDS, COLORS, PLACES, Scene, StyledScene, Thing, plan_edit, render_styled, to_uint8
+from opensama.world.edit_samples import LEAST_DIFFERENCE, changed_mask
 from opensama.world.scenes import FPS, an
 from opensama.world.shapes import similar
 from opensama.world.styled_scenes import Ground, Swap
 
 _SMALL = 64  # side at which pictures are compared
-DIFFERS = 0.02  # of the scale: a pixel that is another one
 
 
 def write_clips(
@@ -43,7 +43,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"world-{seed:04d}.mp4" for seed in range(first, first + count)]
     for path in paths:
-        video = Video.from_frames(draw_look(StyledScene(scene_of(path)), frames, *size), FPS)
+        video = Video.from_frames(draw_clip(StyledScene(scene_of(path)), frames, *size), FPS)
         write_video(video, path, quality=95, overwrite=True, on_note=lambda note: None)
     return paths
 
@@ -98,15 +98,15 @@ def exact_edits(scene: Scene) -> tuple[ExactEdit, ...]:
     return tuple(out)
 
 
-def draw_look(look: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
+def draw_clip(look: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
     """The scene's clip, uint8 [t h w 3]."""
     return to_uint8(render_styled([look], frames, height, width)[0])
 
 
-def _differing(one: StyledScene, other: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
-    """Where two looks differ: bool [t h w]."""
-    a, b = render_styled([one, other], frames, height, width)
-    return ((a - b).abs().amax(1) > DIFFERS).numpy()
+def _changed(one: StyledScene, other: StyledScene, frames: int, height: int, width: int) -> np.ndarray:
+    """Where two scenes differ: bool [t h w]."""
+    mask: np.ndarray = changed_mask(*render_styled([one, other], frames, height, width))[:, 0].numpy()
+    return mask
 
 
 class WorldSegmenter:
@@ -123,7 +123,7 @@ class WorldSegmenter:
         for name in names:
             meant = [thing for thing in scene.things if name in (thing.name, thing.full_name, thing.kind)]
             if meant:
-                mask = _differing(StyledScene(scene), Swap(meant[0], None).on(StyledScene(scene)), *size)
+                mask = _changed(StyledScene(scene), Swap(meant[0], None).on(StyledScene(scene)), *size)
                 out.append(Masklet(name, mask, 1.0, len(meant) - 1))
         return out
 
@@ -141,7 +141,7 @@ class WorldInpainter:
         looks = [change.look for change in exact_edits(scene) if change.look.caption == caption]
         if not looks:
             raise ValueError(f"the drawn world has no picture of {caption!r}")
-        return np.where(masks[..., None], draw_look(looks[0], *clip.frames.shape[:3]), clip.frames)
+        return np.where(masks[..., None], draw_clip(looks[0], *clip.frames.shape[:3]), clip.frames)
 
 
 class WorldVlm:
@@ -158,7 +158,7 @@ class WorldVlm:
             self.scenes.append((scene_of(path), min(frames, read_video(path).frame_count)))
         if not self.scenes:
             raise UserError(f"The folder {folder} has no clips of the drawn world (world-0000.mp4): make some first.")
-        firsts = [draw_look(StyledScene(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
+        firsts = [draw_clip(StyledScene(scene), 1, _SMALL, _SMALL)[0] for scene, _ in self.scenes]
         self._firsts = np.stack(firsts).astype(np.float32)
 
     def ask(self, question: Question) -> str:
@@ -214,7 +214,7 @@ class WorldVlm:
         ends = self._exact([StyledScene(scene), asked[0].look], length, half)
         before, after = (ends[1], ends[0]) if original else (ends[0], ends[1])
         shown = np.stack([_little(image) for image in edited])
-        region = np.abs(before - after).max(axis=-1) > 255 * DIFFERS
+        region = np.abs(before - after).max(axis=-1) > 255 * LEAST_DIFFERENCE
         wrong = np.abs(shown - after)[region].mean() / max(1.0, np.abs(before - after)[region].mean())
         disturbed = np.abs(shown - np.stack([_little(image) for image in source]))[~region]
         met = _mark(10 - 12 * max(0.0, float(wrong) - 0.15))
@@ -243,12 +243,12 @@ def _place(thing: Thing) -> str:
 def _successor(scene: Scene, thing: Thing, rng: random.Random) -> Thing | None:
     """Another kind of another colour that stays inside the box of the old one, which is all that an inpainter gets."""
     source = StyledScene(scene)
-    room = masks.boxes(masks.grow(_differing(source, Swap(thing, None).on(source), 5, _SMALL, _SMALL), 0.02))
+    room = masks.boxes(masks.grow(_changed(source, Swap(thing, None).on(source), 5, _SMALL, _SMALL), 0.02))
     for kind in similar(thing.kind)[:12]:
         colors = [
             c for c in COLORS if c != thing.color and not any((t.kind, t.color) == (kind, c) for t in scene.things)
         ]
         new = replace(thing, kind=kind, color=rng.choice(colors), texture="plain", wears=None)
-        if not (_differing(source, Swap(thing, new).on(source), 5, _SMALL, _SMALL) & ~room).any():
+        if not (_changed(source, Swap(thing, new).on(source), 5, _SMALL, _SMALL) & ~room).any():
             return new
     return None

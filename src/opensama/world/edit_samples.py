@@ -15,6 +15,8 @@ from opensama.world.phrasing import Split
 from opensama.world.scenes import TierName
 from opensama.world.styled_scenes import render_styled
 
+LEAST_DIFFERENCE = 0.02  # difference of a pixel, of the range from 0 to 1, from which on it is another one
+
 
 @dataclass
 class EditBatch:
@@ -59,8 +61,8 @@ def to_uint8(frames: Tensor) -> np.ndarray:
 
 
 def changed_mask(a: Tensor, b: Tensor) -> Tensor:
-    """Where two clips [... 3 h w] in 0..1 visibly differ, [... 1 h w]."""
-    return (a - b).abs_().amax(-3, keepdim=True) > 0.02
+    """Where two clips [... 3 h w] in 0..1 visibly differ, bool [... 1 h w]."""
+    return (a - b).abs_().amax(-3, keepdim=True) > LEAST_DIFFERENCE
 
 
 def sample_edit(
