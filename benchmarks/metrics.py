@@ -22,7 +22,7 @@ import cv2 as opencv
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from opensama.evaluation.metrics import METRICS, compare, measure
+from opensama.evaluation.metrics import METRICS, measure_edit, measure_with_controls
 from opensama.evaluation.metrics.tracks import LENGTH, details
 from opensama.media import read_video, write_video
 from opensama.values import Video
@@ -117,7 +117,7 @@ def timed(work: Callable[[], Made]) -> tuple[Made, float]:
 def cost(source: list[np.ndarray], edited: list[np.ndarray], metric: str) -> float:
     """CPU milliseconds a pair of frames in memory, the better of two runs."""
     one, two = (Video.from_frames(frames, fps=24) for frames in (source, edited))
-    return min(timed(lambda: measure(one, two, [metric]))[1] for _ in range(2)) / len(source) * 1000
+    return min(timed(lambda: measure_edit(one, two, [metric]))[1] for _ in range(2)) / len(source) * 1000
 
 
 def drawn(place: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
@@ -145,8 +145,8 @@ def main() -> None:
         if source is None or edited is None:
             source, edited = drawn(Path(name), options.frames, (options.height, options.width))
         one, two = read_video(source), read_video(edited)
-        ours, mine = timed(lambda: measure(read_video(source), read_video(edited)))
-        found, beside = timed(lambda: compare(read_video(source), read_video(edited)))
+        ours, mine = timed(lambda: measure_edit(read_video(source), read_video(edited)))
+        found, beside = timed(lambda: measure_with_controls(read_video(source), read_video(edited)))
         whole, theirs = timed(lambda: peer(source, edited, None))
         frames = [frames_of(file, found.alignment.size) for file in (source, edited)]
         costs = {metric: cost(frames[0], frames[1], metric) for metric in METRICS}

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from opensama.apps.cli import main as opensama
-from opensama.apps.pages import how_many
 from opensama.evaluation.report import compare_results, report_items, score_range, score_text, standings
+from opensama.media.pages import how_many
 from opensama.values import UserError
 from tests.evaluation.benchmarks import clip, darker, make_vie, save
 
@@ -150,6 +150,7 @@ def test_what_cannot_be_shown_is_said_in_one_sentence(
         ([str(out), "-n", "999"], "from 0 to 200"),
         ([str(out), "--page", str(tmp_path / "x.pdf")], "is written as .html"),
         ([str(out), "--page", str(tmp_path / "no" / "x.html")], "There is no folder"),
+        ([str(out)], "report.html exists; choose another with --page, or write over it with --overwrite"),
     ]:
         assert opensama(["evaluate", "report", *arguments]) == 2
         said = capsys.readouterr().err

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from opensama.apps.card import keep_scores, write_card
+from opensama.apps.cli import main
 from opensama.models.registry import ASSETS
 from opensama.values import UserError
 
@@ -44,3 +45,14 @@ def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "no.json").write_text("[]")
     with pytest.raises(UserError, match="check the name"):
         keep_scores(tmp_path / "no.json", folder)
+
+
+def test_a_card_is_replaced_only_when_asked(tmp_path, capsys):
+    folder = tmp_path / "tiny"
+    shutil.copytree(TINY, folder)
+    (folder / "README.md").write_text("mine")
+    assert main(["models", "card", str(folder)]) == 2
+    assert "exists; write over it with --overwrite" in capsys.readouterr().err
+    assert (folder / "README.md").read_text() == "mine"
+    assert main(["models", "card", str(folder), "--overwrite"]) == 0
+    assert (folder / "README.md").read_text() == (TINY / "README.md").read_text()

@@ -12,7 +12,7 @@ import pytest
 
 from opensama.apps import gallery as command
 from opensama.apps.cli import main
-from opensama.apps.gallery import Item, find_videos, gallery_figure, gallery_page
+from opensama.apps.gallery import GalleryEdit, edit_figure, find_videos, gallery_page
 from opensama.evaluation.world import ItemScore
 from opensama.media.video_io import read_video, write_video
 from opensama.values import Video
@@ -28,9 +28,9 @@ FAILED = replace(
 )
 
 
-def item(score: ItemScore = SCORE, family: str = "remove") -> Item:
+def item(score: ItemScore = SCORE, family: str = "remove") -> GalleryEdit:
     red, green, blue = (np.full((5, 32, 48, 3), color, np.uint8) for color in ((200, 0, 0), (0, 160, 0), (0, 0, 200)))
-    return Item(family, red, green, blue, score)
+    return GalleryEdit(family, red, green, blue, score)
 
 
 def films(text: str) -> list[bytes]:
@@ -38,12 +38,12 @@ def films(text: str) -> list[bytes]:
 
 
 def test_three_clips_are_one_film(tmp_path: Path) -> None:
-    (film,) = films(gallery_figure(item()))
+    (film,) = films(edit_figure(item()))
     (tmp_path / "film.mp4").write_bytes(film)
     video = read_video(tmp_path / "film.mp4")
-    assert (video.width, video.height, video.frame_count) == (3 * 48 + 2 * command.GAP, 32, 5)
+    assert (video.width, video.height, video.frame_count) == (3 * 48 + 2 * command._GAP, 32, 5)
     last = video.array()[-1].astype(int)
-    for left, channel in ((0, 0), (48 + command.GAP, 1), (2 * (48 + command.GAP), 2)):
+    for left, channel in ((0, 0), (48 + command._GAP, 1), (2 * (48 + command._GAP), 2)):
         assert last[16, left + 24].argmax() == channel
 
 

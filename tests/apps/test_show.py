@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from opensama.apps.cli import main as opensama
-from opensama.apps.show import Summary, histogram
+from opensama.apps.show import ManifestSummary, value_histogram
 from opensama.data.manifest import Record, read_manifest_table, write_manifest
 from tests.data import making
 
@@ -57,7 +57,7 @@ def test_the_page_counts_and_holds_everything_itself(page):
 
 
 def test_samples_are_drawn_from_every_group():
-    found = Summary()
+    found = ManifestSummary()
     for number in range(500):
         found.add(replace(EDIT, id=str(number)), 6)
     for number, task in enumerate(("style", "add", "remove")):
@@ -69,11 +69,11 @@ def test_samples_are_drawn_from_every_group():
 
 
 def test_histograms_put_outliers_into_the_last_bar():
-    text = histogram("seconds", [*range(100), 1e6])
+    text = value_histogram("seconds", [*range(100), 1e6])
     counts = [int(count) for count in re.findall(r": (\d+)</title>", text)]
     assert sum(counts) == 101
     assert "99 or more" in text
-    assert len(re.findall("<rect", histogram("fps", [24.0] * 5))) == 1
+    assert len(re.findall("<rect", value_histogram("fps", [24.0] * 5))) == 1
 
 
 def test_what_cannot_be_shown_is_said_in_one_sentence(page, capsys, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opensama.evaluation.world import draw
+from opensama.evaluation.world import draw_benchmark
 from opensama.media.video_io import write_video
 from opensama.values import Video
 
@@ -117,7 +117,7 @@ def make_clips(folder: Path) -> Path:
 
 
 def make_world(folder: Path) -> Path:
-    draw(folder, n=1, families=("add", "style"), frames=5, size=64)
+    draw_benchmark(folder, n=1, families=("add", "style"), frames=5, size=64)
     return folder
 
 

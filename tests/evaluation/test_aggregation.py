@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opensama.evaluation.aggregation import Aggregation, Line, average, macro, plain_overall, summarise
+from opensama.evaluation.aggregation import Aggregation, Line, macro, mean_of, plain_overall, summarise
 from opensama.evaluation.benchmarks.editverse import third_frames
 from opensama.evaluation.benchmarks.ive import ive_dimensions, ive_overall
 from opensama.evaluation.benchmarks.openve import openve_overall
@@ -35,7 +35,7 @@ ICVE = {
 
 
 def test_reco_s_of_the_published_groups() -> None:
-    assert average([9.43, 8.33, 9.00]) == pytest.approx(8.92, abs=1e-9)
+    assert mean_of([9.43, 8.33, 9.00]) == pytest.approx(8.92, abs=1e-9)
 
 
 def test_reco_groups_are_geometric_means() -> None:
@@ -55,7 +55,7 @@ def test_reco_group_is_zero_where_a_mark_is_none(bad: object) -> None:
 
 @given(st.lists(st.floats(1, 10), min_size=3, max_size=3))
 def test_geometric_mean_is_at_most_the_mean(marks: list[float]) -> None:
-    assert min(marks) - 1e-9 <= geometric_mean(marks) <= average(marks) + 1e-9
+    assert min(marks) - 1e-9 <= geometric_mean(marks) <= mean_of(marks) + 1e-9
 
 
 def test_ive_row_of_icve() -> None:

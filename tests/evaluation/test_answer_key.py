@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from opensama.evaluation.world import AnswerKey, Question
-from opensama.evaluation.world.answer_key import STILL, box_around, grown, looked_at, middles, psnr, thirds, to_float
+from opensama.evaluation.world import AnswerKey, PartCandidates
+from opensama.evaluation.world.answer_key import (
+    UNCHANGED_DB,
+    box_around,
+    grown,
+    looked_at,
+    middles,
+    psnr,
+    thirds,
+    to_float,
+)
 from opensama.evaluation.world.clips import style_key
 from opensama.evaluation.world.likeness import half, structure, to_lab
 from opensama.evaluation.world.scores import answer_key
-from opensama.evaluation.world.styling import blurred, border, plain, tint
+from opensama.evaluation.world.styling import blurred, border, tint, without_particles
 from opensama.world import render_styled, sample_edit, to_uint8
 
 
@@ -105,7 +114,7 @@ def test_kept_sees_damage_outside_only(replaced):
 def test_what_cannot_be_told_apart_is_not_asked(replaced):
     sample, _ = replaced
     source, answer = to_float(sample.source), to_float(sample.target)
-    question = Question("replace", "x", source, ("twin", "other"), torch.stack((answer + 0.004, 1 - answer)))
+    question = PartCandidates("replace", "x", source, ("twin", "other"), torch.stack((answer + 0.004, 1 - answer)))
     for third in AnswerKey(source, answer, [question], same).thirds[0]:
         assert third.labels[:3] == ("right", "undone", "other")
         assert set(third.labels[3:]) == {"half"}
@@ -138,7 +147,7 @@ def test_a_style_is_more_than_its_tint(style):
     clip, answer = to_float(source), key.answer
     assert key.judge(to_uint8(answer)).success
     wrong = {"blurred": blurred(answer, 4 / 128), "border": border(clip, answer, 0.1)}
-    light = plain(style, clip)
+    light = without_particles(style, clip)
     wrong |= {} if light is None else {"light": light}
     wrong |= {} if style in ("night", "fog") else {"tint": tint(clip, answer)}
     for name, output in wrong.items():
@@ -163,7 +172,7 @@ def test_nothing_to_do_must_leave_everything():
     assert key.judge(sample.source).success
     noisy = np.clip(sample.source.astype(int) + 18, 0, 255).astype(np.uint8)
     verdict = key.judge(noisy)
-    assert verdict.still < STILL
+    assert verdict.still < UNCHANGED_DB
     assert not verdict.success
 
 

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from opensama.evaluation.world.likeness import COARSE, REACH, distances, features, finer, half, moved, nearest, to_lab
+from opensama.evaluation.world.likeness import (
+    COARSE,
+    REACH,
+    distances,
+    features,
+    finer,
+    half,
+    moved_views,
+    nearest_distances,
+    to_lab,
+)
 
 
 def disk(
@@ -51,10 +61,10 @@ def test_moves_are_as_far_as_they_say_and_no_further():
 
 def test_a_move_brings_a_displaced_disk_back():
     here, there = disk(16, 16), disk(18, 15)
-    back = moved(there, (16, 16), torch.tensor([[-2 / 32, 1 / 32, 1.0], [0, 0, 1]]), side=32)
+    back = moved_views(there, (16, 16), torch.tensor([[-2 / 32, 1 / 32, 1.0], [0, 0, 1]]), side=32)
     assert (back[0] - here).abs().mean() < 0.1 * (back[1] - here).abs().mean()
     larger = disk(16, 16, 6.9)
-    smaller = moved(larger, (16, 16), torch.tensor([[0, 0, 1 / 1.15], [0, 0, 1]]), side=32)
+    smaller = moved_views(larger, (16, 16), torch.tensor([[0, 0, 1 / 1.15], [0, 0, 1]]), side=32)
     assert (smaller[0] - here).abs().mean() < 0.2 * (smaller[1] - here).abs().mean()
 
 
@@ -82,7 +92,7 @@ def test_a_displaced_right_shape_is_nearer_than_a_wrong_one_in_place():
     square = torch.where(inside, to_lab(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)), disk(16, 16, 0))
     weights = torch.ones(2, 1, 32, 32)
     output, candidates = disk(17.5, 15)[0][None], torch.stack((disk(16, 16), square))
-    to_right, to_each = nearest(output, (16, 16), 32, candidates, weights, free=True)
+    to_right, to_each = nearest_distances(output, (16, 16), 32, candidates, weights, free=True)
     assert to_right[1] < 0.5 * to_each[1]
-    stiff = nearest(output, (16, 16), 32, candidates, weights, free=False)
+    stiff = nearest_distances(output, (16, 16), 32, candidates, weights, free=False)
     assert stiff[0, 1] > 3 * to_right[1]

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from opensama.evaluation.metrics import CONTROLS, METRICS, compare, measure
+from opensama.evaluation.metrics import METRIC_CONTROLS, METRICS, measure_edit, measure_with_controls
 from opensama.values import UserError, Video
 from opensama.world import EditSample, sample_edit
 
@@ -36,7 +36,7 @@ def soft(frames: np.ndarray) -> np.ndarray:
 
 def test_doing_nothing_is_told_from_an_edit() -> None:
     one = video(sample().source)
-    found = compare(one, one)
+    found = measure_with_controls(one, one)
     assert found.values == found.controls["copy"]
     assert found.values["edited_share"] == found.values["edit_strength"] == 0
     assert found.values["flicker"] == found.values["warp_error"] == 0
@@ -46,8 +46,8 @@ def test_doing_nothing_is_told_from_an_edit() -> None:
 
 
 def test_controls_fall_where_they_should() -> None:
-    found = compare(video(sample("add", 4).source), video(sample("add", 4).target))
-    edit, copy, black, shuffled = (found.values, *(found.controls[name] for name in CONTROLS))
+    found = measure_with_controls(video(sample("add", 4).source), video(sample("add", 4).target))
+    edit, copy, black, shuffled = (found.values, *(found.controls[name] for name in METRIC_CONTROLS))
     assert 0 < edit["edited_share"] < black["edited_share"] == 1
     assert copy["edit_strength"] < edit["edit_strength"] < black["edit_strength"]
     assert "unedited_psnr" not in black, "nothing is left of which it could be said"
@@ -62,7 +62,7 @@ def test_controls_fall_where_they_should() -> None:
 def test_the_unchanged_region_is_found(family: str) -> None:
     """An exact edit leaves the rest alone to the bit; the share is what it changed and a rim."""
     pair = sample(family, 1)
-    found = measure(video(pair.source), video(pair.target), ["unedited_psnr", "unedited_ssim", "edited_share"])
+    found = measure_edit(video(pair.source), video(pair.target), ["unedited_psnr", "unedited_ssim", "edited_share"])
     changed = (np.abs(pair.source.astype(int) - pair.target).max(-1) > 20).mean()
     assert found["unedited_psnr"] > 45
     assert found["unedited_ssim"] > 0.995
@@ -73,7 +73,7 @@ def test_the_unchanged_region_is_found(family: str) -> None:
 def test_noise_has_its_psnr_in_the_unchanged_region(level: float) -> None:
     pair = sample("replace", 1)
     source, edited = soft(pair.source), soft(pair.target)
-    found = measure(video(source), video(noisy(edited, level)), ["unedited_psnr"])
+    found = measure_edit(video(source), video(noisy(edited, level)), ["unedited_psnr"])
     assert found["unedited_psnr"] == pytest.approx(20 * np.log10(255 / level), abs=0.3)
 
 
@@ -83,7 +83,7 @@ def test_ssim_is_scikit_images() -> None:
     first, second = sample().source[:1], noisy(sample().source[:1], 8)
     gray = [cv2.cvtColor(frames[0], cv2.COLOR_RGB2GRAY) for frames in (first, second)]
     _, full = similarity(*gray, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
-    found = measure(video(first), video(second), ["edit_strength", "unedited_ssim"])
+    found = measure_edit(video(first), video(second), ["edit_strength", "unedited_ssim"])
     assert 1 - found["edit_strength"] == pytest.approx(full.mean(), abs=1e-4)
     assert found["unedited_ssim"] == pytest.approx(full.mean(), abs=1e-2), "noise is no edit"
 
@@ -93,7 +93,7 @@ def test_flicker_added_by_hand_is_measured() -> None:
     still = np.repeat(soft(sample().source[:1]), FRAMES, 0)
     flickering = still.copy()
     flickering[1::2] += 6
-    found = measure(video(still), video(flickering), ["flicker", "warp_error"])
+    found = measure_edit(video(still), video(flickering), ["flicker", "warp_error"])
     assert found == pytest.approx({"flicker": 6, "warp_error": 6}, abs=0.2)
 
 
@@ -102,8 +102,8 @@ def test_flicker_is_found_under_motion_and_an_edit_is_not_flicker() -> None:
     source, edited = soft(pair.source), soft(pair.target)
     flickering = edited.copy()
     flickering[1::2] += 6
-    steady = measure(video(source), video(edited), ["warp_error", "flicker"])
-    harmed = measure(video(source), video(flickering), ["warp_error", "flicker"])
+    steady = measure_edit(video(source), video(edited), ["warp_error", "flicker"])
+    harmed = measure_edit(video(source), video(flickering), ["warp_error", "flicker"])
     assert abs(steady["warp_error"]) < 0.3
     assert harmed["warp_error"] - steady["warp_error"] == pytest.approx(6, abs=1.5)
 
@@ -111,7 +111,7 @@ def test_flicker_is_found_under_motion_and_an_edit_is_not_flicker() -> None:
 def test_motion_that_is_undone_or_frozen_is_not_faithful() -> None:
     source = sample("style", 3).source
     values = {
-        name: measure(video(source), video(frames), ["motion_fidelity"])["motion_fidelity"]
+        name: measure_edit(video(source), video(frames), ["motion_fidelity"])["motion_fidelity"]
         for name, frames in {
             "darker": soft(source),
             "frozen": np.repeat(source[:1], FRAMES, 0),
@@ -130,15 +130,15 @@ def test_a_jerk_is_not_smooth() -> None:
     wide = cv2.resize(rng.integers(0, 255, (24, 60, 3), np.uint8), (480, 192), interpolation=cv2.INTER_CUBIC)
     even = np.stack([wide[:, 2 * i : 2 * i + 256] for i in range(FRAMES)])
     jerky = even[[i - i % 2 for i in range(FRAMES)]]
-    smooth = measure(video(even), video(even), ["motion_smoothness"])["motion_smoothness"]
-    jerks = measure(video(even), video(jerky), ["motion_smoothness"])["motion_smoothness"]
+    smooth = measure_edit(video(even), video(even), ["motion_smoothness"])["motion_smoothness"]
+    jerks = measure_edit(video(even), video(jerky), ["motion_smoothness"])["motion_smoothness"]
     assert smooth > 0.99
     assert jerks < smooth - 0.01
 
 
 def test_one_frame_is_measured_as_far_as_it_goes() -> None:
     pair = sample()
-    found = measure(video(pair.source[:1]), video(pair.target[:1]))
+    found = measure_edit(video(pair.source[:1]), video(pair.target[:1]))
     assert found.keys() == {"unedited_psnr", "unedited_ssim", "edited_share", "edit_strength"}
 
 
@@ -156,4 +156,4 @@ def test_every_metric_says_what_it_is() -> None:
 def test_an_unknown_metric_is_named(wish: list[str], sentence: str) -> None:
     one = video(sample().source[:2])
     with pytest.raises(UserError, match=sentence):
-        measure(one, one, wish)
+        measure_edit(one, one, wish)

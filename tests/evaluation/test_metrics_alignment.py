@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opensama.apps.cli import main
-from opensama.evaluation.metrics import METRICS, align, compare, measure
+from opensama.evaluation.metrics import METRICS, align, measure_edit, measure_with_controls
 from opensama.evaluation.metrics.alignment import pair_numbers
 from opensama.media import write_video
 from opensama.values import UserError, Video
@@ -64,26 +64,28 @@ def test_frames_are_paired_with_what_shows_their_time(few: int, many: int, rate:
 
 def test_an_edit_at_half_the_rate_is_measured_by_time() -> None:
     source, target = edit()
-    whole = measure(video(source[::2], 8), video(target[::2], 8))
-    half = compare(video(source, 16), video(target[::2], 8))
+    whole = measure_edit(video(source[::2], 8), video(target[::2], 8))
+    half = measure_with_controls(video(source, 16), video(target[::2], 8))
     assert half.alignment.paired == "time"
     assert half.alignment.numbers == tuple((2 * i, i) for i in range(5))
     assert half.values == whole
-    assert compare(video(source[::2], 8), video(target, 16)).alignment.numbers == tuple((i, 2 * i) for i in range(5))
+    assert measure_with_controls(video(source[::2], 8), video(target, 16)).alignment.numbers == tuple(
+        (i, 2 * i) for i in range(5)
+    )
 
 
 def test_the_same_frames_at_another_rate_are_paired_by_number() -> None:
     source, target = edit()
-    assert measure(video(source, 24), video(target, 16)) == measure(video(source), video(target))
+    assert measure_edit(video(source, 24), video(target, 16)) == measure_edit(video(source), video(target))
 
 
 def test_what_is_left_over_is_told() -> None:
     source, target = edit()
-    found = compare(video(source), video(target[:6]))
+    found = measure_with_controls(video(source), video(target[:6]))
     assert len(found.alignment) == 6
     assert found.alignment.left_over == pytest.approx(1 / 3)
     assert "33 % of the longer video left over" in found.alignment.describe()
-    assert found.values == measure(video(source[:6]), video(target[:6]))
+    assert found.values == measure_edit(video(source[:6]), video(target[:6]))
 
 
 def test_time_stamps_that_are_not_even_are_kept_to() -> None:
@@ -100,7 +102,7 @@ def test_time_stamps_that_are_not_even_are_kept_to() -> None:
 @pytest.mark.parametrize("size", [(360, 240), (270, 180), (90, 60)])
 def test_other_sizes_are_laid_on_the_source(size: tuple[int, int]) -> None:
     source, _ = edit()
-    found = compare(video(source), video(scaled(source, *size)))
+    found = measure_with_controls(video(source), video(scaled(source, *size)))
     assert found.alignment.fit == "whole"
     assert found.alignment.size == (180, 120)
     assert found.values["edited_share"] < 0.1
@@ -116,7 +118,7 @@ def test_another_shape_is_understood(fit: str) -> None:
         "cropped": source[:, 10:110],
         "padded": np.pad(source, ((0, 0), (0, 0), (18, 18), (0, 0))),
     }[fit]
-    found = compare(video(source), video(wide))
+    found = measure_with_controls(video(source), video(wide))
     assert found.alignment.fit == fit
     assert found.values["edited_share"] < 0.05
 
@@ -131,7 +133,7 @@ def test_the_side_is_bounded() -> None:
 def test_deep_colour_is_measured_in_eight_bits() -> None:
     source, target = edit()
     deep = Video.from_frames(target.astype(np.uint16) * 257, fps=16)
-    assert measure(video(source), deep) == measure(video(source), video(target))
+    assert measure_edit(video(source), deep) == measure_edit(video(source), video(target))
 
 
 # --- memory

@@ -8,7 +8,7 @@ import pytest
 
 from opensama.apps.cli import main as opensama
 from opensama.evaluation.aggregation import Aggregation, plain_overall
-from opensama.evaluation.benchmarks.benchmark import Benchmark, System, read_items
+from opensama.evaluation.benchmarks.benchmark import Benchmark, System, read_benchmark_items
 from opensama.evaluation.frames_shown import FrameByFrame, FrameSampling
 from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.judge import VlmJudge
@@ -58,7 +58,7 @@ def test_a_benchmark_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     bench = NightBench()
     judge = VlmJudge(ScriptedVlm(darkness), bench.protocol())
-    data = read_items(bench, tmp_path / "data")
+    data = read_benchmark_items(bench, tmp_path / "data")
     found = evaluate_benchmark(data, [System("s", edits=tmp_path / "edits")], tmp_path / "out", judge=judge)
     (system,) = found.results["systems"]
     groups = {name: group["scores"]["dark"]["mean"] for name, group in system["summary"]["groups"].items()}

@@ -14,8 +14,8 @@ from opensama.evaluation.preference import (
     agreement_with_judge,
     bradley_terry,
     linked,
+    log_strengths,
     standings_table,
-    strengths,
 )
 
 TRUTH = {"best": 1.5, "good": 0.5, "fair": -0.5, "worst": -1.5}
@@ -48,7 +48,7 @@ def test_known_strengths_come_back() -> None:
 
 def test_two_systems_are_as_the_formula_says() -> None:
     wins = np.array([[[0.0, 30.0], [10.0, 0.0]]])
-    found = strengths(wins, prior=0)[0]
+    found = log_strengths(wins, prior=0)[0]
     assert found[0] - found[1] == pytest.approx(math.log(3))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from opensama.evaluation.world import answer_key
-from opensama.evaluation.world.probes import IDEAL, color_drift, ghost, lattice, probe, sharpness
+from opensama.evaluation.world.probes import IDEAL, color_drift, ghost, lattice, probe_part, sharpness
 from opensama.world import sample_edit
 
 
@@ -23,7 +23,7 @@ def thirds():
 
 def test_the_right_answer_is_ideal(thirds):
     for family in ("add", "remove", "style"):
-        for name, value in probe(family, thirds).items():
+        for name, value in probe_part(family, thirds).items():
             assert value == pytest.approx(IDEAL[name], abs=1e-4)
 
 
@@ -47,10 +47,10 @@ def test_a_ghost(thirds):
 
 
 def test_what_is_asked_of_whom(thirds):
-    assert set(probe("remove", thirds)) == {"ghost"}
-    assert set(probe("replace", thirds)) == {"color_drift", "sharpness"}
-    assert set(probe("style", thirds)) == {"color_drift"}
-    assert probe("add", []) == {}
+    assert set(probe_part("remove", thirds)) == {"ghost"}
+    assert set(probe_part("replace", thirds)) == {"color_drift", "sharpness"}
+    assert set(probe_part("style", thirds)) == {"color_drift"}
+    assert probe_part("add", []) == {}
 
 
 def test_cells_that_show():

@@ -15,7 +15,7 @@ from opensama.evaluation.benchmarks.benchmark import System
 from opensama.evaluation.benchmarks.registry import read_benchmark
 from opensama.evaluation.report import standings
 from opensama.evaluation.run import Benchmarked, evaluate_benchmark
-from opensama.evaluation.world import WorldReport, draw, list_clips
+from opensama.evaluation.world import WorldReport, draw_benchmark, list_clips
 from opensama.evaluation.world.answer_key import to_float
 from opensama.evaluation.world.clips import first_second
 from opensama.evaluation.world.scores import squared_error
@@ -34,7 +34,7 @@ def answers(*families: str, n: int = 2, size: int = 64) -> dict[str, np.ndarray]
 
 
 def evaluate(folder: Path, edit: Edit, **asked: Any) -> Benchmarked:
-    draw(folder / "drawn", **SMALL, **asked)
+    draw_benchmark(folder / "drawn", **SMALL, **asked)
     return evaluate_benchmark(read_benchmark("world", folder / "drawn"), [System("mine", edit=edit)], folder)
 
 
@@ -91,7 +91,7 @@ def test_a_lazy_editor_passes_only_where_nothing_is_asked(tmp_path: Path) -> Non
 
 def test_the_control_that_a_copy_passes_never_stands_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
-        draw(tmp_path, n=1, families=("absent",))
+        draw_benchmark(tmp_path, n=1, families=("absent",))
 
 
 def test_what_is_made_is_not_made_again_and_another_editor_makes_it_anew(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_is_made_is_not_made_again_and_another_editor_makes_it_anew(tmp_pat
             raise KeyboardInterrupt
         return request.video  # type: ignore[return-value]
 
-    draw(tmp_path / "drawn", n=3, families=("add", "remove"), **SMALL)
+    draw_benchmark(tmp_path / "drawn", n=3, families=("add", "remove"), **SMALL)
     for expected in (4, 4 + 3 + 1):  # the fourth was cut off; the fifth of a family is made at two sizes
         again = [System("mine", edit=edit, identity="one")]
         if expected == 4:

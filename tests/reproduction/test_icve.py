@@ -10,9 +10,18 @@ from safetensors.torch import load_file
 
 from opensama.apps.cli import main
 from opensama.pipeline.icve import IcvePipeline
-from opensama.reproduction.data import MicroData, unpaired
-from opensama.reproduction.icve import BOTH, EQUAL, ICVE_BUDGETS, ONLY, PRETRAINED, SAME, icve_runs, make_icve, start_of
-from opensama.reproduction.run import frozen
+from opensama.reproduction.data import MicroData, draw_micro_unpaired, frozen_models
+from opensama.reproduction.icve import (
+    BOTH,
+    EQUAL,
+    ICVE_BUDGETS,
+    ONLY,
+    PRETRAINED,
+    SAME,
+    IcveExperiment,
+    icve_runs,
+    make_icve,
+)
 from opensama.world.micro import plan_micro_unpaired
 
 
@@ -53,11 +62,12 @@ def test_a_second_call_makes_nothing_again(folder, capsys):
 def test_an_arm_goes_on_from_what_it_should(folder):
     """Two steps move weights little: those of an arm lie near its beginning, far from the other one."""
     budget, base = ICVE_BUDGETS["smoke"], folder / "icve"
+    experiment = IcveExperiment(base, budget)
     prior = base / "prior-0" / "prior.safetensors"
     pretrained = base / "runs" / f"{PRETRAINED.name}-0" / "model.safetensors"
-    assert start_of(base, ONLY["few"], 0) == start_of(base, PRETRAINED, 0) == prior
-    assert start_of(base, BOTH["many"], 0) == pretrained
-    assert start_of(base, SAME, 0) == base / "runs" / "pre-trained-source-at-t-0" / "model.safetensors"
+    assert experiment.starts_from(ONLY["few"], 0) == experiment.starts_from(PRETRAINED, 0) == prior
+    assert experiment.starts_from(BOTH["many"], 0) == pretrained
+    assert experiment.starts_from(SAME, 0) == base / "runs" / "pre-trained-source-at-t-0" / "model.safetensors"
     model = make_icve(budget)
     for start in (prior, pretrained):
         model.load_state_dict(load_file(start))
@@ -65,9 +75,9 @@ def test_an_arm_goes_on_from_what_it_should(folder):
 
 def test_unpaired_clips_are_asked_for_as_the_pipeline_asks():
     """Text and pooled text of training items are those that the pipeline makes of the instructions."""
-    coded = frozen()
-    pool = unpaired(coded, 2, 5)
-    data = MicroData([pool], 0, coded.words([""])[0], pooled=True)
+    coded = frozen_models()
+    pool = draw_micro_unpaired(coded, 2, 5)
+    data = MicroData([pool], 0, coded.embed([""])[0], pooled=True)
     pipeline = IcvePipeline(
         tokenizer=coded.tokenizer, text_encoder=coded.text, vae=coded.vae, scheduler=coded.scheduler,
         transformer=make_icve(ICVE_BUDGETS["smoke"]), defaults={"text_layer": -1, "max_text_tokens": 56, "window": 17,

@@ -22,8 +22,9 @@ from opensama.recipes.icve import RECIPES as ICVE_RECIPES
 from opensama.recipes.sama import RECIPES as SAMA_RECIPES
 from opensama.recipes.tiny import CORE, ICVE_SMOKE, SMOKE
 from opensama.reproduction import icve as small_icve
-from opensama.reproduction import run as small_sama
-from opensama.reproduction.arms import BUDGETS, PRIOR, SAMA
+from opensama.reproduction import sama as small_sama
+from opensama.reproduction.arms import PRIOR, SAMA, SAMA_BUDGETS
+from opensama.reproduction.data import POOLS, UNPAIRED, read_pool
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.config import EditConfig, StageConfig
 from opensama.training.loading import make_transformer
@@ -182,21 +183,21 @@ def embedded_editors(folder: Path) -> None:
 
 
 def reproduction(folder: Path) -> None:
-    """The papers' experiments in small: what a run trains, without its exam."""
-    budget = BUDGETS["smoke"]
-    for name in small_sama.POOLS:
-        small_sama.make_pool(folder, budget, name)
+    """The papers' experiments in small: what a run trains, without its test."""
+    budget = SAMA_BUDGETS["smoke"]
+    for name in POOLS:
+        small_sama.draw_sama_pool(folder, budget, name)
     torch.manual_seed(0)
-    images, videos = small_sama.pool_of(folder, "images"), small_sama.pool_of(folder, "videos")
-    prior = [small_sama.pool_of(folder, "prior")]
-    small_sama.train_sama("micro prior", small_sama.make_sama(PRIOR, budget), prior, PRIOR, 0, budget, 0, 2, 10, folder)
+    prior, images, videos = ([read_pool(folder, name)] for name in ("prior", "images", "videos"))
+    model = small_sama.make_sama(PRIOR, budget)
+    small_sama.train_sama("micro prior", model, prior, PRIOR, 0, budget, (0, 2), 10, folder)
     model = small_sama.make_sama(SAMA, budget)
-    spoilt = small_sama.spoilt(folder, budget, SAMA)
-    small_sama.train_sama("micro stage0", model, [images, *spoilt], SAMA, 0, budget, 3, 2, 10, folder)
-    small_sama.train_sama("micro stage1", model, [images, videos], SAMA, 0, budget, 2, 2, 10, folder)
+    corrupted = small_sama.corrupted_pools(folder, budget, SAMA)
+    small_sama.train_sama("micro stage0", model, [*images, *corrupted], SAMA, 0, budget, (3, 2), 10, folder)
+    small_sama.train_sama("micro stage1", model, [*images, *videos], SAMA, 0, budget, (2, 2), 10, folder)
     few = small_icve.ICVE_BUDGETS["smoke"]
-    small_icve.draw_pool(folder, few, small_icve.UNPAIRED)
-    pairs = small_sama.pool_of(folder, small_icve.UNPAIRED)
+    small_icve.IcveExperiment(folder, few).draw_pool(UNPAIRED)
+    pairs = read_pool(folder, UNPAIRED)
     small_icve.train_icve("micro icve", small_icve.make_icve(few), pairs, 0, few, 10, folder)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.evaluation.world.scores import answer_key, mark
+from opensama.evaluation.world.scores import answer_key, score_output
 from opensama.world.micro import (
     MICRO_COLORS,
     MICRO_FAMILIES,
@@ -60,8 +60,8 @@ def test_the_key_tells_right_from_wrong():
     for i, family in enumerate(MICRO_FAMILIES):
         sample = sample_micro_edit(i, family)
         key = answer_key(sample, lambda video: video)
-        assert mark(sample, sample.target, key).success
-        assert not mark(sample, sample.source, key).success
+        assert score_output(sample, sample.target, key).success
+        assert not score_output(sample, sample.source, key).success
 
 
 def test_clips_have_captions_and_families_are_known():

@@ -186,32 +186,32 @@ class Given:
         return known(METRICS if self.metrics == "all" else [name.strip() for name in self.metrics.split(",")])
 
 
-def vie(*, given: Given, judging: Judging | None = None) -> int:
+def vie_bench(*, given: Given, judging: Judging | None = None) -> int:
     """Score a model, or anybody's edits, on VIE-Bench."""
     return run("vie", given, judging)[1]
 
 
-def openve(*, given: Given, judging: Judging | None = None) -> int:
+def openve_bench(*, given: Given, judging: Judging | None = None) -> int:
     """Score a model, or anybody's edits, on OpenVE-Bench."""
     return run("openve", given, judging)[1]
 
 
-def reco(*, given: Given, judging: Judging | None = None) -> int:
+def reco_bench(*, given: Given, judging: Judging | None = None) -> int:
     """Score a model, or anybody's edits, on ReCo-Bench."""
     return run("reco", given, judging)[1]
 
 
-def ive(*, given: Given, judging: Judging | None = None) -> int:
+def ive_bench(*, given: Given, judging: Judging | None = None) -> int:
     """Score a model, or anybody's edits, on IVEBench."""
     return run("ive", given, judging)[1]
 
 
-def editverse(*, given: Given, judging: Judging | None = None) -> int:
+def editverse_bench(*, given: Given, judging: Judging | None = None) -> int:
     """Score a model, or anybody's edits, on EditVerseBench."""
     return run("editverse", given, judging)[1]
 
 
-def clips(*, given: Given, judging: Judging | None = None) -> int:
+def clips_bench(*, given: Given, judging: Judging | None = None) -> int:
     """Score a model, or anybody's edits, on clips of your own.
 
     The folder holds NAME--source.mp4 and, for each system that edited it, NAME--SYSTEM.mp4; what was asked stands in a

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps import pages
+from opensama.apps.options import OVERWRITE, check_free
 from opensama.apps.progress import Display
+from opensama.media import pages
 from opensama.values import Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def report(
     against: Path | None = None,
     page: Path | None = None,
     number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Show a benchmark's results on one page, failures first, with clips that play; tables as CSV beside it.
 
@@ -52,6 +54,8 @@ def report(
         Another name for the page; the tables are called after it.
     number
         Items whose clips are shown, those that failed or scored least first; the others are listed.
+    overwrite
+        Replace the page and the tables where they exist.
     """
     from opensama.evaluation.report import compare_results, difference_table, items_csv, standings, standings_csv
     from opensama.evaluation.results import read_results
@@ -66,14 +70,16 @@ def report(
         raise UserError(f"The page is written as .html, not as {page.name}: choose another name with --page.")
     if not page.parent.is_dir():
         raise UserError(f"There is no folder {page.parent} to write {page.name} into: make it first.")
-    found = None if against is None else compare_results(results, read_results(against))
-    cells = standings(results)
-    with Display() as show:
-        text = whole_page(results, folder, cells, found, number, show)
     tables = (
         page.with_suffix(".csv"),
         page.with_name("standings.csv" if page.stem == "report" else f"{page.stem}-standings.csv"),
     )
+    for path in (page, *tables):
+        check_free(path, overwrite, "--page")
+    found = None if against is None else compare_results(results, read_results(against))
+    cells = standings(results)
+    with Display() as show:
+        text = whole_page(results, folder, cells, found, number, show)
     for path, body in zip((page, *tables), (text, items_csv(results), standings_csv(cells)), strict=True):
         with whole_file(path) as temporary:
             temporary.write_text(body, "utf-8", errors="replace")
@@ -109,10 +115,11 @@ def whole_page(
             progress(Progress("Encoding", place + 1, min(number, len(items)), time.monotonic() - began))
     states = sorted({row.state for row in items})
     faults = [*results.get("faults", []), *(fault for system in results["systems"] for fault in system["faults"])]
-    return pages.fill(
+    return pages.fill_page(
         "benchmark_report.html",
+        "opensama.apps",
         title=html.escape(f"{results['title']}: {', '.join(systems)}"),
-        summary=summary(results),
+        summary=judged_summary(results),
         standings="".join(tables(cells, systems)) or '<p class="dim">Nothing was scored.</p>',
         legend=legend(systems),
         bars="".join(bars(cells, systems)),
@@ -126,7 +133,7 @@ def whole_page(
     )
 
 
-def summary(results: Results) -> str:
+def judged_summary(results: Results) -> str:
     """Who judged, how, and what was done with failures."""
     judge = results.get("judge")
     style = results.get("style_of")
@@ -280,7 +287,7 @@ def _clip(folder: Path, said: str | None, label: str) -> str:
 
 def _film(video: Video, label: str) -> str:
     for quality in _QUALITIES:
-        address = pages.data_url(video, quality)
+        address = pages.video_url(video, quality)
         if len(address) * 3 / 4 <= CLIP_BYTES:
             break
     else:

@@ -143,13 +143,13 @@ def show(
     overwrite
         Replace the page where it exists.
     """
-    from opensama.apps.show import show_manifest, told
+    from opensama.apps.show import show_manifest, written_line
 
     page = out or Path(manifest.stem + ".html")
     check_free(page, overwrite)
     with Display() as display:
         found = show_manifest(manifest, page, number=number, progress=display)
-    print(told(found, page))
+    print(written_line(found, page))
 
 
 @app.command(name="shard")

@@ -23,7 +23,9 @@ for _name, _help in {
     "editverse": "EditVerseBench: test.json and its sources; edits are ID/generate.mp4.",
     "clips": "clips of your own: NAME--source.mp4, and beside them NAME--SYSTEM.mp4.",
 }.items():
-    app.command(f"opensama.apps.benchmark:{_name}", name=_name, help=f"Score a model, or anybody's edits, on {_help}")
+    app.command(
+        f"opensama.apps.benchmark:{_name}_bench", name=_name, help=f"Score a model, or anybody's edits, on {_help}"
+    )
 app.command("opensama.apps.benchmark_report:report", name="report", help="Show a benchmark's results on one page.")
 app.command("opensama.apps.vote:vote", name="vote", help="Let people vote between two systems' edits, blind.")
 
@@ -124,7 +126,7 @@ def world(
         figures, code = {"table": found.table(), **found.to_dict()}, 0
     else:
         with Display() as show:
-            measure.draw(
+            measure.draw_benchmark(
                 given.data, split=split, tier=tier, n=n, seed=seed, families=chosen, clips=clips,
                 progress=lambda done, total: show(Progress("Drawing", done, total, time.monotonic() - begin)),
             )  # fmt: skip

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from opensama.apps import pages
 from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, loading
+from opensama.media import pages
 from opensama.runtime import whole_file
-from opensama.values import EditRequest, Progress, UserError, Video
+from opensama.values import Progress, UserError, Video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GALLERY_FRAMES = 17
 GALLERY_SIDE = 128  # pixels, of drawn and real clips
-GAP = 4  # pixels between the three clips of a picture
+_GAP = 4  # pixels between the three clips of a picture
 _QUALITY = 72
 REAL = "real clips"
 LEGEND = (
@@ -40,7 +40,7 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class Item:
+class GalleryEdit:
     """One edit: clips uint8 [t h w 3]."""
 
     family: str
@@ -130,27 +130,27 @@ def find_videos(folder: Path) -> list[Path]:
 
 def drawn_items(
     editor: Editor, families: Sequence[str], number: int, split: Literal["test", "train"], seed: int
-) -> Iterator[Item]:
+) -> Iterator[GalleryEdit]:
     """Edits of the drawn world, scored."""
-    from opensama.evaluation.world import score, through
+    from opensama.evaluation.world import score_edit, through
+    from opensama.evaluation.world.report import edit_frames
     from opensama.world import sample_edit
-    from opensama.world.scenes import FPS
 
     for family in families:
         for i in range(number):
             sample = sample_edit(f"{seed}-{i}", split, family, GALLERY_FRAMES, GALLERY_SIDE)
-            output = edited(editor, sample.source, FPS, sample.instruction, seed)
-            scored = score(sample, output, through(editor))
-            yield Item(family, sample.source, output, sample.target, scored)
+            output = edit_frames(editor.edit, sample.source, sample.instruction, seed)
+            scored = score_edit(sample, output, through(editor))
+            yield GalleryEdit(family, sample.source, output, sample.target, scored)
 
 
-def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -> Iterator[Item]:
+def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -> Iterator[GalleryEdit]:
     """Each video in `number` styles, the styles in turn, scored against the style's own answer among all styles."""
     from opensama.evaluation.world import through
     from opensama.evaluation.world.clips import ask_for, first_second, style_key
-    from opensama.evaluation.world.scores import row, squared_error
+    from opensama.evaluation.world.report import edit_frames
+    from opensama.evaluation.world.scores import item_score, squared_error
     from opensama.world import STYLES, to_uint8
-    from opensama.world.scenes import FPS
 
     rng, styles = random.Random(seed), cycle(STYLES)
     for path in videos:
@@ -160,18 +160,12 @@ def real_items(editor: Editor, videos: Sequence[Path], number: int, seed: int) -
             text = ask_for(rng, style)
             key = style_key(source, style, through(editor))
             answer = to_uint8(key.answer)
-            output = edited(editor, source, FPS, text, seed)
-            scored = row(REAL, text, style, key.judge(output), squared_error(source, answer, output))
-            yield Item(REAL, source, output, answer, scored, path.name)
+            output = edit_frames(editor.edit, source, text, seed)
+            scored = item_score(REAL, text, style, key.judge(output), squared_error(source, answer, output))
+            yield GalleryEdit(REAL, source, output, answer, scored, path.name)
 
 
-def edited(editor: Editor, source: np.ndarray, fps: float, instruction: str, seed: int) -> np.ndarray:
-    """What the model makes of it, every pixel its own."""
-    request = EditRequest(Video.from_frames(source, fps), instruction, seed=seed, preserve=False)
-    return editor.edit(request).array()
-
-
-def gallery_page(items: Sequence[Item], model: str, split: str) -> str:
+def gallery_page(items: Sequence[GalleryEdit], model: str, split: str) -> str:
     """The whole page."""
     families = list(dict.fromkeys(item.family for item in items))
     groups = {f: sorted((i for i in items if i.family == f), key=lambda i: i.score.success) for f in families}
@@ -179,11 +173,12 @@ def gallery_page(items: Sequence[Item], model: str, split: str) -> str:
     links = [f'<a href="#{_id(f)}">{f} {right[f]}/{len(group)}</a>' for f, group in groups.items()]
     sections = [
         f'<section id="{_id(f)}"><h2>{f} <small>{right[f]} of {len(group)} right</small></h2>\n'
-        f'<div class="items">\n{"".join(map(gallery_figure, group))}</div></section>'
+        f'<div class="items">\n{"".join(map(edit_figure, group))}</div></section>'
         for f, group in groups.items()
     ]
-    return pages.fill(
+    return pages.fill_page(
         "gallery.html",
+        "opensama.apps",
         title=html.escape(f"Edits by {model}"),
         summary=f"{sum(right.values())} of {pages.how_many(len(items), 'edit')} came out right, on "
         f"{'clips held out from' if split == 'test' else 'the kind of clips seen in'} training.",
@@ -193,7 +188,7 @@ def gallery_page(items: Sequence[Item], model: str, split: str) -> str:
     )
 
 
-def gallery_figure(item: Item) -> str:
+def edit_figure(item: GalleryEdit) -> str:
     """One edit: instruction, the three clips as one video, score."""
     from opensama.world.scenes import FPS
 
@@ -211,7 +206,7 @@ def gallery_figure(item: Item) -> str:
     return (
         f"<figure><blockquote>{said}</blockquote>\n"
         '<div class="columns"><span>source</span><span>edit</span><span>exact answer</span></div>\n'
-        f'<video src="{film(item)}" width="{3 * width + 2 * GAP}" height="{height}" data-fps="{FPS}" '
+        f'<video src="{film(item)}" width="{3 * width + 2 * _GAP}" height="{height}" data-fps="{FPS}" '
         f'aria-label="Source, edit and exact answer: {said}" muted loop playsinline controls></video>\n'
         f"<figcaption>{''.join(f'<div>{line}</div>' for line in lines)}</figcaption></figure>\n"
     )
@@ -226,17 +221,17 @@ def part(p: dict[str, Any]) -> str:
     return f'<span class="bad">✗</span> {name}: nearest to {nearest}'
 
 
-def film(item: Item) -> str:
+def film(item: GalleryEdit) -> str:
     """The three clips side by side, as a video in an address of its own."""
     import numpy as np
 
     from opensama.world.scenes import FPS
 
     t, h, w = item.source.shape[:3]
-    frames = np.full((t, h, 3 * w + 2 * GAP, 3), 128, np.uint8)
+    frames = np.full((t, h, 3 * w + 2 * _GAP, 3), 128, np.uint8)
     for i, clip in enumerate((item.source, item.output, item.answer)):
-        frames[:, :, i * (w + GAP) : i * (w + GAP) + w] = clip
-    return pages.data_url(Video.from_frames(frames, FPS), _QUALITY)
+        frames[:, :, i * (w + _GAP) : i * (w + _GAP) + w] = clip
+    return pages.video_url(Video.from_frames(frames, FPS), _QUALITY)
 
 
 def _id(family: str) -> str:

@@ -56,7 +56,7 @@ def metrics(
     overwrite
         Replace that file where it exists.
     """
-    from opensama.evaluation.metrics import METRICS, compare
+    from opensama.evaluation.metrics import METRICS, measure_with_controls
     from opensama.evaluation.metrics.measuring import known
     from opensama.media import read_video
 
@@ -69,7 +69,7 @@ def metrics(
     if weights is None and (text or source_text):
         raise UserError("A text needs a network that reads it; give its folder with --weights.")
     check_json(json_file, (source, edited), overwrite=overwrite)
-    measured = compare(read_video(source), read_video(edited), chosen, side=side)
+    measured = measure_with_controls(read_video(source), read_video(edited), chosen, side=side)
     rows = {"edit": measured.values, **measured.controls}
     print(f"{'':<20}" + "".join(f"{who:>10}" for who in _COLUMNS) + "  better")
     for name in chosen:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from opensama.apps.options import OVERWRITE
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def convert(
 
 
 @app.command
-def card(folder: Path, /, *, scores: Path | None = None) -> None:
+def card(folder: Path, /, *, scores: Path | None = None, overwrite: Annotated[bool, OVERWRITE] = False) -> None:
     """Write an embedded model's card (README.md) from its folder, the notes of its training and its scores.
 
     Parameters
@@ -121,11 +122,16 @@ def card(folder: Path, /, *, scores: Path | None = None) -> None:
         A folder written by `opensama train tiny`.
     scores
         What `opensama evaluate world --json` wrote; the folder keeps a summary of it. By default the kept one.
+    overwrite
+        Replace the card, and with --scores the kept summary, where they exist.
     """
-    from opensama.apps.card import keep_scores, write_card
+    from opensama.apps.card import SCORES, keep_scores, write_card
 
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is no model folder (it has no model_index.json); check the name.")
+    for name in ("README.md", *([SCORES] if scores is not None else [])):
+        if (folder / name).exists() and not overwrite:
+            raise UserError(f"{folder / name} exists; write over it with --overwrite.")
     if scores is not None:
         keep_scores(scores, folder)
     (folder / "README.md").write_text(write_card(folder))

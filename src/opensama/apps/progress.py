@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,6 +24,21 @@ _LONG = 3.0  # seconds: a stage that will take longer says so at once
 def loading(model: object) -> None:
     """Says at once what a person then waits for: PyTorch, and the model's weights."""
     print(f"Loading {model} ...", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def log_lines(logger: str) -> Iterator[None]:
+    """Prints what a package logs, line by line, while a command runs."""
+    handler = logging.StreamHandler(sys.stdout)
+    log = logging.getLogger(logger)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 class TimeLeft:

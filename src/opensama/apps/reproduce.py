@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from opensama.apps.options import OUT
+from opensama.apps.progress import log_lines
 from opensama.values import UserError
 
 
@@ -46,12 +47,13 @@ def reproduce(
     from dataclasses import replace
 
     from opensama.apps.train import nearest_recipe
-    from opensama.reproduction.arms import BUDGETS, runs
-    from opensama.reproduction.icve import ICVE_BUDGETS, IcveBudget, plan_of, reproduce_icve
-    from opensama.reproduction.report import announce, write_report
-    from opensama.reproduction.run import measure, probe, reproduce
+    from opensama.reproduction.arms import SAMA_BUDGETS, sama_runs
+    from opensama.reproduction.icve import FOLDER, ICVE_BUDGETS, IcveBudget, IcveExperiment, plan_of
+    from opensama.reproduction.report import announce, write_reproduction
+    from opensama.reproduction.runner import run_experiment
+    from opensama.reproduction.sama import SamaExperiment, measure_step_costs, score_shipped
 
-    budgets: dict[str, Any] = {"sama": BUDGETS, "icve": ICVE_BUDGETS}
+    budgets: dict[str, Any] = {"sama": SAMA_BUDGETS, "icve": ICVE_BUDGETS}
     chosen = budgets[paper][budget]
     known = vars(chosen)
     for assignment in set or []:
@@ -64,21 +66,18 @@ def reproduce(
             raise UserError(f"The value in --set {assignment} must be a number, such as {known[name]}.") from None
     if not 1 <= workers <= 64:
         raise UserError(f"The number of workers must be from 1 to 64, not {workers}.")
-
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    if isinstance(chosen, IcveBudget):
-        if shipped:
-            raise UserError("--shipped goes with SAMA's runs: leave it or --paper icve away.")
-        say(plan_of(chosen))
-        reproduce_icve(out, chosen, workers=workers, say=say)
-    else:
-        say(announce(chosen, len(runs())))
-        reproduce(out, chosen, workers=workers, say=say)
-        measure(out, say)
-        if shipped:
-            probe(out, say)
+    if shipped and paper == "icve":
+        raise UserError("--shipped goes with SAMA's runs: leave it or --paper icve away.")
+    with log_lines("opensama.reproduction"):
+        if isinstance(chosen, IcveBudget):
+            print(plan_of(chosen), flush=True)
+            run_experiment(IcveExperiment(out / FOLDER, chosen), workers=workers)
+        else:
+            print(announce(chosen, len(sama_runs())), flush=True)
+            run_experiment(SamaExperiment(out, chosen), workers=workers)
+            measure_step_costs(out)
+            if shipped:
+                score_shipped(out)
     file = report or out / "reproduction.md"
-    write_report(out, file)
+    write_reproduction(out, file)
     print(f"written: {file}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
-import io
 import json
 import math
 import time
@@ -18,8 +16,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opensama.apps import pages
-from opensama.values import Progress, UserError, Video
+from opensama.media import pages
+from opensama.values import Progress, UserError
 
 if TYPE_CHECKING:
     from opensama.data.manifest import Record
@@ -37,7 +35,7 @@ SIZES = "seconds", "frames", "fps", "megapixels", "words of the text"
 
 
 @dataclass
-class Summary:
+class ManifestSummary:
     """What a look through all rows finds."""
 
     rows: int = 0
@@ -74,7 +72,7 @@ class Summary:
 
 def show_manifest(
     manifest: Path, out: Path, *, number: int = 24, progress: Callable[[Progress], None] = lambda progress: None
-) -> Summary:
+) -> ManifestSummary:
     """Writes the page. UserError for what is no manifest; files that cannot be read are said on the page."""
     from opensama.data.manifest import iter_records
     from opensama.runtime import whole_file
@@ -85,7 +83,7 @@ def show_manifest(
         raise UserError(f"The page is written as .html, not as {out.name}: choose another name with --out.")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write {out.name} into: make it first.")
-    found = Summary()
+    found = ManifestSummary()
     for record in iter_records(manifest):
         found.add(record, number)
     if not found.rows:
@@ -93,26 +91,27 @@ def show_manifest(
     figures, began = [], time.monotonic()
     chosen = found.samples(number)
     for done, record in enumerate(chosen, 1):
-        figures.append(figure(record, manifest.parent))
+        figures.append(sample_figure(record, manifest.parent))
         progress(Progress("Encoding", done, len(chosen), time.monotonic() - began))
     with whole_file(out) as temporary:
-        temporary.write_text(page(manifest.name, found, figures), encoding="utf-8")
+        temporary.write_text(manifest_page(manifest.name, found, figures), encoding="utf-8")
     return found
 
 
-def page(name: str, found: Summary, figures: Sequence[str]) -> str:
+def manifest_page(name: str, found: ManifestSummary, figures: Sequence[str]) -> str:
     """The whole page."""
     kinds = ", ".join(f"{count:,} {kind}s" for kind, count in found.named["kind"].most_common())
     seconds = math.fsum(found.sizes["seconds"])
     total = f", {seconds / 3600:,.1f} hours" if seconds >= 3600 else f", {seconds:,.0f} seconds" if seconds else ""
     scores = sorted(found.scores.items())[:_SCORES]
-    plots = [histogram(title, values) for title, values in (*found.sizes.items(), *scores) if len(values)]
+    plots = [value_histogram(title, values) for title, values in (*found.sizes.items(), *scores) if len(values)]
     crossed = [[*group, count] for group, count in found.crossed.items()]
-    return pages.fill(
+    return pages.fill_page(
         "show.html",
+        "opensama.apps",
         title=html.escape(name),
         summary=f"{found.rows:,} rows: {kinds}{total}.",
-        tables="".join(table(named, counts, found.rows) for named, counts in found.named.items()),
+        tables="".join(count_table(named, counts, found.rows) for named, counts in found.named.items()),
         plots="".join(plots),
         choices="".join(choice(named, found.named[named]) for named in FILTERS),
         scores="".join(f"<option>{html.escape(score)}</option>" for score in sorted(found.scores)),
@@ -123,22 +122,20 @@ def page(name: str, found: Summary, figures: Sequence[str]) -> str:
     )
 
 
-def table(title: str, counts: Counter[str], total: int) -> str:
+def count_table(title: str, counts: Counter[str], total: int) -> str:
     """Names with their counts and a bar; the rarest of many are one row."""
     listed = counts.most_common(20)
     rest = total - sum(count for _, count in listed)
     rows = [(name or "none", count) for name, count in listed] + ([("others", rest)] if rest else [])
     body = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{count:,}</td><td>{count / total:.1%}</td>"
-        f'<td><svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect width="{100 * count / total:.2f}" height="8"/></svg></td></tr>'
+        f"<tr><th>{html.escape(name)}</th><td>{count:,}</td>{pages.bar_cells(count / total)}</tr>"
         for name, count in rows
     )
     head = f'<tr><th scope="col">{title}</th><td>rows</td><td>share</td><td></td></tr>'
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def histogram(title: str, values: Iterable[float]) -> str:
+def value_histogram(title: str, values: Iterable[float]) -> str:
     """Bars of equal width from the least to the greatest value, the highest 1% in the last."""
     ordered = sorted(values)
     low, high, greatest = ordered[0], ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], ordered[-1]
@@ -175,13 +172,13 @@ def choice(name: str, counts: Counter[str]) -> str:
     return f'<label>{name} <select data-filter="{name}"><option value="*">all</option>{values}</select></label>'
 
 
-def figure(record: Record, folder: Path) -> str:
+def sample_figure(record: Record, folder: Path) -> str:
     """One sample: its text, source beside target, and what is known of it."""
     said = html.escape(record.instruction or record.caption) or '<span class="dim">no text</span>'
     filters = "".join(f' data-{name}="{html.escape(getattr(record, name))}"' for name in FILTERS)
     scores = html.escape(json.dumps(record.scores))
     try:
-        shown = picture(record, folder)
+        shown = sample_picture(record, folder)
     except (UserError, OSError, ValueError) as error:
         shown = f'<p class="bad">{html.escape(str(error))}</p>'
     sides = '<div class="columns"><span>source</span><span>target</span></div>' if record.source is not None else ""
@@ -204,7 +201,7 @@ def figure(record: Record, folder: Path) -> str:
     )
 
 
-def picture(record: Record, folder: Path) -> str:
+def sample_picture(record: Record, folder: Path) -> str:
     """The sample's clips as one small video, or its images as one JPEG."""
     from opensama.media.frames import side_by_side
 
@@ -219,10 +216,10 @@ def picture(record: Record, folder: Path) -> str:
     said = html.escape(record.instruction or record.caption or record.id)
     size = f'width="{both.width}" height="{both.height}"'
     if record.media == "image" or both.frame_count == 1:
-        return f'<img src="{jpeg(both)}" {size} alt="{said}">'
+        return f'<img src="{pages.picture_url(next(both.frames(0, 1)))}" {size} alt="{said}">'
     address = ""
     for quality in _QUALITIES:
-        address = pages.data_url(both, quality)
+        address = pages.video_url(both, quality)
         if len(address) * 3 / 4 <= BYTES:
             break
     label = f'aria-label="{"Source and target: " if record.source is not None else ""}{said}"'
@@ -230,16 +227,7 @@ def picture(record: Record, folder: Path) -> str:
     return f'<video src="{address}" {size} {rate} {label} muted loop playsinline controls></video>'
 
 
-def jpeg(video: Video) -> str:
-    """The first frame in an address of its own."""
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(next(video.frames(0, 1))).save(out, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def told(found: Summary, out: Path) -> str:
+def written_line(found: ManifestSummary, out: Path) -> str:
     """What was written, in one line."""
     shares: Mapping[str, int] = found.named["task"]
     tasks = ", ".join(f"{task or 'no task'} {count:,}" for task, count in Counter(shares).most_common(5))

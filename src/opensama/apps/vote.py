@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from opensama.apps.pages import how_many
+from opensama.media.pages import how_many
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class VoteSession:
 
     def clip(self, place: int, side: str) -> bytes:
         """A clip as a small MP4 without a trace of its maker. UserError where it cannot be read."""
-        from opensama.apps.pages import clip_excerpt, data_url
+        from opensama.media.pages import clip_excerpt, video_url
 
         key = (place, side)
         with self._encoding:
@@ -219,7 +219,7 @@ class VoteSession:
                 import base64
 
                 video = clip_excerpt(self.pairs[place].files[side], HEIGHT, SECONDS, RATE)
-                data = base64.b64decode(data_url(video, QUALITY).partition(",")[2])
+                data = base64.b64decode(video_url(video, QUALITY).partition(",")[2])
                 if len(data) > CLIP_BYTES:
                     raise UserError("The clip is too large to show, even small.")
                 self._clips[key] = data
@@ -308,10 +308,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, "video/mp4", data)
 
     def _page(self) -> None:
-        from opensama.apps.pages import fill
+        from opensama.media.pages import fill_page
 
         nonce = secrets.token_urlsafe(16)
-        text = fill("vote.html", title="Which edit is better?", nonce=nonce)
+        text = fill_page("vote.html", "opensama.apps", title="Which edit is better?", nonce=nonce)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; connect-src 'self'; "
             "media-src blob:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

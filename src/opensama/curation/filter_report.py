@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import heapq
 import html
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from opensama.curation.graph import GraphReport
 from opensama.curation.rubrics import SCORES
@@ -26,6 +22,7 @@ from opensama.curation.scoring import (
     pair_frames,
 )
 from opensama.data.manifest import Record, read_manifest_table
+from opensama.media import pages
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -146,7 +143,10 @@ def _page(
     facts = [f"{sum(unscored.values()):,} of {report.pairs:,} are not scored."] if unscored else []
     if report.stopped:
         facts.append(f"{report.left:,} are left, because {html.escape(report.stopped)}.")
-    return Template(files("opensama.curation").joinpath("filter_report.html").read_text("utf-8")).substitute(
+    return pages.fill_page(
+        "filter_report.html",
+        "opensama.curation",
+        title="Filtered pairs",
         summary=f"{report.kept:,} of {scored:,} scored pairs are kept{_share(report.kept, scored)}",
         facts="".join(f"<p>{fact}</p>" for fact in facts),
         settings=html.escape(" · ".join(notes)),
@@ -198,9 +198,8 @@ def _histogram(media: str, name: str, bins: Sequence[int], threshold: float | No
 def _shares(title: str, tally: _Tally) -> str:
     rows = []
     for name, (kept, refused) in tally.items():
-        share = f"{kept / (kept + refused):.1%}"
-        bar = f'<td class="bar"><i style="width:{share}"></i></td>'
-        rows.append((name or "unnamed", f"<td>{kept:,}</td><td>{kept + refused:,}</td><td>{share}</td>{bar}"))
+        share = pages.bar_cells(kept / (kept + refused))
+        rows.append((name or "unnamed", f"<td>{kept:,}</td><td>{kept + refused:,}</td>{share}"))
     return _table(title, "<td>kept</td><td>scored</td><td>share</td><td></td>", rows)
 
 
@@ -261,10 +260,10 @@ def _strips(record: Record, folder: Path) -> str:
     number = min(len(source), len(target))
     height, width = target[0].shape[:2]
     source = tuple(np.asarray(Image.fromarray(frame).resize((width, height))) for frame in source[:number])
-    out = io.BytesIO()
-    Image.fromarray(contact_sheet([*source, *target[:number]], columns=number)).save(out, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+    return pages.picture_url(contact_sheet([*source, *target[:number]], columns=number), quality=80)
 
 
 def _share(part: int, whole: int) -> str:
-    return f" ({part / whole:.1%})" if whole else ""
+        share = pages.bar_cells(kept / (kept + refused))
+        rows.append((name or "unnamed", f"<td>{kept:,}</td><td>{kept + refused:,}</td>{share}"))
+    return _table(title, "<td>kept</td><td>scored</td><td>share</td><td></td>", rows)

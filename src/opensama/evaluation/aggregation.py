@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from opensama.evaluation.items import BenchmarkItem
-from opensama.evaluation.results import GroupSummary, ScoreSummary, State, StateCounts, Summary
+from opensama.evaluation.results import GroupSummary, ScoresByGroup, ScoreSummary, State, StateCounts
 from opensama.evaluation.statistics import wilson
 
 Number = Any
@@ -24,14 +24,14 @@ Means = Mapping[str, Mapping[str, Number]]
 _DRAWS = 1000
 
 
-def average(values: Sequence[Number]) -> Number:
+def mean_of(values: Sequence[Number]) -> Number:
     """The arithmetic mean of floats, or of arrays of draws."""
     return sum(values) / len(values)
 
 
 def macro(means: Means, score: str = "mean", of: Sequence[str] | None = None) -> Number:
     """The unweighted mean over groups (`of` these, or all); the types' own counts do not matter."""
-    return average([means[name][score] for name in (of or means)])
+    return mean_of([means[name][score] for name in (of or means)])
 
 
 def plain_overall(means: Means) -> dict[str, Number]:
@@ -81,7 +81,7 @@ def summarise(
     lines: Sequence[Line],
     how: Aggregation = PLAIN,
     zeros: Sequence[str] = (),
-) -> Summary:
+) -> ScoresByGroup:
     """Counts, and for each group each score's mean, interval and number of items; then the overall numbers.
 
     Where `zeros` names scores, a failed item counts as 0 in these (ReCo-Bench); otherwise it is left out.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PAIR_HEIGHT = 224  # ReCo-Bench: rows of a pair when it is stored
 PAIR_LEAST = 512  # and pixels of its shorter side when it is shown
 
-Asked = tuple[ScoringRubric, Question]
+ShownQuestion = tuple[ScoringRubric, Question]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Presentation(ABC):
     @abstractmethod
     def questions(
         self, item: BenchmarkItem, source: Video, edited: Video, rubrics: Sequence[ScoringRubric]
-    ) -> Iterator[Asked]:
+    ) -> Iterator[ShownQuestion]:
         """Each rubric's question with its pictures. UserError where source and edit cannot be shown together."""
 
-    def shows_copy(self, asked: Sequence[Asked]) -> bool:
+    def shows_copy(self, asked: Sequence[ShownQuestion]) -> bool:
         """Whether the pictures prove that nothing was edited, so that nobody need be asked."""
         return False
 
@@ -63,7 +63,7 @@ class SourceThenEdit(Presentation):
 
     def questions(
         self, item: BenchmarkItem, source: Video, edited: Video, rubrics: Sequence[ScoringRubric]
-    ) -> Iterator[Asked]:
+    ) -> Iterator[ShownQuestion]:
         side = self.sampling.side
         before, after = (
             frames_at(video, self.sampling.pick(video.frame_count, float(video.fps)), side)
@@ -87,7 +87,7 @@ class SideBySide(Presentation):
 
     def questions(
         self, item: BenchmarkItem, source: Video, edited: Video, rubrics: Sequence[ScoringRubric]
-    ) -> Iterator[Asked]:
+    ) -> Iterator[ShownQuestion]:
         if (source.frame_count, source.height) != (edited.frame_count, edited.height):
             raise UserError(
                 f"the edit has {edited.frame_count} frames of {edited.height} rows, its source {source.frame_count} of "
@@ -98,7 +98,7 @@ class SideBySide(Presentation):
         for rubric in rubrics:
             yield rubric, Question(IMAGE * len(pairs) + "\n" + rubric.filled(item.instruction), tuple(pairs))
 
-    def shows_copy(self, asked: Sequence[Asked]) -> bool:
+    def shows_copy(self, asked: Sequence[ShownQuestion]) -> bool:
         pairs = [image for _, question in asked for image in question.images]
         return all(
             pair.shape[1] % 2 == 0 and bool((pair[:, : pair.shape[1] // 2] == pair[:, pair.shape[1] // 2 :]).all())
@@ -111,7 +111,7 @@ class FrameByFrame(Presentation):
 
     def questions(
         self, item: BenchmarkItem, source: Video, edited: Video, rubrics: Sequence[ScoringRubric]
-    ) -> Iterator[Asked]:
+    ) -> Iterator[ShownQuestion]:
         wanted = self.sampling.pick(min(source.frame_count, edited.frame_count), float(source.fps))
         shown = (frames_at(video, wanted, self.sampling.side) for video in (source, edited))
         for before, after in zip(*shown, strict=True):

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from opensama.evaluation.aggregation import average
-from opensama.evaluation.frames_shown import Asked
+from opensama.evaluation.aggregation import mean_of
+from opensama.evaluation.frames_shown import ShownQuestion
 from opensama.evaluation.items import BenchmarkItem
 from opensama.evaluation.protocols import JudgingProtocol
 from opensama.evaluation.results import Scores, State, read_results
@@ -212,7 +212,7 @@ class RecordedJudge(_RubricJudge):
         return known[min(attempt, len(known) - 1)]
 
 
-def questions(protocol: JudgingProtocol, item: BenchmarkItem, edited: Path) -> list[Asked]:
+def questions(protocol: JudgingProtocol, item: BenchmarkItem, edited: Path) -> list[ShownQuestion]:
     """Each question about an edit, with its pictures. UserError where the files do not allow it."""
     if item.source is None:
         raise UserError("its source is not there")
@@ -223,11 +223,11 @@ def questions(protocol: JudgingProtocol, item: BenchmarkItem, edited: Path) -> l
 def _averaged(read: Sequence[Mapping[str, float]]) -> Scores:
     """Marks of several questions or passes: those of one name averaged."""
     names = dict.fromkeys(name for marks in read for name in marks)
-    return {name: average([marks[name] for marks in read if name in marks]) for name in names}
+    return {name: mean_of([marks[name] for marks in read if name in marks]) for name in names}
 
 
 def _deviation(values: Sequence[float]) -> float:
-    centre = average(values)
+    centre = mean_of(values)
     return float((sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
 
 

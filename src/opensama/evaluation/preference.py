@@ -65,9 +65,9 @@ def bradley_terry(votes: Sequence[Vote], draws: int = _DRAWS) -> list[Standing]:
         a, b, i = place[vote.first], place[vote.second], items[vote.item]
         wins[i, a, b] += vote.share
         wins[i, b, a] += 1 - vote.share
-    points = strengths(wins.sum(0)[None])[0]
+    points = log_strengths(wins.sum(0)[None])[0]
     times = np.random.default_rng(0).multinomial(len(items), np.full(len(items), 1 / len(items)), draws)
-    of_items = strengths(np.tensordot(times.astype(float), wins, 1))
+    of_items = log_strengths(np.tensordot(times.astype(float), wins, 1))
     of_model = np.random.default_rng(1).multivariate_normal(points, covariance(wins.sum(0), points), draws)
     ends = [np.quantile(drawn, (0.025, 0.975), axis=0) for drawn in (of_items, of_model)]
     low, high = np.minimum(ends[0][0], ends[1][0]), np.maximum(ends[0][1], ends[1][1])
@@ -85,7 +85,7 @@ def bradley_terry(votes: Sequence[Vote], draws: int = _DRAWS) -> list[Standing]:
     return found
 
 
-def strengths(wins: np.ndarray, prior: float = _PRIOR) -> np.ndarray:
+def log_strengths(wins: np.ndarray, prior: float = _PRIOR) -> np.ndarray:
     """Log strengths [draws systems] of counts [draws winner loser]; without a prior they may grow without end."""
     won = wins.sum(2) + prior / 2
     met = wins + wins.swapaxes(1, 2)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from opensama.evaluation.aggregation import average
+from opensama.evaluation.aggregation import mean_of
 from opensama.evaluation.frames_shown import Presentation
 from opensama.evaluation.items import BenchmarkItem
 from opensama.evaluation.rubrics import ScoringRubric
@@ -31,7 +31,7 @@ class ReplySettings:
 
 def with_mean(marks: Mapping[str, float]) -> dict[str, float]:
     """A reply's marks and their mean."""
-    return {**marks, "mean": average(list(marks.values()))}
+    return {**marks, "mean": mean_of(list(marks.values()))}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class GroupSummary(StateCounts):
     scores: dict[str, ScoreSummary]
 
 
-class Summary(TypedDict):
+class ScoresByGroup(TypedDict):
     """Counts over all items, scores of each group, and the numbers over groups that the benchmark prints."""
 
     counts: StateCounts

@@ -219,10 +219,10 @@ class _SystemRun:
         )
 
     def _measured(self, source: Path, edited: Path) -> _Measured:
-        from opensama.evaluation.metrics import compare
+        from opensama.evaluation.metrics import measure_with_controls
 
         try:
-            found = compare(read_video(source), read_video(edited), self.metrics)
+            found = measure_with_controls(read_video(source), read_video(edited), self.metrics)
         except (UserError, OSError) as error:
             return _Measured(failure=f"could not be measured: {' '.join(str(error).split())}")
         return _Measured(found.values, found.controls, found.alignment.describe())

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-from opensama.evaluation.aggregation import Line, average, summarise
+from opensama.evaluation.aggregation import Line, mean_of, summarise
 from opensama.evaluation.benchmarks.benchmark import Benchmark, System
 from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.judge import Judge, Judged
@@ -71,7 +71,7 @@ def system_result(
         if noise := [work.judged.spread for work in works if work.judged and work.judged.spread]:
             names = dict.fromkeys(name for spread in noise for name in spread)
             summary["judge_deviation"] = {
-                name: average([spread[name] ** 2 for spread in noise if name in spread]) ** 0.5 for name in names
+                name: mean_of([spread[name] ** 2 for spread in noise if name in spread]) ** 0.5 for name in names
             }
     if any(work.controls for work in works):
         all_groups = ["all"] * len(works)

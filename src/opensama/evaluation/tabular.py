@@ -18,10 +18,11 @@ from opensama.data.dialects import detect, open_text, records
 from opensama.data.rows import BadRow
 from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.first_bytes import check_first_bytes
+from opensama.media import VIDEO_SUFFIXES
 from opensama.values import UserError
 
 TableRow = Mapping[str, object]
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif"}
+EDIT_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
 _HINTS = 40  # files of which it is asked whose they may be
 
 SOURCE_COLUMNS = (
@@ -122,7 +123,7 @@ def match_edits(
         raise UserError(f"There is no folder {folder}: --edits is the folder in which the edited videos lie.")
     at: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file() and file.name not in not_edits:
+        if file.suffix.lower() in EDIT_SUFFIXES and file.is_file() and file.name not in not_edits:
             at.setdefault(_plain(file.name), []).append(file)
     found: dict[str, Path | None] = {}
     missing: dict[str, BenchmarkItem] = {}

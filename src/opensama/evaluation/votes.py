@@ -37,7 +37,7 @@ class VoteRow(TypedDict):
 
 
 @dataclass(frozen=True)
-class Tally:
+class VoteTally:
     """Ranks by the votes so far; `joined` says whether votes link all systems, so that ranks mean something."""
 
     judge: str | None
@@ -65,7 +65,7 @@ class Tally:
         return "\n".join(lines)
 
 
-def tally_votes(results: Results, folder: Path) -> Tally:
+def tally_votes(results: Results, folder: Path) -> VoteTally:
     """Ranks by the votes in a folder, and their agreement with the judge of the results."""
     rows = read_votes(folder / VOTE_FILE)
     votes = counted_votes(rows, results)
@@ -77,7 +77,7 @@ def tally_votes(results: Results, folder: Path) -> Tally:
     }
     ranks = bradley_terry(votes)
     voters = len({row["voter"] for row in rows})
-    return Tally(
+    return VoteTally(
         results.get("judge"), len(votes), voters, linked(votes), ranks, agreement_with_judge(votes, marks, ranks)
     )
 

@@ -19,7 +19,7 @@ NONE: Mapping[str, float] = {"none": 1}
 
 
 @dataclass(frozen=True)
-class Budget:
+class SamaBudget:
     """Steps of each stage and what a step takes; the data; the test; the model's size."""
 
     prior: int = 500
@@ -44,7 +44,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Arm:
+class SamaArm:
     """One way to train. `anchors` 0 is without semantic anchoring; `images` is the share of stage 0's images."""
 
     name: str
@@ -57,29 +57,29 @@ class Arm:
     """Share of stage 0's tokens that are of image edits; None: images and videos 4 : 1 as in the paper."""
 
 
-PRIOR = Arm("prior", anchors=0, pretext=NONE, type_embedding=False)
-SAMA = Arm("SA+MA")
-BASELINE = Arm("baseline", anchors=0, pretext=NONE)
-MODULES = (BASELINE, Arm("+SA", pretext=NONE), Arm("+MA", anchors=0), SAMA)
+PRIOR = SamaArm("prior", anchors=0, pretext=NONE, type_embedding=False)
+SAMA = SamaArm("SA+MA")
+BASELINE = SamaArm("baseline", anchors=0, pretext=NONE)
+MODULES = (BASELINE, SamaArm("+SA", pretext=NONE), SamaArm("+MA", anchors=0), SAMA)
 TYPES = (replace(SAMA, name="shifted RoPE", type_embedding=False, source_rotary="shifted"),)
 ROTARY = (replace(SAMA, name="semantic rotary zero", semantic_rotary="zero"),)
-ANCHORS = tuple(replace(SAMA, name=f"{n} anchors", anchors=n) for n in (2, 4))
-TASKS = tuple(replace(SAMA, name=f"{task} alone", pretext={task: 1}) for task in ("cube", "speed", "tube"))
-SHARES = tuple(replace(SAMA, name=f"images {round(100 * share)} %", images=share) for share in (0.0, 0.5, 1.0))
+ANCHOR_ARMS = tuple(replace(SAMA, name=f"{n} anchors", anchors=n) for n in (2, 4))
+PRETEXT_ARMS = tuple(replace(SAMA, name=f"{task} alone", pretext={task: 1}) for task in ("cube", "speed", "tube"))
+SHARE_ARMS = tuple(replace(SAMA, name=f"images {round(100 * share)} %", images=share) for share in (0.0, 0.5, 1.0))
 
 SEEDS = (0, 1, 2)
 THREE_SEEDS = (*MODULES, *TYPES, *ROTARY)
-ONE_SEED = (*ANCHORS, *TASKS, *SHARES)
+ONE_SEED = (*ANCHOR_ARMS, *PRETEXT_ARMS, *SHARE_ARMS)
 
 
-def runs() -> list[tuple[Arm, int]]:
+def sama_runs() -> list[tuple[SamaArm, int]]:
     """All runs: what three seeds answer first, a seed at a time, then the rest."""
     return [(arm, seed) for seed in SEEDS for arm in THREE_SEEDS] + [(arm, SEEDS[0]) for arm in ONE_SEED]
 
 
-BUDGETS = {
-    "full": Budget(),
-    "smoke": Budget(
+SAMA_BUDGETS = {
+    "full": SamaBudget(),
+    "smoke": SamaBudget(
         prior=2,
         stage0=2,
         stage1=2,

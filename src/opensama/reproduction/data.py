@@ -8,13 +8,16 @@ Autoencoder, text encoder and image encoder are the embedded model's, frozen, as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import SiglipVisionModel
 
 from opensama.data.samples import Shape, TrainingItem, TrainingRow, seed_of
+from opensama.models.registry import find
 from opensama.models.semantic import anchor_frames
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import Mixture, SpeedPerturbation
@@ -30,10 +33,10 @@ TEXT_TOKENS = 56
 POOLS = ("images", "videos", "prior", "none", "cube", "speed", "tube")
 UNPAIRED = "unpaired"  # ICVE's
 FIRST = {name: 1_000_000 * at for at, name in enumerate((*POOLS, UNPAIRED))}  # each pool's first seed
-Pool = dict[str, Tensor]
+MicroPool = dict[str, Tensor]
 
 
-class Frozen:
+class FrozenModels:
     """The models around the transformer, float32 on the CPU."""
 
     def __init__(self, folder: Path):
@@ -56,8 +59,8 @@ class Frozen:
         """The way back."""
         return ((self.vae.decode(latents * self.std + self.mean).sample + 1) / 2).transpose(1, 2).clamp(0, 1)
 
-    def words(self, texts: Sequence[str]) -> Tensor:
-        """[b l d], zero past the end."""
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Prompt embeddings [b l d], zero past a text's end."""
         return encode_text(self.text, *tokenize(self.tokenizer, texts, TEXT_TOKENS))
 
     def anchors(self, video: Tensor) -> Tensor:
@@ -66,24 +69,47 @@ class Frozen:
         return torch.stack([semantic_tokens(self.encoder, frame) for frame in frames.unbind(1)], dim=1)
 
 
+@cache
+def frozen_models() -> FrozenModels:
+    """The embedded model's, loaded once a process."""
+    folder = find("tiny").folder
+    assert folder is not None
+    return FrozenModels(folder)
+
+
+@cache
+def read_pool(out: Path, name: str) -> MicroPool:
+    """A pool that was drawn into OUT/pools, read once a process."""
+    return load_file(pool_file(out, name))
+
+
+def pool_file(out: Path, name: str) -> Path:
+    return out / "pools" / f"{name}.safetensors"
+
+
+def first_of(pool: MicroPool, n: int) -> MicroPool:
+    """Its first `n` items."""
+    return {key: tensor[:n] for key, tensor in pool.items()}
+
+
 @torch.no_grad()
-def edits(frozen: Frozen, n: int, frames: int, first: int = 0) -> Pool:
+def draw_micro_edits(frozen: FrozenModels, n: int, frames: int, first: int = 0) -> MicroPool:
     """`n` edits from seed `first` on."""
     parts = []
     for start in range(first, first + n, 64):
         plans = [plan_micro_edit(seed) for seed in range(start, min(start + 64, first + n))]
         drawn = render_edits(plans, frames, MICRO_SIZE, MICRO_SIZE)
         source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
-        words = frozen.words([plan.instruction for plan in plans])
+        text = frozen.embed([plan.instruction for plan in plans])
         parts.append(
-            {"source": source, "target": target, "text": words, "change": changed_share(drawn.mask),
+            {"source": source, "target": target, "text": text, "change": changed_share(drawn.mask),
              "anchors": frozen.anchors(drawn.target)}
         )  # fmt: skip
-    return joined(parts)
+    return _joined(parts)
 
 
 @torch.no_grad()
-def clips(frozen: Frozen, n: int, task: str | None, first: int = 0) -> Pool:
+def draw_micro_clips(frozen: FrozenModels, n: int, task: str | None, first: int = 0) -> MicroPool:
     """`n` clips with one pretext task; None: without a source, for the prior."""
     parts = []
     mixture = Mixture({task: 1}, [SpeedPerturbation(whole=True)]) if task else None
@@ -95,17 +121,17 @@ def clips(frozen: Frozen, n: int, task: str | None, first: int = 0) -> Pool:
         part = {"target": target, "anchors": frozen.anchors(video), "change": torch.zeros_like(target[:, 0])}
         prompt = ""
         if mixture:
-            spoilt = [mixture.apply((clip.transpose(0, 1) * 2 - 1), seed_of(task or "", s))
+            corrupted = [mixture.apply((clip.transpose(0, 1) * 2 - 1), seed_of(task or "", s))
                       for clip, s in zip(video, seeds, strict=True)]  # fmt: skip
-            prompt = spoilt[0].prefix
-            part["source"] = frozen.latents((torch.stack([s.source for s in spoilt]).transpose(1, 2) + 1) / 2)
-        part["text"] = frozen.words([prompt + look.caption for look in looks])
+            prompt = corrupted[0].prefix
+            part["source"] = frozen.latents((torch.stack([s.source for s in corrupted]).transpose(1, 2) + 1) / 2)
+        part["text"] = frozen.embed([prompt + look.caption for look in looks])
         parts.append(part)
-    return joined(parts)
+    return _joined(parts)
 
 
 @torch.no_grad()
-def unpaired(frozen: Frozen, n: int, first: int = 0) -> Pool:
+def draw_micro_unpaired(frozen: FrozenModels, n: int, first: int = 0) -> MicroPool:
     """`n` pairs of clips of one scene each, two times of it. What counts as changed is where they differ."""
     parts = []
     for start in range(first, first + n, 64):
@@ -113,12 +139,12 @@ def unpaired(frozen: Frozen, n: int, first: int = 0) -> Pool:
         drawn = render_unpaired(plans, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
         mask = changed_mask(drawn.source, drawn.target)
         source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
-        words = frozen.words([plan.instruction for plan in plans])
-        parts.append({"source": source, "target": target, "text": words, "change": changed_share(mask)})
-    return joined(parts)
+        text = frozen.embed([plan.instruction for plan in plans])
+        parts.append({"source": source, "target": target, "text": text, "change": changed_share(mask)})
+    return _joined(parts)
 
 
-def joined(parts: Sequence[Pool]) -> Pool:
+def _joined(parts: Sequence[MicroPool]) -> MicroPool:
     return {key: torch.cat([part[key] for part in parts]).half().contiguous() for key in parts[0]}
 
 
@@ -128,9 +154,9 @@ class MicroData:
     `pooled` adds ICVE's text in one vector [d], the mean of its tokens, as its pipeline makes it.
     """
 
-    def __init__(self, pools: Sequence[Pool], anchors: int, nothing: Tensor, *, pooled: bool = False):
+    def __init__(self, pools: Sequence[MicroPool], anchors: int, nothing: Tensor, *, pooled: bool = False):
         self.pools, self.pooled = pools, pooled
-        self._nothing = self.words(nothing)
+        self._nothing = self._text(nothing)
         items: list[TrainingItem] = []
         self.places: list[tuple[int, int]] = []
         self.frames = [f // 4 for f in anchor_frames(MICRO_FRAMES, anchors)] if anchors else []
@@ -147,7 +173,7 @@ class MicroData:
     def nothing(self) -> dict[str, Tensor]:
         return self._nothing
 
-    def words(self, text: Tensor) -> dict[str, Tensor]:
+    def _text(self, text: Tensor) -> dict[str, Tensor]:
         """A text [l d] that is zero past its end, as long as it is."""
         text = text[: int((text != 0).any(-1).sum())]
         return {"text": text, "pooled": text.float().mean(0)} if self.pooled else {"text": text}
@@ -155,7 +181,7 @@ class MicroData:
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         at, i = self.places[number]
         item = {key: tensor[i] for key, tensor in self.pools[at].items() if key != "anchors"}
-        item |= self.words(item["text"])
+        item |= self._text(item["text"])
         if self.frames:
             seen = self.pools[at]["anchors"][i]
             frames = self.frames if len(seen) > 1 else self.frames[:1]

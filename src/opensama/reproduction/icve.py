@@ -10,46 +10,45 @@
     OUT/icve/runs/ARM-SEED/result.json         scores, curve, seconds, operations
     OUT/icve/runs/ARM-SEED/model.safetensors   of an arm that others go on from
 
-Trainer, exam and statistics are those of SAMA's runs. Killed at any point, a second call goes on.
+Runner, trainer, test and statistics are those of SAMA's runs.
 """
 
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
 
 from opensama.models.icve import IcveTransformer3DModel
-from opensama.reproduction.arms import PRIOR, SEEDS, Budget
+from opensama.reproduction.arms import PRIOR, SEEDS, SamaBudget
 from opensama.reproduction.arms import SAMA as WHOLE
-from opensama.reproduction.data import FIRST, POOLS, TEXT_TOKENS, UNPAIRED, MicroData, Pool, unpaired
-from opensama.reproduction.run import (
-    Say,
-    begin,
-    exam,
-    fix,
-    frozen,
-    loss_settings,
-    make_pool,
-    make_sama,
-    platform_name,
-    pool_of,
-    processes,
-    result_file,
-    spoilt,
-    tidy,
-    train,
-    train_sama,
-    write_json,
-    write_tensors,
+from opensama.reproduction.data import (
+    FIRST,
+    POOLS,
+    TEXT_TOKENS,
+    UNPAIRED,
+    MicroData,
+    MicroPool,
+    draw_micro_unpaired,
+    first_of,
+    frozen_models,
+    pool_file,
+    read_pool,
 )
-from opensama.reproduction.score import sit
+from opensama.reproduction.micro_training import (
+    StageCost,
+    held_out_edits,
+    micro_loss,
+    remove_checkpoints,
+    train_micro_stage,
+)
+from opensama.reproduction.runner import Run, RunResult, result_file, write_json, write_tensors
+from opensama.reproduction.sama import corrupted_pools, draw_sama_pool, load_prior, make_sama, train_sama
 from opensama.reproduction.statistics import foretell
 from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings, TinyConfig
 from opensama.world.micro import MICRO_FAMILIES
@@ -127,59 +126,119 @@ def plan_of(budget: IcveBudget) -> str:
     return foretell(budget.items * len(MICRO_FAMILIES), len(SEEDS))
 
 
-def reproduce_icve(out: Path, budget: IcveBudget, *, workers: int = 2, say: Say = print) -> None:
-    """Carries out all runs that have no result yet, in OUT/icve."""
-    out = out / FOLDER
-    fix(out, budget)
-    wanted = [(arm, seed) for arm, seed in icve_runs() if not result_file(out, arm.name, seed).exists()]
-    if not wanted and result_file(out, EQUAL, SEEDS[0]).exists():
-        return
-    write_json({"machine": platform_name(), "workers": workers}, out / "machine.json")
-    first = [(arm, seed) for arm, seed in wanted if arm.pairs is None]
-    rest = [(arm, seed) for arm, seed in wanted if arm.pairs is not None]
-    began, done = time.monotonic(), 0
-    with processes(workers) as pool:
-        for _ in pool.map(partial(draw_pool, out, budget), (*POOLS, UNPAIRED)):
-            pass
-        for _ in pool.map(partial(train_prior, out, budget), sorted({seed for _, seed in wanted})):
-            pass
-        say(f"data and priors are ready after {(time.monotonic() - began) / 60:.1f} minutes")
-        for jobs in (first, rest):
-            for (arm, seed), result in zip(jobs, pool.map(partial(train_arm, out, budget), jobs), strict=True):
-                done += 1
-                minutes = (time.monotonic() - began) / 60
-                left = minutes / done * (len(wanted) + 1 - done)
-                say(
-                    f"{done} of {len(wanted) + 1}: {arm.name}, seed {seed}: {100 * result['success']:.1f} % right; "
-                    f"about {left:.0f} minutes left"
-                )
-        result = pool.submit(train_equal_sama, out, budget).result()
-        say(f"{EQUAL}: {100 * result['success']:.1f} % right")
+@dataclass(frozen=True)
+class IcveExperiment:
+    """ICVE's variants, and SAMA with as many operations."""
+
+    out: Path
+    budget: IcveBudget
+    pools: Sequence[str] = (*POOLS, UNPAIRED)
+
+    def waves(self) -> Sequence[Sequence[Run]]:
+        first = [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is None]
+        rest = [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is not None]
+        return first, rest, [Run(EQUAL, SEEDS[0])]
+
+    def draw_pool(self, name: str) -> None:
+        if name != UNPAIRED:
+            draw_sama_pool(self.out, sama_budget(self.budget), name)
+        elif not (file := pool_file(self.out, name)).exists():
+            write_tensors(draw_micro_unpaired(frozen_models(), self.budget.unpaired, FIRST[name]), file)
+
+    def train_prior(self, seed: int) -> Path:
+        """Text-to-video on plain clips."""
+        folder, budget = self.out / f"prior-{seed}", self.budget
+        file = folder / "prior.safetensors"
+        if not file.exists():
+            torch.manual_seed(seed)
+            model = make_icve(budget)
+            cost = train_icve("prior", model, read_pool(self.out, "prior"), seed, budget, budget.prior, folder)
+            write_json({"flops": cost["flops"], "seconds": cost["seconds"]}, folder / "cost.json")
+            write_tensors(model.state_dict(), file)
+            remove_checkpoints(folder)
+        return file
+
+    def train_run(self, run: Run) -> RunResult:
+        """One run, scored. It goes on from its seed's pre-training, or from the prior."""
+        file = result_file(self.out, run)
+        if file.exists():
+            return dict(json.loads(file.read_text()))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(run.seed)
+        result: RunResult = {"arm": run.arm, "seed": run.seed}
+        if run.arm == EQUAL:
+            model, result["steps"], result["flops"] = self._equal_sama(file.parent, run.seed)
+        else:
+            arm = next(arm for arm, _ in icve_runs() if arm.name == run.arm)
+            model, cost = self._train_arm(arm, run.seed, file.parent)
+            result |= cost
+        result |= held_out_edits(self.budget.items).evaluate(model, frozen_models(), run.seed)
+        write_json(result, file)
+        remove_checkpoints(file.parent)
+        return result
+
+    def success(self, result: RunResult) -> float:
+        return float(result["success"])
+
+    def starts_from(self, arm: IcveArm, seed: int) -> Path:
+        """The weights that an arm goes on from."""
+        if arm.pairs and arm.pretrain:
+            before = PRETRAINED if arm.source_time == "zero" else SAME_PRETRAINED
+            return result_file(self.out, Run(before.name, seed)).parent / "model.safetensors"
+        return self.out / f"prior-{seed}" / "prior.safetensors"
+
+    def _train_arm(self, arm: IcveArm, seed: int, folder: Path) -> tuple[torch.nn.Module, RunResult]:
+        budget = self.budget
+        model = make_icve(budget, arm.source_time)
+        model.load_state_dict(load_file(self.starts_from(arm, seed)))
+        if arm.pairs:
+            n = budget.few if arm.pairs == "few" else budget.many
+            pool, steps = first_of(read_pool(self.out, "videos"), n), budget.sft + arm.longer * budget.pretrain
+        else:
+            pool, steps = read_pool(self.out, UNPAIRED), budget.pretrain
+        cost = train_icve("train", model, pool, seed, budget, steps, folder)
+        if not arm.pairs:
+            write_tensors(model.state_dict(), folder / "model.safetensors")
+        return model, {"steps": steps, **cost}
+
+    def _equal_sama(self, folder: Path, seed: int) -> tuple[torch.nn.Module, dict[str, int], dict[str, float]]:
+        """SAMA's prior, stage 0 (image edits and clips) and stage 1 (many edits), each with ICVE's operations: the
+        model, steps and operations of each stage."""
+        out, budget = self.out, self.budget
+        runs = [result_file(out, Run(arm.name, seed)) for arm in (PRETRAINED, BOTH["many"])]
+        wanted = [json.loads(f.read_text())["flops"] for f in (out / f"prior-{seed}" / "cost.json", *runs)]
+        sizes = sama_budget(budget)
+        images, videos, n = read_pool(out, "images"), read_pool(out, "videos"), budget.videos
+        plan = (
+            ("prior", PRIOR, [read_pool(out, "prior")], (0, n)),
+            ("stage0", WHOLE, [images, *corrupted_pools(out, sizes, WHOLE)], (2 * n, n // 2)),
+            ("stage1", WHOLE, [images, videos], (2 * n // 3, n)),
+        )
+        steps: dict[str, int] = {}
+        spent: dict[str, float] = {}
+        model = make_sama(PRIOR, sizes)
+        for (stage, arm, pools, batch), flops in zip(plan, wanted, strict=True):
+            if stage == "stage0":
+                prior, model = model.state_dict(), make_sama(WHOLE, sizes)
+                load_prior(model, prior)
+            given = (pools, arm, seed, sizes, batch)
+            some = min(12, budget.sft)  # a step's operations vary with what its pretext tasks left of the sources
+            one = train_sama(stage, make_sama(arm, sizes), *given, some, folder / "cost")["flops"] / some
+            steps[stage] = max(1, round(flops / one))
+            spent[stage] = train_sama(stage, model, *given, steps[stage], folder)["flops"]
+        return model, steps, spent
 
 
-def sama_budget(budget: IcveBudget) -> Budget:
+def sama_budget(budget: IcveBudget) -> SamaBudget:
     """Data and sizes for SAMA in the same place: a model of about as many parameters."""
-    return Budget(
+    return SamaBudget(
         image_edits=budget.unpaired, clips=budget.clips, video_edits=budget.many, width=budget.width,
         layers=budget.joint_layers + budget.layers + 1, lr=budget.lr, shift=budget.shift,
     )  # fmt: skip
 
 
-def draw_pool(out: Path, budget: IcveBudget, name: str) -> None:
-    if name != UNPAIRED:
-        make_pool(out, sama_budget(budget), name)
-        return
-    file = out / "pools" / f"{name}.safetensors"
-    if not file.exists():
-        write_tensors(unpaired(frozen(), budget.unpaired, FIRST[name]), file)
-
-
-def edits_of(out: Path, budget: IcveBudget, pairs: str) -> Pool:
-    n = budget.few if pairs == "few" else budget.many
-    return {key: tensor[:n] for key, tensor in pool_of(out, "videos").items()}
-
-
 def make_icve(budget: IcveBudget, source_time: Literal["zero", "same"] = "zero") -> IcveTransformer3DModel:
+    """The transformer: of the embedded model's kind, in small."""
     width, layers = budget.width, budget.layers
     sizes = TinyConfig(
         family="icve", width=width, head=64, layers=layers, joint_layers=budget.joint_layers
@@ -188,98 +247,14 @@ def make_icve(budget: IcveBudget, source_time: Literal["zero", "same"] = "zero")
 
 
 def train_icve(
-    stage: str, model: IcveTransformer3DModel, pool: Pool, seed: int, budget: IcveBudget, steps: int, folder: Path
-) -> dict[str, Any]:
+    stage: str, model: IcveTransformer3DModel, pool: MicroPool, seed: int, budget: IcveBudget, steps: int, folder: Path
+) -> StageCost:
     """One stage of an arm."""
     config = IcveConfig(
         seed=seed,
         model=IcveModelSettings(base="micro", start="nothing", sizes={}),
         data=IcveDataSettings(videos=budget.videos, video_batch=budget.videos, text_tokens=TEXT_TOKENS),
-        loss=IcveLossSettings(**loss_settings(budget)),
+        loss=IcveLossSettings(**micro_loss(budget)),
     )
-    data = MicroData([pool], 0, frozen().words([""])[0], pooled=True)
-    return train(stage, model, data, config, budget, steps, folder)
-
-
-def train_prior(out: Path, budget: IcveBudget, seed: int) -> Path:
-    """Text-to-video on plain clips: what a seed's arms begin from."""
-    folder = out / f"prior-{seed}"
-    file = folder / "prior.safetensors"
-    if not file.exists():
-        torch.manual_seed(seed)
-        model = make_icve(budget)
-        cost = train_icve("prior", model, pool_of(out, "prior"), seed, budget, budget.prior, folder)
-        write_json({"flops": cost["flops"], "seconds": cost["seconds"]}, folder / "cost.json")
-        write_tensors(model.state_dict(), file)
-        tidy(folder)
-    return file
-
-
-def start_of(out: Path, arm: IcveArm, seed: int) -> Path:
-    """The weights that an arm goes on from."""
-    if arm.pairs and arm.pretrain:
-        before = PRETRAINED if arm.source_time == "zero" else SAME_PRETRAINED
-        return result_file(out, before.name, seed).parent / "model.safetensors"
-    return out / f"prior-{seed}" / "prior.safetensors"
-
-
-def train_arm(out: Path, budget: IcveBudget, job: tuple[IcveArm, int]) -> dict[str, Any]:
-    """One run, scored. It goes on from its seed's pre-training, or from the prior."""
-    arm, seed = job
-    file = result_file(out, arm.name, seed)
-    if file.exists():
-        return json.loads(file.read_text())
-    folder = file.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    model = make_icve(budget, arm.source_time)
-    model.load_state_dict(load_file(start_of(out, arm, seed)))
-    if arm.pairs:
-        pool, steps = edits_of(out, budget, arm.pairs), budget.sft + arm.longer * budget.pretrain
-    else:
-        pool, steps = pool_of(out, UNPAIRED), budget.pretrain
-    result = {"arm": arm.name, "seed": seed, "steps": steps}
-    result |= train_icve("train", model, pool, seed, budget, steps, folder)
-    if not arm.pairs:
-        write_tensors(model.state_dict(), folder / "model.safetensors")
-    result |= sit(exam(budget.items, False), model, frozen(), seed)
-    write_json(result, file)
-    tidy(folder)
-    return result
-
-
-def train_equal_sama(out: Path, budget: IcveBudget) -> dict[str, Any]:
-    """SAMA's prior, stage 0 (image edits and clips) and stage 1 (many edits), each with ICVE's operations."""
-    seed = SEEDS[0]
-    file = result_file(out, EQUAL, seed)
-    if file.exists():
-        return json.loads(file.read_text())
-    folder = file.parent
-    runs = [result_file(out, arm.name, seed) for arm in (PRETRAINED, BOTH["many"])]
-    wanted = [json.loads(f.read_text())["flops"] for f in (out / f"prior-{seed}" / "cost.json", *runs)]
-    sizes = sama_budget(budget)
-    images, videos, n = pool_of(out, "images"), pool_of(out, "videos"), budget.videos
-    plan = (
-        ("prior", PRIOR, [pool_of(out, "prior")], 0, n),
-        ("stage0", WHOLE, [images, *spoilt(out, sizes, WHOLE)], 2 * n, n // 2),
-        ("stage1", WHOLE, [images, videos], 2 * n // 3, n),
-    )
-    steps: dict[str, int] = {}
-    spent: dict[str, float] = {}
-    torch.manual_seed(seed)
-    model = make_sama(PRIOR, sizes)
-    for (stage, arm, pools, n_images, n_videos), flops in zip(plan, wanted, strict=True):
-        if stage == "stage0":
-            prior, model = model.state_dict(), make_sama(WHOLE, sizes)
-            begin(model, prior)
-        given = (pools, arm, seed, sizes, n_images, n_videos)
-        some = min(12, budget.sft)  # a step's operations vary with what its pretext tasks left of the sources
-        one = train_sama(stage, make_sama(arm, sizes), *given, some, folder / "cost")["flops"] / some
-        steps[stage] = max(1, round(flops / one))
-        spent[stage] = train_sama(stage, model, *given, steps[stage], folder)["flops"]
-    result = {"arm": EQUAL, "seed": seed, "steps": steps, "flops": spent} | sit(
-        exam(budget.items, False), model, frozen(), seed
-    )
-    write_json(result, file)
-    tidy(folder)
-    return result
+    data = MicroData([pool], 0, frozen_models().embed([""])[0], pooled=True)
+    return train_micro_stage(stage, model, data, config, budget, steps, folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +21,16 @@ from opensama.reproduction.icve import (
     SAME_PRETRAINED,
     WHOLE,
     IcveBudget,
+    IcveExperiment,
     icve_runs,
     make_icve,
     plan_of,
     sama_budget,
 )
-from opensama.reproduction.run import make_sama, result_file
-from opensama.reproduction.statistics import Estimate, detectable, difference, estimate, smooth
-from opensama.reproduction.tables import plotter, points, table, verdict
-from opensama.values import UserError
+from opensama.reproduction.runner import Run, RunResult, check_complete, read_results_of, result_file
+from opensama.reproduction.sama import make_sama
+from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, detectable, paired_difference, smooth
+from opensama.reproduction.tables import claim_verdict, markdown_table, plotter, points
 from opensama.world.micro import MICRO_FAMILIES
 
 _TEMPLATE = Path(__file__).parent / "icve.md"
@@ -42,18 +42,12 @@ class IcveResults:
 
     def __init__(self, out: Path):
         self.out = out / FOLDER
-        wanted = [*((arm.name, seed) for arm, seed in icve_runs()), (EQUAL, SEEDS[0])]
-        missing = [f"{name} (seed {seed})" for name, seed in wanted if not result_file(self.out, name, seed).exists()]
-        if missing:
-            raise UserError(
-                f"{self.out} lacks {len(missing)} runs, such as {missing[0]}: run opensama reproduce first."
-            )
         self.budget = IcveBudget(**json.loads((self.out / "plan.json").read_text()))
+        check_complete(self.out, IcveExperiment(self.out, self.budget).waves())
 
-    def of(self, name: str) -> list[dict[str, Any]]:
+    def of(self, name: str) -> list[RunResult]:
         """One a seed, as many as there are."""
-        files = [result_file(self.out, name, seed) for seed in SEEDS]
-        return [json.loads(file.read_text()) for file in files if file.exists()]
+        return read_results_of(self.out, name, SEEDS)
 
     def marks(self, name: str, key: str = "right") -> np.ndarray:
         """[k n]"""
@@ -66,7 +60,7 @@ class IcveResults:
 
     def flops(self, name: str) -> list[float]:
         """Operations of the prior, of pre-training, and of an arm that goes on from it, of the first seed."""
-        files = [result_file(self.out, arm, SEEDS[0]) for arm in (PRETRAINED.name, name)]
+        files = [result_file(self.out, Run(arm, SEEDS[0])) for arm in (PRETRAINED.name, name)]
         cost = self.out / f"prior-{SEEDS[0]}" / "cost.json"
         return [json.loads(file.read_text())["flops"] for file in (cost, *files)]
 
@@ -77,14 +71,14 @@ class IcveResults:
         gain = ""
         if over is not None:
             k = min(len(marks), len(self.of(over)))
-            gain = points(difference(marks[:k], self.marks(over)[:k]), True)
+            gain = points(paired_difference(marks[:k], self.marks(over)[:k]), True)
         return [
-            name, points(estimate(marks)), *(f"{100 * f:.0f}" for f in families), gain,
+            name, points(bootstrap_mean(marks)), *(f"{100 * f:.0f}" for f in families), gain,
             f"{self.marks(name, 'error').mean():.2f}",
         ]  # fmt: skip
 
     def table(self, rows: list[list[str]], over: str) -> str:
-        return table(["", "success, %", *MICRO_FAMILIES, f"over {over}, points", "error"], rows)
+        return markdown_table(["", "success, %", *MICRO_FAMILIES, f"over {over}, points", "error"], rows)
 
 
 def icve_part(out: Path, images: Path) -> str:
@@ -107,7 +101,7 @@ def icve_part(out: Path, images: Path) -> str:
         "pre-training and fine-tuning.",
         plan=plan_of(b),
         arms=r.table([r.row(PRETRAINED.name), *pairs], "the same without pre-training"),
-        verdicts="\n".join(f"- {verdict(e, claim)}" for claim, e in gains(r).items()),
+        verdicts="\n".join(f"- {claim_verdict(e, claim)}" for claim, e in gains(r).items()),
         longer=r.table([r.row(LONGER[n].name, BOTH[n].name) for n in ONLY], one_seed),
         times=r.table([r.row(SAME.name, both), r.row(SAME_PRETRAINED.name, PRETRAINED.name)], "t = 0"),
         images=sama_budget(b).image_edits,
@@ -115,26 +109,26 @@ def icve_part(out: Path, images: Path) -> str:
         share=100 * sum(sama["flops"].values()) / sum(r.flops(both)),
         sama_steps=", ".join(f"{name} {steps:,}" for name, steps in sama["steps"].items()),
         sama=r.table([r.row(EQUAL, both)], f"ICVE ({both})"),
-        summary=summary(r),
+        summary=icve_summary(r),
     )
 
 
-def gains(r: IcveResults) -> dict[str, Estimate]:
+def gains(r: IcveResults) -> dict[str, MeanInterval]:
     """The paper's claim, at both numbers of edits: what pre-training adds."""
     return {
-        f"pre-training helps with {getattr(r.budget, n):,} edits": difference(
+        f"pre-training helps with {getattr(r.budget, n):,} edits": paired_difference(
             r.marks(BOTH[n].name), r.marks(ONLY[n].name)
         )
         for n in ONLY
     }
 
 
-def summary(r: IcveResults) -> str:
+def icve_summary(r: IcveResults) -> str:
     """Where the small world agrees, disagrees or cannot tell; one seed tells only what is large, see `detectable`."""
     both = BOTH["many"].name
     claims = gains(r)
-    claims["pre-training alone edits (a copy is never right)"] = estimate(r.marks(PRETRAINED.name))
-    rows = [[claim, f"{points(e, True)} points", f"**{_WORDS[e.verdict]}**"] for claim, e in claims.items()]
+    claims["pre-training alone edits (a copy is never right)"] = bootstrap_mean(r.marks(PRETRAINED.name))
+    rows = [[claim, f"{points(e, True)} points", f"**{_WORDS[e.tendency]}**"] for claim, e in claims.items()]
     least = detectable(r.budget.items * len(MICRO_FAMILIES), 1)
     for claim, arm, other in (
         *(
@@ -144,13 +138,13 @@ def summary(r: IcveResults) -> str:
         ("t = 0 is better than the edit's time", both, SAME.name),
         ("ICVE beats SAMA at equal compute", both, EQUAL),
     ):
-        e = difference(r.marks(arm)[:1], r.marks(other))
-        told = _WORDS[e.verdict] if abs(e.mean) >= least else "cannot tell"
+        e = paired_difference(r.marks(arm)[:1], r.marks(other))
+        told = _WORDS[e.tendency] if abs(e.mean) >= least else "cannot tell"
         rows.append([f"{claim} (one seed)", f"{points(e, True)} points", f"**{told}**"])
-    best = estimate(r.marks(both))
+    best = bootstrap_mean(r.marks(both))
     reached = "reached" if best.mean >= 0.8 else "not reached with this budget"
     note = f"The aim of 80 % after fine-tuning was {reached}: {points(best)} % with {r.budget.many:,} edits."
-    return table(["claim", "measured", "the small world"], rows) + f"\n\n{note}"
+    return markdown_table(["claim", "measured", "the small world"], rows) + f"\n\n{note}"
 
 
 def parameters(model: torch.nn.Module) -> float:
@@ -167,7 +161,7 @@ def plot(r: IcveResults, folder: Path) -> None:
     names = [*(arm.name for arm in arms), EQUAL]
     for at, name in enumerate(names):
         marks = r.marks(name)
-        e = estimate(marks)
+        e = bootstrap_mean(marks)
         left.plot([100 * e.low, 100 * e.high], [at, at], color="black")
         left.plot(100 * marks.mean(1), [at] * len(marks), "o", color="tab:blue", alpha=0.5, markersize=4)
         left.plot(100 * e.mean, at, "D", color="black", markersize=5)

@@ -9,32 +9,31 @@ import numpy as np
 
 from opensama.reproduction import tables
 from opensama.reproduction.arms import (
-    ANCHORS,
+    ANCHOR_ARMS,
     BASELINE,
     MODULES,
+    PRETEXT_ARMS,
     ROTARY,
     SAMA,
     SEEDS,
-    SHARES,
-    TASKS,
+    SHARE_ARMS,
     TYPES,
-    Budget,
-    runs,
+    SamaBudget,
+    sama_runs,
 )
 from opensama.reproduction.icve import FOLDER
 from opensama.reproduction.icve_report import icve_part
-from opensama.reproduction.run import make_sama, result_file, tokens
-from opensama.reproduction.shipped import FAMILIES, FAST, SLOW
-from opensama.reproduction.statistics import detectable, estimate, foretell, smooth
-from opensama.reproduction.tables import STAGES, Results
+from opensama.reproduction.sama import make_sama, step_tokens
+from opensama.reproduction.shipped import FAST, PROBED_FAMILIES, SLOW
+from opensama.reproduction.statistics import bootstrap_mean, detectable, foretell, smooth
+from opensama.reproduction.tables import STAGE_NAMES, SamaResults
 from opensama.runtime import whole_file
-from opensama.values import UserError
 from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
 
 _TEMPLATE = Path(__file__).parent / "report.md"
 
 
-def announce(budget: Budget, arms: int, seeds: int = len(SEEDS)) -> str:
+def announce(budget: SamaBudget, arms: int, seeds: int = len(SEEDS)) -> str:
     """What is said before anything is trained."""
     items = budget.items * len(MICRO_FAMILIES)
     return (
@@ -45,7 +44,7 @@ def announce(budget: Budget, arms: int, seeds: int = len(SEEDS)) -> str:
     )
 
 
-def write_report(out: Path, file: Path) -> None:
+def write_reproduction(out: Path, file: Path) -> None:
     """The report, of SAMA, ICVE or both, and its plots in images/ beside it. UserError where runs are missing."""
     parts = []
     if (out / "plan.json").exists():
@@ -58,13 +57,10 @@ def write_report(out: Path, file: Path) -> None:
 
 def sama_part(out: Path, images: Path) -> str:
     """The text; its plots go into `images`."""
-    missing = [f"{arm.name} (seed {seed})" for arm, seed in runs() if not result_file(out, arm.name, seed).exists()]
-    if missing:
-        raise UserError(f"{out} lacks {len(missing)} runs, such as {missing[0]}: run opensama reproduce first.")
-    r = Results(out)
+    r = SamaResults(out)
     b, items = r.budget, r.budget.items * len(MICRO_FAMILIES)
     machine = json.loads((out / "machine.json").read_text())
-    plain, anchored = (tokens(arm, b.stage1_images, b.stage1_videos) for arm in (BASELINE, SAMA))
+    plain, anchored = (step_tokens(arm, b.stage1_images, b.stage1_videos) for arm in (BASELINE, SAMA))
     plots(r, images)
     return _TEMPLATE.read_text().format(
         machine=f"Measured on {machine['machine']}, {machine['workers']} runs at a time: {r.minutes:.0f} minutes.",
@@ -74,7 +70,7 @@ def sama_part(out: Path, images: Path) -> str:
         kinds=len(MICRO_KINDS),
         colors=len(MICRO_COLORS),
         families=", ".join(MICRO_FAMILIES),
-        plan=announce(b, len(runs())),
+        plan=announce(b, len(sama_runs())),
         lr=b.lr,
         extra=100 * (anchored / plain - 1),
         modules=tables.modules(r),
@@ -86,20 +82,20 @@ def sama_part(out: Path, images: Path) -> str:
         rotary_verdict=tables.over(r, ROTARY[0], "`grid` is better"),
         one=100 * detectable(items, 1),
         latents=(MICRO_FRAMES - 1) // 4 + 1,
-        anchors=tables.against_sama(r, ANCHORS, 1),
-        tasks=tables.against_sama(r, TASKS, 1),
-        shares=tables.against_sama(r, SHARES, 1),
-        share=100 * tokens(SAMA, b.images, 0) / tokens(SAMA, b.images, b.videos),
+        anchors=tables.against_sama(r, ANCHOR_ARMS, 1),
+        tasks=tables.against_sama(r, PRETEXT_ARMS, 1),
+        shares=tables.against_sama(r, SHARE_ARMS, 1),
+        share=100 * step_tokens(SAMA, b.images, 0) / step_tokens(SAMA, b.images, b.videos),
         shipped=tables.shipped(out),
-        shipped_families=", ".join(FAMILIES),
+        shipped_families=", ".join(PROBED_FAMILIES),
         slow=SLOW,
         fast=FAST,
         cost=tables.cost(out),
-        summary=tables.summary(r),
+        summary=tables.sama_summary(r),
     )
 
 
-def plots(r: Results, folder: Path) -> None:
+def plots(r: SamaResults, folder: Path) -> None:
     """reproduction-success.png and reproduction-loss.png."""
     pyplot = tables.plotter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +105,7 @@ def plots(r: Results, folder: Path) -> None:
     for axis, (stage, title) in zip(axes, titles.items(), strict=True):
         for at, arm in enumerate(arms):
             marks = r.marks(arm, stage)
-            e = estimate(marks)
+            e = bootstrap_mean(marks)
             axis.plot([100 * e.low, 100 * e.high], [at, at], color="black")
             axis.plot(100 * marks.mean(1), [at] * len(marks), "o", color="tab:blue", alpha=0.5, markersize=4)
             axis.plot(100 * e.mean, at, "D", color="black", markersize=5)
@@ -122,7 +118,7 @@ def plots(r: Results, folder: Path) -> None:
     figure.savefig(folder / "reproduction-success.png", dpi=110)
     pyplot.close(figure)
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.6))
-    for axis, (stage, name) in zip(axes, STAGES.items(), strict=True):
+    for axis, (stage, name) in zip(axes, STAGE_NAMES.items(), strict=True):
         for arm in MODULES:
             lines = np.array([smooth(c) for c in r.curves(arm, stage, 0)])
             x = np.arange(lines.shape[1])

@@ -11,6 +11,7 @@ Beside success, the probes of the paper's failures: colour that changes over tim
 from __future__ import annotations
 
 import itertools
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,20 +22,21 @@ import torch
 from PIL import Image
 
 from opensama.evaluation.world.answer_key import Through
-from opensama.evaluation.world.report import Edit, edited
-from opensama.evaluation.world.scores import answer_key, mark, summary
+from opensama.evaluation.world.report import Edit, edit_frames
+from opensama.evaluation.world.scores import answer_key, score_output, summarise_scores
 from opensama.training.textures import dead_leaves
 from opensama.world import EditPlan, plan_edit, to_uint8
 from opensama.world.edit_samples import draw_edit
 from opensama.world.scenes import FPS, Scene, Thing
 from opensama.world.styled_scenes import Swap
 
-FAMILIES = ("style", "background", "obscure", "remove")
+_log = logging.getLogger(__name__)
+PROBED_FAMILIES = ("style", "background", "obscure", "remove")
 """Those that the embedded model does at all; what it cannot do standing it cannot do running."""
 SLOW, FAST = 0.012, 0.03  # half-heights a frame
 
 
-def speed(thing: Thing, scene: Scene, frames: int = 17) -> float:
+def screen_speed(thing: Thing, scene: Scene, frames: int = 17) -> float:
     """How far an object moves on the screen from frame to frame on average, in half-heights."""
     places = []
     for frame in range(frames):
@@ -49,7 +51,7 @@ def pace(plan: EditPlan) -> float:
     """The speed of what is edited; of the quickest object where it is the whole frame."""
     scene = plan.source.scene
     edited = [p.change.old for p in plan.parts if isinstance(p.change, Swap) and p.change.old is not None]
-    return max((speed(thing, scene) for thing in edited or scene.things), default=0.0)
+    return max((screen_speed(thing, scene) for thing in edited or scene.things), default=0.0)
 
 
 def chosen(family: str, n: int, fits: Callable[[EditPlan], bool], photos: list[Path] | None = None) -> list[EditPlan]:
@@ -64,23 +66,23 @@ def conditions(n: int, folder: Path) -> dict[str, tuple[int, list[EditPlan]]]:
     textures = [folder / f"texture-{i}.png" for i in range(8)]
     for file, texture in zip(textures, dead_leaves(8, 256, seed=9), strict=True):
         Image.fromarray(to_uint8(texture)).save(file)
-    calm = [p for f in FAMILIES for p in chosen(f, n, lambda p: pace(p) < SLOW)]
+    calm = [p for f in PROBED_FAMILIES for p in chosen(f, n, lambda p: pace(p) < SLOW)]
     return {
         "as trained": (17, calm),
-        "fast motion": (17, [p for f in FAMILIES for p in chosen(f, n, lambda p: pace(p) > FAST)]),
+        "fast motion": (17, [p for f in PROBED_FAMILIES for p in chosen(f, n, lambda p: pace(p) > FAST)]),
         "long": (49, calm),
         "unlike": (
             17,
             [
                 p
-                for f in FAMILIES
+                for f in PROBED_FAMILIES
                 for p in chosen(f, n, lambda p: p.source.scene.photo is not None and pace(p) < SLOW, textures)
             ],
         ),
     }
 
 
-def probe_shipped(edit: Edit, through: Through, n: int, say: Callable[[str], None] = print) -> dict[str, Any]:
+def probe_shipped(edit: Edit, through: Through, n: int) -> dict[str, Any]:
     """Scores of every condition."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -88,7 +90,8 @@ def probe_shipped(edit: Edit, through: Through, n: int, say: Callable[[str], Non
             rows = []
             for plan in plans:
                 sample = draw_edit(plan, frames, 128, 128)
-                rows.append(mark(sample, edited(edit, sample), answer_key(sample, through)))
-            out[name] = summary(rows) | {"frames": frames}
-            say(f"the embedded model, {name}: {100 * out[name]['success']:.0f} % of {len(rows)}")
+                output = edit_frames(edit, sample.source, sample.instruction)
+                rows.append(score_output(sample, output, answer_key(sample, through)))
+            out[name] = summarise_scores(rows) | {"frames": frames}
+            _log.info("the embedded model, %s: %.0f %% of %d", name, 100 * out[name]["success"], len(rows))
     return out

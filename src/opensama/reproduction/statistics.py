@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-_Verdict = Literal["more", "less", "cannot tell"]
+_Tendency = Literal["more", "less", "cannot tell"]
 DISAGREE = 0.3  # share of items on which two arms are assumed to differ, where the detectable effect is foretold
 
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
@@ -20,7 +20,7 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanInterval:
     """A mean with its 95 % interval."""
 
     mean: float
@@ -28,14 +28,14 @@ class Estimate:
     high: float
 
     @property
-    def verdict(self) -> _Verdict:
+    def tendency(self) -> _Tendency:
         """Of a difference: whether the interval leaves out zero."""
         if self.low > 0:
             return "more"
         return "less" if self.high < 0 else "cannot tell"
 
 
-def estimate(values: np.ndarray, draws: int = 4000) -> Estimate:
+def bootstrap_mean(values: np.ndarray, draws: int = 4000) -> MeanInterval:
     """Of [k n]: bootstrap over seeds and, within, over items (both drawn anew), so that the seeds' scatter counts."""
     rng = np.random.default_rng(0)
     k, n = values.shape
@@ -43,26 +43,26 @@ def estimate(values: np.ndarray, draws: int = 4000) -> Estimate:
     items = rng.integers(0, n, (draws, n))
     means = np.array([values[s][:, i].mean() for s, i in zip(seeds, items, strict=True)])
     low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float(values.mean()), float(low), float(high))
+    return MeanInterval(float(values.mean()), float(low), float(high))
 
 
-def difference(arm: np.ndarray, other: np.ndarray) -> Estimate:
+def paired_difference(arm: np.ndarray, other: np.ndarray) -> MeanInterval:
     """Of arm - other [k n], paired by seed and item."""
-    return estimate(np.asarray(arm, float) - np.asarray(other, float))
+    return bootstrap_mean(np.asarray(arm, float) - np.asarray(other, float))
 
 
-def over_seeds(values: np.ndarray) -> Estimate:
+def over_seeds(values: np.ndarray) -> MeanInterval:
     """Of one number a seed [k]: Student's interval, wide as few seeds make it."""
     k = len(values)
     mean = float(np.mean(values))
     if k < 2:
-        return Estimate(mean, -math.inf, math.inf)
+        return MeanInterval(mean, -math.inf, math.inf)
     half = STUDENT.get(k, 1.96) * float(np.std(values, ddof=1)) / math.sqrt(k)
-    return Estimate(mean, mean - half, mean + half)
+    return MeanInterval(mean, mean - half, mean + half)
 
 
 def detectable(items: int, seeds: int, share: float = DISAGREE) -> float:
-    """The difference of two shares that `difference` finds in four of five cases, if seeds are alike.
+    """The difference of two shares that `paired_difference` finds in four of five cases, if seeds are alike.
 
     Drawing seeds anew as well as items doubles the variance (by simulation for three seeds: 81 % found).
     """

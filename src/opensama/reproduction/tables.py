@@ -9,68 +9,70 @@ from typing import Any
 
 import numpy as np
 
-from opensama.reproduction.arms import BASELINE, MODULES, ROTARY, SAMA, SEEDS, TYPES, Arm, Budget, runs
-from opensama.reproduction.run import result_file
-from opensama.reproduction.statistics import Estimate, difference, estimate, over_seeds, spikes
+from opensama.reproduction.arms import BASELINE, MODULES, ROTARY, SAMA, SEEDS, TYPES, SamaArm, SamaBudget, sama_runs
+from opensama.reproduction.runner import RunResult, check_complete, read_results_of
+from opensama.reproduction.sama import SamaExperiment
+from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, over_seeds, paired_difference, spikes
 from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
 
 PAPER = {"baseline": 6.312, "+SA": 6.696, "+MA": 6.711, "SA+MA": 7.095}
 """Table 5, overall, of ten."""
-STAGES = {"stage0": "stage 0", "stage1": "stage 1"}
+STAGE_NAMES = {"stage0": "stage 0", "stage1": "stage 1"}
 
 
-class Results:
-    """All runs' results. `k` seeds, `n` items."""
+class SamaResults:
+    """All runs' results, if all are there. `k` seeds, `n` items."""
 
     def __init__(self, out: Path):
         self.out = out
-        self.budget = Budget(**json.loads((out / "plan.json").read_text()))
+        self.budget = SamaBudget(**json.loads((out / "plan.json").read_text()))
+        check_complete(out, SamaExperiment(out, self.budget).waves())
 
-    def of(self, arm: Arm) -> list[dict[str, Any]]:
+    def of(self, arm: SamaArm) -> list[RunResult]:
         """One a seed, as many as there are."""
-        files = [result_file(self.out, arm.name, seed) for seed in SEEDS]
-        return [json.loads(file.read_text()) for file in files if file.exists()]
+        return read_results_of(self.out, arm.name, SEEDS)
 
     @property
     def minutes(self) -> float:
         """Wall-clock minutes of all runs, added up."""
-        return sum(json.loads(result_file(self.out, arm.name, seed).read_text())["minutes"] for arm, seed in runs())
+        names = {arm.name for arm, _ in sama_runs()}
+        return float(sum(row["minutes"] for name in names for row in read_results_of(self.out, name, SEEDS)))
 
-    def marks(self, arm: Arm, stage: str, key: str = "right") -> np.ndarray:
+    def marks(self, arm: SamaArm, stage: str, key: str = "right") -> np.ndarray:
         """[k n]"""
         return np.array([row[stage][key] for row in self.of(arm)], float)
 
-    def families(self, arm: Arm, stage: str) -> list[str]:
+    def families(self, arm: SamaArm, stage: str) -> list[str]:
         """Success of each family, in per cent."""
         means = np.mean([[row[stage]["families"][family] for family in MICRO_FAMILIES] for row in self.of(arm)], axis=0)
         return [f"{100 * mean:.0f}" for mean in means]
 
-    def curves(self, arm: Arm, stage: str, column: int) -> np.ndarray:
+    def curves(self, arm: SamaArm, stage: str, column: int) -> np.ndarray:
         """Flow loss (0) or norm of the gradient (1) of every step, [k steps]."""
         return np.array([[step[column] for step in row[stage]["curve"]] for row in self.of(arm)])
 
 
-def points(e: Estimate, sign: bool = False) -> str:
+def points(e: MeanInterval, sign: bool = False) -> str:
     form = "{:+.1f} ({:+.1f} to {:+.1f})" if sign else "{:.1f} ({:.1f} to {:.1f})"
     return form.format(100 * e.mean, 100 * e.low, 100 * e.high)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [" | ".join(head), " | ".join("---" for _ in head), *(" | ".join(row) for row in rows)]
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def verdict(e: Estimate, claim: str) -> str:
+def claim_verdict(e: MeanInterval, claim: str) -> str:
     """A sentence on a claim that the difference is above zero."""
-    if e.verdict == "cannot tell":
+    if e.tendency == "cannot tell":
         return f"**Cannot tell** that {claim}: the interval holds zero."
-    return f"**Agrees**: {claim}, here too." if e.verdict == "more" else f"**Disagrees**: it is not so that {claim}."
+    return f"**Agrees**: {claim}, here too." if e.tendency == "more" else f"**Disagrees**: it is not so that {claim}."
 
 
-def over(r: Results, arm: Arm, claim: str) -> str:
+def over(r: SamaResults, arm: SamaArm, claim: str) -> str:
     """The verdict on SA+MA being better than an arm."""
-    return verdict(difference(r.marks(SAMA, "stage1"), r.marks(arm, "stage1")), claim)
+    return claim_verdict(paired_difference(r.marks(SAMA, "stage1"), r.marks(arm, "stage1")), claim)
 
 
 def plotter() -> Any:
@@ -85,34 +87,34 @@ def plotter() -> Any:
     return pyplot
 
 
-def modules(r: Results) -> str:
+def modules(r: SamaResults) -> str:
     rows, base = [], r.marks(BASELINE, "stage1")
     for arm in MODULES:
         marks = r.marks(arm, "stage1")
-        gain = points(difference(marks, base), True) if arm != BASELINE else ""
+        gain = points(paired_difference(marks, base), True) if arm != BASELINE else ""
         error, kept = r.marks(arm, "stage1", "error").mean(), r.marks(arm, "stage1", "kept")
         lead = r.marks(arm, "stage1", "lead") - r.marks(BASELINE, "stage1", "lead")
-        fast = points(estimate(r.marks(arm, "fast")))
-        more = "{0.mean:+.3f} ({0.low:+.3f} to {0.high:+.3f})".format(estimate(lead)) if arm != BASELINE else ""
+        fast = points(bootstrap_mean(r.marks(arm, "fast")))
+        more = "{0.mean:+.3f} ({0.low:+.3f} to {0.high:+.3f})".format(bootstrap_mean(lead)) if arm != BASELINE else ""
         numbers = [more, f"{error:.3f}", f"{kept[kept < 99].mean():.1f}", fast, f"{PAPER[arm.name]:.2f}"]
-        rows.append([arm.name, points(estimate(marks)), *r.families(arm, "stage1"), gain, *numbers])
+        rows.append([arm.name, points(bootstrap_mean(marks)), *r.families(arm, "stage1"), gain, *numbers])
     head = ["", "success, %", *MICRO_FAMILIES, "over the baseline, points", "lead over the baseline"]
     head += ["error", "kept, dB", "fast motion, %"]
-    text = [table([*head, "paper"], rows), ""]
+    text = [markdown_table([*head, "paper"], rows), ""]
     claims = ("anchors help", "pretext tasks help", "both together help")
     for arm, claim in zip(MODULES[1:], claims, strict=True):
-        text.append(f"- {arm.name}: {verdict(difference(r.marks(arm, 'stage1'), base), claim)}")
-    quick = difference(r.marks(MODULES[2], "fast"), r.marks(BASELINE, "fast"))
-    said = verdict(quick, "pretext tasks help fast motion")
+        text.append(f"- {arm.name}: {claim_verdict(paired_difference(r.marks(arm, 'stage1'), base), claim)}")
+    quick = paired_difference(r.marks(MODULES[2], "fast"), r.marks(BASELINE, "fast"))
+    said = claim_verdict(quick, "pretext tasks help fast motion")
     text.append(f"- Fast motion, +MA over the baseline: {points(quick, True)} points. {said}")
     return "\n".join(text)
 
 
-def curves(r: Results) -> str:
+def curves(r: SamaResults) -> str:
     rows = []
     for arm in MODULES:
         row = [arm.name]
-        for stage in STAGES:
+        for stage in STAGE_NAMES:
             loss, norm = r.curves(arm, stage, 0), r.curves(arm, stage, 1)
             tail = loss[:, -max(1, loss.shape[1] // 5) :].mean(1)
             share, of_norm = (100 * np.mean([spikes(c, f) for c in x]) for x, f in ((loss, 1.5), (norm, 2.0)))
@@ -120,63 +122,69 @@ def curves(r: Results) -> str:
             row += [f"{loss.mean():.4f}", last, f"{share:.1f}", f"{of_norm:.1f}"]
         rows.append(row)
     columns = ("mean loss", "last fifth", "loss spikes, %", "norm spikes, %")
-    text = [table(["", *(f"{name}: {column}" for name in STAGES.values() for column in columns)], rows), ""]
+    text = [
+        markdown_table(["", *(f"{name}: {column}" for name in STAGE_NAMES.values() for column in columns)], rows),
+        "",
+    ]
     for plain, anchored in ((BASELINE, MODULES[1]), (MODULES[2], SAMA)):
-        for stage, name in STAGES.items():
+        for stage, name in STAGE_NAMES.items():
             text.append(
-                f"- {anchored.name} against {plain.name}, {name}: mean loss {percent(fall(r, stage, plain, anchored))}."
+                f"- {anchored.name} against {plain.name}, {name}: "
+                f"mean loss {lower_by(fall(r, stage, plain, anchored))}."
             )
     return "\n".join(text)
 
 
-def fall(r: Results, stage: str, plain: Arm, anchored: Arm) -> Estimate:
+def fall(r: SamaResults, stage: str, plain: SamaArm, anchored: SamaArm) -> MeanInterval:
     """By how much the mean loss of a stage is lower with anchors, as a share of it without, over seeds."""
     without = r.curves(plain, stage, 0).mean(1)
     return over_seeds(1 - r.curves(anchored, stage, 0).mean(1) / without)
 
 
-def spiking(r: Results, stage: str, plain: Arm, anchored: Arm) -> Estimate:
+def spiking(r: SamaResults, stage: str, plain: SamaArm, anchored: SamaArm) -> MeanInterval:
     """How many fewer steps, as a share of all, are spikes of the loss with anchors, over seeds."""
     shares = [np.array([spikes(c) for c in r.curves(arm, stage, 0)]) for arm in (plain, anchored)]
     return over_seeds(shares[0] - shares[1])
 
 
-def percent(e: Estimate) -> str:
+def lower_by(e: MeanInterval) -> str:
     return f"{100 * e.mean:.1f} % lower ({100 * e.low:.1f} to {100 * e.high:.1f})"
 
 
-def zero_shot(r: Results) -> str:
+def zero_shot(r: SamaResults) -> str:
     rows, base = [], r.marks(BASELINE, "stage0")
     for arm in MODULES:
         marks = r.marks(arm, "stage0")
-        gain = points(difference(marks, base), True) if arm != BASELINE else ""
-        later = points(difference(r.marks(arm, "stage1"), marks), True)
+        gain = points(paired_difference(marks, base), True) if arm != BASELINE else ""
+        later = points(paired_difference(r.marks(arm, "stage1"), marks), True)
         error = f"{r.marks(arm, 'stage0', 'error').mean():.2f}"
-        rows.append([arm.name, points(estimate(marks)), *r.families(arm, "stage0"), gain, error, later])
+        rows.append([arm.name, points(bootstrap_mean(marks)), *r.families(arm, "stage0"), gain, error, later])
     head = ["", "after stage 0, %", *MICRO_FAMILIES, "over the baseline, points", "error", "stage 1 adds, points"]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
-def against_sama(r: Results, arms: Sequence[Arm], seeds: int) -> str:
+def against_sama(r: SamaResults, arms: Sequence[SamaArm], seeds: int) -> str:
     """Arms beside SA+MA after both stages, on the first `seeds` seeds."""
     rows = []
     for arm in (SAMA, *arms):
         row = [arm.name]
-        for stage in STAGES:
+        for stage in STAGE_NAMES:
             marks, own = r.marks(arm, stage)[:seeds], r.marks(SAMA, stage)[:seeds]
-            row += [points(estimate(marks)), points(difference(marks, own), True) if arm != SAMA else ""]
+            row += [points(bootstrap_mean(marks)), points(paired_difference(marks, own), True) if arm != SAMA else ""]
         rows.append([*row, f"{r.marks(arm, 'stage1', 'error')[:seeds].mean():.2f}"])
     first = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return table([first, "after stage 0, %", "against SA+MA", "after stage 1, %", "against SA+MA", "error"], rows)
+    return markdown_table(
+        [first, "after stage 0, %", "against SA+MA", "after stage 1, %", "against SA+MA", "error"], rows
+    )
 
 
 def cost(out: Path) -> str:
-    """What `run.measure` found."""
+    """Tokens, seconds and memory of a step of each arm."""
     found = json.loads((out / "cost.json").read_text())
     rows = []
     for arm in MODULES:
         row = [arm.name]
-        for stage in STAGES:
+        for stage in STAGE_NAMES:
             c = found[arm.name][stage]
             row += [
                 f"{c['tokens']:,}",
@@ -186,7 +194,7 @@ def cost(out: Path) -> str:
             ]
         rows.append(row)
     columns = ("tokens a step", "seconds a step", "tokens a second", "grew by, GB")
-    return table(["", *(f"{name}: {column}" for name in STAGES.values() for column in columns)], rows)
+    return markdown_table(["", *(f"{name}: {column}" for name in STAGE_NAMES.values() for column in columns)], rows)
 
 
 def shipped(out: Path) -> str:
@@ -204,35 +212,35 @@ def shipped(out: Path) -> str:
         probes = [f"{s['probes'][name]:.2f}" if name in s["probes"] else "-" for name in names]
         rows.append([condition, str(s["frames"]), str(s["n"]), success, drift, kept, *probes])
     head = ["", "frames", "n", "success, %", "last third minus first, points", "kept, dB"]
-    return table([*head, *(name.replace("_", " ") for name in names)], rows)
+    return markdown_table([*head, *(name.replace("_", " ") for name in names)], rows)
 
 
-def summary(r: Results) -> str:
+def sama_summary(r: SamaResults) -> str:
     """Where the small world agrees, disagrees or cannot tell."""
     base, whole = r.marks(BASELINE, "stage1"), r.marks(SAMA, "stage1")
-    top = estimate(base)
+    top = bootstrap_mean(base)
     zero, zero_base = r.marks(SAMA, "stage0"), r.marks(BASELINE, "stage0")
     claims = {
-        "SA improves editing (+0.38 of 10 in the paper)": difference(r.marks(MODULES[1], "stage1"), base),
-        "MA improves editing (+0.40)": difference(r.marks(MODULES[2], "stage1"), base),
-        "SA and MA together improve editing (+0.78)": difference(whole, base),
-        "MA helps fast motion": difference(r.marks(MODULES[2], "fast"), r.marks(BASELINE, "fast")),
-        "stage 0 alone edits videos (a copy is never right)": estimate(zero),
-        "stage 0 alone: MA helps (no claim of the paper)": difference(r.marks(MODULES[2], "stage0"), zero_base),
-        "stage 0 alone: SA helps (no claim of the paper)": difference(r.marks(MODULES[1], "stage0"), zero_base),
-        "a type embedding is better than shifted RoPE": difference(whole, r.marks(TYPES[0], "stage1")),
-        "`grid` is better than `zero` (our own claim)": difference(whole, r.marks(ROTARY[0], "stage1")),
+        "SA improves editing (+0.38 of 10 in the paper)": paired_difference(r.marks(MODULES[1], "stage1"), base),
+        "MA improves editing (+0.40)": paired_difference(r.marks(MODULES[2], "stage1"), base),
+        "SA and MA together improve editing (+0.78)": paired_difference(whole, base),
+        "MA helps fast motion": paired_difference(r.marks(MODULES[2], "fast"), r.marks(BASELINE, "fast")),
+        "stage 0 alone edits videos (a copy is never right)": bootstrap_mean(zero),
+        "stage 0 alone: MA helps (no claim of the paper)": paired_difference(r.marks(MODULES[2], "stage0"), zero_base),
+        "stage 0 alone: SA helps (no claim of the paper)": paired_difference(r.marks(MODULES[1], "stage0"), zero_base),
+        "a type embedding is better than shifted RoPE": paired_difference(whole, r.marks(TYPES[0], "stage1")),
+        "`grid` is better than `zero` (our own claim)": paired_difference(whole, r.marks(ROTARY[0], "stage1")),
     }
     word = {"more": "agrees", "less": "disagrees", "cannot tell": "cannot tell"}
-    rows = [[claim, f"{points(e, True)} points", f"**{word[e.verdict]}**"] for claim, e in claims.items()]
-    for stage, name in STAGES.items():
+    rows = [[claim, f"{points(e, True)} points", f"**{word[e.tendency]}**"] for claim, e in claims.items()]
+    for stage, name in STAGE_NAMES.items():
         e = fall(r, stage, BASELINE, MODULES[1])
-        rows.append([f"with SA the diffusion loss falls faster, {name}", percent(e), f"**{word[e.verdict]}**"])
-    for stage, name in STAGES.items():
+        rows.append([f"with SA the diffusion loss falls faster, {name}", lower_by(e), f"**{word[e.tendency]}**"])
+    for stage, name in STAGE_NAMES.items():
         e = spiking(r, stage, BASELINE, MODULES[1])
         rows.append(
-            [f"with SA it spikes less, {name}", f"{points(e, True)} % of the steps fewer", f"**{word[e.verdict]}**"]
+            [f"with SA it spikes less, {name}", f"{points(e, True)} % of the steps fewer", f"**{word[e.tendency]}**"]
         )
     reached = "above 60 %, as planned" if top.mean > 0.6 else "the plan was above 60 %, which this budget did not reach"
     note = f"The baseline is right in {points(top)} % of the items; {reached}."
-    return table(["claim", "measured", "the small world"], rows) + f"\n\n{note}"
+    return markdown_table(["claim", "measured", "the small world"], rows) + f"\n\n{note}"

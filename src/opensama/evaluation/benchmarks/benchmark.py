@@ -140,7 +140,7 @@ class BenchmarkData:
     faults: list[Fault]
 
 
-def read_items(
+def read_benchmark_items(
     benchmark: Benchmark, folder: Path, *, tasks: Sequence[str] = (), limit: int | None = None
 ) -> BenchmarkData:
     """Its items in their order: of all tasks or only these, of each task all or the first `limit`."""

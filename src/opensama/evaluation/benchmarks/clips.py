@@ -12,10 +12,10 @@ from opensama.evaluation.benchmarks.vie import VIE_PROTOCOL
 from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.protocols import JudgingProtocol
 from opensama.evaluation.tabular import (
+    EDIT_SUFFIXES,
     ID_COLUMNS,
     INSTRUCTION_COLUMNS,
     TASK_COLUMNS,
-    VIDEO_SUFFIXES,
     TableRow,
     first_value,
     table_rows,
@@ -84,4 +84,4 @@ class ClipsBench(Benchmark):
 
 
 def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    return path.suffix.lower() in EDIT_SUFFIXES

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from opensama.evaluation.aggregation import Aggregation, Means, Number, average
+from opensama.evaluation.aggregation import Aggregation, Means, Number, mean_of
 from opensama.evaluation.benchmarks.benchmark import Benchmark
 from opensama.evaluation.frames_shown import FrameSampling, SourceThenEdit
 from opensama.evaluation.items import BenchmarkItem, Fault
@@ -111,7 +111,7 @@ def ive_dimensions(means: Mapping[str, Number]) -> dict[str, Number]:
             total = sum(weight * ive_normal(name, means[name]) for name, weight in weights.items())
             out[dimension] = total / sum(weights.values())
     if len(out) == len(IVE_DIMENSIONS):
-        out["total"] = average(list(out.values()))
+        out["total"] = mean_of(list(out.values()))
     return out
 
 

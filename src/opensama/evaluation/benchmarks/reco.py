@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from opensama.evaluation.aggregation import Aggregation, average
+from opensama.evaluation.aggregation import Aggregation, mean_of
 from opensama.evaluation.benchmarks.benchmark import Benchmark
 from opensama.evaluation.frames_shown import FrameSampling, SideBySide
 from opensama.evaluation.items import BenchmarkItem, Fault
@@ -113,7 +113,7 @@ def geometric_mean(marks: Sequence[object]) -> float:
 def reco_groups(marks: Mapping[str, object]) -> dict[str, float]:
     """The three groups and S of one reply's nine marks."""
     groups = {name: geometric_mean([marks.get(mark) for mark in names]) for name, names in RECO_GROUPS.values()}
-    return groups | {"S": average(list(groups.values()))}
+    return groups | {"S": mean_of(list(groups.values()))}
 
 
 def read_groups(answer: str, marks: tuple[Mark, ...]) -> dict[str, float]:

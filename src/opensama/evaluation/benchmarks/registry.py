@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from opensama.evaluation.benchmarks.benchmark import Benchmark, BenchmarkData, read_items
+from opensama.evaluation.benchmarks.benchmark import Benchmark, BenchmarkData, read_benchmark_items
 from opensama.evaluation.benchmarks.clips import ClipsBench
 from opensama.evaluation.benchmarks.editverse import EditVerseBench
 from opensama.evaluation.benchmarks.ive import IveBench
@@ -38,4 +38,4 @@ def find_benchmark(name: str) -> Benchmark:
 
 def read_benchmark(name: str, folder: Path, *, tasks: Sequence[str] = (), limit: int | None = None) -> BenchmarkData:
     """The items of the benchmark of that name, see `read_items`."""
-    return read_items(find_benchmark(name), folder, tasks=tasks, limit=limit)
+    return read_benchmark_items(find_benchmark(name), folder, tasks=tasks, limit=limit)

@@ -18,7 +18,7 @@ from opensama.evaluation.metrics.moments import Moment, Pair
 from opensama.media.motion import Flow
 from opensama.values import UserError, Video
 
-CONTROLS = ("copy", "black", "shuffled")
+METRIC_CONTROLS = ("copy", "black", "shuffled")
 SHUFFLE = (3, 6, 1, 4, 7, 2, 5, 0)
 
 
@@ -44,23 +44,25 @@ class Measured:
         }
 
 
-def measure(source: Video, edited: Video, chosen: Iterable[str] | None = None, *, side: int = SIDE) -> dict[str, float]:
+def measure_edit(
+    source: Video, edited: Video, chosen: Iterable[str] | None = None, *, side: int = SIDE
+) -> dict[str, float]:
     """The chosen metrics (all if None) of an edit by name; one that cannot be said is left out."""
-    return compare(source, edited, chosen, side=side, controls=()).values
+    return measure_with_controls(source, edited, chosen, side=side, controls=()).values
 
 
-def compare(
+def measure_with_controls(
     source: Video,
     edited: Video,
     chosen: Iterable[str] | None = None,
     *,
     side: int = SIDE,
-    controls: Sequence[str] = CONTROLS,
+    controls: Sequence[str] = METRIC_CONTROLS,
 ) -> Measured:
     """The same with controls beside, in one pass that holds a dozen small frames. UserError for unknown names."""
     names = known(METRICS if chosen is None else chosen)
-    if unknown := [name for name in controls if name not in CONTROLS]:
-        raise UserError(f"There is no control {unknown[0]!r}: choose among {', '.join(CONTROLS)}.")
+    if unknown := [name for name in controls if name not in METRIC_CONTROLS]:
+        raise UserError(f"There is no control {unknown[0]!r}: choose among {', '.join(METRIC_CONTROLS)}.")
     alignment = align(source, edited, side)
     flow = Flow()
     meters: dict[str, list[Meter]] = {who: [METRICS[name].make() for name in names] for who in ("edit", *controls)}

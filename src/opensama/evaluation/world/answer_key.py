@@ -35,13 +35,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opensama.evaluation.world.likeness import half, nearest, structure, to_lab
-from opensama.evaluation.world.probes import lattice, probe
-from opensama.evaluation.world.styling import plain, tint
+from opensama.evaluation.world.likeness import half, nearest_distances, structure, to_lab
+from opensama.evaluation.world.probes import lattice, probe_part
+from opensama.evaluation.world.styling import tint, without_particles
 
 MARGIN = 0.25
 _KEPT = 24.0  # dB, of what should stay, against the autoencoder's source
-STILL = 26.0  # dB, of the whole frame, where nothing should change
+UNCHANGED_DB = 26.0  # dB, of the whole frame, where nothing should change
 CALM = 4  # pixels of a 128x128 frame around what changes that count for neither side
 MARK = 0.02  # two renderings differ where a channel differs by more
 APART = 25.0  # squared units of likeness: candidates nearer to the right answer cannot be told from it ...
@@ -56,7 +56,7 @@ Through = Callable[[Tensor], Tensor]  # the model's autoencoder there and back: 
 
 
 @dataclass(frozen=True)
-class Question:
+class PartCandidates:
     """One part of an edit, drawn: the answer without this part [t 3 h w], and labelled wrong ones [k t 3 h w]."""
 
     family: str
@@ -153,9 +153,9 @@ def psnr(a: Tensor, b: Tensor, where: Tensor | None = None) -> float:
     return min(99.0, float(-10 * chosen.mean().log10()))
 
 
-def _held_to_structure(question: Question, answer: Tensor) -> Question:
+def _held_to_structure(question: PartCandidates, answer: Tensor) -> PartCandidates:
     """A style's colours alone, and of a weather its light alone, are wrong answers, too."""
-    light = plain(question.name, question.before)
+    light = without_particles(question.name, question.before)
     found = {"tint": tint(question.before, answer)} | ({} if light is None else {"light": light})
     wrong = torch.cat((question.wrong, torch.stack(list(found.values()))))
     return replace(question, labels=(*question.labels, *found), wrong=wrong)
@@ -240,7 +240,7 @@ class _Third:
 class AnswerKey:
     """The answer key of one edit for one model; `judge` as many outputs as there are."""
 
-    def __init__(self, source: Tensor, answer: Tensor, questions: Sequence[Question], through: Through):
+    def __init__(self, source: Tensor, answer: Tensor, questions: Sequence[PartCandidates], through: Through):
         """source and answer [t 3 h w]; no questions means that the answer is the source."""
         self.source, self.answer = source, answer
         self.questions = tuple(_held_to_structure(q, answer) if q.family == "style" else q for q in questions)
@@ -256,7 +256,7 @@ class AnswerKey:
     def _side(self) -> float:
         return float((self.source.shape[-1] * self.source.shape[-2]) ** 0.5)
 
-    def _third(self, question: Question, third: int, through: Through) -> _Third | None:
+    def _third(self, question: PartCandidates, third: int, through: Through) -> _Third | None:
         start, picks = looked_at(len(self.source))[third]
         span = slice(start, start + 5)
         frames = tuple(start + p for p in picks)
@@ -289,9 +289,9 @@ class AnswerKey:
         return _Third(frames, box, centre, names, seen[told], weights[told], apart[told], seen[1], region)
 
     def _nearest(
-        self, question: Question, lab: Tensor, centre: tuple[float, float], seen: Tensor, weights: Tensor
+        self, question: PartCandidates, lab: Tensor, centre: tuple[float, float], seen: Tensor, weights: Tensor
     ) -> Tensor:
-        return nearest(lab, centre, self._side / 2, seen, weights, question.family not in _WHOLE)
+        return nearest_distances(lab, centre, self._side / 2, seen, weights, question.family not in _WHOLE)
 
     def judge(self, output: Frames) -> Verdict:
         """How `output` [t h w 3] came out."""
@@ -304,9 +304,9 @@ class AnswerKey:
         spans = [list(span) for span in thirds(len(frames))]
         kept = tuple(psnr(frames[i], self.coded[i], None if self.still is None else self.still[i]) for i in spans)
         still = psnr(frames, self.coded, self.still)
-        return Verdict(parts, kept, still, _KEPT if self.questions else STILL, self._probes(frames))
+        return Verdict(parts, kept, still, _KEPT if self.questions else UNCHANGED_DB, self._probes(frames))
 
-    def _part(self, question: Question, views: Sequence[_Third | None], frames: Tensor) -> PartVerdict:
+    def _part(self, question: PartCandidates, views: Sequence[_Third | None], frames: Tensor) -> PartVerdict:
         right, names, leads = [], [], [1.0]
         for view in views:
             if view is None or len(view.labels) == 1:  # nothing to be seen of this part
@@ -327,7 +327,7 @@ class AnswerKey:
         found: dict[str, float] = {}
         for question, views in zip(self.questions, self.thirds, strict=True):
             seen = [(v.output(frames), v.seen[0], v.before, v.region) for v in views if v is not None]
-            found |= probe(question.family, seen)
+            found |= probe_part(question.family, seen)
             if question.family == "style":
                 found["lattice"] = lattice(frames, self.answer)
         return found

@@ -1,6 +1,6 @@
 """The world as a benchmark among the others: a folder of drawn clips, and a judge that knows every exact answer.
 
-    draw(folder, n=12)                                  # ID.mp4 of each source, and world.json
+    draw_benchmark(folder, n=12)                        # ID.mp4 of each source, and world.json
     system = System("tiny", edit=editor.edit, through=through(editor))
     evaluate_benchmark(read_benchmark("world", folder), [system], out)
 
@@ -32,8 +32,8 @@ from opensama.evaluation.results import Scores, SystemResult
 from opensama.evaluation.tabular import locate_source, table_rows
 from opensama.evaluation.world.answer_key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
 from opensama.evaluation.world.clips import ask_for, first_second, list_clips, style_key
-from opensama.evaluation.world.report import Edit, WorldReport, edited
-from opensama.evaluation.world.scores import ItemScore, answer_key, row, squared_error
+from opensama.evaluation.world.report import Edit, WorldReport, edit_frames
+from opensama.evaluation.world.scores import ItemScore, answer_key, item_score, squared_error
 from opensama.media.frames import eight_bit
 from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
@@ -47,7 +47,7 @@ _QUALITY = 95  # of the files: drawings have hard edges
 SHAPE = 0.02  # by how much an edit's shape may differ from its source's
 
 
-def draw(
+def draw_benchmark(
     folder: Path,
     *,
     split: Literal["train", "test"] = "test",
@@ -99,7 +99,7 @@ def draw(
 
 
 class WorldBench(Benchmark):
-    """`world.json`, as `draw` writes it; all but id, task, instruction are notes."""
+    """`world.json`, as `draw_benchmark` writes it; all but id, task, instruction are notes."""
 
     name = "world"
     title = "The drawn world"
@@ -133,7 +133,7 @@ class WorldBench(Benchmark):
         assert system.edit is not None
         task = _of(item)
         began = time.monotonic()
-        output = edited(system.edit, task, seed)
+        output = edit_frames(system.edit, task.source, task.instruction, seed)
         seconds = time.monotonic() - began
         full = None
         if "number" in item.notes and int(item.notes["number"]) % FULL == 0:
@@ -205,12 +205,12 @@ class AnswerKeys:
 
 
 class _Answers(Mapping[str, Video]):
-    """The exact answers to items whose sources lie in a folder that `draw` wrote, each drawn when it is asked for."""
+    """The exact answers to items of a folder that `draw_benchmark` wrote, each drawn when it is asked for."""
 
     def __init__(self, folder: Path, sources: Iterable[str | None]) -> None:
         lists = {(folder / source).parent / "world.json" for source in sources if source}
         rows = [row for file in sorted(lists) if file.is_file() for row in json.loads(file.read_text("utf-8"))]
-        self._listed: dict[str, dict[str, object]] = {str(row["id"]): row for row in rows}
+        self._listed: dict[str, dict[str, object]] = {str(item_score["id"]): item_score for item_score in rows}
 
     def __getitem__(self, name: str) -> Video:
         about = tuple(sorted((key, str(value)) for key, value in self._listed[name].items()))
@@ -236,7 +236,7 @@ class _Task:
 
     def mark(self, output: Frames, key: AnswerKey, seconds: float = 0.0, full: float | None = None) -> ItemScore:
         ratio = squared_error(self.source, self.answer, output)
-        return row(self.family, self.instruction, self.edited, key.judge(output), ratio, seconds, full)
+        return item_score(self.family, self.instruction, self.edited, key.judge(output), ratio, seconds, full)
 
 
 def _of(item: BenchmarkItem) -> _Task:
@@ -277,7 +277,7 @@ def _kept_at_full_size(edit: Edit, item: BenchmarkItem, seed: int) -> float | No
     still = ~grown(changed_mask(source, answer)[:, 0], 2 * CALM)
     if still.float().mean() < 0.01:
         return None
-    return psnr(to_float(edited(edit, task, seed, preserve=True)), source, still)
+    return psnr(to_float(edit_frames(edit, task.source, task.instruction, seed, preserve=True)), source, still)
 
 
 def _shuffled(count: int) -> list[int]:

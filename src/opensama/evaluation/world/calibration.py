@@ -38,7 +38,7 @@ from torch import Tensor
 from opensama.evaluation.statistics import wilson
 from opensama.evaluation.world.answer_key import Through, Verdict, differs, thirds
 from opensama.evaluation.world.scores import answer_key
-from opensama.evaluation.world.styling import blurred, border, plain, tint
+from opensama.evaluation.world.styling import blurred, border, tint, without_particles
 from opensama.world import (
     COLORS,
     KINDS,
@@ -105,7 +105,7 @@ def _of_an_object(
 
 
 def _of_a_style(rng: random.Random, style: str, source: Tensor, answer: Tensor) -> Iterator[tuple[str, Tensor]]:
-    colors, light = tint(source, answer), plain(style, source)
+    colors, light = tint(source, answer), without_particles(style, source)
     more = float((answer - colors).square().mean()) > TINTED * float((answer - source).square().mean())
     if more:
         yield "tint", colors

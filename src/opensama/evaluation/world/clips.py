@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensama.evaluation.world.answer_key import AnswerKey, Frames, Question, Through, to_float
+from opensama.evaluation.tabular import EDIT_SUFFIXES
+from opensama.evaluation.world.answer_key import AnswerKey, Frames, PartCandidates, Through, to_float
 from opensama.media.frames import cover, to_frames, to_pixels
 from opensama.media.video_io import read_video
 from opensama.values import UserError
@@ -17,14 +18,12 @@ from opensama.world.edit_planner import style_clause
 from opensama.world.phrasing import as_sentence
 from opensama.world.scenes import FPS
 
-_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-
 
 def list_clips(folder: Path) -> list[Path]:
     """The videos of a folder, by name. Raises UserError where there is none."""
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES)
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in EDIT_SUFFIXES)
     if not found:
-        raise UserError(f"There is no video in {folder}: a folder with {', '.join(_SUFFIXES)} files is needed.")
+        raise UserError(f"There is no video in {folder}: a folder with {', '.join(EDIT_SUFFIXES)} files is needed.")
     return found
 
 
@@ -42,7 +41,7 @@ def style_key(source: Frames, style: str, through: Through) -> AnswerKey:
     clip = to_float(source)
     others = tuple(name for name in STYLES if name != style)
     wrong = torch.stack([apply_style(name, clip) for name in others])
-    return AnswerKey(clip, apply_style(style, clip), [Question("style", style, clip, others, wrong)], through)
+    return AnswerKey(clip, apply_style(style, clip), [PartCandidates("style", style, clip, others, wrong)], through)
 
 
 def ask_for(rng: random.Random, style: str) -> str:

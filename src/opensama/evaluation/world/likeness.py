@@ -82,7 +82,7 @@ def finer(moves: Tensor) -> Tensor:
     return torch.cat((shift, scale), 1).unique(dim=0)
 
 
-def moved(lab: Tensor, centre: tuple[float, float], how: Tensor, side: float) -> Tensor:
+def moved_views(lab: Tensor, centre: tuple[float, float], how: Tensor, side: float) -> Tensor:
     """`lab` [f 3 h w] after each move about `centre`, (x, y) in its pixels: [m f 3 h w].
 
     A move (right, down, scale) shows at place p what was at centre + (p - centre - shift) / scale; beyond the picture
@@ -100,15 +100,15 @@ def moved(lab: Tensor, centre: tuple[float, float], how: Tensor, side: float) ->
     return seen.view(m, f, 3, h, w)
 
 
-def nearest(
+def nearest_distances(
     lab: Tensor, centre: tuple[float, float], side: float, candidates: Tensor, weights: Tensor, free: bool
 ) -> Tensor:
     """Distances of a view `lab` [f 3 h w] at its best moves about `centre` (or unmoved), see `distances`: [2 k]."""
     if not free:
         return distances(lab[None], candidates, weights)[:, 0]
-    coarse = distances(moved(lab, centre, COARSE, side), candidates, weights)
+    coarse = distances(moved_views(lab, centre, COARSE, side), candidates, weights)
     best = COARSE[coarse.argmin(1).unique().cpu()]
-    fine = distances(moved(lab, centre, finer(best), side), candidates, weights)
+    fine = distances(moved_views(lab, centre, finer(best), side), candidates, weights)
     return torch.minimum(coarse.amin(1), fine.amin(1))
 
 

@@ -60,7 +60,7 @@ def _meeting(frames: Tensor, cell: int) -> float:
     return (sums[0] / counts[0]) / max(sums[1] / max(counts[1], 1), 1e-9)
 
 
-def probe(family: str, thirds: Sequence[Seen]) -> dict[str, float]:
+def probe_part(family: str, thirds: Sequence[Seen]) -> dict[str, float]:
     """What can be asked of a part of this family."""
     found = {}
     if family == "remove" and thirds:

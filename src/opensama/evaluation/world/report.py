@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from opensama.evaluation.world.answer_key import Frames, Through
 from opensama.evaluation.world.probes import IDEAL
-from opensama.evaluation.world.scores import ItemScore, summary
+from opensama.evaluation.world.scores import ItemScore, summarise_scores
 from opensama.values import EditRequest, Video
 from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 from opensama.world.scenes import FPS
@@ -50,12 +50,12 @@ class WorldReport:
     def to_dict(self) -> dict[str, Any]:
         report: dict[str, Any] = {}
         if real := self.of(*EDIT_FAMILIES):
-            report["overall"] = summary(real)
-        report["families"] = {f: summary(rows) for f in EDIT_FAMILIES if (rows := self.of(f))}
-        report["controls"] = {f: summary(rows) for f in CONTROL_FAMILIES if (rows := self.of(f))}
-        report["controls"] |= {name: summary(rows) for name, rows in self.controls.items() if rows}
+            report["overall"] = summarise_scores(real)
+        report["families"] = {f: summarise_scores(rows) for f in EDIT_FAMILIES if (rows := self.of(f))}
+        report["controls"] = {f: summarise_scores(rows) for f in CONTROL_FAMILIES if (rows := self.of(f))}
+        report["controls"] |= {name: summarise_scores(rows) for name, rows in self.controls.items() if rows}
         if self.clips:
-            report["clips"] = summary(self.clips)
+            report["clips"] = summarise_scores(self.clips)
         report["items"] = [asdict(r) for r in self.rows + self.clips]
         return report
 
@@ -72,10 +72,10 @@ class WorldReport:
             if s is None:
                 continue
             low, high = (100 * x for x in s["success_interval"])
-            parts = "-" if s["parts"] is None else f"{100 * s['parts']:.0f}%"
+            parts = "-" if s["parts"] is None else f"{100 * s['parts']:.0f} %"
             kept, full = (f"{v:.1f}" if v is not None else "-" for v in (s["kept_db"], s["kept_full_db"]))
             lines.append(
-                f"{name:<16}{s['n']:>5}{100 * s['success']:>8.1f}%  {low:>4.0f} to {high:<6.0f}{parts:>7}"
+                f"{name:<16}{s['n']:>5}{100 * s['success']:>7.1f} %  {low:>4.0f} to {high:<6.0f}{parts:>7}"
                 f"{s['ratio']:>7.2f}{s['ratio_median']:>8.2f}{kept:>9}{full:>11}{s['seconds']:>9.1f}"
             )
         if "overall" in report:
@@ -105,16 +105,7 @@ def through(editor: Editor) -> Through:
     return coded
 
 
-class Asked(Protocol):
-    """An edit to make: a sample of the world, or a style on a clip."""
-
-    @property
-    def source(self) -> Frames: ...
-    @property
-    def instruction(self) -> str: ...
-
-
-def edited(edit: Edit, asked: Asked, seed: int = 0, preserve: bool = False) -> Frames:
-    """An editor's answer, uint8 [t h w 3]; every pixel its own, unless `preserve`."""
-    video = Video.from_frames(asked.source, fps=FPS)
-    return edit(EditRequest(video=video, instruction=asked.instruction, seed=seed, preserve=preserve)).array()
+def edit_frames(edit: Edit, source: Frames, instruction: str, seed: int = 0, preserve: bool = False) -> Frames:
+    """An editor's answer to frames uint8 [t h w 3] at the world's rate; every pixel its own, unless `preserve`."""
+    video = Video.from_frames(source, fps=FPS)
+    return edit(EditRequest(video=video, instruction=instruction, seed=seed, preserve=preserve)).array()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from opensama.evaluation.statistics import mcnemar, paired, wilson
-from opensama.evaluation.world.answer_key import AnswerKey, Frames, Question, Through, Verdict, to_float
+from opensama.evaluation.world.answer_key import AnswerKey, Frames, PartCandidates, Through, Verdict, to_float
 from opensama.world import EditSample, render_styled
 from opensama.world.edit_samples import changed_mask
 
@@ -47,25 +47,25 @@ def answer_key(sample: EditSample, through: Through) -> AnswerKey:
         for part in parts:
             own, drawn = drawn[: 1 + len(part.wrong)], drawn[1 + len(part.wrong) :]
             labels = tuple(label for label, _ in part.wrong)
-            questions.append(Question(part.family, part.edited, own[0], labels, own[1:]))
+            questions.append(PartCandidates(part.family, part.edited, own[0], labels, own[1:]))
     return AnswerKey(to_float(sample.source), to_float(sample.target), questions, through)
 
 
-def score(sample: EditSample, output: Frames, through: Through) -> ItemScore:
+def score_edit(sample: EditSample, output: Frames, through: Through) -> ItemScore:
     """Scores `output` uint8 [t h w 3] for the edit `sample`; `through` is the model's autoencoder there and back."""
-    return mark(sample, output, answer_key(sample, through))
+    return score_output(sample, output, answer_key(sample, through))
 
 
-def mark(
+def score_output(
     sample: EditSample, output: Frames, key: AnswerKey, seconds: float = 0.0, kept_full: float | None = None
 ) -> ItemScore:
     """The same where the answer key is there already."""
     verdict = key.judge(output)
     ratio = squared_error(sample.source, sample.target, output)
-    return row(sample.family, sample.instruction, sample.plan.edited, verdict, ratio, seconds, kept_full)
+    return item_score(sample.family, sample.instruction, sample.plan.edited, verdict, ratio, seconds, kept_full)
 
 
-def row(
+def item_score(
     family: str,
     instruction: str,
     edited: str,
@@ -94,7 +94,7 @@ def squared_error(source: Frames, answer: Frames, output: Frames) -> float:
     return float(wrong.sum() / torch.clamp(own.sum(), min=1e-9))
 
 
-def summary(rows: Sequence[ItemScore]) -> dict[str, Any]:
+def summarise_scores(rows: Sequence[ItemScore]) -> dict[str, Any]:
     """Means of a group of scores."""
     n = len(rows)
     right = sum(r.success for r in rows)

@@ -28,7 +28,7 @@ def tint(source: Tensor, answer: Tensor) -> Tensor:
     return (colors @ found).view(len(source), *source.shape[2:], 3).movedim(-1, 1).clamp(0, 1)
 
 
-def plain(style: str, source: Tensor) -> Tensor | None:
+def without_particles(style: str, source: Tensor) -> Tensor | None:
     """A weather's light without what falls; None for any other style."""
     return WITHOUT_PARTICLES[style](source) if style in WITHOUT_PARTICLES else None
 

@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from string import Template
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from opensama.values import Video
 
+if TYPE_CHECKING:
+    import numpy as np
 
-def fill(template: str, *, title: str, **parts: str) -> str:
-    """The template `apps/NAME` with its parts: `$head` is the shared beginning, `$script` the shared script."""
-    folder = files("opensama.apps")
-    texts = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", "page.css", "page.js", template))
-    head, style, script, page = texts
-    head = Template(head.rstrip("\n")).substitute(title=title, style=style)
-    return Template(page).substitute(parts, title=title, head=head, script=script)
+
+def fill_page(template: str, package: str, *, title: str, **parts: str) -> str:
+    """A page: a package's `template` with its parts, in the frame and style that all pages share.
+
+    A template is rules of style, a line `<body>`, and what is shown; `$title` is the title, `$script` what makes clips
+    play and lists filter.
+    """
+    shared = files("opensama.media")
+    frame, style, script = (shared.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    own, _, body = files(package).joinpath(template).read_text("utf-8").partition("<body>\n")
+    shown = Template(body).substitute(parts, title=title, script=script)
+    return Template(frame).substitute(title=title, style=style + own, body=shown)
+
+
+def percent_of(part: float, whole: float) -> str:
+    """`4.5 %`: a share as all pages and consoles print it."""
+    return f"{100 * part / whole:.1f} %"
+
+
+def picture_url(picture: np.ndarray, quality: int = 82) -> str:
+    """A picture uint8 `h w 3` as a JPEG in an address that holds it."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def bar_cells(share: float) -> str:
+    """Two cells of a table: a share (0 to 1) in percent, and as a bar."""
+    return (
+        f'<td>{percent_of(share, 1)}</td><td><svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" '
+        f'aria-hidden="true"><rect width="{100 * share:.2f}" height="8"/></svg></td>'
+    )
 
 
 def how_many(number: int, noun: str) -> str:
@@ -44,7 +75,7 @@ def clip_excerpt(
     return Video.from_frames([eight_bit(frame) for frame in islice(shown, 0, None, step)], whole.fps / step)
 
 
-def data_url(video: Video, quality: float) -> str:
+def video_url(video: Video, quality: float) -> str:
     """A clip as an MP4 in an address that holds it."""
     from opensama.media.video_io import write_video
 

@@ -1,0 +1,89 @@
+"""How one stage of an arm is trained: by the trainer that trains the large models, with its curve and cost kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import torch
+
+from opensama.reproduction.data import MicroData, frozen_models
+from opensama.reproduction.held_out import HeldOutEdits
+from opensama.reproduction.runner import write_json
+from opensama.training.config import EditConfig
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.sources import Items
+from opensama.training.stages import EditStage
+from opensama.training.tiny import importance
+
+
+class StepSettings(Protocol):
+    """What every budget says of a step."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def shift(self) -> float: ...
+
+
+class StageCost(TypedDict):
+    """A stage's curve (flow loss and gradient norm of each step), seconds, and operations."""
+
+    curve: list[list[float]]
+    seconds: float
+    flops: float
+
+
+def train_micro_stage(
+    name: str, model: torch.nn.Module, data: MicroData, config: EditConfig, budget: StepSettings, steps: int, out: Path
+) -> StageCost:
+    """Trains one stage; the model then holds the averaged weights."""
+    stage = EditStage.of(name, model, Items(data, config), importance=importance(frozen_models().vae).sqrt())
+    loop = LoopConfig(
+        steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=stage.passes,
+        log_every=60, save_every=60,
+    )  # fmt: skip
+    model.train()
+    trainer = _CurveTrainer(stage, loop, out, lambda line: None)
+    progress = trainer.run()
+    curve = [step[:2] for step in trainer.curve]
+    return {"curve": curve, "seconds": progress.seconds, "flops": sum(step[2] for step in trainer.curve)}
+
+
+def micro_loss(budget: StepSettings) -> dict[str, float]:
+    """The loss settings that both papers' arms share."""
+    return {"shift": budget.shift, "emphasis": 9.0, "ease": 0.3}
+
+
+@cache
+def held_out_edits(items: int, fast: bool = False) -> HeldOutEdits:
+    """The test's edits, `items` of each family, drawn once a process."""
+    return HeldOutEdits.make(frozen_models(), items, fast=fast)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Takes the checkpoints of a run's stages away."""
+    for step in folder.glob("**/step-*"):
+        shutil.rmtree(step)
+
+
+class _CurveTrainer(Trainer):
+    """A trainer that keeps the flow loss, the gradient's norm and the operations of every step."""
+
+    def __init__(self, *args: Any, **more: Any):
+        super().__init__(*args, **more)
+        saved = self.out / "curve.json"
+        self.curve: list[list[float]] = json.loads(saved.read_text()) if saved.exists() else []
+        del self.curve[self.progress.step :]
+
+    def step(self) -> dict[str, float]:
+        values = super().step()
+        self.curve.append([round(values["flow"], 5), round(values["norm"], 5), values["flops"]])
+        return values
+
+    def save(self) -> None:
+        write_json(self.curve, self.out / "curve.json")
+        super().save()
