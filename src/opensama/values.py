@@ -6,6 +6,7 @@ this module costs nothing; numpy is loaded when frames are.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,13 +14,14 @@ from fractions import Fraction
 from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
     FrameSource = Callable[[int, int], Iterator[np.ndarray]]
 
+_T = TypeVar("_T")
 MAX_INSTRUCTION = 2_000
 """Characters. The text encoders read 512 tokens; what is longer would be cut without a word."""
 
@@ -374,6 +376,15 @@ class Progress:
     @property
     def fraction(self) -> float:
         return self.done / self.total if self.total else 0.0
+
+
+def counted(items: Sequence[_T], stage: str, progress: Callable[[Progress], None] | None) -> Iterator[_T]:
+    """The items one after another; `progress` hears of each when the next is asked for."""
+    began = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(Progress(stage, done, len(items), time.monotonic() - began))
 
 
 @dataclass(frozen=True, eq=False)

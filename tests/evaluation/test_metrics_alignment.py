@@ -142,7 +142,7 @@ GROWTH = """
 import resource, sys
 from fractions import Fraction
 import numpy as np
-from opensama.evaluation.metrics import compare
+from opensama.evaluation.metrics import measure_with_controls as compare
 from opensama.values import Video
 
 rng = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +10,7 @@ from cyclopts import App, Parameter
 
 from opensama.apps.options import OUT, check_json
 from opensama.apps.progress import Display
-from opensama.values import Progress, UserError
+from opensama.values import UserError
 
 app = App(name="evaluate", help="Measure how well a model edits.")
 app.command("opensama.apps.metrics:metrics", name="metrics", help="Measure an edit against its source without a judge.")
@@ -111,7 +110,6 @@ def world(
         measure.list_clips(clips)
     given = Given(data=out / "drawn", out=out, model=models, edits=edits, metrics=metrics, seed=seed, device=device)
     given.measured()
-    begin = time.monotonic()
     if calibrate:
         from opensama import load
 
@@ -120,7 +118,7 @@ def world(
             coded = measure.through(load(models[0] if models else "tiny", device=device, notice=show.note))
             found = measure.calibrate(
                 coded, n=n, tier=tier, families=asked, split=split, seed=seed,
-                progress=lambda done, total: show(Progress("Calibrating", done, total, time.monotonic() - begin)),
+                progress=show,
             )  # fmt: skip
         print(found.table())
         figures, code = {"table": found.table(), **found.to_dict()}, 0
@@ -128,7 +126,7 @@ def world(
         with Display() as show:
             measure.draw_benchmark(
                 given.data, split=split, tier=tier, n=n, seed=seed, families=chosen, clips=clips,
-                progress=lambda done, total: show(Progress("Drawing", done, total, time.monotonic() - begin)),
+                progress=show,
             )  # fmt: skip
         if draw:
             print(f"written: {given.data}, the clips and world.json, which says what is asked of each")

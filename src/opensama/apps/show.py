@@ -6,7 +6,6 @@ import hashlib
 import html
 import json
 import math
-import time
 from array import array
 from bisect import insort
 from collections import Counter, defaultdict
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensama.media import pages
-from opensama.values import Progress, UserError
+from opensama.values import Progress, UserError, counted
 
 if TYPE_CHECKING:
     from opensama.data.manifest import Record
@@ -88,11 +87,8 @@ def show_manifest(
         found.add(record, number)
     if not found.rows:
         raise UserError(f"The manifest {manifest} has no rows: there is nothing to show.")
-    figures, began = [], time.monotonic()
     chosen = found.samples(number)
-    for done, record in enumerate(chosen, 1):
-        figures.append(sample_figure(record, manifest.parent))
-        progress(Progress("Encoding", done, len(chosen), time.monotonic() - began))
+    figures = [sample_figure(record, manifest.parent) for record in counted(chosen, "Encoding", progress)]
     with whole_file(out) as temporary:
         temporary.write_text(manifest_page(manifest.name, found, figures), encoding="utf-8")
     return found

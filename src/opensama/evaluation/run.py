@@ -29,7 +29,7 @@ from opensama.evaluation.system_results import ItemWork, system_result
 from opensama.evaluation.table import results_table
 from opensama.media.video_io import read_video
 from opensama.runtime import whole_file
-from opensama.values import Progress, UserError
+from opensama.values import Progress, UserError, counted
 from opensama.vlm import VlmQuota
 
 OnProgress = Callable[[Progress], None]
@@ -138,11 +138,8 @@ class _SystemRun:
         works = [ItemWork(item, None, extra.get(item.id, {})) for item in items]
         if system.edit is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            began = time.monotonic()
-            for number, work in enumerate(works, 1):
+            for work in counted(works, f"Editing ({system.name})", self.progress):
                 self._make(work, folder / f"{work.item.id}.mp4")
-                passed = time.monotonic() - began
-                self.progress(Progress(f"Editing ({system.name})", number, len(works), passed))
         return works, faults
 
     def _make(self, work: ItemWork, path: Path) -> None:

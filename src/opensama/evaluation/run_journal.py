@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from opensama.data.journal import Journal
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class RunJournal(Journal):
@@ -22,7 +22,7 @@ class RunJournal(Journal):
         self._known: dict[str, object] = {}
         self._turn = threading.Lock()
 
-    def find(self, key: str, kind: type[T]) -> T | None:
+    def find(self, key: str, kind: type[_T]) -> _T | None:
         """What is known under the key, as an object of that kind; None where nothing is."""
         with self._turn:
             value = self._known.get(key)
@@ -33,7 +33,9 @@ class RunJournal(Journal):
         with self._turn:
             self.append({"key": key, "value": TypeAdapter(type(value)).dump_python(value, mode="json")})
 
-    def once(self, key: str, kind: type[T], make: Callable[[], T], keep: Callable[[T], bool] = lambda value: True) -> T:
+    def once(
+        self, key: str, kind: type[_T], make: Callable[[], _T], keep: Callable[[_T], bool] = lambda value: True
+    ) -> _T:
         """What is known under the key and worth keeping, else what `make` makes, written down if `keep` says so."""
         known = self.find(key, kind)
         if known is not None and keep(known):

@@ -37,7 +37,7 @@ from opensama.evaluation.world.scores import ItemScore, answer_key, item_score, 
 from opensama.media.frames import eight_bit
 from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
-from opensama.values import UserError, Video
+from opensama.values import Progress, UserError, Video, counted
 from opensama.world import CONTROL_FAMILIES, STYLES, TIERS, TierName, plan_edit, sample_edit, to_uint8
 from opensama.world.edit_samples import changed_mask
 from opensama.world.scenes import FPS
@@ -58,7 +58,7 @@ def draw_benchmark(
     clips: Path | None = None,
     frames: int = 17,
     size: int = 128,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Draws `n` sources of each family into the folder, families in turn, and lists them in world.json.
 
@@ -87,13 +87,11 @@ def draw_benchmark(
             }
             rows.append(named | about | {"clip": str(path.absolute()), "style": style})
     folder.mkdir(parents=True, exist_ok=True)
-    for done, listed in enumerate(rows, 1):
+    for listed in counted(rows, "Drawing", progress):
         file = folder / f"{listed['id']}.mp4"
         if not file.exists():
             source = _task(tuple(sorted((key, str(value)) for key, value in listed.items()))).source
             write_video(Video.from_frames(source, FPS), file, quality=_QUALITY, on_note=lambda note: None)
-        if progress is not None:
-            progress(done, len(rows))
     with whole_file(folder / "world.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -39,6 +39,7 @@ from opensama.evaluation.statistics import wilson
 from opensama.evaluation.world.answer_key import Through, Verdict, differs, thirds
 from opensama.evaluation.world.scores import answer_key
 from opensama.evaluation.world.styling import blurred, border, tint, without_particles
+from opensama.values import Progress, counted
 from opensama.world import (
     COLORS,
     KINDS,
@@ -229,12 +230,12 @@ def calibrate(
     seed: int = 0,
     frames: int = 17,
     size: int = 128,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Calibration:
     """Judges imitations of `n` edits of each family, by default of the tier's."""
     families = TIERS[tier].families if families is None else families
     trials = []
-    for i in range(n * len(families)):
+    for i in counted(range(n * len(families)), "Calibrating", progress):
         family = families[i % len(families)]
         name = f"{seed}-{i // len(families)}"
         sample = sample_edit(name, split, family, frames, size, tier)  # type: ignore[arg-type]
@@ -242,6 +243,4 @@ def calibrate(
         for which, drawn in imitations(sample, random.Random(f"{family}/{name}")):
             output = drawn if which == "copy" else through(drawn[None])[0]
             trials.append(Trial(family, which, key.judge(to_uint8(output))))
-        if progress is not None:
-            progress(i + 1, n * len(families))
     return Calibration(trials)
