@@ -264,6 +264,4 @@ def _strips(record: Record, folder: Path) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-        share = pages.bar_cells(kept / (kept + refused))
-        rows.append((name or "unnamed", f"<td>{kept:,}</td><td>{kept + refused:,}</td>{share}"))
-    return _table(title, "<td>kept</td><td>scored</td><td>share</td><td></td>", rows)
+    return f" ({pages.percent_of(part, whole)})" if whole else ""
