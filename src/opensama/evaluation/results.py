@@ -148,10 +148,10 @@ def read_results(path: Path) -> Results:
     except FileNotFoundError:
         raise UserError(f"There is no {path}: name the results.json of an earlier run.") from None
     except ValidationError as error:
-        at = ".".join(map(str, error.errors()[0]["loc"]))
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        see = f" (see {place})" if place else ""
         raise UserError(
-            f"{path} is not the results.json of a benchmark (see {at or 'its beginning'}): name one that opensama "
-            "evaluate wrote, or run the benchmark anew."
+            f"{path} is not the results.json of a benchmark{see}: name one that opensama evaluate wrote."
         ) from error
     except (ValueError, OSError) as error:
         raise UserError(
