@@ -1,91 +1,23 @@
-"""The values that cross the house: videos, shapes and edit requests. They check themselves and compute.
-
-A `Video` is lazy: it knows its size, its time stamps and where its sound lies, and gives frames when asked. Importing
-this module costs nothing; numpy is loaded when frames are.
-"""
+"""Video: frames and time, with sound. It is lazy: it knows its size and time stamps, and gives frames when asked."""
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib import import_module
-from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from opensama.values.numbers import check_number
+from opensama.values.progress import UserError
+from opensama.values.shapes import VideoShape
 
 if TYPE_CHECKING:
     import numpy as np
 
     FrameSource = Callable[[int, int], Iterator[np.ndarray]]
-
-_T = TypeVar("_T")
-MAX_INSTRUCTION = 2_000
-"""Characters. The text encoders read 512 tokens; what is longer would be cut without a word."""
-
-
-class UserError(ValueError):
-    """Something that the person can mend. The message is one sentence: what is wrong, and how to mend it."""
-
-
-class Cancelled(Exception):
-    """Raised by a progress callback to stop an edit; it comes out of the call that was running."""
-
-
-@dataclass(frozen=True)
-class LatentShape:
-    """Latent time, rows and columns."""
-
-    frames: int
-    height: int
-    width: int
-
-    def pixels(self, temporal: int = 4, spatial: int = 8) -> VideoShape:
-        """The frames that such a latent decodes to."""
-        return VideoShape((self.frames - 1) * temporal + 1, self.height * spatial, self.width * spatial)
-
-
-@dataclass(frozen=True)
-class VideoShape:
-    """Frames, rows and columns of pixels."""
-
-    frames: int
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if min(self.frames, self.height, self.width) < 1:
-            raise ValueError(f"a video shape needs at least one frame, row and column, not {self}")
-
-    def latent(self, temporal: int = 4, spatial: int = 8) -> LatentShape:
-        """The latent of a causal video autoencoder: the first frame alone, then groups of `temporal`."""
-        if not self.fits(temporal, spatial):
-            raise ValueError(f"{self} needs {temporal}k+1 frames and sides that are multiples of {spatial}")
-        return LatentShape((self.frames - 1) // temporal + 1, self.height // spatial, self.width // spatial)
-
-    def fits(self, temporal: int = 4, spatial: int = 8) -> bool:
-        """Whether the autoencoder takes this shape as it is."""
-        return self.frames % temporal == 1 % temporal and self.height % spatial == 0 and self.width % spatial == 0
-
-    def padded(self, temporal: int = 4) -> VideoShape:
-        """The same with frames added up to the next 4k+1."""
-        return replace(self, frames=frames_up(self.frames, temporal))
-
-    def trimmed(self, temporal: int = 4) -> VideoShape:
-        """The same with frames dropped down to the previous 4k+1."""
-        return replace(self, frames=frames_down(self.frames, temporal))
-
-
-def frames_up(frames: int, temporal: int = 4) -> int:
-    """The smallest 4k+1 that is at least `frames`."""
-    return -(-(frames - 1) // temporal) * temporal + 1
-
-
-def frames_down(frames: int, temporal: int = 4) -> int:
-    """The largest 4k+1 that is at most `frames`."""
-    return (frames - 1) // temporal * temporal + 1
 
 
 @dataclass(frozen=True)
@@ -359,133 +291,5 @@ class EditedVideo(Video):
 
 def frame_rate(fps: Fraction | float) -> Fraction:
     """Frames a second as the fraction that is meant: 29.97002997 is 30000/1001. UserError if no file can hold it."""
-    _check_number("frame rate", fps, 1e-3, 1e6)
+    check_number("frame rate", fps, 1e-3, 1e6)
     return Fraction(fps if isinstance(fps, Fraction) else float(fps)).limit_denominator(1001)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a long job is: `done` of `total` of a stage, counted in `unit`, `seconds` since the stage began."""
-
-    stage: str
-    done: int
-    total: int
-    seconds: float = 0.0
-    unit: str = ""
-
-    @property
-    def fraction(self) -> float:
-        return self.done / self.total if self.total else 0.0
-
-
-def counted(items: Sequence[_T], stage: str, progress: Callable[[Progress], None] | None) -> Iterator[_T]:
-    """The items one after another; `progress` hears of each when the next is asked for."""
-    began = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        if progress is not None:
-            progress(Progress(stage, done, len(items), time.monotonic() - began))
-
-
-@dataclass(frozen=True, eq=False)
-class EditRequest:
-    """One edit to make. None means the model's own default. A wrong value is a `UserError`."""
-
-    video: Video | Path | str
-    instruction: str
-    seed: int = 0
-    steps: int | None = None
-    guidance: float | None = None
-    shift: float | None = None
-    source_guidance: float | None = None
-    """s_I of separate guidance on source and text; None is single guidance."""
-    negative_prompt: str | None = None
-    frames: tuple[int, int] | None = None
-    """Edit only frames start:stop; the rest passes through."""
-    size: int | None = None
-    """The model works on about size x size pixels, in the video's own shape."""
-    mask: str | Path | np.ndarray | None = None
-    """Where the edit may change pixels (white), an image or a video, or an array `h w` or `t h w`."""
-    box: tuple[int, int, int, int] | None = None
-    """The same as a rectangle: x, y, width, height in pixels of the video."""
-    preserve: bool | None = None
-    """Keep the source's own pixels where the edit left them alone."""
-    background: str = "white"
-    """What shows through transparent places: a CSS name or #rrggbb; not for a Video, which is composed already."""
-    alpha: str = "flatten"
-    """`keep`: the result has the source's transparency, for .mov and .webm files; `flatten`: none."""
-    progress: Callable[[Progress], None] | None = None
-    """Called as the edit goes on; may raise `Cancelled`."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.video, Video | Path | str) or not str(self.video):
-            raise UserError("The video to edit is missing; give a file, a folder of images or a Video.")
-        if not isinstance(self.instruction, str) or not self.instruction.strip():
-            raise UserError("The instruction is empty; say what to change, as in: Make the scene look like sunset.")
-        if len(self.instruction) > MAX_INSTRUCTION:
-            raise UserError(
-                f"The instruction has {len(self.instruction):,} characters; say it in at most {MAX_INSTRUCTION:,}."
-            )
-        _check_int("seed", self.seed, 0, 2**63 - 1)
-        _check_int("steps", self.steps, 1, 1000)
-        _check_int("size", self.size, 16, 4096)
-        _check_number("guidance", self.guidance, 0, 100)
-        _check_number("source guidance", self.source_guidance, 0, 100)
-        _check_number("shift", self.shift, 1e-3, 100)
-        background_color(self.background)
-        if self.alpha not in ("flatten", "keep"):
-            raise UserError(f"Alpha is either flatten or keep, not {self.alpha!r}.")
-        if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
-            raise UserError(f"The negative prompt must be text, not {self.negative_prompt!r}.")
-        if self.negative_prompt is not None and len(self.negative_prompt) > MAX_INSTRUCTION:
-            raise UserError(f"The negative prompt is too long; say it in at most {MAX_INSTRUCTION:,} characters.")
-        if self.frames is not None:
-            start, stop = _whole_numbers("frames", self.frames, "start, stop")
-            if not 0 <= start < stop:
-                raise UserError(f"Frames {start}:{stop} are not a range; give A:B with 0 <= A < B.")
-        if self.mask is not None and self.box is not None:
-            raise UserError("A mask and a box were both given; choose one.")
-        if self.box is not None:
-            x, y, width, height = _whole_numbers("box", self.box, "x, y, width, height")
-            if min(x, y) < 0 or min(width, height) < 1:
-                raise UserError(f"The box {x},{y},{width},{height} is empty or begins outside; give X,Y,W,H in pixels.")
-        if self.mask is not None and not isinstance(self.mask, str | Path):
-            import numpy as np
-
-            if not isinstance(self.mask, np.ndarray):
-                raise UserError(f"The mask must be a file or a numpy array, not a {type(self.mask).__name__}.")
-            if self.mask.ndim not in (2, 3) or not self.mask.size or self.mask.dtype.kind not in "buif":
-                raise UserError(
-                    f"The mask is {self.mask.dtype} {self.mask.shape}; give numbers or bools, (h, w) or (t, h, w)."
-                )
-
-    def frame_range(self, video: Video) -> tuple[int, int]:
-        """The frames to edit, checked against the video."""
-        if self.frames is None:
-            return 0, video.frame_count
-        start, stop = self.frames
-        if stop > video.frame_count:
-            raise UserError(f"Frames {start}:{stop} lie outside the video, which has frames 0:{video.frame_count}.")
-        return start, stop
-
-
-def _check_int(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and not (_is_a(Integral, value) and low <= value <= high):
-        raise UserError(f"The {name} must be a whole number from {low} to {high}, not {value!r}.")
-
-
-def _check_number(name: str, value: Fraction | float | None, low: float, high: float) -> None:
-    if value is not None and not (_is_a(Real, value) and low <= value <= high):
-        raise UserError(f"The {name} must be a number from {low:g} to {high:g}, not {value!r}.")
-
-
-def _whole_numbers(name: str, values: Sequence[int], wanted: str) -> tuple[int, ...]:
-    numbers = tuple(values) if isinstance(values, Sequence) else ()
-    if len(numbers) != len(wanted.split(", ")) or not all(_is_a(Integral, number) for number in numbers):
-        raise UserError(f"The {name} must be whole numbers ({wanted}), not {values!r}.")
-    return numbers
-
-
-def _is_a(kind: type, value: object) -> bool:
-    """Whether a value, Python's or numpy's, is such a number; truth values are none."""
-    return isinstance(value, kind) and not isinstance(value, bool)

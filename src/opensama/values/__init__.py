@@ -1,0 +1,28 @@
+"""The values that cross the house: videos, shapes and edit requests. They check themselves and compute.
+
+Importing this package costs nothing; numpy is loaded when frames are.
+"""
+
+from opensama.values.progress import Cancelled, Progress, UserError, counted
+from opensama.values.request import MAX_INSTRUCTION, EditRequest
+from opensama.values.shapes import LatentShape, VideoShape, frames_down, frames_up
+from opensama.values.video import ColorInfo, EditedVideo, Transparency, Video, background_color, frame_rate
+
+__all__ = [
+    "MAX_INSTRUCTION",
+    "Cancelled",
+    "ColorInfo",
+    "EditRequest",
+    "EditedVideo",
+    "LatentShape",
+    "Progress",
+    "Transparency",
+    "UserError",
+    "Video",
+    "VideoShape",
+    "background_color",
+    "counted",
+    "frame_rate",
+    "frames_down",
+    "frames_up",
+]

@@ -1,0 +1,42 @@
+"""How far a long job is, and what ends one: a mistake that the person can mend, or a wish to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+class UserError(ValueError):
+    """Something that the person can mend. The message is one sentence: what is wrong, and how to mend it."""
+
+
+class Cancelled(Exception):
+    """Raised by a progress callback to stop an edit; it comes out of the call that was running."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long job is: `done` of `total` of a stage, counted in `unit`, `seconds` since the stage began."""
+
+    stage: str
+    done: int
+    total: int
+    seconds: float = 0.0
+    unit: str = ""
+
+    @property
+    def fraction(self) -> float:
+        return self.done / self.total if self.total else 0.0
+
+
+def counted(items: Sequence[_T], stage: str, progress: Callable[[Progress], None] | None) -> Iterator[_T]:
+    """The items one after another; `progress` hears of each when the next is asked for."""
+    began = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(Progress(stage, done, len(items), time.monotonic() - began))

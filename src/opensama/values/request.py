@@ -1,0 +1,100 @@
+"""EditRequest: one edit to make, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opensama.values.numbers import check_int, check_number, whole_numbers
+from opensama.values.progress import Progress, UserError
+from opensama.values.video import Video, background_color
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_INSTRUCTION = 2_000
+"""Characters. The text encoders read 512 tokens; what is longer would be cut without a word."""
+
+
+@dataclass(frozen=True, eq=False)
+class EditRequest:
+    """One edit to make. None means the model's own default. A wrong value is a `UserError`."""
+
+    video: Video | Path | str
+    instruction: str
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    source_guidance: float | None = None
+    """s_I of separate guidance on source and text; None is single guidance."""
+    negative_prompt: str | None = None
+    frames: tuple[int, int] | None = None
+    """Edit only frames start:stop; the rest passes through."""
+    size: int | None = None
+    """The model works on about size x size pixels, in the video's own shape."""
+    mask: str | Path | np.ndarray | None = None
+    """Where the edit may change pixels (white), an image or a video, or an array `h w` or `t h w`."""
+    box: tuple[int, int, int, int] | None = None
+    """The same as a rectangle: x, y, width, height in pixels of the video."""
+    preserve: bool | None = None
+    """Keep the source's own pixels where the edit left them alone."""
+    background: str = "white"
+    """What shows through transparent places: a CSS name or #rrggbb; not for a Video, which is composed already."""
+    alpha: str = "flatten"
+    """`keep`: the result has the source's transparency, for .mov and .webm files; `flatten`: none."""
+    progress: Callable[[Progress], None] | None = None
+    """Called as the edit goes on; may raise `Cancelled`."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.video, Video | Path | str) or not str(self.video):
+            raise UserError("The video to edit is missing; give a file, a folder of images or a Video.")
+        if not isinstance(self.instruction, str) or not self.instruction.strip():
+            raise UserError("The instruction is empty; say what to change, as in: Make the scene look like sunset.")
+        if len(self.instruction) > MAX_INSTRUCTION:
+            raise UserError(
+                f"The instruction has {len(self.instruction):,} characters; say it in at most {MAX_INSTRUCTION:,}."
+            )
+        check_int("seed", self.seed, 0, 2**63 - 1)
+        check_int("steps", self.steps, 1, 1000)
+        check_int("size", self.size, 16, 4096)
+        check_number("guidance", self.guidance, 0, 100)
+        check_number("source guidance", self.source_guidance, 0, 100)
+        check_number("shift", self.shift, 1e-3, 100)
+        background_color(self.background)
+        if self.alpha not in ("flatten", "keep"):
+            raise UserError(f"Alpha is either flatten or keep, not {self.alpha!r}.")
+        if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):
+            raise UserError(f"The negative prompt must be text, not {self.negative_prompt!r}.")
+        if self.negative_prompt is not None and len(self.negative_prompt) > MAX_INSTRUCTION:
+            raise UserError(f"The negative prompt is too long; say it in at most {MAX_INSTRUCTION:,} characters.")
+        if self.frames is not None:
+            start, stop = whole_numbers("frames", self.frames, "start, stop")
+            if not 0 <= start < stop:
+                raise UserError(f"Frames {start}:{stop} are not a range; give A:B with 0 <= A < B.")
+        if self.mask is not None and self.box is not None:
+            raise UserError("A mask and a box were both given; choose one.")
+        if self.box is not None:
+            x, y, width, height = whole_numbers("box", self.box, "x, y, width, height")
+            if min(x, y) < 0 or min(width, height) < 1:
+                raise UserError(f"The box {x},{y},{width},{height} is empty or begins outside; give X,Y,W,H in pixels.")
+        if self.mask is not None and not isinstance(self.mask, str | Path):
+            import numpy as np
+
+            if not isinstance(self.mask, np.ndarray):
+                raise UserError(f"The mask must be a file or a numpy array, not a {type(self.mask).__name__}.")
+            if self.mask.ndim not in (2, 3) or not self.mask.size or self.mask.dtype.kind not in "buif":
+                raise UserError(
+                    f"The mask is {self.mask.dtype} {self.mask.shape}; give numbers or bools, (h, w) or (t, h, w)."
+                )
+
+    def frame_range(self, video: Video) -> tuple[int, int]:
+        """The frames to edit, checked against the video."""
+        if self.frames is None:
+            return 0, video.frame_count
+        start, stop = self.frames
+        if stop > video.frame_count:
+            raise UserError(f"Frames {start}:{stop} lie outside the video, which has frames 0:{video.frame_count}.")
+        return start, stop
