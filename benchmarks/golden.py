@@ -30,9 +30,9 @@ def main() -> None:
 def places(family: str, keys: Path) -> None:
     """Says whether every released tensor is rows of the full-size model's, and every row of these is in one."""
     from opensama.models.convert import empty_model, released_shape
-    from opensama.models.families import FAMILIES
+    from opensama.models.families import MODEL_FAMILIES
 
-    row = FAMILIES[family]
+    row = MODEL_FAMILIES[family]
     released = {name: tuple(shape) for name, shape in json.loads(keys.read_text())["tensors"].items()}
     ours = {name: tuple(p.shape) for name, p in empty_model(row, released, {}).state_dict().items()}
     layout = row.layout(ours)

@@ -35,10 +35,11 @@ from opensama.pipeline.sama import SamaPipeline
 from opensama.recipes.sama import RECIPES
 from opensama.recipes.tiny import SMOKE
 from opensama.runtime import whole_file
-from opensama.training.config import StageConfig
+from opensama.training.dataset import open_data
+from opensama.training.embedded_config import StageConfig
+from opensama.training.frozen import make_vae
 from opensama.training.loading import make_transformer
 from opensama.training.preview import Preview
-from opensama.training.start import make_vae, open_data
 from opensama.training.tiny import train_tiny
 from opensama.values import Video
 from opensama.world import sample_edit
@@ -122,7 +123,8 @@ def preview(device: torch.device, small: bool) -> Row:
         config.data.manifest = folder / "data.jsonl"
         data, _ = open_data(config, device, lambda *_: None)
         model = torch.nn.Module.to(make_transformer(config), device)
-        show = Preview(model, make_vae(config, device), data, config, count=len(rows), steps=2)
+        vae = make_vae(config.family, config.model.base, device)
+        show = Preview(model, vae, data, shift=config.loss.shift, condition_kwargs={}, count=len(rows), steps=2)
         seconds = timed(device, lambda: show(folder / "preview"))
         assert len(list((folder / "preview").glob("*.mp4"))) == len(rows)
     return {"seconds": seconds / len(rows)}

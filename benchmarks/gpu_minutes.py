@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from opensama.apps.train import assign, validated_settings
 from opensama.models.registry import TINY
 from opensama.recipes.tiny import CORE_GPU
-from opensama.training.config import TinyConfig
+from opensama.training.embedded_config import TinyConfig
 from opensama.training.tiny import train_tiny
 
 LEARNT = {"transformer": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}

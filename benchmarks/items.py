@@ -15,7 +15,16 @@ import time
 
 import torch
 
-from opensama.data.samples import BatchSampler, Layout, Shape, TrainingItem, TrainingRow, length, seed_of, shapes_of
+from opensama.data.samples import (
+    BatchSampler,
+    Layout,
+    Shape,
+    TrainingItem,
+    TrainingRow,
+    seed_of,
+    shapes_of,
+    training_length,
+)
 from opensama.pretext import Mixture
 
 SIZES = [(1920, 1080, 300), (1280, 720, 97), (720, 1280, 81), (640, 480, 49)]
@@ -33,7 +42,7 @@ def one_by_one(layout: Layout, few: list[TrainingRow]) -> list[TrainingItem]:
     out = []
     for row in few:
         assert row.size is not None
-        frames = length(min(row.size[2], layout.frames))
+        frames = training_length(min(row.size[2], layout.frames))
         for variant in range(layout.variants):
             seed = seed_of(layout.seed, row.line, variant)
             source = layout.pretext.apply(torch.empty(1, frames, 1, 1), seed).source.shape[1]

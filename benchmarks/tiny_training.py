@@ -18,7 +18,7 @@ from opensama.models.registry import TINY
 from opensama.pipeline.sama import SamaPipeline
 from opensama.training.drawn import PICTURE_SHIFT, SIDES
 from opensama.training.optim import make_optimizers
-from opensama.training.sources import Stream
+from opensama.training.sources import PoolStream
 from opensama.training.tiny import drawn_stage
 
 POOL = 256
@@ -38,9 +38,9 @@ def main() -> None:
     pool |= text | {f"caption_{key}": value for key, value in text.items()}
     pool |= {"change": (torch.rand(POOL, 1, 8, 8) > 0.8).half(), "semantic": torch.randn(POOL, 17, 96).half()}
     ways = {
-        "whole frames": Stream(pool, 32, 1.0),
-        "windows": Stream(pool, 128, 1.0, sides=SIDES[:1]),
-        "pictures": Stream(pool, 64, 1.0, pictures=True, shift=PICTURE_SHIFT),
+        "whole frames": PoolStream(pool, 32, 1.0),
+        "windows": PoolStream(pool, 128, 1.0, sides=SIDES[:1]),
+        "pictures": PoolStream(pool, 64, 1.0, pictures=True, shift=PICTURE_SHIFT),
     }
     print(f"{'':<14}{'batch':>6}{'s a step':>10}{'optimizer':>11}{'edits a second':>16}{'ratio':>7}")
     first = None

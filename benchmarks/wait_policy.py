@@ -45,7 +45,7 @@ def train(steps: int) -> None:
     from opensama.pipeline.sama import SamaPipeline
     from opensama.runtime import quiet_loading
     from opensama.training.optim import make_optimizers
-    from opensama.training.sources import Stream
+    from opensama.training.sources import PoolStream
     from opensama.training.tiny import drawn_stage
 
     assert TINY.folder is not None
@@ -57,7 +57,7 @@ def train(steps: int) -> None:
     pool = {key: torch.randn(n, 192, 1, 8, 8).half() for key in ("source", "target")}
     pool |= {"ids": torch.randint(2, 900, (n, 40)), "mask": (torch.arange(40) < 14).long().expand(n, 40)}
     pool |= {"change": (torch.rand(n, 1, 8, 8) > 0.8).half(), "semantic": torch.randn(n, 17, 96).half()}
-    stage = drawn_stage("x", model.transformer, model.text_encoder, model.tokenizer, [Stream(pool, 32, 1.0)])
+    stage = drawn_stage("x", model.transformer, model.text_encoder, model.tokenizer, [PoolStream(pool, 32, 1.0)])
     weights = {f"{m}.{k}": p for m, module in stage.modules().items() for k, p in module.named_parameters()}
     optimizers = make_optimizers(weights, lr=1e-5, muon=1e-5, betas=(0.9, 0.99), weight_decay=0.0)
     for i in range(steps + 1):

@@ -470,14 +470,14 @@ def test_what_stops_an_import_leaves_nothing(lay, tmp_path):
 def test_tables_of_any_kind_hold_the_same_rows(tmp_path, text):
     path = tmp_path / ("t.json" if text[0] == "[" else "t.csv")
     path.write_text(text)
-    found = [{key: str(value) for key, value in row.items()} for _, row in tables.rows(path)]
+    found = [{key: str(value) for key, value in row.items()} for _, row in tables.table_rows(path)]
     assert found == [{"a": "1\n2", "b": "3"}, {"a": "4", "b": "5"}]
 
 
 def test_tables_of_odd_forms(tmp_path):
     def rows(name: str, text: str) -> list[object]:
         (tmp_path / name).write_text(text)
-        return [row for _, row in tables.rows(tmp_path / name)]
+        return [row for _, row in tables.table_rows(tmp_path / name)]
 
     assert rows("b.json", '{"k1": {"Source Video": "a", "b": 1}, "k2": {"Source Video": "c", "b": 2}}') == [
         {"id": "k1", "source_video": "a", "b": 1}, {"id": "k2", "source_video": "c", "b": 2}]  # fmt: skip
@@ -485,7 +485,7 @@ def test_tables_of_odd_forms(tmp_path):
     assert rows("d.txt", "a\tb\n1\t2\n") == [{"a": "1", "b": "2"}]
     assert [type(row).__name__ for row in rows("e.jsonl", '{"a": 1}\n{"a": \n[1]\n')] == ["dict", "BadRow", "BadRow"]
     (tmp_path / "f.csv").write_bytes(b"a,b\n\xff\xfe,1\n2,3\n")
-    bad, good = (row for _, row in tables.rows(tmp_path / "f.csv"))
+    bad, good = (row for _, row in tables.table_rows(tmp_path / "f.csv"))
     assert ("not text in UTF-8" in bad.reason, good) == (True, {"a": "2", "b": "3"})
 
 

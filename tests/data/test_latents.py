@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 
 from opensama.data import latents
-from opensama.data.latents import Live, Shards, changed_share
+from opensama.data.latents import LiveItems, ShardedItems, changed_share
+from opensama.training.dataset import open_data
+from opensama.training.edit_stage import EditStage
 from opensama.training.loading import make_transformer
-from opensama.training.runs import encode_data
-from opensama.training.sources import Items
-from opensama.training.stages import EditStage
-from opensama.training.start import open_data
+from opensama.training.sources import ItemSource
+from opensama.training.train_editor import encode_data
 from opensama.values import UserError
 
 CPU = torch.device("cpu")
@@ -34,9 +34,9 @@ def test_the_same_loss(config, tmp_path, keep):
     config.data.latents = tmp_path / "latents"
     cached, again = open_data(config, CPU, ignore)
     assert settings == again
-    assert isinstance(cached, Shards)
+    assert isinstance(cached, ShardedItems)
     transformer = make_transformer(config)
-    stages = [EditStage.of("a", transformer, Items(data, config)) for data in (live, cached)]
+    stages = [EditStage.of("a", transformer, ItemSource(data, config)) for data in (live, cached)]
     assert stages[0].passes == 4
     for index in (0, 3):
         for key, value in stages[0].batch(index).items():
@@ -60,9 +60,9 @@ def test_the_same_loss(config, tmp_path, keep):
         open_data(config, CPU, ignore)
     (tmp_path / "latents" / "shard-00000.safetensors").unlink()
     with pytest.raises(UserError, match="lack shard-00000"):
-        Shards(tmp_path / "latents", settings)
+        ShardedItems(tmp_path / "latents", settings)
     with pytest.raises(UserError, match="no latents"):
-        Shards(tmp_path, settings)
+        ShardedItems(tmp_path, settings)
 
 
 def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
@@ -80,7 +80,7 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
     for encoder in ("text_encoder", "vae", "siglip"):  # nothing asks for them any more
         shutil.rmtree(tmp_path / "base" / encoder)
     data, _ = open_data(config, CPU, ignore)
-    stage = EditStage.of("a", make_transformer(config), Items(data, config))
+    stage = EditStage.of("a", make_transformer(config), ItemSource(data, config))
     for index in range(6):
         stage.batch(index)
     assert [name for name, _ in stage.skipped] == ["3"]
@@ -90,7 +90,7 @@ def test_a_clips_target_is_encoded_once_for_all_its_variants(config, tmp_path, m
     """Also where a shard ends between them; every variant reads what it would have been encoded to alone."""
     config.data.pretext = {"cube": 1, "tube": 1}  # no source is its target
     live, settings = open_data(config, CPU, ignore)
-    assert isinstance(live, Live)
+    assert isinstance(live, LiveItems)
     alone = [live[number] for number in range(len(live.items))]
     pixels: list[bytes] = []
     images: list[bytes] = []
@@ -105,17 +105,15 @@ def test_a_clips_target_is_encoded_once_for_all_its_variants(config, tmp_path, m
         images.append(x.numpy().tobytes())
         return semantic(x)
 
-    noted = replace(live.encoders, video=video_noted, semantic=semantic_noted)
+    live.encoders = replace(live.encoders, video=video_noted, semantic=semantic_noted)
     monkeypatch.setattr(latents, "SHARD_ITEMS", 2)  # of three variants a clip
-    assert not latents.precompute(
-        tmp_path, live.items, live.layout, noted, settings, no_text=config.data.no_text, say=ignore
-    )
+    assert not latents.precompute(tmp_path, live, settings, say=ignore)
     clips = [item for item in live.items if "." in item.name]
     edits = len(live.items) - len(clips)
     assert len(clips) == 6
     assert len(pixels) == 2 * edits + len(clips) + 2, "both sides of an edit, each source of a clip, its target once"
     assert len(images) == edits + 2
-    cached = Shards(tmp_path, settings)
+    cached = ShardedItems(tmp_path, settings)
     for number, wanted in enumerate(alone):
         got = cached[number]
         assert got.keys() == wanted.keys()
@@ -123,11 +121,10 @@ def test_a_clips_target_is_encoded_once_for_all_its_variants(config, tmp_path, m
 
 
 def test_changed_share_of_cells():
-    source = torch.zeros(3, 5, 32, 32)
-    target = source.clone()
-    target[:, 0, :16, :16] = 1
-    target[:, 1:3, 16:, 16:] = 1
-    share = changed_share(source, target, (2, 2, 2))
+    changed = torch.zeros(1, 5, 32, 32, dtype=torch.bool)
+    changed[0, 0, :16, :16] = True
+    changed[0, 1:3, 16:, 16:] = True
+    (share,) = changed_share(changed, (2, 2, 2))
     assert share[0, 0, 0] == 1
     assert share[1, 1, 1] == 0.5
     assert share.sum() == 1.5

@@ -208,11 +208,11 @@ def test_stretches_of_files_train(tmp_path, manifest):
         found.append([layout.read(item) for item in items])
         assert read.fingerprint
     whole = read_manifest(manifest).rows[0]
-    from opensama.data.samples import pixels
+    from opensama.data.samples import read_pixels
 
     edit = found[0][0]
-    assert (edit.target == pixels(whole.target, 32, 32, 9)[:, 4:9]).all()
-    assert (edit.source == pixels(whole.source, 32, 32, 7)[:, 2:7]).all()
+    assert (edit.target == read_pixels(whole.target, 32, 32, 9)[:, 4:9]).all()
+    assert (edit.source == read_pixels(whole.source, 32, 32, 7)[:, 2:7]).all()
     for one, other in zip(*found, strict=True):
         assert (one.target == other.target).all()
         assert one.text == other.text

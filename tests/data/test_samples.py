@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.data.samples import BadSample, BatchSampler, Layout, Shape, TrainingRow, length, read_manifest, shapes_of
+from opensama.data.samples import (
+    BadSample,
+    BatchSampler,
+    Layout,
+    Shape,
+    TrainingRow,
+    read_manifest,
+    shapes_of,
+    training_length,
+)
 from opensama.pretext import Mixture, SpeedPerturbation
 from opensama.values import UserError
 
@@ -109,7 +118,7 @@ def test_rows_that_cannot_be_opened_are_told(manifest):
 
 @given(st.integers(1, 2000))
 def test_lengths(frames):
-    found = length(frames)
+    found = training_length(frames)
     assert found <= frames
     assert found % 4 == 1
     assert frames - found < 16

@@ -12,7 +12,7 @@ import torch
 
 from opensama.data.manifest import iter_records, read_manifest_table
 from opensama.data.samples import Layout, read_manifest
-from opensama.data.shards import shard_records, write_shards
+from opensama.data.shards import shard_records, write_tar_shards
 from opensama.media.video_io import read_video
 from opensama.pretext import Mixture
 from opensama.values import UserError
@@ -24,7 +24,7 @@ LAYOUT = Layout(lambda width, height: (32, 32), 9, Mixture({"none": 1}))
 def folder(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shared manifest as small shards."""
     out = tmp_path_factory.mktemp("shards") / "out"
-    report = write_shards(manifest, out, size=9_000)
+    report = write_tar_shards(manifest, out, size=9_000)
     assert report.records == 5
     assert report.shards > 1
     assert not report.left_out
@@ -85,7 +85,7 @@ def test_files_that_cannot_be_read_leave_their_records_out(manifest, tmp_path):
         {"clip": "no"},
     ]
     (tmp_path / "part.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    report = write_shards(tmp_path / "part.jsonl", tmp_path / "out")
+    report = write_tar_shards(tmp_path / "part.jsonl", tmp_path / "out")
     assert (report.records, report.shards) == (2, 1)
     ((name, reason),) = report.left_out
     assert name == "part-3"
@@ -97,12 +97,12 @@ def test_files_that_cannot_be_read_leave_their_records_out(manifest, tmp_path):
 
 def test_what_cannot_be_done(manifest, folder, tmp_path):
     with pytest.raises(UserError, match="not empty"):
-        write_shards(manifest, folder)
+        write_tar_shards(manifest, folder)
     with pytest.raises(UserError, match="no shards"):
         list(shard_records(tmp_path))
     (tmp_path / "none.jsonl").write_text('{"clip": "none.mp4", "caption": "x"}\n')
     with pytest.raises(UserError, match="No row"):
-        write_shards(tmp_path / "none.jsonl", tmp_path / "none")
+        write_tar_shards(tmp_path / "none.jsonl", tmp_path / "none")
     assert not list((tmp_path / "none").iterdir())
     with pytest.raises(UserError, match=r"There is no x\.mp4 in"):
         read_video(folder / "shard-00000.tar" / "x.mp4")

@@ -20,7 +20,7 @@ from opensama.data import tables
 from opensama.data.dialects import detect, dialect_of
 from opensama.data.importing import Choice, ImportReport, import_dataset
 from opensama.data.manifest import Record, iter_records
-from opensama.data.rows import BadRow, Blob, alike
+from opensama.data.rows import BadRow, Blob, normalized_row
 from opensama.values import UserError
 
 
@@ -48,7 +48,7 @@ def bring(root: Path, **choice: object) -> tuple[ImportReport, list[Record]]:
 
 
 def read(path: Path, **how: object) -> list[object]:
-    return [row for _, row in tables.rows(path, **how)]  # type: ignore[arg-type]
+    return [row for _, row in tables.table_rows(path, **how)]  # type: ignore[arg-type]
 
 
 # --- dialects
@@ -155,7 +155,7 @@ def test_a_broken_row_of_text_is_its_own_fault(tmp_path):
     rows[4] = "s4.mp4,t4.mp4,Make it 4,and more"
     path = tmp_path / "t.csv"
     path.write_bytes(("source,target,instruction\n" + "\n".join(rows)).encode() + b"\ns6.mp4,t6.mp4,na\xefve\n")
-    found = list(tables.rows(path))
+    found = list(tables.table_rows(path))
     assert [row["instruction"] for _, row in found if isinstance(row, dict)] == [f"Make it {i}" for i in (0, 1, 3, 5)]
     assert [line for line, row in found if isinstance(row, BadRow)] == [4, 6, 8]
     assert "UTF-8" in found[-1][1].reason  # type: ignore[union-attr]
@@ -293,7 +293,7 @@ def test_pictures_named_by_their_paths_alone_come_in_as_pairs(folder):
     ],
 )  # fmt: skip
 def test_nested_names(row, wanted):
-    found = alike(row)
+    found = normalized_row(row)
     assert found.items() >= wanted.items()
     if len(row) > 1 and "instruction" not in wanted:
         assert "path" not in found

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from opensama.pretext import PRETEXT_TASKS
-from opensama.training.devices import pinned
+from opensama.training.devices import pin
 from tests.test_pretext import ALL, clip, seeded
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -19,7 +19,7 @@ def test_a_seed_gives_the_same_on_a_gpu(name: str) -> None:
 
 
 def test_batches_are_pinned_for_a_gpu() -> None:
-    x = pinned({"a": torch.zeros(4), "b": [torch.ones(2)]}, torch.device("cuda"))
+    x = pin({"a": torch.zeros(4), "b": [torch.ones(2)]}, torch.device("cuda"))
     assert x["a"].is_pinned()
     assert x["b"][0].is_pinned()
-    assert not pinned({"a": torch.zeros(4)}, torch.device("cpu"))["a"].is_pinned()
+    assert not pin({"a": torch.zeros(4)}, torch.device("cpu"))["a"].is_pinned()

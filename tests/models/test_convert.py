@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opensama.models.convert import (
-    Recut,
+    TensorsFromRows,
     convert_released,
     convert_to_released,
     empty_model,
@@ -19,7 +19,7 @@ from opensama.models.convert import (
     read_back,
     released_shape,
 )
-from opensama.models.families import FAMILIES, Rows
+from opensama.models.families import MODEL_FAMILIES, Rows
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.weights import TensorFiles, TensorInfo, write_safetensors
 from opensama.values import UserError
@@ -52,7 +52,7 @@ def small_release(folder: Path, dtype: torch.dtype = torch.bfloat16, **changes: 
 def test_every_released_tensor_maps_both_ways_into_the_full_model(family, keys, sizes):
     released = json.loads((GOLDEN / keys).read_text())
     shapes = {name: tuple(shape) for name, shape in released["tensors"].items()}
-    row = FAMILIES[family]
+    row = MODEL_FAMILIES[family]
     model = empty_model(row, shapes, {})
     assert {p.device.type for p in model.parameters()} == {"meta"}
     ours = {name: tuple(p.shape) for name, p in model.state_dict().items()}
@@ -94,7 +94,7 @@ def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):
 def test_what_a_disk_spoilt_is_found_when_it_is_read_back(tmp_path):
     files = TensorFiles(CHECKPOINT)
     pieces = {name: [Rows(name, 0, info.shape[0] if info.shape else 1)] for name, info in files.infos.items()}
-    wanted, written = Recut(files, pieces), tmp_path / "written.safetensors"
+    wanted, written = TensorsFromRows(files, pieces), tmp_path / "written.safetensors"
     data = CHECKPOINT.read_bytes()
     written.write_bytes(data)
     read_back(written, wanted)

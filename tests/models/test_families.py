@@ -11,10 +11,11 @@ import torch
 
 import opensama
 from opensama import EditRequest, load
-from opensama.models.families import FAMILIES, family_of, find_family, register
+from opensama.models.families import MODEL_FAMILIES, family_of, find_family, register
 from opensama.models.registry import find
 from opensama.training import config as settings
-from opensama.training.runs import plan_editor, train_editor
+from opensama.training.embedded_config import TinyConfig
+from opensama.training.train_editor import plan_editor, train_editor
 from opensama.values import UserError, Video
 from tests.data.making import base, manifest, tiny_settings
 from tests.models.third_family import FAMILY, ConcatConfig, ConcatTransformer3DModel
@@ -29,7 +30,7 @@ PAPERS = {"apps/reproduce.py"}  # asks whose experiments are carried out
 def third() -> Iterator[None]:
     register(FAMILY)
     yield
-    del FAMILIES[FAMILY.name]
+    del MODEL_FAMILIES[FAMILY.name]
 
 
 def test_a_third_family_takes_one_file(third, base, manifest, tmp_path, capsys):
@@ -65,7 +66,7 @@ def test_an_unknown_family_is_named():
     with pytest.raises(UserError, match="There is no family 'sma': choose icve, sama"):
         find_family("sma")
     with pytest.raises(ValueError, match="There is no family 'sma'"):
-        settings.TinyConfig(family="sma")
+        TinyConfig(family="sma")
 
 
 def questions(tree: ast.AST, names: set[str], classes: set[str]) -> Iterator[int]:
@@ -92,15 +93,15 @@ def questions(tree: ast.AST, names: set[str], classes: set[str]) -> Iterator[int
 
 
 def test_nobody_asks_for_a_familys_name():
-    classes = {cls for f in FAMILIES.values() for cls in (f.transformer.__name__, f.pipeline_name)}
+    classes = {cls for f in MODEL_FAMILIES.values() for cls in (f.transformer.__name__, f.pipeline_name)}
     classes |= {kind.__name__ for kind in vars(settings).values() if "family" in getattr(kind, "__dict__", ())}
     assert {"SamaConfig", "IcveConfig", "IcvePipeline"} <= classes
     given = 'x = 1 if family == "icve" else isinstance(config, SamaConfig), {"sama": 1, "icve": 2}'
-    assert len(list(questions(ast.parse(given), set(FAMILIES), classes))) == 3
+    assert len(list(questions(ast.parse(given), set(MODEL_FAMILIES), classes))) == 3
     found = [
         f"{path.relative_to(SOURCE)}:{line}"
         for path in sorted(SOURCE.rglob("*.py"))
         if "families" not in path.parts and path.relative_to(SOURCE).as_posix() not in PAPERS
-        for line in questions(ast.parse(path.read_text()), set(FAMILIES), classes)
+        for line in questions(ast.parse(path.read_text()), set(MODEL_FAMILIES), classes)
     ]
     assert not found, found

@@ -21,7 +21,7 @@ from opensama.models.registry import TINY
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.sama import SamaPipeline, clean_text
 from opensama.training.config import SemanticSettings
-from opensama.training.start import anchor_tokens
+from opensama.training.frozen import anchor_tokens
 from opensama.values import Cancelled
 from tests.pipeline.conftest import tiny_transformer
 

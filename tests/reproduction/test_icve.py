@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from opensama.apps.cli import main
 from opensama.pipeline.icve import IcvePipeline
-from opensama.reproduction.data import MicroData, draw_micro_unpaired, frozen_models
+from opensama.reproduction.data import draw_micro_unpaired, frozen_models, micro_items
 from opensama.reproduction.icve import (
     BOTH,
     EQUAL,
@@ -77,7 +77,7 @@ def test_unpaired_clips_are_asked_for_as_the_pipeline_asks():
     """Text and pooled text of training items are those that the pipeline makes of the instructions."""
     coded = frozen_models()
     pool = draw_micro_unpaired(coded, 2, 5)
-    data = MicroData([pool], 0, coded.embed([""])[0], pooled=True)
+    data = micro_items([pool], 0, coded.embed([""])[0], pooled=True)
     pipeline = IcvePipeline(
         tokenizer=coded.tokenizer, text_encoder=coded.text, vae=coded.vae, scheduler=coded.scheduler,
         transformer=make_icve(ICVE_BUDGETS["smoke"]), defaults={"text_layer": -1, "max_text_tokens": 56, "window": 17,

@@ -19,9 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from opensama.training.checkpoint import PARTIAL, newest
+from opensama.training.checkpoint import PARTIAL, latest_checkpoint
+from opensama.training.config import MeshSettings
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.parallel import MeshConfig, parallelise
+from opensama.training.parallel import parallelise
+from opensama.training.stage import TrainingStage
 
 STEPS = 240
 STEPS_OF_TWO = 160
@@ -38,12 +40,11 @@ class Net(nn.Module):
         return self.blocks[0](self.first(x).relu())
 
 
-class Noisy:
+class Noisy(TrainingStage):
     """Draws on torch's own random state, each process on its own, so that a resumed run must have that back too."""
 
-    name = "noisy"
-
     def __init__(self, rank: int = 0, world: int = 1) -> None:
+        super().__init__("noisy")
         torch.manual_seed(0)
         self.model, self.rank, self.world = Net(), rank, world
         torch.manual_seed(rank)
@@ -59,7 +60,7 @@ class Noisy:
 
 def config(save_every: float, steps: int = STEPS) -> LoopConfig:
     return LoopConfig(
-        steps=steps, lr=0.01, muon=0.01, accumulate=2, spike_norm=1.2, spike_after=5, save_every=save_every
+        steps=steps, lr=0.01, muon=0.01, accumulate=2, skip_norm=1.2, spike_after=5, save_every=save_every
     )
 
 
@@ -72,7 +73,7 @@ def train_of_two(folder: Path, save_every: float, store: Path, rank: int) -> Non
     files = dist.FileStore(str(store), 2)
     dist.init_process_group("cpu:gloo", store=files, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=1))
     stage = Noisy(rank, 2)
-    parallelise(stage.model, MeshConfig(shard=2, compute="float32"))
+    parallelise(stage.model, MeshSettings(shard=2, checkpointing="none"), "float32")
     trainer = Trainer(stage, config(save_every, STEPS_OF_TWO), folder, lambda _: None)
     if rank == 0:
         print("from", trainer.progress.step, flush=True)
@@ -114,9 +115,9 @@ def kill_one(folder: Path, seed: int) -> None:
     """Each run comes further than the one before, by one step and a moment, so none ends before it is killed."""
     moments = random.Random(seed)
     for time_to_kill in range(10):
-        before = newest(folder / "noisy")
+        before = latest_checkpoint(folder / "noisy")
         number = child(folder)
-        while newest(folder / "noisy") == before:
+        while latest_checkpoint(folder / "noisy") == before:
             go_on(number)
         time.sleep(moments.uniform(0.0, 0.02))
         while time_to_kill % 2 and not half_written(folder):  # every second kill comes while a checkpoint is written
@@ -141,8 +142,8 @@ def kill_two(folder: Path, seed: int) -> None:
     moments = random.Random(seed)
     for run, first in enumerate([(0, 1), (1,), (0, 1), (0,)]):
         numbers = both(folder, run)
-        before = newest(folder / "noisy")
-        while newest(folder / "noisy") == before:  # it comes further each time
+        before = latest_checkpoint(folder / "noisy")
+        while latest_checkpoint(folder / "noisy") == before:  # it comes further each time
             time.sleep(0.001)
         time.sleep(moments.uniform(0.0, 0.05))
         if run > 1:
@@ -153,7 +154,7 @@ def kill_two(folder: Path, seed: int) -> None:
             time.sleep(moments.uniform(0.0, 0.1))
             os.kill(numbers[1 - first[0]], signal.SIGKILL)
         ends = [how(os.waitpid(number, 0)[1]) for number in numbers]
-        path = newest(folder / "noisy")
+        path = latest_checkpoint(folder / "noisy")
         state = "writing" if half_written(folder) else "between"
         print(*ends, state, path and path.name, sep="; ", flush=True)
     for where, save_every in ((folder, 0.0), (folder.with_name("whole"), 1e9)):

@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from opensama.training.checkpoint import checkpoints, differences, load, newest, read_state, save
+from opensama.training.checkpoint import (
+    differences,
+    latest_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.values import UserError
 from tests.training.killed import STEPS, STEPS_OF_TWO, train
@@ -82,53 +89,34 @@ def test_two_processes_killed_four_times_end_with_the_bits_of_an_unbroken_run(tm
 
 def test_what_is_saved_is_loaded_and_the_last_are_kept(tmp_path):
     for step in (1, 2, 30):
-        path = save(tmp_path, step, tensors(float(step)), {"step": step}, keep=2)
-    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000002", "step-00000030"]
-    assert newest(tmp_path) == path
+        path = save_checkpoint(tmp_path, step, tensors(float(step)), {"step": step}, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000002", "step-00000030"]
+    assert latest_checkpoint(tmp_path) == path
     found = {name: torch.zeros_like(t) for name, t in tensors().items()}
-    load(path, found)
+    load_checkpoint(path, found)
     torch.testing.assert_close(found, tensors(30.0), rtol=0, atol=0)
 
 
 def test_a_half_written_one_is_never_picked_up_and_goes_away(tmp_path):
-    whole = save(tmp_path, 1, tensors(), {"step": 1})
+    whole = save_checkpoint(tmp_path, 1, tensors(), {"step": 1})
     half = tmp_path / "step-00000002.partial"
     shutil.copytree(whole, half)
-    assert newest(tmp_path) == whole
-    save(tmp_path, 3, tensors(), {"step": 3})
+    assert latest_checkpoint(tmp_path) == whole
+    save_checkpoint(tmp_path, 3, tensors(), {"step": 3})
     assert not half.exists()
-
-
-def test_a_folder_of_before_checkpoints_had_their_own_is_gone_on_with(tmp_path):
-    old = Trainer(Line(), config(3), tmp_path, quiet)
-    old.run()
-    stage = tmp_path / "line"
-    (last,) = checkpoints(stage)
-    weights = load_file(last / "weights.safetensors")
-    before = {name: t for name, t in weights.items() if not name.endswith(".step")}
-    shutil.rmtree(last)
-    from safetensors.torch import save_file
-
-    save_file(before, stage / "weights.safetensors")
-    again = Trainer(Line(), config(6), tmp_path, quiet)
-    assert again.progress.step == 3
-    assert {float(state["step"]) for o in again.optimizers for state in o.state.values()} == {3.0}
-    again.run()
-    assert not (stage / "weights.safetensors").exists()
-    assert Trainer(Line(), config(6), tmp_path, quiet).finished
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
     large = {"a": torch.zeros(1_000_000)}
-    whole = save(tmp_path, 1, large, {"step": 1})
+    whole = save_checkpoint(tmp_path, 1, large, {"step": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"step 2 could not be written .* needs 0.004 GB, .* are free"):
-            save(tmp_path, 2, large, {"step": 2})
+            save_checkpoint(tmp_path, 2, large, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert newest(tmp_path) == whole
+    assert latest_checkpoint(tmp_path) == whole
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
@@ -169,7 +157,7 @@ def test_another_models_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("file", ["state.json", "weights.safetensors"])
 def test_a_damaged_checkpoint_is_named(tmp_path, file):
     Trainer(Line(), config(1), tmp_path, quiet).run()
-    path = newest(tmp_path / "line")
+    path = latest_checkpoint(tmp_path / "line")
     (path / file).write_bytes((path / file).read_bytes()[:20])
     with pytest.raises(UserError, match="step-00000001 is damaged"):
         Trainer(Line(), config(2), tmp_path, quiet)
@@ -177,7 +165,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, file):
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '"step"'])
 def test_a_state_that_says_nothing_is_named(tmp_path, text):
-    path = save(tmp_path, 1, tensors(), {"step": 1})
+    path = save_checkpoint(tmp_path, 1, tensors(), {"step": 1})
     (path / "state.json").write_text(text)
     with pytest.raises(UserError, match="step-00000001 is damaged"):
         read_state(path)
@@ -185,10 +173,10 @@ def test_a_state_that_says_nothing_is_named(tmp_path, text):
 
 def test_a_checkpoint_that_was_not_copied_whole_is_named(tmp_path):
     """A shard that is not there would leave its part of the weights as they were, without a word."""
-    path = save(tmp_path, 1, tensors(), {"step": 1})
+    path = save_checkpoint(tmp_path, 1, tensors(), {"step": 1})
     (path / "own-0.safetensors").unlink()
     with pytest.raises(UserError, match=r"step-00000001 is damaged \(own-0.safetensors is missing\): remove it"):
-        load(path, tensors())
+        load_checkpoint(path, tensors())
 
 
 @given(

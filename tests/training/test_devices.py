@@ -26,17 +26,20 @@ from opensama.pipeline.windows import WindowPlan
 from opensama.recipes import icve, sama
 from opensama.recipes.tiny import ICVE_SMOKE, SMOKE
 from opensama.training.autoencoder import AutoencoderStage
-from opensama.training.checkpoint import newest
-from opensama.training.config import EditConfig, IcveConfig, SamaConfig, TinyConfig
-from opensama.training.devices import machine, own_device, stage_device
+from opensama.training.checkpoint import latest_checkpoint
+from opensama.training.config import EditConfig, IcveConfig, MeshSettings, SamaConfig
+from opensama.training.dataset import open_data
+from opensama.training.devices import describe_machine, own_device, stage_device
+from opensama.training.edit_stage import EditStage
+from opensama.training.embedded_config import TinyConfig
+from opensama.training.frozen import make_encoders, make_vae
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.parallel import MeshConfig, parallelise
+from opensama.training.parallel import parallelise
 from opensama.training.preview import Preview
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
-from opensama.training.sources import Items, Stream
-from opensama.training.stages import EditStage
-from opensama.training.start import make_encoders, make_vae, open_data
+from opensama.training.sources import ItemSource, PoolStream
+from opensama.training.stage import TrainingStage
 from opensama.training.text import make_text_encoder, train_tokenizer
 from opensama.training.tiny import drawn_stage
 from opensama.values import UserError
@@ -135,7 +138,7 @@ def descend(stage, index: int) -> None:
 def test_a_stage_of_every_recipe(name, settings, encoded):
     config = settings(name)
     transformer = nn.Module.to(make_transformer(config), META)
-    items = Items(encoded(config), config, device="meta")
+    items = ItemSource(encoded(config), config, device="meta")
     stage = EditStage.of(name, transformer, items, importance=torch.ones(4, device="meta"))
     assert stage_device(stage) == META
     for index in {0, stage.passes - 1}:
@@ -148,7 +151,9 @@ def test_a_stage_of_every_recipe(name, settings, encoded):
 def test_encoding_and_a_preview(name, settings, encoded):
     config = settings(name, preview_every=1)
     data = encoded(config)
-    preview = Preview(on_meta(make_transformer(config)), make_vae(config, META), data, config, count=1, steps=2)
+    vae = make_vae(config.family, config.model.base, META)
+    how = {"shift": config.loss.shift, "condition_kwargs": config.model.condition_kwargs}
+    preview = Preview(on_meta(make_transformer(config)), vae, data, **how, count=1, steps=2)
     assert preview.samples
     for _, sample in preview.samples:
         sides = preview.sides({key: x[None].to(META).float() for key, x in sample.items()})
@@ -229,7 +234,7 @@ def embedded_transformer(config: TinyConfig) -> nn.Module:
 def test_the_embedded_models_editing(config: TinyConfig, tokenizer):
     config = config.model_copy(update={"text_width": 32})
     text = on_meta(make_text_encoder(tokenizer, 32, 1)).requires_grad_(config.family == "sama")
-    streams = [Stream(drawn_pool(frames, config.family), 2, 1.0) for frames in (1, 17)]
+    streams = [PoolStream(drawn_pool(frames, config.family), 2, 1.0) for frames in (1, 17)]
     stage = drawn_stage(
         "videos", on_meta(embedded_transformer(config)), text, tokenizer, streams,
         importance=torch.ones(192),
@@ -242,12 +247,11 @@ def test_the_embedded_models_editing(config: TinyConfig, tokenizer):
 # --- what the trainer says
 
 
-class Pair:
+class Pair(TrainingStage):
     """Two modules, and a batch."""
 
-    name = "pair"
-
     def __init__(self, where: str = "cpu", batch: str = "cpu", frozen: str = "cpu"):
+        super().__init__("pair")
         self.left, self.right = nn.Linear(2, 2), nn.Linear(2, 1, device=where)
         self.judge = nn.Linear(1, 1, device=frozen).requires_grad_(False)
         self.place = batch
@@ -281,13 +285,14 @@ def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path):
     Trainer(Pair(), LoopConfig(steps=1, decay=0), tmp_path, said.append).run()
     Trainer(Pair(), LoopConfig(steps=2, decay=0), tmp_path, said.append).run()
     assert not any("bits" in line for line in said)
-    file = newest(tmp_path / "pair") / "state.json"
+    file = latest_checkpoint(tmp_path / "pair") / "state.json"
     state = json.loads(file.read_text())
-    assert state["machine"] == machine(CPU)
+    assert state["machine"] == describe_machine(CPU)
     file.write_text(json.dumps(state | {"machine": "NVIDIA H200 in bfloat16"}))
     Trainer(Pair(), LoopConfig(steps=3, decay=0), tmp_path, said.append).run()
     (line,) = (line for line in said if "bits" in line)
-    assert line.startswith(f"pair: begun on NVIDIA H200 in bfloat16, goes on on {machine(CPU)}: its bits may differ")
+    here = describe_machine(CPU)
+    assert line.startswith(f"pair: begun on NVIDIA H200 in bfloat16, goes on on {here}: its bits may differ")
 
 
 @pytest.mark.slow
@@ -295,12 +300,11 @@ def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path):
 def test_many_lengths_are_compiled_a_few_times_and_the_row_says_how_often(tmp_path):
     """By the compiler's front end alone, which decides how often; `eager` stands for what compiles the graphs."""
 
-    class Buckets:
-        name = "buckets"
-
+    class Buckets(TrainingStage):
         def __init__(self):
+            super().__init__("buckets")
             torch.manual_seed(0)
-            self.model = parallelise(SamaTransformer3DModel(**SIZES), MeshConfig(compile=True))
+            self.model = parallelise(SamaTransformer3DModel(**SIZES), MeshSettings(compile=True, checkpointing="none"))
 
         def modules(self):
             return {"model": self.model}

@@ -7,8 +7,8 @@ import random
 import torch
 
 from opensama.models.registry import TINY, unknown_words
+from opensama.training.drawing import FILMED, DrawSettings, draw_core, draw_plan
 from opensama.training.footage import compressed, footage, styled_footage
-from opensama.training.pool import FILMED, draw_core, draw_plan
 from opensama.world import STYLES, apply_style
 
 CPU = torch.device("cpu")
@@ -48,19 +48,19 @@ def test_the_answer_is_the_style_of_the_source():
 
 def test_they_stand_among_the_cores_edits_each_at_its_name():
     names = [f"x-{i}" for i in range(40)]
-    drawn = draw_core(names, "train", 1, 32, 32, CPU)
+    drawn = draw_core(names, DrawSettings(height=32, width=32))
     filmed = [i for i, name in enumerate(names) if drawn.texts[i] != draw_plan(name, "train", "core").instruction]
     assert 0 < len(filmed) < 4 * FILMED * len(names)
     source, _, _, texts, _ = styled_footage([names[i] for i in filmed], "train", 1, 32, 32)
     assert [drawn.texts[i] for i in filmed] == texts
     torch.testing.assert_close(drawn.pictures.source[filmed], source)
     (still,) = [i for i in (0, 1) if i not in filmed][:1]
-    alone = draw_core([names[still]], "train", 1, 32, 32, CPU)
+    alone = draw_core([names[still]], DrawSettings(height=32, width=32))
     torch.testing.assert_close(drawn.pictures.target[still], alone.pictures.target[0])
     assert drawn.captions[still] == alone.captions[0]
 
 
 def test_a_lot_of_films_alone_is_drawn_too():
     (name,) = [f"y-{i}" for i in range(200) if random.Random(f"filmed/y-{i}").random() < FILMED][:1]
-    assert draw_core([name], "train", 1, 32, 32, CPU).captions[0].startswith("In ")
-    assert draw_core([name], "train", 1, 32, 32, CPU).pictures.source.shape == (1, 1, 3, 32, 32)
+    assert draw_core([name], DrawSettings(height=32, width=32)).captions[0].startswith("In ")
+    assert draw_core([name], DrawSettings(height=32, width=32)).pictures.source.shape == (1, 1, 3, 32, 32)

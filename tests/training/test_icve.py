@@ -20,19 +20,19 @@ from opensama.apps.cli import main as opensama
 from opensama.media.video_io import read_video, write_video
 from opensama.models.convert import load_released
 from opensama.models.costs import forward_flops, training_flops
-from opensama.models.families import FAMILIES
-from opensama.models.families.icve import IcveSizes, condition
+from opensama.models.families import MODEL_FAMILIES
+from opensama.models.families.icve import IcveSizes, _condition
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.lora import add_lora, save_comfy, save_diffusers
 from opensama.models.registry import TINY_ICVE, find
 from opensama.pipeline.icve import IcvePipeline
 from opensama.recipes.icve import RECIPES
 from opensama.training.config import IcveConfig
+from opensama.training.dataset import open_data
+from opensama.training.edit_stage import EditStage, with_noise
 from opensama.training.loading import make_transformer
-from opensama.training.runs import encode_data, plan_editor
-from opensama.training.sources import Items
-from opensama.training.stages import EditStage, noised
-from opensama.training.start import open_data
+from opensama.training.sources import ItemSource
+from opensama.training.train_editor import encode_data, plan_editor
 from opensama.values import Video
 from opensama.world import to_uint8
 from opensama.world.unpaired import plan_unpaired, render_unpaired
@@ -66,7 +66,7 @@ def settings(hunyuan, pairs) -> IcveConfig:
 
 def stage_of(config: IcveConfig) -> EditStage:
     data, _ = open_data(config, CPU, ignore)
-    return EditStage.of("pretrain", make_transformer(config), Items(data, config))
+    return EditStage.of("pretrain", make_transformer(config), ItemSource(data, config))
 
 
 def test_hunyuan_video_is_the_beginning(settings, hunyuan):
@@ -91,12 +91,12 @@ def test_the_source_is_clean_and_kept_and_only_text_is_dropped(settings):
     stage = stage_of(settings)
     x = stage.batch(0)
     assert x["pooled"].shape == (2, 16)
-    asked = condition(noised(x), **settings.model.asked)
+    asked = _condition(with_noise(x), **settings.model.condition_kwargs)
     assert torch.equal(asked["source_hidden_states"], x["source"])
     assert not torch.allclose(asked["hidden_states"], x["target"])
     assert asked["guidance"].tolist() == [1000.0, 1000.0]
     assert torch.equal(asked["timestep"], 1000 * x["sigma"])
-    lengths = {len(row["text"]) for row in map(stage.source.data.__getitem__, range(3))}
+    lengths = {len(row["text"]) for row in map(stage.loader.source.data.__getitem__, range(3))}
     assert len(lengths) > 1, "texts of several lengths"
     masks = [stage.batch(i).get("text_mask") for i in range(8)]
     assert any(mask is not None and not mask.all() for mask in masks)
@@ -104,7 +104,7 @@ def test_the_source_is_clean_and_kept_and_only_text_is_dropped(settings):
     settings.data.text_dropout = 1.0
     dropped = stage_of(settings).batch(0)
     assert torch.equal(dropped["source"], x["source"])
-    nothing = stage.source.data.nothing
+    nothing = stage.loader.source.data.nothing
     assert torch.equal(dropped["text"], nothing["text"].expand(2, -1, -1))
     assert torch.equal(dropped["pooled"], nothing["pooled"].expand(2, -1))
 
@@ -114,7 +114,7 @@ def test_padding_does_not_count(settings):
     stage = stage_of(settings)
     settings = settings.model_copy(deep=True)
     settings.mesh.compile = True
-    padded = EditStage.of("padded", stage.transformer, Items(stage.source.data, settings))
+    padded = EditStage.of("padded", stage.transformer, ItemSource(stage.loader.source.data, settings))
     a, b = stage.batch(0), padded.batch(0)
     assert a["text"].shape[1] < b["text"].shape[1] == 12
     torch.testing.assert_close(stage.step(0)["loss"], padded.step(0)["loss"], rtol=1e-5, atol=1e-6)
@@ -125,7 +125,7 @@ def test_two_steps_and_one_batch_is_learnt(settings, tmp_path):
     stage = stage_of(settings)
     assert not encode_data(settings, tmp_path / "latents", device="cpu", say=ignore)
     settings.data.latents = tmp_path / "latents"
-    cached = EditStage.of("cached", stage.transformer, Items(open_data(settings, CPU, ignore)[0], settings))
+    cached = EditStage.of("cached", stage.transformer, ItemSource(open_data(settings, CPU, ignore)[0], settings))
     assert torch.equal(stage.step(0)["loss"], cached.step(0)["loss"])
     optimizer = torch.optim.Adam(stage.transformer.parameters(), lr=1e-2)
     history = []
@@ -200,7 +200,7 @@ def answer(model: Any) -> torch.Tensor:
         return model(x, torch.tensor([500.0]), words, source, None, pooled).sample
 
 
-@pytest.mark.parametrize("targets", [FAMILIES["icve"].lora_targets, ("to_q", "proj_mlp")])
+@pytest.mark.parametrize("targets", [MODEL_FAMILIES["icve"].lora_targets, ("to_q", "proj_mlp")])
 def test_low_rank_files_carry_what_was_trained(settings, tmp_path, targets):
     """diffusers' file, and ComfyUI's, applied by hand to the released names: q, k, v share one tensor there."""
     plain = make_transformer(settings).eval()
@@ -219,7 +219,7 @@ def test_low_rank_files_carry_what_was_trained(settings, tmp_path, targets):
     torch.testing.assert_close(answer(pipe.transformer), expected, atol=1e-5, rtol=1e-4)
 
     tensors = load_file(save_comfy(model, tmp_path / "comfyui.safetensors"))
-    row, patched = FAMILIES["icve"], copy.deepcopy(plain)
+    row, patched = MODEL_FAMILIES["icve"], copy.deepcopy(plain)
     state = patched.state_dict()
     layout = row.layout({name: tuple(tensor.shape) for name, tensor in state.items()})
     used = set()

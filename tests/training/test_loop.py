@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from opensama.training.ema import Average
-from opensama.training.loop import LoopConfig, Trainer, rate
-from opensama.training.monitor import read_rows, throughput
-from opensama.training.optim import Spikes
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.monitor import read_metrics, throughput
+from opensama.training.optim import SpikeFilter, learning_rate_factor
+from opensama.training.stage import TrainingStage
 from opensama.values import UserError
 
 
-class Line:
+class Line(TrainingStage):
     """Fits y = 3 x; data is a function of the step."""
 
-    name = "line"
-
     def __init__(self):
+        super().__init__("line")
         torch.manual_seed(0)
         self.model = nn.Linear(1, 1)
         self.seen: list[int] = []
@@ -187,7 +187,7 @@ def test_spikes_are_left_out_and_counted(tmp_path):
     progress = Trainer(Spiky(), settings, tmp_path, lines.append).run()
     assert progress.history[-1]["spikes"] == 1
     assert "spikes 1" in lines[-1]
-    spikes = Spikes(None, 3.0, after=2, window=5)
+    spikes = SpikeFilter(None, 3.0, after=2, window=5)
     assert [spikes(i, {"loss": 0.0, "norm": n}) for i, n in enumerate([9, 1, 1, 4, 1, 10])] == [0, 0, 0, 1, 0, 1]
     assert not any([spikes(9, {"loss": 0.0, "norm": 10.0}) for _ in range(9)][4:]), "what lasts is no spike"
 
@@ -227,13 +227,13 @@ def test_tokens_a_second_are_on_the_line(tmp_path):
 def test_rows_are_kept_and_those_trained_anew_are_dropped(tmp_path):
     settings = replace(config(4), log_every=-1)
     Trainer(Line(), settings, tmp_path, quiet).run()
-    rows = read_rows(tmp_path / "line" / "metrics.jsonl")
+    rows = read_metrics(tmp_path / "line" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     with (tmp_path / "line" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 1}\n{"step": 6, "lo')
     progress = Trainer(Line(), replace(settings, steps=6), tmp_path, quiet).run()
     assert [row["step"] for row in progress.history] == [1, 2, 3, 4, 5, 6]
-    assert read_rows(tmp_path / "line" / "metrics.jsonl") == progress.history
+    assert read_metrics(tmp_path / "line" / "metrics.jsonl") == progress.history
     assert json.loads((tmp_path / "line" / "state.json").read_text())["history"] == progress.history
 
 
@@ -296,8 +296,8 @@ def test_the_budget_is_wall_clock_time(tmp_path, monkeypatch):
 
 
 def test_the_rate_rises_holds_and_falls():
-    assert rate(0.01, 0.5) == pytest.approx(0.5)
-    assert rate(0.3, 0.5) == 1
-    assert rate(0.75, 0.5) == pytest.approx(0.5)
-    assert rate(1.0, 0.5) == 0
-    assert rate(0.5, 0.0) == 1
+    assert learning_rate_factor(0.01, 0.5) == pytest.approx(0.5)
+    assert learning_rate_factor(0.3, 0.5) == 1
+    assert learning_rate_factor(0.75, 0.5) == pytest.approx(0.5)
+    assert learning_rate_factor(1.0, 0.5) == 0
+    assert learning_rate_factor(0.5, 0.0) == 1

@@ -26,16 +26,17 @@ from opensama.reproduction import sama as small_sama
 from opensama.reproduction.arms import PRIOR, SAMA, SAMA_BUDGETS
 from opensama.reproduction.data import POOLS, UNPAIRED, read_pool
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
-from opensama.training.config import EditConfig, StageConfig
+from opensama.training.config import EditConfig
+from opensama.training.dataset import open_data
+from opensama.training.edit_stage import EditStage
+from opensama.training.embedded_config import StageConfig
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.runs import loop_config
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
-from opensama.training.sources import Items
-from opensama.training.stages import EditStage
-from opensama.training.start import open_data
+from opensama.training.sources import ItemSource
 from opensama.training.text import make_text_encoder, train_tokenizer
 from opensama.training.tiny import train_tiny
+from opensama.training.train_editor import loop_config
 from opensama.world import plan_edit
 from tests.data.making import save_base, save_manifest, tiny_settings
 from tests.training.icve_making import icve_settings, save_icve_base
@@ -133,7 +134,7 @@ def embedded_icve(folder: Path) -> None:
 def first_steps(name: str, config: EditConfig, folder: Path, most: int = 3) -> None:
     """A run's first steps, without checkpoints and export."""
     data, _ = open_data(config, torch.device("cpu"), quiet)
-    items = Items(data, config)
+    items = ItemSource(data, config)
     stage = EditStage.of(name, make_transformer(config), items)
     trainer = Trainer(stage, loop_config(config, items.passes, items.epoch), folder, quiet)
     for _ in range(most):

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from opensama.training.loop import Trainer
-from opensama.training.monitor import Monitor, check_trackers, read_rows
+from opensama.training.monitor import Monitor, check_trackers, read_metrics
 from opensama.values import UserError
 from tests.training.test_loop import Line, config, quiet
 
@@ -24,9 +24,9 @@ def test_a_row_that_finds_no_room_is_written_with_the_next(tmp_path):
         monitor.log({"step": 2, "loss": 0.25})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}], "no row is half there"
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}], "no row is half there"
     monitor.log({"step": 3, "loss": 0.125})
-    assert read_rows(tmp_path / "metrics.jsonl") == monitor.history
+    assert read_metrics(tmp_path / "metrics.jsonl") == monitor.history
     assert [row["step"] for row in monitor.history] == [1, 2, 3]
 
 

@@ -16,27 +16,28 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.training.checkpoint import contents, newest
+from opensama.training.checkpoint import latest_checkpoint, read_tensor_infos
+from opensama.training.config import MeshSettings
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.parallel import MeshConfig, lay_out, parallelise
+from opensama.training.parallel import lay_out, parallelise
+from opensama.training.stage import TrainingStage
 from opensama.values import UserError
 from tests.models.sizes import SIZES
 from tests.ranks import in_ranks
 
 MESHES = {
-    "data": MeshConfig(replicate=2, compute="float32"),
-    "sharded": MeshConfig(shard=2, compute="float32", checkpointing="full"),
-    "context": MeshConfig(context=2, compute="float32", checkpointing="selective"),
+    "data": MeshSettings(replicate=2, checkpointing="none"),
+    "sharded": MeshSettings(shard=2, checkpointing="full"),
+    "context": MeshSettings(context=2, checkpointing="selective"),
 }
 STEPS = 3
 
 
-class Flow:
+class Flow(TrainingStage):
     """Two samples a step, shared by all that read data; 21 joint tokens, which two processes share unevenly."""
 
-    name = "flow"
-
     def __init__(self, rank: int = 0, world: int = 1):
+        super().__init__("flow")
         torch.manual_seed(0)
         self.model = SamaTransformer3DModel(**SIZES)
         self.rank, self.world = rank, world
@@ -98,7 +99,7 @@ def one_of_two(rank: int, folder: str) -> None:
     for name, mesh in MESHES.items():
         layout = lay_out(mesh)
         stage = Flow(layout.data_rank, layout.data_world)
-        parallelise(stage.model, mesh)
+        parallelise(stage.model, mesh, "float32")
         with Collectives() as calls:
             found = gradients(stage)
         history = train(stage, Path(folder) / name, context=mesh.context)
@@ -106,10 +107,10 @@ def one_of_two(rank: int, folder: str) -> None:
     out["local"] = sum(p.to_local().numel() for p in stage.model.parameters())
     for name in ("sharded", "alone"):  # a checkpoint of two processes, and one of a single one, are gone on with
         stage = Flow(rank, 2)
-        parallelise(stage.model, MESHES["sharded"])
+        parallelise(stage.model, MESHES["sharded"], "float32")
         out[f"resumed {name}"] = {"history": train(stage, Path(folder) / name, STEPS + 1)}
     stage = Flow()
-    parallelise(stage.model, MeshConfig(context=2, checkpointing="selective"))
+    parallelise(stage.model, MeshSettings(context=2, checkpointing="selective"))
     kinds = []
     stage.model.blocks[0].register_forward_pre_hook(lambda _, x: kinds.append([str(t.dtype) for t in (x[0], x[3][0])]))
     with torch.autocast("cpu", torch.bfloat16):
@@ -118,9 +119,9 @@ def one_of_two(rank: int, folder: str) -> None:
     grads = {str(p.grad.dtype) for p in stage.model.parameters()}
     out["bfloat16"] = {"loss": loss.item(), "tokens, rotary": kinds[0], "gradients": list(grads)}
     with pytest.raises(UserError, match=r"mesh of 3 x 2 processes .* the 2 that run: start 6"):
-        lay_out(MeshConfig(replicate=3, shard=2))
+        lay_out(MeshSettings(replicate=3, shard=2, checkpointing="none"))
     with pytest.raises(UserError, match="do not divide by 4"):
-        lay_out(MeshConfig(context=4))
+        lay_out(MeshSettings(context=4, checkpointing="none"))
     with pytest.raises(ValueError, match="parallelise the stage's modules first"):
         Trainer(Flow(), config(1), Path(folder) / "plain", lambda _: None)
     torch.save(out, f"{folder}/{rank}.pt")
@@ -158,10 +159,10 @@ def compare(folder: Path) -> None:
         torch.testing.assert_close(got[name]["history"], history[:STEPS], rtol=1e-5, atol=1e-5)
     for name in ("resumed sharded", "resumed alone"):
         torch.testing.assert_close(got[name]["history"], history, rtol=1e-5, atol=1e-5)
-    path = newest(folder / "context" / "flow")
+    path = latest_checkpoint(folder / "context" / "flow")
     assert path is not None
     assert len(list(path.glob("shard-*.safetensors"))) == 2
-    assert "model.blocks.0.attn1.to_q.weight" in contents(path)
+    assert "model.blocks.0.attn1.to_q.weight" in read_tensor_infos(path)
     one = train(Flow(), folder / "context", STEPS + 1)  # what two processes wrote, one goes on with
     torch.testing.assert_close(one, history, rtol=1e-5, atol=1e-5)
 
@@ -177,7 +178,7 @@ def sharded_in_bfloat16(rank: int, folder: str) -> None:
             if p.ndim == 1 or "table" in name:
                 torch.nn.init.uniform_(p.data, 0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
         wanted = {name: p.detach().clone() for name, p in stage.model.named_parameters()}
-        parallelise(stage.model, MeshConfig(shard=2, checkpointing=how, compute="bfloat16"))
+        parallelise(stage.model, MeshSettings(shard=2, checkpointing=how))
         found: dict[str, Tensor] = {}
 
         def look(module: nn.Module, _: object, name: str, found: dict[str, Tensor] = found) -> None:
@@ -220,15 +221,22 @@ def test_what_is_small_is_gathered_in_float32(tmp_path):
 
 
 def test_one_process_is_no_mesh_and_recomputes_the_same():
-    assert lay_out(MeshConfig()) == (torch.device("cpu"), None, None, 0, 1)
+    assert lay_out(MeshSettings()) == (torch.device("cpu"), None, None, 0, 1)
     wanted = gradients(Flow())
     for how in ("full", "selective"):
         stage = Flow()
-        parallelise(stage.model, MeshConfig(checkpointing=how, compute="float32"))
+        parallelise(stage.model, MeshSettings(checkpointing=how), "float32")
         torch.testing.assert_close(gradients(stage), wanted)
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(shard=8), MeshConfig(replicate=2), MeshConfig(context=2)])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshSettings(shard=8, checkpointing="none"),
+        MeshSettings(replicate=2, checkpointing="none"),
+        MeshSettings(context=2, checkpointing="none"),
+    ],
+)
 def test_a_mesh_that_does_not_fit_is_told(mesh):
     assert "WORLD_SIZE" not in os.environ
     with pytest.raises(UserError, match=r"(does not fit the 1|but 1 do not divide)"):

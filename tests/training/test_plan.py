@@ -14,9 +14,10 @@ from opensama.models.costs import forward_flops, training_flops
 from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
+from opensama.training.frozen import make_encoders
+from opensama.training.loading import full_config, sizes_of
 from opensama.training.plan import Plan, frozen_memory, make_plan, nominal_shapes
-from opensama.training.runs import plan_editor
-from opensama.training.start import full_config, make_encoders, sizes_of
+from opensama.training.train_editor import plan_editor
 from opensama.values import UserError
 from tests.models.sizes import SIZES
 
@@ -67,7 +68,7 @@ def test_models_beside_the_transformer_are_in_the_printed_figures():
     assert (rows["text encoder"], rows["autoencoder"], rows["image encoder"]) == ("11.4 GB", "0.5 GB", "1.7 GB")
     assert rows["while it loads"] == "20.8 GB a GPU, 11 GB of host memory a process"
     # of a batch of two pairs of 81 frames, which two processes share, one each; three of them, in float32
-    width, height, *_ = nominal_shapes(STAGE_0)[1]
+    width, height, *_ = nominal_shapes(STAGE_0.data)[1]
     assert rows["host memory"] == f"{3 * 2 * 81 * width * height * 12 / 1e9:.1f} GB a process for pixels read ahead"
     cached = STAGE_0.model_copy(deep=True)
     cached.data.latents, cached.preview_every = Path("latents"), 500
@@ -134,7 +135,7 @@ def test_what_does_not_divide_is_said():
 def test_data_without_videos_is_said():
     model = full_config(sizes_of(STAGE_0))
     with pytest.raises(UserError, match=r"no videos.*data.videos=0"):
-        make_plan(STAGE_0, model, nominal_shapes(STAGE_0)[:1])
+        make_plan(STAGE_0, model, nominal_shapes(STAGE_0.data)[:1])
 
 
 def test_what_a_block_keeps_for_its_backward_pass():

@@ -10,14 +10,14 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from opensama.models.families.sama import condition
+from opensama.models.families.sama import _condition
 from opensama.training.config import SamaConfig
+from opensama.training.dataset import open_data
+from opensama.training.edit_stage import EditStage, with_noise
 from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.runs import encode_data
-from opensama.training.sources import Items
-from opensama.training.stages import EditStage, noised
-from opensama.training.start import open_data
+from opensama.training.sources import ItemSource
+from opensama.training.train_editor import encode_data
 from opensama.values import UserError
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def ignore(*_: object) -> None:
 
 def stage_of(config: SamaConfig, **changes: object) -> EditStage:
     data, _ = open_data(config, CPU, ignore)
-    return EditStage.of("stage0", make_transformer(config), Items(data, config, **changes))  # type: ignore[arg-type]
+    return EditStage.of("stage0", make_transformer(config), ItemSource(data, config, **changes))  # type: ignore[arg-type]
 
 
 def test_a_zero_type_embedding_reproduces_the_base(config, base):
@@ -80,23 +80,23 @@ def test_a_pass_sees_the_same_batch_whatever_the_threads(config, tmp_path, worke
         config.data.latents = latents
         stage = stage_of(config)
         seen = seen_by(stage)
-        if stage.source.live is not None:
+        if stage.loader.source.live is not None:
             threads = set()
-            video = stage.source.live.encoders.video
+            video = stage.loader.source.live.encoders.video
 
             def noting(pixels: torch.Tensor, video=video, threads=threads) -> torch.Tensor:
                 threads.add(threading.current_thread())
                 return video(pixels)
 
-            stage.source.live.encoders = replace(stage.source.live.encoders, video=noting)
+            stage.loader.source.live.encoders = replace(stage.loader.source.live.encoders, video=noting)
         for index in (0, 1, 2, 3, 4, 2, 9):
             stage.step(index)
-        if stage.source.live is not None:
+        if stage.loader.source.live is not None:
             assert threads == {threading.current_thread()}
         assert len(seen) == 7
         for index, x in zip((0, 1, 2, 3, 4, 2, 9), seen, strict=True):
             wanted = stage.batch(index)
-            asked = condition(noised(wanted))
+            asked = _condition(with_noise(wanted))
             assert all(torch.equal(x[key], asked[key]) for key in asked if asked[key] is not None), index
         stage.close()
     assert not set(threading.enumerate()) - set(before)
@@ -144,7 +144,7 @@ def test_two_steps_and_one_batch_is_learnt(config):
 def test_dropped_text_is_the_negative_prompt(config):
     config.data.text_dropout = 1.0
     stage = stage_of(config)
-    nothing = stage.source.data.nothing["text"]
+    nothing = stage.loader.source.data.nothing["text"]
     for row in stage.batch(2)["text"]:
         torch.testing.assert_close(row[: len(nothing)], nothing.float())
         assert (row[len(nothing) :] == 0).all()
@@ -158,7 +158,7 @@ def test_the_source_may_have_a_time_of_its_own_in_training_and_in_sampling(confi
     loaded = type(stage.transformer).from_pretrained(tmp_path)
     assert loaded.config["source_time"] == "zero"
     x = stage.batch(2)
-    asked = condition(noised(x))
+    asked = _condition(with_noise(x))
     assert asked["timestep"].shape == (2,)
     n = x["source"][0, 0].numel() // 4
     rest = x["target"][0, 0].numel() // 4 + x["semantic"].shape[1]

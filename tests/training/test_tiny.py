@@ -19,35 +19,33 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
-from opensama.recipes.tiny import CORE, ICVE, ICVE_SMOKE, RECIPES, SMOKE, TINY
+from opensama.recipes.tiny import CORE, ICVE, ICVE_SMOKE, LAPTOP, RECIPES, SMOKE
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
-from opensama.training.budget import Budget
-from opensama.training.checkpoint import newest
-from opensama.training.config import StageConfig, TinyConfig
-from opensama.training.pool import (
+from opensama.training.budget import TimeBudget
+from opensama.training.checkpoint import latest_checkpoint
+from opensama.training.drawing import (
     PRETEXT,
-    Renewed,
-    Workers,
-    build_pool,
-    changed_share,
+    DrawSettings,
     draw_clips,
     draw_core,
     draw_edits,
     draw_in_turn,
     draw_plan,
     draw_unpaired,
-    stretched,
+    hold_last_frame,
 )
+from opensama.training.embedded_config import StageConfig, TinyConfig
+from opensama.training.pool import PoolEncoders, PoolWorkers, RenewedPool, build_pool
 from opensama.training.scores import HeldOut, held_out_scores
 from opensama.training.semantic_encoder import make_semantic_encoder, semantic_tokens
-from opensama.training.sources import Stream
+from opensama.training.sources import PoolStream
 from opensama.training.text import (
-    as_long_as_the_longest,
+    PromptEncoding,
     encode_text,
     make_text_encoder,
-    prompt_embeddings,
     tokenize,
     train_tokenizer,
+    trim_padding,
 )
 from opensama.training.tiny import drawn_stage, train_tiny
 from opensama.values import UserError
@@ -77,6 +75,11 @@ def parts(tokenizer):
     return vae, encoder, text, make_transformer(config)
 
 
+@pytest.fixture(scope="module")
+def encoders(tokenizer, parts):
+    return PoolEncoders(*parts[:2], tokenizer)
+
+
 def test_any_text_has_tokens_and_ends(tokenizer):
     for text in ("Make the red car blue.", "", "Zażółć gęślą jaźń 🎬"):
         ids, mask = tokenize(tokenizer, [text], 48)
@@ -99,32 +102,21 @@ def test_semantic_tokens_of_any_shape(parts):
     assert semantic_tokens(parts[1], torch.zeros(2, 3, 96, 176)).shape == (2, 17, 32)
 
 
-def test_changed_share():
-    mask = torch.zeros(1, 5, 1, 32, 32, dtype=torch.bool)
-    mask[0, 0, 0, :16, :16] = True
-    mask[0, 1:3, 0, 16:, 16:] = True
-    share = changed_share(mask)
-    assert share.shape == (1, 2, 2, 2)
-    assert share[0, 0, 0, 0] == 1
-    assert share[0, 1, 1, 1] == 0.5
-    assert share.sum() == 1.5
-
-
-def test_a_pool_is_written_once_and_read_again(tmp_path, tokenizer, parts):
-    vae, encoder, *_ = parts
+def test_a_pool_is_written_once_and_read_again(tmp_path, encoders):
     said = []
     path = tmp_path / "pools" / "five.safetensors"
-    made = build_pool(path, 6, vae, encoder, tokenizer, frames=5, size=(64, 32), say=said.append)
+    made = build_pool(path, 6, encoders, frames=5, size=(64, 32), say=said.append)
     assert made["source"].shape == made["target"].shape == (6, 192, 2, 4, 2)
     assert made["change"].shape == (6, 2, 4, 2)
     assert made["semantic"].shape == (6, 17, 32)
-    again = build_pool(path, 6, vae, encoder, tokenizer, frames=5, size=(64, 32))
+    again = build_pool(path, 6, encoders, frames=5, size=(64, 32))
     for key, value in made.items():
         torch.testing.assert_close(again[key], value)
 
 
-def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_is(tmp_path, tokenizer, parts):
-    vae, encoder, *_ = parts
+def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_is(
+    tmp_path, tokenizer, parts, encoders
+):
     drawn: list[str] = []
     interrupted: list[str] = []
 
@@ -138,28 +130,28 @@ def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_
     how = {"size": (32, 32), "batch": 2, "say": lambda _: None}
     path = tmp_path / "pool.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        build_pool(path, 8, vae, encoder, tokenizer, draw=draw, **how)
+        build_pool(path, 8, encoders, draw=draw, **how)
     assert not path.exists()
     drawn.clear()
-    whole = build_pool(path, 8, vae, encoder, tokenizer, draw=draw, **how)
+    whole = build_pool(path, 8, encoders, draw=draw, **how)
     assert drawn == [f"(32, 32)-{i}" for i in range(4, 8)]
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    torch.testing.assert_close(whole, build_pool(None, 8, vae, encoder, tokenizer, **how))
+    torch.testing.assert_close(whole, build_pool(None, 8, encoders, **how))
 
     said: list[str] = []
     late = tmp_path / "late.safetensors"
-    less = build_pool(late, 10**4, vae, encoder, tokenizer, until=0.0, **how | {"say": said.append})
+    less = build_pool(late, 10**4, encoders, until=0.0, **how | {"say": said.append})
     torch.testing.assert_close(less, {key: value[:2] for key, value in whole.items()})
     assert said == ["drawing late: 2 of 10,000, which is all that there is time for"]
-    torch.testing.assert_close(build_pool(late, 10**4, vae, encoder, tokenizer, **how), less)
+    torch.testing.assert_close(build_pool(late, 10**4, encoders, **how), less)
 
 
 def test_a_budget_is_shared_out_and_holds_over_resumptions(tmp_path):
     now = [100.0]
     shares = {"autoencoder": 1.0, "pretrain": 0.0, "images": 3.0}
 
-    def budget(minutes: float = 10) -> Budget:
-        return Budget(tmp_path / "budget.json", minutes, shares, clock=lambda: now[0])
+    def budget(minutes: float = 10) -> TimeBudget:
+        return TimeBudget(tmp_path / "budget.json", minutes, shares, clock=lambda: now[0])
 
     first = budget()
     first.begin("autoencoder")
@@ -177,7 +169,7 @@ def test_a_budget_is_shared_out_and_holds_over_resumptions(tmp_path):
     more = budget(20)
     assert more.ended == [], "with more minutes every stage goes on"
     assert more.scaled(20_000, least=2_000, a_minute=500) == 5_000, "and reads what was made once"
-    assert Budget(tmp_path / "none.json", 0, shares).pool() == inf
+    assert TimeBudget(tmp_path / "none.json", 0, shares).pool() == inf
 
 
 @pytest.mark.slow
@@ -195,10 +187,10 @@ def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd
     assert json.loads((tmp_path / "run" / "budget.json").read_text())["ended"] == ["images", "videos"]
 
 
-def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokenizer, parts):
-    vae, encoder, text, transformer = parts
-    pool = build_pool(None, 8, vae, encoder, tokenizer, frames=5, size=(32, 32))
-    stage = drawn_stage("images", transformer, text, tokenizer, [Stream(pool, 8, 1.0)], text_dropout=0.0)
+def test_editing_learns_one_batch_and_its_data_is_a_function_of_the_step(tokenizer, parts, encoders):
+    *_, text, transformer = parts
+    pool = build_pool(None, 8, encoders, frames=5, size=(32, 32))
+    stage = drawn_stage("images", transformer, text, tokenizer, [PoolStream(pool, 8, 1.0)], text_dropout=0.0)
     a, b = stage.batch(3), stage.batch(3)
     torch.testing.assert_close(a, b)
     assert not torch.equal(a["noise"], stage.batch(4)["noise"])
@@ -222,21 +214,20 @@ def test_a_renewed_pool_holds_the_newest_chunks_and_is_a_function_of_the_step():
         return {"ids": torch.arange(3) + 10 * number}
 
     with ThreadPoolExecutor(1) as threads:
-        pool = Renewed(make, steps=4, kept=2, threads=threads)
+        pool = RenewedPool(make, steps=4, kept=2, threads=threads)
         assert pool(0)["ids"].tolist() == [0, 1, 2]
         assert sorted(pool(4)["ids"].tolist()) == [0, 1, 2, 10, 11, 12]
         assert sorted(pool(11)["ids"].tolist()) == [10, 11, 12, 20, 21, 22]
-        later = Renewed(make, steps=4, kept=2, threads=threads)(11)
+        later = RenewedPool(make, steps=4, kept=2, threads=threads)(11)
         assert torch.equal(later["ids"], pool(11)["ids"])
     assert sorted(drawn) == [0, 1, 1, 2, 2, 3, 3], "each once for each of the two, and the next one beforehand"
 
 
 @pytest.mark.slow
-def test_processes_draw_what_threads_draw(tokenizer, parts):
-    vae, encoder, *_ = parts
-    workers = Workers(1, vae, encoder, tokenizer)
+def test_processes_draw_what_threads_draw(encoders):
+    workers = PoolWorkers(1, encoders)
     how = {"draw": draw_core, "size": (32, 48), "batch": 2}
-    ours, theirs = (build_pool(None, 3, vae, encoder, tokenizer, workers=w, **how) for w in (None, workers))
+    ours, theirs = (build_pool(None, 3, encoders, workers=w, **how) for w in (None, workers))
     workers.close()
     assert ours.keys() == theirs.keys()
     for key, value in ours.items():
@@ -244,12 +235,12 @@ def test_processes_draw_what_threads_draw(tokenizer, parts):
         torch.testing.assert_close(theirs[key], value)
 
 
-def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(tokenizer, parts):
-    vae, encoder, text, transformer = parts
-    pool = build_pool(None, 8, vae, encoder, tokenizer, draw=draw_core, size=(96, 96), text_tokens=40)
+def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(tokenizer, parts, encoders):
+    *_, text, transformer = parts
+    pool = build_pool(None, 8, encoders, draw=draw_core, size=(96, 96), text_tokens=40)
     captions = [draw_plan(f"(96, 96)-{i}", tier="core").caption for i in range(8)]
     ids, mask = tokenize(tokenizer, captions, 40)
-    streams = [Stream(pool, 5, 0.5, pictures=True, shift=1.0), Stream(pool, 6, 0.5, sides=(4,))]
+    streams = [PoolStream(pool, 5, 0.5, pictures=True, shift=1.0), PoolStream(pool, 6, 0.5, sides=(4,))]
     stage = drawn_stage("x", transformer, text, tokenizer, streams, text_dropout=0.0)
     batches = [stage.batch(i) for i in range(8)]
     pictures, windows = ([x for x in batches if len(x["ids"]) == n] for n in (5, 6))
@@ -267,10 +258,10 @@ def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(t
     assert all(torch.isfinite(stage.step(i)["loss"]) for i in range(8))
 
 
-def test_scores_are_errors_over_the_sources_own(tokenizer, parts):
-    vae, encoder, text, transformer = parts
+def test_scores_are_errors_over_the_sources_own(tokenizer, parts, encoders):
+    *_, text, transformer = parts
     draw = partial(draw_in_turn, tier="core")
-    pool = build_pool(None, 12, vae, encoder, tokenizer, draw=draw, split="test", size=(32, 32), text_tokens=40)
+    pool = build_pool(None, 12, encoders, draw=draw, split="test", size=(32, 32), text_tokens=40)
     families = TIERS["core"].families
     assert torch.equal(
         pool["ids"][7], tokenize(tokenizer, [plan_edit(1, "test", "add", tier="core").instruction], 40)[0][0]
@@ -279,12 +270,12 @@ def test_scores_are_errors_over_the_sources_own(tokenizer, parts):
     torch.nn.init.zeros_(copies.proj_out.weight)
     with torch.no_grad():
         copies.proj_out.bias.copy_(torch.cat((torch.zeros(192), torch.full((192,), 30.0))))  # keeps the source
-    stage = drawn_stage("x", copies, text, tokenizer, [Stream(pool, 2, 1.0)])
+    stage = drawn_stage("x", copies, text, tokenizer, [PoolStream(pool, 2, 1.0)])
     stage_tests = {"core": HeldOut(pool, families)}
     scores = held_out_scores(stage, stage_tests, 5)
     assert set(scores) == {"core", *(f"core {family}" for family in families)}
     assert all(score == pytest.approx(1, abs=0.01) for score in scores.values())
-    other = drawn_stage("x", transformer, text, tokenizer, stage.source.streams, tests=stage_tests)
+    other = drawn_stage("x", transformer, text, tokenizer, stage.loader.source.streams, tests=stage_tests)
     assert other.measure() == other.measure() != scores
 
 
@@ -294,7 +285,7 @@ NAMES = [f"clip {i}" for i in range(40)]
 @pytest.fixture(scope="module")
 def clips():
     """Each drawn clip's source, target [t 3 h w] and change, by the prompt of its task."""
-    drawn = draw_clips(NAMES, "train", 17, 32, 48, torch.device("cpu"))
+    drawn = draw_clips(NAMES, DrawSettings(frames=17, height=32, width=48))
     rows: dict[str, list] = {}
     pictures = drawn.pictures
     for text, *row in zip(drawn.texts, pictures.source, pictures.target, pictures.mask[:, :, 0], strict=True):
@@ -336,8 +327,8 @@ def test_what_each_task_does_to_a_source(clips):
 
 def test_a_short_source_stands_still_at_its_end():
     video = torch.rand(3, 5, 2, 2)
-    assert torch.equal(stretched(video, 5), video)
-    assert torch.equal(stretched(video, 9)[:, 5:], video[:, -1:].expand(-1, 4, -1, -1))
+    assert torch.equal(hold_last_frame(video, 5), video)
+    assert torch.equal(hold_last_frame(video, 9)[:, 5:], video[:, -1:].expand(-1, 4, -1, -1))
 
 
 def test_every_prompt_fits_the_embedded_model_and_leaves_room_for_words():
@@ -346,24 +337,24 @@ def test_every_prompt_fits_the_embedded_model_and_leaves_room_for_words():
         whole = (
             f"{task.prompt} A yellow giraffe and much more behind it, far more than there is room for.".strip().lower()
         )
-        ids, mask = tokenize(tokenizer, [whole], TINY.text_tokens)
+        ids, mask = tokenize(tokenizer, [whole], LAPTOP.text_tokens)
         read = tokenizer.decode(ids[0][: mask.sum() - 1]).strip()
         assert whole.startswith(read)
         assert read.startswith(f"{task.prompt} a yellow".strip().lower())
         assert ids[0, mask.sum() - 1] == tokenizer.eos_token_id
 
 
-def test_clips_make_a_pool_and_a_stream_that_is_never_cut(tokenizer, parts):
-    vae, encoder, text, transformer = parts
-    pool = build_pool(None, 6, vae, encoder, tokenizer, draw=draw_clips, frames=9, size=(32, 32), text_tokens=40)
+def test_clips_make_a_pool_and_a_stream_that_is_never_cut(tokenizer, parts, encoders):
+    *_, text, transformer = parts
+    pool = build_pool(None, 6, encoders, draw=draw_clips, frames=9, size=(32, 32), text_tokens=40)
     assert pool["source"].shape == pool["target"].shape == (6, 192, 3, 2, 2)
     assert pool["change"].shape == (6, 3, 2, 2)
     same = (pool["source"] == pool["target"]).flatten(1).all(1)
     assert not same.all()
     assert (pool["change"][same] == 0).all()
     assert pool["change"][~same].any()
-    edits = build_pool(None, 4, vae, encoder, tokenizer, frames=9, size=(32, 32), text_tokens=40)
-    streams = [Stream(edits, 2, 0.5), Stream(pool, 3, 0.5, cut=False)]
+    edits = build_pool(None, 4, encoders, frames=9, size=(32, 32), text_tokens=40)
+    streams = [PoolStream(edits, 2, 0.5), PoolStream(pool, 3, 0.5, cut=False)]
     stage = drawn_stage("videos", transformer, text, tokenizer, streams)
     shapes = {(len(x["target"]), x["target"].shape[2]) for x in map(stage.batch, range(40))}
     assert shapes == {(2, 2), (2, 3), (3, 3)}
@@ -375,7 +366,7 @@ def test_recipes_are_saved_and_read(tmp_path):
         assert TinyConfig.read(tmp_path / "config.yaml") == config
     with pytest.raises(ValueError, match="extra"):
         TinyConfig(colour="red")  # type: ignore[call-arg]
-    assert TINY.width % 64 == 0
+    assert LAPTOP.width % 64 == 0
 
 
 def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
@@ -440,9 +431,9 @@ def test_the_text_of_an_icve_is_what_its_pipeline_makes_of_it():
         **parts, transformer=make_transformer(config), scheduler=given.scheduler, defaults=EMBEDDED.defaults.to_dict()
     )
     texts = ["make it night.", "replace the red car with a small yellow flower.", ""]
-    ids, mask = tokenize(given.tokenizer, texts, 40)
+    ids, mask = trim_padding(*tokenize(given.tokenizer, texts, 40))
     ours, theirs = (
-        prompt_embeddings(given.text_encoder, *as_long_as_the_longest(ids, mask), masked=True),
+        PromptEncoding(given.text_encoder, masked=True)({"ids": ids, "mask": mask}),
         icve.encode_text(texts, 3),
     )
     torch.testing.assert_close(ours["pooled"], theirs["pooled_projections"])
@@ -481,9 +472,8 @@ def test_an_icve_is_trained_beside_the_embedded_models_frozen_parts(tmp_path):
         train_tiny(ICVE_SMOKE.model_copy(update={"text_width": 64}), tmp_path / "narrow")
 
 
-def test_unpaired_clips_make_a_pool(tokenizer, parts):
-    vae, encoder, *_ = parts
-    pool = build_pool(None, 4, vae, encoder, tokenizer, draw=draw_unpaired, frames=5, size=(64, 64), text_tokens=40)
+def test_unpaired_clips_make_a_pool(tokenizer, encoders):
+    pool = build_pool(None, 4, encoders, draw=draw_unpaired, frames=5, size=(64, 64), text_tokens=40)
     plans = [plan_unpaired(f"(64, 64)-{i}") for i in range(4)]
     assert torch.equal(pool["ids"], tokenize(tokenizer, [plan.instruction for plan in plans], 40)[0])
     assert (pool["change"].flatten(1).mean(1) > 0).all()
@@ -496,10 +486,10 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
     from opensama.world import sample_edit
 
     folder = train_tiny(SMOKE, tmp_path, say=lambda _: None)
-    before = load_file(newest(tmp_path / "videos") / "weights.safetensors")
+    before = load_file(latest_checkpoint(tmp_path / "videos") / "weights.safetensors")
     longer = SMOKE.model_copy(update={"videos": StageConfig(minutes=5, max_steps=3)})
     assert train_tiny(longer, tmp_path, say=lambda _: None) == folder
-    after = load_file(newest(tmp_path / "videos") / "weights.safetensors")
+    after = load_file(latest_checkpoint(tmp_path / "videos") / "weights.safetensors")
     assert any(not torch.equal(before[k], after[k]) for k in before)
     with pytest.raises(UserError, match="other settings"):
         train_tiny(SMOKE.model_copy(update={"width": 128}), tmp_path)
@@ -508,7 +498,7 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
     )
 
     further = train_tiny(SMOKE, tmp_path / "further", start_from=folder, say=lambda _: None)
-    weights = load_file(newest(tmp_path / "further" / "videos") / "weights.safetensors")
+    weights = load_file(latest_checkpoint(tmp_path / "further" / "videos") / "weights.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}
     same = [load_file(f / "vae" / "diffusion_pytorch_model.safetensors") for f in (folder, further)]
     torch.testing.assert_close(*same)

@@ -14,18 +14,18 @@ import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 
-from opensama.data.latents import Live
+from opensama.data.latents import LiveItems
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
-from opensama.training.config import SamaConfig
+from opensama.training.collectives import wait_for_all
+from opensama.training.config import MeshSettings, SamaConfig
+from opensama.training.dataset import open_data
+from opensama.training.edit_stage import EditStage
 from opensama.training.ema import Average
-from opensama.training.loading import begin, make_transformer
-from opensama.training.parallel import MeshConfig, lay_out, parallelise, share_tensors
+from opensama.training.loading import full_config, initial_transformer, make_transformer, sizes_of
+from opensama.training.parallel import lay_out, parallelise, share_tensors
 from opensama.training.plan import loading_memory
-from opensama.training.sources import Items
-from opensama.training.stages import EditStage
-from opensama.training.start import full_config, open_data, sizes_of
-from opensama.training.waiting import wait_for_all
+from opensama.training.sources import ItemSource
 from opensama.values import UserError
 from tests.data.making import tiny_settings
 from tests.models.sizes import SIZES
@@ -53,7 +53,7 @@ def preview(rank: int, folder: str) -> None:
     """A forward pass with the average in the weights' place, then a step of training."""
     join(rank, folder)
     stage = Flow(rank, 2)
-    parallelise(stage.model, MeshConfig(shard=2, compute="float32"))
+    parallelise(stage.model, MeshSettings(shard=2, checkpointing="none"), "float32")
     weights = {f"model.{name}": p for name, p in stage.model.named_parameters()}
     average = Average(weights, 0.5, modules=stage.modules())
     before = stage.step(0)["loss"]
@@ -61,7 +61,7 @@ def preview(rank: int, folder: str) -> None:
     stage.model.zero_grad()  # later it would reach the gathered weights' gradients only
     for tensor in average.tensors.values():
         tensor.mul_(2)
-    with torch.no_grad(), average.lent():
+    with torch.no_grad(), average.swapped_in():
         lent = stage.step(0)["loss"]
     with torch.no_grad():
         after = stage.step(0)["loss"]
@@ -116,13 +116,13 @@ def resident() -> float:
 def load_half(rank: int, folder: str) -> None:
     join(rank, folder)
     config = wan_settings(folder)
-    mesh = MeshConfig(shard=2, compute="float32")
-    model = parallelise(SamaTransformer3DModel(**SIZES), mesh)  # what happens once a process is not loading
-    beginning = begin(config)
+    mesh = MeshSettings(shard=2, checkpointing="none")
+    model = parallelise(SamaTransformer3DModel(**SIZES), mesh, "float32")  # what happens once a process is not loading
+    initial = initial_transformer(config)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident()
-    model = parallelise(beginning.model, mesh)
-    beginning.fill(model)
+    model = parallelise(initial.model, mesh, "float32")
+    initial.fill(model)
     peak = resident() - before
     sums = {name: p.full_tensor().double().sum().item() for name, p in model.named_parameters()}
     torch.save({"peak": peak, "sums": sums}, f"{folder}/{rank}.pt")
@@ -148,7 +148,7 @@ def counted_stage(settings: dict, **changes: object) -> tuple[EditStage, Counter
     """A stage that encodes in the step, and what its autoencoder encodes from then on."""
     config = SamaConfig(**settings)
     data, _ = open_data(config, torch.device("cpu"), lambda *_: None)
-    assert isinstance(data, Live)
+    assert isinstance(data, LiveItems)
     seen: Counter[bytes] = Counter()
     video = data.encoders.video
 
@@ -157,7 +157,7 @@ def counted_stage(settings: dict, **changes: object) -> tuple[EditStage, Counter
         return video(pixels)
 
     data.encoders = replace(data.encoders, video=counted)
-    return EditStage.of("stage0", make_transformer(config), Items(data, config, **changes)), seen  # type: ignore[arg-type]
+    return EditStage.of("stage0", make_transformer(config), ItemSource(data, config, **changes)), seen  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -169,12 +169,12 @@ def losses_of(stage: EditStage) -> list[float]:
 
 def encode_together(rank: int, folder: str, settings: dict) -> None:
     join(rank, folder)
-    mesh = MeshConfig(context=2, compute="float32")
+    mesh = MeshSettings(context=2, checkpointing="none")
     layout = lay_out(mesh)
     assert layout.context is not None
     group = layout.context["ulysses"].get_group()
     stage, seen = counted_stage(settings, sharing=group)
-    parallelise(stage.transformer, mesh)
+    parallelise(stage.transformer, mesh, "float32")
     losses = losses_of(stage)
 
     def fail() -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ def import_data(
         )
     check_free(out, overwrite)
     from opensama.data.dialects import dialect_of
-    from opensama.data.importing import Choice, columns_of, import_dataset, tasks_of
+    from opensama.data.importing import Choice, import_dataset, parse_columns, tasks_of
 
     choice = Choice(
         tasks=tasks_of(task),
@@ -106,7 +106,7 @@ def import_data(
         unpack=unpack,
         media=media or (),
         table=table,
-        columns=columns_of(column or ()),
+        columns=parse_columns(column or ()),
         hash=hash_content,
         dialect=dialect_of(csv_dialect),
     )
@@ -174,10 +174,10 @@ def shard_command(
     size
         How large a shard becomes, about.
     """
-    from opensama.data.shards import MANIFEST, write_shards
+    from opensama.data.shards import MANIFEST, write_tar_shards
 
     with Display() as display:
-        report = write_shards(manifest, out, size=size * 10**6, progress=display)
+        report = write_tar_shards(manifest, out, size=size * 10**6, progress=display)
     for name, reason in report.left_out[:5]:
         print(f"left out {name}: {reason}")
     left = f", {len(report.left_out):,} rows left out" if report.left_out else ""

@@ -180,7 +180,7 @@ def edit_command(
         alpha=alpha,
     )
     from opensama.models.registry import find
-    from opensama.models.words import check_words
+    from opensama.models.vocabulary import check_words
     from opensama.pipeline.room import check_given
 
     entry = find(model)

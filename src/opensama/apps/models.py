@@ -40,7 +40,7 @@ def info(name: str, /) -> None:
     name
         A name that `opensama models list` shows, one with a preset (NAME:PRESET), or a pipeline folder.
     """
-    from opensama.models.registry import WORDS, find
+    from opensama.models.registry import WORDS_FILE, find
     from opensama.pipeline.room import is_cached
 
     entry = find(name)
@@ -57,8 +57,8 @@ def info(name: str, /) -> None:
     rows["memory"] = entry.memory
     if entry.folder is not None:
         rows["folder"] = f"{entry.folder} ({'here' if is_here(entry) else 'missing'})"
-        if (entry.folder / WORDS).is_file():
-            rows["words it knows"] = f"listed in {entry.folder / WORDS}"
+        if (entry.folder / WORDS_FILE).is_file():
+            rows["words it knows"] = f"listed in {entry.folder / WORDS_FILE}"
     if entry.shared is not None:
         rows["parts that it shares"] = f"its other parts are those in {entry.shared}"
     for part in filter(None, (entry.base, entry.edit)):

@@ -17,7 +17,7 @@ from opensama.values import UserError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from opensama.training.config import TinyConfig
+    from opensama.training.embedded_config import TinyConfig
 
     Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -83,7 +83,7 @@ def editor(
     elif config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
 
-    from opensama.training.runs import encode_data, plan_editor, train_editor
+    from opensama.training.train_editor import encode_data, plan_editor, train_editor
 
     kind = type(recipes[recipe])
     chosen = from_file(saved if resume else config, kind) if resume or config else recipes[recipe]
@@ -158,7 +158,7 @@ def tiny_command(
         raise UserError(f"{start_from} is no model folder (it has no model_index.json); check the name.")
 
     from opensama import runtime
-    from opensama.training.config import TinyConfig
+    from opensama.training.embedded_config import TinyConfig
 
     asked = named(recipe or "tiny")
     chosen = from_file(saved if resume else config, TinyConfig) if resume or config else asked

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opensama.data.rows import BadRow
+from opensama.data.rows import BadRow, TableRow
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ TOGETHER = 64  # rows that are read together: they may hold pictures
 MAGIC = b"ARROW1\0\0"
 
 
-def parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def parquet(path: Path) -> Iterator[tuple[int, TableRow | BadRow]]:
     """Number and values of each row; a BadRow for the rest of a row group from a damaged page on."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ def count(path: Path) -> int:
         return 0
 
 
-def arrow(path: Path) -> Iterator[tuple[int, Any]]:
+def arrow(path: Path) -> Iterator[tuple[int, TableRow | BadRow]]:
     """Number and values of each row of an Arrow file or stream (`datasets` writes streams under the same name).
 
     A file that lost its end is read as the stream that it begins with.
@@ -81,7 +81,7 @@ def arrow(path: Path) -> Iterator[tuple[int, Any]]:
         raise UserError(f"{path} is not Arrow, or damaged ({error}): download it again.") from None
 
 
-def _batches(source: Any) -> Iterator[pa.RecordBatch | BadRow]:
+def _batches(source: pa.NativeFile) -> Iterator[pa.RecordBatch | BadRow]:
     import pyarrow as pa
 
     if source.read(len(MAGIC)) == MAGIC:
@@ -109,7 +109,7 @@ def _batches(source: Any) -> Iterator[pa.RecordBatch | BadRow]:
             return
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
+def _rows(batch: pa.RecordBatch) -> Iterator[TableRow | BadRow]:
     """The rows of a batch; a BadRow names the column of a value that cannot be read."""
     import pyarrow as pa
 
@@ -120,7 +120,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | BadRow]:
         readable = []
     yield from readable
     for place in range(len(readable), plain.num_rows):
-        row: dict[str, Any] = {}
+        row: TableRow = {}
         bad: BadRow | None = None
         for name, column in zip(plain.schema.names, plain.columns, strict=True):
             try:

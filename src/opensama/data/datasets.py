@@ -16,7 +16,7 @@ from typing import Literal
 from opensama.data import tables
 from opensama.data.dialects import Dialect
 from opensama.data.manifest import EDIT_TASKS, read_manifest_table
-from opensama.data.rows import BadRow, Blob, Row, name_of, text_of
+from opensama.data.rows import BadRow, Blob, TableRow, name_of, text_of
 from opensama.values import UserError
 
 LEFT_OUT = ".left-out.jsonl"  # the ending of a list of rows that did not come in
@@ -58,7 +58,7 @@ class Dataset:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # before the usual names
     tasks: Mapping[str, str] = field(default_factory=dict)  # its own words, before the usual ones
     renames: Mapping[str, str] = field(default_factory=dict)
-    shape: Callable[[Row, Path], Row] = lambda row, table: row  # a row as the columns above have it
+    shape: Callable[[TableRow, Path], TableRow] = lambda row, table: row  # a row as the columns above have it
     by_name: bool = False  # a file may be found by its name alone
     sides: Mapping[str, str] = field(default_factory=dict)  # what folders of source and target are called then
     packed: bool = False  # rows may lie inside of tar files: pictures and a .json each
@@ -130,12 +130,12 @@ def drafts(
 ) -> Iterator[tuple[int, Draft | BadRow]]:
     """The rows of a table. `columns` says which column is source, target, instruction, caption or task; `dialect` how
     a CSV is read, by default as its content tells."""
-    for line, row in tables.rows(table, dataset.header, dialect):
+    for line, row in tables.table_rows(table, dataset.header, dialect):
         yield line, row if isinstance(row, BadRow) else draft(dataset, row, table, line, columns)
 
 
 def draft(
-    dataset: Dataset, row: Row, table: Path, line: int, columns: Mapping[str, str] | None = None
+    dataset: Dataset, row: TableRow, table: Path, line: int, columns: Mapping[str, str] | None = None
 ) -> Draft | BadRow:
     """One row in the common form."""
     row = dataset.shape(dict(row), table)
@@ -243,7 +243,7 @@ _WORDS: tuple[tuple[str, str], ...] = (  # the first that fits
 # --- shapes of single datasets
 
 
-def _insvie(row: Row, table: Path) -> Row:
+def _insvie(row: TableRow, table: Path) -> TableRow:
     """One name for both sides, which only their folders tell apart."""
     name = text_of(row.get("video") or row.get("source_name"))
     if name and not name.endswith(".mp4"):
@@ -257,7 +257,7 @@ def _insvie(row: Row, table: Path) -> Row:
     return row
 
 
-def _koala(row: Row, table: Path) -> Row:
+def _koala(row: TableRow, table: Path) -> TableRow:
     """Cut clips are called by the row's id; a whole video by the id without its last number."""
     name = text_of(row.get("videoid") or row.get("video_id"))
     if name:
@@ -287,7 +287,7 @@ def clock(said: str) -> float | None:
     return total
 
 
-def _motionbench(row: Row, table: Path) -> Row:
+def _motionbench(row: TableRow, table: Path) -> TableRow:
     name = text_of(row.get("key"))
     said = text_of(row.get("video_path")) or name
     folders = ("videos", "self-collected", "public-dataset")
@@ -295,7 +295,7 @@ def _motionbench(row: Row, table: Path) -> Row:
     return row
 
 
-def _pico(row: Row, table: Path) -> Row:
+def _pico(row: TableRow, table: Path) -> TableRow:
     """The source is another collection's picture: mapped to a local file, or known by the end of its address."""
     url = text_of(row.get("open_image_input_url"))
     if not text_of(row.get("local_input_image")) and url:
@@ -303,7 +303,7 @@ def _pico(row: Row, table: Path) -> Row:
     return row
 
 
-def _x2edit(row: Row, table: Path) -> Row:
+def _x2edit(row: TableRow, table: Path) -> TableRow:
     """Unpacked samples: NAME.1.0.jpg, NAME.2.jpg and NAME.json, which is the table of one row."""
     if not _is_media(row.get("source")) and table.suffix == ".json":
         row["source"], row["target"] = (f"{table.stem}.1.0.jpg",), (f"{table.stem}.2.jpg",)

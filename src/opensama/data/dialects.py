@@ -155,7 +155,7 @@ def named_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 yield line, dict(zip(names, fields, strict=True))
 
 
-def columns_of(fields: list[str], dialect: Dialect) -> tuple[list[str], bool]:
+def csv_columns(fields: list[str], dialect: Dialect) -> tuple[list[str], bool]:
     """The columns' names, and whether this first row is one of them; by their numbers where it is a row of data."""
     header = dialect.header
     if header is None:

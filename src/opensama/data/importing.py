@@ -27,7 +27,7 @@ from opensama.data.dialects import Dialect
 from opensama.data.locate import Finder
 from opensama.data.manifest import EDIT_TASKS, Record, check_name, write_manifest
 from opensama.data.rows import BadRow, Blob
-from opensama.data.unpacking import missing, samples, take_out
+from opensama.data.unpacking import missing_members, samples, take_out
 from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
 
@@ -130,7 +130,7 @@ class _Import:
                 f"The rows of {dataset.title} lie in {len(self.packed)} archives: give --unpack FOLDER, and those that "
                 "are chosen are taken out into it."
             )
-        self.total = sum(tables.estimate(table) for table in self.tables)
+        self.total = sum(tables.estimate_rows(table) for table in self.tables)
 
     def write(self) -> ImportReport:
         choice, report = self.choice, self.report
@@ -232,7 +232,7 @@ class _Import:
         """What chosen rows need and the disk lacks comes out of the archives."""
         finder = Finder([self.root, into, *self.media], self.dataset.bases, self.dataset.renames)
         rows = (row for *_, row in self.drafts() if not isinstance(row, BadRow) and self.chosen(row))
-        wanted = missing(islice(rows, self.choice.limit), finder) if self.archives else {}
+        wanted = missing_members(islice(rows, self.choice.limit), finder) if self.archives else {}
         done, total = 0, sum(archive.size for archive in self.archives)
         for archive in self.archives if wanted else ():
             try:
@@ -304,7 +304,7 @@ class _Import:
             notes=notes,
         )
         if choice.check == "open":
-            record = opened(record, choice.drop_first)
+            record = with_file_facts(record, choice.drop_first)
         folder = self.out.parent.absolute()
         return record.with_paths(lambda path: stored(Path(path), folder))
 
@@ -353,7 +353,7 @@ def chunks(rows: Iterator[tuple[Path, int, Draft | BadRow]]) -> Iterator[list[tu
 # --- files
 
 
-def opened(record: Record, drop_first: int = 0) -> Record:
+def with_file_facts(record: Record, drop_first: int = 0) -> Record:
     """The record with what its files are like. Raises _LeftOut for a file that cannot be used."""
     from opensama.media.video_io import read_video
 
@@ -409,7 +409,7 @@ def tasks_of(words: str | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def columns_of(said: Sequence[str]) -> dict[str, str]:
+def parse_columns(said: Sequence[str]) -> dict[str, str]:
     """`source=original_video` and the like."""
     out = {}
     for part in said:

@@ -54,7 +54,7 @@ class Journal:
         self._file.close()
         self._lock.close()
 
-    def append(self, entry: Any) -> None:
+    def append(self, entry: object) -> None:
         """Writes an entry, at once for who kills this process, and notes it."""
         place = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(entry).encode() + b"\n")

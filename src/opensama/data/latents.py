@@ -6,9 +6,9 @@
                                          (a clip's variants share what is its line's; a source that is the target is
                                          not there)
 
-Both go through `encode`, one item at a time, and round to the same number type: the same numbers come out, bit for bit.
-A shard is written under another name and renamed when it is whole, so an interrupted run goes on; several processes
-share the shards among them.
+Both go through `encode_item`, one item at a time, and round to the same number type: the same numbers come out, to the
+bit. A shard is written under another name and renamed when it is whole, so an interrupted run goes on; several
+processes share the shards among them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Encoders:
     dtype: torch.dtype = torch.bfloat16  # what latents and features are kept as
 
 
-class Encoded(Protocol):
-    """Items as the loss needs them. Several threads ask at once, except of `Live`, whose `read` they call instead."""
+class EncodedItems(Protocol):
+    """Items as the loss needs them. Several threads ask at once, except of `LiveItems`: there they call `read`."""
 
     items: Sequence[TrainingItem]
 
@@ -62,16 +62,12 @@ class Encoded(Protocol):
         ...
 
 
-class Live:
+class LiveItems:
     """Encodes items when they are asked for."""
 
     def __init__(self, items: Sequence[TrainingItem], layout: Layout, encoders: Encoders, no_text: str = ""):
         self.items, self.layout, self.encoders = items, layout, encoders
-        self._nothing = {key: x.to("cpu", encoders.dtype) for key, x in words(encoders.text(no_text)).items()}
-
-    @property
-    def nothing(self) -> dict[str, Tensor]:
-        return self._nothing
+        self.nothing = {key: x.to("cpu", encoders.dtype) for key, x in unbatched_text(encoders.text(no_text)).items()}
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         return self.encode(self.read(number))
@@ -85,13 +81,13 @@ class Live:
 
         `of_line` is another variant's of the same clip, whose target and semantic features are this one's, too.
         """
-        return encode(pair, self.encoders, of_line or {})
+        return encode_item(pair, self.encoders, of_line or {})
 
 
-class Shards:
+class ShardedItems:
     """Reads what `precompute` wrote."""
 
-    def __init__(self, folder: Path, expected: Mapping[str, Any]):
+    def __init__(self, folder: Path, expected: Mapping[str, object]):
         """`expected` are the settings that this run would encode with; UserError names one that differs."""
         self.folder = folder
         index = read_index(folder)
@@ -102,11 +98,7 @@ class Shards:
         if missing:
             raise UserError(f"The latents in {folder} lack {shard_file(folder, missing[0]).name}: encode them again.")
         self._open = lru_cache(256)(lambda shard: safe_open(shard_file(folder, shard), framework="pt"))
-        self._nothing = load_file(folder / "nothing.safetensors")
-
-    @property
-    def nothing(self) -> dict[str, Tensor]:
-        return self._nothing
+        self.nothing = load_file(folder / "nothing.safetensors")
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         name = self.items[number].name
@@ -119,42 +111,51 @@ class Shards:
         return {"source": found["target"]} | found
 
 
+@dataclass
+class ItemsInMemory:
+    """Items whose tensors are in memory, such as drawn ones."""
+
+    items: Sequence[TrainingItem]
+    samples: Sequence[Mapping[str, Tensor]]
+    nothing: Mapping[str, Tensor]
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return dict(self.samples[number])
+
+
 @torch.no_grad()
-def encode(pair: PixelPair, encoders: Encoders, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def encode_item(pair: PixelPair, encoders: Encoders, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One item's tensors, on the CPU; `known` may hold its target and semantic features."""
     target = known["target"] if "target" in known else encoders.video(pair.target[None])[0]
     source = target if pair.source is pair.target else encoders.video(pair.source[None])[0]
-    out = {"source": source, "target": target, **words(encoders.text(pair.text))}
+    out = {"source": source, "target": target, **unbatched_text(encoders.text(pair.text))}
     if encoders.semantic is not None:
         out["semantic"] = known["semantic"] if "semantic" in known else encoders.semantic(pair.target)
     bad = [name for name, tensor in out.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise BadSample(f"its {bad[0]} holds numbers that are not finite")
     if pair.is_edit and pair.source.shape == pair.target.shape:
-        out["change"] = changed_share(pair.source, pair.target, target.shape[1:])
+        changed = (pair.source - pair.target).abs().amax(0) > _CHANGED
+        out["change"] = changed_share(changed[None], target.shape[1:])[0]
     else:
         out["change"] = torch.zeros(target.shape[1:])
     return {name: tensor.to("cpu", encoders.dtype).contiguous() for name, tensor in out.items()}
 
 
-def changed_share(source: Tensor, target: Tensor, cells: Sequence[int]) -> Tensor:
-    """Share of changed pixels in each latent cell [t h w], of two videos [3 t h w]; the first frame is alone."""
-    changed = ((source - target).abs().amax(0) > _CHANGED).float()
+def changed_share(changed: Tensor, cells: Sequence[int]) -> Tensor:
+    """Share of changed pixels in each latent cell [b *cells] of masks [b t h w] bool; the first frame is alone."""
     t, h, w = cells
-    parts = [F.adaptive_avg_pool3d(changed[None, :1], (1, h, w))]
+    parts = [F.adaptive_avg_pool3d(changed[:, :1].float(), (1, h, w))]
     if t > 1:
-        parts.append(F.adaptive_avg_pool3d(changed[None, 1:], (t - 1, h, w)))
-    return torch.cat(parts, dim=1)[0]
+        parts.append(F.adaptive_avg_pool3d(changed[:, 1:].float(), (t - 1, h, w)))
+    return torch.cat(parts, dim=1)
 
 
 def precompute(
     folder: Path,
-    items: Sequence[TrainingItem],
-    layout: Layout,
-    encoders: Encoders,
-    settings: Mapping[str, Any],
+    live: LiveItems,
+    settings: Mapping[str, object],
     *,
-    no_text: str = "",
     rank: int = 0,
     world: int = 1,
     workers: int = 2,
@@ -168,7 +169,7 @@ def precompute(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "index.json").exists():
         check_settings(read_index(folder)["settings"], settings, folder)
-    live = Live(items, layout, encoders, no_text)
+    items = live.items
     _save({key: x.contiguous() for key, x in live.nothing.items()}, folder / "nothing.safetensors")
     _write("".join(f"{json.dumps(line_of(item))}\n" for item in items), folder / "items.jsonl")
     bad: dict[str, str] = {}
@@ -208,7 +209,7 @@ def precompute(
     return bad
 
 
-def line_of(item: TrainingItem) -> list[Any]:
+def line_of(item: TrainingItem) -> list[str | int]:
     return [item.name, item.row.line, str(item.row.target), item.seed, *item.shape]
 
 
@@ -233,7 +234,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"The index of {folder} is damaged: encode the data again.") from None
 
 
-def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def check_settings(saved: Mapping[str, object], now: Mapping[str, object], folder: Path) -> None:
     """UserError that names the first setting that latents on disk were made with and this run would not be."""
     now = json.loads(json.dumps(now))
     for key in sorted({*saved, *now}):
@@ -252,7 +253,7 @@ def shard_file(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05}.safetensors"
 
 
-def words(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unbatched_text(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One encoded text, without its batch: text [1 l d] as [l d], and without the zeros past its end."""
     out = {key: x[0] for key, x in encoded.items()}
     there = out["text"].ne(0).any(-1).nonzero()

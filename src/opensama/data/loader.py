@@ -46,7 +46,7 @@ from opensama.data.samples import (
 from opensama.values import UserError
 
 TRIES = 20  # bad items in a row that are passed over before it is an error
-Read = TypeVar("Read")
+_Read = TypeVar("_Read")
 Done = TypeVar("Done")
 
 
@@ -103,8 +103,10 @@ class Loader(IterableDataset[PixelBatch]):
         self.sampler = BatchSampler(shapes_of(items), kind, batch, seed)
         if not self.sampler.epoch_length:
             raise UserError(f"The data has no {kind}s: choose the other kind, or add some.")
-        self.reader = Reader(items, lambda number: layout.read(items[number]))
-        self._same = {"data": data, "items": len(items), "kind": kind, "batch": batch, "seed": seed}
+        self.reader = ItemReader(items, lambda number: layout.read(items[number]))
+        self._same: dict[str, str | int] = {
+            "data": data, "items": len(items), "kind": kind, "batch": batch, "seed": seed,
+        }  # fmt: skip
         self.position = 0  # batches that this process has given
 
     @property
@@ -151,11 +153,11 @@ class Loader(IterableDataset[PixelBatch]):
             tuple(item.name for item in items),
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, str | int]:
         """What a loader needs to go on; it holds for all processes, as they give alike many batches."""
         return {"given": self.position * self.world, **self._same}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, str | int]) -> None:
         """Goes on where that state was taken. UserError if it is of other data, or cannot be shared as it is now."""
         for key, now in self._same.items():
             if state.get(key) != now:
@@ -163,28 +165,29 @@ class Loader(IterableDataset[PixelBatch]):
                     f"The loader's state is of a run with {key} {state.get(key)!r}, this one has {now!r}: "
                     "go on with the same."
                 )
-        if state["given"] % self.world:
+        given = int(state["given"])
+        if given % self.world:
             raise UserError(
-                f"The run gave {state['given']:,} batches, which {self.world} processes cannot share: "
+                f"The run gave {given:,} batches, which {self.world} processes cannot share: "
                 "go on with as many as before, or a divisor."
             )
-        self.position = state["given"] // self.world
+        self.position = given // self.world
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Loader, **self._made), (), {"position": self.position}
 
 
-class Reader(Generic[Read]):
+class ItemReader(Generic[_Read]):
     """Reads an item, or where it is bad the next good one of its shape; each bad one is read once, and listed."""
 
-    def __init__(self, items: Sequence[TrainingItem], read: Callable[[int], Read]):
+    def __init__(self, items: Sequence[TrainingItem], read: Callable[[int], _Read]):
         """`read` gets an item's number, and raises BadSample."""
         self.items, self.read = items, read
         self.skipped: list[tuple[str, str]] = []
         self._bad: dict[str, str] = {}
         self._lock = Lock()
 
-    def __call__(self, sampler: BatchSampler, number: int) -> tuple[int, Read]:
+    def __call__(self, sampler: BatchSampler, number: int) -> tuple[int, _Read]:
         """The number of the item that was read, and what it holds."""
         chosen, last = number, ""
         for tried in range(1, TRIES + 1):
@@ -198,7 +201,9 @@ class Reader(Generic[Read]):
             chosen = sampler.other(number, tried)
         raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
 
-    def then(self, finish: Callable[[Read], Done], sampler: BatchSampler, number: int, found: tuple[int, Read]) -> Done:
+    def then(
+        self, finish: Callable[[_Read], Done], sampler: BatchSampler, number: int, found: tuple[int, _Read]
+    ) -> Done:
         """`finish` of what was found for a number; where that raises BadSample, of the next good item's."""
         while True:
             try:

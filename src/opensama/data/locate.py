@@ -33,7 +33,7 @@ class Finder:
         path = Path(said).expanduser()
         if path.is_absolute() and path.is_file():
             return path
-        parts = split(said)
+        parts = path_parts(said)
         if not parts:
             return None
         for folder in near:
@@ -53,7 +53,7 @@ class Finder:
 
     def readings(self, said: str) -> set[str]:
         """Every place, from a root, that the path may mean."""
-        parts = split(said)
+        parts = path_parts(said)
         ways = (self._place(parts, way) for way in self._ways(parts) if way[0] == 0)
         return {place for place in ways if place}
 
@@ -106,6 +106,6 @@ class Finder:
         return "/".join([*base.split("/"), *kept] if base else kept)
 
 
-def split(said: str) -> list[str]:
+def path_parts(said: str) -> list[str]:
     """The parts of a path as people write them: `./a/b.mp4`, `/a/b.mp4`, `a\\b.mp4`."""
     return [part for part in PurePosixPath(said.strip().replace("\\", "/")).parts if part not in (".", "..", "/", "//")]

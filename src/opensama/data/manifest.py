@@ -86,12 +86,12 @@ class Record:
                 if text != text.encode("utf-8", "replace").decode():
                     raise ValueError(f"{text!a} is not Unicode: rename the file, or mend the text")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """All fields, the mappings copied."""
         return {name: dict(value) if isinstance(value := getattr(self, name), dict) else value for name in FIELDS}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
         """A record of the fields among `values`; other keys are left alone. ValueError says what is wrong."""
         return cls(**{name: _TAKE[name](name, values[name]) for name in FIELDS if name in values})
 
@@ -121,7 +121,7 @@ class Manifest(Sequence[Record]):
         self._file = _open_parquet(path)
         footer = self._file.schema_arrow.metadata or {}
         said = json.loads(footer.get(b"opensama", b"{}"))
-        self.meta: dict[str, Any] = said.get("meta", {})
+        self.meta: dict[str, object] = said.get("meta", {})
         counts = (self._file.metadata.row_group(i).num_rows for i in range(self._file.metadata.num_row_groups))
         self._firsts = [0, *accumulate(counts)]  # of each row group, and behind the last
         self._rows: range | np.ndarray = range(self._firsts[-1])
@@ -230,7 +230,7 @@ def iter_records(path: str | Path) -> Iterator[Record]:
 
 
 def write_manifest(
-    path: str | Path, records: Iterable[Record], meta: Mapping[str, Any] | None = None, row_group: int = ROW_GROUP
+    path: str | Path, records: Iterable[Record], meta: Mapping[str, object] | None = None, row_group: int = ROW_GROUP
 ) -> int:
     """Writes Parquet, or JSONL for a name that ends so (which has no room for `meta`); the number of rows comes out.
 
@@ -267,7 +267,7 @@ def check_name(path: Path) -> None:
         raise UserError(f"There is no folder {path.parent} to write {path.name} into: make it first.")
 
 
-def text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def text_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Line number and values of each row of a JSONL or CSV manifest; empty cells of a CSV are left out."""
     if path.is_file() and path.stat().st_size:
         check_first_bytes(path)
@@ -311,7 +311,7 @@ def schema() -> pa.Schema:
 # --- one row
 
 
-def _to_row(record: Record) -> dict[str, Any]:
+def _to_row(record: Record) -> dict[str, object]:
     return {name: list(value.items()) if isinstance(value := getattr(record, name), dict) else value for name in FIELDS}
 
 
@@ -325,7 +325,7 @@ def bring_in(columns: Iterable[str]) -> str:
     return f"a table of {', '.join(columns)} is brought in with `opensama data import table`."
 
 
-def _whole(values: dict[str, Any], line: int, dataset: str) -> dict[str, Any]:
+def _whole(values: dict[str, object], line: int, dataset: str) -> dict[str, object]:
     """A short row with what it leaves out, a whole one as it is."""
     out = dict(values)
     if "clip" in out:
@@ -333,7 +333,7 @@ def _whole(values: dict[str, Any], line: int, dataset: str) -> dict[str, Any]:
     return {"id": f"{dataset}-{line}", "kind": "pair" if out.get("source") else "clip", "line": line} | out
 
 
-def _text(name: str, value: Any) -> str | None:
+def _text(name: str, value: object) -> str | None:
     if value is None and name == "source":
         return None
     if not isinstance(value, str):
@@ -352,7 +352,7 @@ def _number(name: str, value: Any) -> int | float | None:
     return out
 
 
-def _mapping(name: str, value: Any) -> dict[str, Any]:
+def _mapping(name: str, value: object) -> dict[str, object]:
     if isinstance(value, str):  # a cell of a CSV
         value = json.loads(value)
     kind = _MAPPINGS[name]

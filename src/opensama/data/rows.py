@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _NOTHING = {"", "none", "null", "nan", "error", "n/a", r"\n"}  # the last is how MySQL and PostgreSQL write NULL
 _PLACES = (
@@ -42,7 +41,7 @@ class Blob:
     suffix: str  # .jpg
 
 
-Row = dict[str, Any]
+TableRow = dict[str, object]
 
 
 def name_of(column: str) -> str:
@@ -58,7 +57,7 @@ def text_of(value: object) -> str:
     return "" if value is None or text.lower() in _NOTHING else text
 
 
-def alike(row: Mapping[Any, Any]) -> Row:
+def normalized_row(row: Mapping[object, object]) -> TableRow:
     """A row with its names made alike and nested objects spread; values that say nothing are left out.
 
     Of several columns of one name the first that has a value counts. `{"meta": {"size": 3}}` comes out as `meta_size`
@@ -66,7 +65,7 @@ def alike(row: Mapping[Any, Any]) -> Row:
     features, or anything with a path in it) also as a value of the column itself. Inner names that say where a file
     lies do not come out alone where several columns have them: the source's `path` is not the target's.
     """
-    out: Row = {}
+    out: TableRow = {}
     inner: list[tuple[str, str, object]] = []
     for key, value in row.items():
         name, value = name_of(str(key)), _plain(value)
@@ -88,7 +87,7 @@ def alike(row: Mapping[Any, Any]) -> Row:
     return out
 
 
-def _put(out: Row, name: str, value: object) -> None:
+def _put(out: TableRow, name: str, value: object) -> None:
     """The first value of a name that says anything."""
     if value is None or value in ("", b""):
         return
@@ -110,7 +109,7 @@ def _plain(value: object) -> object:
     return value
 
 
-def _parts(value: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
+def _parts(value: Mapping[object, object]) -> Iterator[tuple[str, object]]:
     """The values within an object, those of objects in it under both names."""
     for key, part in value.items():
         name, part = name_of(str(key)), _plain(part)
@@ -123,15 +122,14 @@ def _parts(value: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
             yield f"{name}_{deeper}", inside
 
 
-def _file(value: Mapping[Any, Any]) -> Blob | str | None:
+def _file(value: Mapping[object, object]) -> Blob | str | None:
     """The file that an object stands for: its bytes, else where it lies."""
     data = value.get("bytes")
     if isinstance(data, bytes) and data:
         return Blob(data, Path(str(value.get("path") or "")).suffix or suffix_of(data))
     named = {name_of(str(key)): part for key, part in value.items()}
-    return next(
-        (named[place] for place in _PLACES if isinstance(named.get(place), str) and text_of(named[place])), None
-    )
+    said = (named.get(place) for place in _PLACES)
+    return next((place for place in said if isinstance(place, str) and text_of(place)), None)
 
 
 def _blob(value: object) -> Blob | None:

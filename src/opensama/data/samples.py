@@ -205,7 +205,7 @@ class Layout:
         tables = np.zeros((max(1, len(kinds)), len(self.pretext.tasks)), np.int32)  # shape by kind and task
         is_corrupted = np.zeros(max(1, len(kinds)), bool)
         for ((width, height, most), is_clip), kind in kinds.items():
-            bucket, frames = self.bucket(width, height), length(min(most, self.frames))
+            bucket, frames = self.bucket(width, height), training_length(min(most, self.frames))
             is_corrupted[kind] = is_clip and frames > 1
             sources = self.pretext.lengths(frames) if is_corrupted[kind] else [frames] * len(self.pretext.tasks)
             tables[kind] = [shapes.setdefault(Shape(*bucket, frames, n), len(shapes)) for n in sources]
@@ -227,9 +227,9 @@ class Layout:
         """An item's pixels and text. Raises BadSample with the reason."""
         row, (width, height, frames, _) = item.row, item.shape
         try:
-            target = pixels(row.target, width, height, frames, row.target_time)
+            target = read_pixels(row.target, width, height, frames, row.target_time)
             if row.source is not None:
-                source = pixels(row.source, width, height, frames, row.source_time)
+                source = read_pixels(row.source, width, height, frames, row.source_time)
                 return PixelPair(source, target, self.prefix + row.text, True)
         except (UserError, OSError, ValueError) as error:
             raise BadSample(str(error)) from error
@@ -311,7 +311,7 @@ def _rows_of_parquet(path: Path) -> Iterator[TrainingRow]:
         )
 
 
-def _whole_row(values: Mapping[str, Any], line: int, path: Path) -> TrainingRow:
+def _whole_row(values: Mapping[str, object], line: int, path: Path) -> TrainingRow:
     """A row of a manifest that was written by this house as JSONL: every field of a record is there."""
     try:
         record = Record.from_dict(values)
@@ -371,7 +371,7 @@ def probe_row(row: TrainingRow) -> tuple[int, int, int]:
     return target.width, target.height, frames
 
 
-def pixels(path: Path | str, width: int, height: int, frames: int, time: Stretch = (None, None)) -> Tensor:
+def read_pixels(path: Path | str, width: int, height: int, frames: int, time: Stretch = (None, None)) -> Tensor:
     """The first frames of a stretch at a bucket's size, scaled to cover it and cut around the middle: [3 t h w]."""
     video = read_video(path, cover=(width, height))
     first, stop = video.frame_range(*time)
@@ -380,7 +380,7 @@ def pixels(path: Path | str, width: int, height: int, frames: int, time: Stretch
     return to_pixels(video.frames(first, first + frames))[0]
 
 
-def length(frames: int) -> int:
+def training_length(frames: int) -> int:
     """Frames that a clip is trained at: 16k+1, for clips under 17 frames 4k+1."""
     return (frames - 1) // LENGTHS * LENGTHS + 1 if frames > LENGTHS else frames_down(frames)
 

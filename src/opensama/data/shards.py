@@ -42,7 +42,7 @@ class ShardReport:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
 
-def write_shards(
+def write_tar_shards(
     manifest: Path, out: Path, *, size: int = SIZE, progress: Callable[[Progress], None] = lambda progress: None
 ) -> ShardReport:
     """Copies a manifest's files into tars of about `size` bytes in `out`, and writes the manifest that names them.

@@ -12,11 +12,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from opensama.data import columnar
-from opensama.data.dialects import Dialect, columns_of, detect, open_text, records
-from opensama.data.rows import BadRow, Row, alike
+from opensama.data.dialects import Dialect, csv_columns, detect, open_text, records
+from opensama.data.rows import BadRow, TableRow, normalized_row
 from opensama.first_bytes import check_first_bytes, kind_of
 from opensama.values import UserError
 
@@ -38,9 +37,9 @@ def is_table(path: Path) -> bool:
     return suffix in (TEXT if path.suffix.lower() == ".gz" else _SUFFIXES)
 
 
-def rows(
+def table_rows(
     path: Path, header: Sequence[str] | None = None, dialect: Dialect | None = None
-) -> Iterator[tuple[int, Row | BadRow]]:
+) -> Iterator[tuple[int, TableRow | BadRow]]:
     """Number (from 1; of text the line) and values of each row.
 
     `header` names the columns of a CSV whose own first line cannot be relied on, if it has so many; that line is
@@ -49,7 +48,7 @@ def rows(
     check_first_bytes(path)
     suffix = suffix_of_table(path)
     if suffix == ".parquet":
-        found: Iterator[tuple[int, Any]] = columnar.parquet(path)
+        found: Iterator[tuple[int, object]] = columnar.parquet(path)
     elif suffix in ARROW:
         found = columnar.arrow(path)
     else:
@@ -66,10 +65,10 @@ def rows(
         elif not isinstance(row, Mapping):
             yield line, BadRow(f"the row is {type(row).__name__}, not named values")
         else:
-            yield line, alike(row)
+            yield line, normalized_row(row)
 
 
-def estimate(path: Path) -> int:
+def estimate_rows(path: Path) -> int:
     """About how many rows a table has, without reading it as one."""
     suffix = suffix_of_table(path)
     if suffix == ".parquet":
@@ -100,7 +99,7 @@ def _check_text(path: Path) -> None:
         raise UserError(f"{path} is {kind}, not the text that its name promises: {advice}.")
 
 
-def _tree(path: Path) -> Iterator[tuple[int, Any]]:
+def _tree(path: Path) -> Iterator[tuple[int, object]]:
     """A list of rows, a mapping of names to rows, or either under one key; or one row alone."""
     with open_text(path) as file:
         try:
@@ -129,7 +128,7 @@ def _tree(path: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(_flat(tree), 1)
 
 
-def _salvaged(text: str, place: int) -> Iterator[tuple[int, Any]]:
+def _salvaged(text: str, place: int) -> Iterator[tuple[int, object]]:
     """The rows of a list that is not JSON as a whole: each broken one alone, from its beginning to the next row's."""
     decoder, number = json.JSONDecoder(), 0
     while True:
@@ -154,7 +153,7 @@ def _salvaged(text: str, place: int) -> Iterator[tuple[int, Any]]:
 _NEXT_ROW = re.compile(r"[}\n]\s*,?\s*(\{\s*\")")
 
 
-def _flat(rows: Sequence[Any]) -> Iterator[Any]:
+def _flat(rows: Sequence[object]) -> Iterator[object]:
     """The rows of a list, and of lists in it."""
     for row in rows:
         if isinstance(row, list):
@@ -163,7 +162,7 @@ def _flat(rows: Sequence[Any]) -> Iterator[Any]:
             yield row
 
 
-def _are_rows(parts: Sequence[Any]) -> bool:
+def _are_rows(parts: Sequence[object]) -> bool:
     return bool(parts) and all(isinstance(part, Mapping) and len(part) > 1 for part in parts)
 
 
@@ -175,7 +174,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
     with open_text(path) as file:
         line = 0
         while True:
@@ -198,7 +197,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                     yield line, BadRow(f"the line is not JSON ({error})")
 
 
-def _separated(path: Path, header: Sequence[str] | None, dialect: Dialect | None) -> Iterator[tuple[int, Any]]:
+def _separated(path: Path, header: Sequence[str] | None, dialect: Dialect | None) -> Iterator[tuple[int, object]]:
     dialect = dialect or detect(path)
     names: Sequence[str] | None = None
     with open_text(path) as file:
@@ -207,7 +206,7 @@ def _separated(path: Path, header: Sequence[str] | None, dialect: Dialect | None
                 yield line, fields
                 continue
             if names is None:
-                names, named = columns_of(fields, dialect)
+                names, named = csv_columns(fields, dialect)
                 if header and len(fields) >= len(header):
                     names = header
                 if named:

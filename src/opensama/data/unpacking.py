@@ -10,13 +10,13 @@ from pathlib import Path
 from opensama.data.archives import Archive, BadMember, members
 from opensama.data.datasets import Draft
 from opensama.data.locate import Finder
-from opensama.data.rows import BadRow, Blob, Row, alike
+from opensama.data.rows import BadRow, Blob, TableRow, normalized_row
 from opensama.runtime import whole_file
 
 Wanted = dict[str, set[str]]  # by file name, the places that may be meant
 
 
-def missing(rows: Iterable[Draft], finder: Finder) -> Wanted:
+def missing_members(rows: Iterable[Draft], finder: Finder) -> Wanted:
     """The files of these rows that are not on the disk."""
     wanted: Wanted = {}
     for row in rows:
@@ -48,7 +48,7 @@ def take_out(archive: Archive, wanted: Wanted, into: Path) -> Iterator[Path | Ba
             yield path
 
 
-def samples(archive: Archive) -> Iterator[Row | BadRow]:
+def samples(archive: Archive) -> Iterator[TableRow | BadRow]:
     """The rows of an archive that holds them: NAME.json says what, NAME.1.0.jpg is the source, NAME.2.jpg the target.
 
     The same name may come again later, for another sample: neighbours belong together. A sample with a broken or a
@@ -70,8 +70,8 @@ def samples(archive: Archive) -> Iterator[Row | BadRow]:
                 parts[ending] = error
 
 
-def _sample(name: str, parts: Mapping[str, bytes | BadMember]) -> Row | BadRow:
-    row: Row = {}
+def _sample(name: str, parts: Mapping[str, bytes | BadMember]) -> TableRow | BadRow:
+    row: TableRow = {}
     for ending, data in parts.items():
         if isinstance(data, BadMember):
             return BadRow(str(data))
@@ -80,7 +80,7 @@ def _sample(name: str, parts: Mapping[str, bytes | BadMember]) -> Row | BadRow:
                 said = json.loads(data)
             except (ValueError, RecursionError) as error:
                 return BadRow(f"{name}.json is not JSON ({error})")
-            row |= alike(said) if isinstance(said, dict) else {}
+            row |= normalized_row(said) if isinstance(said, dict) else {}
     for ending, data in parts.items():
         side = {"1.0": "source", "2": "target"}.get(ending.rpartition(".")[0])
         if side and isinstance(data, bytes) and data:

@@ -12,6 +12,7 @@ PyramidAttentionBroadcast, FasterCache, TextKVCache
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from diffusers import (
 )
 from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -45,26 +48,26 @@ class CheckedFeatures:
     """Goes before a diffusers model, whose caches, fused projections, backends and single files it looks after."""
 
     _cache_config: Any
-    modules: Any
+    modules: Callable[[], Iterable[nn.Module]]
 
     def enable_cache(self, config: Any) -> None:
         """diffusers' call. UserError for a cache that would compute something else here, or nothing at all."""
-        super().enable_cache(fitting(self, config))  # type: ignore[misc]
+        super().enable_cache(checked_cache(self, config))  # type: ignore[misc]
 
     def fuse_qkv_projections(self) -> None:
         """diffusers' call. UserError beside a LoRA, which the fused matrices would not see, and where nothing fuses."""
-        if has_adapters(self):
+        if has_adapters(self.modules()):
             raise UserError("A LoRA and fused projections do not go together: merge the LoRA first, or leave one out.")
         if not any(isinstance(m, AttentionModuleMixin) and m._supports_qkv_fusion for m in self.modules()):
             raise UserError(f"No attention of {type(self).__name__} can fuse its projections: leave the call out.")
         super().fuse_qkv_projections()  # type: ignore[misc]
 
-    def add_adapter(self, *args: Any, **given: Any) -> None:
-        refuse_fused(self)
+    def add_adapter(self, *args: object, **given: object) -> None:
+        refuse_fused(self.modules())
         super().add_adapter(*args, **given)  # type: ignore[misc]
 
-    def load_lora_adapter(self, *args: Any, **given: Any) -> Any:
-        refuse_fused(self)
+    def load_lora_adapter(self, *args: object, **given: object) -> Any:
+        refuse_fused(self.modules())
         return super().load_lora_adapter(*args, **given)  # type: ignore[misc]
 
     def set_attention_backend(self, backend: str) -> None:
@@ -76,7 +79,7 @@ class CheckedFeatures:
             _AttentionBackendRegistry.set_active_backend(before)
 
     @classmethod
-    def from_single_file(cls, path: str | Path, **given: Any) -> Any:
+    def from_single_file(cls, path: str | Path, **given: Any) -> ModelMixin:
         """The model of a released file: strictly, by `load_released`. Takes `config` (sizes) and `torch_dtype`."""
         from opensama.models.convert import load_released
         from opensama.models.families import family_of
@@ -90,7 +93,7 @@ class CheckedFeatures:
         return load_released(Path(path).expanduser(), family_of(cls).name, config, dtype=dtype)
 
 
-def fitting(model: Any, config: Any) -> Any:
+def checked_cache(model: Any, config: Any) -> Any:
     """The cache's settings as they work on our model. UserError where none do."""
     name = type(config).__name__.removesuffix("Config")
     why = next((why for kind, why in REFUSED.items() if isinstance(config, kind)), None)
@@ -99,12 +102,12 @@ def fitting(model: Any, config: Any) -> Any:
     if len(blocks(model)) < 2:
         raise UserError(f"{name} leaves out blocks after the first one, and this model has one: use no cache.")
     if isinstance(config, TaylorSeerCacheConfig):
-        return fitting_series(model, config)
+        return checked_taylorseer(model, config)
     looks = getattr(config, "raw_vision_callback", target_latents)
     return config if looks is not None else replace(config, raw_vision_callback=target_latents)
 
 
-def fitting_series(model: Any, config: Any) -> Any:
+def checked_taylorseer(model: nn.Module, config: Any) -> Any:
     """TaylorSeer with names of ours: attention by default; in lite mode blocks are left out, all answers predicted."""
     if config.use_lite_mode:
         return replace(config, use_lite_mode=False, skip_predict_identifiers=[BLOCKS], cache_identifiers=ENDS)
@@ -118,31 +121,31 @@ def fitting_series(model: Any, config: Any) -> Any:
     return config
 
 
-def target_latents(model: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> list[Tensor]:
+def target_latents(model: nn.Module, args: tuple[Tensor, ...], given: dict[str, Tensor]) -> list[Tensor]:
     """What SeaCache looks at in a call: the noisy target, each row's [c t h w]."""
     latents = args[0] if args else given["hidden_states"]
     return list(latents.unbind(0))
 
 
-def check_steps(model: Any, steps: int) -> None:
+def check_steps(model: nn.Module, steps: int) -> None:
     """UserError where a step cache counts other steps than there will be."""
     told = getattr(getattr(model, "_cache_config", None), "num_inference_steps", steps)  # a MagCache has been
     if told != steps:
         raise UserError(f"The MagCache counts {told} steps and the edit has {steps}: set num_inference_steps={steps}.")
 
 
-def has_adapters(model: Any) -> bool:
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
+def has_adapters(modules: Iterable[nn.Module]) -> bool:
+    return any(isinstance(module, BaseTunerLayer) for module in modules)
 
 
-def refuse_fused(model: Any) -> None:
+def refuse_fused(modules: Iterable[nn.Module]) -> None:
     """UserError for a LoRA on projections that were fused: their matrices would not see it."""
-    if any(getattr(module, "fused_projections", False) for module in model.modules()):
+    if any(getattr(module, "fused_projections", False) for module in modules):
         raise UserError(
             "The projections are fused, and a LoRA would not reach them: call unfuse_qkv_projections first."
         )
 
 
-def sigma_of(scheduler: Any, i: int) -> float:
+def sigma_of(scheduler: SchedulerMixin, i: int) -> float:
     """The noise level of step `i`, which a timestep of whole numbers does not say exactly."""
     return min(1.0, max(0.0, float(torch.as_tensor(scheduler.sigmas[i]))))

@@ -1,6 +1,6 @@
 """Both families' attention. On a CPU, where the embedded models run: diffusers' numbers, in fewer and larger steps.
 
-    queries and keys are normalised in the norm's own type and turned as complex numbers, in one product
+    queries and keys are normalised in the norm's own type and rotated as complex numbers, in one product
     short bfloat16 attention is two matrix products around a softmax
 
 On two cores that is about twice the training speed of the fused kernel, whose backward pass is slow on a CPU. On every
@@ -11,10 +11,9 @@ parallelism the same around an exchange of tokens for heads (`models/parallel.py
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, _get_qkv_projections
@@ -42,13 +41,13 @@ class SamaAttnProcessor(WanAttnProcessor):
             exchange = Exchange.of(self._parallel_config, attn.heads, hidden_states.shape[1])
         if exchange is not None and rotary_emb is not None:
             return self.shared(exchange, attn, hidden_states, rotary_emb)
-        if attention_mask is not None or not plain(self, hidden_states):
+        if attention_mask is not None or not uses_cpu_path(self, hidden_states):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         q, k, v = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
         q, k = attn.norm_q(q.to(attn.norm_q.weight.dtype)), attn.norm_k(k.to(attn.norm_k.weight.dtype))
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
         if rotary_emb is not None:
-            q, k = turn(q, *rotary_emb), turn(k, *rotary_emb)
+            q, k = apply_rotary(q, *rotary_emb), apply_rotary(k, *rotary_emb)
         q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
         return attn.to_out[1](attn.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2)))
 
@@ -59,8 +58,8 @@ class SamaAttnProcessor(WanAttnProcessor):
         q, k, v = _get_qkv_projections(attn, hidden_states, None)
         q, k = attn.norm_q(q), attn.norm_k(k)
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
-        q, k = (turn_real(x, *rotary).to(v.dtype) for x in (q, k))
-        out = exchanged(exchange, q, k, v, backend=self._attention_backend)
+        q, k = (apply_rotary_real(x, *rotary).to(v.dtype) for x in (q, k))
+        out = exchanged_attention(exchange, q, k, v, backend=self._attention_backend)
         return attn.to_out[1](attn.to_out[0](out.flatten(2)))
 
 
@@ -73,19 +72,22 @@ class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: Any = None,  # cosines and sines, [n d] each
-    ) -> Any:
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,  # cosines and sines, [n d] each
+    ) -> tuple[Tensor, Tensor]:
         """Video [b n d] and text [b l d] after attention."""
         video, text = hidden_states, encoder_hidden_states
         n, alone = video.shape[1], self._parallel_config is None
         exchange = Exchange.of(self._parallel_config, attn.heads, n + text.shape[1])
         if exchange is None and not alone and attention_mask is not None:
             raise ValueError("rings take no padded text: ask for ulysses_degree, or give texts of one length")
-        if exchange is None and not (alone and plain(self, video)):
+        if exchange is None and not (alone and uses_cpu_path(self, video)):
             return super().__call__(attn, video, text, attention_mask, image_rotary_emb)
-        q, k, v = joint_heads(attn, video, text, image_rotary_emb, turn if exchange is None else turn_real)
+        assert image_rotary_emb is not None
+        q, k, v = joint_heads(
+            attn, video, text, image_rotary_emb, apply_rotary if exchange is None else apply_rotary_real
+        )
         if exchange is not None:
-            out = exchanged(exchange, q, k, v, attention_mask, self._attention_backend)
+            out = exchanged_attention(exchange, q, k, v, attention_mask, self._attention_backend)
         else:
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             out = attend(q, k, v, attention_mask).transpose(1, 2)
@@ -96,9 +98,9 @@ class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
 
 
 def joint_heads(
-    attn: Any, video: Tensor, text: Tensor, rotary: tuple[Tensor, Tensor], turn: Callable[..., Tensor]
+    attn: Attention, video: Tensor, text: Tensor, rotary: tuple[Tensor, Tensor], rotate: Callable[..., Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [b n+l heads d] of video and text, normalised; only the video's are turned."""
+    """Queries, keys and values [b n+l heads d] of video and text, normalised; only the video's are rotated."""
     own = attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k
     added = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k
     rotary = rotary[0][None, :, None], rotary[1][None, :, None]
@@ -107,34 +109,39 @@ def joint_heads(
         q, k, v = (layer(x).unflatten(2, (attn.heads, -1)) for layer in (to_q, to_k, to_v))
         q, k = norm_q(q.to(norm_q.weight.dtype)), norm_k(k.to(norm_k.weight.dtype))
         if x is video:
-            q, k = turn(q, *rotary), turn(k, *rotary)
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
         sides.append((q.to(v.dtype), k.to(v.dtype), v))
     q, k, v = (torch.cat(pair, dim=1) for pair in zip(*sides, strict=True))
     return q, k, v
 
 
-def plain(processor: Any, x: Tensor) -> bool:
+def uses_cpu_path(processor: SamaAttnProcessor | IcveAttnProcessor, x: Tensor) -> bool:
     """Whether a processor is to compute on a CPU, and in no special way."""
     special = processor._attention_backend is not None or processor._parallel_config is not None
     return x.device.type == "cpu" and not special and not torch.compiler.is_compiling()
 
 
-def exchanged(
-    exchange: Exchange, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, backend: Any = None
+def exchanged_attention(
+    exchange: Exchange,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    backend: AttentionBackendName | None = None,
 ) -> Tensor:
     """Attention of a share of the tokens [b n/p heads d] over all of them; `mask` [b 1 1 n] is in the shares' order."""
     q, k, v = exchange.to_heads(torch.cat((q, k, v), dim=-1)).chunk(3, dim=-1)
     return exchange.to_tokens(dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend))
 
 
-def turn_real(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`turn` in real numbers, which every device and compiler can do."""
+def apply_rotary_real(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`apply_rotary` in real numbers, which every device and compiler can do."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos[..., 0::2], sin[..., 1::2]
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of x [b n heads d]: neighbouring pairs are complex numbers, multiplied by cos + i sin."""
     turns = torch.complex(cos[..., 0::2], sin[..., 1::2])
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))

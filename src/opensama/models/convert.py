@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from opensama.models.families import FAMILIES, Family, Rows, Shapes, find_family
+from opensama.models.families import MODEL_FAMILIES, Family, Rows, Shapes, find_family
 from opensama.models.weights import SHARD_BYTES, TensorFiles, TensorInfo, write_safetensors, write_shards
 from opensama.runtime import read_object
 from opensama.values import UserError
 
-_Sizes = Path | Mapping[str, Any]  # a JSON file of sizes, or what is in it
+_Sizes = Path | Mapping[str, object]  # a JSON file of sizes, or what is in it
 
 SAMPLER_KEYS = {
     "latent_shape", "num_inference_steps", "shift", "flow_shift", "cfg_scale", "embedded_guidance_scale",
@@ -44,8 +43,8 @@ def convert_released(
     if out.resolve() in {file.resolve().parent for file in files.files}:
         raise UserError(f"The released weights are in {out} themselves: convert into another folder.")
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
-    ours = Recut(files, match(row, files, model))
-    make_folder(out)
+    ours = TensorsFromRows(files, match_released(row, files, model))
+    _make_folder(out)
     model.save_config(out)
     write_shards(out, ours.infos, ours.tensor, shard_bytes)
     read_back(out, ours)
@@ -61,24 +60,24 @@ def convert_to_released(model_dir: Path, out_file: Path) -> Path:
     if not config_file.exists():
         raise UserError(f"{model_dir} is no transformer's folder: there is no config.json in it.")
     config = read_object(config_file)
-    row = next((row for row in FAMILIES.values() if row.transformer.__name__ == config.get("_class_name")), None)
+    row = next((row for row in MODEL_FAMILIES.values() if row.transformer.__name__ == config.get("_class_name")), None)
     if row is None:
         raise UserError(f"{config_file} describes a {config.get('_class_name')}, which has no released layout.")
     files = TensorFiles(folder)
     with init_empty_weights():
         model = row.transformer.from_config(config)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    check(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
-    released = Recut(files, row.layout(expected))
+    check_tensors(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
+    released = TensorsFromRows(files, row.layout(expected))
     if out_file.resolve() in {file.resolve() for file in files.files}:
         raise UserError(f"{out_file} is one of the files to convert: choose another name.")
-    make_folder(out_file.parent)
+    _make_folder(out_file.parent)
     write_safetensors(out_file, released.infos, released.tensor)
     read_back(out_file, released)
     return out_file
 
 
-def read_back(written: Path, wanted: Recut) -> None:
+def read_back(written: Path, wanted: TensorsFromRows) -> None:
     """UserError where what was written is not, to the bit, what was to be written, as on a disk that fails."""
     files = TensorFiles(written)
     for name in wanted.infos:
@@ -96,7 +95,7 @@ def load_released(
     src: Path, family: str = "sama", config: _Sizes | None = None, *, dtype: torch.dtype | None = None
 ) -> ModelMixin:
     """The model with released weights, straight from their file; parts that diffusers keeps in float32 become that."""
-    model, tensors = fitted(src, family, config)
+    model, tensors = released_and_rows(src, family, config)
     precise: set[str] = set(model._keep_in_fp32_modules or ())
     state = {}
     for ours in tensors.infos:
@@ -106,15 +105,17 @@ def load_released(
     return model.eval()
 
 
-def fitted(src: Path, family: str = "sama", config: _Sizes | None = None) -> tuple[ModelMixin, Recut]:
+def released_and_rows(
+    src: Path, family: str = "sama", config: _Sizes | None = None
+) -> tuple[ModelMixin, TensorsFromRows]:
     """The model on the meta device and the released weights cut for it. Reads headers alone; UserError where they do
     not fit."""
     row, files = find_family(family), TensorFiles(src)
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
-    return model, Recut(files, match(row, files, model))
+    return model, TensorsFromRows(files, match_released(row, files, model))
 
 
-class Recut:
+class TensorsFromRows:
     """Tensors made of rows of others that lie in files. UserError where the rows of one are of different types."""
 
     def __init__(self, files: TensorFiles, pieces: Mapping[str, list[Rows]]):
@@ -145,11 +146,11 @@ class Recut:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def match(row: Family, files: TensorFiles, model: ModelMixin) -> dict[str, list[Rows]]:
+def match_released(row: Family, files: TensorFiles, model: ModelMixin) -> dict[str, list[Rows]]:
     """Our tensors, in our model's order, as rows of the released ones, after checking that each has its place."""
     ours = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     layout = row.layout(ours)
-    check(
+    check_tensors(
         {name: released_shape(parts, ours) for name, parts in layout.items()},
         {name: info.shape for name, info in files.infos.items()},
         "these weights",
@@ -168,7 +169,7 @@ def released_shape(parts: list[Rows], ours: Shapes) -> tuple[int, ...]:
     return (sum(part.stop - part.start for part in parts), *shape[1:]) if shape else ()
 
 
-def check(expected: Shapes, found: Shapes, where: str) -> None:
+def check_tensors(expected: Shapes, found: Shapes, where: str) -> None:
     """Raises UserError that names missing, unexpected and misshapen tensors."""
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is unexpected" for name in found if name not in expected]
@@ -182,7 +183,7 @@ def check(expected: Shapes, found: Shapes, where: str) -> None:
         raise UserError(f"The tensors of {where} do not fit the model: {'; '.join(faults[:8])}{more}.")
 
 
-def empty_model(row: Family, shapes: Shapes, sizes: dict[str, Any]) -> ModelMixin:
+def empty_model(row: Family, shapes: Shapes, sizes: dict[str, object]) -> ModelMixin:
     """The family's model on the meta device, of the sizes given, the rest read off the tensors."""
     try:
         with init_empty_weights():
@@ -195,7 +196,7 @@ def empty_model(row: Family, shapes: Shapes, sizes: dict[str, Any]) -> ModelMixi
         raise UserError(f"These sizes make no {row.name} transformer ({error}): mend --config.") from error
 
 
-def read_sizes(config: _Sizes | None) -> dict[str, Any]:
+def read_sizes(config: _Sizes | None) -> dict[str, object]:
     """Sizes as a dictionary, without the sampler's keys and diffusers' notes."""
     if config is None:
         return {}
@@ -203,7 +204,7 @@ def read_sizes(config: _Sizes | None) -> dict[str, Any]:
     return {key: value for key, value in sizes.items() if key not in SAMPLER_KEYS and key[0] != "_"}
 
 
-def make_folder(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

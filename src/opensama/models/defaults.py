@@ -33,7 +33,7 @@ class Defaults:
         if self.window > 1 and not 0 < self.overlap < (self.window - 1) // 4 + 1:
             raise ValueError(f"windows of {self.window} frames cannot share {self.overlap} latent frames")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod

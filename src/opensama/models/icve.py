@@ -15,7 +15,7 @@ sigma = 1 is noise, velocity = noise - data, timestep = 1000 sigma, guidance = 1
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,7 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
         encoder_attention_mask: Tensor | None = None,
         pooled_projections: Tensor | None = None,
         guidance: Tensor | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity of `hidden_states` [b c t h w].

@@ -19,11 +19,11 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -37,7 +37,7 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 ADDED_FILE = "added_modules.safetensors"
 
 
-def add_lora(model: Any, r: int, alpha: int, targets: Sequence[str], *, also_new: bool = False) -> None:
+def add_lora(model: ModelMixin, r: int, alpha: int, targets: Sequence[str], *, also_new: bool = False) -> None:
     """Freezes the transformer but what its family adds (`also_new`); gives layers of its blocks low-rank matrices."""
     inside = {module for block in blocks(model) for module in block.modules() if isinstance(module, nn.Linear)}
     names = [name for name, module in model.named_modules() if module in inside]
@@ -58,27 +58,27 @@ def add_lora(model: Any, r: int, alpha: int, targets: Sequence[str], *, also_new
 def lora_state(model: nn.Module) -> dict[str, Tensor]:
     """The low-rank matrices by diffusers' names, without a prefix."""
     state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
-    return {name: whole(tensor) for name, tensor in state.items()}
+    return {name: gather_full(tensor) for name, tensor in state.items()}
 
 
-def new_state(model: nn.Module) -> dict[str, Tensor]:
+def added_state(model: nn.Module) -> dict[str, Tensor]:
     """The trained tensors of what the family adds, by our names; empty where they were left as they were."""
     family = family_of(model)
     trained = {name: p for name, p in model.named_parameters() if family.is_added(name) and p.requires_grad}
-    return {name: whole(p) for name, p in trained.items()}
+    return {name: gather_full(p) for name, p in trained.items()}
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """On the CPU, put together from all processes' shards: each of them has to ask."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().contiguous()
 
 
-def save_diffusers(model: Any, folder: Path) -> Path:
+def save_diffusers(model: ModelMixin, folder: Path) -> Path:
     """A folder that the pipeline's `load_lora_weights` reads; added tensors and the model's settings lie beside.
 
     `opensama.load(..., lora=[folder])` reads them all.
     """
-    matrices, added = lora_state(model), new_state(model)
+    matrices, added = lora_state(model), added_state(model)
     if rank():  # the first process writes
         return folder / DIFFUSERS_FILE
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,32 +93,17 @@ def save_diffusers(model: Any, folder: Path) -> Path:
     return folder / DIFFUSERS_FILE
 
 
-def load_added(model: nn.Module, folder: Path) -> None:
-    """Puts the added tensors of a LoRA that began from Wan weights into the transformer, where there are some."""
-    file = folder / ADDED_FILE
-    if not file.exists():
-        return
-    added = load_file(file)
-    own = dict(model.named_parameters())
-    wrong = [name for name, t in added.items() if name not in own or own[name].shape != t.shape]
-    if wrong:
-        raise UserError(f"{file} does not fit the model: {wrong[0]} is not in it, or has another shape.")
-    with torch.no_grad():
-        for name, tensor in added.items():
-            own[name].copy_(tensor)
-
-
-def save_comfy(model: Any, file: Path) -> Path:
+def save_comfy(model: ModelMixin, file: Path) -> Path:
     """One file with released names, as ComfyUI loads LoRAs over a released checkpoint."""
     row = family_of(model)
     out: dict[str, Tensor] = {}
-    for released, layers in together(model, row).items():
+    for released, layers in group_by_released(model, row).items():
         key = f"diffusion_model.{released.removesuffix('.weight')}"
         downs = [down for down, _ in layers if down is not None]
         out[f"{key}.lora_down.weight"] = torch.cat(downs)
         out[f"{key}.lora_up.weight"] = torch.block_diag(*(up for _, up in layers))
         out[f"{key}.alpha"] = torch.tensor(float(model.peft_config[ADAPTER].lora_alpha * len(downs)))
-    for name, tensor in new_state(model).items():
+    for name, tensor in added_state(model).items():
         released = row.to_released(name) or name
         out[f"diffusion_model.{released.removesuffix('.weight')}.set_weight"] = tensor
     if rank():
@@ -128,7 +113,7 @@ def save_comfy(model: Any, file: Path) -> Path:
     return file
 
 
-def together(model: Any, row: Family) -> dict[str, list[tuple[Tensor | None, Tensor]]]:
+def group_by_released(model: ModelMixin, row: Family) -> dict[str, list[tuple[Tensor | None, Tensor]]]:
     """A and B of low-rank layers, by the released tensor that holds these layers, in its order.
 
     A layer among them that has no matrices has no A, and a B [n_out 0]: block_diag then leaves its rows at zero.
@@ -147,7 +132,7 @@ def together(model: Any, row: Family) -> dict[str, list[tuple[Tensor | None, Ten
     return out
 
 
-def merged(model: Any) -> dict[str, Callable[[], Tensor]]:
+def merged(model: ModelMixin) -> dict[str, Callable[[], Tensor]]:
     """What gives each weight of the whole transformer, low-rank matrices added in, by the names it has without them.
 
     On the CPU, put together from all processes' shards one tensor at a time: each process has to call them in order.
@@ -156,9 +141,9 @@ def merged(model: Any) -> dict[str, Callable[[], Tensor]]:
     scales = {name: module.scaling for name, module in model.named_modules() if hasattr(module, "base_layer")}
 
     def tensor(name: str) -> Tensor:
-        weight, layer = whole(state[name]), name.removesuffix(".base_layer.weight")
+        weight, layer = gather_full(state[name]), name.removesuffix(".base_layer.weight")
         for adapter, scale in scales.get(layer, {}).items():
-            down, up = (whole(state[f"{layer}.lora_{side}.{adapter}.weight"]).float() for side in "AB")
+            down, up = (gather_full(state[f"{layer}.lora_{side}.{adapter}.weight"]).float() for side in "AB")
             weight = weight.float() + scale * (up @ down)
         return weight
 

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
 from torch import Tensor
 
-from opensama.models.convert import check, read_sizes
+from opensama.models.convert import check_tensors, read_sizes
 from opensama.models.families import Rows, family_of, find_family
 from opensama.models.lora import ADDED_FILE, DIFFUSERS_FILE
 from opensama.models.weights import TensorFiles
@@ -83,7 +84,7 @@ class LoraFile:
         return float(alpha) / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
 
-def load_loras(model: Any, loras: Sequence[Lora]) -> set[str]:
+def load_loras(model: ModelMixin, loras: Sequence[Lora]) -> set[str]:
     """Adds LoRA files or folders, each with its scale, to the weights; the names of our tensors that changed.
 
     A folder is one that training wrote: what a run from plain Wan weights added to the model lies in it, too.
@@ -96,29 +97,29 @@ def load_loras(model: Any, loras: Sequence[Lora]) -> set[str]:
         raise UserError(
             "The projections are fused, and a LoRA would not reach them: call unfuse_qkv_projections first."
         )
-    work = work_of(model, loras)
+    work = plan_changes(model, loras)
     with torch.no_grad():
         for name, todo in work.items():
             new = own[name].detach().float().clone()
             for file, change, scale in todo:
-                add(new, name, file, change, scale)
+                add_change(new, name, file, change, scale)
             own[name].copy_(new)
     return set(work)
 
 
-def work_of(model: Any, loras: Sequence[Lora]) -> dict[str, list[tuple[LoraFile, _Change, float]]]:
+def plan_changes(model: ModelMixin, loras: Sequence[Lora]) -> dict[str, list[tuple[LoraFile, _Change, float]]]:
     """What LoRAs do to each tensor of the model, which may be on the meta device. UserError for a file that does not
     fit whole."""
     work: dict[str, list[tuple[LoraFile, _Change, float]]] = {}
     for path, scale in loras:
         for file in files_of(Path(path).expanduser()):
-            for change in changes(model, file):
+            for change in lora_changes(model, file):
                 for name in {part.name for part in change.rows}:
                     work.setdefault(name, []).append((file, change, scale))
     return work
 
 
-def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dtype) -> Any:
+def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dtype) -> ModelMixin:
     """The transformer in a base model's diffusers folder, made an editor by LoRAs that were trained from it.
 
     UserError where these do not bring all that the family adds to its base.
@@ -134,7 +135,7 @@ def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dty
     return model.eval()
 
 
-def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, set[str]]:
+def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[ModelMixin, set[str]]:
     """The transformer that `load_base` makes, on the meta device, and the names of what its base lacks, which the LoRAs
     bring. Reads headers alone; UserError as there."""
     row, files = find_family(family), TensorFiles(folder)
@@ -146,12 +147,12 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, s
         if (trained / DIFFUSERS_FILE).exists() and (trained / "config.json").exists():  # as training left it
             sizes |= read_sizes(trained / "config.json")
     with init_empty_weights():
-        model: Any = row.transformer(**{key: value for key, value in sizes.items() if key in known})
+        model: ModelMixin = row.transformer(**{key: value for key, value in sizes.items() if key in known})
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     added = {name for name in own if name not in files.infos and row.is_added(name)}
     expected = {name: shape for name, shape in own.items() if name not in added}
-    check(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
-    left = sorted(added - work_of(model, loras).keys())
+    check_tensors(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
+    left = sorted(added - plan_changes(model, loras).keys())
     if left:
         raise UserError(
             f"The weights in {folder} are a base model's and lack {', '.join(left[:3])}: give the folder of a LoRA that"
@@ -160,7 +161,7 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[Any, s
     return model, added
 
 
-def add(weight: Tensor, name: str, file: LoraFile, change: _Change, scale: float) -> None:
+def add_change(weight: Tensor, name: str, file: LoraFile, change: _Change, scale: float) -> None:
     """Changes those rows of one of our tensors, in float32, that a change reaches."""
     at = 0
     for part in change.rows:
@@ -177,10 +178,10 @@ def add(weight: Tensor, name: str, file: LoraFile, change: _Change, scale: float
             rows.add_((scale * file.scale(change, layer_of(name)) * (up[here] @ down)).view_as(rows))
 
 
-def adapter_state(model: Any, file: LoraFile) -> dict[str, Tensor]:
+def adapter_state(model: ModelMixin, file: LoraFile) -> dict[str, Tensor]:
     """The file as diffusers' own names, for adapters that stay apart from the weights, scales multiplied in."""
     out: dict[str, Tensor] = {}
-    for change in changes(model, file):
+    for change in lora_changes(model, file):
         if "down" not in change.keys or any(part.start for part in change.rows) or "bias" in change.keys:
             key = next(iter(change.keys.values()))
             raise UserError(
@@ -221,10 +222,10 @@ def settings_of(path: Path) -> dict[str, Any]:
     return read_object(beside) if path.name == "adapter_model.safetensors" and beside.exists() else {}
 
 
-def changes(model: Any, file: LoraFile) -> list[_Change]:
+def lora_changes(model: ModelMixin, file: LoraFile) -> list[_Change]:
     """All that a file does. UserError that names what is left over, lacks its other half, or is of another size."""
     shapes = {name: tuple(p.shape) for name, p in weights_of(model).items()}
-    table = targets(family_of(model).layout(shapes), shapes)
+    table = lora_targets_of(family_of(model).layout(shapes), shapes)
     found: dict[tuple[str, str], _Change] = {}
     rest = []
     for key in file.shapes:
@@ -251,7 +252,7 @@ def changes(model: Any, file: LoraFile) -> list[_Change]:
     return list(found.values())
 
 
-def targets(layout: Mapping[str, list[Rows]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[Rows]]:
+def lora_targets_of(layout: Mapping[str, list[Rows]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[Rows]]:
     """Rows of our tensors by the released names and by ours, with underscores for dots as some trainers write."""
     ours = {name: [Rows(name, 0, shape[0] if shape else 1)] for name, shape in shapes.items()}
     return {name.replace(".", "_"): rows for name, rows in (ours | dict(layout)).items()}
@@ -296,7 +297,7 @@ def check_shapes(file: LoraFile, change: _Change, shapes: Mapping[str, tuple[int
         raise UserError(f"{file.name} is for a model of another size: {held} where a layer is {[rows, *inner]}.")
 
 
-def weights_of(model: Any) -> dict[str, Tensor]:
+def weights_of(model: ModelMixin) -> dict[str, Tensor]:
     """A model's own parameters, by the names they have without adapters."""
     own = {name: p for name, p in model.named_parameters() if ".lora_" not in name}
     return {name.replace(".base_layer.", "."): p for name, p in own.items()}

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from opensama.models.defaults import Defaults
-from opensama.models.families import FAMILIES
+from opensama.models.families import MODEL_FAMILIES
 from opensama.models.families.icve import FAMILY as ICVE
 from opensama.models.families.sama import FAMILY as SAMA
 from opensama.runtime import read_object
 from opensama.values import UserError
 
-WORDS = "words.txt"
+WORDS_FILE = "words.txt"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -170,7 +170,7 @@ def unknown_words(entry: ModelEntry, instruction: str) -> tuple[str, ...]:
     A model of few words lists them in its folder (`words.txt`, one a line; in quotation marks those that it knows as
     something to write); of any other nothing is unknown.
     """
-    listed = None if entry.folder is None else entry.folder / WORDS
+    listed = None if entry.folder is None else entry.folder / WORDS_FILE
     if listed is None or not listed.is_file():
         return ()
     known = set(listed.read_text("utf-8").split())
@@ -206,7 +206,7 @@ def _from_folder(path: Path) -> ModelEntry:
             f"The folder {path} is not a model: it has no model_index.json (SamaPipeline.save_pretrained writes one)."
         )
     saved = read_object(path / "model_index.json")
-    known = {family.pipeline_name: family.name for family in FAMILIES.values()}
+    known = {family.pipeline_name: family.name for family in MODEL_FAMILIES.values()}
     family = known.get(str(saved.get("_class_name")))
     if family is None:
         raise UserError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -152,7 +152,7 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         encoder_hidden_states: Tensor,
         source_hidden_states: Tensor | None = None,
         semantic_hidden_states: Tensor | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
         places: tuple[Tensor, Tensor] | None = None,
     ) -> SamaOutput | tuple[Tensor, Tensor | None]:
@@ -361,12 +361,6 @@ def _axis_tables(head_dim: int, device: torch.device) -> tuple[list[int], tuple[
         cos, sin = rotary_table(torch.arange(1024, dtype=torch.float64)[:, None].expand(-1, 3), head_dim)
     space = 2 * (head_dim // 6)
     return [head_dim - 2 * space, space, space], (cos.to(device), sin.to(device))
-
-
-def grid_positions(grid: Grid, start: Grid = (0, 0, 0)) -> Tensor:
-    """(time, row, column) of each token of a grid that begins at `start`: [(t h w) 3] float64."""
-    axes = [torch.arange(first, first + size, dtype=torch.float64) for first, size in zip(start, grid, strict=True)]
-    return torch.cartesian_prod(*axes).view(-1, 3)
 
 
 def rotary_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,9 @@ import torch
 from accelerate import init_empty_weights
 
 from opensama import runtime
-from opensama.models.convert import check, fitted, load_released
-from opensama.models.families import FAMILIES, find_family, imported
-from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, work_of
+from opensama.models.convert import check_tensors, load_released, released_and_rows
+from opensama.models.families import MODEL_FAMILIES, find_family, imported
+from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, plan_changes
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
@@ -60,7 +60,7 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
             raise UserError(f"The model folder {where} has no {', '.join(missing)}: copy it again, whole.")
     tensors = _tensors(folder, tuple(part for part in own if part != "scheduler"))
     if loras:
-        work_of(_empty(folder / "transformer", entry.family), loras)
+        plan_changes(_empty(folder / "transformer", entry.family), loras)
     for part, shared in elsewhere.items():
         tensors |= _tensors(shared, (part,))
     half = text_dtype(entry.family, dtype)
@@ -103,7 +103,7 @@ def _from_base(
     if plain is not None:  # what does not fit is said before a text encoder of many gigabytes is loaded
         empty_base(plain, entry.family, loras)
     else:
-        work_of(fitted(file, entry.family, sizes)[0], loras)
+        plan_changes(released_and_rows(file, entry.family, sizes)[0], loras)
     tensors = _tensors(folder, tuple(classes))
     try:
         with runtime.quiet_loading():
@@ -138,7 +138,7 @@ def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:
     if folder is None or not (folder / "model_index.json").is_file():
         return parts
     index = runtime.read_object(folder / "model_index.json")
-    others = {kind for row in FAMILIES.values() for kind in row.parts.values()}
+    others = {kind for row in MODEL_FAMILIES.values() for kind in row.parts.values()}
     known = {kind.__name__: kind for kind in map(imported, (*others, EMBEDDED_VAE))}
     named = {part: (index.get(part) or [None, None])[1] for part in parts}
     return {part: known.get(named[part], kind) for part, kind in parts.items() if named[part] is not None}
@@ -194,7 +194,7 @@ def _check_loaded(module: torch.nn.Module, files: TensorFiles, where: str) -> No
         for name, tensor in state.items()
         if name in found or tensor.is_meta or tensor.data_ptr() not in loaded
     }
-    check(expected, {name: shape for name, shape in found.items() if name in expected}, where)
+    check_tensors(expected, {name: shape for name, shape in found.items() if name in expected}, where)
 
 
 def _first_line(error: Exception) -> str:

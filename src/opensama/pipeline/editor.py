@@ -23,7 +23,7 @@ from opensama import runtime
 from opensama.media.video_io import check_frames, read_video
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry, find, unknown_words
-from opensama.models.words import check_words
+from opensama.models.vocabulary import check_words
 from opensama.pipeline.advice import advice
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement

@@ -46,13 +46,13 @@ def sft() -> IcveConfig:
     return IcveConfig(model=IcveModelSettings(base=HUNYUAN, start="icve"), data=data, optimizer=optimizer)
 
 
-def lora(config: IcveConfig) -> IcveConfig:
+def _lora(config: IcveConfig) -> IcveConfig:
     """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
     optimizer = config.optimizer.model_copy(update={"lr": 1e-4})
     return config.model_copy(update={"lora": LoraSettings(targets=FAMILY.lora_targets), "optimizer": optimizer})
 
 
-def tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveConfig:
+def _tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveConfig:
     """Beside the embedded SAMA's frozen parts and with its loss, from random weights or the embedded ICVE's."""
     assert TINY_ICVE.folder is not None
     weights = TINY_ICVE.folder / "transformer" if start != "nothing" else None
@@ -76,6 +76,6 @@ def tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveCo
 
 
 RECIPES: dict[str, IcveConfig] = {"icve-13b-pretrain": pretrain(), "icve-13b-sft": sft()}
-RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}
-RECIPES |= {"tiny-icve-pretrain": tiny("nothing", steps=20_000), "tiny-icve-sft": tiny("icve", steps=200, lr=2e-4)}
-RECIPES["tiny-icve-sft-lora"] = lora(RECIPES["tiny-icve-sft"])
+RECIPES |= {f"{name}-lora": _lora(config) for name, config in list(RECIPES.items())}
+RECIPES |= {"tiny-icve-pretrain": _tiny("nothing", steps=20_000), "tiny-icve-sft": _tiny("icve", steps=200, lr=2e-4)}
+RECIPES["tiny-icve-sft-lora"] = _lora(RECIPES["tiny-icve-sft"])

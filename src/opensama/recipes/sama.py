@@ -47,7 +47,7 @@ def adapted(base: str, **changes: Any) -> SamaConfig:
     return config.model_copy(update={"model": ModelSettings(base=base)})
 
 
-def lora(config: SamaConfig) -> SamaConfig:
+def _lora(config: SamaConfig) -> SamaConfig:
     """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
     optimizer = OptimizerSettings(lr=1e-4, steps=config.optimizer.steps)
     return config.model_copy(update={"lora": LoraSettings(), "optimizer": optimizer})
@@ -57,7 +57,7 @@ def lora(config: SamaConfig) -> SamaConfig:
 DATA_5B = DataSettings(area=1280 * 704)
 
 
-def tiny(clips: bool) -> SamaConfig:
+def _tiny(clips: bool) -> SamaConfig:
     """The embedded model on your own clips: the whole way on a laptop. Its loss and noise levels are its own."""
     assert TINY.folder is not None
     return SamaConfig(
@@ -90,7 +90,7 @@ RECIPES: dict[str, SamaConfig] = {
     "sama-1.3b-stage0": stage_0(WAN_1B),
     "sama-1.3b-stage1": stage_1(WAN_1B),
     "wan2.2-ti2v-5b": adapted(WAN_5B, data=DATA_5B),
-    "tiny-stage0": tiny(clips=True),
-    "tiny-stage1": tiny(clips=False),
+    "tiny-stage0": _tiny(clips=True),
+    "tiny-stage1": _tiny(clips=False),
 }
-RECIPES |= {f"{name}-lora": lora(config) for name, config in list(RECIPES.items())}
+RECIPES |= {f"{name}-lora": _lora(config) for name, config in list(RECIPES.items())}

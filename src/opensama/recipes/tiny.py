@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from opensama.training.config import StageConfig, TinyConfig
+from opensama.training.embedded_config import StageConfig, TinyConfig
 
 # About an hour and a half on two cores, pools included.
-TINY = TinyConfig()
+LAPTOP = TinyConfig()
 
 # From finished weights on (--start-from), over days: the world's core until it is right, four fifths of it in windows.
 # Budgets are steps, since such a run shares its machine with other work; the minutes are ten times what it needs alone.
@@ -85,4 +85,4 @@ ICVE_SMOKE = SMOKE.model_copy(
     }
 )
 
-RECIPES = {"tiny": TINY, "core": CORE, "core-gpu": CORE_GPU, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}
+RECIPES = {"tiny": LAPTOP, "core": CORE, "core-gpu": CORE_GPU, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}

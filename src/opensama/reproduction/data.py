@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import SiglipVisionModel
 
+from opensama.data.latents import ItemsInMemory, changed_share
 from opensama.data.samples import Shape, TrainingItem, TrainingRow, seed_of
 from opensama.models.registry import find
 from opensama.models.semantic import anchor_frames
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import Mixture, SpeedPerturbation
-from opensama.training.pool import changed_share, normalise
+from opensama.training.pool import normalise
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import encode_text, tokenize
 from opensama.world import render_edits, render_styled
@@ -102,7 +103,8 @@ def draw_micro_edits(frozen: FrozenModels, n: int, frames: int, first: int = 0) 
         source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
         text = frozen.embed([plan.instruction for plan in plans])
         parts.append(
-            {"source": source, "target": target, "text": text, "change": changed_share(drawn.mask),
+            {"source": source, "target": target, "text": text,
+             "change": changed_share(drawn.mask[:, :, 0], target.shape[2:]),
              "anchors": frozen.anchors(drawn.target)}
         )  # fmt: skip
     return _joined(parts)
@@ -140,7 +142,8 @@ def draw_micro_unpaired(frozen: FrozenModels, n: int, first: int = 0) -> MicroPo
         mask = changed_mask(drawn.source, drawn.target)
         source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
         text = frozen.embed([plan.instruction for plan in plans])
-        parts.append({"source": source, "target": target, "text": text, "change": changed_share(mask)})
+        change = changed_share(mask[:, :, 0], target.shape[2:])
+        parts.append({"source": source, "target": target, "text": text, "change": change})
     return _joined(parts)
 
 
@@ -148,42 +151,28 @@ def _joined(parts: Sequence[MicroPool]) -> MicroPool:
     return {key: torch.cat([part[key] for part in parts]).half().contiguous() for key in parts[0]}
 
 
-class MicroData:
-    """Pools as one set of items, as `opensama.data.latents.Encoded` promises; with `anchors` of them, or 0.
+def micro_items(pools: Sequence[MicroPool], anchors: int, nothing: Tensor, *, pooled: bool = False) -> ItemsInMemory:
+    """Pools as one set of items, with semantic tokens of so many `anchors`, or none.
 
-    `pooled` adds ICVE's text in one vector [d], the mean of its tokens, as its pipeline makes it.
+    `nothing` [l d] stands for no text. `pooled` adds ICVE's text in one vector [d], the mean of its tokens.
     """
 
-    def __init__(self, pools: Sequence[MicroPool], anchors: int, nothing: Tensor, *, pooled: bool = False):
-        self.pools, self.pooled = pools, pooled
-        self._nothing = self._text(nothing)
-        items: list[TrainingItem] = []
-        self.places: list[tuple[int, int]] = []
-        self.frames = [f // 4 for f in anchor_frames(MICRO_FRAMES, anchors)] if anchors else []
-        for at, pool in enumerate(pools):
-            n, _, t = pool["target"].shape[:3]
-            source = 4 * (pool["source"].shape[2] - 1) + 1 if "source" in pool else 0
-            shape = Shape(MICRO_SIZE, MICRO_SIZE, 4 * (t - 1) + 1, source)
-            for i in range(n):
-                items.append(TrainingItem(TrainingRow(i, None, Path("micro"), ""), shape, 0, f"{at}.{i}"))
-                self.places.append((at, i))
-        self.items: Sequence[TrainingItem] = items
+    def prompt(text: Tensor) -> dict[str, Tensor]:
+        text = text[: int((text != 0).any(-1).sum())]  # zero past its end
+        return {"text": text, "pooled": text.float().mean(0)} if pooled else {"text": text}
 
-    @property
-    def nothing(self) -> dict[str, Tensor]:
-        return self._nothing
-
-    def _text(self, text: Tensor) -> dict[str, Tensor]:
-        """A text [l d] that is zero past its end, as long as it is."""
-        text = text[: int((text != 0).any(-1).sum())]
-        return {"text": text, "pooled": text.float().mean(0)} if self.pooled else {"text": text}
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        at, i = self.places[number]
-        item = {key: tensor[i] for key, tensor in self.pools[at].items() if key != "anchors"}
-        item |= self._text(item["text"])
-        if self.frames:
-            seen = self.pools[at]["anchors"][i]
-            frames = self.frames if len(seen) > 1 else self.frames[:1]
-            item["semantic"] = seen[frames].flatten(0, 1)
-        return item
+    items: list[TrainingItem] = []
+    samples: list[dict[str, Tensor]] = []
+    frames = [f // 4 for f in anchor_frames(MICRO_FRAMES, anchors)] if anchors else []
+    for at, pool in enumerate(pools):
+        t = pool["target"].shape[2]
+        source = 4 * (pool["source"].shape[2] - 1) + 1 if "source" in pool else 0
+        shape = Shape(MICRO_SIZE, MICRO_SIZE, 4 * (t - 1) + 1, source)
+        for i in range(len(pool["target"])):
+            sample = {key: tensor[i] for key, tensor in pool.items() if key != "anchors"}
+            if frames:
+                seen = pool["anchors"][i]
+                sample["semantic"] = seen[frames if len(seen) > 1 else frames[:1]].flatten(0, 1)
+            samples.append(sample | prompt(sample["text"]))
+            items.append(TrainingItem(TrainingRow(i, None, Path("micro"), ""), shape, 0, f"{at}.{i}"))
+    return ItemsInMemory(items, samples, prompt(nothing))

@@ -32,11 +32,11 @@ from opensama.reproduction.data import (
     POOLS,
     TEXT_TOKENS,
     UNPAIRED,
-    MicroData,
     MicroPool,
     draw_micro_unpaired,
     first_of,
     frozen_models,
+    micro_items,
     pool_file,
     read_pool,
 )
@@ -50,7 +50,8 @@ from opensama.reproduction.micro_training import (
 from opensama.reproduction.runner import Run, RunResult, result_file, write_json, write_tensors
 from opensama.reproduction.sama import corrupted_pools, draw_sama_pool, load_prior, make_sama, train_sama
 from opensama.reproduction.statistics import foretell
-from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings, TinyConfig
+from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings
+from opensama.training.embedded_config import TinyConfig
 from opensama.world.micro import MICRO_FAMILIES
 
 FOLDER = "icve"
@@ -256,5 +257,5 @@ def train_icve(
         data=IcveDataSettings(videos=budget.videos, video_batch=budget.videos, text_tokens=TEXT_TOKENS),
         loss=IcveLossSettings(**micro_loss(budget)),
     )
-    data = MicroData([pool], 0, frozen_models().embed([""])[0], pooled=True)
+    data = micro_items([pool], 0, frozen_models().embed([""])[0], pooled=True)
     return train_micro_stage(stage, model, data, config, budget, steps, folder)

@@ -10,14 +10,15 @@ from typing import Any, Protocol, TypedDict
 
 import torch
 
-from opensama.reproduction.data import MicroData, frozen_models
+from opensama.data.latents import ItemsInMemory
+from opensama.reproduction.data import frozen_models
 from opensama.reproduction.held_out import HeldOutEdits
 from opensama.reproduction.runner import write_json
 from opensama.training.config import EditConfig
+from opensama.training.edit_stage import EditStage
 from opensama.training.loop import LoopConfig, Trainer
-from opensama.training.sources import Items
-from opensama.training.stages import EditStage
-from opensama.training.tiny import importance
+from opensama.training.sources import ItemSource
+from opensama.training.tiny import latent_importance
 
 
 class StepSettings(Protocol):
@@ -38,10 +39,18 @@ class StageCost(TypedDict):
 
 
 def train_micro_stage(
-    name: str, model: torch.nn.Module, data: MicroData, config: EditConfig, budget: StepSettings, steps: int, out: Path
+    name: str,
+    model: torch.nn.Module,
+    data: ItemsInMemory,
+    config: EditConfig,
+    budget: StepSettings,
+    steps: int,
+    out: Path,
 ) -> StageCost:
     """Trains one stage; the model then holds the averaged weights."""
-    stage = EditStage.of(name, model, Items(data, config), importance=importance(frozen_models().vae).sqrt())
+    stage = EditStage.of(
+        name, model, ItemSource(data, config), importance=latent_importance(frozen_models().vae).sqrt()
+    )
     loop = LoopConfig(
         steps=steps, lr=budget.lr, muon=2 * budget.lr, decay=0.4, ema=0.995, accumulate=stage.passes,
         log_every=60, save_every=60,

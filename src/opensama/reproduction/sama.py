@@ -30,12 +30,12 @@ from opensama.reproduction.data import (
     FIRST,
     POOLS,
     TEXT_TOKENS,
-    MicroData,
     MicroPool,
     draw_micro_clips,
     draw_micro_edits,
     first_of,
     frozen_models,
+    micro_items,
     pool_file,
     read_pool,
 )
@@ -48,7 +48,8 @@ from opensama.reproduction.micro_training import (
 )
 from opensama.reproduction.runner import Run, RunResult, processes, result_file, write_json, write_tensors
 from opensama.reproduction.shipped import probe_shipped
-from opensama.training.config import DataSettings, LossSettings, ModelSettings, SamaConfig, TinyConfig
+from opensama.training.config import DataSettings, LossSettings, ModelSettings, SamaConfig
+from opensama.training.embedded_config import TinyConfig
 
 _log = logging.getLogger(__name__)
 VIDEOS_OF_IMAGES = 113 / 49  # tokens of a clip, in tokens of an image edit: both sides and one anchor
@@ -154,7 +155,7 @@ def train_sama(
         ),
         loss=LossSettings(**micro_loss(budget)),
     )
-    data = MicroData(pools, arm.anchors, frozen_models().embed([""])[0])
+    data = micro_items(pools, arm.anchors, frozen_models().embed([""])[0])
     return train_micro_stage(stage, model, data, config, budget, steps, folder)
 
 

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from opensama.data.prefetch import Prefetcher, one_core
+from opensama.data.prefetch import one_core
 from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import autocast
-from opensama.training.devices import moved, pinned
+from opensama.training.stage import Batch, BatchLoader, ReadySource, TrainingStage
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import plan_edit, render_styled
 
@@ -32,24 +32,40 @@ def drawn_clips(n: int, first: int, t: int = 5, side: int = 128, device: str = "
     return render_styled(looks, t, side, side, device).transpose(1, 2) * 2 - 1
 
 
-class AutoencoderStage:
-    """Two thirds drawings (64x64 cuts of 128x128 frames, `CUTS` a clip), one third textures."""
+class Drawings(ReadySource):
+    """`clips` [b 3 5 side side] in [-1, 1]: one third textures, two thirds cuts of 128x128 frames, `CUTS` a clip."""
 
-    name = "autoencoder"
+    def __init__(self, *, batch: int, pictures: int, side: int, seed: int):
+        super().__init__()
+        self.batch_size, self.side, self.seed = batch, side, seed
+        self.textures = batch - 2 * batch // 3 // CUTS * CUTS
+        self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
+
+    def read(self, index: int) -> Batch:
+        g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        textures = moving_crops(self.pictures, self.textures, 5, self.side, generator=g)
+        drawn = (self.batch_size - self.textures) // CUTS
+        whole = drawn_clips(drawn, index * drawn)
+        corners = torch.randint(0, 128 - self.side + 1, (CUTS, 2), generator=g).tolist()
+        cuts = (whole[..., y : y + self.side, x : x + self.side] for y, x in corners)
+        return {"clips": torch.cat((textures, *cuts))}
+
+
+class AutoencoderStage(TrainingStage):
+    """Trains the decoder's non-linear part; the losses say how well textures and drawings come back, apart."""
+
+    loader: BatchLoader
 
     def __init__(self, vae: PatchAutoencoder, *, batch: int = 24, pictures: int = 256, side: int = 64, seed: int = 0):
-        self.vae, self.batch, self.side, self.seed = vae, batch, side, seed
-        self.textures = batch - 2 * batch // 3 // CUTS * CUTS
+        self.vae, self.drawings = vae, Drawings(batch=batch, pictures=pictures, side=side, seed=seed)
+        super().__init__("autoencoder", BatchLoader(self.drawings, next(vae.parameters()).device))
         for components in (vae.linear_in, vae.linear_out):
             components.requires_grad_(False)
-        self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
-        self.device = next(vae.parameters()).device
-        self.next_clips = Prefetcher(lambda index: pinned(self.clips(index), self.device))
 
     def start(self, drawings: int = 640) -> None:
         """Principal components of a mixed batch with that many drawings, in lots of 16."""
-        g = torch.Generator().manual_seed(self.seed)
-        textures = moving_crops(self.pictures, 128, 5, 96, generator=g)
+        g = torch.Generator().manual_seed(self.drawings.seed)
+        textures = moving_crops(self.drawings.pictures, 128, 5, 96, generator=g)
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core) as threads:
             drawn = list(threads.map(lambda i: drawn_clips(16, 16 * i)[..., :96, :96], range(drawings // 16)))
         self.vae.start_from_components(torch.cat((textures, *drawn)).to(next(self.vae.parameters()).device))
@@ -57,19 +73,8 @@ class AutoencoderStage:
     def modules(self) -> Mapping[str, nn.Module]:
         return {"vae": self.vae}
 
-    def close(self) -> None:
-        self.next_clips.close()
-
-    def clips(self, index: int) -> Tensor:
-        g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        textures = moving_crops(self.pictures, self.textures, 5, self.side, generator=g)
-        drawn = (self.batch - self.textures) // CUTS
-        whole = drawn_clips(drawn, index * drawn)
-        corners = torch.randint(0, 128 - self.side + 1, (CUTS, 2), generator=g).tolist()
-        return torch.cat((textures, *(whole[..., y : y + self.side, x : x + self.side] for y, x in corners)))
-
     def step(self, index: int) -> dict[str, Tensor]:
-        x = moved(self.next_clips(index), self.device)
+        x = self.loader(index)["clips"]
         with autocast(x.device):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)
@@ -79,8 +84,8 @@ class AutoencoderStage:
         slopes = (error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()) / 2
         return {
             "loss": plain + 0.25 * slopes,
-            "psnr_textures": -10 * torch.log10(error[: self.textures].square().mean() / 4),
-            "psnr_drawings": -10 * torch.log10(error[self.textures :].square().mean() / 4),
+            "psnr_textures": -10 * torch.log10(error[: self.drawings.textures].square().mean() / 4),
+            "psnr_drawings": -10 * torch.log10(error[self.drawings.textures :].square().mean() / 4),
         }
 
 

@@ -18,7 +18,7 @@ DRAWING = 0.4  # of a stage's share, at most
 WRITING = 0.06  # of the whole, kept for the model at the end
 
 
-class Budget:
+class TimeBudget:
     """`minutes` of `clock` (0: no limit), shared out as `shares` says of the stages, in their order."""
 
     def __init__(

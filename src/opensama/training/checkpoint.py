@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from opensama.training.waiting import patient
+from opensama.training.collectives import slow_group
 from opensama.values import UserError
 
 WEIGHTS = "weights.safetensors"
@@ -38,11 +38,11 @@ class CheckpointError(UserError):
     """A checkpoint could not be written; those before it are whole."""
 
 
-def save(
+def save_checkpoint(
     folder: Path,
     step: int,
     tensors: Mapping[str, Tensor],
-    state: Mapping[str, Any],
+    state: Mapping[str, object],
     *,
     own: Mapping[str, Tensor] | None = None,
     keep: int = 2,
@@ -55,7 +55,7 @@ def save(
     partial = folder / (final.name + PARTIAL)
 
     def begin() -> None:
-        clean(folder)
+        remove_partial(folder)
         partial.mkdir(parents=True)
 
     def write() -> None:
@@ -71,7 +71,7 @@ def save(
             _remove(final)
         os.replace(partial, final)
         _sync(folder)
-        for old in checkpoints(folder)[:-keep]:
+        for old in list_checkpoints(folder)[:-keep]:
             _remove(old)
 
     try:
@@ -89,9 +89,9 @@ def save(
     return final
 
 
-def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def load_checkpoint(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fills tensors in place from a checkpoint; each process takes its own shards. UserError if one is not there."""
-    known = contents(path)
+    known = read_tensor_infos(path)
     missing = [name for name in tensors if name not in known]
     wrong = [name for name, t in tensors.items() if name in known and tuple(t.shape) != known[name][0]]
     if missing or wrong:
@@ -106,7 +106,7 @@ def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def read_tensor_infos(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Names, whole shapes and types of the tensors in a checkpoint. UserError where a part of it is missing or cut."""
     for name, size in read_state(path).get("files", {}).items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
@@ -135,26 +135,23 @@ def read_state(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, the oldest first."""
     return sorted(p for p in folder.glob("step-*") if p.name[5:].isdigit() and (p / STATE).is_file())
 
 
-def newest(folder: Path) -> Path | None:
-    """The checkpoint to go on from: the last whole one; else a folder written before checkpoints had their own."""
-    whole = checkpoints(folder)
-    if whole:
-        return whole[-1]
-    return folder if (folder / STATE).is_file() and (folder / WEIGHTS).is_file() else None
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to go on from: the last whole one."""
+    return next(reversed(list_checkpoints(folder)), None)
 
 
-def clean(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Removes what killed runs left half-written."""
     for left in folder.glob(f"step-*{PARTIAL}"):
         shutil.rmtree(left)
 
 
-def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(saved: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Fields that differ, each as `a.b is 2, was 1`; nested mappings are compared field by field."""
     before, after = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(now))))  # tuples as JSON keeps them
     return [
@@ -166,7 +163,7 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def check_space(folder: Path, size: int, keep: int) -> None:
     """UserError unless the checkpoints still to come, `size` bytes each, fit on the disk."""
-    wanted = max(1, keep + 1 - len(checkpoints(folder))) * size
+    wanted = max(1, keep + 1 - len(list_checkpoints(folder))) * size
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise UserError(
@@ -181,7 +178,7 @@ def _write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -219,7 +216,7 @@ def _together(action: Callable[[], None], *, first: bool = False) -> None:
     failures = [failure]
     if dist.is_initialized():
         failures = [None] * dist.get_world_size()
-        dist.all_gather_object(failures, failure, group=patient())  # the first one may write for long
+        dist.all_gather_object(failures, failure, group=slow_group())  # the first one may write for long
     reasons = [reason for reason in failures if reason]
     if reasons:
         raise _WriteError(reasons[0])

@@ -1,4 +1,8 @@
-"""Settings of a training run: typed, checked, saved as YAML beside the run and read back from there."""
+"""Settings of an editor's training: typed, checked, saved as YAML beside the run and read back from there.
+
+`recipes/sama.py` and `recipes/icve.py` give them their values. [paper]: stated there. [release]: from the released
+inference code or weights. All else is a default of ours.
+"""
 
 from __future__ import annotations
 
@@ -8,124 +12,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from opensama.models.families import find_family
-from opensama.models.sama import SemanticRotary
-from opensama.training.loop import LoopConfig
-from opensama.world import TierName
-
-
-class StageConfig(BaseModel):
-    """One stage of a run."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    minutes: float = Field(ge=0, description="wall-clock minutes of training, over all resumptions")
-    lr: float = Field(1e-3, gt=0, description="highest learning rate")
-    muon: float = Field(0.0, ge=0, description="the same for the matrices of blocks, under Muon; 0: AdamW for all")
-    decay: float = Field(0.35, ge=0, le=1, description="last part of the budget, in which the rate falls to zero")
-    ema: float = Field(0.999, ge=0, lt=1, description="decay of the average of the weights")
-    max_steps: int | None = Field(None, gt=0, description="end earlier, after so many steps")
-    measure_every: float = Field(0.0, ge=0, description="minutes between scores on edits kept from training; 0: none")
-
-    def loop(self) -> LoopConfig:
-        return LoopConfig(
-            self.minutes,
-            lr=self.lr,
-            muon=self.muon,
-            decay=self.decay,
-            ema=self.ema,
-            steps=self.max_steps,
-            measure_every=60 * self.measure_every,
-        )
-
-
-class TinyConfig(BaseModel):
-    """How an embedded model is made. An ICVE takes all but its transformer from the embedded SAMA, as it is."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    seed: int = 0
-    minutes: float = Field(
-        0, ge=0, description="wall-clock minutes of the whole run, over all resumptions, shared out as the stages' "
-        "minutes: drawing, scores and saving included, and pools are as large as there is time for; 0: each stage has "
-        "its own minutes, and drawing comes on top"
-    )  # fmt: skip
-    family: str = Field("sama", description="whose transformer it is, see `models/families`")
-    autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
-    semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)
-    pretrain: StageConfig = StageConfig(minutes=0)
-    pictures: StageConfig = StageConfig(minutes=0)
-    windows: StageConfig = StageConfig(minutes=0)
-    images: StageConfig = StageConfig(minutes=42, lr=1e-3, muon=2e-3)
-    videos: StageConfig = StageConfig(minutes=12, lr=6e-4, muon=1.2e-3, decay=0.6)
-
-    latent_channels: int = Field(192, gt=0, description="numbers for each 16x16 pixels of four frames")
-    width: int = Field(192, gt=0, description="width of the transformer, a multiple of the heads'")
-    head: int = Field(64, gt=0, multiple_of=16, description="width of a head")
-    layers: int = Field(7, gt=0, description="blocks of the transformer; ICVE: those of one stream")
-    joint_layers: int = Field(1, ge=0, description="ICVE: blocks with a stream of their own for the text")
-    text_width: int = Field(128, gt=0, multiple_of=32, description="width of the text encoder")
-    text_layers: int = Field(2, gt=0, description="SAMA: blocks of the text encoder")
-    vocabulary: int = Field(1024, gt=260, description="SAMA: pieces of words that the tokenizer knows")
-    text_tokens: int = Field(40, gt=0, description="longest instruction, in tokens")
-    semantic_width: int = Field(96, gt=0, multiple_of=32, description="SAMA: width of the image encoder")
-
-    tier: TierName = Field("full", description="how much of the world is learnt")
-    semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
-
-    texts: int = Field(20_000, gt=0, description="SAMA: instructions and captions that the tokenizer is made from")
-    drawings: int = Field(640, gt=0, description="SAMA: drawn clips that the autoencoder's components are taken from")
-    textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
-    image_edits: int = Field(44_000, gt=0, description="pool of image edits at 128x128; half as many in other shapes")
-    video_edits: int = Field(2_000, gt=0, description="pool of 17-frame edits at 128x128; half as many in other shapes")
-    unpaired_stills: int = Field(16_000, gt=0, description="ICVE: pool of unpaired stills at 128x128; half in others")
-    unpaired_clips: int = Field(1_600, gt=0, description="ICVE: the same of 17-frame clips")
-    image_batch: int = Field(64, gt=0)
-    video_batch: int = Field(16, gt=0)
-    picture_batch: int = Field(64, gt=0, description="SAMA: drawn pictures a batch of the stage pictures")
-    window_batch: int = Field(128, gt=0, description="SAMA: windows a batch of the stage windows")
-    chunk: int = Field(
-        0, ge=0, description="image edits at 128x128 that are drawn at a time, half as many in other shapes, and take "
-        "the oldest ones' place; 0: one pool for the whole run"
-    )  # fmt: skip
-    chunk_steps: int = Field(40, gt=0, description="steps after which a new chunk comes in")
-    chunks: int = Field(16, gt=0, description="chunks that are drawn from at a time")
-    workers: int = Field(0, ge=0, description="processes of one core each that draw the pools; 0: threads")
-    test_edits: int = Field(512, gt=0, description="edits of each tier's test split that scores are measured on")
-    pretext: float = Field(0.3, ge=0, lt=1, description="SAMA: share of the videos stage's batches with pretext tasks")
-    pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")
-    shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
-    emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
-    text_dropout: float = Field(0.1, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _fit(self) -> Self:
-        find_family(self.family)
-        if self.width % self.head:
-            raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
-        return self
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Those of the family, in their order."""
-        return find_family(self.family).stages
-
-    @property
-    def transformer_sizes(self) -> dict[str, Any]:
-        """The arguments of its transformer."""
-        return find_family(self.family).embedded(self)
-
-    def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
-
-    @classmethod
-    def read(cls, path: Path) -> TinyConfig:
-        return cls(**yaml.safe_load(path.read_text()))
-
-
-# --- SAMA on Wan and ICVE on HunyuanVideo: `recipes/sama.py` and `recipes/icve.py` give these their values
-# [paper]: stated there. [release]: from the released inference code or weights. All else is a default of ours.
 
 
 class Section(BaseModel):
@@ -144,22 +30,22 @@ class StartSettings(Section):
     )
 
     @property
-    def own_sizes(self) -> dict[str, Any] | None:
+    def own_sizes(self) -> dict[str, object] | None:
         """Arguments of the transformer where they are not the base's."""
         return None
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """How the model is asked: keyword arguments of its family's `condition` and `prompt`."""
+    def condition_kwargs(self) -> dict[str, float]:
+        """What its family's `condition` and `prompt` take besides the batch."""
         return {}
 
     @property
-    def text_settings(self) -> dict[str, Any]:
+    def text_settings(self) -> dict[str, float | None]:
         """What the pipeline's defaults say besides of how it encodes text; encoded texts depend on it."""
         return {}
 
     @property
-    def guidance_settings(self) -> dict[str, Any]:
+    def guidance_settings(self) -> dict[str, float | None]:
         """What the trained model's defaults say of the guidance that it reads."""
         return {}
 
@@ -206,19 +92,19 @@ class IcveModelSettings(StartSettings):
     text_layer: int = Field(-3, lt=0, description="[release] which hidden state of the text encoder is read")
 
     @property
-    def own_sizes(self) -> dict[str, Any] | None:
+    def own_sizes(self) -> dict[str, object] | None:
         return self.sizes
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def condition_kwargs(self) -> dict[str, float]:
         return {"guidance": self.guidance}
 
     @property
-    def text_settings(self) -> dict[str, Any]:
+    def text_settings(self) -> dict[str, float | None]:
         return {"text_layer": self.text_layer}
 
     @property
-    def guidance_settings(self) -> dict[str, Any]:
+    def guidance_settings(self) -> dict[str, float | None]:
         reads = (self.sizes or {}).get("guidance_embeds", True)
         return {"embedded_guidance": self.guidance if reads else None}
 
@@ -404,7 +290,7 @@ class EditConfig(Section):
         return None
 
     @property
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         """Arguments of the transformer that are the settings', not its base's."""
         return {}
 
@@ -436,7 +322,7 @@ class SamaConfig(EditConfig):
         return self.semantic if self.semantic.encoder else None
 
     @property
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         chosen = ("source_rotary", "semantic_rotary", "source_time")
         return {
             **{name: value for name in chosen if (value := getattr(self.model, name)) is not None},
@@ -463,5 +349,5 @@ class IcveConfig(EditConfig):
         return self
 
     @property
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         return {} if self.model.source_time is None else {"source_time": self.model.source_time}

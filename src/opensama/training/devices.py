@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 
 from opensama.runtime import compute_type, pick_device
 from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from opensama.training.stage import TrainingStage
 
 _Batch = TypeVar("_Batch")
 
@@ -38,7 +41,7 @@ def own_device(name: str | None = None) -> torch.device:
     return torch.device("cuda", local)
 
 
-def stage_device(stage: Any) -> torch.device:
+def stage_device(stage: TrainingStage) -> torch.device:
     """Where a stage's modules lie, frozen ones among its attributes included. ValueError if at two places."""
     kept = {name: value for name, value in vars(stage).items() if isinstance(value, nn.Module)}
     modules: Mapping[str, nn.Module] = {**stage.modules(), **kept}
@@ -57,10 +60,10 @@ def stage_device(stage: Any) -> torch.device:
 
 
 @contextmanager
-def watched(stage: Any, device: torch.device) -> Iterator[None]:
+def check_inputs(stage: TrainingStage, device: torch.device) -> Iterator[None]:
     """While it lasts, ValueError if a module of the stage is given a tensor that is not on the device: it is named."""
 
-    def look(name: str, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    def look(name: str, module: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
         for path, tensor in tree_flatten_with_path((given, named))[0]:
             if isinstance(tensor, Tensor) and tensor.ndim and tensor.device != device:
                 what = "".join(map(str, path[1:])).strip("[]'")
@@ -86,23 +89,23 @@ def watched(stage: Any, device: torch.device) -> Iterator[None]:
             hook.remove()
 
 
-def pinned(batch: _Batch, device: torch.device) -> _Batch:
+def pin(batch: _Batch, device: torch.device) -> _Batch:
     """The batch in memory from which a GPU copies while it computes; elsewhere as it is."""
     return tree_map_only(Tensor, Tensor.pin_memory, batch) if device.type == "cuda" else batch
 
 
-def moved(batch: _Batch, device: torch.device) -> _Batch:
+def to_device(batch: _Batch, device: torch.device) -> _Batch:
     """The batch's tensors on the device; those that are pinned are copied while it computes."""
     return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=x.is_pinned()), batch)
 
 
-def compilations() -> int:
+def count_compilations() -> int:
     """Graphs that this process has compiled so far."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
 
 
-def machine(device: torch.device) -> str:
+def describe_machine(device: torch.device) -> str:
     """What decides the bits of a run besides its settings: the processor's kind, and how it computes."""
     if device.type == "cuda":
         kind = torch.cuda.get_device_name(device)

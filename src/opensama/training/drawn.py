@@ -10,25 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 
 from opensama.data.prefetch import one_core
-from opensama.models.tiny import PatchAutoencoder
-from opensama.training.budget import Budget
-from opensama.training.config import TinyConfig
-from opensama.training.pool import (
-    DRAWS,
-    Draw,
-    Pool,
-    Renewed,
-    Workers,
-    build_pool,
-    draw_clips,
-    draw_in_turn,
-    draw_unpaired,
-)
+from opensama.training.budget import TimeBudget
+from opensama.training.drawing import DRAWS, Draw, draw_clips, draw_in_turn, draw_unpaired
+from opensama.training.embedded_config import TinyConfig
+from opensama.training.pool import LatentPool, PoolEncoders, PoolWorkers, RenewedPool, build_pool
 from opensama.training.scores import HeldOut
-from opensama.training.sources import Stream
+from opensama.training.sources import PoolStream
 from opensama.world import TIERS
 from opensama.world.phrasing import Split
 
@@ -48,24 +37,22 @@ class Pools:
         self,
         config: TinyConfig,
         folder: Path,
-        vae: PatchAutoencoder,
-        encoder: SiglipVisionModel,
-        tokenizer: PreTrainedTokenizerFast,
+        encoders: PoolEncoders,
         *,
-        budget: Budget,
+        budget: TimeBudget,
         device: torch.device,
         say: Callable[[str], None],
     ):
         self.config, self.folder, self.budget, self.device, self.say = config, folder, budget, device, say
-        self.parts = vae, encoder, tokenizer
-        self.workers = Workers(config.workers, *self.parts) if config.workers else None
+        self.encoders = encoders
+        self.workers = PoolWorkers(config.workers, encoders) if config.workers else None
         self.drawing = ThreadPoolExecutor(1, initializer=one_core)
         self.chunk = 0
         if config.chunk:
             self.chunk = budget.scaled(config.chunk, least=64, a_minute=100 * max(1, config.workers))
-        # a lot that is begun is drawn to its end: of stills, and of clips
-        self.lots = (64, 8) if not budget.first or budget.first > 10 else (16, 2)
-        self.fixed: list[Pool] = []
+        # a batch that is begun is drawn to its end: of stills, and of clips
+        self.batches = (64, 8) if not budget.first or budget.first > 10 else (16, 2)
+        self.fixed: list[LatentPool] = []
 
     def close(self) -> None:
         self.drawing.shutdown(cancel_futures=True)
@@ -83,40 +70,40 @@ class Pools:
         split: Split = "train",
         say: Callable[[str], None] | None = None,
         until: float | None = None,
-    ) -> Pool:
+    ) -> LatentPool:
         """`n` samples from seed `first` on (a quarter of them in other shapes than the first), kept in a file."""
         config, kinds = self.config, dict[Draw, str]({draw_clips: "pretext-", draw_unpaired: "unpaired-"})
         draw = draw or DRAWS[config.tier]
         return build_pool(
             self.folder / f"{name or kinds.get(draw, '')}{frames}x{size[0]}x{size[1]}.safetensors",
             n if size == _SHAPES[0] else n // 4,
-            *self.parts,
+            self.encoders,
             draw=draw,
             frames=frames,
             size=size,
             text_tokens=config.text_tokens,
             first=first + (config.seed * 100_000_000 if split == "train" else 0),
             split=split,
-            batch=self.lots[frames > 1],
+            batch=self.batches[frames > 1],
             workers=self.workers,
             until=self.budget.pool() if until is None else until,
             say=say or self.say,
         )
 
-    def renewed(self, stage: str, size: tuple[int, int]) -> Renewed:
+    def renewed(self, stage: str, size: tuple[int, int]) -> RenewedPool:
         """Image edits of which new ones take the oldest ones' place."""
         config, begin = self.config, 50_000_000 + 10_000_000 * list(self.config.stages).index(stage)
 
-        def make(number: int) -> Pool:
+        def make(number: int) -> LatentPool:
             old, name = (f"{stage}-{k}-" for k in (number - config.chunks, number))
             (self.folder / f"{old}1x{size[0]}x{size[1]}.safetensors").unlink(missing_ok=True)
             first = begin + number * self.chunk
             return self.pool(size, self.chunk, first, 1, name=name, say=lambda _: None, until=inf)
 
         steps, kept = config.chunk_steps, config.chunks
-        return Renewed(make, steps=steps, kept=kept, threads=self.drawing, device=self.device)
+        return RenewedPool(make, steps=steps, kept=kept, threads=self.drawing, device=self.device)
 
-    def stills(self, stage: str) -> Sequence[tuple[Pool | Renewed, float]]:
+    def stills(self, stage: str) -> Sequence[tuple[LatentPool | RenewedPool, float]]:
         """Image edits in the three shapes, and the shares of these."""
         if self.chunk:
             return [(self.renewed(stage, size), share) for size, share in zip(_SHAPES, _SHARES, strict=True)]
@@ -135,63 +122,63 @@ class Pools:
         return {tier: HeldOut(edits, TIERS[tier].families) for tier, edits in drawn.items()}
 
 
-def pretrain(pools: Pools, config: TinyConfig) -> list[Stream]:
+def _pretrain(pools: Pools, config: TinyConfig) -> list[PoolStream]:
     streams = []
     for size, share in zip(_SHAPES, _SHARES, strict=True):
         apart = pools.pool(size, config.unpaired_stills, 30_000_000, 1, draw_unpaired)
-        streams.append(Stream(apart, config.image_batch, (1 - _CLIPS) * share))
+        streams.append(PoolStream(apart, config.image_batch, (1 - _CLIPS) * share))
         apart = pools.pool(size, config.unpaired_clips, 40_000_000, 17, draw_unpaired)
-        streams.append(Stream(apart, config.video_batch, _CLIPS * share))
+        streams.append(PoolStream(apart, config.video_batch, _CLIPS * share))
     return streams
 
 
-def pictures(pools: Pools, config: TinyConfig) -> list[Stream]:
+def _pictures(pools: Pools, config: TinyConfig) -> list[PoolStream]:
     return [
-        Stream(pool, config.picture_batch, share, pictures=True, shift=PICTURE_SHIFT)
+        PoolStream(pool, config.picture_batch, share, pictures=True, shift=PICTURE_SHIFT)
         for pool, share in pools.stills("pictures")
     ]
 
 
-def windows(pools: Pools, config: TinyConfig) -> list[Stream]:
+def _windows(pools: Pools, config: TinyConfig) -> list[PoolStream]:
     streams = []
     for pool, share in pools.stills("windows"):
-        streams.append(Stream(pool, config.window_batch, (1 - _WHOLE) * share, sides=SIDES))
-        streams.append(Stream(pool, config.image_batch, _WHOLE * share))
+        streams.append(PoolStream(pool, config.window_batch, (1 - _WHOLE) * share, sides=SIDES))
+        streams.append(PoolStream(pool, config.image_batch, _WHOLE * share))
     return streams
 
 
-def images(pools: Pools, config: TinyConfig) -> list[Stream]:
-    return [Stream(pool, config.image_batch, share) for pool, share in pools.stills("images")]
+def _images(pools: Pools, config: TinyConfig) -> list[PoolStream]:
+    return [PoolStream(pool, config.image_batch, share) for pool, share in pools.stills("images")]
 
 
-def videos(pools: Pools, config: TinyConfig) -> list[Stream]:
+def _videos(pools: Pools, config: TinyConfig) -> list[PoolStream]:
     edits, still = 1 - config.pretext, pools.fixed[0] if pools.fixed else None
     still = still or pools.pool(_SHAPES[0], config.image_edits, 0, 1)
     streams = []
     for size, share in zip(_SHAPES, _SHARES, strict=True):
         clips = pools.pool(size, config.video_edits, 10_000_000, 17)
-        streams.append(Stream(clips, config.video_batch, edits * (1 - _IMAGES) * share))
-    streams.append(Stream(still, config.image_batch, edits * _IMAGES))
+        streams.append(PoolStream(clips, config.video_batch, edits * (1 - _IMAGES) * share))
+    streams.append(PoolStream(still, config.image_batch, edits * _IMAGES))
     for size, share in zip(_SHAPES, _SHARES, strict=True) if config.pretext else ():
         clips = pools.pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
         # whole, since tube shuffle may put what the first frames need at the source's end
-        streams.append(Stream(clips, config.video_batch, config.pretext * share, cut=False))
+        streams.append(PoolStream(clips, config.video_batch, config.pretext * share, cut=False))
     return streams
 
 
 class DrawnStage(NamedTuple):
     """A stage on drawn pools."""
 
-    streams: Callable[[Pools, TinyConfig], list[Stream]]
+    streams: Callable[[Pools, TinyConfig], list[PoolStream]]
     seed: int  # beside the run's
     pools: int  # that it draws
     export: bool = False  # whether a model folder is left after it
 
 
-STAGES = {
-    "pretrain": DrawnStage(pretrain, 2, pools=6),
-    "pictures": DrawnStage(pictures, 3, pools=5),
-    "windows": DrawnStage(windows, 4, pools=5, export=True),
-    "images": DrawnStage(images, 0, pools=3, export=True),
-    "videos": DrawnStage(videos, 1, pools=7),
+DRAWN_STAGES = {
+    "pretrain": DrawnStage(_pretrain, 2, pools=6),
+    "pictures": DrawnStage(_pictures, 3, pools=5),
+    "windows": DrawnStage(_windows, 4, pools=5, export=True),
+    "images": DrawnStage(_images, 0, pools=3, export=True),
+    "videos": DrawnStage(_videos, 1, pools=7),
 }

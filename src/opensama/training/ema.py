@@ -53,7 +53,7 @@ class Average:
             module.reshard()
 
     @contextmanager
-    def lent(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """The average in the weights' place, for a while: to look at samples of it."""
         own = {name: p.detach().clone() for name, p in self.weights.items()}
         self.give()

@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
 
 from opensama import runtime
 from opensama.models.convert import convert_to_released
@@ -19,15 +20,15 @@ from opensama.models.lora import merged, plain_name, save_comfy, save_diffusers
 from opensama.models.registry import Defaults
 from opensama.models.weights import TensorInfo, write_shards
 from opensama.pipeline.assemble import base_parts
+from opensama.training.collectives import wait_for_all
 from opensama.training.config import EditConfig
-from opensama.training.start import frozen_parts
-from opensama.training.waiting import wait_for_all
+from opensama.training.frozen import frozen_parts
 
 
-def export(transformer: Any, config: EditConfig, out: Path) -> Path:
+def export_editor(transformer: ModelMixin, config: EditConfig, out: Path) -> Path:
     """Writes what was learnt, from all processes' shards, in bfloat16; every process calls it, the first one writes.
 
-    The others wait for it, see `waiting.py`.
+    The others wait for it, see `collectives.py`.
     """
     if config.lora:
         save_diffusers(transformer, out / "lora")
@@ -51,7 +52,7 @@ def export(transformer: Any, config: EditConfig, out: Path) -> Path:
         (folder / "transformer" / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
         write_shards(folder / "transformer", infos, tensor)
         convert_to_released(folder, folder / f"{config.family}.safetensors")
-        complete(config, folder)
+        complete_pipeline(config, folder)
     else:  # takes part in gathering, tensor by tensor
         for name in infos:
             tensor(name)
@@ -59,16 +60,16 @@ def export(transformer: Any, config: EditConfig, out: Path) -> Path:
     return folder
 
 
-def complete(config: EditConfig, folder: Path) -> None:
+def complete_pipeline(config: EditConfig, folder: Path) -> None:
     """Makes a transformer's folder one of a whole pipeline, with copies of the base's other parts."""
-    base, parts = frozen_parts(config)
+    base, parts = frozen_parts(config.family, config.model.base)
     for part in parts:
         shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
     scheduler.save_pretrained(folder / "scheduler")
     family = find_family(config.family)
     model = family.transformer
-    index: dict[str, Any] = {
+    index: dict[str, object] = {
         "_class_name": family.pipeline_name,
         "_diffusers_version": diffusers.__version__,
         "defaults": defaults_of(config).to_dict(),
@@ -76,11 +77,11 @@ def complete(config: EditConfig, folder: Path) -> None:
         "transformer": [model.__module__, model.__name__],
     }
     for part in base_parts(config.family):
-        index[part] = component(part, parts[part], base) if part in parts else [None, None]
+        index[part] = index_entry(part, parts[part], base) if part in parts else [None, None]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def component(part: str, kind: Any, base: Path) -> list[str]:
+def index_entry(part: str, kind: type[Any], base: Path) -> list[str]:
     """A part's library and class, as diffusers writes them down."""
     if part.startswith("tokenizer"):
         return ["transformers", type(kind.from_pretrained(base / part)).__name__]
@@ -97,7 +98,8 @@ def defaults_of(config: EditConfig) -> Defaults:
         defaults = Defaults.from_dict(saved)
     else:
         defaults = replace(find_family(config.family).defaults, shift=config.loss.shift)
-    defaults = replace(defaults, **config.model.text_settings, **config.model.guidance_settings)
+    chosen = config.model.text_settings | config.model.guidance_settings
+    defaults = Defaults.from_dict(defaults.to_dict() | chosen)
     return replace(
         defaults,
         area=data.area,

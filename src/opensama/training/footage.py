@@ -29,7 +29,7 @@ SIDE, LEAVES = 160, 50
 
 
 @lru_cache(maxsize=BANKS)
-def bank(number: int) -> Tensor:
+def texture_bank(number: int) -> Tensor:
     """[4 3 side side] in 0..1."""
     return dead_leaves(4, SIDE, LEAVES, seed=70_000 + number)
 
@@ -38,7 +38,7 @@ def footage(name: str, frames: int, height: int, width: int) -> Tensor:
     """One clip [t 3 h w] in 0..1, the same for the same name."""
     g, rng = generator("footage", name), random.Random(f"footage/{name}")
     side = max(height, width)
-    pictures = bank(seed_of("bank", name) % BANKS)
+    pictures = texture_bank(seed_of("bank", name) % BANKS)
     clip = moving_crops(pictures, 1, frames, side, generator=g)[0].transpose(0, 1) / 2 + 0.5
     clip = clip[..., :height, :width].clamp(0, 1) ** rng.uniform(0.6, 1.7)
     tint = torch.tensor([rng.uniform(0.85, 1.0) for _ in range(3)]).view(3, 1, 1)

@@ -7,9 +7,9 @@ sama, icve      trained weights: a released file, a transformer's folder as `ope
                 of a run (its averaged weights)
 nothing         random weights
 
-    beginning = begin(config)                      no number of the weights is in memory yet
-    model = parallelise(beginning.model, mesh)     cut, and room made for this process's shards
-    beginning.fill(model)                          reads from the files the rows of its shards, tensor by tensor
+    initial = initial_transformer(config)          no number of the weights is in memory yet
+    model = parallelise(initial.model, mesh)       cut, and room made for this process's shards
+    initial.fill(model)                            reads from the files the rows of its shards, tensor by tensor
 
 So a process holds its share of the weights and, beside it, its rows of one tensor.
 """
@@ -19,23 +19,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from opensama import runtime
-from opensama.models.convert import Recut, check, empty_model, match, read_sizes
-from opensama.models.families import Family, find_family
+from opensama.models.convert import TensorsFromRows, check_tensors, empty_model, match_released, read_sizes
+from opensama.models.families import Base, Family, find_family
 from opensama.models.lora import add_lora
 from opensama.models.weights import TensorFiles
 from opensama.training import checkpoint
-from opensama.training.config import EditConfig
+from opensama.training.config import EditConfig, StartSettings
+from opensama.training.frozen import base_folder
 from opensama.training.parallel import make_room
-from opensama.training.start import base_folder, full_config, sizes_of
 from opensama.values import UserError
 
 _Rows = Callable[[str, int, int], Tensor]
@@ -43,27 +43,27 @@ _Rows = Callable[[str, int, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialTransformer:
     """A transformer on the meta device, and what fills it once there is room."""
 
-    model: Any
-    fill: Callable[[Any], None]
+    model: ModelMixin
+    fill: Callable[[ModelMixin], None]
 
 
-def make_transformer(config: EditConfig) -> Any:
+def make_transformer(config: EditConfig) -> ModelMixin:
     """The whole transformer with the weights that it begins from, in this process, on the CPU."""
-    beginning = begin(config)
-    make_room(beginning.model, torch.device("cpu"))
-    beginning.fill(beginning.model)
-    return beginning.model
+    initial = initial_transformer(config)
+    make_room(initial.model, torch.device("cpu"))
+    initial.fill(initial.model)
+    return initial.model
 
 
-def begin(config: EditConfig) -> Beginning:
+def initial_transformer(config: EditConfig) -> InitialTransformer:
     """The transformer that the settings name, in float32 (in bfloat16 what low-rank training leaves as it is)."""
     sizes, family, start = sizes_of(config), config.family, config.model.start
 
     def base() -> Path:
-        return base_folder(config, ("transformer/*",)) / "transformer"
+        return base_folder(config.model.base, ("transformer/*",)) / "transformer"
 
     if start == "nothing":
         found = from_nothing(sizes, family, config.seed)
@@ -94,16 +94,58 @@ def begin(config: EditConfig) -> Beginning:
         if p.requires_grad:
             p.data = p.data.float()
 
-    def fill(filled: Any) -> None:
+    def fill(filled: ModelMixin) -> None:
         fill_low_rank(filled, config.seed)
         found.fill(filled)
 
-    return Beginning(model, fill)
+    return InitialTransformer(model, fill)
 
 
-def missing_start(config: EditConfig) -> str:
+def sizes_of(config: EditConfig) -> dict[str, object]:
+    """The arguments that make the transformer which the settings name. UserError if its sizes are not known."""
+    family, model, known = config.family, config.model, find_family(config.family).bases
+    if model.weights is not None and model.start != family:
+        raise UserError(
+            f"model.weights names {family.upper()} weights, but model.start is {model.start}, which begins "
+            f"without them: set model.start={family}, or leave model.weights away."
+        )
+    folder = Path(model.base).expanduser()
+    sizes: Mapping[str, object]
+    if model.own_sizes is not None:
+        sizes = model.own_sizes
+    elif folder.is_dir():
+        sizes = runtime.read_object(folder / "transformer" / "config.json")
+    elif model.base in known:
+        sizes = known[model.base].sizes
+    else:
+        raise UserError(
+            f"There is no folder {model.base}, and the sizes of a repository of that name are not known here: "
+            f"download it and set model.base to its folder, or choose {', '.join(known)}."
+        )
+    return {key: value for key, value in sizes.items() if key[0] != "_"} | config.sizes
+
+
+def full_config(sizes: dict[str, object], family: str = "sama") -> dict[str, object]:
+    """Sizes with the model's own defaults filled in. UserError for those that make no model."""
+    try:
+        with init_empty_weights():
+            model = find_family(family).transformer(**sizes)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"These settings make no {family.upper()} transformer: {error}.") from None
+    return {key: value for key, value in dict(model.config).items() if key[0] != "_"}
+
+
+def spatial_of(family: str, base: str) -> int:
+    """Pixels of a latent cell's side."""
+    vae = Path(base).expanduser() / "vae" / "config.json"
+    if vae.is_file():
+        sizes = runtime.read_object(vae)
+        return int(sizes.get("scale_factor_spatial") or sizes.get("spatial_compression_ratio") or 8)
+    return find_family(family).bases.get(base, Base()).spatial
+
+
+def missing_start(family: str, model: StartSettings) -> str:
     """What to say where the settings want trained weights, name none, and the base has none; else nothing."""
-    model, family = config.model, config.family
     if model.weights is not None or model.start != family:
         return ""
     file = Path(model.base).expanduser() / "transformer" / "config.json"
@@ -159,21 +201,21 @@ def rows_of(tensors: Mapping[str, Tensor]) -> _Rows:
     return lambda name, first, stop: tensors[name][first:stop] if tensors[name].ndim else tensors[name]
 
 
-def from_nothing(sizes: dict[str, Any], family: str, seed: int) -> Beginning:
+def from_nothing(sizes: dict[str, object], family: str, seed: int) -> InitialTransformer:
     """Random weights: each process draws all of them, so this is for models that fit."""
     with init_empty_weights():
         empty = find_family(family).transformer(**full_config(sizes, family))
 
-    def fill(model: Any) -> None:
+    def fill(model: ModelMixin) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             drawn = find_family(family).transformer(**full_config(sizes, family))
         fill_rows(model, rows_of(dict(drawn.named_parameters())))
 
-    return Beginning(empty, fill)
+    return InitialTransformer(empty, fill)
 
 
-def from_base(folder: Path, sizes: dict[str, Any], family: str = "sama", seed: int = 0) -> Beginning:
+def from_base(folder: Path, sizes: dict[str, object], family: str = "sama", seed: int = 0) -> InitialTransformer:
     """A transformer that holds its base's weights and nothing yet of its own."""
     files, row = TensorFiles(folder), find_family(family)
     with init_empty_weights():
@@ -183,16 +225,16 @@ def from_base(folder: Path, sizes: dict[str, Any], family: str = "sama", seed: i
             f"{folder} holds {family.upper()} weights already: set model.start={family} to go on with them."
         )
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items() if not row.is_added(name)}
-    check(expected, {n: i.shape for n, i in files.infos.items()}, str(folder))
+    check_tensors(expected, {n: i.shape for n, i in files.infos.items()}, str(folder))
 
-    def fill(filled: Any) -> None:
+    def fill(filled: ModelMixin) -> None:
         fill_rows(filled, files.rows, lambda name: not row.is_added(name))
         fill_rows(filled, rows_of(added_tensors(row, filled.config, seed)), row.is_added)
 
-    return Beginning(model, fill)
+    return InitialTransformer(model, fill)
 
 
-def added_tensors(family: Family, config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+def added_tensors(family: Family, config: Mapping[str, object], seed: int) -> dict[str, Tensor]:
     """What a transformer has beyond its base, drawn by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -200,7 +242,9 @@ def added_tensors(family: Family, config: Mapping[str, Any], seed: int) -> dict[
     return {f"{part}.{name}": p.detach() for part, module in parts.items() for name, p in module.named_parameters()}
 
 
-def from_trained(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], family: str = "sama") -> Beginning:
+def from_trained(
+    path: Path, sizes: dict[str, object], chosen: dict[str, object], family: str = "sama"
+) -> InitialTransformer:
     """Trained weights, of a released file, a transformer's folder or a run's checkpoint.
 
     Of what costs no tensor (rotary positions, the source's time, anchors) the weights' own holds, unless `chosen`.
@@ -221,44 +265,48 @@ def from_trained(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], fami
             f"model.start={find_family(family).start} to begin there."
         )
     with init_empty_weights():
-        model = kind.from_config({**saved, **free(chosen, family)})
+        model = kind.from_config({**saved, **tensorless_arguments(chosen, family)})
     files = TensorFiles(path)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    check(expected, {n: i.shape for n, i in files.infos.items()}, str(path))
-    return Beginning(model, lambda filled: fill_rows(filled, files.rows))
+    check_tensors(expected, {n: i.shape for n, i in files.infos.items()}, str(path))
+    return InitialTransformer(model, lambda filled: fill_rows(filled, files.rows))
 
 
-def free(values: Mapping[str, Any], family: str) -> dict[str, Any]:
+def tensorless_arguments(values: Mapping[str, object], family: str) -> dict[str, object]:
     """Of a transformer's arguments those that cost no tensor."""
     return {name: values[name] for name in find_family(family).free if values.get(name) is not None}
 
 
-def from_released(path: Path, sizes: dict[str, Any], family: str) -> Beginning:
+def from_released(path: Path, sizes: dict[str, object], family: str) -> InitialTransformer:
     """A released file, which says nothing of what costs no tensor: it is as released unless `sizes` say more."""
     row, files = find_family(family), TensorFiles(path)
     model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(sizes))
-    tensors = Recut(files, match(row, files, model))
-    return Beginning(model, lambda filled: fill_rows(filled, tensors.rows))
+    tensors = TensorsFromRows(files, match_released(row, files, model))
+    return InitialTransformer(model, lambda filled: fill_rows(filled, tensors.rows))
 
 
-def from_checkpoint(path: Path, sizes: dict[str, Any], chosen: dict[str, Any], family: str) -> Beginning:
+def from_checkpoint(path: Path, sizes: dict[str, object], chosen: dict[str, object], family: str) -> InitialTransformer:
     """The averaged weights of a run's checkpoint. UserError for one of low-rank training, which holds no others."""
     settings = checkpoint.read_state(path).get("settings", {})
     if settings.get("lora"):
         raise UserError(f"{path} holds low-rank matrices only: name the model that they belong to, with them merged.")
     anchors = {"num_anchors": settings.get("semantic", {}).get("anchors")}
-    saved = free(settings.get("model", {}), family) | free(anchors, family)
+    saved = tensorless_arguments(settings.get("model", {}), family) | tensorless_arguments(anchors, family)
     with init_empty_weights():
-        model = find_family(family).transformer(**full_config({**sizes, **saved, **free(chosen, family)}, family))
+        model = find_family(family).transformer(
+            **full_config({**sizes, **saved, **tensorless_arguments(chosen, family)}, family)
+        )
     expected = {f"ema.transformer.{name}": tuple(p.shape) for name, p in model.named_parameters()}
-    found = {name: shape for name, (shape, _) in checkpoint.contents(path).items() if name.startswith("ema.")}
-    check(expected, found, str(path))
+    found = {name: shape for name, (shape, _) in checkpoint.read_tensor_infos(path).items() if name.startswith("ema.")}
+    check_tensors(expected, found, str(path))
 
-    def fill(filled: Any) -> None:
+    def fill(filled: ModelMixin) -> None:
         names = {
             name: name.replace(".base_layer.", ".") for name, _ in filled.named_parameters() if ".lora_" not in name
         }
         own = dict(filled.named_parameters())
-        checkpoint.load(path, {f"ema.transformer.{plain}": own[name].detach() for name, plain in names.items()})
+        checkpoint.load_checkpoint(
+            path, {f"ema.transformer.{plain}": own[name].detach() for name, plain in names.items()}
+        )
 
-    return Beginning(model, fill)
+    return InitialTransformer(model, fill)

@@ -1,7 +1,6 @@
 """One training loop, on one process or many: a budget in steps or minutes, checkpoints that resume, averaged weights.
 
-A stage names its trainable modules and answers `step(index) -> losses`; data is a function of the step's number, so a
-run that was stopped goes on exactly where it was. Everything on disk is safetensors and JSON:
+A stage (`stage.py`) names its modules and answers `step(index) -> losses`. On disk are safetensors and JSON:
 
     RUN/STAGE/step-00000120/       a whole checkpoint: weights, their average, the optimizers' moments, random states
     RUN/STAGE/metrics.jsonl        rows of losses
@@ -26,7 +25,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -36,35 +34,12 @@ from torch.distributed.tensor import DTensor
 
 from opensama.runtime import whole_file
 from opensama.training import checkpoint
-from opensama.training.devices import compilations, machine, stage_device, watched
+from opensama.training.devices import check_inputs, count_compilations, describe_machine, stage_device
 from opensama.training.ema import Average
-from opensama.training.monitor import Monitor, check_trackers, peak_flops, throughput
-from opensama.training.optim import NonFinite, Spikes, clip, make_optimizers, rate
+from opensama.training.monitor import Monitor, check_trackers, peak_flops, read_metrics, throughput
+from opensama.training.optim import NonFiniteSteps, SpikeFilter, clip_gradients, learning_rate_factor, make_optimizers
+from opensama.training.stage import TrainingStage
 from opensama.values import UserError
-
-__all__ = ["LoopConfig", "Stage", "Trainer", "rate"]
-
-
-class Stage(Protocol):
-    """What the loop trains.
-
-    A batch is a function of the stage's seed, the index and the process's place among those that read data. A stage
-    may also have, and the loop then uses:
-
-    - `batch(index) -> tensors by name`: written to disk if its loss is no finite number;
-    - `skipped: list[tuple[str, str]]`: samples that could not be read and why; the loop empties and lists it;
-    - `preview(folder)`: writes samples of fixed prompts; called with the averaged weights in place.
-    - `measure() -> scores by name`: of the averaged weights, which are in place;
-    - `close()`: ends its threads, however the run ended.
-    """
-
-    name: str
-
-    def modules(self) -> Mapping[str, nn.Module]: ...
-
-    def step(self, index: int) -> Mapping[str, Tensor]:
-        """Losses of one batch; `loss` is the one to descend. `tokens` and `flops` are counted, not averaged."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -88,8 +63,8 @@ class LoopConfig:
     log_every: float = 15.0  # seconds
     steps: int | None = None
     accumulate: int = 1  # batches a step
-    spike_loss: float | None = None  # leaves out a step whose loss is so many times the median of the last hundred
-    spike_norm: float | None = None  # the same of the gradient's norm
+    skip_loss: float | None = None  # leaves out a step whose loss is so many times the median of the last hundred
+    skip_norm: float | None = None  # the same of the gradient's norm
     spike_after: int = 100  # steps before which none is left out
     nonfinite: int = 10  # steps in a row without a finite loss and gradient, which end the run
     keep: int = 2  # checkpoints
@@ -121,13 +96,13 @@ class Trainer:
 
     def __init__(
         self,
-        stage: Stage,
+        stage: TrainingStage,
         config: LoopConfig,
         out: Path,
         say: Callable[[str], None] = print,
         *,
-        settings: Mapping[str, Any] | None = None,
-        data: Mapping[str, Any] | None = None,
+        settings: Mapping[str, object] | None = None,
+        data: Mapping[str, object] | None = None,
         free: Sequence[str] = (),
         context: int = 1,
     ):
@@ -156,8 +131,8 @@ class Trainer:
         self.rates = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
         self.out.mkdir(parents=True, exist_ok=True)
         self.average = Average(self.weights, config.ema, config.ema_warmup, stage.modules())
-        self.nonfinite = NonFinite(config.nonfinite)
-        self.spikes = Spikes(config.spike_loss, config.spike_norm, config.spike_after)
+        self.nonfinite = NonFiniteSteps(config.nonfinite)
+        self.spikes = SpikeFilter(config.skip_loss, config.skip_norm, config.spike_after)
         self.progress = _Progress()
         self.skipped: set[str] = set()
         self.kept: int | None = None  # the step of the last checkpoint
@@ -179,14 +154,14 @@ class Trainer:
         try:
             return self._run()
         finally:
-            getattr(self.stage, "close", lambda: None)()
+            self.stage.close()
 
     def _run(self) -> _Progress:
         config, progress = self.config, self.progress
         settings = vars(config) | self.settings
         monitor = Monitor(self.out, progress.step, config.trackers, settings) if self.rank == 0 else None
         if monitor:
-            monitor.start(progress.history)
+            monitor.start()
             progress.history = monitor.history
         if not self.finished:
             checkpoint.check_space(self.out, self.size, config.keep)
@@ -240,14 +215,14 @@ class Trainer:
         began = time.monotonic()
         for optimizer, highest in zip(self.optimizers, self.rates, strict=True):
             for group, lr in zip(optimizer.param_groups, highest, strict=True):
-                group["lr"] = lr * rate(self.done, config.decay, config.warmup)
+                group["lr"] = lr * learning_rate_factor(self.done, config.decay, config.warmup)
         batches = []
         for i in range(config.accumulate):
-            with watched(self.stage, self.device) if progress.step == self.begun else nullcontext():
+            with check_inputs(self.stage, self.device) if progress.step == self.begun else nullcontext():
                 losses = dict(self.stage.step(progress.step * config.accumulate + i))
             (losses["loss"] / config.accumulate).backward()
             batches.append({key: torch.as_tensor(v).detach().float().to(self.device) for key, v in losses.items()})
-        norm = clip(self.weights, config.clip)
+        norm = clip_gradients(self.weights, config.clip)
         values = self.shared(batches, norm)
         broken = self.nonfinite(values)
         left_out = broken or self.spikes(progress.step, values)
@@ -299,14 +274,13 @@ class Trainer:
             row = {"step": step, "loss": str(values["loss"]), "norm": str(values["norm"])}
             _append(self.out / "nonfinite.jsonl", row)
         self.say(f"{self.stage.name}: step {step} gave a loss or gradient that is no finite number and was left out")
-        make = getattr(self.stage, "batch", None)
-        if make is None or not (found.count <= BROKEN_KEPT or found.too_many):
+        if not (found.count <= BROKEN_KEPT or found.too_many):
             return
         broken = [i for i, losses in enumerate(batches) if not isfinite(float(losses["loss"]))]
         for i in broken or range(len(batches)):
             index = step * self.config.accumulate + i
-            tensors = {key: v.contiguous().clone() for key, v in make(index).items() if isinstance(v, Tensor)}
-            save_file(tensors, self.out / f"nan-{index:08d}-{self.rank}.safetensors")
+            if tensors := {key: v.contiguous().clone() for key, v in self.stage.batch(index).items()}:
+                save_file(tensors, self.out / f"nan-{index:08d}-{self.rank}.safetensors")
 
     def log(self, monitor: Monitor | None, means: Mapping[str, float], seconds: float) -> None:
         progress, config = self.progress, self.config
@@ -316,7 +290,7 @@ class Trainer:
         row |= throughput(means.get("tokens", 0), means.get("flops", 0), seconds, peak and peak * self.world)
         row |= {"spikes": self.spikes.skipped} if self.spikes.skipped else {}
         row |= {"nonfinite": self.nonfinite.count} if self.nonfinite.count else {}
-        row |= {"compiled": compiled} if (compiled := compilations()) else {}
+        row |= {"compiled": compiled} if (compiled := count_compilations()) else {}
         row |= {"skipped": len(self.skipped)} if self.skipped else {}
         if monitor is None:
             return
@@ -329,7 +303,7 @@ class Trainer:
 
     def note_skipped(self) -> None:
         """Lists samples that the stage could not read, each once."""
-        found = getattr(self.stage, "skipped", [])
+        found = self.stage.skipped
         while found:  # threads that read may add to it
             sample, reason = found.pop(0)
             if sample not in self.skipped:
@@ -337,27 +311,22 @@ class Trainer:
                 _append(self.out / "skipped.jsonl", {"sample": sample, "reason": reason})
 
     def preview(self) -> None:
-        if hasattr(self.stage, "preview"):
-            with self.average.lent():
-                self.stage.preview(self.out / f"preview-{self.progress.step:08d}")
+        with self.average.swapped_in():
+            self.stage.preview(self.out / f"preview-{self.progress.step:08d}")
 
     def measure(self) -> None:
         """Adds a row of the stage's scores to scores.jsonl."""
-        if hasattr(self.stage, "measure"):
-            with self.average.lent():
-                scores = self.stage.measure()
-            if self.rank == 0:
-                row = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 2)}
-                row |= {key: round(value, 5) for key, value in scores.items()}
-                path = self.out / "scores.jsonl"
-                rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-                rows = [
-                    *(earlier for earlier in rows if earlier["step"] < self.progress.step),
-                    row,
-                ]  # a kill undid some
-                with whole_file(path) as part:
-                    part.write_text("".join(json.dumps(r) + "\n" for r in rows))
-                self.say(f"{self.stage.name}: scores {row}")
+        with self.average.swapped_in():
+            scores = self.stage.measure()
+        if self.rank or not scores:
+            return
+        row = {"step": self.progress.step, "minutes": round(self.progress.seconds / 60, 2)}
+        row |= {key: round(value, 5) for key, value in scores.items()}
+        path = self.out / "scores.jsonl"
+        rows = [earlier for earlier in read_metrics(path) if earlier["step"] < row["step"]]  # a kill undid some
+        with whole_file(path) as part:
+            part.write_text("".join(json.dumps(r) + "\n" for r in [*rows, row]))
+        self.say(f"{self.stage.name}: scores {row}")
 
     @property
     def size(self) -> int:
@@ -378,15 +347,14 @@ class Trainer:
             "nonfinite": self.nonfinite.count,
             "settings": self.settings,
             "data": self.data,
-            "machine": machine(self.device),
+            "machine": describe_machine(self.device),
         }
         own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own["cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint.save(self.out, self.progress.step, tensors, state, own=own, keep=self.config.keep)
+        checkpoint.save_checkpoint(self.out, self.progress.step, tensors, state, own=own, keep=self.config.keep)
         self.kept = self.progress.step
         if self.rank == 0:
-            (self.out / checkpoint.WEIGHTS).unlink(missing_ok=True)  # where checkpoints had no folder
             summary = self.out / "state.tmp"
             with suppress(OSError):  # the disk may be full now; the checkpoint is whole
                 summary.write_text(json.dumps(vars(self.progress), indent=1))
@@ -396,12 +364,12 @@ class Trainer:
         listed = self.out / "skipped.jsonl"
         if listed.exists():
             self.skipped = {json.loads(line)["sample"] for line in listed.read_text().splitlines() if line[-1:] == "}"}
-        path = checkpoint.newest(self.out)
+        path = checkpoint.latest_checkpoint(self.out)
         if path is None:
             return
         state = checkpoint.read_state(path)
         for what, now in {"settings": self.settings, "data": self.data}.items():
-            changed = checkpoint.differences(state.get(what) or now, now or state.get(what, {}))
+            changed = checkpoint.differences(state[what], now)
             fields = [field for field in changed if not (what == "settings" and field.startswith(self.free))]
             if fields:
                 raise UserError(
@@ -412,32 +380,31 @@ class Trainer:
                 self.say(f"{self.stage.name}: from step {state['step']} on {change}")
             if changed and self.rank == 0:
                 _append(self.out / "changes.jsonl", {"step": state["step"], "changes": changed})
-        begun, here = state.get("machine"), machine(self.device)
-        if begun and begun != here:
+        begun, here = state["machine"], describe_machine(self.device)
+        if begun != here:
             self.say(
                 f"{self.stage.name}: begun on {begun}, goes on on {here}: its bits may differ from those of a run that "
                 "stayed there."
             )
         tensors = {name: p.detach() for name, p in self.weights.items()}
         tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
-        tensors |= self.moments(path, state["step"])
-        checkpoint.load(path, tensors)
+        tensors |= self.moments(path)
+        checkpoint.load_checkpoint(path, tensors)
         own = path / f"own-{self.rank}.safetensors"
         if own.exists():
             generators = load_file(own)
             torch.set_rng_state(generators["cpu"])
             if "cuda" in generators and self.device.type == "cuda":
                 torch.cuda.set_rng_state(generators["cuda"], self.device)
-        if "spikes" in state:
-            self.spikes.restore(state["spikes"])
-        self.nonfinite.count = state.get("nonfinite", 0)
-        self.progress = _Progress(state["step"], state["seconds"], state.get("history", []))
-        self.kept = self.progress.step if path != self.out else None
+        self.spikes.restore(state["spikes"])
+        self.nonfinite.count = state["nonfinite"]
+        self.progress = _Progress(state["step"], state["seconds"])
+        self.kept = self.progress.step
 
-    def moments(self, path: Path, step: int) -> dict[str, Tensor]:
+    def moments(self, path: Path) -> dict[str, Tensor]:
         """Room in the optimizers for what a checkpoint holds of them, by name."""
         room: dict[str, Tensor] = {}
-        known = checkpoint.contents(path)
+        known = checkpoint.read_tensor_infos(path)
         for optimizer in self.optimizers:
             for p in _parameters(optimizer):
                 prefix = f"optimizer.{self.names[p]}."
@@ -446,13 +413,11 @@ class Trainer:
                 own = {k: torch.zeros(()) if key == "step" else torch.zeros_like(p.detach()) for k, key in keys.items()}
                 if keys:
                     optimizer.state[p] = {keys[k]: v for k, v in own.items()}
-                    if isinstance(optimizer, torch.optim.AdamW):  # earlier runs kept no count for each parameter
-                        optimizer.state[p].setdefault("step", torch.tensor(float(step)))
                 room |= own
         return room
 
 
-def _append(file: Path, row: Mapping[str, Any]) -> None:
+def _append(file: Path, row: Mapping[str, object]) -> None:
     """A line more; a disk that is full now ends no run."""
     with suppress(OSError), file.open("a") as lines:
         lines.write(json.dumps(row) + "\n")

@@ -65,17 +65,16 @@ class Monitor:
     """Rows of a stage. `history` holds those so far; rows after `step`, which will be trained anew, are dropped."""
 
     def __init__(
-        self, folder: Path, step: int = 0, trackers: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+        self, folder: Path, step: int = 0, trackers: Sequence[str] = (), settings: Mapping[str, object] | None = None
     ):
         check_trackers(trackers)
         self.file = folder / "metrics.jsonl"
-        self.history = [row for row in read_rows(self.file) if row["step"] <= step]
+        self.history = [row for row in read_metrics(self.file) if row["step"] <= step]
         self.unwritten: list[str] = []  # lines that found no room on the disk
         self.trackers = [_open(name, folder, dict(settings or {})) for name in trackers]
 
-    def start(self, history: Sequence[Mapping[str, float]] = ()) -> None:
-        """Writes the rows so far back to the file; `history` is what an older run kept elsewhere."""
-        self.history = self.history or [dict(row) for row in history]
+    def start(self) -> None:
+        """Writes the rows so far back to the file."""
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
         temporary.replace(self.file)
@@ -109,7 +108,7 @@ def check_trackers(names: Sequence[str]) -> None:
             raise UserError(f"The tracker {name} is not installed: pip install 'opensama[train]' (or {name}).")
 
 
-def read_rows(file: Path) -> list[dict[str, float]]:
+def read_metrics(file: Path) -> list[dict[str, float]]:
     """The rows of a `metrics.jsonl`; a last line that a kill cut short is left out."""
     rows = []
     for line in file.read_text().splitlines() if file.exists() else ():
@@ -121,7 +120,7 @@ def read_rows(file: Path) -> list[dict[str, float]]:
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, settings: dict[str, Any]):
+    def __init__(self, folder: Path, settings: dict[str, object]):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder / "tensorboard"))
@@ -139,7 +138,7 @@ class _TensorBoard:
 class _Run:
     """wandb, or trackio, which has the same calls."""
 
-    def __init__(self, module: Any, folder: Path, settings: dict[str, Any]):
+    def __init__(self, module: Any, folder: Path, settings: dict[str, object]):
         name = f"{folder.parent.name}-{folder.name}"
         own = {"dir": str(folder), "id": name, "resume": "allow"} if module.__name__ == "wandb" else {"resume": "allow"}
         self.run = module.init(project="opensama", name=name, config=settings, **own)
@@ -151,7 +150,7 @@ class _Run:
         self.run.finish()
 
 
-def _open(name: str, folder: Path, settings: dict[str, Any]) -> _TensorBoard | _Run:
+def _open(name: str, folder: Path, settings: dict[str, object]) -> _TensorBoard | _Run:
     try:
         return _TensorBoard(folder, settings) if name == "tensorboard" else _Run(import_module(name), folder, settings)
     except Exception as error:  # not logged in, no network, a version that does not fit: each library has its own

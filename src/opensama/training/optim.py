@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Mapping
 from math import isfinite
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from opensama import runtime
 from opensama.values import UserError
 
 
-def rate(progress: float, decay: float, warmup: float = 0.02) -> float:
+def learning_rate_factor(progress: float, decay: float, warmup: float = 0.02) -> float:
     """Share of the full learning rate at `progress` in 0..1."""
     return max(0.0, min(1.0, progress / warmup if warmup else 1.0, (1 - progress) / decay if decay else 1.0))
 
@@ -60,7 +59,7 @@ class Float32Muon(torch.optim.Muon):
     """
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
             a, b, c = group["ns_coefficients"]
@@ -84,13 +83,13 @@ def in_block(name: str) -> bool:
     return re.search(r"blocks?\.\d+\.", name) is not None
 
 
-def clip(weights: Mapping[str, nn.Parameter], highest: float) -> Tensor:
+def clip_gradients(weights: Mapping[str, nn.Parameter], highest: float) -> Tensor:
     """Scales gradients to a norm of at most `highest`; the norm before, over all processes."""
     norm = nn.utils.clip_grad_norm_(weights.values(), highest)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-class NonFinite:
+class NonFiniteSteps:
     """Counts steps whose loss or gradient is no finite number: in all, and in a row. `most` in a row are too many."""
 
     def __init__(self, most: int):
@@ -108,7 +107,7 @@ class NonFinite:
         return self.row >= self.most
 
 
-class Spikes:
+class SpikeFilter:
     """Says which steps to leave out: loss or gradient norm above so many times the median of the last hundred steps.
 
     Nothing is left out before `after` steps. Steps that were left out count in the median too, so a run whose losses

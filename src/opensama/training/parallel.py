@@ -1,6 +1,6 @@
 """Parallelism done to a model from outside: sharded weights, shared sequences, recomputed activations, compiled blocks.
 
-    mesh = MeshConfig(replicate=1, shard=8, context=2)      8 processes: 4 batches, each shared by 2 processes
+    mesh = MeshSettings(replicate=1, shard=8, context=2)    8 processes: 4 batches, each shared by 2 processes
     layout = lay_out(mesh)                                  which batch this process reads, on which device
     parallelise(model, mesh)
 
@@ -20,35 +20,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from opensama.models.parallel import JointSequence, blocks
 from opensama.runtime import pick_device, quiet_loading
+from opensama.training.config import MeshSettings
 from opensama.training.devices import own_device
 from opensama.values import UserError
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """How processes share the work; their number is replicate x shard."""
-
-    replicate: int = 1
-    shard: int | None = None  # None: all there are
-    context: int = 1
-    checkpointing: Literal["none", "selective", "full"] = "none"
-    compile: bool = False
-    compute: Literal["bfloat16", "float32"] = "bfloat16"
 
 
 class _Layout(NamedTuple):
@@ -62,10 +51,11 @@ class _Layout(NamedTuple):
 
 
 _M = TypeVar("_M", bound=nn.Module)
+ComputeType = Literal["bfloat16", "float32"]
 
 
-def parallelise(model: _M, config: MeshConfig) -> _M:
-    """The same model, on this process's device and sharing its work with the others'."""
+def parallelise(model: _M, config: MeshSettings, compute: ComputeType = "bfloat16") -> _M:
+    """The same model, on this process's device and sharing its work with the others'; shards compute in `compute`."""
     layout = lay_out(config)
     empty = any(p.is_meta for p in model.parameters())
     if not empty:
@@ -78,7 +68,7 @@ def parallelise(model: _M, config: MeshConfig) -> _M:
         for block in blocks(model):
             block.compile()  # the second length makes lengths dynamic: a few shapes are compiled, not one a bucket
     if layout.weights is not None:
-        shard(model, layout.weights, config.compute, whole=config.compile)
+        shard_model(model, layout.weights, compute, whole=config.compile)
     if empty:
         make_room(model, layout.device)
     return model
@@ -94,16 +84,19 @@ def make_room(model: nn.Module, device: torch.device) -> None:
                 buffer.copy_(kept[name])
 
 
-@lru_cache(maxsize=4)
-def lay_out(config: MeshConfig) -> _Layout:
+def lay_out(mesh: MeshSettings) -> _Layout:
     """Joins the processes that torchrun started and lays them out. UserError if their number is not the mesh's."""
-    start()
+    return _lay_out(mesh.replicate, mesh.shard, mesh.context)
+
+
+@lru_cache(maxsize=4)
+def _lay_out(copies: int, shards: int | None, context: int) -> _Layout:
+    join_processes()
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    copies, context = config.replicate, config.context
-    cut = config.shard or max(1, world // copies)
+    cut = shards or max(1, world // copies)
     if min(copies, cut, context) < 1 or copies * cut != world:
         raise UserError(
-            f"The mesh of {copies} x {config.shard or 'any'} processes (replicate x shard) does not fit the {world} "
+            f"The mesh of {copies} x {shards or 'any'} processes (replicate x shard) does not fit the {world} "
             f"that run: start {copies * cut} (torchrun --nproc-per-node {copies * cut}), or set mesh.replicate and "
             f"mesh.shard."
         )
@@ -123,7 +116,7 @@ def lay_out(config: MeshConfig) -> _Layout:
     return _Layout(device, whole if copies > 1 else whole["shard"], shared, rank // context, world // context)
 
 
-def start() -> None:
+def join_processes() -> None:
     """Joins the processes of torchrun, if it started this one and it has not joined yet."""
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
@@ -131,7 +124,7 @@ def start() -> None:
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
-def share_sequence(model: Any, mesh: DeviceMesh) -> None:
+def share_sequence(model: ModelMixin, mesh: DeviceMesh) -> None:
     """Context parallelism over the joint sequence, semantic tokens included, of any length."""
     heads, parts = model.config["num_attention_heads"], mesh["ulysses"].size()
     if heads % parts:
@@ -171,18 +164,18 @@ def share_tensors(
     return out
 
 
-def recompute(model: Any, *, selective: bool, compiled: bool) -> None:
+def recompute(model: ModelMixin, *, selective: bool, compiled: bool) -> None:
     """Activations of blocks are computed again in the backward pass: all, or all but matrix products and attention.
 
     A compiled block already keeps its products and recomputes the rest, so `selective` is then left to the compiler.
     """
     if selective and compiled:
         return
-    contexts: dict[str, Any] = {"context_fn": _selective} if selective else {}
-    model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, **contexts))
+    contexts = _selective if selective else noop_context_fn
+    model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=contexts))
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, compute: str, whole: bool = False) -> None:
+def shard_model(model: nn.Module, mesh: DeviceMesh, compute: str, whole: bool = False) -> None:
     """FSDP2: of each block attention and feed-forward layers are units that are gathered in bfloat16.
 
     What is small stays float32: the conditions' embedder, modulation tables and norms. Compiled blocks want to be
@@ -224,9 +217,9 @@ _KEPT = {
 }
 
 
-def _policy(_: Any, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _policy(_: object, operation: Callable[..., Any], *args: object, **kwargs: object) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _selective() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+def _selective() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     return create_selective_checkpoint_contexts(_policy)

@@ -22,7 +22,7 @@ from opensama.models.lora import add_lora
 from opensama.models.parallel import blocks
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.buckets import buckets
-from opensama.training.config import EditConfig
+from opensama.training.config import DataSettings, EditConfig, MeshSettings
 from opensama.values import UserError
 
 ENCODER_TFLOPS = 120.0  # 3D convolutions reach less than matrices do: published figures lie between 70 and 180
@@ -102,7 +102,7 @@ def make_plan(
     sizes, gpus = find_family(config.family).sizes.of(model, spatial), gpus or config.machine.gpus
     data, mesh = config.data, config.mesh
     shard = mesh.shard or gpus // mesh.replicate
-    check_mesh(config, model, gpus)
+    check_mesh(mesh, model["num_attention_heads"], gpus)
     readers = gpus // mesh.context
     anchoring = config.anchoring
 
@@ -170,7 +170,7 @@ def make_plan(
     )
 
 
-def loading_memory(config: EditConfig, model: Mapping[str, Any], shard: int) -> tuple[float, float]:
+def loading_memory(config: EditConfig, model: Mapping[str, object], shard: int) -> tuple[float, float]:
     """Gigabytes of a GPU and of the host that a process takes at most while the transformer is loaded.
 
     On the GPU its shards of all weights; on the host its rows of one tensor, in float32 at most, and what is not in the
@@ -194,18 +194,18 @@ def frozen_memory(config: EditConfig) -> dict[str, float]:
     """
     base, anchoring = Path(config.model.base).expanduser(), config.anchoring
     out = dict(find_family(config.family).sizes.encoders)
-    found = {name: sum(map(numbers, base.glob("text_encoder*"))) * 2 for name in out if name.startswith("text")}
-    found["autoencoder"] = numbers(base / "vae") * 4
+    found = {name: sum(map(count_numbers, base.glob("text_encoder*"))) * 2 for name in out if name.startswith("text")}
+    found["autoencoder"] = count_numbers(base / "vae") * 4
     if anchoring is None or anchoring.encoder is None:
         out.pop("image encoder", None)
     else:
-        found["image encoder"] = numbers(Path(anchoring.encoder).expanduser(), "vision_model.") * 4
+        found["image encoder"] = count_numbers(Path(anchoring.encoder).expanduser(), "vision_model.") * 4
     out |= {name: size / 1e9 for name, size in found.items() if size}
     previews = {"autoencoder of previews": out["autoencoder"]} if config.preview_every else {}
     return (out if config.data.latents is None else {}) | previews
 
 
-def numbers(folder: Path, only: str = "") -> int:
+def count_numbers(folder: Path, only: str = "") -> int:
     """How many numbers the tensors in a folder hold; of those that begin with `only`, where some do. 0: no folder."""
     if not any(folder.glob("*.safetensors")):
         return 0
@@ -225,9 +225,8 @@ def count_passes(kind: str, a_step: int, batch: int, world: int) -> int:
     return count
 
 
-def check_mesh(config: EditConfig, model: Mapping[str, Any], gpus: int) -> None:
+def check_mesh(mesh: MeshSettings, heads: int, gpus: int) -> None:
     """UserError unless so many processes make the mesh."""
-    mesh, heads = config.mesh, model["num_attention_heads"]
     shard = mesh.shard or gpus // mesh.replicate
     if shard * mesh.replicate != gpus:
         raise UserError(
@@ -240,7 +239,7 @@ def check_mesh(config: EditConfig, model: Mapping[str, Any], gpus: int) -> None:
         )
 
 
-def count_parameters(config: EditConfig, model: Mapping[str, Any]) -> tuple[int, int, int, int]:
+def count_parameters(config: EditConfig, model: Mapping[str, object]) -> tuple[int, int, int, int]:
     """Parameters in all, trained ones, and those of the largest block; and the number of blocks."""
     family = find_family(config.family)
     with init_empty_weights():
@@ -253,8 +252,7 @@ def count_parameters(config: EditConfig, model: Mapping[str, Any]) -> tuple[int,
     return every, sum(p.numel() for p in empty.parameters() if p.requires_grad), max(each), len(each)
 
 
-def nominal_shapes(config: EditConfig) -> list[Shape]:
+def nominal_shapes(data: DataSettings) -> list[Shape]:
     """The shapes to plan with where no data is given: the widest bucket, an image, and a video of full length."""
-    width, height = buckets(config.data.area, config.data.multiple)[0]
-    frames = config.data.frames
-    return [Shape(width, height, 1, 1), Shape(width, height, frames, frames)]
+    width, height = buckets(data.area, data.multiple)[0]
+    return [Shape(width, height, 1, 1), Shape(width, height, data.frames, data.frames)]

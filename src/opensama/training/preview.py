@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from opensama.data.latents import Encoded
+from opensama.data.latents import EncodedItems
 from opensama.data.samples import BadSample
 from opensama.media.frames import to_frames
 from opensama.media.video_io import write_video
-from opensama.models.families import find_family
+from opensama.models.families import family_of
 from opensama.pipeline.assemble import base_parts
 from opensama.pipeline.diffusion import Guidance
 from opensama.runtime import autocast, rank
-from opensama.training.config import EditConfig
 from opensama.values import Video
 
 
@@ -29,17 +28,26 @@ class Preview:
     """
 
     def __init__(
-        self, transformer: Any, vae: Any, data: Encoded, config: EditConfig, *, count: int = 4, steps: int = 20
+        self,
+        transformer: ModelMixin,
+        vae: ModelMixin,
+        data: EncodedItems,
+        *,
+        shift: float,
+        condition_kwargs: Mapping[str, float],
+        count: int = 4,
+        steps: int = 20,
     ):
-        self.config, self.steps = config, steps
-        parts = dict.fromkeys(base_parts(config.family)) | {"vae": vae, "transformer": transformer}
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
-        self.pipe = find_family(config.family).pipeline(**parts, scheduler=scheduler)
+        self.shift, self.condition_kwargs, self.steps = shift, condition_kwargs, steps
+        self.family = family_of(transformer)
+        parts = dict.fromkeys(base_parts(self.family.name)) | {"vae": vae, "transformer": transformer}
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        self.pipe = self.family.pipeline(**parts, scheduler=scheduler)
         self.pipe.set_progress_bar_config(disable=True)
         self.samples = list(self._choose(data, count))
 
     @staticmethod
-    def _choose(data: Encoded, count: int) -> Sequence[tuple[str, Mapping[str, Tensor]]]:
+    def _choose(data: EncodedItems, count: int) -> Sequence[tuple[str, Mapping[str, Tensor]]]:
         items = data.items
         order = sorted(range(len(items)), key=lambda i: ("." in items[i].name, items[i].shape.kind == "image"))
         chosen = []
@@ -76,11 +84,11 @@ class Preview:
         noise, semantic = self.pipe.noise(*start), None
         if "semantic" in x:
             semantic = torch.randn(x["semantic"].shape, generator=start.generator)
-        words = find_family(self.config.family).prompt(x, **self.config.model.asked)
+        prompt_embeddings = self.family.prompt(x, **self.condition_kwargs)
         device = x["source"].device
         with autocast(device, "float32" if device.type == "cpu" else "bfloat16"):
             edit, _ = self.pipe.run(
-                start, (noise, semantic), words, None,
-                steps=self.steps, shift=self.config.loss.shift, guidance=Guidance(1.0), output_type="latent",
+                start, (noise, semantic), prompt_embeddings, None,
+                steps=self.steps, shift=self.shift, guidance=Guidance(1.0), output_type="latent",
             )  # fmt: skip
         return x["source"], edit, x["target"]

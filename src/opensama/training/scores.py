@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opensama.training.devices import moved
-from opensama.training.pool import Pool
-from opensama.training.stages import EditStage, noised
-from opensama.training.text import as_long_as_the_longest
+from opensama.training.devices import to_device
+from opensama.training.edit_stage import EditStage, with_noise
+from opensama.training.pool import LatentPool
+from opensama.training.text import trim_padding
 
 _FIRST = 0.999  # noise level of scores: next to pure noise, from which edits are sampled
 
@@ -19,7 +19,7 @@ _FIRST = 0.999  # noise level of scores: next to pure noise, from which edits ar
 class HeldOut(NamedTuple):
     """Edits that nothing is trained on, of families in turn."""
 
-    pool: Pool
+    pool: LatentPool
     families: tuple[str, ...]
 
 
@@ -32,14 +32,14 @@ def held_out_scores(stage: EditStage, tests: Mapping[str, HeldOut], batch: int =
     """
     out = {}
     for name, (pool, families) in tests.items():
-        parts = [ratios(stage, pool, start, batch) for start in range(0, len(pool["ids"]), batch)]
+        parts = [error_ratios(stage, pool, start, batch) for start in range(0, len(pool["ids"]), batch)]
         ratio = torch.cat(parts).clamp_max(10)
         out[name] = float(ratio.mean())
         out |= {f"{name} {f}": float(ratio[i :: len(families)].mean()) for i, f in enumerate(families)}
     return out
 
 
-def ratios(stage: EditStage, pool: Pool, start: int, batch: int) -> Tensor:
+def error_ratios(stage: EditStage, pool: LatentPool, start: int, batch: int) -> Tensor:
     """The same of some edits [b], always under the same noise."""
     g = torch.Generator().manual_seed(start)
     names = {"target": "noise"}
@@ -49,9 +49,9 @@ def ratios(stage: EditStage, pool: Pool, start: int, batch: int) -> Tensor:
     x |= {noise: torch.randn(x[key].shape, generator=g) for key, noise in names.items()}
     x["sigma"] = torch.full((len(x["ids"]),), _FIRST)
     if not stage.family.pads_text:
-        x["ids"], x["mask"] = as_long_as_the_longest(x["ids"], x["mask"])
-    x = moved({key: v.float() if v.is_floating_point() else v for key, v in x.items()}, stage.device)
-    picture = noised(x)["noisy"] - _FIRST * stage.answer(x).sample.float()
+        x["ids"], x["mask"] = trim_padding(x["ids"], x["mask"])
+    x = to_device({key: v.float() if v.is_floating_point() else v for key, v in x.items()}, stage.device)
+    picture = with_noise(x)["noisy"] - _FIRST * stage.answer(x).sample.float()
 
     def error(given: Tensor) -> Tensor:
         return ((given - x["target"]).square().sum(1) * x["change"]).flatten(1).sum(1)

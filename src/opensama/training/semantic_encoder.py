@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, SiglipVisionConfig, SiglipVisionModel, UMT5EncoderModel
 
-from opensama.data.prefetch import Prefetcher
 from opensama.models.semantic import pool_anchor_tokens
 from opensama.runtime import autocast
-from opensama.training.devices import moved, pinned
+from opensama.training.stage import Batch, BatchLoader, ReadySource, TrainingStage
 from opensama.training.text import encode_text, tokenize
 from opensama.world import plan_edit, render_styled
 
@@ -58,42 +57,50 @@ class Heads(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-8.0))
 
 
-class SemanticStage:
-    """Frames (sources and answers) against their captions."""
+class CaptionedFrames(ReadySource):
+    """Frames of the world, sources and answers in equal parts, with their captions.
 
-    name = "semantic"
+    `frames` [b 3 128 128] in [-1, 1], `ids` and `mask` [b 64], `same` [b b]: whether two captions agree.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, batch: int):
+        super().__init__()
+        self.tokenizer, self.batch_size = tokenizer, batch
+
+    def read(self, index: int) -> Batch:
+        plans = [plan_edit(f"semantic-{index * self.batch_size + i}") for i in range(self.batch_size)]
+        looks = [p.source if i % 2 else p.target for i, p in enumerate(plans)]
+        captions = [look.caption for look in looks]
+        ids, mask = tokenize(self.tokenizer, captions, 64)
+        same = torch.tensor([[a == b for b in captions] for a in captions])
+        return {"frames": render_styled(looks, 1)[:, 0] * 2 - 1, "ids": ids, "mask": mask, "same": same}
+
+
+class SemanticStage(TrainingStage):
+    """Frames against their captions; `retrieval` is the share of frames whose own caption is the nearest."""
+
+    loader: BatchLoader
 
     def __init__(
         self, encoder: SiglipVisionModel, text: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast, *, batch: int = 96
     ):
-        self.encoder, self.text, self.tokenizer, self.batch = encoder, text, tokenizer, batch
         self.device = next(encoder.parameters()).device
-        self.next_pictures = Prefetcher(lambda index: pinned(self.pictures(index), self.device))
+        super().__init__("semantic", BatchLoader(CaptionedFrames(tokenizer, batch), self.device))
+        self.encoder, self.text = encoder, text
         self.heads = Heads(text.config.d_model, encoder.config.hidden_size).to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"encoder": self.encoder, "text": self.text, "heads": self.heads}
 
-    def close(self) -> None:
-        self.next_pictures.close()
-
-    def pictures(self, index: int) -> tuple[Tensor, list[str]]:
-        """Frames [b 3 h w] in 0..1, sources and answers in equal parts, and what is seen in them."""
-        plans = [plan_edit(f"semantic-{index * self.batch + i}") for i in range(self.batch)]
-        looks = [p.source if i % 2 else p.target for i, p in enumerate(plans)]
-        return render_styled(looks, 1)[:, 0], [look.caption for look in looks]
-
     def step(self, index: int) -> dict[str, Tensor]:
-        frames, captions = moved(self.next_pictures(index), self.device)
-        frames = frames * 2 - 1
-        ids, mask = moved(tokenize(self.tokenizer, captions, 64), self.device)
+        batch = self.loader(index)
+        mask, b = batch["mask"], len(batch["mask"])
         with autocast(self.device):
-            x = self.encoder(pixel_values=frames).pooler_output
-            words = encode_text(self.text, ids, mask)
-            y = self.heads.project(words.sum(1) / mask.sum(1, keepdim=True))
+            x = self.encoder(pixel_values=batch["frames"]).pooler_output
+            text = encode_text(self.text, batch["ids"], mask)
+            y = self.heads.project(text.sum(1) / mask.sum(1, keepdim=True))
         x, y = F.normalize(x.float(), dim=-1), F.normalize(y.float(), dim=-1)
         logits = self.heads.log_scale.exp() * x @ y.T + self.heads.bias
-        same = torch.tensor([[a == b for b in captions] for a in captions], device=self.device)
-        loss = -F.logsigmoid(torch.where(same, logits, -logits)).sum() / self.batch
-        right = (logits.argmax(1) == torch.arange(self.batch, device=self.device)).float().mean()
+        loss = -F.logsigmoid(torch.where(batch["same"], logits, -logits)).sum() / b
+        right = (logits.argmax(1) == torch.arange(b, device=self.device)).float().mean()
         return {"loss": loss, "retrieval": right}

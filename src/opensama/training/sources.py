@@ -1,4 +1,4 @@
-"""What batches are made of, behind one protocol: items of a manifest (decoded or as cached latents), and drawn pools.
+"""What an editor's batches are made of: items of a manifest (decoded or as cached latents), and drawn pools.
 
 A batch is a function of the source's seed and the number of its pass alone, its noise and noise levels included.
 
@@ -14,57 +14,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from opensama.data.latents import Encoded, Live
-from opensama.data.loader import Reader
+from opensama.data.latents import EncodedItems, LiveItems
+from opensama.data.loader import ItemReader
 from opensama.data.samples import BatchSampler, Kind, generator, shapes_of
 from opensama.flow import sample_sigma
 from opensama.models.families import find_family
 from opensama.training.config import EditConfig
 from opensama.training.parallel import share_tensors
 from opensama.training.plan import count_passes
-from opensama.training.pool import Pool, Renewed
-from opensama.training.text import as_long_as_the_longest, tokenize
+from opensama.training.pool import LatentPool, RenewedPool
+from opensama.training.stage import Batch, ReadySource, Source
+from opensama.training.text import tokenize, trim_padding
 from opensama.training.windows import cut_windows
 from opensama.values import UserError
 
-Batch = dict[str, Tensor]
 _Found = tuple[int, Any]
 """The number of an item, and what was read of it."""
 _WHOLE = slice(None)  # of a batch's samples
 _BESIDE = 8  # cells of the source outside a window
 
 
-class Source(Protocol):
-    """Where a stage's batches come from."""
-
-    passes: int
-    """Passes that make a step of the optimizer."""
-    workers: int
-    """Threads that read ahead, and as many batches that are kept."""
-    skipped: list[tuple[str, str]]
-    """Samples that could not be read and why; whoever lists them empties it."""
-
-    def read(self, index: int) -> Any:
-        """What a pass's batch is made of, in any thread: the batch, or where models must encode it, what they take."""
-        ...
-
-    def batch(self, index: int, found: Any) -> Batch:
-        """The batch of what was read, in the thread that trains."""
-        ...
-
-    def alone(self, index: int) -> Batch:
-        """The same batch, made by this process alone."""
-        ...
-
-
-class Items:
+class ItemSource(Source[Any]):
     """Images and videos of a data set in turn; an optimizer's step takes the images first.
 
     Each pass is weighted so that every sample of a step counts the same. `rank` and `world` number the processes that
@@ -74,7 +51,7 @@ class Items:
 
     def __init__(
         self,
-        data: Encoded,
+        data: EncodedItems,
         config: EditConfig,
         *,
         rank: int = 0,
@@ -82,11 +59,12 @@ class Items:
         device: torch.device | str = "cpu",
         sharing: dist.ProcessGroup | None = None,
     ):
+        super().__init__()
         self.data, self.config, self.sharing = data, config, sharing
         self.rank, self.world, self.device = rank, world, torch.device(device)
         self.pads_text, self.workers = find_family(config.family).pads_text, config.machine.workers
-        self.live = data if isinstance(data, Live) else None
-        self.reader: Reader[Any] = Reader(data.items, data.__getitem__ if self.live is None else self.live.read)
+        self.live = data if isinstance(data, LiveItems) else None
+        self.reader: ItemReader[Any] = ItemReader(data.items, data.__getitem__ if self.live is None else self.live.read)
         self.skipped = self.reader.skipped
         wanted = config.data
         shares: list[tuple[Kind, int, int]] = [
@@ -196,10 +174,10 @@ class Items:
         raise AssertionError(index)
 
 
-class Stream(NamedTuple):
+class PoolStream(NamedTuple):
     """Batches of one pool."""
 
-    pool: Pool | Renewed
+    pool: LatentPool | RenewedPool
     batch: int
     share: float  # of the steps, beside the other streams' shares
     cut: bool = True  # half of the batches to a random length of whole latents
@@ -207,19 +185,17 @@ class Stream(NamedTuple):
     pictures: bool = False  # the target alone, from its caption
     shift: float | None = None  # of noise levels, where it is not the stage's
 
-    def at(self, index: int) -> Pool:
+    def at(self, index: int) -> LatentPool:
         """What is drawn from at a step."""
-        return self.pool(index) if isinstance(self.pool, Renewed) else self.pool
+        return self.pool(index) if isinstance(self.pool, RenewedPool) else self.pool
 
 
-class Streams:
+class PoolSource(ReadySource):
     """Batches from several pools in turn, one shape a batch; their texts are `ids` and `mask`."""
-
-    passes, workers = 1, 1
 
     def __init__(
         self,
-        streams: Sequence[Stream],
+        streams: Sequence[PoolStream],
         tokenizer: PreTrainedTokenizerFast,
         *,
         anchored: bool = True,
@@ -230,21 +206,15 @@ class Streams:
         shortest: int = 2,
     ):
         """`anchored` models read semantic tokens; without `pads_text` a batch is as long as its longest text."""
+        super().__init__()
         self.streams, self.anchored, self.pads_text, self.shift = streams, anchored, pads_text, shift
         self.text_dropout, self.seed, self.shortest = text_dropout, seed, shortest
         self.nothing = tokenize(tokenizer, [""], streams[0].at(0)["ids"].shape[1])
-        self.skipped: list[tuple[str, str]] = []
         self._lock = Lock()  # a pool that is renewed holds one step's samples at a time
 
     def read(self, index: int) -> Batch:
         with self._lock:
             return self.make(index)
-
-    def batch(self, index: int, found: Batch) -> Batch:
-        return found
-
-    def alone(self, index: int) -> Batch:
-        return self.read(index)
 
     def make(self, index: int) -> Batch:
         """The batch of one step, in float32, where its pool lies."""
@@ -280,5 +250,5 @@ class Streams:
         if "semantic" in out:
             out["semantic_noise"] = torch.randn(out["semantic"].shape, generator=g, device=device)
         if not self.pads_text:
-            out["ids"], out["mask"] = as_long_as_the_longest(out["ids"], out["mask"])
+            out["ids"], out["mask"] = trim_padding(out["ids"], out["mask"])
         return {key: v.float() if v.is_floating_point() else v for key, v in out.items()}

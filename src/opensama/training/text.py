@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from opensama.models.registry import words_of
@@ -32,7 +31,7 @@ PAD, END = "<pad>", "</s>"
 FILLERS = ("a", "an", "and", "at", "in", "it", "nothing", "pixelated", "says", "style", "with")  # of captions
 
 
-def corpus(n: int = 20_000) -> Iterable[str]:
+def training_texts(n: int = 20_000) -> Iterable[str]:
     """Instructions and captions of the world's train split, and now and then a prompt of a pretext task."""
     prompts = [PRETEXT_TASKS[name].prompt for name in PAPER_SHARES if PRETEXT_TASKS[name].prompt]
     for i in range(n):
@@ -106,15 +105,28 @@ def encode_text(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[..., None] == 0, torch.zeros((), dtype=hidden.dtype), hidden)
 
 
-def as_long_as_the_longest(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def trim_padding(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Ids and mask [b l] without the columns that are padding in every row; on the CPU, where that stops nothing."""
     longest = int(mask.sum(1).max())
     return ids[:, :longest], mask[:, :longest]
 
 
-def prompt_embeddings(encoder: Any, ids: Tensor, mask: Tensor, *, masked: bool) -> dict[str, Tensor]:
-    """Text [b l d] as a family's pipeline makes it; `masked` adds where it ends and, in one vector, its mean."""
-    text = encode_text(encoder, ids, mask)
-    if not masked:
-        return {"text": text}
-    return {"text": text, "text_mask": mask.bool(), "pooled": text.sum(1) / mask.sum(1, keepdim=True)}
+class PromptEncoding:
+    """A stage's hook that encodes token ids in the step: the text encoder learns along, unless its weights are frozen.
+
+    It adds `text` [b l d] as a family's pipeline makes it; `masked` adds where it ends (`text_mask` [b l]) and, in one
+    vector, its mean (`pooled` [b d]).
+    """
+
+    def __init__(self, encoder: UMT5EncoderModel, *, masked: bool):
+        self.encoder, self.masked = encoder, masked
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"text": self.encoder}
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        mask = batch["mask"]
+        text = encode_text(self.encoder, batch["ids"], mask)
+        if not self.masked:
+            return {"text": text}
+        return {"text": text, "text_mask": mask.bool(), "pooled": text.sum(1) / mask.sum(1, keepdim=True)}

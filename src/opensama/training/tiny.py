@@ -25,23 +25,27 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
 
 from opensama.models.families import family_of, find_family
-from opensama.models.registry import TINY, WORDS, find
+from opensama.models.registry import TINY, WORDS_FILE, find
 from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import quiet_loading
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
-from opensama.training.budget import Budget
-from opensama.training.config import LossSettings, StageConfig, TinyConfig
-from opensama.training.drawn import STAGES, Pools
-from opensama.training.loop import Stage, Trainer
+from opensama.training.budget import TimeBudget
+from opensama.training.config import LossSettings
+from opensama.training.drawn import DRAWN_STAGES, Pools
+from opensama.training.edit_stage import EditStage
+from opensama.training.embedded_config import StageConfig, TinyConfig
+from opensama.training.loop import Trainer
+from opensama.training.pool import PoolEncoders
 from opensama.training.scores import HeldOut, held_out_scores
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
-from opensama.training.sources import Stream, Streams
-from opensama.training.stages import EditStage
-from opensama.training.text import corpus, known_words, make_text_encoder, train_tokenizer
+from opensama.training.sources import PoolSource, PoolStream
+from opensama.training.stage import TrainingStage
+from opensama.training.text import PromptEncoding, known_words, make_text_encoder, train_tokenizer, training_texts
 from opensama.values import UserError
 
 EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
@@ -54,7 +58,7 @@ class _Parts(NamedTuple):
     encoder: SiglipVisionModel
     text: UMT5EncoderModel
     tokenizer: PreTrainedTokenizerFast
-    transformer: Any
+    transformer: ModelMixin
 
 
 _M = TypeVar("_M", bound=torch.nn.Module)
@@ -66,7 +70,9 @@ def _to(module: _M, device: torch.device) -> _M:
     return module
 
 
-def _run(stage: Stage, settings: StageConfig, out: Path, budget: Budget, say: Callable[[str], None]) -> None:
+def _run(
+    stage: TrainingStage, settings: StageConfig, out: Path, budget: TimeBudget, say: Callable[[str], None]
+) -> None:
     """Trains a stage for its own minutes, or for what a limit for the whole run leaves to it."""
     trainer = Trainer(stage, settings.loop(), out, say)
     if budget.total < inf:
@@ -98,7 +104,7 @@ def train_tiny(
     shares = {name: getattr(config, name).minutes for name in config.stages}
     if start_from is not None:
         shares = {name: share for name, share in shares.items() if name not in ("autoencoder", "semantic")}
-    budget = Budget(out / "budget.json", config.minutes, shares)
+    budget = TimeBudget(out / "budget.json", config.minutes, shares)
     torch.manual_seed(config.seed)
     device = torch.device(device)
     if start_from is not None and find(start_from).family != config.family:
@@ -111,9 +117,9 @@ def train_tiny(
     vae, encoder, text, tokenizer, transformer = parts
     for module in (vae, encoder):
         module.requires_grad_(False).eval()
-    pools = Pools(config, out / "pools", vae, encoder, tokenizer, budget=budget, device=device, say=say)
+    pools = Pools(config, out / "pools", PoolEncoders(vae, encoder, tokenizer), budget=budget, device=device, say=say)
     for name in config.stages:
-        settings, plan = getattr(config, name), STAGES.get(name)
+        settings, plan = getattr(config, name), DRAWN_STAGES.get(name)
         if plan is None or not (settings.minutes > 0 or (out / name).exists()):
             continue
         budget.begin(name, pools=plan.pools)
@@ -125,39 +131,40 @@ def train_tiny(
             plan.streams(pools, config),
             tests=pools.held_out if settings.measure_every else {},
             emphasis=config.emphasis,
-            importance=importance(vae).sqrt(),
+            importance=latent_importance(vae).sqrt(),
             shift=config.shift,
             text_dropout=config.text_dropout,
             seed=config.seed + plan.seed,
         )
         _run(stage, settings, out, budget, say)
         if plan.export:
-            export(out / f"{name}-model", config.family, parts)
+            export_embedded(out / f"{name}-model", config.family, parts)
     pools.close()
-    folder = export(out / "model", config.family, parts)
+    folder = export_embedded(out / "model", config.family, parts)
     budget.keep()
-    (folder / "training.json").write_text(json.dumps(notes(out, config, start_from), indent=2) + "\n")
+    (folder / "training.json").write_text(json.dumps(training_notes(out, config, start_from), indent=2) + "\n")
     return folder
 
 
 def drawn_stage(
     name: str,
-    transformer: Any,
+    transformer: ModelMixin,
     text: UMT5EncoderModel,
     tokenizer: PreTrainedTokenizerFast,
-    streams: Sequence[Stream],
+    streams: Sequence[PoolStream],
     *,
     tests: Mapping[str, HeldOut] | None = None,
     emphasis: float = 9.0,
     importance: torch.Tensor | None = None,
     **settings: Any,
 ) -> EditStage:
-    """A stage on drawn pools, whose text encoder learns along unless it is frozen; `settings` are `Streams`'."""
+    """A stage on drawn pools, whose text encoder learns along unless it is frozen; `settings` are `PoolSource`'s."""
     anchored, pads_text = bool(transformer.config.get("semantic_dim")), family_of(transformer).pads_text
-    source = Streams(streams, tokenizer, anchored=anchored, pads_text=pads_text, **settings)
+    hook = PromptEncoding(text, masked=not pads_text)
+    source = PoolSource(streams, tokenizer, anchored=anchored, pads_text=pads_text, **settings)
     scores = partial(held_out_scores, tests=tests or {})
     loss = LossSettings(emphasis=emphasis, ease=EASY)
-    return EditStage(name, transformer, source, loss, importance=importance, text=text, scores=scores)
+    return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores)
 
 
 def given_parts(config: TinyConfig, start_from: Path | None, device: torch.device) -> _Parts:
@@ -194,13 +201,14 @@ def given_parts(config: TinyConfig, start_from: Path | None, device: torch.devic
 
 
 def own_parts(
-    config: TinyConfig, out: Path, device: torch.device, budget: Budget, say: Callable[[str], None]
+    config: TinyConfig, out: Path, device: torch.device, budget: TimeBudget, say: Callable[[str], None]
 ) -> _Parts:
     """Parts from nothing: autoencoder, text and image encoders are trained, the transformer's weights are random."""
     budget.begin("autoencoder")
     vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget, say)
     budget.begin("semantic")
-    tokenizer = train_tokenizer(corpus(budget.scaled(config.texts, least=2_000, a_minute=2_000)), config.vocabulary)
+    texts = training_texts(budget.scaled(config.texts, least=2_000, a_minute=2_000))
+    tokenizer = train_tokenizer(texts, config.vocabulary)
     text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
     encoder = _to(make_semantic_encoder(config.semantic_width), device)
     _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget, say)
@@ -208,11 +216,11 @@ def own_parts(
     return _Parts(vae, encoder, text, tokenizer, transformer)
 
 
-_BUDGETS = {"minutes", "autoencoder", "semantic", *STAGES}  # what may change when a run goes on
+_BUDGETS = {"minutes", "autoencoder", "semantic", *DRAWN_STAGES}  # what may change when a run goes on
 
 
 def _autoencoder(
-    config: TinyConfig, textures: int, out: Path, device: torch.device, budget: Budget, say: Callable[[str], None]
+    config: TinyConfig, textures: int, out: Path, device: torch.device, budget: TimeBudget, say: Callable[[str], None]
 ) -> PatchAutoencoder:
     """The code is fixed by its components; the decoder is trained, and trained on where a run is given more minutes."""
     folder = out / "vae"
@@ -231,7 +239,7 @@ def _autoencoder(
     return vae
 
 
-def importance(vae: PatchAutoencoder) -> torch.Tensor:
+def latent_importance(vae: PatchAutoencoder) -> torch.Tensor:
     """How much each latent number [c] counts in the loss, 1 on average over what there is to learn.
 
     Normalised latents still vary as the square root of a pixel's share in them (`set_latent_statistics`); this takes
@@ -241,7 +249,7 @@ def importance(vae: PatchAutoencoder) -> torch.Tensor:
     return spread * (spread.square().sum() / spread.pow(3).sum())
 
 
-def notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict[str, object]:
+def training_notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict[str, object]:
     """What a model's card says of its training, the start's first; the texts are for people to amend."""
     begun = start_from / "training.json" if start_from else run / "none"
     before = json.loads(begun.read_text()) if begun.is_file() else {}
@@ -258,7 +266,7 @@ def notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict
     return {"made": made, "stages": stages, "limits": "See docs/lab-log.md."}
 
 
-def export(folder: Path, family: str, parts: _Parts) -> Path:
+def export_embedded(folder: Path, family: str, parts: _Parts) -> Path:
     """Writes the pipeline folder, weights in bfloat16, with the words that the model knows.
 
     The image encoder of a model with semantic tokens lies beside it for later training.
@@ -275,7 +283,7 @@ def export(folder: Path, family: str, parts: _Parts) -> Path:
         pipeline.save_pretrained(folder)
         if parts.transformer.config.get("semantic_dim"):
             parts.encoder.save_pretrained(folder / "semantic_encoder")
-    (folder / WORDS).write_text("\n".join(known_words()) + "\n", "utf-8")
+    (folder / WORDS_FILE).write_text("\n".join(known_words()) + "\n", "utf-8")
     for file in folder.rglob("*.safetensors"):
         halved = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in load_file(file).items()}
         save_file(halved, file, metadata={"format": "pt"})

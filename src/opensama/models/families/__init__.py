@@ -11,13 +11,13 @@ from opensama.values import UserError
 
 __all__ = ["FAMILIES", "Base", "Family", "Rows", "Shapes", "family_of", "find_family", "imported", "register"]
 
-FAMILIES: dict[str, Family] = {}
+MODEL_FAMILIES: dict[str, Family] = {}
 """By name."""
 
 
 def register(family: Family) -> Family:
     """Adds a family, which from then on is loaded, edited with, trained and planned for like those of this folder."""
-    FAMILIES[family.name] = family
+    MODEL_FAMILIES[family.name] = family
     return family
 
 
@@ -28,15 +28,15 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
 
 def find_family(name: str) -> Family:
     """The family of that name. UserError that lists those there are."""
-    if name not in FAMILIES:
-        raise UserError(f"There is no family {name!r}: choose {', '.join(FAMILIES)}.")
-    return FAMILIES[name]
+    if name not in MODEL_FAMILIES:
+        raise UserError(f"There is no family {name!r}: choose {', '.join(MODEL_FAMILIES)}.")
+    return MODEL_FAMILIES[name]
 
 
 def family_of(model: Any) -> Family:
     """The family of a transformer or of a transformer's class, sharded or not: the nearest among its bases."""
-    known = {family.transformer_class: family for family in FAMILIES.values()}
+    known = {family.transformer_class: family for family in MODEL_FAMILIES.values()}
     for base in (model if isinstance(model, type) else type(model)).__mro__:
         if family := known.get(f"{base.__module__}:{base.__name__}"):
             return family
-    raise UserError(f"A {type(model).__name__} is of no family: {', '.join(FAMILIES)} are known.")
+    raise UserError(f"A {type(model).__name__} is of no family: {', '.join(MODEL_FAMILIES)} are known.")

@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 class Base(NamedTuple):
     """Sizes of a base model that recipes name, so that a plan needs no download, and pixels of a latent cell's side."""
 
-    sizes: Mapping[str, Any] = {}
+    sizes: Mapping[str, object] = {}
     spatial: int = 8
 
 
@@ -49,10 +49,10 @@ class Base(NamedTuple):
 class Family:
     """One family of editors. Classes are written `module:Class`.
 
-    `condition(batch, **asked)` gives the arguments of the transformer's call for a batch of training: `noisy`
+    `condition(batch, **kwargs)` gives the arguments of the transformer's call for a batch of training: `noisy`
     [b c t h w], `sigma` [b], and as far as it has them `source`, `text` [b l d], `text_mask` [b l], `pooled` [b d],
-    `noisy_semantic` [b s e], `source_places` and `target_places` [b n 3]. `prompt(batch, **asked)` gives those of the
-    text alone; `asked` is what the settings of the family's model say besides.
+    `noisy_semantic` [b s e], `source_places` and `target_places` [b n 3]. `prompt(batch, **kwargs)` gives those of
+    the text alone; the keyword arguments are the settings' `condition_kwargs`.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Family:
     lora_loader: str
     """diffusers' class that writes LoRA files for the family's base."""
     names: Names
-    config: Callable[[Shapes, dict[str, Any]], dict[str, Any]]
+    config: Callable[[Shapes, dict[str, Any]], dict[str, object]]
     """Tensor shapes and given sizes -> the transformer's arguments."""
-    embedded: Callable[[Any], dict[str, Any]]
+    embedded: Callable[[Any], dict[str, object]]
     """Settings of an embedded model (`TinyConfig`) -> its transformer's arguments."""
     sizes: type[Sizes]
-    condition: Callable[..., dict[str, Any]]
+    condition: Callable[..., dict[str, object]]
     prompt: Callable[..., Call]
     parts: Mapping[str, str]
     """What the pipeline takes from its base, and the classes that read it."""
@@ -130,7 +130,7 @@ class Family:
         for name in ours:
             released = self.to_released(name) or name
             if released not in out:
-                out[released] = [rows(part, ours) for part in self.to_ours(released) or (name,)]
+                out[released] = [_rows(part, ours) for part in self.to_ours(released) or (name,)]
         return out
 
 
@@ -145,7 +145,7 @@ def as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
-def rows(part: str, shapes: Shapes) -> Rows:
+def _rows(part: str, shapes: Shapes) -> Rows:
     """`name` or `name[half]` as rows."""
     name, _, half = part.partition("[")
     size = shapes[name][0] if shapes[name] else 1

@@ -91,24 +91,24 @@ RELEASED_SIZES: dict[str, str | None] = {
 """Released names of sizes, and the arguments they are."""
 
 
-def condition(x: Mapping[str, Tensor], guidance: float = 1.0) -> dict[str, Any]:
+def _condition(x: Mapping[str, Tensor], guidance: float = 1.0) -> dict[str, object]:
     """The arguments of IcveTransformer3DModel's call for a batch: the source stays clean, its time is 0."""
     return {
         "hidden_states": x["noisy"],
         "timestep": 1000 * x["sigma"],
-        **prompt(x, guidance),
+        **_prompt(x, guidance),
         "source_hidden_states": x.get("source"),
     }
 
 
-def prompt(x: Mapping[str, Tensor], guidance: float = 1.0) -> Call:
+def _prompt(x: Mapping[str, Tensor], guidance: float = 1.0) -> Call:
     """The text, where it ends, the same in one vector, and the guidance that goes with it."""
     names = {"text": "encoder_hidden_states", "text_mask": "encoder_attention_mask", "pooled": "pooled_projections"}
     out = {theirs: x[ours] for ours, theirs in names.items() if ours in x}
     return out | {"guidance": x["text"].new_full((len(x["text"]),), 1000 * guidance)}
 
 
-def config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
+def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
     """IcveTransformer3DModel's arguments: from `sizes` (released names, or the arguments' own), else from shapes.
 
     What shapes cannot say is the release's: heads of 128 with rotary shares of 16, 56 and 56.
@@ -136,7 +136,7 @@ def config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
     return found | given | sizes
 
 
-def embedded(settings: Any) -> dict[str, Any]:
+def _embedded(settings: Any) -> dict[str, object]:
     """IcveTransformer3DModel's arguments for the embedded model's settings."""
     across = 3 * settings.head // 8
     return {
@@ -205,11 +205,11 @@ FAMILY = Family(
     pipeline_class="opensama.pipeline.icve:IcvePipeline",
     lora_loader="diffusers.loaders:HunyuanVideoLoraLoaderMixin",
     names=_NAMES,
-    config=config,
-    embedded=embedded,
+    config=_config,
+    embedded=_embedded,
     sizes=IcveSizes,
-    condition=condition,
-    prompt=prompt,
+    condition=_condition,
+    prompt=_prompt,
     parts={
         "tokenizer": "transformers:AutoTokenizer",
         "text_encoder": "transformers:LlamaModel",

@@ -47,7 +47,7 @@ _NAMES: Names = (
 )
 
 
-def condition(x: Mapping[str, Tensor]) -> dict[str, Any]:
+def _condition(x: Mapping[str, Tensor]) -> dict[str, object]:
     """The arguments of SamaTransformer3DModel's call for a batch; plain text-to-video has no source.
 
     Where its tokens are some of a frame's, `source_places` and `target_places` say which (`training/windows.py`).
@@ -55,18 +55,18 @@ def condition(x: Mapping[str, Tensor]) -> dict[str, Any]:
     return {
         "hidden_states": x["noisy"],
         "timestep": 1000 * x["sigma"],
-        **prompt(x),
+        **_prompt(x),
         "source_hidden_states": x.get("source"),
         "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
         "semantic_hidden_states": x.get("noisy_semantic"),
     }
 
 
-def prompt(x: Mapping[str, Tensor]) -> Call:
+def _prompt(x: Mapping[str, Tensor]) -> Call:
     return {"encoder_hidden_states": x["text"]}
 
 
-def config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
+def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
     """SamaTransformer3DModel's arguments: from `sizes` (released names, or the arguments' own), else from shapes.
 
     What shapes cannot say is the release's: heads of 128, 65 tokens an anchor, eps 1e-6.
@@ -101,7 +101,7 @@ def config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, Any]:
     return found | sizes
 
 
-def embedded(settings: Any) -> dict[str, Any]:
+def _embedded(settings: Any) -> dict[str, object]:
     """SamaTransformer3DModel's arguments for the embedded model's settings."""
     return {
         "patch_size": (1, 1, 1),
@@ -182,11 +182,11 @@ FAMILY = Family(
     pipeline_class="opensama.pipeline.sama:SamaPipeline",
     lora_loader="diffusers.loaders:WanLoraLoaderMixin",
     names=_NAMES,
-    config=config,
-    embedded=embedded,
+    config=_config,
+    embedded=_embedded,
     sizes=SamaSizes,
-    condition=condition,
-    prompt=prompt,
+    condition=_condition,
+    prompt=_prompt,
     parts={
         "tokenizer": "transformers:AutoTokenizer",
         "text_encoder": "transformers:UMT5EncoderModel",

@@ -22,25 +22,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from opensama.data.prefetch import Prefetcher
 from opensama.flow import add_noise, flow_loss, semantic_loss, velocity
 from opensama.models.costs import training_flops
 from opensama.models.families import family_of
 from opensama.runtime import autocast
 from opensama.training.config import FlowSettings, LossSettings
-from opensama.training.devices import moved, pinned
-from opensama.training.sources import Batch, Items, Source
-from opensama.training.text import prompt_embeddings
+from opensama.training.sources import ItemSource
+from opensama.training.stage import Batch, BatchHook, BatchLoader, Source, TrainingStage
 
 
-def cells(model: Any) -> int:
+def cells_per_token(model: ModelMixin) -> int:
     """Latent cells of one token."""
     return int(torch.tensor(model.config.patch_size).prod())
 
 
-def noised(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_noise(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch with what the model sees of target and semantic tokens at its noise levels: `noisy`, `noisy_semantic`."""
     out = {**x, "noisy": add_noise(x["target"], x["noise"], x["sigma"])}
     if "semantic" in x:
@@ -71,76 +70,85 @@ def edit_losses(
     return out
 
 
-class EditStage:
+class EditStage(TrainingStage):
     """`step` is one pass over a batch of the source; `source.passes` of them make a step of the optimizer.
 
-    `asked` is what the family's `condition` is told besides; `importance` [c] scales latent numbers in the loss. A
-    source of token ids needs the `text` encoder, which learns along unless its weights are frozen. `scores` are what
-    `measure` gives. `full`: all weights are trained, not low-rank matrices.
+    `condition_kwargs` are what the family's `condition` takes besides the batch; `importance` [c] scales latent numbers
+    in the loss. A source of token ids needs a `hook` that encodes them. `scores` are what `measure` gives. `full`: all
+    weights are trained, not low-rank matrices.
     """
+
+    loader: BatchLoader
 
     def __init__(
         self,
         name: str,
-        transformer: Any,
-        source: Source,
+        transformer: ModelMixin,
+        source: Source[Any],
         loss: FlowSettings,
         *,
-        asked: Mapping[str, Any] | None = None,
+        condition_kwargs: Mapping[str, float] | None = None,
         compute: Literal["auto", "bfloat16", "float32"] = "auto",
         full: bool = True,
         device: torch.device | str | None = None,
         importance: Tensor | None = None,
-        text: nn.Module | None = None,
+        hook: BatchHook | None = None,
         scores: Callable[[EditStage], dict[str, float]] = lambda stage: {},
+        preview: Callable[[Path], None] | None = None,
     ):
-        self.name, self.transformer, self.source, self.loss, self.text = name, transformer, source, loss, text
-        self.asked, self.compute, self.full, self.scores = dict(asked or {}), compute, full, scores
+        self.device = next(transformer.parameters()).device if device is None else torch.device(device)
+        super().__init__(name, BatchLoader(source, self.device))
+        self.transformer, self.loss, self.compute, self.full = transformer, loss, compute, full
+        self.hook, self.scores, self.previews = hook, scores, preview
+        self.condition_kwargs = dict(condition_kwargs or {})
         self.family = family_of(transformer)
         self.sizes = self.family.sizes.of(transformer.config)
-        self.device = next(transformer.parameters()).device if device is None else torch.device(device)
         self.importance = None if importance is None else importance.to(self.device)
-        self.skipped, self.passes = source.skipped, source.passes
-        self.preview: Callable[[Path], None] = lambda folder: None
-        self.prefetch: Prefetcher[Any] = Prefetcher(self.ahead, workers=source.workers)
 
     @classmethod
-    def of(cls, name: str, transformer: Any, items: Items, *, importance: Tensor | None = None) -> EditStage:
+    def of(
+        cls,
+        name: str,
+        transformer: ModelMixin,
+        items: ItemSource,
+        *,
+        importance: Tensor | None = None,
+        preview: Callable[[Path], None] | None = None,
+    ) -> EditStage:
         """A stage on items of a data set, as an editor's settings say."""
         config = items.config
         return cls(
-            name, transformer, items, config.loss, asked=config.model.asked, compute=config.compute,
-            full=config.lora is None, device=items.device, importance=importance,
+            name, transformer, items, config.loss, condition_kwargs=config.model.condition_kwargs,
+            compute=config.compute, full=config.lora is None, device=items.device, importance=importance,
+            preview=preview,
         )  # fmt: skip
 
+    @property
+    def passes(self) -> int:
+        """Batches that make a step of the optimizer."""
+        return self.loader.source.passes
+
     def modules(self) -> Mapping[str, nn.Module]:
-        learns = self.text is not None and any(p.requires_grad for p in self.text.parameters())
-        return {"transformer": self.transformer} | ({"text": self.text} if learns else {})
-
-    def close(self) -> None:
-        self.prefetch.close()
-
-    def ahead(self, index: int) -> Any:
-        return pinned(self.source.read(index), self.device)
-
-    def batch(self, index: int) -> Batch:
-        """The batch of one pass as its source makes it, by this process alone."""
-        return self.source.alone(index)
+        return {"transformer": self.transformer} | dict(self.hook.modules() if self.hook else {})
 
     def step(self, index: int) -> dict[str, Tensor]:
         """The losses of one pass."""
-        x = moved(self.source.batch(index, self.prefetch(index)), self.device)
+        x = self.loader(index)
         losses = edit_losses(self.answer(x), x, self.loss, self.importance)
         if "weight" in x:
             losses["loss"] = losses["loss"] * x["weight"]
         return losses | self.cost(x)
 
     def answer(self, x: Batch) -> Any:
-        """The transformer's answer to a batch, to which its texts are added where they are token ids."""
+        """The transformer's answer to a batch, to which the hook adds."""
         with autocast(self.device, self.compute):
-            if self.text is not None:
-                x |= prompt_embeddings(self.text, x["ids"], x["mask"], masked=not self.family.pads_text)
-            return self.transformer(**self.family.condition(noised(x), **self.asked))
+            if self.hook is not None:
+                x |= self.hook(x)
+            return self.transformer(**self.family.condition(with_noise(x), **self.condition_kwargs))
+
+    def preview(self, folder: Path) -> None:
+        if self.previews is not None:
+            self.previews(folder)
 
     def measure(self) -> dict[str, float]:
         return self.scores(self)
@@ -149,7 +157,7 @@ class EditStage:
         """Tokens of a batch, and operations of the model for it, forward and backward, nothing counted twice."""
         b, latents = len(x["target"]), [x[side][0, 0].numel() for side in ("source", "target") if side in x]
         semantic = x["semantic"].shape[1] if "semantic" in x else 0
-        tokens = sum(latents) // cells(self.transformer) + semantic
+        tokens = sum(latents) // cells_per_token(self.transformer) + semantic
         text = x["text"].shape[1]
         flops = training_flops(self.sizes, tokens, text, semantic=semantic, full=self.full)
         return {"tokens": torch.tensor(float(b * tokens)), "flops": torch.tensor(b * flops, dtype=torch.float64)}

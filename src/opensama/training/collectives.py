@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
 
 import torch.distributed as dist
 
 _PATIENCE = timedelta(hours=12)
 
 
-def patient() -> Any:
+def slow_group() -> dist.ProcessGroup | None:
     """A group of all processes whose collectives wait `_PATIENCE`; None in one process. Each has to ask at once."""
     return _patient(dist.group.WORLD) if dist.is_initialized() else None
 
@@ -23,9 +22,9 @@ def patient() -> Any:
 def wait_for_all() -> None:
     """Returns when every process is here."""
     if dist.is_initialized():
-        dist.barrier(group=patient())
+        dist.barrier(group=slow_group())
 
 
 @lru_cache(maxsize=1)
-def _patient(world: Any) -> Any:
+def _patient(world: dist.ProcessGroup) -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=_PATIENCE)
