@@ -35,7 +35,7 @@ PAPER_SHARES: Mapping[str, float] = {"none": 1, "cube": 2, "speed": 3, "tube": 4
 
 
 class CorruptedClip(NamedTuple):
-    """What `Mixture.apply` gives."""
+    """The source that a task made of a clip, what stands before its caption, and the task's name."""
 
     source: Tensor
     prefix: str
@@ -98,7 +98,7 @@ class PretextTask(ABC):
         return self.corrupt(video, generator)
 
     def length(self, t: int) -> int:
-        """How many frames it leaves of t."""
+        """How many of t frames a source has."""
         return t
 
     @abstractmethod
@@ -163,7 +163,7 @@ class SpeedPerturbation(PretextTask):
         _check("factor of speed perturbation", self.factor, 1, 64)
 
     def kept(self, t: int) -> list[int]:
-        """The frames that are left, of `t`."""
+        """Numbers of the frames that are left, of `t`."""
         met = math.floor((t - 1) / self.factor) + 1
         left = met if self.whole else min(met, round(t / self.factor))
         return [round(i * self.factor) for i in range(frames_down(max(left, 1)))]

@@ -42,7 +42,7 @@ def test_operations_agree_with_the_counter():
 @pytest.mark.parametrize(("frames", "tokens", "petaflops"), [(49, 40_625, 2.342), (81, 65_585, 5.121)])
 def test_the_14b_model_in_figures(frames, tokens, petaflops):
     sizes = SamaSizes.of(full_config(sizes_of(STAGE_0)))
-    assert sizes.joint(Shape(832, 480, frames, frames), 65) == tokens
+    assert sizes.joint_tokens(Shape(832, 480, frames, frames), 65) == tokens
     assert forward_flops(sizes, tokens, 512, semantic=65) == pytest.approx(petaflops * 1e15, rel=0.003)
 
 

@@ -165,11 +165,11 @@ def test_a_budget_is_shared_out_and_holds_over_resumptions(tmp_path):
     later.begin("images", pools=2)
     assert later.left() == pytest.approx(600 * 0.94 - 41), "what one leaves over is for those after it"
     for part in (0.5, 1.0):
-        assert later.pool() - now[0] == pytest.approx(part * 0.4 * (600 * 0.94 - 41))
+        assert later.pool_deadline() - now[0] == pytest.approx(part * 0.4 * (600 * 0.94 - 41))
     more = budget(20)
     assert more.ended == [], "with more minutes every stage goes on"
     assert more.scaled(20_000, least=2_000, a_minute=500) == 5_000, "and reads what was made once"
-    assert TimeBudget(tmp_path / "none.json", 0, shares).pool() == inf
+    assert TimeBudget(tmp_path / "none.json", 0, shares).pool_deadline() == inf
 
 
 @pytest.mark.slow

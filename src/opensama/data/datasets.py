@@ -84,7 +84,7 @@ class Draft:
 
 
 def find_dataset(name: str) -> Dataset:
-    """UserError with the names there are."""
+    """The dataset of that name. UserError lists the names there are."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     for dataset in DATASETS:
         if plain in (dataset.name, dataset.title.lower()):
@@ -137,7 +137,7 @@ def drafts(
 def draft(
     dataset: Dataset, row: TableRow, table: Path, line: int, columns: Mapping[str, str] | None = None
 ) -> Draft | BadRow:
-    """One row in the common form."""
+    """One row of a dataset's table in the common form."""
     row = dataset.shape(dict(row), table)
     named = {key: (name_of(column),) for key, column in (columns or {}).items()}
 

@@ -66,7 +66,7 @@ class Choice:
 
 @dataclass
 class ImportReport:
-    """What came of it."""
+    """How many rows came in, and what was left out for which reason."""
 
     kept: int = 0
     rows: int = 0

@@ -210,6 +210,7 @@ def precompute(
 
 
 def line_of(item: TrainingItem) -> list[str | int]:
+    """Name, line, path, seed and shape of an item, as `items.jsonl` has them."""
     return [item.name, item.row.line, str(item.row.target), item.seed, *item.shape]
 
 
@@ -226,6 +227,7 @@ def read_items(file: Path) -> list[TrainingItem]:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
+    """Settings and bad items of a folder of latents. UserError where it is none, or damaged."""
     try:
         return json.loads((folder / "index.json").read_text())
     except FileNotFoundError:

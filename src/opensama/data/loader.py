@@ -196,23 +196,23 @@ class ItemReader(Generic[_Read]):
                 try:
                     return chosen, self.read(chosen)
                 except BadSample as reason:
-                    self.note(chosen, reason)
+                    self.mark_bad(chosen, reason)
             last = self._bad[item.name]
             chosen = sampler.other(number, tried)
         raise UserError(f"{TRIES} samples in a row could not be read, the last of them {last}")
 
-    def then(
-        self, finish: Callable[[_Read], Done], sampler: BatchSampler, number: int, found: tuple[int, _Read]
+    def finish(
+        self, work: Callable[[_Read], Done], sampler: BatchSampler, number: int, found: tuple[int, _Read]
     ) -> Done:
-        """`finish` of what was found for a number; where that raises BadSample, of the next good item's."""
+        """`work` of what was found for a number; where that raises BadSample, of the next good item's."""
         while True:
             try:
-                return finish(found[1])
+                return work(found[1])
             except BadSample as reason:
-                self.note(found[0], reason)
+                self.mark_bad(found[0], reason)
                 found = self(sampler, number)
 
-    def note(self, number: int, reason: BadSample) -> None:
+    def mark_bad(self, number: int, reason: BadSample) -> None:
         """Lists an item as bad, once."""
         item = self.items[number]
         with self._lock:

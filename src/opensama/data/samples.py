@@ -86,7 +86,7 @@ class Shape(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Pixels of both sides."""
+        """Pixels of target and source together."""
         return self.width * self.height * (self.frames + self.source_frames)
 
 
@@ -108,7 +108,7 @@ class ShapeIndex(Sequence[Shape]):
 
     @classmethod
     def among(cls, shapes: Sequence[Shape]) -> ShapeIndex:
-        """The same of any sequence."""
+        """Any sequence of shapes in this form."""
         if isinstance(shapes, ShapeIndex):
             return shapes
         known: dict[Shape, int] = {}
@@ -271,7 +271,7 @@ class BatchSampler:
         return -(-self.epoch_length * self.batch // a_step)
 
     def numbers(self, index: int) -> list[int]:
-        """The items of one batch, all of one shape."""
+        """Numbers of the items of one batch, all of one shape."""
         epoch, at = divmod(index, self.epoch_length)
         return self.epoch(epoch)[at]
 
@@ -391,4 +391,5 @@ def seed_of(*numbers: int | str) -> int:
 
 
 def generator(*numbers: int | str) -> Generator:
+    """A CPU generator seeded by `seed_of` the same."""
     return Generator().manual_seed(seed_of(*numbers))

@@ -135,6 +135,7 @@ def check_steps(model: nn.Module, steps: int) -> None:
 
 
 def has_adapters(modules: Iterable[nn.Module]) -> bool:
+    """Whether a LoRA is attached to one of the modules."""
     return any(isinstance(module, BaseTunerLayer) for module in modules)
 
 

@@ -74,7 +74,7 @@ class Sizes:
 
     @property
     def cell(self) -> int:
-        """Latent numbers of a token."""
+        """Latent numbers that make a token: channels times cells."""
         return self.channels * math.prod(self.patch)
 
     def tokens(self, frames: int, height: int, width: int) -> int:
@@ -82,7 +82,7 @@ class Sizes:
         cells = VideoShape(frames, height, width).latent(self.temporal, self.spatial)
         return (cells.frames // self.patch[0]) * (cells.height // self.patch[1]) * (cells.width // self.patch[2])
 
-    def joint(self, shape: Sides, semantic: int) -> int:
+    def joint_tokens(self, shape: Sides, semantic: int) -> int:
         """Tokens of source, anchors and target together."""
         target, source = (self.tokens(t, shape.height, shape.width) for t in (shape.frames, shape.source_frames))
         return source + semantic + target

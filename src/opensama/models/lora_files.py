@@ -304,4 +304,5 @@ def weights_of(model: ModelMixin) -> dict[str, Tensor]:
 
 
 def layer_of(name: str) -> str:
+    """The name of the layer that a parameter belongs to."""
     return name.removesuffix(".weight")

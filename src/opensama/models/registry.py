@@ -25,6 +25,8 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 @dataclass(frozen=True)
 class Licence:
+    """Under which terms a model's weights are published."""
+
     name: str
     url: str
     notice: str  # one sentence for people, printed once when the weights are loaded; empty: nothing to say

@@ -49,14 +49,14 @@ class Residual(nn.Module):
         super().__init__()
         self.inner = nn.Conv2d(width, width, 3, padding=1)
         self.outer = nn.Conv2d(width, width, 3, padding=1)
-        _silence(self.outer)
+        _zero_init(self.outer)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.outer(F.silu(self.inner(F.silu(x))))
 
 
-def _silence(layer: nn.Module) -> None:
-    """A layer that says nothing until it is trained."""
+def _zero_init(layer: nn.Module) -> None:
+    """A layer whose output is zero until it is trained."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -100,7 +100,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # both name `config_name`
         self.up = nn.ModuleList((nn.Conv2d(middle, 4 * fine, 1), nn.Conv2d(coarse, 4 * middle, 1)))
         self.decode_stages = nn.ModuleList(map(_stage, widths, decoder_blocks))
         self.paint = nn.Conv2d(fine, 48, 3, padding=1)
-        _silence(self.paint)  # the linear map alone at the start
+        _zero_init(self.paint)  # the linear map alone at the start
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 192 1+k h/16 w/16]."""

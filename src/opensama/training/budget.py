@@ -33,7 +33,7 @@ class TimeBudget:
         self.first: float = kept.get("first", minutes)  # what the run was begun with
         self.began, self.pools = clock(), 0
         self.until = self.drawing = inf
-        self.keep()
+        self.save()
 
     def scaled(self, most: int, *, least: int, a_minute: int) -> int:
         """How many of what is made once a run of so many minutes has time for; the same when it goes on with more."""
@@ -54,13 +54,13 @@ class TimeBudget:
         self.until = self.clock() + left * share
         self.drawing = self.clock() + left * share * DRAWING
 
-    def pool(self) -> float:
+    def pool_deadline(self) -> float:
         """When the next of the stage's pools has to be drawn, on the clock."""
         now, self.pools = self.clock(), max(1, self.pools) - 1
         return now + (self.drawing - now) / (self.pools + 1)
 
     def left(self) -> float:
-        """Seconds that the stage has left."""
+        """Seconds until the stage has used its share; infinite without a limit."""
         return max(0.0, self.until - self.clock())
 
     def end(self, stage: str) -> None:
@@ -68,10 +68,10 @@ class TimeBudget:
         self.shares.pop(stage, None)
         if self.total < inf and stage not in self.ended:
             self.ended.append(stage)
-        self.keep()
+        self.save()
 
-    def keep(self) -> None:
-        """Writes down what is used."""
+    def save(self) -> None:
+        """Writes the seconds that are used and the stages that have ended to the file."""
         kept = {"first": self.first, "minutes": self.minutes, "seconds": round(self.used, 1), "ended": self.ended}
         with whole_file(self.file) as temporary:
             temporary.write_text(json.dumps(kept) + "\n")

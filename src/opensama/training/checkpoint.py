@@ -123,7 +123,7 @@ def read_tensor_infos(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtyp
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `state.json` of a checkpoint holds."""
+    """`state.json` of a checkpoint: `step`, `seconds`, settings, fingerprint. UserError where it is damaged."""
     try:
         state = json.loads((path / STATE).read_text())
         if not isinstance(state, dict) or "step" not in state:

@@ -20,7 +20,7 @@ def slow_group() -> dist.ProcessGroup | None:
 
 
 def wait_for_all() -> None:
-    """Returns when every process is here."""
+    """A barrier of all processes that waits up to twelve hours; nothing in one process."""
     if dist.is_initialized():
         dist.barrier(group=slow_group())
 

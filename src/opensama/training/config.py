@@ -21,7 +21,7 @@ class Section(BaseModel):
 
 
 class StartSettings(Section):
-    """What a transformer begins from."""
+    """The base model, and the weights that its transformer begins from."""
 
     base: str = Field(description="folder or hub repository in diffusers' layout: text encoder, autoencoder, sizes")
     start: str
@@ -123,6 +123,7 @@ class SemanticSettings(Section):
 
     @property
     def tokens_per_anchor(self) -> int:
+        """The local tokens and the global one."""
         return self.grid**2 + 1
 
 
@@ -299,6 +300,7 @@ class EditConfig(Section):
 
     @classmethod
     def read(cls, path: Path) -> Self:
+        """The settings that `save` wrote. ValidationError for a field that does not exist."""
         return cls(**yaml.safe_load(path.read_text()))
 
 

@@ -90,12 +90,12 @@ def check_inputs(stage: TrainingStage, device: torch.device) -> Iterator[None]:
 
 
 def pin(batch: _Batch, device: torch.device) -> _Batch:
-    """The batch in memory from which a GPU copies while it computes; elsewhere as it is."""
+    """A tree of tensors in memory from which a GPU copies while it computes; elsewhere as it is."""
     return tree_map_only(Tensor, Tensor.pin_memory, batch) if device.type == "cuda" else batch
 
 
 def to_device(batch: _Batch, device: torch.device) -> _Batch:
-    """The batch's tensors on the device; those that are pinned are copied while it computes."""
+    """A tree of tensors on the device; those that are pinned are copied while it computes."""
     return tree_map_only(Tensor, lambda x: x.to(device, non_blocking=x.is_pinned()), batch)
 
 

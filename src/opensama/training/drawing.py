@@ -48,7 +48,7 @@ class DrawSettings(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int, torch.device]:
-        """What the world's renderers take."""
+        """Frames, height, width and device, as the world's renderers take them."""
         return self.frames, self.height, self.width, self.device
 
 

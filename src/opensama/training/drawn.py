@@ -55,6 +55,7 @@ class Pools:
         self.fixed: list[LatentPool] = []
 
     def close(self) -> None:
+        """Ends the threads and processes that draw."""
         self.drawing.shutdown(cancel_futures=True)
         if self.workers:
             self.workers.close()
@@ -86,7 +87,7 @@ class Pools:
             split=split,
             batch=self.batches[frames > 1],
             workers=self.workers,
-            until=self.budget.pool() if until is None else until,
+            until=self.budget.pool_deadline() if until is None else until,
             say=say or self.say,
         )
 
@@ -113,7 +114,7 @@ class Pools:
 
     @cached_property
     def held_out(self) -> dict[str, HeldOut]:
-        """Of both tiers, whichever is trained on."""
+        """Edits of the test split by tier, of both tiers, whichever is trained on."""
         n = self.config.test_edits
         drawn = {
             tier: self.pool(_SHAPES[0], n, 0, 1, partial(draw_in_turn, tier=tier), f"test-{tier}-", "test")
@@ -167,7 +168,7 @@ def _videos(pools: Pools, config: TinyConfig) -> list[PoolStream]:
 
 
 class DrawnStage(NamedTuple):
-    """A stage on drawn pools."""
+    """How a stage on drawn pools differs from the others."""
 
     streams: Callable[[Pools, TinyConfig], list[PoolStream]]
     seed: int  # beside the run's

@@ -35,7 +35,7 @@ from opensama.training.stage import Batch, BatchHook, BatchLoader, Source, Train
 
 
 def cells_per_token(model: ModelMixin) -> int:
-    """Latent cells of one token."""
+    """Latent cells of one token: the product of the model's patch sizes."""
     return int(torch.tensor(model.config.patch_size).prod())
 
 
@@ -132,7 +132,7 @@ class EditStage(TrainingStage):
         return {"transformer": self.transformer} | dict(self.hook.modules() if self.hook else {})
 
     def step(self, index: int) -> dict[str, Tensor]:
-        """The losses of one pass."""
+        """Losses of one batch, [] each, weighted by its `weight`; its tokens and operations."""
         x = self.loader(index)
         losses = edit_losses(self.answer(x), x, self.loss, self.importance)
         if "weight" in x:

@@ -36,12 +36,13 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
+        """Moves the average towards the weights after a step of that number."""
         keep = min(self.decay, (1 + step) / (10 + step)) if step < self.warmup else self.decay
         mine = [_local(p.detach()) for p in self.weights.values()]
         torch._foreach_lerp_([_local(t) for t in self.tensors.values()], mine, 1 - keep)
 
     @torch.no_grad()
-    def give(self) -> None:
+    def write_back(self) -> None:
         """Writes the average into the weights, for good."""
         for name, p in self.weights.items():
             p.copy_(self.tensors[name])
@@ -56,7 +57,7 @@ class Average:
     def swapped_in(self) -> Iterator[None]:
         """The average in the weights' place, for a while: to look at samples of it."""
         own = {name: p.detach().clone() for name, p in self.weights.items()}
-        self.give()
+        self.write_back()
         try:
             yield
         finally:

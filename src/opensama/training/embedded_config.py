@@ -16,7 +16,7 @@ from opensama.world import TierName
 
 
 class StageConfig(Section):
-    """One stage of a run."""
+    """How one stage is trained: its minutes, learning rates and average."""
 
     minutes: float = Field(ge=0, description="wall-clock minutes of training, over all resumptions")
     lr: float = Field(1e-3, gt=0, description="highest learning rate")
@@ -27,6 +27,7 @@ class StageConfig(Section):
     measure_every: float = Field(0.0, ge=0, description="minutes between scores on edits kept from training; 0: none")
 
     def loop(self) -> LoopConfig:
+        """The same as settings of the loop."""
         return LoopConfig(
             self.minutes,
             lr=self.lr,
@@ -104,12 +105,12 @@ class TinyConfig(Section):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those of the family, in their order."""
+        """Names of the family's stages, in their order."""
         return find_family(self.family).stages
 
     @property
     def transformer_sizes(self) -> dict[str, object]:
-        """The arguments of its transformer."""
+        """Keyword arguments of the family's transformer."""
         return find_family(self.family).embedded(self)
 
     def save(self, path: Path) -> None:
@@ -117,4 +118,5 @@ class TinyConfig(Section):
 
     @classmethod
     def read(cls, path: Path) -> TinyConfig:
+        """The settings that `save` wrote."""
         return cls(**yaml.safe_load(path.read_text()))

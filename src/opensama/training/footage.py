@@ -30,7 +30,7 @@ SIDE, LEAVES = 160, 50
 
 @lru_cache(maxsize=BANKS)
 def texture_bank(number: int) -> Tensor:
-    """[4 3 side side] in 0..1."""
+    """Four textures [4 3 side side] in 0..1, the same for the same number."""
     return dead_leaves(4, SIDE, LEAVES, seed=70_000 + number)
 
 

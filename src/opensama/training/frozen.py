@@ -38,7 +38,7 @@ def frozen_parts(family: str, base: str) -> tuple[Path, dict[str, type[Any]]]:
 
 
 def make_vae(family: str, base: str, device: torch.device) -> ModelMixin:
-    """The base's autoencoder, in float32."""
+    """The base's autoencoder on the device, in float32, frozen."""
     folder, parts = frozen_parts(family, base)
     with runtime.quiet_loading():
         return load_part(folder / "vae", parts["vae"], torch.float32).to(device).requires_grad_(False).eval()

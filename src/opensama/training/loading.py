@@ -136,7 +136,7 @@ def full_config(sizes: dict[str, object], family: str = "sama") -> dict[str, obj
 
 
 def spatial_of(family: str, base: str) -> int:
-    """Pixels of a latent cell's side."""
+    """Pixels of a latent cell's side: as the base's autoencoder says, else as its family knows the base."""
     vae = Path(base).expanduser() / "vae" / "config.json"
     if vae.is_file():
         sizes = runtime.read_object(vae)
@@ -198,6 +198,7 @@ def _put(p: Tensor, whole: Tensor) -> None:
 
 
 def rows_of(tensors: Mapping[str, Tensor]) -> _Rows:
+    """Reads rows of tensors that are in memory, as `fill_rows` asks for them."""
     return lambda name, first, stop: tensors[name][first:stop] if tensors[name].ndim else tensors[name]
 
 

@@ -145,12 +145,13 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """Share of the budget that is used."""
+        """Share of the budget that is used, 1 when the stage is over."""
         limit = self.config.steps
         by_clock = self.progress.seconds / (60 * self.config.minutes) if self.config.minutes > 0 else 1.0
         return by_clock if limit is None else max(by_clock, self.progress.step / limit)
 
     def run(self) -> _Progress:
+        """Trains until the budget is used; the modules then hold the averaged weights."""
         try:
             return self._run()
         finally:
@@ -171,7 +172,7 @@ class Trainer:
         count = 0
         while not self.finished:
             if config.measure_every and progress.seconds - measured > config.measure_every:
-                logged += self.aside(self.measure)
+                logged += self.timed(self.measure)
                 measured = progress.seconds
             values = self.step()
             for key, value in values.items():
@@ -183,26 +184,26 @@ class Trainer:
                 sums, count, logged = {}, 0, now
             if now - saved > config.save_every and not self.finished:
                 try:
-                    logged += self.aside(self.save)
+                    logged += self.timed(self.save)
                 except checkpoint.CheckpointError as error:  # room may be made while training goes on
                     self.say(f"{error} Training goes on and tries again.")
                 saved = now
             if config.preview_every and (progress.step % config.preview_every == 0 or self.finished):
-                logged += self.aside(self.preview)
+                logged += self.timed(self.preview)
         if progress.step != self.kept:
             self.save()
-        self.average.give()
+        self.average.write_back()
         if config.measure_every and measured < progress.seconds:
             self.measure()
         if monitor:
             monitor.close()
         return progress
 
-    def aside(self, work: Callable[[], None]) -> float:
-        """Does what is no training, but of the budget, too; its seconds come out."""
+    def timed(self, work: Callable[[], None]) -> float:
+        """Does what is not a step, such as saving, within the budget; its seconds come out."""
         began = time.monotonic()
         work()
-        seconds = self.agreed(time.monotonic() - began)
+        seconds = self.synchronized(time.monotonic() - began)
         self.progress.seconds += seconds
         return seconds
 
@@ -233,10 +234,10 @@ class Trainer:
         if not left_out:
             self.average.update(progress.step)
         if broken:
-            self.note_broken(batches, values)
+            self.log_nonfinite(batches, values)
         progress.step += 1
-        progress.seconds += self.agreed(time.monotonic() - began)
-        self.note_skipped()
+        progress.seconds += self.synchronized(time.monotonic() - began)
+        self.log_skipped()
         if self.nonfinite.too_many:
             self.save()
             raise UserError(
@@ -259,7 +260,7 @@ class Trainer:
                 values[key] *= len(batches) * self.world / self.context
         return values | {"norm": float(norm)}
 
-    def agreed(self, seconds: float) -> float:
+    def synchronized(self, seconds: float) -> float:
         """The first process's seconds, so that all of them save, log and end together."""
         if self.world == 1:
             return seconds
@@ -267,7 +268,7 @@ class Trainer:
         dist.broadcast(shared, 0)
         return float(shared)
 
-    def note_broken(self, batches: list[dict[str, Tensor]], values: Mapping[str, float]) -> None:
+    def log_nonfinite(self, batches: list[dict[str, Tensor]], values: Mapping[str, float]) -> None:
         """Lists a step that was left out, and writes the batches of the first few, and of the last that is borne."""
         step, found = self.progress.step, self.nonfinite
         if self.rank == 0:
@@ -283,6 +284,7 @@ class Trainer:
                 save_file(tensors, self.out / f"nan-{index:08d}-{self.rank}.safetensors")
 
     def log(self, monitor: Monitor | None, means: Mapping[str, float], seconds: float) -> None:
+        """Writes a row of means since the last one, and says it."""
         progress, config = self.progress, self.config
         peak = peak_flops(self.device)
         row: dict[str, float] = {"step": progress.step, "minutes": round(progress.seconds / 60, 2)}
@@ -301,7 +303,7 @@ class Trainer:
         text = "  ".join(f"{key} {value:g}" for key, value in row.items())
         self.say(f"{self.stage.name}: {text}  left {max(0.0, left) / 60:.1f} min")
 
-    def note_skipped(self) -> None:
+    def log_skipped(self) -> None:
         """Lists samples that the stage could not read, each once."""
         found = self.stage.skipped
         while found:  # threads that read may add to it
@@ -335,6 +337,7 @@ class Trainer:
         return sum(n * p.numel() * p.element_size() for p, n in copies.items())
 
     def save(self) -> None:
+        """Writes a checkpoint of this step, and for people a summary. CheckpointError where it has no room."""
         tensors = {name: p.detach() for name, p in self.weights.items()}
         tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
         for optimizer in self.optimizers:
@@ -361,6 +364,7 @@ class Trainer:
                 summary.replace(self.out / checkpoint.STATE)
 
     def resume(self) -> None:
+        """Goes on from the last whole checkpoint, if there is one. UserError if it is of other settings or data."""
         listed = self.out / "skipped.jsonl"
         if listed.exists():
             self.skipped = {json.loads(line)["sample"] for line in listed.read_text().splitlines() if line[-1:] == "}"}
@@ -388,7 +392,7 @@ class Trainer:
             )
         tensors = {name: p.detach() for name, p in self.weights.items()}
         tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
-        tensors |= self.moments(path)
+        tensors |= self.allocate_moments(path)
         checkpoint.load_checkpoint(path, tensors)
         own = path / f"own-{self.rank}.safetensors"
         if own.exists():
@@ -401,7 +405,7 @@ class Trainer:
         self.progress = _Progress(state["step"], state["seconds"])
         self.kept = self.progress.step
 
-    def moments(self, path: Path) -> dict[str, Tensor]:
+    def allocate_moments(self, path: Path) -> dict[str, Tensor]:
         """Room in the optimizers for what a checkpoint holds of them, by name."""
         room: dict[str, Tensor] = {}
         known = checkpoint.read_tensor_infos(path)

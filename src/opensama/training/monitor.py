@@ -74,7 +74,7 @@ class Monitor:
         self.trackers = [_open(name, folder, dict(settings or {})) for name in trackers]
 
     def start(self) -> None:
-        """Writes the rows so far back to the file."""
+        """Rewrites the file with the rows so far: a run that was killed may have logged steps that are trained anew."""
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in self.history))
         temporary.replace(self.file)

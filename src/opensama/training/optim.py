@@ -104,6 +104,7 @@ class NonFiniteSteps:
 
     @property
     def too_many(self) -> bool:
+        """Whether as many steps in a row as may be were left out."""
         return self.row >= self.most
 
 

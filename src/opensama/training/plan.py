@@ -31,7 +31,7 @@ PIXEL_BYTES = 12  # of one that is read: three numbers in float32
 
 @dataclass(frozen=True)
 class Plan:
-    """A prediction for one run."""
+    """What a run is predicted to take; sizes in gigabytes (10^9 bytes), times in seconds."""
 
     parameters: int
     trained: int
@@ -50,10 +50,12 @@ class Plan:
 
     @property
     def gigabytes(self) -> float:
+        """Memory of a GPU, all parts together."""
         return sum(self.memory.values())
 
     @property
     def fits(self) -> bool:
+        """Whether a GPU has that much."""
         return self.gigabytes <= self.available
 
     @property
@@ -65,7 +67,7 @@ class Plan:
         return self.hours * self.gpus * self.price
 
     def table(self) -> str:
-        """For people."""
+        """The prediction as text, a quantity a line with its unit."""
         share = "" if self.trained == self.parameters else f", {self.trained / 1e6:,.1f} M of them trained"
         rows = {
             "parameters": f"{self.parameters / 1e9:.3g} B{share}",
@@ -123,7 +125,7 @@ def make_plan(
             if anchoring is not None:
                 most = (shape.frames - 1) // sizes.temporal + 1
                 semantic = anchoring.tokens_per_anchor * min(anchoring.anchors, most)
-            joints.append(sizes.joint(shape, semantic))
+            joints.append(sizes.joint_tokens(shape, semantic))
             costs.append(training_flops(sizes, joints[-1], data.text_tokens, semantic=semantic, full=not config.lora))
             pixels.append((shape.frames + shape.source_frames) * shape.width * shape.height)
         tokens += a_step * sum(n * c for n, c in zip(joints, of_kind.values(), strict=True)) / number

@@ -91,7 +91,7 @@ class PoolWorkers:
         self.processes = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker, (ours,))
 
     def map(self, lot: _Lot, named: Iterable[Sequence[str]]) -> Iterator[LatentPool]:
-        """The samples of each list of names."""
+        """The encoded samples of each list of names, in order."""
         for drawn in self.processes.map(partial(_in_worker, lot), named):
             yield {key: torch.from_numpy(value) for key, value in drawn.items()}
 

@@ -17,7 +17,7 @@ _FIRST = 0.999  # noise level of scores: next to pure noise, from which edits ar
 
 
 class HeldOut(NamedTuple):
-    """Edits that nothing is trained on, of families in turn."""
+    """A pool of edits that nothing is trained on; its samples are of these families in turn."""
 
     pool: LatentPool
     families: tuple[str, ...]

@@ -111,7 +111,7 @@ class ItemSource(Source[Any]):
             return [what for _, what in found]
         sampler, _, mine, _ = self._place(index)
         pairs = zip(sampler.numbers(mine)[part], found, strict=True)
-        return [self.reader.then(self.live.encode, sampler, number, what) for number, what in pairs]
+        return [self.reader.finish(self.live.encode, sampler, number, what) for number, what in pairs]
 
     def shared(self, index: int, read: Sequence[_Found]) -> list[dict[str, Tensor]]:
         """What `encode` gives of the whole batch, with every sample read and encoded by one of those that share it."""
@@ -130,7 +130,7 @@ class ItemSource(Source[Any]):
         return [found[i] for i in range(len(found))]
 
     def collate(self, index: int, encoded: Sequence[dict[str, Tensor]]) -> Batch:
-        """The batch of encoded samples."""
+        """The batch of encoded samples, one shape, texts padded to one length."""
         sampler, b, mine, weight = self._place(index)
         samples = [self.sample(x, generator(self.config.seed, sampler.kind, mine, i)) for i, x in enumerate(encoded)]
         texts = [sample.pop("text") for sample in samples]
@@ -175,7 +175,7 @@ class ItemSource(Source[Any]):
 
 
 class PoolStream(NamedTuple):
-    """Batches of one pool."""
+    """A pool, its share of the batches, and how these are made of it."""
 
     pool: LatentPool | RenewedPool
     batch: int
@@ -186,7 +186,7 @@ class PoolStream(NamedTuple):
     shift: float | None = None  # of noise levels, where it is not the stage's
 
     def at(self, index: int) -> LatentPool:
-        """What is drawn from at a step."""
+        """The pool that batches of that step are drawn from."""
         return self.pool(index) if isinstance(self.pool, RenewedPool) else self.pool
 
 

@@ -99,7 +99,8 @@ class TrainingStage(ABC):
         """Samples that could not be read and why; the loop empties and lists it."""
 
     @abstractmethod
-    def modules(self) -> Mapping[str, nn.Module]: ...
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The modules of the stage by name; names of weights in checkpoints begin with these."""
 
     @abstractmethod
     def step(self, index: int) -> Mapping[str, Tensor]:

@@ -76,6 +76,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = 640) -> PreTrainedTo
 
 
 def make_text_encoder(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 2) -> UMT5EncoderModel:
+    """A T5-type encoder of prompts with random weights, heads of 32."""
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=len(tokenizer),

@@ -28,7 +28,7 @@ def pink_noise(n: int, side: int, slope: Tensor, generator: torch.Generator) -> 
 
 
 def dead_leaves(n: int, side: int = 192, leaves: int = 120, *, seed: int = 0) -> Tensor:
-    """[n 3 side side] in 0..1."""
+    """Pictures [n 3 side side] in 0..1 of so many discs and boxes, one over the other."""
     g = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:

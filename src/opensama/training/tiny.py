@@ -141,7 +141,7 @@ def train_tiny(
             export_embedded(out / f"{name}-model", config.family, parts)
     pools.close()
     folder = export_embedded(out / "model", config.family, parts)
-    budget.keep()
+    budget.save()
     (folder / "training.json").write_text(json.dumps(training_notes(out, config, start_from), indent=2) + "\n")
     return folder
 

@@ -98,6 +98,7 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
 
 
 def report_bad_rows(say: _Say) -> Callable[[TrainingRow, str], None]:
+    """A callback that says which row of the manifest is left out, and why."""
     return lambda row, reason: say(f"left out line {row.line} of the manifest: {reason}")
 
 

@@ -92,10 +92,12 @@ class Family:
 
     @property
     def transformer(self) -> Any:
+        """The transformer's class, imported when it is first used."""
         return imported(self.transformer_class)
 
     @property
     def pipeline(self) -> Any:
+        """The pipeline's class, imported when it is first used."""
         return imported(self.pipeline_class)
 
     @property
@@ -105,7 +107,7 @@ class Family:
 
     @property
     def command(self) -> str:
-        """What makes its embedded model."""
+        """The command that trains its embedded model."""
         return "opensama train tiny" + ("" if self.recipe == "tiny" else f" --recipe {self.recipe}")
 
     def is_added(self, name: str) -> bool:
@@ -193,6 +195,6 @@ def width_and_heads(sizes: dict[str, Any], d: int, name: str) -> tuple[int, int]
 
 
 def depth(shapes: Shapes, blocks: str) -> int:
-    """How many blocks of that name there are."""
+    """How many numbered blocks of that name the tensors have."""
     numbers = (re.match(rf"{re.escape(blocks)}\.(\d+)\.", key) for key in shapes)
     return max((int(number[1]) for number in numbers if number), default=-1) + 1
