@@ -123,6 +123,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
 def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
     class Huge(Line):
         def __init__(self):
+            super().__init__()
             self.model, self.seen = torch.nn.Linear(10**9, 10**6, device="meta"), []
 
     stage = Huge()

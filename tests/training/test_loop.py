@@ -183,7 +183,7 @@ def test_spikes_are_left_out_and_counted(tmp_path):
             return {"loss": losses["loss"] * (1e6 if index == 110 else 1)}
 
     lines = []
-    settings = replace(config(120), lr=1e-4, spike_loss=50.0)
+    settings = replace(config(120), lr=1e-4, skip_loss=50.0)
     progress = Trainer(Spiky(), settings, tmp_path, lines.append).run()
     assert progress.history[-1]["spikes"] == 1
     assert "spikes 1" in lines[-1]
