@@ -346,7 +346,8 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch):
 
 
 def test_encoding_under_torchrun_uses_that_gpu(monkeypatch, tmp_path, settings):
-    from opensama.training import runs
+    from opensama.training import dataset
+    from opensama.training.train_editor import encode_data
 
     class Asked(Exception):
         pass
@@ -356,12 +357,12 @@ def test_encoding_under_torchrun_uses_that_gpu(monkeypatch, tmp_path, settings):
         raise Asked
 
     asked: list[torch.device] = []
-    monkeypatch.setattr(runs, "make_encoders", partial(ask, asked))
+    monkeypatch.setattr(dataset, "make_encoders", partial(ask, asked))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(Asked):
-        runs.encode_data(settings("sama-14b-stage1"), tmp_path, rank=3, world=4, say=lambda _: None)
+        encode_data(settings("sama-14b-stage1"), tmp_path, rank=3, world=4, say=lambda _: None)
     assert asked == [torch.device("cuda:3")]
