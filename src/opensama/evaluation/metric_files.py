@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from opensama.evaluation.benchmarks.benchmark import BenchmarkData
 from opensama.evaluation.items import Fault
 from opensama.evaluation.results import Scores
-from opensama.evaluation.tabular import ID_COLUMNS, table_rows
+from opensama.evaluation.tabular import ID_COLUMNS, tabular_rows
 from opensama.values import UserError
 
 _NAMES = (*ID_COLUMNS, "key", "src_video_name", "video_name", "video", "file")
@@ -30,7 +30,7 @@ def read_metric_file(path: Path, data: BenchmarkData) -> tuple[dict[str, Scores]
         for name in (item.id, item.id.partition("-")[2], PurePosixPath(item.notes.get("file", "")).stem):
             of.setdefault(name, item.id)
     found: dict[str, Scores] = {}
-    for number, row in enumerate(table_rows(path, faults=faults), 1):
+    for number, row in enumerate(tabular_rows(path, faults=faults), 1):
         plain = {str(name).strip().lower().replace(" ", "_"): value for name, value in row.items()}
         said = next((str(plain[name]) for name in _NAMES if plain.get(name) not in (None, "")), "")
         item_id = of.get(said) or of.get(PurePosixPath(said).stem)

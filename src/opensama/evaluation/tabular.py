@@ -21,7 +21,7 @@ from opensama.first_bytes import check_first_bytes
 from opensama.media import VIDEO_SUFFIXES
 from opensama.values import UserError
 
-TableRow = Mapping[str, object]
+TabularRow = Mapping[str, object]
 EDIT_SUFFIXES = (*VIDEO_SUFFIXES, ".gif")
 _HINTS = 40  # files of which it is asked whose they may be
 
@@ -33,7 +33,7 @@ TASK_COLUMNS = ("task", "type", "edit_type", "edited_type", "category", "edit_ta
 ID_COLUMNS = ("id", "index", "iid", "name")
 
 
-def table_rows(path: Path, columns: tuple[str, ...] = (), faults: list[Fault] | None = None) -> list[dict[str, Any]]:
+def tabular_rows(path: Path, columns: tuple[str, ...] = (), faults: list[Fault] | None = None) -> list[dict[str, Any]]:
     """The rows of a .csv (of any dialect), .jsonl or .json (a list, or a dictionary whose keys come out as `key`).
 
     A line of a .csv that cannot be read is added to `faults`; without these it is a UserError.
@@ -104,7 +104,7 @@ def safe_id(said: object) -> str:
     return re.sub(r"[^\w.+-]+", "_", str(said)).strip("._") or "unnamed"
 
 
-def first_value(row: TableRow, names: tuple[str, ...]) -> str:
+def first_value(row: TabularRow, names: tuple[str, ...]) -> str:
     return next((str(row[name]).strip() for name in names if row.get(name) not in (None, "")), "")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from opensama import runtime
@@ -20,7 +21,7 @@ from opensama.values import UserError
 class CheckedPipeline(DiffusionPipeline):
     """A pipeline with a `transformer` of ours; goes before diffusers' loader of LoRAs."""
 
-    transformer: Any
+    transformer: ModelMixin
 
     @property
     def device(self) -> torch.device:

@@ -15,16 +15,18 @@ Letters: `b` videos or windows, `c` channels, `t h w` latent time, rows, columns
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixin, UniPCMultistepScheduler
 from diffusers.video_processor import VideoProcessor
+from PIL.Image import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.flow import guide, guide_separately
@@ -37,9 +39,11 @@ from opensama.pipeline.windows import WindowPlan
 TextCondition = dict[str, Tensor]
 """Prompts as keyword arguments of the transformer's call, each [b ...], or [1 ...] for all videos alike."""
 
-OnStep = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+OnStep = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 SamplerName = Literal["euler", "unipc"]
 OutputType = Literal["np", "pil", "pt", "latent"]
+VideoInput = Tensor | np.ndarray | Sequence[np.ndarray | Image]
+"""A video: [c t h w] or [b c t h w] in [-1, 1], or frames in RGB, `h w 3` of unsigned integers or pictures."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class EditPipeline(CheckedPipeline):
 
     _callback_tensor_inputs = ["latents", "semantic"]  # noqa: RUF012
 
-    vae: Any
-    transformer: Any
-    scheduler: Any
+    vae: ModelMixin
+    transformer: ModelMixin
+    scheduler: SchedulerMixin
 
     def __init__(self, defaults: dict[str, Any] | None, **parts: Any):
         super().__init__()
@@ -103,7 +107,11 @@ class EditPipeline(CheckedPipeline):
         return self.spatial * max(self.transformer.config.patch_size[1:])
 
     def begin(
-        self, video: Any, source_latents: Tensor | None, seed: int | None, generator: torch.Generator | None
+        self,
+        video: VideoInput | None,
+        source_latents: Tensor | None,
+        seed: int | None,
+        generator: torch.Generator | None,
     ) -> PreparedSource:
         """The source of a call: either a video in any form, or latents. A seed goes before a generator."""
         if seed is not None:
@@ -176,7 +184,7 @@ class EditPipeline(CheckedPipeline):
         plan: WindowPlan | None = None,
         on_step: OnStep | None = None,
         on_part: Callable[[float], object] | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """From noise [b c t h w] and [b s e] to data, both float32. With several windows `b` counts them.
 
@@ -221,8 +229,8 @@ class EditPipeline(CheckedPipeline):
         negative: TextCondition | None,
         t: Tensor,
         guidance: Guidance,
-        attention_kwargs: dict[str, Any] | None = None,
-        place: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
+        place: Mapping[str, object] | None = None,
         on_part: Callable[[float], object] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget.
@@ -281,14 +289,16 @@ class EditPipeline(CheckedPipeline):
         p_t, p_h, p_w = self.transformer.config.patch_size
         return max(1, 8192 // (latents[0, 0].numel() // (p_t * p_h * p_w)))
 
-    def make_scheduler(self, steps: int, shift: float, sampler: SamplerName | None, device: torch.device) -> Any:
+    def make_scheduler(
+        self, steps: int, shift: float, sampler: SamplerName | None, device: torch.device
+    ) -> SchedulerMixin:
         """A fresh scheduler at sigmas linspace(1, 0, steps + 1)[:-1], shifted; None: of the pipeline's own kind.
 
         Its timesteps are 1000 times its sigmas, float32, whatever its kind.
         """
         if steps < 1:
             raise ValueError(f"at least one step is needed, not {steps}")
-        kinds: dict[str | None, Any] = {
+        kinds: dict[str | None, type[SchedulerMixin]] = {
             "euler": FlowMatchEulerDiscreteScheduler,
             "unipc": UniPCMultistepScheduler,
             None: type(self.scheduler),
@@ -323,7 +333,12 @@ class EditPipeline(CheckedPipeline):
         return [prefix + p for p in prompts]
 
     def tokenize(
-        self, tokenizer: Any, texts: list[str], length: int, *, padding: Literal["max_length", "longest"] = "max_length"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: list[str],
+        length: int,
+        *,
+        padding: Literal["max_length", "longest"] = "max_length",
     ) -> tuple[Tensor, Tensor]:
         """Ids and mask [b l], of at most `length` tokens, padded on the right."""
         tokens = tokenizer(
@@ -401,7 +416,7 @@ def kept_dtype(key: str, x: Tensor) -> torch.dtype | None:
     return x.dtype if key == "guidance" or not x.is_floating_point() else None
 
 
-def as_pixels(video: Tensor | np.ndarray | Sequence[Any]) -> Tensor:
+def as_pixels(video: VideoInput) -> Tensor:
     """Any accepted form of video as [b c t h w] in [-1, 1]."""
     if isinstance(video, Tensor):
         return video if video.ndim == 5 else video[None]

@@ -10,20 +10,19 @@ that the weights were used with. How it samples, and what the letters mean, is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusers.utils import BaseOutput
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.icve  # noqa: F401  (diffusers loads components only of modules that are imported)
-from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition
+from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition, VideoInput
 
 TILES = (256, 256, 64, 192, 192, 48)  # rows, columns, frames of a tile, then of its stride
 
@@ -44,10 +43,10 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
     _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
 
-    tokenizer: Any
-    text_encoder: Any
-    tokenizer_2: Any
-    text_encoder_2: Any
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: PreTrainedModel
+    tokenizer_2: PreTrainedTokenizerBase | None
+    text_encoder_2: PreTrainedModel | None
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
     @torch.no_grad()
     def __call__(
         self,
-        video: Tensor | np.ndarray | Sequence[Any] | None = None,
+        video: VideoInput | None = None,
         prompt: str | list[str] | None = None,
         *,
         negative_prompt: str | list[str] | None = None,
@@ -95,7 +94,7 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
         negative_condition: TextCondition | None = None,
         output_type: OutputType = "np",
         callback_on_step_end: OnStep | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
     ) -> IcvePipelineOutput | tuple[Any]:
         """Edited videos of the source's frame count and size.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.hooks.group_offloading import _get_top_level_group_offload_hook, apply_group_offloading
 from diffusers.utils.torch_utils import empty_device_cache
 from torch import nn
@@ -32,7 +33,9 @@ from opensama.values import UserError
 _T = TypeVar("_T")
 
 
-def place_on_device(pipeline: Any, device: torch.device, offload: str = "none", *, vae_tiling: bool = False) -> None:
+def place_on_device(
+    pipeline: DiffusionPipeline, device: torch.device, offload: str = "none", *, vae_tiling: bool = False
+) -> None:
     """Puts a pipeline of the CPU's memory where it is to compute. UserError where the device, or the disk, is full."""
     runtime.check_offload(offload)
     if vae_tiling:
@@ -103,12 +106,12 @@ def check_disk(part: nn.Module, folder: Path, device: torch.device | str) -> Non
         )
 
 
-def text_encoders(pipeline: Any) -> list[nn.Module]:
+def text_encoders(pipeline: DiffusionPipeline) -> list[nn.Module]:
     parts = pipeline.components.items()
     return [part for name, part in parts if name.startswith("text_encoder") and isinstance(part, nn.Module)]
 
 
-def without_text_encoders(pipeline: Any, offload: str, run: Callable[[], _T]) -> _T:
+def without_text_encoders(pipeline: DiffusionPipeline, offload: str, run: Callable[[], _T]) -> _T:
     """What `run` gives; where the device was full, once more with the text encoders in the computer's memory.
 
     They have done their work by then. `back_on_device` brings them back.
@@ -124,7 +127,7 @@ def without_text_encoders(pipeline: Any, offload: str, run: Callable[[], _T]) ->
     return run()
 
 
-def back_on_device(pipeline: Any, offload: str) -> None:
+def back_on_device(pipeline: DiffusionPipeline, offload: str) -> None:
     """The text encoders on the pipeline's device again, where `without_text_encoders` has moved them away."""
     if offload == "none":
         for encoder in text_encoders(pipeline):

@@ -7,20 +7,19 @@ what the letters mean, is in `diffusion.py`.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.semantic import anchor_count
-from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition
+from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition, VideoInput
 from opensama.pipeline.windows import WindowPlan
 
 
@@ -37,8 +36,8 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
 
-    tokenizer: Any
-    text_encoder: Any
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: PreTrainedModel
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
     @torch.no_grad()
     def __call__(
         self,
-        video: Tensor | np.ndarray | Sequence[Any] | None = None,
+        video: VideoInput | None = None,
         prompt: str | list[str] | None = None,
         *,
         negative_prompt: str | list[str] | None = None,
@@ -82,7 +81,7 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
         output_type: OutputType = "np",
         output_semantic: bool = False,
         callback_on_step_end: OnStep | None = None,
-        attention_kwargs: dict[str, Any] | None = None,
+        attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
     ) -> SamaPipelineOutput | tuple[Any, ...]:
         """Edited videos of the source's frame count and size.

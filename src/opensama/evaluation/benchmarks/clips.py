@@ -16,9 +16,9 @@ from opensama.evaluation.tabular import (
     ID_COLUMNS,
     INSTRUCTION_COLUMNS,
     TASK_COLUMNS,
-    TableRow,
+    TabularRow,
     first_value,
-    table_rows,
+    tabular_rows,
 )
 
 CLIP_MARK = "--"  # between a clip's name and who made it
@@ -31,11 +31,11 @@ class ClipsBench(Benchmark):
     title = "Clips"
 
     def read(self, folder: Path) -> tuple[list[BenchmarkItem], list[Fault]]:
-        rows: dict[str, TableRow] = {}
+        rows: dict[str, TabularRow] = {}
         faults: list[Fault] = []
         for table in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".json", ".jsonl", ".csv")):
             asked = [
-                row for row in table_rows(table, faults=faults) if any(name in row for name in INSTRUCTION_COLUMNS)
+                row for row in tabular_rows(table, faults=faults) if any(name in row for name in INSTRUCTION_COLUMNS)
             ]
             rows |= {first_value(row, ID_COLUMNS): row for row in asked}
         files = [file for file in sorted(folder.iterdir()) if _is_video(file)]

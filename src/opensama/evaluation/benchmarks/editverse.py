@@ -12,7 +12,7 @@ from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.protocols import JudgingProtocol, ReplySettings
 from opensama.evaluation.results import Scores
 from opensama.evaluation.rubrics import Mark, ScoringRubric
-from opensama.evaluation.tabular import locate_source, safe_id, table_rows
+from opensama.evaluation.tabular import locate_source, safe_id, tabular_rows
 
 
 class EditVerseBench(Benchmark):
@@ -34,7 +34,7 @@ class EditVerseBench(Benchmark):
         table = folder / "test.json"
         items: list[BenchmarkItem] = []
         faults: list[Fault] = []
-        for number, row in enumerate(table_rows(table, ("<text>",))):
+        for number, row in enumerate(tabular_rows(table, ("<text>",))):
             name = safe_id(row.get("key") or number)
             said = str(row.get("<video1>") or "")
             beside = folder / name / "video1.mp4"

@@ -16,7 +16,7 @@ from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.protocols import JudgingProtocol, ReplySettings
 from opensama.evaluation.results import Scores
 from opensama.evaluation.rubrics import Mark, ScoringRubric, read_bracket
-from opensama.evaluation.tabular import locate_source, safe_id, table_rows
+from opensama.evaluation.tabular import locate_source, safe_id, tabular_rows
 from opensama.media.frames import evenly_spaced
 
 IVE_DIMENSIONS: dict[str, dict[str, float]] = {
@@ -53,7 +53,7 @@ class IveBench(Benchmark):
             if not table.is_file():
                 faults.append(Fault(table.name, "is not there"))
                 continue
-            for row in table_rows(table, ("src_video_name", "edit_prompt")):
+            for row in tabular_rows(table, ("src_video_name", "edit_prompt")):
                 file = str(row["src_video_name"] or "")
                 name = safe_id(f"{subset}-{row.get('id') if row.get('id') is not None else PurePosixPath(file).stem}")
                 if not str(row.get("category") or "").strip():

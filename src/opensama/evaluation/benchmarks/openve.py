@@ -11,7 +11,7 @@ from opensama.evaluation.frames_shown import FrameSampling, SourceThenEdit
 from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.protocols import JudgingProtocol, ReplySettings
 from opensama.evaluation.rubrics import Mark, ScoringRubric
-from opensama.evaluation.tabular import locate_source, safe_id, table_rows
+from opensama.evaluation.tabular import locate_source, safe_id, tabular_rows
 from opensama.media.frames import evenly_spaced
 
 
@@ -23,7 +23,7 @@ class OpenVeBench(Benchmark):
 
     def read(self, folder: Path) -> tuple[list[BenchmarkItem], list[Fault]]:
         faults: list[Fault] = []
-        rows = table_rows(folder / "benchmark_videos.csv", ("edited_type", "prompt", "original_video"), faults)
+        rows = tabular_rows(folder / "benchmark_videos.csv", ("edited_type", "prompt", "original_video"), faults)
         items: list[BenchmarkItem] = []
         for row in rows:
             said = str(row["original_video"] or "")

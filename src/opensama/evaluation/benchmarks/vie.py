@@ -21,7 +21,7 @@ from opensama.evaluation.tabular import (
     first_value,
     locate_source,
     safe_id,
-    table_rows,
+    tabular_rows,
 )
 from opensama.media.frames import evenly_spaced
 from opensama.values import UserError
@@ -38,7 +38,7 @@ class VieBench(Benchmark):
         items: list[BenchmarkItem] = []
         faults: list[Fault] = []
         for table in tables:
-            for number, row in enumerate(table_rows(table, faults=faults)):
+            for number, row in enumerate(tabular_rows(table, faults=faults)):
                 if not any(name in row for name in INSTRUCTION_COLUMNS):
                     faults.append(
                         Fault(f"{table.name} {number}", f"has none of the columns {', '.join(INSTRUCTION_COLUMNS)}")

@@ -29,7 +29,7 @@ from opensama.evaluation.items import BenchmarkItem, Fault
 from opensama.evaluation.judge import Judge, Judged, JudgingMethod, Reply
 from opensama.evaluation.metrics.measuring import SHUFFLE
 from opensama.evaluation.results import Scores, SystemResult
-from opensama.evaluation.tabular import locate_source, table_rows
+from opensama.evaluation.tabular import locate_source, tabular_rows
 from opensama.evaluation.world.answer_key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
 from opensama.evaluation.world.clips import ask_for, first_second, list_clips, style_key
 from opensama.evaluation.world.report import Edit, WorldReport, edit_frames
@@ -105,7 +105,7 @@ class WorldBench(Benchmark):
     def read(self, folder: Path) -> tuple[list[BenchmarkItem], list[Fault]]:
         faults: list[Fault] = []
         items = []
-        for asked in table_rows(folder / "world.json", ("id", "task", "instruction")):
+        for asked in tabular_rows(folder / "world.json", ("id", "task", "instruction")):
             name, task, text = (str(asked.pop(key)) for key in ("id", "task", "instruction"))
             source = locate_source(folder, f"{name}.mp4", name, faults)
             items.append(BenchmarkItem(name, task, text, source, {key: str(value) for key, value in asked.items()}))
