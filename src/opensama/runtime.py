@@ -276,8 +276,10 @@ def locate(
         folder = Path(folder).expanduser()
         missing = missing_files(folder, files)
         if missing:
-            state = "is not a folder" if not folder.is_dir() else f"has no {', '.join(missing)}"
             named = f" ({option})" if option else ""
+            if not folder.exists():
+                raise UserError(f"There is no file or folder {folder}{named}: get {', '.join(missing)} from {where}.")
+            state = "is not a folder" if not folder.is_dir() else f"has no {', '.join(missing)}"
             raise UserError(f"The folder {folder}{named} {state}: get {', '.join(missing)} from {where}.")
         return folder
 

@@ -270,7 +270,7 @@ def test_version_and_streams(opensama: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["edit"], "Name a video"),
+        (["edit"], "A video and"),
         (["edit", "a.mp4"], "in quotes"),
         (["edit", "a.mp4", "x", "--steps", "many"], "--steps"),
         (["edit", "a.mp4", "x", "--stepz", "3"], "Did you mean --steps?"),
@@ -343,7 +343,11 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         for done in range(1, 101):
             show(Progress("Editing", done, 100, float(done), "frames"))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["Editing: 2/100 frames, about 1 min 38 s left", "Editing: 100/100 frames"]
+    assert lines == [
+        "Editing: 4/100 frames",
+        "Editing: 10/100 frames, about 1 min 30 s left",
+        "Editing: 100/100 frames",
+    ]
     assert progress.progress_line(Progress("Editing", 50, 100, 1.0, "%")) == "Editing: 50 %"
     assert [progress.duration(s) for s in (0, 59.4, 61, 7500)] == ["0 s", "59 s", "1 min 1 s", "2 h 5 min"]
 

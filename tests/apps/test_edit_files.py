@@ -114,6 +114,7 @@ def test_a_mask_on_nothing_covers_what_is_drawn(folder, clip, tmp_path, capsys):
     ("words", "said"),
     [
         (["a.mp4", "Make", "it", "night."], 'quotes: opensama edit a.mp4 "Make it night."'),
+        (["a.mp4", "b.png", "c.mp4x", "Make it night."], "There is no file c.mp4x"),
         (["Make it night.", "a.mp4"], 'The video comes first, the instruction after it: opensama edit a.mp4 "Make it'),
         (["Make", "it", "night.", "a.mp4"], 'opensama edit a.mp4 "Make it night."'),
         (["a.mp4", "b.mp4"], "The instruction is missing"),

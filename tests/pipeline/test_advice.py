@@ -56,7 +56,7 @@ def test_what_is_short_and_what_would_fit(here: Machine, asked: dict[str, object
     ("entry", "given", "said"),
     [
         (TINY, {"weights": "here.safetensors"}, "tiny is one folder: leave --weights and --base out"),
-        (SAMA_14B, {"weights": "nothere"}, "nothere (--weights) is not a folder: get sama_14b_ema.safetensors from"),
+        (SAMA_14B, {"weights": "nothere"}, "no file or folder nothere (--weights): get sama_14b_ema.safetensors from"),
         (SAMA_14B, {"weights": "here.safetensors", "base": "empty"}, "empty (--base) has no text_encoder"),
         (SAMA_14B, {"weights": "here.safetensors"}, ""),
         (SAMA_14B, {"weights": "plain"}, ""),  # a base model's transformer, for a LoRA

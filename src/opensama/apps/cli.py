@@ -108,7 +108,7 @@ def _missing(error: CycloptsError) -> str:
     command = " ".join(error.command_chain or ())
     if command == "edit":
         example = 'opensama edit holiday.mp4 "Make the scene look like sunset."'
-        return f"Name a video, and say in quotes what to change: {example}"
+        return f"A video and, in quotes, what to change are wanted: {example}"
     if command == "train":
         return "Name a recipe, as in `opensama train tiny` or `opensama train sama-14b-stage0`; --help lists them."
     return ""

@@ -154,7 +154,7 @@ def clips_command(
             progress=show,
         )
     print(report.table())
-    kind = "pairs" if vlm_options.given else "clips"
+    kind = ("pair" if vlm_options.given else "clip") + "s" * (report.records != 1)
     print(f"\nwritten: {out / 'manifest.parquet'}, {report.records:,} {kind} in {duration(report.seconds)}")
     if report.failed:
         print(f"failed: {report.failed:,}, with their reasons in {out / 'failed.jsonl'}")

@@ -109,6 +109,8 @@ def check_order(videos: Sequence[str], instruction: str) -> None:
             raise UserError(f'The video comes first, the instruction after it: opensama edit {instruction} "{text}"')
         raise UserError(f"The instruction is missing: say what to change after {instruction}, in quotes.")
     loose = [word for word in rest if not _is_file_name(word)]
+    if loose and _is_file_name(first) and " " in instruction:  # which was in quotes, so the rest are names
+        raise UserError(f"There is no file {loose[0]}, and its name does not end as a video's or a picture's does.")
     if loose and _is_file_name(first):
         text = " ".join((*rest[rest.index(loose[0]) :], instruction))
         raise UserError(f'Put the instruction in quotes: opensama edit {first} "{text}"')
@@ -241,6 +243,8 @@ def parse_range(text: str, count: int) -> tuple[int, int]:
         stop = int(last) if last.strip() else count
     except ValueError:
         raise UserError(f"--frames wants A:B with whole numbers, as in 0:49, not {shorten(text)!r}.") from None
+    if 0 <= stop <= start <= count:
+        raise UserError(f"The frames {shorten(text)} end before they begin: give A:B with A smaller than B.")
     if not 0 <= start < stop <= count:
         raise UserError(f"The frames {shorten(text)} reach outside the video, which has 0:{count}; choose among these.")
     return start, stop

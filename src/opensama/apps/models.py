@@ -110,6 +110,8 @@ def convert(
         raise UserError(f"{out} exists; choose another name, or write over it with --overwrite.")
     written = convert_to_released(source, out) if to == "released" else convert_released(source, out, family, config)
     print(f"written: {written}")
+    if to == "released":
+        print(f"Sizes that are not the released model's do not stand in it: keep {source}'s config.json for --config.")
 
 
 @app.command

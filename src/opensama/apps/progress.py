@@ -42,7 +42,7 @@ def log_lines(logger: str) -> Iterator[None]:
 
 
 class TimeLeft:
-    """Seconds that a stage has left, by the pace of the newer half of what is done, once it was told of two reports.
+    """Seconds that a stage has left, by the pace of the newer half of what is done, once a tenth is.
 
     So a slow beginning (what is first computed warms up) is soon forgotten, and another program that comes or goes is
     soon noticed.
@@ -52,11 +52,11 @@ class TimeLeft:
         self._done, self._seconds = [0], [0.0]
 
     def __call__(self, progress: Progress) -> float | None:
-        """Seconds left after this report, which is later than those before it; None before the second one."""
+        """Seconds left after this report, which is later than those before it; None before the second, and a tenth."""
         if progress.done > self._done[-1]:
             self._done.append(progress.done)
             self._seconds.append(progress.seconds)
-        if len(self._done) < 3:
+        if len(self._done) < 3 or progress.fraction < 0.1:
             return None
         half = max(1, bisect_right(self._done, progress.done // 2) - 1)  # the first report warms up
         half = min(half, len(self._done) - 2)
@@ -103,11 +103,12 @@ class Display:
             return
         now = time.monotonic()
         late = now - self._last.setdefault(stage, now) >= _EVERY
-        long = stage not in self._said and (progress.seconds if left is None else left) > _LONG
+        news = stage if left is not None else f"{stage} has begun"
+        long = news not in self._said and (progress.seconds if left is None else left) > _LONG
         if progress.done == progress.total or long or late:
             self._last[stage] = now
-            if long and left is not None:
-                self._said.add(stage)
+            if long:
+                self._said.add(news)
             print(progress_line(progress, left), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:

@@ -1,7 +1,7 @@
 """What is compared: the arms of the experiment, each a change of one thing, and the budget that all of them get.
 
     prior      text-to-video on plain clips, no source: stands for the weights that the paper begins from; one a seed
-    stage 0    image edits and plain clips (with MA: spoilt by pretext tasks; without: shown as they are)
+    stage 0    image edits and plain clips (with MA: corrupted by pretext tasks; without: shown as they are)
     stage 1    video edits, and a smaller share of image edits
 
 The steps of every stage are fixed here, before anything is trained; all arms take as many.

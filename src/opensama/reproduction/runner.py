@@ -97,9 +97,10 @@ def run_experiment(experiment: Experiment, *, workers: int = 2) -> None:
             for job in as_completed(jobs):
                 done += 1
                 right = 100 * experiment.success(job.result())
-                left = (time.monotonic() - began) / done * (len(wanted) - done) / 60
+                minutes = (time.monotonic() - began) / done * (len(wanted) - done) / 60
+                left = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute or less"
                 counted = f"{done} of {len(wanted)}: {jobs[job].arm}, seed {jobs[job].seed}"
-                _log.info("%s: %.1f %% right; about %.0f minutes left", counted, right, left)
+                _log.info("%s: %.1f %% right; about %s left", counted, right, left)
 
 
 def processes(n: int) -> ProcessPoolExecutor:

@@ -130,7 +130,7 @@ def _mean(ask: Callable[[Pair], float | None]) -> Callable[[], Meter]:
 _ALL = (
     Metric(
         "unedited_psnr", "PSNR of RGB where the edit left the source alone", "dB", (0, IDENTICAL), True,
-        "What it finds is what differs little: a region spoilt by more than 20 levels counts as edited, so read it"
+        "What it finds is what differs little: a region damaged by more than 20 levels counts as edited, so read it"
         " beside edited_share. It falls with every resampling and a shift of half a pixel.", 2.1, UneditedPsnr,
     ),
     Metric(

@@ -121,7 +121,7 @@ class Encoding:
         """The best that the format's players show, or what the named codec makes. Raises UserError for a wrong quality,
         for a codec that does not go into such a file or is not here, and for alpha that does not fit."""
         if not 0 <= quality <= 100:
-            raise UserError(f"The quality must be from 0 to 100, not {quality}.")
+            raise UserError(f"The quality must be from 0 to 100, not {quality:g}.")
         if alpha and not kind.holds_alpha:
             raise UserError(f"{kind.name} files hold no transparency; choose a name that ends in .mov or .webm.")
         name, _, hardware = (codec or kind.codecs[0]).partition("_")

@@ -56,7 +56,7 @@ class PictureCoding:
                 ".mkv or .webm."
             )
         if not 0 <= quality <= 100:
-            raise UserError(f"The quality must be from 0 to 100, not {quality}.")
+            raise UserError(f"The quality must be from 0 to 100, not {quality:g}.")
         if even:
             raise UserError(f"{path} is a picture, which may have odd sides; leave --even out.")
         alpha, deep = video.transparency is not None and name != "JPEG", video.bit_depth > 8 and name == "PNG"
