@@ -242,7 +242,12 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, begun: f
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
     write(edited, job.out, show, writing)
     if job.compared is not None:
-        write(side_by_side(job.source, read_video(job.out)), job.compared, show, replace(writing, codec=None))
+        write(
+            side_by_side(replace(job.source, notes=()), read_video(job.out)),
+            job.compared,
+            show,
+            replace(writing, codec=None),
+        )
         print(f"side by side: {job.compared}")
     print(change_sentence(edited))
     seconds = time.perf_counter() - begun
