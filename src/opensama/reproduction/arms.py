@@ -39,6 +39,8 @@ class SamaBudget:
     layers: int = 5
     lr: float = 1e-3
     shift: float = 5.0
+    probed_families: int = 4
+    """Families of edits that the embedded model is probed with."""
     probes: int = 15
     """Edits of each family and condition for the embedded model."""
 
@@ -94,6 +96,7 @@ SAMA_BUDGETS = {
         items=2,
         width=64,
         layers=1,
+        probed_families=1,
         probes=1,
     ),
 }

@@ -241,4 +241,4 @@ def score_shipped(out: Path) -> None:
     if not file.exists():
         editor = load("tiny", device="cpu")
         budget = SamaBudget(**json.loads((out / "plan.json").read_text()))
-        write_json(probe_shipped(editor.edit, through(editor), budget.probes), file)
+        write_json(probe_shipped(editor.edit, through(editor), budget.probes, families=budget.probed_families), file)

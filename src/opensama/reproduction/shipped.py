@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,33 +60,35 @@ def chosen(family: str, n: int, fits: Callable[[EditPlan], bool], photos: list[P
     return list(itertools.islice((plan for plan in plans if fits(plan)), n))
 
 
-def conditions(n: int, folder: Path) -> dict[str, tuple[int, list[EditPlan]]]:
+def conditions(
+    n: int, folder: Path, families: Sequence[str] = PROBED_FAMILIES
+) -> dict[str, tuple[int, list[EditPlan]]]:
     """Frames and edits of each condition, `n` of each family."""
     folder.mkdir(parents=True, exist_ok=True)
     textures = [folder / f"texture-{i}.png" for i in range(8)]
     for file, texture in zip(textures, dead_leaves(8, 256, seed=9), strict=True):
         Image.fromarray(to_uint8(texture)).save(file)
-    calm = [p for f in PROBED_FAMILIES for p in chosen(f, n, lambda p: pace(p) < SLOW)]
+    calm = [p for f in families for p in chosen(f, n, lambda p: pace(p) < SLOW)]
     return {
         "as trained": (17, calm),
-        "fast motion": (17, [p for f in PROBED_FAMILIES for p in chosen(f, n, lambda p: pace(p) > FAST)]),
+        "fast motion": (17, [p for f in families for p in chosen(f, n, lambda p: pace(p) > FAST)]),
         "long": (49, calm),
         "unlike": (
             17,
             [
                 p
-                for f in PROBED_FAMILIES
+                for f in families
                 for p in chosen(f, n, lambda p: p.source.scene.photo is not None and pace(p) < SLOW, textures)
             ],
         ),
     }
 
 
-def probe_shipped(edit: Edit, through: Through, n: int) -> dict[str, Any]:
-    """Scores of every condition."""
+def probe_shipped(edit: Edit, through: Through, n: int, families: int = len(PROBED_FAMILIES)) -> dict[str, Any]:
+    """Scores of every condition, `n` edits of each of the first `families`."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for name, (frames, plans) in conditions(n, Path(folder)).items():
+        for name, (frames, plans) in conditions(n, Path(folder), PROBED_FAMILIES[:families]).items():
             rows = []
             for plan in plans:
                 sample = draw_edit(plan, frames, 128, 128)
