@@ -11,6 +11,7 @@ import pytest
 
 from opensama.models.registry import ASSETS, ICVE_13B, SAMA_14B, TINY, TINY_ICVE, Defaults, entries, find
 from opensama.values import UserError
+from opensama.world import STYLES
 
 
 def test_the_rows():
@@ -117,3 +118,11 @@ def test_defaults_check_themselves():
 def test_listing_needs_no_torch():
     code = "import sys; from opensama.models.registry import entries; entries(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-icve"])
+def test_explaining_a_model_needs_no_torch_and_names_the_worlds_styles(name):
+    code = f"import sys; from opensama.apps.models import info; info({name!r}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert f"styles it was taught: {', '.join(STYLES)}\n" in done.stdout

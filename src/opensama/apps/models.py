@@ -47,11 +47,8 @@ def info(name: str, /) -> None:
     print(f"{entry.name}: {entry.summary}")
     for line in strengths(entry):
         print(f"  {line}")
-    rows = {"licence": " ".join(part for part in (entry.licence.name, entry.licence.url) if part)}
-    if entry.footage:
-        from opensama.world.styles import STYLES
-
-        rows = {"styles it was taught": ", ".join(STYLES)} | rows
+    rows = {"styles it was taught": ", ".join(entry.styles)} if entry.styles else {}
+    rows["licence"] = " ".join(part for part in (entry.licence.name, entry.licence.url) if part)
     if entry.licence.notice:
         rows["notice"] = entry.licence.notice
     rows["memory"] = entry.memory

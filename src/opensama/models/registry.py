@@ -63,6 +63,7 @@ class ModelEntry:
     shared: Path | None = None
     base: Weights | None = None
     edit: Weights | None = None
+    styles: tuple[str, ...] = ()  # of a model that edits drawings: those it was taught, `opensama.world.STYLES`
     footage: tuple[str, ...] = ()  # of a model that edits drawings: what comes out on footage, as looked at
 
 
@@ -79,6 +80,10 @@ TINY = ModelEntry(
         steps=2, guidance=1.0, shift=8.0, area=128 * 128, multiple=16, window=17, overlap=2,
         prompt_prefix="", negative_prompt="", max_text_tokens=40, preserve=True, dtype="float32",
     ),
+    styles=(
+        "watercolor", "pencil sketch", "pixel art", "cartoon", "neon", "black and white", "sepia", "night", "sunset",
+        "snow", "rain", "fog",
+    ),
     footage=("night", "sunset", "sepia", "fog"),
 )  # fmt: skip
 
@@ -91,6 +96,7 @@ TINY_ICVE = ModelEntry(
     folder=ASSETS / "tiny-icve",
     shared=TINY.folder,
     defaults=TINY.defaults,
+    styles=TINY.styles,
     footage=TINY.footage,
 )
 
