@@ -23,17 +23,16 @@ _IMPORTED = [
     "opensama.pipeline.editor",
     "opensama.media.video_io.writing",
 ]
+multiprocessing.set_forkserver_preload(_IMPORTED)
 
 
 def in_ranks(function: Callable[..., None], arguments: Sequence[object], processes: int = 2) -> None:
     """Calls `function(rank, *arguments)` in processes of their own. An error in one of them is raised here."""
-    multiprocessing.set_forkserver_preload(_IMPORTED)
     torch.multiprocessing.start_processes(function, tuple(arguments), processes, start_method="forkserver")
 
 
 def from_server(function: Callable[..., object], *arguments: object) -> multiprocessing.process.BaseProcess:
     """One process that calls `function(*arguments)`, begun."""
-    multiprocessing.set_forkserver_preload(_IMPORTED)
     process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
     process.start()
     return process

@@ -20,7 +20,7 @@ from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, 
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
-from opensama.pipeline.room import check_given, is_transformer
+from opensama.pipeline.room import is_transformer
 from opensama.runtime import missing_parts, weight_file
 from opensama.values import UserError
 
@@ -36,8 +36,10 @@ def build_pipeline(
     base: str | Path | None = None,
     loras: Sequence[Lora] = (),
 ) -> EditPipeline:
-    """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`, LoRAs added to the weights."""
-    check_given(entry, weights=weights, base=base)
+    """The entry's pipeline on the CPU, the autoencoder in float32, the rest in `dtype`, LoRAs added to the weights.
+
+    `room.check_given` has said before whether `weights` and `base` go with the entry.
+    """
     if entry.folder is not None:
         pipeline = _from_folder(entry.folder, entry, dtype, loras)
         load_loras(pipeline.transformer, loras)

@@ -133,7 +133,7 @@ def _check_picture(video: Video, path: Path, quality: float, even: bool, codec: 
 
 
 def check_writable(path: Path, overwrite: bool = False) -> None:
-    """Raises `UserError` unless a video or a picture can be written there: worth asking before a long edit."""
+    """Raises `UserError` unless a video or a picture can be written there: worth calling before a long edit."""
     if not is_picture(path):
         format_of(path)
     folder = path.absolute().parent
