@@ -275,7 +275,7 @@ def test_nothing_is_asked_twice(server, tmp_path):
     answer = vlm.ask(question)
     again = open_vlm(server.url, cache=tmp_path / "answers", budget=1)
     assert again.ask(question) == answer
-    assert (again.asked, again.hits, len(server.asked)) == (0, 1, 1)
+    assert len(server.asked) == 1
     again.ask(Question("Well?", (picture(90),), turn=1))
     with pytest.raises(VlmQuota, match="budget of 1 questions"):
         again.ask(Question("Well?", (picture(90),), turn=2))

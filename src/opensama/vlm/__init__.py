@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 
 from opensama.values import UserError
-from opensama.vlm.answer import BadAnswer, answer_json, looks_truncated, number_of, strip_reasoning
+from opensama.vlm.answer import BadAnswer, answer_json, number_of, strip_reasoning
 from opensama.vlm.client import CachedVlm, ask, check_connection
 from opensama.vlm.question import (
     IMAGE,
@@ -47,7 +47,6 @@ __all__ = [
     "ask",
     "check_connection",
     "frames_for",
-    "looks_truncated",
     "number_of",
     "open_vlm",
     "strip_reasoning",

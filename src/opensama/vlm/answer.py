@@ -46,12 +46,6 @@ def strip_reasoning(text: str) -> str:
     return "" if text.lstrip().startswith("<think>") else text
 
 
-def looks_truncated(text: str) -> bool:
-    """Whether an answer whose finish reason is not known says nothing, or ends within an object."""
-    said = strip_reasoning(text)
-    return not said.strip() or said.count("{") > said.count("}")
-
-
 def check_answer(text: str, *, cut: bool, limit: int, ended: str) -> str:
     """The answer, checked: VlmFailed where it says nothing, or was truncated before its point.
 

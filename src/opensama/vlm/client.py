@@ -15,7 +15,6 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -177,9 +176,8 @@ class RemoteVlm(ABC):
         return VlmFailed(f"{status} {said}")
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(said: str | None) -> float | None:
     """Seconds that a response asks to wait: `Retry-After` holds a number of them, or a date (RFC 9110, 10.2.3)."""
-    said = headers.get("retry-after")
     if said is None:
         return None
     try:
@@ -215,13 +213,13 @@ class CachedVlm:
 
     The file in the folder may be shared by threads and by processes of one machine. Refusals are cached, too; failures
     (`VlmFailed`, `VlmUnavailable`, `VlmQuota`) are not. Several that name the same `budget_id` (and share the folder)
-    spend one budget. `asked` and `hits` count the questions that `vlm` and the cache answered.
+    spend one budget.
     """
 
     def __init__(self, vlm: Vlm, cache: Path | None = None, budget: int | None = None, budget_id: str = "") -> None:
         self.vlm, self.budget, self.budget_id = vlm, budget, budget_id
         self.name = vlm.name
-        self.asked = self.hits = 0
+        self._asked = 0
         self._lock = threading.Lock()
         self._folder = cache
         self._answers: sqlite3.Connection | None = None
@@ -252,7 +250,7 @@ class CachedVlm:
 
     def _spend(self) -> None:
         with self._lock:
-            spent = self.asked
+            spent = self._asked
             if self._answers is not None and self.budget_id and self.budget is not None:
                 with self._answers:
                     add = "INSERT INTO budgets VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET spent = spent + 1"
@@ -261,17 +259,14 @@ class CachedVlm:
                     (spent,) = self._answers.execute(asked, (self.budget_id,)).fetchone()
             if self.budget is not None and spent >= self.budget:
                 raise VlmQuota(f"the budget of {self.budget} questions is spent")
-            self.asked += 1
+            self._asked += 1
 
     def _look_up(self, digest: str) -> tuple[str, bool] | None:
         if self._answers is None:
             return None
         with self._lock:
             row = self._answers.execute("SELECT answer, refused FROM answers WHERE digest = ?", (digest,)).fetchone()
-            if row is None:
-                return None
-            self.hits += 1
-            return row[0], bool(row[1])
+        return None if row is None else (row[0], bool(row[1]))
 
     def _store(self, digest: str, answer: str, refused: bool) -> None:
         if self._answers is not None:

@@ -6,18 +6,18 @@ address speaks chat completions and is asked as any other server. The key is in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from email.message import Message
-from http import HTTPStatus
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from opensama.values import UserError
 from opensama.vlm.answer import check_answer, replace_surrogates
 from opensama.vlm.client import RemoteVlm, TransientError, jpeg_base64, retry_after
 from opensama.vlm.question import Question, VlmFailed, VlmRefused
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
 
 ADDRESS = re.compile(r"/v\d+(?:alpha|beta)\d*/?$")
 STOPPED = ("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "LANGUAGE")
@@ -28,45 +28,6 @@ RETRY_DELAY = re.compile(r'"retryDelay":\s*"(\d+(?:\.\d+)?)s"')
 def speaks_gemini(url: str) -> bool:
     """Whether an address is one of this kind: its last part is a version such as v1beta."""
     return ADDRESS.search(url) is not None
-
-
-@dataclass(frozen=True)
-class Response:
-    """What came back: a status of HTTP, and the body as text."""
-
-    status: int
-    text: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def reason(self) -> str:
-        return HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else str(self.status)
-
-
-class _Part(TypedDict, total=False):
-    text: str
-    thought: bool
-
-
-class _Content(TypedDict, total=False):
-    parts: list[_Part]
-
-
-class _Candidate(TypedDict, total=False):
-    content: _Content | None
-    finishReason: str
-
-
-class _Feedback(TypedDict, total=False):
-    blockReason: str
-
-
-class GeminiReply(TypedDict, total=False):
-    """The fields of a reply that are read."""
-
-    promptFeedback: _Feedback | None
-    candidates: list[_Candidate] | None
-    usageMetadata: dict[str, object]
 
 
 class GeminiVlm(RemoteVlm):
@@ -82,31 +43,25 @@ class GeminiVlm(RemoteVlm):
 
     def _attempt(self, question: Question) -> str:
         from http.client import HTTPException
-
-        try:
-            response = self._post(json.dumps(body_of(question)).encode())
-        except (OSError, HTTPException) as error:  # time-outs, too
-            raise TransientError(str(error) or type(error).__name__) from error
-        if response.status != HTTPStatus.OK:
-            raise self._status_error(response)
-        return self._answer(response, question.max_tokens)
-
-    def _post(self, body: bytes) -> Response:
         from urllib.error import HTTPError
         from urllib.request import Request, urlopen
 
         headers = {"Content-Type": "application/json", "x-goog-api-key": self._key}
+        body = json.dumps(body_of(question)).encode()
         request = Request(f"{self.url}/models/{self.name}:generateContent", body, headers)
         try:
-            with urlopen(request, timeout=self.timeout) as answer:
-                return Response(answer.status, answer.read().decode("utf-8", "replace"), _lowered(answer.headers))
+            with urlopen(request, timeout=self.timeout) as response:
+                text = response.read().decode("utf-8", "replace")
         except HTTPError as error:
             with error:
-                return Response(error.code, error.read().decode("utf-8", "replace"), _lowered(error.headers))
+                raise self._status_error(error) from error
+        except (OSError, HTTPException) as error:  # time-outs, too
+            raise TransientError(str(error) or type(error).__name__) from error
+        return self._answer(text, question.max_tokens)
 
-    def _answer(self, response: Response, limit: int) -> str:
+    def _answer(self, body: str, limit: int) -> str:
         try:
-            reply: GeminiReply = json.loads(response.text)
+            reply = json.loads(body)
             blocked = (reply.get("promptFeedback") or {}).get("blockReason")
             candidates = reply.get("candidates") or []
             if not candidates and not blocked and "usageMetadata" not in reply:
@@ -124,28 +79,25 @@ class GeminiVlm(RemoteVlm):
             raise VlmFailed(f"the server stopped the answer ({ended})", replace_surrogates(text))
         return check_answer(text, cut=ended == "MAX_TOKENS", limit=limit, ended=ended or "no candidate")
 
-    def _status_error(self, response: Response) -> Exception:
-        status = response.status
-        try:
-            error: dict[str, object] = json.loads(response.text).get("error") or {}
-            said = replace_surrogates(" ".join(str(error.get("message") or response.reason).split())[:300])
-        except (ValueError, AttributeError):
-            said = response.reason
-        wait = RETRY_DELAY.search(response.text)
+    def _status_error(self, error: HTTPError) -> Exception:
+        from http.client import HTTPException
+
+        said, body = str(error.reason or error.code), ""
+        with contextlib.suppress(OSError, HTTPException, ValueError, AttributeError):  # not what Gemini says
+            body = error.read().decode("utf-8", "replace")
+            told = json.loads(body).get("error") or {}
+            said = replace_surrogates(" ".join(str(told.get("message") or said).split())[:300])
+        wait = RETRY_DELAY.search(body)
         return self._error_of(
-            status,
+            error.code,
             said,
             bad_key="API key" in said,
-            quota=re.search(r"billing|per day|PerDay", response.text) is not None,
-            retry_after=float(wait[1]) if wait else retry_after(response.headers),
+            quota=re.search(r"billing|per day|PerDay", body) is not None,
+            retry_after=float(wait[1]) if wait else retry_after(error.headers.get("retry-after")),
         )
 
     def _no_such_model(self, said: str) -> UserError:
         return UserError(f"{self.url} has no model {self.name!r} ({said}): check the address and the name.")
-
-
-def _lowered(headers: Message) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
 
 
 def body_of(question: Question) -> dict[str, object]:

@@ -93,7 +93,7 @@ class ServerVlm(RemoteVlm):
     def _status_error(self, error: openai.APIStatusError) -> Exception:
         body = error.body if isinstance(error.body, dict) else {}
         said = _words(body) or _short(error.body if isinstance(error.body, str) else error.message)
-        return self._body_error(error.status_code, body, said, retry_after(error.response.headers))
+        return self._body_error(error.status_code, body, said, retry_after(error.response.headers.get("retry-after")))
 
     def _body_error(self, status: int, body: dict[str, object], said: str, wait: float | None) -> Exception:
         """See `_error_of`; VlmRefused for what a content filter stopped."""
