@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opensama.curation.motion import mean_speed, moving
+from opensama.curation.scenes import mean_speed, moving
 from opensama.curation.stage import Drop
 from opensama.media.motion import Flow
 from opensama.world import Scene, render, sample_scene, to_uint8

@@ -23,7 +23,7 @@ from opensama.curation.masks import MaskRules, load_masks
 from opensama.curation.oracles import WorldInpainter, WorldSegmenter, WorldVlm, draw_clip, exact_edits, scene_of
 from opensama.curation.pairs import PairSettings, PairsReport, clip_items, make_pairs
 from opensama.curation.segmentation import GroundedSam, open_segmenter
-from opensama.curation.stage import Drop, GraphStage
+from opensama.curation.stage import Drop, GraphStage, StageState
 from opensama.data.manifest import Record, iter_records, write_manifest
 from opensama.media.video_io import read_video, write_video
 from opensama.values import UserError, Video
@@ -496,6 +496,6 @@ def test_found_things_may_be_absent(clips: Path) -> None:
     with pytest.raises(ValueError, match="no picture of"):
         WorldInpainter().inpaint(clip, np.zeros(SIZE, bool), "A purple elephant.")
     item = next(iter(clip_items(clips))) | {"_front": [{"name": "purple elephant", "person": False}], "_behind": []}
-    state, size = pair_stages.StageState(str(clips), WorldSegmenter()), pair_stages.ClipSize(9, 720)
+    state, size = StageState(str(clips), WorldSegmenter()), pair_stages.ClipSize(9, 720)
     with pytest.raises(Drop, match="nothing found"):
         pair_stages.segmentation(state, item, model="", kinds=(), elements=1, size=size)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from opensama.media.video_io import read_video, write_video
 from opensama.media.video_io.alpha import composed, lifted
-from opensama.media.video_io.small import small_frames
 from opensama.values import UserError, Video, background_color
 from tests.media.making import make_video, silent
 
@@ -80,8 +79,6 @@ def test_transparent_places_show_the_background(
             assert wrong[:, 72:].max() <= 1, "hidden colours stay hidden"
             assert shares[index - 1].dtype == frame.dtype
             assert np.abs(shares[index - 1] / unit - wanted[..., 3]).mean() < 1.5
-    small = next(small_frames(read_video(path), 48))
-    assert np.abs(small[:, 40:].astype(int) - 255).max() <= 1
     covered = next(read_video(path, cover=(48, 32), background=GREEN).frames())
     assert np.abs(covered[:, 40:] / (257 if covered.dtype == np.uint16 else 1) - [0, 128, 0]).max() <= 1
 
@@ -129,8 +126,6 @@ def test_an_animated_avif_hides_what_its_alpha_stream_hides(subsampling: str, tm
     assert np.abs(late - on((255, 255, 255), disk(17))).mean() < 3
     covered = next(read_video(path, cover=(48, 32), background=GREEN).frames())
     assert np.abs(covered[:, 42:].astype(int) - [0, 128, 0]).max() <= 1
-    small = next(small_frames(read_video(path), 48))
-    assert np.abs(small[:, 42:].astype(int) - 255).max() <= 1
 
 
 def test_an_avif_without_alpha_is_a_film_of_all_its_frames(tmp_path: Path) -> None:

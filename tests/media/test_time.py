@@ -309,12 +309,3 @@ def test_pictures_that_change_their_size_are_letterboxed(name: str, codec: str, 
     assert note in report.notes
     covered = read_video(tmp_path / name, cover=(48, 48))
     assert away(next(covered.frames(15, 16)), picture(15, 48, 48)) < 14
-
-
-def test_small_frames_have_one_size_too(tmp_path: Path) -> None:
-    from opensama.media.video_io.small import small_frames
-
-    video = read_video(changing(tmp_path / "in.webm", "libvpx", [(64, 48), (48, 64)]))
-    frames = list(small_frames(video, 32))
-    assert len(frames) == 20
-    assert len({frame.shape for frame in frames}) == 1

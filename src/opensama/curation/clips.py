@@ -15,13 +15,11 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from opensama.curation.graph import GraphReport, run_graph
-from opensama.curation.motion import moving
-from opensama.curation.scenes import frame_time, scenes
+from opensama.curation.scenes import moving, scenes
 from opensama.curation.settings import ClipRules
 from opensama.curation.stage import Drop, GraphItem, GraphStage
 from opensama.data.manifest import Record
@@ -54,7 +52,7 @@ def curate_clips(
     if vlm is not None:
         model = vlm()
         check_connection(model)
-        name, setup = model.name, partial(_same, model) if runner == "local" else vlm
+        name, setup = model.name, (lambda: model) if runner == "local" else vlm
     stages = clip_stages(rules or ClipRules(), setup, model=name, gpus=gpus)
     return run_graph(stages, items, out, runner=runner, workers=workers, progress=progress)
 
@@ -67,7 +65,7 @@ def clip_stages(
 
     stages = [
         GraphStage("basic", partial(check_video, rules=rules)),
-        GraphStage("scenes", scenes),
+        GraphStage("scenes", partial(scenes, frames=rules.frames)),
         GraphStage("motion", partial(moving, low=rules.low_motion, high=rules.high_motion)),
         GraphStage("clips", partial(cut_clips, frames=rules.frames)),
     ]
@@ -80,10 +78,6 @@ def clip_stages(
         GraphStage("verbs", partial(reword, share=rules.rewritten, seed=rules.seed)),
         GraphStage("trivial", meaningful),
     ]
-
-
-def _same(model: Vlm) -> Vlm:
-    return model
 
 
 def video_items(folder: Path, out: Path) -> list[GraphItem]:
@@ -142,13 +136,10 @@ def check_video(item: GraphItem, *, rules: ClipRules) -> GraphItem:
 
 
 def cut_clips(item: GraphItem, *, frames: int) -> GraphItem:
-    """Where the scene's clips begin and end: as many as fit, one behind the other; both ends share the rest."""
-    count, rest = divmod(item["frames"], frames)
-    if count == 0:
+    """Scenes of which clips can be cut; what is said of frames is said of a clip from here on."""
+    if not item["_clips"]:
         raise Drop("scene shorter than a clip")
-    edges = [frame_time(item["_clock"], rest // 2 + frames * i) for i in range(count + 1)]
-    kept = {key: value for key, value in item.items() if key != "_clock"}
-    return kept | {"frames": frames, "_clips": [list(clip) for clip in pairwise(edges)]}
+    return item | {"frames": frames}
 
 
 def split_clips(item: GraphItem) -> list[GraphItem]:

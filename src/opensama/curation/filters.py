@@ -21,14 +21,14 @@ from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from opensama.curation import rubrics
 from opensama.curation.filter_report import FilterReport, write_filter_report
 from opensama.curation.graph import run_graph
 from opensama.curation.scoring import REASON_PREFIX, SCORE_PREFIX, Thresholds, misses, pair_frames, score_pair
 from opensama.curation.settings import FilterSettings
-from opensama.curation.stage import Drop, GraphItem, GraphStage
+from opensama.curation.stage import Drop, GraphItem, GraphStage, StageState, make_state
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
 from opensama.values import Progress, UserError
 from opensama.vlm import Vlm, check_connection
@@ -69,7 +69,7 @@ def filter_manifest(
     if thrifty:
         chosen["thresholds"] = wanted
     here = str(scoring.resolve())
-    setup = partial(_Judge, model, here) if runner == "local" else partial(_open_judge, vlm, here)
+    setup = partial(StageState, here, model) if runner == "local" else partial(make_state, here, vlm)
     stage = GraphStage("score", partial(score_item, **chosen), setup=setup, cpus=0.25, gpus=gpus)
     items = (record.to_dict() for record in _moved(iter_records(manifest), manifest.parent, scoring))
     workers = workers or (_WORKERS if runner == "local" else None)
@@ -83,19 +83,8 @@ def filter_manifest(
     return write_filter_report(out, graph, chosen, wanted)
 
 
-class _Judge(NamedTuple):
-    """What a worker needs: the model, and where the manifest's paths begin."""
-
-    vlm: Vlm
-    folder: str
-
-
-def _open_judge(vlm: Callable[[], Vlm], folder: str) -> _Judge:
-    return _Judge(vlm(), folder)
-
-
 def score_item(
-    judge: _Judge,
+    judge: StageState[Vlm],
     item: GraphItem,
     *,
     model: str,
@@ -114,7 +103,7 @@ def score_item(
         raise Drop("no instruction")
     source, edited = pair_frames(record, Path(judge.folder), frames, side)
     found, reasons = score_pair(
-        judge.vlm,
+        judge.model,
         record.media,
         record.instruction,
         source,

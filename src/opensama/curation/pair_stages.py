@@ -11,10 +11,10 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from opensama.curation.masks import MaskRules, boxes, changed, grow, load_masks,
 from opensama.curation.scoring import SCORE_PREFIX, pair_frames, score_pair
 from opensama.curation.segmentation import Segmenter
 from opensama.curation.settings import FilterSettings
-from opensama.curation.stage import Drop, GraphItem
+from opensama.curation.stage import Drop, GraphItem, StageState
 from opensama.data.manifest import Record
 from opensama.media.frames import eight_bit, resize_frame
 from opensama.media.video_io import read_video, write_video
@@ -37,7 +37,6 @@ from opensama.vlm import Vlm
 _QUALITY = 92  # of painted clips, near to lossless: they are data
 
 
-M = TypeVar("M")
 ClipModel = TypeVar("ClipModel", Segmenter, Inpainter)
 
 
@@ -48,25 +47,14 @@ class ClipSize(NamedTuple):
     short_side: int
 
 
-@dataclass(frozen=True)
-class StageState(Generic[M]):
-    """What a worker holds: the folder of the results, and its model."""
-
-    out: str
-    model: M
-
-    def masks(self, item: GraphItem) -> Path:
-        """The file of the item's masks."""
-        return Path(self.out, "masks", item["_mask"])
-
-    def edited(self, item: GraphItem) -> Path:
-        """The file of the item's edited clip."""
-        return Path(self.out, "edited", item["_edited"])
+def masks_of(state: StageState[Any], item: GraphItem) -> Path:
+    """The file of the item's masks."""
+    return Path(state.folder, "masks", item["_mask"])
 
 
-def make_state(out: str, model: Callable[[], M]) -> StageState[M]:
-    """The state with a model that is made here, in the worker."""
-    return StageState(out, model())
+def edited_of(state: StageState[Any], item: GraphItem) -> Path:
+    """The file of the item's edited clip."""
+    return Path(state.folder, "edited", item["_edited"])
 
 
 def load_state(out: str, model: ClipModel) -> StageState[ClipModel]:
@@ -106,13 +94,13 @@ def segmentation(
         for thing in sorted(found, key=lambda thing: -thing.score)[:elements]:
             mine = same | {"_element": thing.name, "_person": people[thing.name], "_ambiguous": thing.ambiguous}
             mine["_mask"] = _file(f"{item['id']} {thing.name}", "npz")
-            save_masks(state.masks(mine), thing.masks)
+            save_masks(masks_of(state, mine), thing.masks)
             out.append(mine | {"scores": item["scores"] | {"detection": round(thing.score, 4)}})
     if BACKGROUND in kinds:
         front = np.any([thing.masks for thing in found], axis=0)
         mine = same | {"_element": ", ".join(thing.name for thing in found), "_person": False, "_ambiguous": 0}
         mine |= {"_background": True, "_mask": _file(f"{item['id']} behind", "npz")}
-        save_masks(state.masks(mine), ~front)
+        save_masks(masks_of(state, mine), ~front)
         out.append(mine)
     return out
 
@@ -123,7 +111,7 @@ def mask_filter(
     """Masks that will do; each with the kinds of edit that are made of it, drawn by its name."""
     if item.get("_public"):
         return [item]
-    mask = load_masks(state.masks(item))
+    mask = load_masks(masks_of(state, item))
     refusal = rules.refusal_of_background(mask) if item.get("_background") else rules.refusal(mask)
     if refusal:
         raise Drop(refusal)
@@ -158,7 +146,7 @@ def inpainting(
     if item.get("_public"):
         return item
     clip, whole = read_clip(item, size)
-    mask = paintable_mask(load_masks(state.masks(item)), item["_kind"], margin)
+    mask = paintable_mask(load_masks(masks_of(state, item)), item["_kind"], margin)
     name = f"{item['id']} {item['_element']} {item['_kind']}"
     number = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:8], 16)
     painted = state.model.inpaint(clip, mask, item["_edit"]["caption"], number)
@@ -169,9 +157,9 @@ def inpainting(
     if inside < least:
         raise Drop("inpainting: nothing changed")
     out = item | {"_edited": _file(name, "mp4"), "_inpainter": state.model.name, "_source": item["target"]}
-    _write(edited, clip.fps, state.edited(out))
+    _write(edited, clip.fps, edited_of(state, out))
     if not whole:  # both sides have the same frames at the same size
-        out["_source"] = str(Path(state.out, "edited", _file(f"{item['id']} source {tuple(size)}", "mp4")))
+        out["_source"] = str(Path(state.folder, "edited", _file(f"{item['id']} source {tuple(size)}", "mp4")))
         _write(clip.frames, clip.fps, Path(out["_source"]))
     return out | {"scores": item["scores"] | {"change": round(inside, 2)}}
 
@@ -188,15 +176,15 @@ def instruction(state: StageState[Vlm], item: GraphItem, *, reverse: bool) -> Gr
     if item.get("_public"):
         return item
     edit = PlannedEdit(**item["_edit"])
-    source, edited = read_video(Path(item["_source"])), read_video(state.edited(item))
+    source, edited = read_video(Path(item["_source"])), read_video(edited_of(state, item))
     words = word_edit(state.model, source.array(), edited.array(), edit)
     notes = {"element": edit.element, "mask": f"masks/{item['_mask']}", "made_by": item["_inpainter"]}
     notes |= {"segmented_by": item["_segmenter"], "named_by": item["_vlm"]}
     there = Record(
         id=f"{item['id']}/{edit.kind}/{_short(edit.element)}",
         kind="pair",
-        source=_seen(item["_source"], state.out),
-        target=_seen(str(state.edited(item)), state.out),
+        source=_seen(item["_source"], state.folder),
+        target=_seen(str(edited_of(state, item)), state.folder),
         width=edited.width,
         height=edited.height,
         frames=edited.frame_count,
@@ -269,7 +257,7 @@ def _judged(state: StageState[Vlm], item: GraphItem, judge: JudgeSettings) -> Gr
         return item
     record = Record.from_dict(item)
     wanted = judge.thresholds if record.media == "video" else rubrics.THRESHOLDS["image"]
-    source, edited = pair_frames(record, Path(state.out, "making"), judge.frames, FilterSettings.side)
+    source, edited = pair_frames(record, Path(state.folder, "making"), judge.frames, FilterSettings.side)
     temperature = FilterSettings.temperature if judge.turns > 1 else 0.0
     scores, _ = score_pair(
         state.model, record.media, record.instruction, source, edited,

@@ -35,7 +35,7 @@ from opensama.curation.masks import MaskRules
 from opensama.curation.rubrics import THRESHOLDS
 from opensama.curation.segmentation import Segmenter
 from opensama.curation.settings import PairOptions
-from opensama.curation.stage import GraphItem, GraphStage
+from opensama.curation.stage import GraphItem, GraphStage, StageState, make_state
 from opensama.data.manifest import Record, iter_records, read_manifest_table, write_manifest
 from opensama.media import VIDEO_SUFFIXES
 from opensama.runtime import whole_file
@@ -114,9 +114,9 @@ def make_pairs(
         folder.mkdir(parents=True, exist_ok=True)
     here = str(out.resolve())
     alone = runner == "local"
-    state = partial(pair_stages.StageState, here)
-    ask = partial(state, asked) if alone else partial(pair_stages.make_state, here, vlm)
-    score = partial(state, judging) if alone else partial(pair_stages.make_state, here, judge or vlm)
+    state = partial(StageState, here)
+    ask = partial(state, asked) if alone else partial(make_state, here, vlm)
+    score = partial(state, judging) if alone else partial(make_state, here, judge or vlm)
 
     def share(model: Segmenter | Inpainter) -> float:
         """Of a GPU, for one worker: whoever asks for any is given to one thread at a time; the world's needs none."""

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from opensama.values import UserError
 
+M = TypeVar("M")
 GraphItem = dict[str, Any]
 """JSON: the fields of a `Record`, and working keys of the stages (they begin with an underscore), which none has."""
 
@@ -70,6 +71,19 @@ class GraphStage:
     memory: float = 0
     """Bytes that a worker needs."""
     version: str = "1"
+
+
+@dataclass(frozen=True)
+class StageState(Generic[M]):
+    """What a worker of a stage with a model holds: the folder where an item's paths begin, and the model."""
+
+    folder: str
+    model: M
+
+
+def make_state(folder: str, model: Callable[[], M]) -> StageState[M]:
+    """The state with a model that is made here, in the worker."""
+    return StageState(folder, model())
 
 
 class StageWorker:

@@ -35,12 +35,14 @@ def read_video(
     fps: Fraction | float | None = None,
     cover: Size | None = None,
     background: str = "white",
+    threads: int | None = None,
 ) -> Video:
     """A video file, an image, or a folder of images as a lazy `Video`.
 
     `fps` is for images, which have no time of their own (24 if not given). With `cover`, width and height, frames come
-    scaled to fill these and cut around the middle, by one thread: for training, which reads several files at once. The
-    path may lead into a plain tar as into a folder. Transparent places show the `background`, a CSS name or #rrggbb.
+    scaled to fill these and cut around the middle, by one thread: for training, which reads several files at once. Else
+    there are as many `threads` as help (0), or as are given. The path may lead into a plain tar as into a folder.
+    Transparent places show the `background`, a CSS name or #rrggbb.
     Raises `UserError` for what is not a video.
     """
     path, below = Path(path), background_color(background)
@@ -69,7 +71,8 @@ def read_video(
             codec=stream.codec_context.codec.canonical_name,
             size=largest(timeline.sizes) if timeline.sizes else None,
         )
-    frames = FileFrames(path, timeline, look, cover, below)
+    threads = (1 if cover else 0) if threads is None else threads
+    frames = FileFrames(path, timeline, look, cover, below, threads)
     shows_through = look.alpha and not timeline.sizes  # letterboxed, they are composed once and for all
     return Video(
         width=(cover or look.shown)[0],
@@ -130,13 +133,14 @@ class FileFrames:
     look: FrameFormat
     cover: Size | None
     background: RGB
+    threads: int
     alpha: bool = False
 
     def __call__(self, start: int, stop: int) -> Iterator[np.ndarray]:
         convert = self._converter()
         expected = start
         for place in _places_to_begin(self.timeline, start):
-            for index, frame in _numbered(self.path, self.timeline, place, threads=1 if self.cover else 0):
+            for index, frame in _numbered(self.path, self.timeline, place, self.threads):
                 if index < start:
                     continue
                 if index != expected:
