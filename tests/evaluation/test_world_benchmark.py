@@ -182,7 +182,7 @@ def test_styles_on_real_clips(tmp_path: Path) -> None:
         frames = request.video.array()  # type: ignore[union-attr]
         return Video.from_frames(to_uint8(apply_style(style, to_float(frames))) if style else frames, fps=16)
 
-    asked = {"n": 1, "families": ("style",), "clips": tmp_path / "clips"}
+    asked = {"n": 1, "families": ("style",), "clips": list_clips(tmp_path / "clips")}
     figures = report(evaluate(tmp_path, stylist, **asked))
     assert (figures["clips"]["n"], figures["clips"]["success"]) == (len(STYLES), 1)
     lazy = report(evaluate(tmp_path / "lazy", lambda request: request.video, **asked))  # type: ignore[arg-type, return-value]

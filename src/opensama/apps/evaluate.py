@@ -106,8 +106,7 @@ def world(
         raise UserError(f"There is no family {unknown[0]!r}{where}: choose among {', '.join(known)}.")
     if set(chosen) == {"absent"}:
         raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
-    if clips is not None:
-        measure.list_clips(clips)
+    videos = [] if clips is None else measure.list_clips(clips)
     given = Given(data=out / "drawn", out=out, model=models, edits=edits, metrics=metrics, seed=seed, device=device)
     given.measured()
     if calibrate:
@@ -125,7 +124,7 @@ def world(
     else:
         with Display() as show:
             measure.draw_benchmark(
-                given.data, split=split, tier=tier, n=n, seed=seed, families=chosen, clips=clips,
+                given.data, split=split, tier=tier, n=n, seed=seed, families=chosen, clips=videos,
                 progress=show,
             )  # fmt: skip
         if draw:

@@ -1,15 +1,15 @@
 """Scores an editor on the world, where every edit has an exact answer, without a judge: see docs/evaluate.md.
 
-`score_edit` scores one output; `draw_benchmark` and `AnswerKeys` are the world as a benchmark among the others;
+`draw_benchmark`, `WorldBench` and `AnswerKeys` are the world as a benchmark among the others;
 `calibrate` shows what the measure lets pass and what it does not.
 """
 
 from opensama.evaluation.world.answer_key import AnswerKey, PartCandidates
-from opensama.evaluation.world.benchmark import AnswerKeys, draw_benchmark
+from opensama.evaluation.world.benchmark import AnswerKeys, WorldBench, draw_benchmark
 from opensama.evaluation.world.calibration import Calibration, calibrate
 from opensama.evaluation.world.clips import list_clips
 from opensama.evaluation.world.report import WorldReport, through
-from opensama.evaluation.world.scores import ItemScore, answer_key, score_edit
+from opensama.evaluation.world.scores import ItemScore, answer_key
 
 __all__ = [
     "AnswerKey",
@@ -17,11 +17,11 @@ __all__ = [
     "Calibration",
     "ItemScore",
     "PartCandidates",
+    "WorldBench",
     "WorldReport",
     "answer_key",
     "calibrate",
     "draw_benchmark",
     "list_clips",
-    "score_edit",
     "through",
 ]

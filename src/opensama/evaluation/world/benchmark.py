@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from opensama.evaluation.metrics.measuring import SHUFFLE
 from opensama.evaluation.results import Scores, SystemResult
 from opensama.evaluation.tabular import locate_source, tabular_rows
 from opensama.evaluation.world.answer_key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
-from opensama.evaluation.world.clips import ask_for, first_second, list_clips, style_key
+from opensama.evaluation.world.clips import ask_for, first_second, style_key
 from opensama.evaluation.world.report import Edit, WorldReport, edit_frames
 from opensama.evaluation.world.scores import ItemScore, answer_key, item_score, squared_error
 from opensama.media.frames import eight_bit
@@ -42,7 +43,7 @@ from opensama.world import CONTROL_FAMILIES, STYLES, TIERS, TierName, plan_edit,
 from opensama.world.edit_samples import changed_mask
 from opensama.world.scenes import FPS
 
-FULL = 4  # every so many edits of a family are also made at twice the size
+FULL = 4
 _QUALITY = 95  # of the files: drawings have hard edges
 SHAPE = 0.02  # by how much an edit's shape may differ from its source's
 
@@ -55,16 +56,17 @@ def draw_benchmark(
     seed: int = 0,
     tier: TierName = "full",
     families: Sequence[str] | None = None,
-    clips: Path | None = None,
+    clips: Sequence[Path] = (),
+    styles: int = len(STYLES),
     frames: int = 17,
     size: int = 128,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Draws `n` sources of each family into the folder, families in turn, and lists them in world.json.
 
-    By default those of the tier, and the controls.
-    With `clips`, a folder of videos, every style is also asked of the first second of each. What is there already is
-    not drawn again. Raises UserError where only the control that a copy passes is asked for.
+    By default those of the tier, and the controls. So many `styles`, by default all, are also asked of the first second
+    of each of the `clips`, each time the next ones. What is there already is not drawn again. Raises UserError where
+    only the control that a copy passes is asked for.
     """
     families = (*TIERS[tier].families, *CONTROL_FAMILIES) if families is None else families
     if set(families) <= {"absent"}:
@@ -77,9 +79,9 @@ def draw_benchmark(
         text = plan_edit(f"{seed}-{number}", split, family, tier=tier).instruction
         named = {"id": f"{prefix}{family}-{split}-{seed}-{number}", "task": family, "instruction": text}
         rows.append(named | about | {"split": split, "seed": seed, "number": number} | which)
-    rng = random.Random(seed)
-    for path in list_clips(clips) if clips is not None else []:
-        for style in STYLES:
+    rng, each = random.Random(seed), cycle(STYLES)
+    for path in clips:
+        for style in islice(each, styles):
             named = {
                 "id": f"{path.stem}-{style.replace(' ', '-')}",
                 "task": "clips",
@@ -101,6 +103,10 @@ class WorldBench(Benchmark):
 
     name = "world"
     title = "The drawn world"
+
+    def __init__(self, full: int | None = FULL) -> None:
+        """`full`: every so many edits of a family are also made at twice the size."""
+        self.full = full
 
     def read(self, folder: Path) -> tuple[list[BenchmarkItem], list[Fault]]:
         faults: list[Fault] = []
@@ -134,7 +140,7 @@ class WorldBench(Benchmark):
         output = edit_frames(system.edit, task.source, task.instruction, seed)
         seconds = time.monotonic() - began
         full = None
-        if "number" in item.notes and int(item.notes["number"]) % FULL == 0:
+        if self.full and "number" in item.notes and int(item.notes["number"]) % self.full == 0:
             full = _kept_at_full_size(system.edit, item, seed)
         judged = self.judge(system, None).judge_frames(item, output, seconds, full)
         write_video(Video.from_frames(output, FPS), path, overwrite=True, on_note=lambda note: None)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from opensama.evaluation.statistics import mcnemar, paired, wilson
+from opensama.evaluation.statistics import paired, wilson
 from opensama.evaluation.world.answer_key import AnswerKey, Frames, PartCandidates, Through, Verdict, to_float
 from opensama.world import EditSample, render_styled
 from opensama.world.edit_samples import changed_mask
@@ -51,15 +51,10 @@ def answer_key(sample: EditSample, through: Through) -> AnswerKey:
     return AnswerKey(to_float(sample.source), to_float(sample.target), questions, through)
 
 
-def score_edit(sample: EditSample, output: Frames, through: Through) -> ItemScore:
-    """Scores `output` uint8 [t h w 3] for the edit `sample`; `through` is the model's autoencoder there and back."""
-    return score_output(sample, output, answer_key(sample, through))
-
-
 def score_output(
     sample: EditSample, output: Frames, key: AnswerKey, seconds: float = 0.0, kept_full: float | None = None
 ) -> ItemScore:
-    """The same where the answer key is there already."""
+    """Scores `output` uint8 [t h w 3] for the edit `sample` by its answer key."""
     verdict = key.judge(output)
     ratio = squared_error(sample.source, sample.target, output)
     return item_score(sample.family, sample.instruction, sample.plan.edited, verdict, ratio, seconds, kept_full)
@@ -114,7 +109,7 @@ def summarise_scores(rows: Sequence[ItemScore]) -> dict[str, Any]:
         "kept_db": float(np.mean(kept)) if kept else None,
         "kept_full_db": float(np.mean(full)) if full else None,
         "seconds": float(np.mean([r.seconds for r in rows])),
-        "last_minus_first": {"mean": change, "interval": [low, high], "p": mcnemar(first, last)},
+        "last_minus_first": {"mean": change, "interval": [low, high]},
         "taken_for": taken_for(rows),
         "probes": {name: float(np.median([r.probes[name] for r in rows if name in r.probes])) for name in names},
     }
