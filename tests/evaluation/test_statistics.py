@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opensama.evaluation.statistics import mcnemar, paired, wilson
+from opensama.evaluation.statistics import paired, wilson
 
 
 def test_wilson():
@@ -20,9 +20,3 @@ def test_pairs():
     mean, low, high = paired([1.0] * 50 + [0.0] * 50, [0.0] * 100)
     assert mean == -0.5
     assert (low, high) == (pytest.approx(-0.6, abs=0.02), pytest.approx(-0.4, abs=0.02))
-
-
-def test_mcnemar():
-    assert mcnemar([True, False], [True, False]) == 1
-    assert mcnemar([True] * 6, [False] * 6) == pytest.approx(2 / 64)
-    assert mcnemar([True] * 3 + [False] * 3, [False] * 3 + [True] * 3) == 1

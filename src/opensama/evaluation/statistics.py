@@ -26,11 +26,3 @@ def paired(before: Sequence[float], after: Sequence[float], draws: int = 4000) -
     picks = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
     low, high = np.quantile(difference[picks].mean(1), (0.025, 0.975))
     return float(difference.mean()), float(low), float(high)
-
-
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Exact two-sided p of as many pairs turning one way as the other, were there no difference."""
-    worse = sum(b and not a for b, a in zip(before, after, strict=True))
-    better = sum(a and not b for b, a in zip(before, after, strict=True))
-    n, k = worse + better, min(worse, better)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)

@@ -112,9 +112,6 @@ class Motion:
             now, then = abs(now), abs(then)
         return self.drift * seconds + self.reach * (now - then)
 
-    def row(self) -> tuple[float, float, float, float, float]:
-        return self.reach, self.rate, self.phase, self.drift, float(self.bounce)
-
 
 NO_MOTION = Motion()
 

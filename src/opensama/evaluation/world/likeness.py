@@ -72,7 +72,6 @@ def _grid(reach: float, steps: int, stretch: float) -> Tensor:
 
 COARSE = _grid(REACH, 3, STRETCH)
 FINE = _grid(REACH / 6, 1, STRETCH / 3) - torch.tensor((0, 0, 1.0))
-STAY = torch.tensor([[0.0, 0.0, 1.0]])
 
 
 def finer(moves: Tensor) -> Tensor:
