@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opensama.world import backgrounds
+from opensama.world.fields import EXTENT
+from opensama.world.kinds import KINDS, atlas
 from opensama.world.render import dye, frame_times, paint_lettering, render, rider, screen, stand
 from opensama.world.scenes import Scene, sample_scene
-from opensama.world.shapes import EXTENT, KINDS, atlas, wear_atlas
-from opensama.world.wearables import WEARABLES, worn
+from opensama.world.wearables import WEARABLES, wear_atlas, worn
 
 
 def straightforward(scenes: Sequence[Scene], frames: int, side: int, device: str) -> Tensor:
@@ -54,8 +55,9 @@ def straightforward(scenes: Sequence[Scene], frames: int, side: int, device: str
                 )
                 cover = (0.5 - looked * (size * unit)[:, None]).clamp(0, 1)
                 clip = clip + (dye(color, texture, cover[:, 1:], where, size * unit) - clip) * cover[:, :1]
+        paint_lettering(clip, scene.lettering)
         clips.append(clip)
-    return paint_lettering(torch.stack(clips), scenes)
+    return torch.stack(clips)
 
 
 def main() -> None:

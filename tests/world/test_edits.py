@@ -99,7 +99,7 @@ def test_wrong_looks_look_wrong(seed, family):
 def test_the_most_similar_and_the_roundest_kind_are_among_the_wrong_ones():
     import random
 
-    from opensama.world.shapes import similar
+    from opensama.world.kinds import similar
 
     for kind in KINDS:
         others = like(random.Random(0), kind, 4)
@@ -211,7 +211,7 @@ def test_every_family_and_style_is_drawn():
 def test_removing_the_only_object_leaves_the_background():
     plans = (plan_edit(i, "test", "remove") for i in range(200))
     plan = next(p for p in plans if len(p.source.scene.things) == 1 and not p.source.scene.lettering)
-    alone = paint_background([plan.source.scene], frame_times(3), 128, 128)
+    alone = paint_background(plan.source.scene, frame_times(3), 128, 128)[None]
     torch.testing.assert_close(render_edits([plan], 3).target, alone)
 
 

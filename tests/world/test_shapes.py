@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from opensama.world.fields import arc, box, circle, plane, polygon, subtract, turned, union
-from opensama.world.kinds import KINDS, SHAPES, overlaps, silhouettes, similar
-from opensama.world.shapes import EXTENT, atlas, wear_atlas
-from opensama.world.wearables import SEATS, WEAR_SEATS, WEARABLES, seat, worn
+from opensama.world.fields import EXTENT, arc, box, circle, plane, polygon, subtract, turned, union
+from opensama.world.kinds import KINDS, SHAPES, atlas, overlaps, silhouettes, similar
+from opensama.world.wearables import SEATS, WEAR_SEATS, WEARABLES, wear_atlas, worn
 
 FINE = 200  # points over the atlas's window in tests that look at the drawings themselves
 
@@ -98,7 +97,7 @@ def test_an_accessory_is_seen_on_every_kind(wearable: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hat_sits_on_the_rim(kind: str) -> None:
     assert set(SEATS) == set(KINDS)
-    x, y = (torch.tensor([v], dtype=torch.float64) for v in seat(kind))
+    x, y = (torch.tensor([v], dtype=torch.float64) for v in SEATS[kind][0])
     column = torch.linspace(0, 0.25, 26, dtype=torch.float64)
     body = SHAPES[kind]
     assert body(x, y)[0] < 0.03, "on the object"
@@ -107,9 +106,9 @@ def test_a_hat_sits_on_the_rim(kind: str) -> None:
 
 def test_what_is_worn_in_the_middle_is_not_on_top() -> None:
     assert {fit.on for fit in WEAR_SEATS.values()} == {"top", "middle"}
-    assert all(seat(kind, "middle")[1] < seat(kind)[1] for kind in KINDS)
-    assert worn("ball", "glasses")[:2] == seat("ball", "middle")
-    assert worn("ball", "hat")[1] > seat("ball")[1]
+    assert all(SEATS[kind][1][1] < SEATS[kind][0][1] for kind in KINDS)
+    assert worn("ball", "glasses")[:2] == SEATS["ball"][1]
+    assert worn("ball", "hat")[1] > SEATS["ball"][0][1]
 
 
 def test_the_pieces_are_distances() -> None:

@@ -29,8 +29,8 @@ from opensama.values import UserError, Video
 from opensama.vlm import Question
 from opensama.world import BACKGROUNDS, COLORS, PLACES, Scene, StyledScene, Thing, plan_edit, render_styled, to_uint8
 from opensama.world.edit_samples import LEAST_DIFFERENCE, changed_mask
+from opensama.world.kinds import similar
 from opensama.world.scenes import FPS, an
-from opensama.world.shapes import similar
 from opensama.world.styled_scenes import Ground, Swap
 
 _SMALL = 64  # side at which pictures are compared

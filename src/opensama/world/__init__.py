@@ -3,6 +3,7 @@
 from opensama.world.edit_planner import plan_edit
 from opensama.world.edit_samples import EditBatch, EditSample, render_edits, sample_edit, to_uint8
 from opensama.world.edits import CONTROL_FAMILIES, EDIT_FAMILIES, EditPart, EditPlan, held_out, pairs
+from opensama.world.kinds import KINDS
 from opensama.world.render import render
 from opensama.world.scenes import (
     BACKGROUNDS,
@@ -16,9 +17,9 @@ from opensama.world.scenes import (
     TierName,
     sample_scene,
 )
-from opensama.world.shapes import KINDS, WEARABLES
 from opensama.world.styled_scenes import StyledScene, render_styled
 from opensama.world.styles import STYLES, apply_style
+from opensama.world.wearables import WEARABLES
 
 __all__ = [
     "BACKGROUNDS",

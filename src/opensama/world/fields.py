@@ -6,15 +6,17 @@ From these few pieces all of the world is drawn: objects (`kinds`), accessories 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+EXTENT = 1.3  # what tables of fields cover, to all sides
 NOWHERE = 9.0  # a distance that paints nothing
 
 Field = tuple[Tensor, Tensor]  # body (the silhouette), detail (where the second shade goes: a window, an eye)
+Drawing = Callable[[Tensor, Tensor], Field]
 Point = tuple[float, float]
 
 
@@ -96,6 +98,8 @@ def plane(width: float, height: float, columns: int, rows: int) -> tuple[Tensor,
     return x, y
 
 
-def field_table(fields: Sequence[Field]) -> Tensor:
-    """[field, (body, detail), rows, columns]."""
-    return torch.stack([torch.stack(field) for field in fields]).float()
+def field_table(drawings: Iterable[Drawing], side: int = 96) -> Tensor:
+    """[drawing, (body, detail), side, side] over +-EXTENT, first row at the top, distances in radii: rendering is then
+    one bilinear lookup an object."""
+    x, y = plane(EXTENT, EXTENT, side, side)
+    return torch.stack([torch.stack(draw(x, y)) for draw in drawings]).float()

@@ -8,7 +8,6 @@ scaled to one area and turned a little to fit, no two of them overlap by more th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -16,12 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opensama.world.fields import (
+    Drawing,
     Field,
     arc,
     box,
     capsule,
     circle,
     ellipse,
+    field_table,
     path,
     plane,
     polygon,
@@ -273,7 +274,7 @@ def _boot(x: Tensor, y: Tensor) -> Field:
     return union(shaft, torch.maximum(foot, -0.9 - y), sole), union(sole, box(x, y, -0.45, 0.83, 0.28, 0.12))
 
 
-SHAPES: dict[str, Callable[[Tensor, Tensor], Field]] = {
+SHAPES: dict[str, Drawing] = {
     "ball": _ball,
     "box": _box,
     "star": _star,
@@ -308,6 +309,13 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Field]] = {
     "boot": _boot,
 }
 KINDS = tuple(SHAPES)
+
+
+@lru_cache(maxsize=4)
+def atlas(device: str = "cpu", side: int = 96) -> Tensor:
+    """All kinds as a texture: see `field_table`."""
+    return field_table(SHAPES.values(), side).to(device)
+
 
 _TURNS = 7  # angles tried when two silhouettes are laid over each other,
 MOST_TURN = 0.35  # from minus to plus this many radians

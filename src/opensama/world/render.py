@@ -18,10 +18,11 @@ from torch import Tensor
 
 from opensama.world import backgrounds, photos
 from opensama.world.backgrounds import Color
+from opensama.world.fields import EXTENT
+from opensama.world.kinds import KINDS, atlas
 from opensama.world.letters import LETTER_HEIGHT, LETTER_WIDTH, layout, letter_atlas
 from opensama.world.scenes import COLORS, FPS, Camera, Lettering, Scene, Thing
-from opensama.world.shapes import EXTENT, KINDS, atlas, wear_atlas
-from opensama.world.wearables import WEARABLES, worn
+from opensama.world.wearables import WEARABLES, wear_atlas, worn
 
 BOX = 1.1  # the box around an object, in its radii
 HIDDEN = 1.15  # the disc in which an obscured object is pixelated, in its radii
@@ -44,11 +45,7 @@ def render(
 ) -> Tensor:
     """Clips of the scenes from the first frame on: float32 [b t 3 h w] in 0..1."""
     seconds = frame_times(frames, device=device)
-    out = paint_background(scenes, seconds, height, width)
-    for clip, scene in zip(out, scenes, strict=True):
-        _paint_things(clip, scene, seconds.tolist())
-        _paint_lettering(clip, scene.lettering)
-    return out
+    return torch.stack([paint_scene(paint_background(s, seconds, height, width), s, seconds) for s in scenes])
 
 
 def frame_times(frames: int, start: int = 0, device: str | torch.device = "cpu") -> Tensor:
@@ -56,37 +53,26 @@ def frame_times(frames: int, start: int = 0, device: str | torch.device = "cpu")
     return torch.arange(start, start + frames, device=device) / FPS
 
 
-def paint_background(scenes: Sequence[Scene], seconds: Tensor, height: int, width: int) -> Tensor:
-    """[b t 3 h w] of backgrounds or photos alone, at `seconds` [t], on their device."""
-    device = seconds.device
-    x, y, unit = screen(height, width, device)
-    out = torch.empty(len(scenes), len(seconds), 3, height, width, device=device)
-    for clip, scene in zip(out, scenes, strict=True):
-        cameras = [scene.camera(s) for s in ([0.0] if scene.still else seconds.tolist())]
-        at = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=device).T[..., None, None, None]
-        world_x, world_y = x / at[2] + at[0], y[:, None] / at[2] + at[1]
-        if scene.photo:
-            clip.copy_(photos.paint_photo(scene.photo, world_x, world_y, unit))
-        else:
-            clip.copy_(backgrounds.paint(scene.background, world_x, world_y, scene.palette, scene.waves, unit))
-    return out
+def paint_background(scene: Scene, seconds: Tensor, height: int, width: int) -> Tensor:
+    """[t 3 h w] of the background or the photo alone, at `seconds` [t], on their device."""
+    x, y, unit = screen(height, width, seconds.device)
+    cameras = [scene.camera(s) for s in ([0.0] if scene.still else seconds.tolist())]
+    at = torch.tensor([(c.x, c.y, c.zoom) for c in cameras], device=seconds.device).T[..., None, None, None]
+    world_x, world_y = x / at[2] + at[0], y[:, None] / at[2] + at[1]
+    if scene.photo:
+        painted = photos.paint_photo(scene.photo, world_x, world_y, unit)
+    else:
+        painted = backgrounds.paint(scene.background, world_x, world_y, scene.palette, scene.waves, unit)
+    return painted.expand(len(seconds), -1, -1, -1).contiguous()
 
 
-def paint_things(frames: Tensor, scenes: Sequence[Scene], seconds: Tensor) -> Tensor:
-    """Objects with what they wear over `frames` [b t 3 h w], back to front, then obscured; returns a new tensor."""
-    frames = frames.clone()
-    for clip, scene in zip(frames, scenes, strict=True):
-        _paint_things(clip, scene, seconds.tolist())
-    return frames
-
-
-def paint_lettering(frames: Tensor, scenes: Sequence[Scene]) -> Tensor:
-    """Caption texts over `frames` [b t 3 h w]; returns a new tensor, or `frames` where no scene has any."""
-    if any(scene.lettering for scene in scenes):
-        frames = frames.clone()
-        for clip, scene in zip(frames, scenes, strict=True):
-            _paint_lettering(clip, scene.lettering)
-    return frames
+def paint_scene(behind: Tensor, scene: Scene, seconds: Tensor) -> Tensor:
+    """Objects with what they wear over a background [t 3 h w], back to front, then obscured, under the caption text:
+    a new tensor."""
+    clip = behind.clone()
+    _paint_things(clip, scene, seconds.tolist())
+    paint_lettering(clip, scene.lettering)
+    return clip
 
 
 def _paint_things(clip: Tensor, scene: Scene, times: Sequence[float]) -> None:
@@ -196,7 +182,7 @@ def _obscure(clip: Tensor, tracks: Sequence[Sequence[Stand]]) -> None:
         clip.lerp_(coarse, ((HIDDEN * size - away) * unit + 0.5).clamp_(0, 1)[:, None])
 
 
-def _paint_lettering(clip: Tensor, lettering: Lettering | None) -> None:
+def paint_lettering(clip: Tensor, lettering: Lettering | None) -> None:
     """Draws the word over one clip [t 3 h w], in place: the same pixels in every frame."""
     if not lettering:
         return

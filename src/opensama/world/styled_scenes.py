@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from opensama.world.render import frame_times, paint_background, paint_lettering, paint_things
+from opensama.world.render import frame_times, paint_background, paint_scene
 from opensama.world.scenes import Lettering, Scene, Thing
-from opensama.world.shapes import worn
 from opensama.world.styles import apply_style
+from opensama.world.wearables import worn
 
 HOURS = ("night", "sunset")
 WEATHERS = ("snow", "rain", "fog")
@@ -143,9 +143,9 @@ def render_styled(
         shared.setdefault(_backdrop(look.scene), {}).setdefault(look.scene, []).append(i)
     out = torch.empty(len(looks), frames, 3, height, width, device=device)
     for scenes in shared.values():  # a clip at a time, which stays in the cache
-        behind = paint_background([next(iter(scenes))], seconds, height, width)
+        behind = paint_background(next(iter(scenes)), seconds, height, width)
         for scene, users in scenes.items():
-            (drawn,) = paint_lettering(paint_things(behind, [scene], seconds), [scene])
+            drawn = paint_scene(behind, scene, seconds)
             for i in users:
                 style = looks[i].style
                 out[i] = apply_style(style, drawn, start) if style else drawn

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from opensama.world.fields import Field, Point, box, capsule, circle, ellipse, polygon, subtract, union
+from opensama.world.fields import (
+    Drawing,
+    Field,
+    Point,
+    box,
+    capsule,
+    circle,
+    ellipse,
+    field_table,
+    polygon,
+    subtract,
+    union,
+)
 
 
 class Fit(NamedTuple):
@@ -56,7 +68,7 @@ def _flag(x: Tensor, y: Tensor) -> Field:
     return union(pole, cloth), pole
 
 
-WEARABLES: dict[str, Callable[[Tensor, Tensor], Field]] = {
+WEARABLES: dict[str, Drawing] = {
     "hat": _hat,
     "crown": _crown,
     "glasses": _glasses,
@@ -111,14 +123,14 @@ SEATS: dict[str, tuple[Point, Point]] = {
 }
 
 
-def seat(kind: str, on: str = "top") -> Point:
-    """(x, y) in object radii: the point of the silhouette where a hat sits, or the middle, where glasses do."""
-    top, middle = SEATS[kind]
-    return top if on == "top" else middle
+@lru_cache(maxsize=4)
+def wear_atlas(device: str = "cpu", side: int = 96) -> Tensor:
+    """All accessories as a texture, distances in radii of the accessory: see `field_table`."""
+    return field_table(WEARABLES.values(), side).to(device)
 
 
 def worn(kind: str, wearable: str) -> tuple[float, float, float]:
     """Where the accessory goes in its wearer's frame: centre x and y and radius, in object radii."""
     fit = WEAR_SEATS[wearable]
-    x, y = seat(kind, fit.on)
+    x, y = SEATS[kind][fit.on == "middle"]
     return x, y + fit.lift, fit.scale

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from opensama.world.backgrounds import BACKGROUNDS
+from opensama.world.kinds import KINDS, similar
 from opensama.world.letters import CAPTION_WORDS
 from opensama.world.scenes import COLORS, PLACES, TEXTURES, Lettering, Thing, Wear
-from opensama.world.shapes import KINDS, WEARABLES, similar
 from opensama.world.styled_scenes import (
     Change,
     Ground,
@@ -26,6 +26,7 @@ from opensama.world.styled_scenes import (
     visible_wear_share,
 )
 from opensama.world.styles import STYLES
+from opensama.world.wearables import WEARABLES
 
 _T = TypeVar("_T")
 ROUND = "ball"
