@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from opensama.media.frames import frames_for
 from opensama.values import UserError, Video
 from opensama.vlm import (
     IMAGE,
@@ -28,7 +29,6 @@ from opensama.vlm import (
     VlmUnavailable,
     answer_json,
     check_connection,
-    frames_for,
     open_vlm,
 )
 from opensama.vlm.server import ServerVlm

@@ -26,9 +26,10 @@ from opensama.curation.clips import ClipRules, clip_stages, curate_clips, pair_c
 from opensama.curation.instructions import ASK, other_words, read_answer, why_not
 from opensama.curation.stage import Drop
 from opensama.data.manifest import Record, iter_records
+from opensama.media.frames import frames_for
 from opensama.media.video_io import read_video
 from opensama.values import UserError
-from opensama.vlm import IMAGE, BadAnswer, Question, ScriptedVlm, frames_for, open_vlm
+from opensama.vlm import IMAGE, BadAnswer, Question, ScriptedVlm, open_vlm
 from tests import footage
 from tests.curation import shots
 from tests.curation.server import ChatServer, Fault

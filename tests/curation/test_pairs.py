@@ -377,7 +377,7 @@ def test_what_is_wrong_with_a_call_is_said(tmp_path: Path, clips: Path) -> None:
 def test_the_worlds_vlm_judges_by_what_it_is_shown(made: tuple[Path, PairsReport], clips: Path) -> None:
     """Swapping the clips, or another instruction, changes its marks."""
     from opensama.curation.scoring import score_pair
-    from opensama.vlm import frames_for
+    from opensama.media.frames import frames_for
 
     out, _ = made
     vlm = WorldVlm(clips)

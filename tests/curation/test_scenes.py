@@ -11,9 +11,9 @@ import pytest
 
 from opensama.curation.scenes import Cuts, scenes, seconds_of
 from opensama.curation.stage import Drop
+from opensama.media.frames import frames_for
 from opensama.media.video_io import read_video, write_video
 from opensama.values import UserError, Video
-from opensama.vlm import frames_for
 from tests import footage
 from tests.curation import shots
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from opensama.curation.elements import BACKGROUND, Clip, Element, Elements, PlannedEdit
 from opensama.curation.stage import Drop
-from opensama.media.frames import evenly_spaced, resize_frame
+from opensama.media.frames import evenly_spaced, fitted
 from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask
 
 _FRAMES, _SIDE = 6, 448  # what the model is shown of a clip
@@ -143,12 +143,9 @@ def word_edit(vlm: Vlm, source: np.ndarray, edited: np.ndarray, edit: PlannedEdi
     return words
 
 
-def frames_to_show(frames: np.ndarray, number: int = _FRAMES, side: int = _SIDE) -> tuple[np.ndarray, ...]:
-    """Frames for a question: evenly spread, the longer side at most `side`."""
-    height, width = frames.shape[1:3]
-    scale = min(1.0, side / max(height, width))
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    return tuple(np.ascontiguousarray(resize_frame(frames[i], *size)) for i in evenly_spaced(len(frames), number))
+def frames_to_show(frames: np.ndarray, number: int = _FRAMES) -> tuple[np.ndarray, ...]:
+    """Frames for a question: evenly spread, the longer side at most `_SIDE`."""
+    return tuple(fitted(frames[i], _SIDE) for i in evenly_spaced(len(frames), number))
 
 
 def _ask(vlm: Vlm, text: str, images: Sequence[np.ndarray]) -> Mapping[str, object]:

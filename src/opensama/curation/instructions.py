@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 
 from opensama.curation.stage import Drop, GraphItem
+from opensama.media.frames import frames_for
 from opensama.values import MAX_INSTRUCTION
-from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask, frames_for
+from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask
 
 _TASKS = ("add", "remove", "replace", "recolor", "background", "motion", "camera", "other")
 _TURNS = 2  # an answer that cannot be read is asked for once more

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from opensama.curation import rubrics
 from opensama.curation.settings import FilterSettings
 from opensama.data.manifest import Record
+from opensama.media.frames import frames_for
 from opensama.values import UserError, Video
-from opensama.vlm import BadAnswer, Question, Vlm, ask, frames_for
+from opensama.vlm import BadAnswer, Question, Vlm, ask
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from opensama.evaluation.items import BenchmarkItem
 from opensama.evaluation.rubrics import ScoringRubric
-from opensama.media.frames import eight_bit
+from opensama.media.frames import fitted, picked
 from opensama.media.video_io import read_video
 from opensama.values import UserError, Video
 from opensama.vlm import IMAGE, Question
@@ -129,14 +129,8 @@ def _joined(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def frames_at(video: Video, wanted: Sequence[int], side: int | None) -> tuple[np.ndarray, ...]:
-    """Those frames, uint8 `h w 3`, the longer side at most `side`; decoded in one pass, few in memory."""
-    keep = set(wanted)
-    found = []
-    for index, frame in enumerate(video.frames(min(wanted), max(wanted) + 1), min(wanted)):
-        if index in keep:
-            scale = 1.0 if side is None else min(1.0, side / max(frame.shape[:2]))
-            found.append(_scaled(eight_bit(frame), scale))
-    return tuple(found)
+    """Those frames (rising numbers), uint8 `h w 3`, the longer side at most `side`."""
+    return tuple(frame if side is None else fitted(frame, side) for frame in picked(video, wanted))
 
 
 def _scaled(frame: np.ndarray, scale: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from opensama.values import Video
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SEEK_FROM = 48  # frames between two wanted ones; nearer ones are reached faster by decoding
 
 
 def to_pixels(frames: Iterable[np.ndarray]) -> Tensor:
@@ -84,6 +86,51 @@ def eight_bit(frame: np.ndarray) -> np.ndarray:
     return frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
 
 
+def of_depth(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """uint8 or uint16 as either of the two, over its whole range, to the nearest value."""
+    if values.dtype == dtype:
+        return values
+    if dtype == np.uint8:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return values.astype(np.uint16) * np.uint16(257)
+
+
+def picked(video: Video, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """These frames (rising numbers), uint8 `h w 3`: sought one by one where they lie far apart, else in one pass."""
+    if numbers[-1] - numbers[0] > SEEK_FROM * (len(numbers) - 1):
+        for number in numbers:
+            yield from map(eight_bit, video.frames(number, number + 1))
+        return
+    wanted = set(numbers)
+    every = enumerate(video.frames(numbers[0], numbers[-1] + 1), numbers[0])
+    yield from (eight_bit(frame) for number, frame in every if number in wanted)
+
+
+def fitted(frame: np.ndarray, side: int) -> np.ndarray:
+    """A frame uint8 `h w 3`, bicubically smaller where its longer side has more than `side` pixels."""
+    from PIL import Image
+
+    height, width = frame.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return np.ascontiguousarray(frame)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
+
+
+def frames_for(
+    video: Video, number: int = 8, side: int = 448, *, start: float | None = None, end: float | None = None
+) -> tuple[np.ndarray, ...]:
+    """Up to `number` frames from first to last, evenly spread, the longer side at most `side`: uint8 `h w 3`.
+
+    `start` and `end` are seconds, see `Video.frame_range`.
+    """
+    first, stop = video.frame_range(start, end)
+    return tuple(
+        fitted(frame, side) for frame in picked(video, [first + i for i in evenly_spaced(stop - first, number)])
+    )
+
+
 def side_by_side(source: Video, result: Video) -> Video:
     """The source on the left, the result on the right, frame by frame, with the source's time and sound.
 
@@ -98,7 +145,7 @@ def side_by_side(source: Video, result: Video) -> Video:
         rights = _lasting(result, start, stop)
         for left, right in zip(lefts, rights, strict=True):
             pair = (left, resize_frame(right, height, right_width))
-            yield np.concatenate([_deepened(frame) if deep else frame for frame in pair], axis=1)
+            yield np.concatenate([of_depth(frame, np.uint16) if deep else frame for frame in pair], axis=1)
 
     return source.with_frames(
         frames, width=source.width + right_width, bit_depth=max(source.bit_depth, result.bit_depth)
@@ -113,10 +160,6 @@ def _lasting(video: Video, start: int, stop: int) -> Iterator[np.ndarray]:
     if stop > count:
         (last,) = video.frames(count - 1, count)
         yield from [last] * (stop - max(start, count))
-
-
-def _deepened(frame: np.ndarray) -> np.ndarray:
-    return frame if frame.dtype == np.uint16 else frame.astype(np.uint16) * np.uint16(257)
 
 
 def contact_sheet(frames: Sequence[np.ndarray], *, columns: int | None = None, gap: int = 4) -> np.ndarray:

@@ -29,7 +29,6 @@ from opensama.vlm.question import (
     VlmQuota,
     VlmRefused,
     VlmUnavailable,
-    frames_for,
 )
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "answer_json",
     "ask",
     "check_connection",
-    "frames_for",
     "number_of",
     "open_vlm",
     "strip_reasoning",

@@ -8,14 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from opensama.values import Video
-
 if TYPE_CHECKING:
     import numpy as np
 
 IMAGE = "<image>"
 """In a question's text: here the next of its images is shown."""
-SEEK_FROM = 48  # frames between two wanted ones; nearer ones are reached faster by decoding
 
 
 class VlmRefused(Exception):
@@ -101,34 +98,3 @@ class ScriptedVlm:
 
     def ask(self, question: Question) -> str:
         return self.function(question)
-
-
-def frames_for(
-    video: Video, number: int = 8, side: int = 448, *, start: float | None = None, end: float | None = None
-) -> tuple[np.ndarray, ...]:
-    """Up to `number` frames from first to last, evenly spread, the longer side at most `side`: uint8 `h w 3`.
-
-    `start` and `end` are seconds, see `Video.frame_range`.
-    """
-    first, stop = video.frame_range(start, end)
-    count = max(1, min(number, stop - first))
-    wanted = [first + round(i * (stop - 1 - first) / max(1, count - 1)) for i in range(count)]
-    if count > 1 and (wanted[-1] - wanted[0]) / (count - 1) > SEEK_FROM:
-        return tuple(_small(frame, side) for i in wanted for frame in video.frames(i, i + 1))
-    every = enumerate(video.frames(wanted[0], wanted[-1] + 1), wanted[0])
-    keep = set(wanted)
-    return tuple(_small(frame, side) for i, frame in every if i in keep)
-
-
-def _small(frame: np.ndarray, side: int) -> np.ndarray:
-    import numpy as np
-    from PIL import Image
-
-    if frame.dtype != np.uint8:
-        frame = (frame // 257).astype(np.uint8)
-    height, width = frame.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return np.ascontiguousarray(frame)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opensama.media.frames import eight_bit
+from opensama.media.frames import picked
 from opensama.media.motion import opencv
 from opensama.values import UserError, Video
 
@@ -97,16 +97,6 @@ def pair_numbers(source: Video, edited: Video) -> tuple[tuple[tuple[int, int], .
         if not found or other > found[-1][1]:
             found.append((number, other))
     return tuple((a, b) if few == 0 else (b, a) for a, b in found), "time"
-
-
-def picked(video: Video, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """These frames (rising numbers), in 8 bit."""
-    wanted = iter(numbers)
-    at = next(wanted)
-    for number, frame in enumerate(video.frames(numbers[0], numbers[-1] + 1), numbers[0]):
-        if number == at:
-            yield eight_bit(frame)
-            at = next(wanted, -1)
 
 
 def resized(frame: np.ndarray, box: _Box, size: tuple[int, int]) -> np.ndarray:

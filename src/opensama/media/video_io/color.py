@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import RGB, WHITE, alpha_beside, composed
 from opensama.media.video_io.matrix import KR_KB, Coding, grey_levels
 from opensama.media.video_io.pyav import side_data_of
@@ -321,13 +322,6 @@ def _plane(frame: av.VideoFrame, index: int, channels: int = 1) -> np.ndarray:
     rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)  # type: ignore[call-overload]
     codes = rows[:, : plane.width * channels]
     return codes if channels == 1 else codes.reshape(plane.height, plane.width, channels)
-
-
-def of_depth(values: np.ndarray, dtype: Any) -> np.ndarray:
-    """uint8 or uint16 as the other of the two, over its whole range."""
-    if dtype == np.uint8:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return values.astype(np.uint16) * np.uint16(257)
 
 
 def _spread(codes: np.ndarray, bits: int, deep: bool) -> np.ndarray:

@@ -21,8 +21,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
-from opensama.media.video_io.color import of_depth
 from opensama.media.video_io.member import open_file
 from opensama.values import UserError, Video
 
@@ -71,12 +71,12 @@ def write_picture(video: Video, temporary: Path, how: PictureCoding, quality: fl
         clear = video.transparency
         assert clear is not None
         (alpha,) = clear.source(0, 1)
-        share = alpha if alpha.dtype == frame.dtype else of_depth(alpha, frame.dtype)
+        share = of_depth(alpha, frame.dtype)
         frame = np.dstack([lifted(frame, share, clear.background), share])
     if how.pixel_format.endswith("be"):
         temporary.write_bytes(_deep_png(frame, how))
         return
-    picture = Image.fromarray(frame if frame.dtype == np.uint8 else of_depth(frame, np.uint8))
+    picture = Image.fromarray(of_depth(frame, np.uint8))
     options: dict[str, Any] = {
         "png": {},
         "jpeg": {"quality": max(1, round(quality)), "subsampling": 0, "optimize": True},

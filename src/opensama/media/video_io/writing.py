@@ -23,8 +23,9 @@ from typing import cast
 import av
 import numpy as np
 
+from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
-from opensama.media.video_io.color import FromRGB, of_depth, tag
+from opensama.media.video_io.color import FromRGB, tag
 from opensama.media.video_io.containers import Encoding, FileFormat, format_of
 from opensama.media.video_io.keeping import Kept
 from opensama.media.video_io.pictures import PictureCoding, is_picture, write_picture
@@ -214,7 +215,7 @@ def _pictures(video: Video, plan: Encoding) -> Iterator[tuple[np.ndarray, np.nda
         yield from ((_padded(picture, plan.width, plan.height), None) for picture in video.frames())
         return
     for picture, alpha in zip(video.frames(), clear.source(0, video.frame_count), strict=True):
-        share = alpha if alpha.dtype == picture.dtype else of_depth(alpha, picture.dtype)
+        share = of_depth(alpha, picture.dtype)
         yield lifted(picture, share, clear.background), share
 
 
