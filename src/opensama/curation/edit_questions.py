@@ -19,7 +19,7 @@ import numpy as np
 from opensama.curation.elements import BACKGROUND, Clip, Element, Elements, PlannedEdit
 from opensama.curation.stage import Drop
 from opensama.media.frames import evenly_spaced, fitted
-from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask
+from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask_twice
 
 _FRAMES, _SIDE = 6, 448  # what the model is shown of a clip
 _LONGEST = 60  # characters of a name
@@ -149,11 +149,7 @@ def frames_to_show(frames: np.ndarray, number: int = _FRAMES) -> tuple[np.ndarra
 
 
 def _ask(vlm: Vlm, text: str, images: Sequence[np.ndarray]) -> Mapping[str, object]:
-    """The JSON of the answer; asked once more where it has none."""
-    try:
-        return answer_json(ask(vlm, Question(text, tuple(images))))
-    except BadAnswer:
-        return answer_json(ask(vlm, Question(text, tuple(images), turn=1)))
+    return ask_twice(vlm, Question(text, tuple(images)), answer_json)
 
 
 def _text(answer: Mapping[str, object], key: str) -> str:

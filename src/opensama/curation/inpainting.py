@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 _FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*", "tokenizer/*", "transformer/*", "vae/*")
+GUIDANCE, SHIFT = 5.0, 3.0  # shift 5 is for 720p
 NEGATIVE = "blurry, distorted, deformed, low quality, artifacts, flicker, text, watermark"
 
 
@@ -63,16 +64,13 @@ class Vace:
         device: str | None = None,
         dtype: str | None = None,
         steps: int = 30,
-        guidance: float = 5.0,
-        shift: float = 3.0,
         area: int = 480 * 832,
-        negative: str = NEGATIVE,
     ):
-        """`area`: about how many pixels a frame has while it is painted. Shift 3 is for 480p, 5 for 720p."""
+        """`area`: about how many pixels a frame has while it is painted."""
         if steps < 1:
             raise UserError(f"An inpainter needs at least one step, not {steps}.")
         self.name = model
-        self.steps, self.guidance, self.shift, self.area, self.negative = steps, guidance, shift, area, negative
+        self.steps, self.area = steps, area
         self._device, self._dtype = device, dtype
 
     def load(self) -> None:
@@ -95,14 +93,14 @@ class Vace:
         with torch.inference_mode():
             painted = pipe(
                 prompt=caption,
-                negative_prompt=self.negative,
+                negative_prompt=NEGATIVE,
                 video=video,
                 mask=mask,
                 height=rows,
                 width=columns,
                 num_frames=length,
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
+                guidance_scale=GUIDANCE,
                 generator=runtime.seeded(seed),
                 output_type="pt",
             ).frames
@@ -130,7 +128,7 @@ class Vace:
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"The model in {folder} cannot be read as VACE: {words[0]}") from error
         pipe.scheduler = UniPCMultistepScheduler.from_config(
-            pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=self.shift
+            pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)

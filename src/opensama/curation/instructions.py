@@ -13,10 +13,9 @@ from pathlib import Path
 from opensama.curation.stage import Drop, GraphItem
 from opensama.media.frames import frames_for
 from opensama.values import MAX_INSTRUCTION
-from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask
+from opensama.vlm import IMAGE, BadAnswer, Question, Vlm, answer_json, ask_twice
 
 _TASKS = ("add", "remove", "replace", "recolor", "background", "motion", "camera", "other")
-_TURNS = 2  # an answer that cannot be read is asked for once more
 
 ASK = f"""Two moments of one scene. The earlier look, COUNT frames in order: {IMAGE}
 The later look, COUNT frames in order: {IMAGE}
@@ -78,13 +77,7 @@ def describe(vlm: Vlm, item: GraphItem, *, model: str = "", count: int = 4, side
     before, between, after = ASK.split(IMAGE)
     text = before.replace("COUNT", str(len(first))) + IMAGE * len(first)
     text += between.replace("COUNT", str(len(second))) + IMAGE * len(second) + after
-    for turn in range(_TURNS):
-        try:
-            instruction, task = read_answer(ask(vlm, Question(text, first + second, turn=turn, max_tokens=200)))
-            break
-        except BadAnswer:
-            if turn == _TURNS - 1:
-                raise
+    instruction, task = ask_twice(vlm, Question(text, first + second, max_tokens=200), read_answer)
     if not instruction:
         raise Drop("nothing differs")
     return item | {"instruction": instruction, "task": task, "notes": item["notes"] | {"vlm": model or vlm.name}}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from opensama.curation.settings import FilterSettings
 from opensama.data.manifest import Record
 from opensama.media.frames import frames_for
 from opensama.values import UserError, Video
-from opensama.vlm import BadAnswer, Question, Vlm, ask
+from opensama.vlm import Vlm, ask_twice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,21 +50,13 @@ def score_pair(
     reasons: dict[str, str] = {}
     for rubric in rubrics.rubrics_for(media):
         asked = partial(rubrics.question, rubric, media, instruction, source, edited, temperature=temperature)
-        answers = [_marks(vlm, rubric, asked, turn) for turn in range(turns)]
+        read = partial(rubrics.marks, rubric)
+        answers = [ask_twice(vlm, asked(turn=turn), read, later=_RETRY_TURN) for turn in range(turns)]
         scores |= rubrics.mean_marks([marks for marks, _ in answers])
         reasons[rubric.name] = answers[0][1]
         if thresholds is not None and any(scores[name] < thresholds.get(name, 0) for name in rubric.scores):
             break
     return scores, reasons
-
-
-def _marks(
-    vlm: Vlm, rubric: rubrics.PairRubric, asked: Callable[..., Question], turn: int
-) -> tuple[dict[str, float], str]:
-    try:
-        return rubrics.marks(rubric, ask(vlm, asked(turn=turn)))
-    except BadAnswer:
-        return rubrics.marks(rubric, ask(vlm, asked(turn=turn + _RETRY_TURN)))
 
 
 def pair_frames(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from opensama.values import UserError
 from opensama.vlm.answer import BadAnswer, answer_json, number_of, strip_reasoning
-from opensama.vlm.client import CachedVlm, ask, check_connection
+from opensama.vlm.client import CachedVlm, ask, ask_twice, check_connection
 from opensama.vlm.question import (
     IMAGE,
     Question,
@@ -44,6 +44,7 @@ __all__ = [
     "VlmUnavailable",
     "answer_json",
     "ask",
+    "ask_twice",
     "check_connection",
     "number_of",
     "open_vlm",

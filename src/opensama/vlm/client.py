@@ -15,18 +15,22 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from opensama.values import UserError
+from opensama.vlm.answer import BadAnswer
 from opensama.vlm.question import Question, Vlm, VlmFailed, VlmQuota, VlmRefused, VlmUnavailable
 
 if TYPE_CHECKING:
     import numpy as np
 
+Read = TypeVar("Read")
 BACK_OFF = 1.0  # seconds before the second attempt; doubles each time
 _LONGEST_BACK_OFF = 60.0  # seconds between attempts where the server does not say
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for; beyond, the run ends and goes on another time
@@ -62,6 +66,14 @@ def ask(vlm: Vlm, question: Question) -> str:
         if not _answers_alike(vlm, question):
             raise VlmQuota(f"no such question is answered ({error}): mend the server or the settings") from error
         raise
+
+
+def ask_twice(vlm: Vlm, question: Question, read: Callable[[str], Read], *, later: int = 1) -> Read:
+    """What `read` finds in the answer, see `ask`; on a BadAnswer it is asked once more, so many turns `later`."""
+    try:
+        return read(ask(vlm, question))
+    except BadAnswer:
+        return read(ask(vlm, replace(question, turn=question.turn + later)))
 
 
 def _uncached(vlm: Vlm) -> Vlm:
