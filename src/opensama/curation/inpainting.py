@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 _FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*", "tokenizer/*", "transformer/*", "vae/*")
-GUIDANCE, SHIFT = 5.0, 3.0  # shift 5 is for 720p
+_GUIDANCE, _SHIFT = 5.0, 3.0  # shift 5 is for 720p
 NEGATIVE = "blurry, distorted, deformed, low quality, artifacts, flicker, text, watermark"
 
 
@@ -100,7 +100,7 @@ class Vace:
                 width=columns,
                 num_frames=length,
                 num_inference_steps=self.steps,
-                guidance_scale=GUIDANCE,
+                guidance_scale=_GUIDANCE,
                 generator=runtime.seeded(seed),
                 output_type="pt",
             ).frames
@@ -128,7 +128,7 @@ class Vace:
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(f"The model in {folder} cannot be read as VACE: {words[0]}") from error
         pipe.scheduler = UniPCMultistepScheduler.from_config(
-            pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
+            pipe.scheduler.config, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=_SHIFT
         )
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(device)

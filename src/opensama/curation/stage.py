@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from opensama.values import UserError
 
-M = TypeVar("M")
+_M = TypeVar("_M")
 GraphItem = dict[str, Any]
 """JSON: the fields of a `Record`, and working keys of the stages (they begin with an underscore), which none has."""
 
@@ -74,14 +74,14 @@ class GraphStage:
 
 
 @dataclass(frozen=True)
-class StageState(Generic[M]):
+class StageState(Generic[_M]):
     """What a worker of a stage with a model holds: the folder where an item's paths begin, and the model."""
 
     folder: str
-    model: M
+    model: _M
 
 
-def make_state(folder: str, model: Callable[[], M]) -> StageState[M]:
+def make_state(folder: str, model: Callable[[], _M]) -> StageState[_M]:
     """The state with a model that is made here, in the worker."""
     return StageState(folder, model())
 

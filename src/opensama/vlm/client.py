@@ -30,7 +30,7 @@ from opensama.vlm.question import Question, Vlm, VlmFailed, VlmQuota, VlmRefused
 if TYPE_CHECKING:
     import numpy as np
 
-Read = TypeVar("Read")
+_Read = TypeVar("_Read")
 BACK_OFF = 1.0  # seconds before the second attempt; doubles each time
 _LONGEST_BACK_OFF = 60.0  # seconds between attempts where the server does not say
 _LONGEST_WAIT = 600.0  # seconds that a server may ask for; beyond, the run ends and goes on another time
@@ -68,7 +68,7 @@ def ask(vlm: Vlm, question: Question) -> str:
         raise
 
 
-def ask_twice(vlm: Vlm, question: Question, read: Callable[[str], Read], *, later: int = 1) -> Read:
+def ask_twice(vlm: Vlm, question: Question, read: Callable[[str], _Read], *, later: int = 1) -> _Read:
     """What `read` finds in the answer, see `ask`; on a BadAnswer it is asked once more, so many turns `later`."""
     try:
         return read(ask(vlm, question))
