@@ -10,8 +10,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# How many test processes, and which tests: make test TESTS=tests/media
-JOBS ?= 2
+# Which tests, and in how many processes (some wait for programs that they began): make test TESTS=tests/media JOBS=8
+JOBS ?= 3
 # Which PyAV `make media` tests; 19 needs Python 3.12 or newer.
 AV ?= 19
 TESTS ?=
@@ -43,7 +43,7 @@ check: $(STAMP) ## lint, format, types and floors
 	$(BIN)/lint-imports
 
 test: check ## everything in check, then the tests that need no GPU
-	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu" $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu" $(TESTS)
 
 media: ## the media tests with another PyAV, in an environment of its own without torch: make media AV=19 PYTHON=python3.13
 	rm -rf .venv-media && $(PYTHON) -m venv .venv-media

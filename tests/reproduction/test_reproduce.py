@@ -25,7 +25,7 @@ def test_every_run_is_reported(folder):
     for result in results:
         for stage in ("stage0", "stage1"):
             assert len(result[stage]["curve"]) == 2
-            assert len(result[stage]["right"]) == 6
+            assert len(result[stage]["right"]) == 3
             assert result[stage]["seconds"] > 0
         assert 0 <= result["stage1"]["success"] < 0.7  # two steps teach nothing
     text = (folder / "reproduction.md").read_text()

@@ -26,7 +26,7 @@ from opensama.training.parallel import parallelise
 from opensama.training.stage import TrainingStage
 
 STEPS = 240
-STEPS_OF_TWO = 160
+STEPS_OF_TWO = 100
 
 
 class Net(nn.Module):
@@ -125,7 +125,7 @@ def kill_one(folder: Path, seed: int) -> None:
         os.kill(number, signal.SIGKILL)
         _, status = os.waitpid(number, 0)
         print(how(status), "writing" if half_written(folder) else "between", flush=True)
-    _, status = os.waitpid(child(folder), 0)
+    _, status = os.waitpid(child(folder, save_every=1e9), 0)
     print("finished", status)
 
 
@@ -157,8 +157,8 @@ def kill_two(folder: Path, seed: int) -> None:
         path = latest_checkpoint(folder / "noisy")
         state = "writing" if half_written(folder) else "between"
         print(*ends, state, path and path.name, sep="; ", flush=True)
-    for where, save_every in ((folder, 0.0), (folder.with_name("whole"), 1e9)):
-        print(*(how(os.waitpid(number, 0)[1]) for number in both(where, 9, save_every)), sep="; ", flush=True)
+    for where in (folder, folder.with_name("whole")):
+        print(*(how(os.waitpid(number, 0)[1]) for number in both(where, 9, save_every=1e9)), sep="; ", flush=True)
 
 
 def stop_inside_a_write(folder: Path, numbers: list[int]) -> None:

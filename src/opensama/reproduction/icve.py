@@ -111,7 +111,7 @@ EQUAL = "SAMA, equal compute"
 ICVE_BUDGETS = {
     "full": IcveBudget(),
     "smoke": IcveBudget(
-        prior=2, pretrain=2, sft=2, videos=2, clips=4, unpaired=6, few=3, many=6, items=2, width=64, layers=1
+        prior=2, pretrain=2, sft=2, videos=2, clips=4, unpaired=6, few=3, many=6, items=1, width=64, layers=1
     ),
 }  # fmt: skip
 

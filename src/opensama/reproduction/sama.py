@@ -102,7 +102,7 @@ class SamaExperiment:
         ):
             cost = train_sama(stage, model, pools, arm, run.seed, budget, batch, steps, file.parent)
             result[stage] = {**cost, **held_out_edits(budget.items).evaluate(model, frozen_models(), run.seed)}
-        result["fast"] = held_out_edits(budget.items // 2, fast=True).evaluate(model, frozen_models(), run.seed)
+        result["fast"] = held_out_edits(-(-budget.items // 2), fast=True).evaluate(model, frozen_models(), run.seed)
         result["minutes"] = (time.monotonic() - began) / 60
         write_json(result, file)
         remove_checkpoints(file.parent)
