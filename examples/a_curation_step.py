@@ -18,7 +18,7 @@ from opensama.curation.clips import ClipRules, clip_stages, video_items
 from opensama.curation.graph import run_graph
 from opensama.curation.oracles import write_clips
 from opensama.curation.stage import Drop, GraphItem, GraphStage
-from opensama.vlm import frames_for
+from opensama.media.frames import frames_for
 
 
 def bright(item: GraphItem, *, least: float) -> GraphItem:
