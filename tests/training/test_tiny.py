@@ -172,6 +172,23 @@ def test_a_budget_is_shared_out_and_holds_over_resumptions(tmp_path):
     assert TimeBudget(tmp_path / "none.json", 0, shares).pool_deadline() == inf
 
 
+def test_a_run_that_took_longer_or_learnt_little_says_so_at_its_end(tmp_path):
+    now, shares = [0.0], {"autoencoder": 9.0, "images": 54.0}
+    budget = TimeBudget(tmp_path / "budget.json", 2, shares, clock=lambda: now[0])
+    now[0] = 170
+    assert budget.closing(1234, from_nothing=False) == "", "a shipped model that was trained on is no worse for that"
+    short = budget.closing(1234, from_nothing=True)
+    assert "1,234 steps in 2 of the recipe's 63 minutes" in short
+    assert "took" not in short
+    now[0] = 190
+    assert budget.closing(1234, from_nothing=False).startswith("The run took 3.2 minutes where it was given 2: ")
+    assert "; the model has learnt for 1,234 steps" in budget.closing(1234, from_nothing=True)
+    whole = TimeBudget(tmp_path / "whole.json", 60, shares, clock=lambda: now[0])
+    none = TimeBudget(tmp_path / "none.json", 0, shares, clock=lambda: now[0])
+    now[0] += 3600
+    assert whole.closing(9, from_nothing=True) == none.closing(9, from_nothing=True) == ""
+
+
 @pytest.mark.slow
 def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd):
     """Pools and stages that would take days; the shipped weights are read without the libraries' bars and warnings."""

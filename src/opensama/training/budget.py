@@ -16,6 +16,7 @@ from opensama.runtime import whole_file
 
 DRAWING = 0.4  # of a stage's share, at most
 WRITING = 0.06  # of the whole, kept for the model at the end
+LATE = 1.5  # times its minutes: a run that took longer says so
 
 
 class TimeBudget:
@@ -29,6 +30,7 @@ class TimeBudget:
         kept = json.loads(file.read_text()) if file.exists() else {}
         self.before: float = kept.get("seconds", 0.0)
         self.ended: list[str] = kept.get("ended", []) if kept.get("minutes") == minutes else []
+        self.full = sum(shares.values())  # minutes that the stages have of their own
         self.shares = {name: share for name, share in shares.items() if share > 0 and name not in self.ended}
         self.first: float = kept.get("first", minutes)  # what the run was begun with
         self.began, self.pools = clock(), 0
@@ -69,6 +71,22 @@ class TimeBudget:
         if self.total < inf and stage not in self.ended:
             self.ended.append(stage)
         self.save()
+
+    def closing(self, steps: int, *, from_nothing: bool) -> str:
+        """One sentence where a run took far longer than it was given, or had too little to learn much from nothing."""
+        said = []
+        if self.used > LATE * self.total:
+            said.append(
+                f"the run took {self.used / 60:.1f} minutes where it was given {self.minutes:g}: what it does at least "
+                "takes longer on this machine, or other programs shared it"
+            )
+        if from_nothing and 0 < self.minutes < self.full / 2:
+            said.append(
+                f"the model has learnt for {steps:,} steps in {self.minutes:g} of the recipe's {self.full:g} minutes, "
+                "and is far from the one that comes with this package"
+            )
+        sentence = "; ".join(said)
+        return f"{sentence[:1].upper()}{sentence[1:]}." if said else ""
 
     def save(self) -> None:
         """Writes the seconds that are used and the stages that have ended to the file."""

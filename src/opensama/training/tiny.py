@@ -99,7 +99,7 @@ def train_tiny(
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "config.yaml"
     if saved.exists() and TinyConfig.read(saved).model_dump(exclude=_BUDGETS) != config.model_dump(exclude=_BUDGETS):
-        raise UserError(f"The run in {out} was begun with other settings (see {saved}): choose another --out folder.")
+        raise UserError(f"The run in {out} was begun with other settings (see {saved}): choose another folder.")
     config.save(saved)
     shares = {name: getattr(config, name).minutes for name in config.stages}
     if start_from is not None:
@@ -109,7 +109,7 @@ def train_tiny(
     device = torch.device(device)
     if start_from is not None and find(start_from).family != config.family:
         recipe, name = find_family(find(start_from).family).recipe, config.family.upper()
-        raise UserError(f"{start_from} is no {name} model: choose another for --start-from, or the recipe {recipe}.")
+        raise UserError(f"{start_from} is no {name} model: choose another for `start_from`, or the recipe {recipe}.")
     if start_from is not None or "autoencoder" not in config.stages:
         parts = given_parts(config, start_from, device)
     else:
@@ -143,6 +143,8 @@ def train_tiny(
     folder = export_embedded(out / "model", config.family, parts)
     budget.save()
     (folder / "training.json").write_text(json.dumps(training_notes(out, config, start_from), indent=2) + "\n")
+    if said := budget.closing(_edit_steps(out, config), from_nothing=start_from is None):
+        say(said)
     return folder
 
 
@@ -247,6 +249,12 @@ def latent_importance(vae: PatchAutoencoder) -> torch.Tensor:
     """
     spread = torch.tensor(vae.config["latents_std"])
     return spread * (spread.square().sum() / spread.pow(3).sum())
+
+
+def _edit_steps(run: Path, config: TinyConfig) -> int:
+    """Steps that the transformer was trained for in this run."""
+    states = [run / name / "state.json" for name in config.stages if name in DRAWN_STAGES]
+    return sum(int(json.loads(state.read_text())["step"]) for state in states if state.exists())
 
 
 def training_notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict[str, object]:
