@@ -268,7 +268,7 @@ def locate(
 ) -> Path:
     """The folder that holds `files` (patterns) of a repository on the hub, downloaded if need be.
 
-    A download that was cut goes on. With `folder` nothing is downloaded; `option` is what names it on the command line.
+    A download that was cut goes on. With `folder` nothing is downloaded; `option` is the setting that names it.
     Raises UserError that names the files that are missing and where they are.
     """
     where = f"https://huggingface.co/{repo}" + (f" ({size})" if size else "")
@@ -276,7 +276,7 @@ def locate(
         folder = Path(folder).expanduser()
         missing = missing_files(folder, files)
         if missing:
-            named = f" ({option})" if option else ""
+            named = f" (`{option}`)" if option else ""
             if not folder.exists():
                 raise UserError(f"There is no file or folder {folder}{named}: get {', '.join(missing)} from {where}.")
             state = "is not a folder" if not folder.is_dir() else f"has no {', '.join(missing)}"
@@ -301,7 +301,7 @@ def locate(
         raise UserError(
             f"The files {', '.join(missing)} of {where} are not in {constants.HF_HUB_CACHE} and could not be downloaded"
             f" ({type(error).__name__}): download them yourself and name their folder"
-            f"{f' with {option}' if option else ''}."
+            f"{f' with `{option}`' if option else ''}."
         ) from error
     missing = missing_files(got, files)
     if missing:

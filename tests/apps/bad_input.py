@@ -237,7 +237,7 @@ ROWS = [
     Row("a metric file where none belongs", lambda at: at.evaluate("vie", "--metric-file", "{files}/clip.mp4")),
     Row("a task that it has not", lambda at: at.evaluate("vie", "--tasks", "fly")),
     Row("no passes", lambda at: at.evaluate("vie", "--passes", "0")),
-    Row("no items", lambda at: at.evaluate("vie", "--limit", "0")),
+    Row("no items", lambda at: at.evaluate("vie", "-n", "0")),
     Row("a second judge's results that are not there", lambda at: at.evaluate("vie", "--agreement", "{files}/empty")),
     Row("results in a file's place", lambda at: at.evaluate("vie", "--out", "{files}/clip.mp4")),
     Row(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -14,6 +17,7 @@ from opensama.apps.cli import main
 from opensama.apps.edit_checks import check_order, default_output, videos_in
 from opensama.media.video_io import read_video, write_video
 from opensama.pipeline import editor as editing
+from opensama.pipeline import room
 from opensama.values import UserError, Video
 from tests.pipeline.conftest import moving_picture
 
@@ -50,8 +54,9 @@ def test_a_folder_of_videos_is_edited_with_the_model_loaded_once(folder, clip_fi
     assert sorted(path.name for path in out.iterdir()) == ["a-edited.mp4", "b-edited.mp4"]
     assert read_video(out / "b-edited.mp4").frame_count == 9
     assert "edited 2 of 3" in said.out
-    assert f"{films / 'aa.mp4'} is not a video" in said.err.splitlines()[-2]
-    assert said.err.splitlines()[-1].startswith("opensama: 1 of 3 failed")
+    named, summed = [line for line in said.err.splitlines() if not line.startswith("total time")][-2:]
+    assert f"{films / 'aa.mp4'} is not a video" in named
+    assert summed.startswith("opensama: 1 of 3 failed")
     told = json.loads(figures.read_text())
     assert [Path(one["input"]).name for one in told] == ["a.mp4", "b.mov", "aa.mp4"]
     assert [Path(one["output"]).name for one in told[:2]] == ["a-edited.mp4", "b-edited.mp4"]
@@ -168,3 +173,40 @@ def test_names_of_one_and_output_are_the_same(folder, clip, tmp_path):
         place = tmp_path / f"{option.strip('-')}.mp4"
         assert main(["edit", str(tmp_path / "one.mp4"), ASK, option, str(place), "--model", str(folder)]) == 0
         assert place.exists()
+
+
+def test_what_is_wrong_is_said_before_pytorch_is_imported(folder, clip, tmp_path):
+    """One process for all: it is asked at the end whether PyTorch was imported."""
+    Image.new("L", (64, 48)).save(tmp_path / "black.png")
+    asked = ["edit", str(clip), ASK, "--model", str(folder)]
+    wrong = [
+        [*asked, "--box", "60,0,10,10"],
+        [*asked, "--mask", str(tmp_path / "black.png")],
+        [*asked, "--frames", "3:99"],
+        [*asked, "--alpha", "keep", "-o", str(tmp_path / "x.mov")],
+        [*asked, "--dtype", "int4"],
+        ["train", "sama-14b-stage1", "--data", "nothing", "--dry-run"],
+    ]
+    code = (
+        "import json, sys; from opensama.apps.cli import main;"
+        "codes = [main(arguments) for arguments in json.loads(sys.argv[1])];"
+        "sys.exit(codes != [2] * len(codes) or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(wrong)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == len(wrong), done.stderr  # none is loading anything
+
+
+@pytest.mark.parametrize("command", [["edit", "a.mp4", ASK], ["demo"], ["gallery"], ["evaluate", "world", "-n", "1"]])
+def test_a_machine_that_is_too_small_or_has_no_such_device_is_said_before_loading(
+    command, clip, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(clip.read_bytes())
+    monkeypatch.setattr(room, "memory_of_computer", lambda: room.GB)
+    assert main([*command, "--model", "sama-14b"]) == 2
+    said = capsys.readouterr().err
+    assert re.match("opensama: sama-14b needs .* GB", said)
+    if command != ["demo"]:
+        assert main([*command, "--device", "cuda:99"]) == 2
+        assert capsys.readouterr().err.startswith("opensama: The device cuda:99 is not here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from opensama.apps import reference
 from opensama.apps.cli import main
-from opensama.apps.options import check_json
+from opensama.apps.options import as_options, check_json
 from opensama.values import UserError
 
 
@@ -77,3 +78,33 @@ def test_a_run_that_goes_on_replaces_its_own_figures(tmp_path: Path):
 
 def test_no_option_has_an_opposite_that_nobody_needs():
     assert "--empty-" not in reference.command_page()
+
+
+def test_every_command_counts_in_the_same_words():
+    named = re.findall(r"^\* `(.*?(?:-n|--number|--limit)\b.*?) INT`:", reference.command_page(), re.MULTILINE)
+    assert len(named) >= 14
+    assert set(named) == {"--number, -n"}
+
+
+def test_sentences_name_settings_as_who_reads_them_writes_them():
+    """In Python `anyway=True`, at the command line --anyway."""
+    said = "Add `anyway=True`, `vae_tiling=True`, `offload=group`, `weights` or `columns`; `opensama models info tiny`."
+    assert as_options(said) == (
+        "Add --anyway, --vae-tiling, --offload group, --weights or --column; `opensama models info tiny`."
+    )
+
+
+def test_no_sentence_below_the_commands_names_an_option():
+    """Other programs' options, and those within a whole command, are no settings of ours."""
+    source = Path(reference.__file__).parents[1]
+    for path in sorted(source.rglob("*.py")):
+        if path.is_relative_to(source / "apps"):
+            continue
+        if "--" not in (code := path.read_text()):
+            continue
+        tree = ast.parse(code)
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                text = re.sub(r"`[^`]*`|^ --recipe $|--nproc-per-node|ray start --head", "", node.value)
+                assert not re.search(r"(?<![\w-])--[a-z]", text), f"{path}:{node.lineno}: {node.value}"

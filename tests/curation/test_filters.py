@@ -98,7 +98,7 @@ def failed(out: Path) -> dict[str, str]:
 
 def test_the_three_questions_as_the_server_sees_them(pairs, tmp_path):
     with ChatServer() as server:
-        filter_manifest(pairs, tmp_path / "out", asking(server), FilterSettings(limit=1, frames=4), workers=1)
+        filter_manifest(pairs, tmp_path / "out", asking(server), FilterSettings(frames=4), 1, workers=1)
         asked = server.questions
     assert len(asked) == 9, "three questions in three turns each"
     source, edited = (np.stack([f.astype(int) for f in frames[[0, 4, 7, 11]]]) for frames in (SOURCE, GOOD))

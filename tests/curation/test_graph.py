@@ -108,7 +108,7 @@ def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         for name in (address, f"ray://{address}", "rubbish"):
             monkeypatch.setenv("RAY_ADDRESS", name)
-            with pytest.raises(UserError, match=f"No Ray cluster answers at RAY_ADDRESS={name} .*--runner local"):
+            with pytest.raises(UserError, match=f"No Ray cluster answers at RAY_ADDRESS={name} .*`runner=local`"):
                 run_graph(steps.chain(), steps.items(3), tmp_path, runner="ray")
     with pytest.raises(UserError, match="has its own workers"):
         run_graph(steps.chain(), steps.items(3), tmp_path, runner="ray", workers=2)
@@ -119,7 +119,7 @@ def test_a_ray_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"Ray does not start on this machine .*Not a directory.*--runner local"):
+    with pytest.raises(UserError, match=r"Ray does not start on this machine .*Not a directory.*`runner=local`"):
         run_graph(steps.chain(), steps.items(3), tmp_path / "out", runner="ray", workers=1)
 
 
@@ -329,5 +329,5 @@ def test_a_setting_without_a_lasting_name_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_where_the_folder_belongs(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(UserError, match="choose another --out"):
+    with pytest.raises(UserError, match="choose another name"):
         run_graph(steps.chain(), steps.items(1), tmp_path / "taken")

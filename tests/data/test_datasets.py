@@ -244,6 +244,16 @@ def test_sama_finds_media_in_other_folders(lay, tmp_path, clips):
     assert record.task == "style"
 
 
+def test_paths_that_lead_out_of_the_folder_are_not_followed_and_the_sentence_says_how_to_mend_it(lay, tmp_path, clips):
+    root = lay({"x.jsonl": [{"video": "../other/x.mp4", "text": "A ball."}]})
+    (root.parent / "other").mkdir(exist_ok=True)
+    (root.parent / "other" / "x.mp4").write_bytes(clips["a.mp4"])
+    with pytest.raises(UserError, match=r"`\.\.` is not followed.*give the folder that holds other with `media`"):
+        bring("table", root)
+    _, (record,) = bring("table", root, media=(root.parent,))
+    assert record.target.endswith("other/x.mp4")
+
+
 def test_image_datasets(lay):
     root = lay({
         "train/metadata.jsonl": [{"sample_id": "s1", "source_file_name": "images/00/x.jpg", "category": "Remove",
@@ -289,7 +299,7 @@ def test_pictures_within_a_table_are_taken_out(lay, tmp_path, clips):
     shape = pa.schema([("source_image", picture), ("edited_image", picture),
                        ("edit_instruction", pa.string()), ("category", pa.string())])  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows, shape), root / "data/x.parquet")
-    with pytest.raises(UserError, match="--unpack"):
+    with pytest.raises(UserError, match="`unpack=FOLDER`"):
         bring("nhr-edit", root)
     _, (record,) = bring("nhr-edit", root, unpack=tmp_path / "out", tasks=("add",))
     assert record.instruction == "Dog"
@@ -350,7 +360,7 @@ def test_x2edit_within_its_tars_also_when_a_name_comes_twice(lay, tmp_path, clip
 
     both = tar_of(sample("Add a dog")) + tar_of(sample("Add a cat"))  # one laid behind the other
     root = lay({"X2Edit_data/kontext/0/0.tar": both})
-    with pytest.raises(UserError, match="--unpack FOLDER"):
+    with pytest.raises(UserError, match="`unpack=FOLDER`"):
         bring("x2edit", root)
     _, records = bring("x2edit", root, unpack=tmp_path / "out")
     assert [(record.instruction, record.task) for record in records] == [("Add a dog", "add"), ("Add a cat", "add")]
@@ -389,7 +399,7 @@ def test_split_archives_give_what_chosen_rows_need_and_no_more(lay, tmp_path, cl
         | {f"videos/source/{name}": part for name, part in zip(names, parts, strict=True)}
         | {"videos/global_style1/0000/x_1.mp4": "b.mp4", "videos/global_style2/0000/y_1.mp4": "b.mp4"}
     )
-    with pytest.raises(UserError, match=r"no source file 2.*Archives not looked into: 1; give --unpack"):
+    with pytest.raises(UserError, match=r"no source file 2.*Archives not looked into: 1; give `unpack=FOLDER`"):
         bring("ditto", root, tasks=("style",))
     report, records = bring("ditto", root, tasks=("style",), unpack=tmp_path / "out")
     assert (report.kept, report.unpacked, report.archives) == (2, 2, [])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from opensama.apps.cli import main
 from opensama.data.manifest import iter_records, read_manifest_table
 from opensama.data.samples import Layout, read_manifest
 from opensama.data.shards import shard_records, write_tar_shards
@@ -96,7 +97,7 @@ def test_files_that_cannot_be_read_leave_their_records_out(manifest, tmp_path):
 
 
 def test_what_cannot_be_done(manifest, folder, tmp_path):
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="holds something"):
         write_tar_shards(manifest, folder)
     with pytest.raises(UserError, match="no shards"):
         list(shard_records(tmp_path))
@@ -113,3 +114,20 @@ def test_what_cannot_be_done(manifest, folder, tmp_path):
     (tmp_path / "odd.tar").write_bytes(b"no tar at all")
     with pytest.raises(UserError, match="no plain tar"):
         read_video(tmp_path / "odd.tar" / "a.mp4")
+
+
+def test_shards_are_replaced_when_the_new_ones_are_whole(manifest, tmp_path):
+    """Larger ones in place of smaller ones, from their own manifest; what else lies there stays."""
+    out = tmp_path / "out"
+    assert write_tar_shards(manifest, out, size=9_000).shards > 1
+    (out / "notes.txt").write_text("mine")
+    before = list(shard_records(out))
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(UserError, match="has no rows"):
+        write_tar_shards(tmp_path / "none.jsonl", out, overwrite=True)
+    assert list(shard_records(out)) == before
+    assert main(["data", "shard", str(out / "manifest.parquet"), "--out", str(out)]) == 2
+    assert main(["data", "shard", str(out / "manifest.parquet"), "--out", str(out), "--overwrite"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.parquet", "notes.txt", "shard-00000.tar"]
+    assert [record.id for record in shard_records(out)] == [record.id for record in before]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -115,7 +115,7 @@ def test_the_whole_file_tells_the_separator_not_its_first_line(tmp_path):
 
 def test_tables_without_a_header_name_their_columns_by_number(folder):
     (folder / "rows.csv").write_text("s1.png,t1.png,Make it red\ns2.png,t2.png,Make it blue\n")
-    with pytest.raises(UserError, match=r"column_1, column_2, column_3.*--column target=NAME"):
+    with pytest.raises(UserError, match=r"column_1, column_2, column_3.*`columns`, as in target=NAME"):
         bring(folder)
     columns = {"source": "column_1", "target": "column_2", "instruction": "column_3"}
     _, records = bring(folder, columns=columns)

@@ -245,7 +245,7 @@ def test_a_local_judge_of_random_weights_stops_the_run_and_is_never_a_mark(
     monkeypatch.chdir(tmp_path)
     judge = write_tiny_qwen(Path("qwen"))  # its name is part of the seed: the same random answers each time
     asked = ["evaluate", "ive", "--data", str(data), "--out", str(tmp_path / "out"), "--edits", str(edits)]
-    asked += ["--judge-model", str(judge), "--limit", "1", "--tasks", "style_editing", "--metrics", "none"]
+    asked += ["--judge-model", str(judge), "-n", "1", "--tasks", "style_editing", "--metrics", "none"]
     opensama([*asked, "--device", "cpu"])
     found = results(tmp_path / "out")
     assert found["judge"] == str(judge)

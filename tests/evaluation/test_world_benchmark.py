@@ -86,7 +86,7 @@ def test_a_lazy_editor_passes_only_where_nothing_is_asked(tmp_path: Path) -> Non
     assert len(found.results["systems"][0]["items"]) == len((*EDIT_FAMILIES, *CONTROL_FAMILIES))
     assert "last third minus first" in found.table()
     told = found.results["systems"][0]["items"][0]["replies"][0]["text"]
-    assert "wrong, in its thirds nearest to" in told
+    assert "wrong; its thirds look most like" in told
 
 
 def test_the_control_that_a_copy_passes_never_stands_alone(tmp_path: Path) -> None:

@@ -381,11 +381,11 @@ def test_hdr_stays_hdr(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "even", "pixels", "shown", "noted"),
     [
-        ((65, 48), False, "yuv444p", (65, 48), "--even"),
-        ((64, 47), False, "yuv444p", (64, 47), "--even"),
+        ((65, 48), False, "yuv444p", (65, 48), "`even=True`"),
+        ((64, 47), False, "yuv444p", (64, 47), "`even=True`"),
         ((65, 47), True, "yuv420p", (66, 48), "Padded"),
         ((2, 2), False, "yuv420p", (2, 2), None),
-        ((1, 1), False, "yuv444p", (1, 1), "--even"),
+        ((1, 1), False, "yuv444p", (1, 1), "`even=True`"),
         ((64, 48), True, "yuv420p", (64, 48), None),
     ],
 )

@@ -7,9 +7,10 @@ import pytest
 from opensama.apps.cli import main
 from opensama.media.video_io import write_video
 from opensama.models.registry import TINY, TINY_ICVE, find, unknown_words
+from opensama.models.vocabulary import check_words, without_politeness
 from opensama.pipeline.editor import load
 from opensama.training.text import known_words
-from opensama.values import Video
+from opensama.values import UserError, Video
 from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES, plan_edit, sample_edit
 
 
@@ -30,6 +31,37 @@ def test_what_is_unknown_to_the_embedded_models(instruction, unknown):
     for entry in (TINY, TINY_ICVE, find(str(TINY.folder))):
         assert unknown_words(entry, instruction) == unknown
     assert unknown_words(find("sama-14b"), instruction) == ()
+
+
+@pytest.mark.parametrize(
+    ("instruction", "plain", "polite"),
+    [
+        ("Please make it night.", "Make it night.", ("please",)),
+        ("Could you make it night, please?", "Make it night.", ("could", "you", "please")),
+        ("Make it night.", "Make it night.", ()),
+        ('Kindly change the word to "please".', 'Change the word to "please".', ("kindly",)),
+        ("Please!", "Please!", ()),
+    ],
+)
+def test_words_of_politeness_are_left_out(instruction, plain, polite):
+    assert without_politeness("tiny", instruction) == (plain, polite)
+    assert without_politeness("sama-14b", instruction) == (instruction, ())
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("foggy", "'foggy' (fog?),"),
+        ("rainy", "'rainy' (rain?),"),
+        ("sunst", "'sunst' (sunset?),"),
+        ("horse", "'horse',"),
+        ("football", "'football',"),
+    ],
+)
+def test_the_known_word_that_was_meant_is_named_where_that_is_sure(word, said):
+    with pytest.raises(UserError) as caught:
+        check_words("tiny", f"Make it {word}.")
+    assert said in str(caught.value)
 
 
 def test_all_that_the_world_says_is_known_and_both_models_list_it():

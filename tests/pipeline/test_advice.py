@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import opensama
 from opensama.models.registry import ICVE_13B, SAMA_14B, TINY, find
-from opensama.pipeline.advice import advice, change_sentence
+from opensama.pipeline.advice import advice, change_sentence, closing_advice
 from opensama.pipeline.changes import Changes, changed_cells
 from opensama.pipeline.room import GB, Machine, check_given, check_room, download_notice, shortage, weighed
 from opensama.values import EditedVideo, EditRequest, UserError, Video
@@ -31,33 +32,33 @@ def machine(memory: float = 500, device: float | None = None, disk: float = 500)
         (
             machine(25),
             {"bits": 32},
-            "needs 81 GB of memory to be loaded in 32 bits and this machine has 25 GB: --model",
+            "needs 81 GB of memory to be loaded in 32 bits and this machine has 25 GB: `model",
         ),
-        (machine(60), {"bits": 32}, "--dtype bfloat16 or --model tiny would fit here"),
+        (machine(60), {"bits": 32}, "`dtype=bfloat16` or `model=tiny` would fit here"),
         (machine(90), {"bits": 32}, ""),
         (machine(disk=30), {}, "a download of 40.6 GB and 30 GB of disk are free in hub"),
         (machine(device=80), {}, ""),
-        (machine(device=35), {}, "it has 35 GB: --offload model would fit here"),
+        (machine(device=35), {}, "it has 35 GB: `offload=model` would fit here"),
         (machine(device=35), {"offload": "model"}, ""),
-        (machine(device=16), {"offload": "model"}, "--offload group would fit here"),
-        (machine(device=60), {"bits": 32}, "--dtype bfloat16 would fit here"),
-        (machine(30, device=80), {}, "needs 41 GB of memory to be loaded and this machine has 30 GB: --model tiny"),
+        (machine(device=16), {"offload": "model"}, "`offload=group` would fit here"),
+        (machine(device=60), {"bits": 32}, "`dtype=bfloat16` would fit here"),
+        (machine(30, device=80), {}, "needs 41 GB of memory to be loaded and this machine has 30 GB: `model=tiny`"),
     ],
 )
 def test_what_is_short_and_what_would_fit(here: Machine, asked: dict[str, object], said: str) -> None:
     found = shortage(SAMA_14B, here, PARTS, **asked)
     assert (said in found) if said else not found
     if said:
-        with pytest.raises(UserError, match="--anyway goes on"):
+        with pytest.raises(UserError, match="`anyway=True` goes on"):
             check_room(SAMA_14B, here, PARTS, **asked)
 
 
 @pytest.mark.parametrize(
     ("entry", "given", "said"),
     [
-        (TINY, {"weights": "here.safetensors"}, "tiny is one folder: leave --weights and --base out"),
-        (SAMA_14B, {"weights": "nothere"}, "no file or folder nothere (--weights): get sama_14b_ema.safetensors from"),
-        (SAMA_14B, {"weights": "here.safetensors", "base": "empty"}, "empty (--base) has no text_encoder"),
+        (TINY, {"weights": "here.safetensors"}, "tiny is one folder: leave `weights` and `base` out"),
+        (SAMA_14B, {"weights": "nothere"}, "no file or folder nothere (`weights`): get sama_14b_ema.safetensors from"),
+        (SAMA_14B, {"weights": "here.safetensors", "base": "empty"}, "empty (`base`) has no text_encoder"),
         (SAMA_14B, {"weights": "here.safetensors"}, ""),
         (SAMA_14B, {"weights": "plain"}, ""),  # a base model's transformer, for a LoRA
     ],
@@ -113,6 +114,13 @@ def test_what_an_embedded_model_cannot_do_is_said() -> None:
     assert "expect little of 1280" in said(drawn, size=1280)
     assert said(drawn, size=192) == ""
 
+    def after(video: Video, instruction: str, model: str = "tiny") -> str:
+        return closing_advice(find(model), EditRequest(video, instruction))
+
+    assert "mostly harms footage" in after(grainy, "Make the ball blue.")
+    assert after(grainy, "Make it night.") == after(drawn, "Make the ball blue.") == ""
+    assert after(grainy, "Make the ball blue.", "sama-14b") == ""
+
 
 def test_words_that_a_model_does_not_know_are_an_error_in_python_too() -> None:
     video = Video.from_frames(np.zeros((1, 32, 32, 3), np.uint8), 16)
@@ -145,7 +153,12 @@ def test_how_much_changed_is_counted_in_what_was_free_to() -> None:
 
 def test_a_picture_that_hardly_changed_is_said() -> None:
     video = Video.from_frames(np.zeros((1, 8, 8, 3), np.uint8), 8)
-    assert change_sentence(EditedVideo.of(video, lambda: 0.1234)) == "12.3 % of the picture changed"
-    assert change_sentence(EditedVideo.of(video, lambda: 0.0)).startswith(
+    request = EditRequest(video, "Make it night.")
+    assert change_sentence(EditedVideo.of(video, lambda: 0.1234), request) == "12.3 % of the picture changed"
+    assert change_sentence(EditedVideo.of(video, lambda: 0.0), request).startswith(
         "0.0 % of the picture changed: the model made noth"
     )
+    whole = EditedVideo.of(video, lambda: 1.0)
+    masked = replace(request, mask=np.ones((8, 8)))
+    assert change_sentence(whole, replace(request, box=(0, 0, 2, 2))) == "100.0 % of the box changed"
+    assert change_sentence(whole, masked) == "100.0 % of what the mask leaves free changed"

@@ -137,17 +137,17 @@ def fill_memory(module: Any, args: Any) -> None:
 @pytest.mark.parametrize(
     ("part", "options", "cheaper"),
     [
-        ("transformer", {}, "--offload disk"),
-        ("transformer", {"offload": "disk"}, r"--size 16, or --frames"),
-        ("decoder", {}, "--vae-tiling"),
-        ("decoder", {"vae_tiling": True}, "--offload disk"),
+        ("transformer", {}, "`offload=disk`"),
+        ("transformer", {"offload": "disk"}, r"`size=16`, or `frames`"),
+        ("decoder", {}, "`vae_tiling=True`"),
+        ("decoder", {"vae_tiling": True}, "`offload=disk`"),
     ],
 )
 def test_a_full_memory_names_the_next_cheaper_setting(folder, video, part, options, cheaper):
     editor = opensama.load(folder, device="cpu", **options)
     module = editor.pipeline.transformer if part == "transformer" else editor.pipeline.vae.decoder
     module.register_forward_pre_hook(fill_memory)
-    with pytest.raises(UserError, match=rf"The memory of cpu is full with --offload .*: try {cheaper}"):
+    with pytest.raises(UserError, match=rf"The memory of cpu is full with `offload=.*`: try {cheaper}"):
         editor.edit(EditRequest(video, ASK))
 
 
@@ -156,12 +156,12 @@ def test_the_order_of_settings_on_a_gpu():
         settings = {"vae_tiling": False, "decoding": False, "side": 632} | where
         return next_cheaper(torch.device("cuda"), offload, **settings)
 
-    assert cheaper("none") == "--offload model"
-    assert cheaper("model") == "--offload group"
-    assert cheaper("group").startswith("--size 464")
-    assert cheaper("disk").startswith("--size 464")
-    assert cheaper("none", decoding=True) == "--vae-tiling"
-    assert cheaper("none", decoding=True, vae_tiling=True) == "--offload model"
+    assert cheaper("none") == "`offload=model`"
+    assert cheaper("model") == "`offload=group`"
+    assert cheaper("group").startswith("`size=464`")
+    assert cheaper("disk").startswith("`size=464`")
+    assert cheaper("none", decoding=True) == "`vae_tiling=True`"
+    assert cheaper("none", decoding=True, vae_tiling=True) == "`offload=model`"
 
 
 def test_the_text_encoder_makes_room_where_memory_is_short(folder, video):

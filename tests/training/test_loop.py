@@ -118,7 +118,9 @@ def test_steps_without_a_finite_loss_are_left_out_counted_and_listed(tmp_path, b
 
 def test_too_many_in_a_row_end_the_run_which_goes_on_behind_them(tmp_path):
     stage = Broken(1, 3, 4, 5)
-    with pytest.raises(UserError, match=r"3 steps of line in a row gave .* the last of them step 5.*--resume"):
+    with pytest.raises(
+        UserError, match=r"3 steps of line in a row gave .* the last of them step 5.*a lower learning rate"
+    ):
         Trainer(stage, replace(config(8), nonfinite=3), tmp_path, quiet).run()
     assert stage.seen == [0, 1, 2, 3, 4, 5]
     kept = sorted(path.name for path in (tmp_path / "line").glob("nan-*"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.options import OUT, check_writable_folder
+from opensama.apps.options import HOW_MANY, OUT, check_writable_folder
 from opensama.apps.progress import Display, loading
 from opensama.values import UserError
 
@@ -127,7 +127,7 @@ class Given:
         What the benchmark's own networks measured, a table: FILE, or NAME=FILE for one of several systems.
     tasks
         Only these, with commas between.
-    limit
+    number
         Only the first so many items of each task.
     seed
         Of the model's edits.
@@ -142,7 +142,7 @@ class Given:
     metrics: str = "all"
     metric_file: Annotated[list[str] | None, Parameter(negative=())] = None
     tasks: str | None = None
-    limit: int | None = None
+    number: Annotated[int | None, HOW_MANY] = None
     seed: int = 0
     device: str | None = None
 
@@ -227,13 +227,17 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
     from opensama.evaluation.benchmarks.registry import read_benchmark
     from opensama.evaluation.results import read_results
     from opensama.evaluation.run import evaluate_benchmark
+    from opensama.models.registry import find
+    from opensama.pipeline.room import check_model
 
     other = read_results(judging.agreement) if judging.agreement is not None else None
     metrics = given.measured()
     tasks = [task.strip() for task in given.tasks.split(",")] if given.tasks else []
     workers = judging.workers if judging.workers is not None else 4 if judging.judge_url is not None else 1
+    for model in given.model or ():
+        check_model(find(model), given.device)
     check_writable_folder(given.out)  # all of this before a judge is greeted or a model loaded
-    data = read_benchmark(benchmark, given.data, tasks=tasks, limit=given.limit)
+    data = read_benchmark(benchmark, given.data, tasks=tasks, limit=given.number)
     protocol = judging.check(data)
     with Display() as show:
         systems = given.systems(show, data.benchmark)

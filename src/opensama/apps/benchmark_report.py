@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
-from opensama.apps.options import OVERWRITE, check_free
+from opensama.apps.options import HOW_MANY, OVERWRITE, check_free
 from opensama.apps.progress import Display
 from opensama.media import pages
 from opensama.values import Progress, UserError, Video
@@ -37,7 +35,7 @@ def report(
     *,
     against: Path | None = None,
     page: Path | None = None,
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+    number: Annotated[int, HOW_MANY] = 24,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Show a benchmark's results on one page, failures first, with clips that play; tables as CSV beside it.
@@ -215,12 +213,12 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
     span = (high - low) or 1.0
 
     def x(at: float) -> float:
-        return 110 + (at - low) / span * 190
+        return 128 + (at - low) / span * 186
 
     drawn, y = [], 6
     for group in dict.fromkeys(cell.group for cell in cells):
         name = group.removeprefix("metrics, ")
-        drawn.append(f'<text x="0" y="{y + 9}">{html.escape(name if len(name) < 21 else name[:19] + "…")}</text>')
+        drawn.append(f'<text x="0" y="{y + 9}">{html.escape(name if len(name) < 20 else name[:18] + "…")}</text>')
         for cell in (cell for cell in cells if cell.group == group):
             place = systems.index(cell.system)
             told = f"{group}, {cell.system}: {score_text(score, cell.mean)}"
@@ -299,6 +297,7 @@ def _film(video: Video, label: str) -> str:
 def _said(item: ItemResult) -> str:
     """Scores, metrics, what is wrong, and what the judge said."""
     from opensama.evaluation.report import score_text
+    from opensama.evaluation.table import with_decimals
 
     spread = item.get("spread") or {}
     scores = [
@@ -317,7 +316,9 @@ def _said(item: ItemResult) -> str:
         opened = " open" if item["state"] == "failed" else ""
         parts.append(f"<details{opened}><summary>the judge's reasons</summary>{texts}</details>")
     if metrics := item.get("metrics"):
-        listed = "".join(f"<li>{html.escape(name)} {number:.4g}</li>" for name, number in metrics.items())
+        listed = "".join(
+            f"<li>{html.escape(name)} {with_decimals(name, number, '.4g')}</li>" for name, number in metrics.items()
+        )
         laid = f'<p class="dim">{html.escape(item["laid"])}</p>' if item.get("laid") else ""
         parts.append(f'<details><summary>metrics</summary><ul class="marks">{listed}</ul>{laid}</details>')
     return "".join(parts)

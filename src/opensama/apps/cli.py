@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 
 from opensama import __version__
 from opensama.apps.openmp import choose_wait_policy
+from opensama.apps.options import as_options
 from opensama.apps.progress import duration
 from opensama.values import UserError
 
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def complain(sentence: str) -> int:
     """Prints what is wrong as one paragraph on stderr; the exit code of a user's error comes out."""
-    print("opensama: " + " ".join(sentence.split()), file=sys.stderr)
+    print("opensama: " + " ".join(as_options(sentence).split()), file=sys.stderr)
     return USER_ERROR
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from opensama.apps.cli import ended
-from opensama.apps.options import OUT
+from opensama.apps.options import HOW_MANY, OUT
 from opensama.apps.progress import Display, duration
 from opensama.curation.settings import ClipRules, FilterSettings, PairOptions
 from opensama.values import UserError
@@ -169,6 +169,7 @@ def filter_command(
     out: Annotated[Path, OUT],
     image_thresholds: str | None = None,
     video_thresholds: str | None = None,
+    number: Annotated[int | None, HOW_MANY] = None,
     settings: Annotated[FilterSettings | None, Parameter(name="*", negative=())] = None,
     vlm_options: VlmOptions | None = None,
     runner_options: RunnerOptions | None = None,
@@ -185,6 +186,8 @@ def filter_command(
         Least scores of images for instruction, quality, preservation. By default 9,9,9.
     video_thresholds
         Least scores of videos for instruction, quality, preservation, motion. By default 8,9,8,8.
+    number
+        Only the first so many rows.
     """
     vlm_options, runner_options = (vlm_options or VlmOptions()).required(), runner_options or RunnerOptions()
     from opensama.curation.filters import filter_manifest
@@ -196,6 +199,7 @@ def filter_command(
             out,
             vlm_options.vlm(out),
             settings,
+            number,
             thresholds=thresholds_of(image_thresholds, video_thresholds),
             runner=runner_options.runner,
             workers=runner_options.workers,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from opensama.apps.options import OUT, OVERWRITE, check_free
+from opensama.apps.options import HOW_MANY, OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, duration
 from opensama.values import UserError
 
@@ -27,7 +27,7 @@ def import_data(
     task: str | None = None,
     swap: str | None = None,
     drop_first: int = 0,
-    limit: int | None = None,
+    number: Annotated[int | None, HOW_MANY] = None,
     unpack: Path | None = None,
     media: Annotated[tuple[Path, ...] | None, Parameter(negative=())] = None,
     table: str | None = None,
@@ -57,7 +57,7 @@ def import_data(
         Tasks whose source and target are published the wrong way round, with commas between, or: all.
     drop_first
         Leave out so many frames at the beginning of both sides (4 for OpenVE-3M, as SAMA did).
-    limit
+    number
         Stop after so many rows.
     unpack
         Take the files that chosen rows need out of archives, split ones too, into this folder, and no others.
@@ -101,7 +101,7 @@ def import_data(
         tasks=tasks_of(task),
         swap=tasks_of(swap),
         drop_first=drop_first,
-        limit=limit,
+        limit=number,
         check=check,
         unpack=unpack,
         media=media or (),
@@ -124,7 +124,7 @@ def show(
     /,
     *,
     out: Annotated[Path | None, OUT] = None,
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 24,
+    number: Annotated[int, HOW_MANY] = 24,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Write a page about a manifest: counts, plots, samples that play, with a filter.
@@ -159,6 +159,7 @@ def shard_command(
     *,
     out: Annotated[Path, OUT],
     size: Annotated[int, Parameter(name="--megabytes")] = 1000,
+    overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
     """Copy a manifest's files into webdataset shards, which train without being unpacked.
 
@@ -173,11 +174,14 @@ def shard_command(
         A new folder.
     size
         How large a shard becomes, about.
+    overwrite
+        Replace the shards that lie in the folder, once the new ones are whole.
     """
+    check_free(out, overwrite)
     from opensama.data.shards import MANIFEST, write_tar_shards
 
     with Display() as display:
-        report = write_tar_shards(manifest, out, size=size * 10**6, progress=display)
+        report = write_tar_shards(manifest, out, size=size * 10**6, overwrite=overwrite, progress=display)
     for name, reason in report.left_out[:5]:
         print(f"left out {name}: {reason}")
     left = f", {len(report.left_out):,} rows left out" if report.left_out else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -48,35 +49,47 @@ def demo(
     from opensama.apps.edit import write
     from opensama.apps.edit_checks import Writing
     from opensama.models.registry import find
+    from opensama.pipeline.room import check_model
 
-    find(model)
+    check_model(find(model))
+    if family != "style":  # the world brings PyTorch along
+        check_families([family])
+    begun = time.perf_counter()
     loading(model)
 
     from opensama import load, world
     from opensama.media.frames import contact_sheet, evenly_spaced, side_by_side
     from opensama.world.scenes import FPS
 
-    if family not in world.EDIT_FAMILIES:
-        raise UserError(f"There is no family {family!r} of edits; choose {', '.join(world.EDIT_FAMILIES)}.")
     sample = world.sample_edit(seed, split="test", family=family, frames=_FRAMES, size=_SIDE)
     source = Video.from_frames(sample.source, FPS)
     print(f'instruction: "{sample.instruction}"', flush=True)
-    begin = time.perf_counter()
     with Display() as show:
         editor = load(model, notice=show.note)
+        loaded = time.perf_counter() - begun
         make_output_folder(out)
         made = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
         edited = Video.from_frames(made.array(), FPS)  # made once, written three times
-        seconds = time.perf_counter() - begin
         write(source, out / "source.mp4", show, Writing(overwrite=True))
         write(edited, out / "edited.mp4", show, Writing(overwrite=True))
         write(side_by_side(source, edited), out / "side-by-side.mp4", show, Writing(overwrite=True))
+    seconds = time.perf_counter() - begun - loaded
     picture = out / "side-by-side.png"
     shown = evenly_spaced(_FRAMES, _COLUMNS)
     rows = [video.array()[index] for video in (source, edited) for index in shown]
     Image.fromarray(contact_sheet(rows, columns=_COLUMNS)).save(picture)
-    print(f"edited {_FRAMES} frames in {duration(seconds)}")
+    print(f"edited {_FRAMES} frames in {duration(seconds)}, after {duration(loaded)} of loading")
     print(f"source and result side by side: {out / 'side-by-side.mp4'} and {picture}")
+
+
+def check_families(families: Iterable[str], *, controls: bool = False) -> None:
+    """UserError for a family that the drawn world has no edits of; `controls` are families only where they are asked
+    for."""
+    from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
+
+    known = EDIT_FAMILIES + (CONTROL_FAMILIES if controls else ())
+    if unknown := [name for name in families if name not in known]:
+        raise UserError(f"There is no family {unknown[0]!r} of edits; choose {', '.join(known)}.")
 
 
 def make_output_folder(folder: Path, option: str = "--out") -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,9 +27,9 @@ from opensama.apps.edit_checks import (
     output_paths,
     parse_box,
 )
-from opensama.apps.options import OUT, OVERWRITE, check_json
+from opensama.apps.options import OUT, OVERWRITE, as_options, check_json
 from opensama.apps.progress import Display, duration, loading
-from opensama.runtime import check_dtype, check_offload, lora_and_scale, whole_file
+from opensama.runtime import lora_and_scale, whole_file
 from opensama.values import EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -157,12 +156,16 @@ def edit_command(
     base
         The folder of the base model that a released model builds on, when it is not to come from the hub.
     json_file
-        Also write into this file what was edited and how: file, model, instruction, seconds, the share of the picture
-        that changed, and words that the model does not know. Of several edits a list, in which those that failed come
-        last, with the sentence that says why.
+        Also write into this file what was edited and how: file, model, instruction, seconds of the edit and of loading
+        the model, the share of the picture (of the mask or box) that changed, and words that the model does not know.
+        Of several edits a list, in which those that failed come last, with the sentence that says why.
     """
-    begin = time.perf_counter()
     check_order(videos, instruction)
+    from opensama.models.registry import find
+    from opensama.models.vocabulary import check_words, politeness_note, without_politeness
+
+    entry = find(model)
+    instruction, left_out = without_politeness(model, instruction)
     request = EditRequest(
         videos[0],
         instruction,
@@ -179,51 +182,49 @@ def edit_command(
         background=background,
         alpha=alpha,
     )
-    from opensama.models.registry import find
-    from opensama.models.vocabulary import check_words
-    from opensama.pipeline.room import check_given
+    from opensama.pipeline.room import check_model
 
-    entry = find(model)
-    check_given(entry, weights=weights, base=base)
     check_words(model, instruction, anyway)
-    check_offload(offload)
-    if dtype is not None:
-        check_dtype(dtype)
     loras = [lora_and_scale(text) for text in lora or ()]
     found = input_paths(videos)
     several = found != [Path(videos[0])]
     places, folder = output_paths(found, out, several, alpha == "keep")
     check_json(json_file, [*found, *places, *filter(None, (mask,))], overwrite=overwrite)
+    check_model(entry, device, dtype, weights=weights, base=base, offload=offload, anyway=anyway)
     writing = Writing(quality, even, codec, overwrite)
 
-    failed, announce = list[tuple[Path, str]](), cache(partial(loading, model))
+    failed = list[tuple[Path, str]]()
     with folder_made(folder):
         jobs = []
         with Display() as show:
             asked = replace(request, progress=show)
             for source, place in zip(found, places, strict=True):
                 with recorded(source, failed, several, show):
-                    jobs.append(check_job(source, asked, place, writing, announce, frames=frames, compare=compare))
+                    jobs.append(check_job(source, asked, place, writing, frames=frames, compare=compare))
         if jobs:
+            begun = time.perf_counter()
+            loading(model)
             with Display() as show:
                 from opensama import load
                 from opensama.pipeline.advice import advice
 
                 if not several:
                     tell(jobs[0].source.notes, show)
+                if left_out:
+                    show.note(politeness_note(model, left_out))
                 tell((note for job in jobs for note in advice(entry, job.request)), show)
 
                 editor = load(
                     model, device=device, dtype=dtype, weights=weights, base=base,
                     offload=offload, vae_tiling=vae_tiling, lora=loras, anyway=anyway, notice=show.note,
                 )  # fmt: skip
+            loaded = time.perf_counter() - begun
         edits: list[dict[str, object]] = []
         for job in jobs:
             with Display() as show, recorded(job.source.path, failed, several, show):
-                begun = time.perf_counter() if several else begin
                 if several:
                     tell((f"{job.source.path}: {note}" for note in job.source.notes), show)
-                told = edit_one(editor, job, writing, show, begun)
+                told = edit_one(editor, job, writing, show, loaded)
                 edits.append({"input": str(job.source.path), "output": str(job.out), "model": model,
                               "instruction": instruction} | told)  # fmt: skip
         if json_file is not None:
@@ -233,12 +234,13 @@ def edit_command(
     return batch_summary(len(found), failed) if several else 0
 
 
-def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, begun: float) -> dict[str, object]:
-    """One edit, made and written; its figures come out. Its seconds count from `begun`."""
+def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, loaded: float) -> dict[str, object]:
+    """One edit, made and written; its figures come out. Loading the model took `loaded` seconds before."""
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
-    from opensama.pipeline.advice import change_sentence
+    from opensama.pipeline.advice import change_sentence, closing_advice
 
+    begun = time.perf_counter()
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
     write(edited, job.out, show, writing)
     if job.compared is not None:
@@ -249,14 +251,17 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, begun: f
             replace(writing, codec=None),
         )
         print(f"side by side: {job.compared}")
-    print(change_sentence(edited))
+    print(as_options(change_sentence(edited, job.request)))
+    if said := closing_advice(editor.entry, job.request):
+        print(as_options(said))
     seconds = time.perf_counter() - begun
-    print(f"edited in {duration(seconds)}: {job.out}", flush=True)
+    print(f"edited in {duration(seconds)}, after {duration(loaded)} of loading: {job.out}", flush=True)
     return {
         "unknown_words": list(edited.unknown_words),
         "changed": round(edited.changed, 4),
         "frames": edited.frame_count,
         "seconds": round(seconds, 2),
+        "loading_seconds": round(loaded, 2),
     }
 
 
@@ -275,7 +280,7 @@ def recorded(source: Path | None, failed: list[tuple[Path, str]], several: bool,
         if not several:
             raise
         assert source is not None
-        failed.append((source, str(error)))
+        failed.append((source, as_options(str(error))))
         show.note(f"{source}: left out")
 
 

@@ -7,7 +7,7 @@ in one sentence why not. A job that was made can fail only while it is edited, o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,19 +46,16 @@ def check_job(
     request: EditRequest,
     out: Path,
     writing: Writing,
-    announce: Callable[[], None],
     *,
     frames: str | None = None,
     compare: bool = False,
 ) -> Job:
-    """All that can be known about one edit before the model is. UserError for what is wrong.
-
-    `announce` is called when the quick checks are through and PyTorch is imported.
-    """
+    """All that can be known about one edit before the model is, and without PyTorch. UserError for what is wrong."""
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
     from opensama.media.video_io.pictures import is_picture
     from opensama.media.video_io.writing import check_writable, rehearse
+    from opensama.pipeline.request_checks import check_request
 
     compared = out.with_name(f"{out.stem}-compare{out.suffix if is_picture(out) else '.mp4'}") if compare else None
     _check_alpha(request, out)
@@ -73,9 +70,6 @@ def check_job(
     trial(written, out, codec=writing.codec)
     if compared is not None:
         trial(side_by_side(video, video), compared)
-
-    announce()
-    from opensama.pipeline.editor import check_request
 
     asked = check_request(replace(request, video=video, frames=wanted))
     assert isinstance(asked.video, Video)

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from opensama.apps.options import OUT, check_json
-from opensama.apps.progress import Display
+from opensama.apps.options import HOW_MANY, OUT, check_json
+from opensama.apps.progress import Display, loading
 from opensama.values import UserError
 
 app = App(name="evaluate", help="Measure how well a model edits.")
@@ -37,7 +37,7 @@ def world(
     edits: Annotated[list[str] | None, Parameter(negative=())] = None,
     tier: Literal["core", "full"] = "full",
     split: Literal["test", "train"] = "test",
-    n: Annotated[int, Parameter(name=["-n", "--number"])] = 12,
+    number: Annotated[int, HOW_MANY] = 12,
     families: Annotated[str | None, Parameter(name="--families")] = None,
     clips: Path | None = None,
     metrics: str = "all",
@@ -66,7 +66,7 @@ def world(
         core: one or two plain objects of twelve kinds and eight colours, and six families of edits; full: all there is.
     split
         test: objects, colours and phrasings that were kept from training; train: those it was trained on.
-    n
+    number
         How many edits of each family.
     families
         Only these, with commas between: replace,add.
@@ -85,16 +85,17 @@ def world(
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
-    if not 1 <= n <= 100_000:
-        raise UserError(f"The number of edits of each family must be from 1 to 100000, not {n}.")
+    if not 1 <= number <= 100_000:
+        raise UserError(f"The number of edits of each family must be from 1 to 100000, not {number}.")
     check_json(json_file, known_by="table")
     models = model or ([] if edits else ["tiny"])
     if json_file is not None and len(models) + len(edits or []) > 1:
         raise UserError("--json holds the figures of one system; those of several are in results.json.")
     from opensama.models.registry import find
+    from opensama.pipeline.room import check_model
 
     for name in models:
-        find(name)
+        check_model(find(name), device)
     from opensama.apps.benchmark import Given, run
     from opensama.evaluation import world as measure
     from opensama.world import CONTROL_FAMILIES, TIERS
@@ -105,7 +106,9 @@ def world(
         where = "" if tier == "full" else f" in the tier {tier}"
         raise UserError(f"There is no family {unknown[0]!r}{where}: choose among {', '.join(known)}.")
     if set(chosen) == {"absent"}:
-        raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
+        raise UserError(
+            "A copy of the source passes the family absent: ask for at least one family of edits beside it."
+        )
     videos = [] if clips is None else measure.list_clips(clips)
     given = Given(data=out / "drawn", out=out, model=models, edits=edits, metrics=metrics, seed=seed, device=device)
     given.measured()
@@ -113,10 +116,11 @@ def world(
         from opensama import load
 
         asked = tuple(name for name in chosen if name != "absent")
+        loading(models[0] if models else "tiny")
         with Display() as show:
             coded = measure.through(load(models[0] if models else "tiny", device=device, notice=show.note))
             found = measure.calibrate(
-                coded, n=n, tier=tier, families=asked, split=split, seed=seed,
+                coded, n=number, tier=tier, families=asked, split=split, seed=seed,
                 progress=show,
             )  # fmt: skip
         print(found.table())
@@ -124,7 +128,7 @@ def world(
     else:
         with Display() as show:
             measure.draw_benchmark(
-                given.data, split=split, tier=tier, n=n, seed=seed, families=chosen, clips=videos,
+                given.data, split=split, tier=tier, n=number, seed=seed, families=chosen, clips=videos,
                 progress=show,
             )  # fmt: skip
         if draw:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from opensama.apps.options import OUT, OVERWRITE, check_free
+from opensama.apps.options import HOW_MANY, OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display
 from opensama.media.pages import how_many
 from opensama.runtime import whole_file
@@ -22,7 +22,7 @@ def gallery(
     *,
     out: Annotated[Path, OUT] = Path("gallery"),
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 3,
+    number: Annotated[int, HOW_MANY] = 3,
     split: Literal["test", "train"] = "test",
     family: Annotated[list[str] | None, Parameter(negative=())] = None,
     clips: Path | None = None,
@@ -60,22 +60,22 @@ def gallery(
         raise UserError(f"The number of edits a family must be from 1 to 100, not {number}.")
     check_free(out / "index.html", overwrite)
     videos = find_videos(clips) if clips else []
+    from opensama.apps.demo import check_families, make_output_folder
     from opensama.models.registry import find
+    from opensama.pipeline.room import check_model
 
-    find(model)
+    check_model(find(model), device)
+    if family:  # the world brings PyTorch along
+        check_families(family, controls=True)
     from opensama.apps.benchmark import Given
     from opensama.apps.benchmark_report import whole_page
-    from opensama.apps.demo import make_output_folder
     from opensama.evaluation.benchmarks.benchmark import read_benchmark_items
     from opensama.evaluation.report import standings
     from opensama.evaluation.run import evaluate_benchmark
     from opensama.evaluation.world import WorldBench, draw_benchmark
     from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 
-    known = EDIT_FAMILIES + CONTROL_FAMILIES
-    if unknown := set(family or ()) - set(known):
-        raise UserError(f"There is no family {unknown.pop()!r} of edits; choose {', '.join(known)}.")
-    chosen = [name for name in known if not family or name in family]
+    chosen = [name for name in EDIT_FAMILIES + CONTROL_FAMILIES if not family or name in family]
     make_output_folder(out, "--out")
     with Display() as show, TemporaryDirectory() as scratch:
         place, drawn = Path(scratch), Path(scratch, "drawn")

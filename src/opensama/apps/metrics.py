@@ -58,6 +58,7 @@ def metrics(
     """
     from opensama.evaluation.metrics import METRICS, measure_with_controls
     from opensama.evaluation.metrics.measuring import known
+    from opensama.evaluation.table import with_decimals
     from opensama.media import read_video
 
     chosen = known(METRICS if metrics is None else (name.strip() for name in metrics.split(",")))
@@ -73,7 +74,7 @@ def metrics(
     rows = {"edit": measured.values, **measured.controls}
     print(f"{'':<20}" + "".join(f"{who:>10}" for who in _COLUMNS) + "  better")
     for name in chosen:
-        cells = (f"{rows[who][name]:.3f}" if name in rows[who] else "-" for who in _COLUMNS)
+        cells = (with_decimals(name, rows[who][name]) if name in rows[who] else "-" for who in _COLUMNS)
         print(f"{name:<20}" + "".join(f"{cell:>10}" for cell in cells) + f"  {METRICS[name].best}")
     print(measured.alignment.describe())
     written = measured.to_dict()

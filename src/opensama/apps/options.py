@@ -1,14 +1,15 @@
 """Options that every command has in one form.
 
-`--out`, `--output` and `-o` are one: the file or the folder that a command writes. What is there is never replaced
-unless `--overwrite` says so. A run's folder is gone on with where the command says that it goes on (`train --resume`,
-benchmarks, curation, reproduction).
+`--number` and `-n` say how many. `--out`, `--output` and `-o` are one: the file or the folder that a command writes.
+What is there is never replaced unless `--overwrite` says so. A run's folder is gone on with where the command says that
+it goes on (`train --resume`, benchmarks, curation, reproduction).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,27 @@ from opensama.values import UserError
 
 OUT = Parameter(name=["--out", "--output", "-o"])
 OVERWRITE = Parameter(negative=())
+HOW_MANY = Parameter(name=["--number", "-n"])
+"""How many of what a command does or shows."""
+
+
+_SETTING = re.compile(r"`([a-z_.]+)(?:=([^`\s]+))?`")
+_OPTIONS = {"columns": "--column", "data.manifest": "--data"}  # settings that have another name in Python
+
+
+def as_options(sentence: str) -> str:
+    """A sentence of the library as a person at the command line needs it: `anyway=True` is --anyway there, and
+    `offload=group` --offload group.
+
+    Below `apps` sentences name settings as Python does, each in backquotes.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        flag = _OPTIONS.get(name) or "--" + name.replace("_", "-")
+        return flag if value in (None, "True") else f"{flag} {value}"
+
+    return _SETTING.sub(option, sentence)
 
 
 def check_free(place: Path, overwrite: bool, option: str = "--out") -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from opensama.apps.options import as_options
 from opensama.values import Progress
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class Display:
             print(progress_line(progress, left), file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """A line that stays, above the bar; settings that it names in backquotes are the command line's options."""
+        text = as_options(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:

@@ -67,7 +67,11 @@ def editor(
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
-    from opensama.recipes import icve, sama
+    from opensama.data.manifest import check_there
+
+    if data is not None:
+        check_there(data)
+    from opensama.recipes import icve, sama  # which bring PyTorch along
 
     recipes = {**sama.RECIPES, **icve.RECIPES}
     if recipe not in recipes:

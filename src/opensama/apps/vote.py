@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
+from opensama.apps.options import HOW_MANY
 from opensama.media.pages import how_many
 from opensama.values import UserError
 
@@ -64,7 +65,7 @@ def vote(
     voter: str = "",
     port: int = 8765,
     seed: int = 0,
-    limit: Annotated[int | None, Parameter(name=["--limit", "-n"])] = None,
+    number: Annotated[int | None, HOW_MANY] = None,
     tally_only: Annotated[bool, Parameter(name=["--tally"], negative=())] = False,
 ) -> None:
     """Serve a page on which people vote between two systems' edits; rank the systems by the votes.
@@ -83,7 +84,7 @@ def vote(
         Of the page, on this machine only. 0 takes a free one.
     seed
         Another order and other sides.
-    limit
+    number
         At most so many pairs.
     tally_only
         Print the ranks by the votes so far, and serve nothing.
@@ -98,11 +99,11 @@ def vote(
         return
     if not 0 <= port < 65536:
         raise UserError(f"A port is a number from 0 to 65535, not {port}.")
-    if limit is not None and limit < 1:
-        raise UserError(f"The limit must be at least 1, not {limit}.")
+    if number is not None and number < 1:
+        raise UserError(f"The number of pairs must be at least 1, not {number}.")
     if len(voter) > 100:
         raise UserError("The voter's name is longer than 100 letters: choose a shorter one.")
-    session = VoteSession(find_pairs(results, folder, f"{seed}:{voter}", limit), folder / VOTE_FILE, voter)
+    session = VoteSession(find_pairs(results, folder, f"{seed}:{voter}", number), folder / VOTE_FILE, voter)
     try:
         server = serve(session, port)
     except OSError as error:
@@ -240,7 +241,7 @@ def serve(session: VoteSession, port: int) -> ThreadingHTTPServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET /, /next, /clip/NUMBER/SIDE; POST /vote, /back. Only from pages of this server, on this machine."""
+    """GET /, /next, /clip/HOW_MANY/SIDE; POST /vote, /back. Only from pages of this server, on this machine."""
 
     server_version, sys_version = "opensama", ""
     timeout = 30
@@ -288,7 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
                     raise ValueError("no such pair")
                 self.session.keep(place, answer)
         except (ValueError, KeyError, TypeError, RecursionError):
-            self._refuse(HTTPStatus.BAD_REQUEST, 'A vote is {"pair": NUMBER, "vote": "left", "right" or "tie"}.')
+            self._refuse(HTTPStatus.BAD_REQUEST, 'A vote is {"pair": HOW_MANY, "vote": "left", "right" or "tie"}.')
         except OSError as error:
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, f"The vote could not be kept: {error.strerror}.")
         else:

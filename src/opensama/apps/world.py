@@ -7,10 +7,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from PIL import Image, ImageDraw, ImageFont
 
-from opensama.apps.options import OUT, OVERWRITE, check_free
+from opensama.apps.options import HOW_MANY, OUT, OVERWRITE, check_free
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -36,7 +36,7 @@ def sheets(
     *,
     out: Annotated[Path, OUT] = Path("world-sheets"),
     split: Literal["train", "test"] = "train",
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 9,
+    number: Annotated[int, HOW_MANY] = 9,
     seed: int = 0,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:

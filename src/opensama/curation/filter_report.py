@@ -215,7 +215,10 @@ def _counts(title: str, counts: Mapping[str, int], reasons: Mapping[str, str] | 
 def _table(title: str, heads: str, rows: Sequence[tuple[str, str]]) -> str:
     """A table of names and their cells; nothing without rows."""
     body = "".join(f"<tr><th>{html.escape(name)}</th>{cells}</tr>" for name, cells in rows)
-    return body and f"<table><thead><tr><th>{title}</th>{heads}</tr></thead><tbody>{body}</tbody></table>"
+    return body and (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table><thead><tr><th>{title}</th>{heads}'
+        f"</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _sheet(records: Iterable[Record], report: FilterReport, folder: Path) -> str:

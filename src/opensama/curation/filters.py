@@ -41,6 +41,7 @@ def filter_manifest(
     out: Path,
     vlm: Callable[[], Vlm],
     settings: FilterSettings | None = None,
+    limit: int | None = None,
     *,
     thresholds: Thresholds = rubrics.THRESHOLDS,
     runner: Literal["local", "ray"] = "local",
@@ -55,6 +56,8 @@ def filter_manifest(
     `FilterReport.stopped` why.
     """
     settings = settings or FilterSettings()
+    if limit is not None and limit < 1:
+        raise UserError(f"The number of rows must be at least 1, not {limit}.")
     records = iter_records(manifest)
     first = next(records, None)
     if first is None:
@@ -65,7 +68,7 @@ def filter_manifest(
     scoring.mkdir(parents=True, exist_ok=True)
     wanted = {media: dict(least) for media, least in thresholds.items()}
     chosen = {"model": model.name, "rubric": rubrics.rubric_version()} | asdict(settings)
-    limit, thrifty = chosen.pop("limit"), chosen.pop("thrifty")
+    thrifty = chosen.pop("thrifty")
     if thrifty:
         chosen["thresholds"] = wanted
     here = str(scoring.resolve())

@@ -227,7 +227,7 @@ def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int
         }
         if any(stage.gpus for stage in stages) and not there.get("GPU"):
             raise UserError(
-                "Some stages need a GPU and Ray finds none; add a node that has one, or run --runner local."
+                "Some stages need a GPU and Ray finds none; add a node that has one, or run with `runner=local`."
             )
         texts = [{"row": json.dumps(row)} for row in rows]
         data: Dataset = ray.data.from_items(texts, override_num_blocks=min(len(texts), 10_000))
@@ -257,7 +257,7 @@ def _begin_ray(workers: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     own = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     if address and workers is not None:
-        raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave --workers away.")
+        raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave `workers` away.")
     try:
         if address:
             _check_listening(address)
@@ -266,11 +266,11 @@ def _begin_ray(workers: int | None) -> None:
         ray.shutdown()  # what had begun
         reason = reason_of(error)
         if address:
-            advice = "start the cluster (ray start --head), mend or unset RAY_ADDRESS, or run with --runner local"
+            advice = "start the cluster (ray start --head), mend or unset RAY_ADDRESS, or run with `runner=local`"
             raise UserError(
                 f"No Ray cluster answers at RAY_ADDRESS={address} ({reason_of(error)}): {advice}."
             ) from error
-        advice = "its logs are under /tmp/ray, or under RAY_TMPDIR if that is set; --runner local does without it"
+        advice = "its logs are under /tmp/ray, or under RAY_TMPDIR if that is set; `runner=local` does without it"
         raise UserError(f"Ray does not start on this machine ({reason}): {advice}.") from error
 
 

@@ -84,8 +84,6 @@ class FilterSettings:
         Of the VLM's answers.
     thrifty
         Ask no further once a score has missed its threshold.
-    limit
-        Only the first so many rows.
     """
 
     turns: int = 3
@@ -93,14 +91,12 @@ class FilterSettings:
     side: int = 448
     temperature: float = 0.7  # ours: the paper names none, and turns at 0 would all be the same
     thrifty: bool = False
-    limit: int | None = None
 
     def __post_init__(self) -> None:
         _check_range("number of turns", self.turns, 1, 100)
         _check_range("number of frames", self.frames, 1, 256)
         _check_range("side of a frame", self.side, 28, 4096)
         _check_range("temperature", self.temperature, 0, 2)
-        _check_range("limit", 1 if self.limit is None else self.limit, 1, 10**9)
 
 
 @dataclass(frozen=True)

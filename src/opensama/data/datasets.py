@@ -108,7 +108,7 @@ def find_tables(dataset: Dataset, folder: Path, pattern: str | None = None) -> l
             return sorted(found)
     wanted = pattern or " or ".join(", ".join(patterns) for patterns in dataset.tables)
     raise UserError(
-        f"{folder} has no table of {dataset.title} ({wanted}): give its top folder, or name the table with --table."
+        f"{folder} has no table of {dataset.title} ({wanted}): give its top folder, or name the table with `table`."
     )
 
 
@@ -152,7 +152,9 @@ def draft(
     kind = dataset.kind if dataset.name != "table" else "pair" if source else "clip"
     if not target or (kind == "pair" and not source):
         side = "source" if target else "target"
-        return BadRow(f"the row names no {side} (it has {', '.join(row)}): say which it is with --column {side}=NAME")
+        return BadRow(
+            f"the row names no {side} (it has {', '.join(row)}): say which it is with `columns`, as in {side}=NAME"
+        )
     said = text_of(first("task", TYPE))
     places = (said, table.stem, *_folders(target), *_folders(source or ()), table.parent.name)
     found = next((t for t in (task_name(place, dataset.tasks) for place in places) if t != "other"), "other")

@@ -24,7 +24,7 @@ from opensama.data import archives, tables
 from opensama.data.archives import BadArchive, BadMember
 from opensama.data.datasets import LEFT_OUT, Dataset, Draft, Media, draft, drafts, find_dataset, find_tables, task_name
 from opensama.data.dialects import Dialect
-from opensama.data.locate import Finder
+from opensama.data.locate import Finder, climbs
 from opensama.data.manifest import EDIT_TASKS, Record, check_name, write_manifest
 from opensama.data.rows import BadRow, Blob
 from opensama.data.unpacking import missing_members, samples, take_out
@@ -59,9 +59,9 @@ class Choice:
             if word not in EDIT_TASKS:
                 raise UserError(f"There is no task {word!r}: choose among {', '.join(EDIT_TASKS)}.")
         if self.drop_first < 0 or (self.limit is not None and self.limit < 1):
-            raise UserError("Frames to drop and the limit of rows are positive numbers.")
+            raise UserError("Frames to drop and the number of rows are positive numbers.")
         if self.drop_first and self.check == "files":
-            raise UserError("To drop frames the files must be opened: leave --check at open.")
+            raise UserError("To drop frames the files must be opened: leave `check` at open.")
 
 
 @dataclass
@@ -112,7 +112,7 @@ class _Import:
         self.media = [extra.expanduser() for extra in choice.media]
         for extra in self.media:
             if not extra.is_dir():
-                raise UserError(f"There is no folder {extra}: check --media.")
+                raise UserError(f"There is no folder {extra}: check `media`.")
         self.folder, self.first = folder, ""
         self.root = folder.parent if folder.is_file() else folder
         self.report = ImportReport()
@@ -127,7 +127,7 @@ class _Import:
             self.tables = []
         if self.packed and choice.unpack is None and not self.tables:
             raise UserError(
-                f"The rows of {dataset.title} lie in {len(self.packed)} archives: give --unpack FOLDER, and those that "
+                f"The rows of {dataset.title} lie in {len(self.packed)} archives: give `unpack=FOLDER`, and those that "
                 "are chosen are taken out into it."
             )
         self.total = sum(tables.estimate_rows(table) for table in self.tables)
@@ -171,7 +171,7 @@ class _Import:
             why = f"none is of task {', '.join(self.choice.tasks)}" if report.rows else "its tables are empty"
             return f"{what} gives no row: {why}; choose other tasks, or another folder."
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.left_out.most_common())
-        lies = f" Archives not looked into: {len(self.archives)}; give --unpack FOLDER." if self.archives else ""
+        lies = f" Archives not looked into: {len(self.archives)}; give `unpack=FOLDER`." if self.archives else ""
         return (
             f"No row of {what} can be used ({reasons}); the first that cannot, {self.first}."
             f"{'' if self.choice.unpack else lies}"
@@ -322,11 +322,11 @@ class _Import:
                 if path.stat().st_size == 0:
                     raise _LeftOut("empty file", f"{path} is empty (0 bytes)")
                 return path
-        raise _LeftOut(f"no {side} file", f"there is no file {media[0]}")
+        raise _LeftOut(f"no {side} file", f"there is no file {media[0]}{climbs(media[0])}")
 
     def put(self, blob: Blob, draft: Draft, side: str) -> Path:
         if self.choice.unpack is None:
-            raise _LeftOut(f"no {side} file", "the picture lies in the table: give --unpack FOLDER")
+            raise _LeftOut(f"no {side} file", "the picture lies in the table: give `unpack=FOLDER`")
         near = draft.table.relative_to(self.root) if self.root in draft.table.parents else Path(draft.table.name)
         path = self.choice.unpack / near.with_suffix("") / f"{draft.line:07}-{side}{blob.suffix}"
         if not path.exists() or path.stat().st_size != len(blob.data):

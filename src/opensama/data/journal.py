@@ -31,13 +31,13 @@ class Journal:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise UserError(f"There is a file where the folder {self.folder} belongs; choose another --out.") from None
+            raise UserError(f"There is a file where the folder {self.folder} belongs; choose another name.") from None
         self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise UserError(f"Another run writes to {self.out}; wait for it, or choose another --out.") from None
+            raise UserError(f"Another run writes to {self.out}; wait for it, or choose another name.") from None
         self._file = self.path.open("a+b")
         self._file.seek(0)
         whole = 0

@@ -106,6 +106,16 @@ class Finder:
         return "/".join([*base.split("/"), *kept] if base else kept)
 
 
+def climbs(said: str) -> str:
+    """Why a path with `..` is not found, and what to do: the end of a sentence; nothing for another path."""
+    if ".." not in PurePosixPath(said.replace("\\", "/")).parts or not (parts := path_parts(said)):
+        return ""
+    return (
+        f": `..` is not followed, since a table may not lead out of its folder; give the folder that holds {parts[0]} "
+        "with `media`"
+    )
+
+
 def path_parts(said: str) -> list[str]:
     """The parts of a path as people write them: `./a/b.mp4`, `/a/b.mp4`, `a\\b.mp4`."""
     return [part for part in PurePosixPath(said.strip().replace("\\", "/")).parts if part not in (".", "..", "/", "//")]

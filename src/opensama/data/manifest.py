@@ -267,14 +267,19 @@ def check_name(path: Path) -> None:
         raise UserError(f"There is no folder {path.parent} to write {path.name} into: make it first.")
 
 
+def check_there(path: Path) -> None:
+    """UserError where there is no manifest of that name."""
+    if not path.exists():
+        raise UserError(f"There is no manifest {path}: check the name.")
+
+
 def text_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Line number and values of each row of a JSONL or CSV manifest; empty cells of a CSV are left out."""
+    check_there(path)
     if path.is_file() and path.stat().st_size:
         check_first_bytes(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"There is no manifest {path}: check the name.") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder: give its manifest, a .parquet, .jsonl or .csv file.") from None
     except UnicodeDecodeError:
@@ -371,8 +376,7 @@ def _open_parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not path.exists():
-        raise UserError(f"There is no manifest {path}: check the name.")
+    check_there(path)
     if path.is_file() and path.stat().st_size:
         check_first_bytes(path)
     try:

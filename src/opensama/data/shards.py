@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 from opensama.data.manifest import Manifest, Record, iter_records, read_manifest_table, write_manifest
@@ -43,11 +44,17 @@ class ShardReport:
 
 
 def write_tar_shards(
-    manifest: Path, out: Path, *, size: int = SIZE, progress: Callable[[Progress], None] = lambda progress: None
+    manifest: Path,
+    out: Path,
+    *,
+    size: int = SIZE,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] = lambda progress: None,
 ) -> ShardReport:
     """Copies a manifest's files into tars of about `size` bytes in `out`, and writes the manifest that names them.
 
     The manifest comes last, so a folder that has one is whole. Files that cannot be read leave their records out.
+    With `overwrite` shards that are there are replaced by the new ones when these are whole; other files stay.
     """
     if size < 1:
         raise UserError(f"A shard's size must be positive, not {size}.")
@@ -56,8 +63,18 @@ def write_tar_shards(
     first = next(records, None)
     if first is None:
         raise UserError(f"The manifest {manifest} has no rows: there is nothing to write.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there and not empty: choose another folder with --out.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file, where a folder belongs: choose another name.")
+    if out.exists() and any(out.iterdir()):
+        if not overwrite:
+            raise UserError(f"{out} holds something: choose another folder, or write over it with `overwrite=True`.")
+        with TemporaryDirectory(prefix=f".{out.name[:60]}.", suffix=".part", dir=out.absolute().parent) as scratch:
+            report = write_tar_shards(manifest, Path(scratch), size=size, progress=progress)
+            for old in (*out.glob("shard-*.tar"), out / MANIFEST):
+                old.unlink(missing_ok=True)
+            for new in sorted(Path(scratch).iterdir(), reverse=True):  # the manifest last
+                new.rename(out / new.name)
+        return report
     out.mkdir(parents=True, exist_ok=True)
     report, began = ShardReport(), time.monotonic()
 

@@ -124,7 +124,7 @@ def _tree(path: Path) -> Iterator[tuple[int, object]]:
     elif isinstance(tree, Mapping):
         tree = [tree]
     if not isinstance(tree, list):
-        raise UserError(f"{path} holds {type(tree).__name__}, no list of rows: choose the table with --table.")
+        raise UserError(f"{path} holds {type(tree).__name__}, no list of rows: choose the table with `table`.")
     yield from enumerate(_flat(tree), 1)
 
 

@@ -120,7 +120,7 @@ def match_edits(
     asked for twice.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: --edits is the folder in which the edited videos lie.")
+        raise UserError(f"There is no folder {folder} of edited videos: check the name.")
     at: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in EDIT_SUFFIXES and file.is_file() and file.name not in not_edits:

@@ -193,7 +193,7 @@ def empty_model(row: Family, shapes: Shapes, sizes: dict[str, object]) -> ModelM
     except (TypeError, ValueError, RuntimeError, ArithmeticError, IndexError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"These sizes make no {row.name} transformer ({error}): mend --config.") from error
+        raise UserError(f"These sizes make no {row.name} transformer ({error}): mend `config`.") from error
 
 
 def read_sizes(config: _Sizes | None) -> dict[str, object]:

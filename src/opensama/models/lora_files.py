@@ -156,7 +156,7 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[ModelM
     if left:
         raise UserError(
             f"The weights in {folder} are a base model's and lack {', '.join(left[:3])}: give the folder of a LoRA that"
-            " was trained from them with --lora, or an editor's own weights."
+            " was trained from them with `lora`, or an editor's own weights."
         )
     return model, added
 

@@ -178,15 +178,20 @@ def unknown_words(entry: ModelEntry, instruction: str) -> tuple[str, ...]:
     A model of few words lists them in its folder (`words.txt`, one a line; in quotation marks those that it knows as
     something to write); of any other nothing is unknown.
     """
-    listed = None if entry.folder is None else entry.folder / WORDS_FILE
-    if listed is None or not listed.is_file():
+    known = known_words_of(entry)
+    if not known:
         return ()
-    known = set(listed.read_text("utf-8").split())
     found = []
     for i, part in enumerate(re.split(r'["\u201c\u201d]', instruction)):
         quoted = {word.strip('"') for word in known} if i % 2 else known
         found += [word for word in words_of(part) if word not in quoted]
     return tuple(dict.fromkeys(found))
+
+
+def known_words_of(entry: ModelEntry) -> frozenset[str]:
+    """The words that a model of few words lists, quoted ones in quotation marks; of any other model none."""
+    listed = None if entry.folder is None else entry.folder / WORDS_FILE
+    return frozenset() if listed is None or not listed.is_file() else frozenset(listed.read_text("utf-8").split())
 
 
 def words_of(text: str) -> list[str]:

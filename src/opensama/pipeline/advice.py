@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from opensama.models.registry import ModelEntry
+from opensama.models.registry import ModelEntry, words_of
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.changes import HARDLY
 from opensama.values import EditedVideo, EditRequest, Video
@@ -16,12 +18,12 @@ def advice(entry: ModelEntry, request: EditRequest) -> list[str]:
     """Sentences about a request, its video being read, that this model will not do justice to."""
     video, said = request.video, []
     assert isinstance(video, Video)
-    if entry.footage and grain(next(video.frames(0, 1))) >= GRAIN:
-        can = f"{', '.join(entry.footage[:-1])} and {entry.footage[-1]}"
+    if shows_footage(entry, video):
+        can = _listed(entry.footage)
         said.append(f"{entry.name} edits drawings; of footage it changes the light: {can} come out, little else does.")
     side, trained = request.size, round(entry.defaults.area**0.5)
     if side is not None and not trained / 2 <= side <= 2 * trained:
-        said.append(f"{entry.name} works at --size {trained} or so; expect little of {side}, which is far from it.")
+        said.append(f"{entry.name} works at `size={trained}` or so; expect little of {side}, which is far from it.")
     steps, guidance = entry.defaults.steps, entry.defaults.guidance
     if entry.folder is not None and entry.footage:  # measured: benchmarks/steps.py
         if request.steps is not None and request.steps > 2 * steps:
@@ -29,6 +31,26 @@ def advice(entry: ModelEntry, request: EditRequest) -> list[str]:
         if request.guidance is not None and request.guidance > 1.5 * guidance:
             said.append(f"Guidance above {guidance:g} burns {entry.name}'s pictures: {guidance:g} is its own.")
     return said
+
+
+def closing_advice(entry: ModelEntry, request: EditRequest) -> str:
+    """One sentence after an edit that this model does to footage no good; nothing after any other."""
+    assert isinstance(request.video, Video)
+    if not shows_footage(entry, request.video) or {*entry.footage} & {*words_of(request.instruction)}:
+        return ""
+    return (
+        f"{entry.name} was made for drawings, and such an edit mostly harms footage: look before you keep it. It can "
+        f"give footage {_listed(entry.footage)}; objects in footage are for a released model, as `model=sama-14b`."
+    )
+
+
+def shows_footage(entry: ModelEntry, video: Video) -> bool:
+    """Whether a model that edits drawings is given something else, by the first frame."""
+    return bool(entry.footage) and grain(next(video.frames(0, 1))) >= GRAIN
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def grain(frame: np.ndarray) -> float:
@@ -40,9 +62,12 @@ def grain(frame: np.ndarray) -> float:
     return float((4 * middle - light[:-2, 1:-1] - light[2:, 1:-1] - light[1:-1, :-2] - light[1:-1, 2:]).abs().median())
 
 
-def change_sentence(edited: EditedVideo) -> str:
-    """`96.2 % of the picture changed`, and what to do where that is as good as nothing."""
-    said = f"{100 * edited.changed:.1f} % of the picture changed"
+def change_sentence(edited: EditedVideo, request: EditRequest) -> str:
+    """`96.2 % of the picture changed`, or of the mask or the box, and what to do where that is as good as nothing."""
+    free = (
+        "the box" if request.box is not None else "the picture" if request.mask is None else "what the mask leaves free"
+    )
+    said = f"{100 * edited.changed:.1f} % of {free} changed"
     if edited.changed >= HARDLY:
         return said
-    return f"{said}: the model made nothing of the instruction; say it otherwise, or try another --seed or --model"
+    return f"{said}: the model made nothing of the instruction; say it otherwise, or try another `seed` or `model`"

@@ -94,7 +94,7 @@ def _from_base(
         plain = None
     file = plain or _released_file(edit, weights)
     TensorFiles(file)  # a wrong file is said before anything more is downloaded
-    folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size, option="--base")
+    folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size, option="base")
     classes = base_parts(entry.family)
     missing = missing_parts(folder, tuple(classes))
     if missing:
@@ -164,7 +164,7 @@ def _released_file(edit: Weights, weights: str | Path | None) -> Path:
     name = edit.files[0]
     if weights is not None and Path(weights).expanduser().is_file():
         return Path(weights).expanduser()
-    return runtime.locate(edit.repo, edit.files, folder=weights, size=edit.size, option="--weights") / name
+    return runtime.locate(edit.repo, edit.files, folder=weights, size=edit.size, option="weights") / name
 
 
 def _empty(folder: Path, family: str) -> Any:

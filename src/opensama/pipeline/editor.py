@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from opensama import runtime
-from opensama.media.video_io import check_frames, read_video
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry, find, unknown_words
-from opensama.models.vocabulary import check_words
+from opensama.models.vocabulary import check_words, politeness_note, without_politeness
 from opensama.pipeline.advice import advice
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
@@ -32,9 +31,10 @@ from opensama.pipeline.diffusion import EditPipeline, Guidance
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place_on_device, without_text_encoders
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
-from opensama.pipeline.room import Machine, check_given, check_room, download_notice, to_download, weighed
+from opensama.pipeline.request_checks import check_request, source_of
+from opensama.pipeline.room import check_model, download_notice, to_download
 from opensama.pipeline.windows import WindowPlan
-from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video, background_color
+from opensama.values import EditedVideo, EditRequest, Progress, Video
 
 
 def edit(
@@ -71,6 +71,7 @@ def edit(
     before the model is loaded. UserError also for words that a model of few words does not know, and where this machine
     is too small for the model, unless `anyway`.
     """
+    instruction, left_out = without_politeness(model, instruction)
     check_words(model, instruction, anyway)
     request = EditRequest(
         video,
@@ -92,7 +93,7 @@ def edit(
     )
     asked = check_request(request)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
-    for note in (*notes, *advice(find(model), asked)):
+    for note in filter(None, (*notes, politeness_note(model, left_out), *advice(find(model), asked))):
         print(note)
     editor = load(
         model, device=device, dtype=dtype, weights=weights, base=base,
@@ -125,16 +126,11 @@ def load(
     or disk than there is.
     """
     entry = find(name)
+    loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
+    check_model(entry, device, dtype, weights=weights, base=base, offload=offload, anyway=anyway)
     where = runtime.pick_device(device)
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
-    runtime.check_offload(offload)
-    loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
-    check_given(entry, weights=weights, base=base)
-    missing = to_download(entry, weights=weights, base=base)
-    if not anyway:
-        real = weighed(entry, weights=weights, base=base)
-        check_room(real, Machine.here(where), missing, bits=8 * number_type.itemsize, offload=offload)
-    runtime.say_once(download_notice(entry, missing), notice)
+    runtime.say_once(download_notice(entry, to_download(entry, weights=weights, base=base)), notice)
     runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
     place_on_device(pipeline, where, offload, vae_tiling=vae_tiling)
@@ -252,44 +248,3 @@ class _Reporter:
         if self.tell is not None:
             self.tell(Progress(stage, round(self.total * share), self.total, self.last - self.begun, self.unit))
         return value
-
-
-def check_request(request: EditRequest) -> EditRequest:
-    """The request with its video read, and all that can be wrong in it found before a model is loaded.
-
-    The video's frames are decoded once for that, and the mask's. The video's notes say what a person should know: how
-    it was read, what shows through, how much of the frame a mask or a box leaves to the edit.
-    """
-    video = source_of(request)
-    request.frame_range(video)
-    limits = limits_of(request, video)
-    check_frames(video, request.progress)
-    said = list(video.notes)
-    clear = video.transparency
-    if request.alpha == "flatten" and clear is not None and clear.any(video.frame_count):
-        name = video.path.name if video.path else "The video"
-        named = background_color(request.background) == clear.background
-        shown = request.background if named else "#{:02x}{:02x}{:02x}".format(*clear.background)
-        said.append(
-            f"{name} has transparent places, {shown} in the result; --background chooses, --alpha keep keeps them."
-        )
-    if request.mask is not None or request.box is not None:
-        said.append(
-            f"The {'box' if request.mask is None else 'mask'} covers {format_share(limits.covered())} of the frame."
-        )
-    return replace(request, video=replace(video, notes=tuple(said)))
-
-
-def format_share(share: float) -> str:
-    """`12.5 %`; what is too little for that is not called nothing."""
-    return f"{100 * share:.1f} %" if not 0 < share < 0.001 else "less than 0.1 %"
-
-
-def source_of(request: EditRequest) -> Video:
-    """The video to edit, on the request's background. UserError if transparency is to be kept and there is none."""
-    video = request.video
-    if not isinstance(video, Video):
-        video = read_video(video, background=request.background)
-    if request.alpha == "keep" and video.transparency is None:
-        raise UserError(f"{video.path or 'The video'} has no transparency to keep; leave --alpha keep out.")
-    return video

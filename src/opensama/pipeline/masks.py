@@ -2,26 +2,29 @@
 
 White may change, black may not, grey may change so far; transparent places of a mask are black. A mask of pure black
 and white gets an edge of about half a percent of the picture's short side; nothing outside it ever changes.
+
+PyTorch is imported when weights are asked for: what is wrong with a mask or a box is found without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
-from opensama.pipeline.preserve import blur
 from opensama.values import EditRequest, UserError, Video
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    _Weights = Callable[[int, int], Iterator[Tensor | None]]
 
 _NOISE = 8 / 255  # darker than this is black: compressed masks are not quite clean
 _BLACK = "The mask is black everywhere, so nothing may change: paint white where the edit may act."
-
-_Weights = Callable[[int, int], Iterator[Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ def limits_of(request: EditRequest, video: Video) -> Limits:
     """What limits the edit. UserError for a mask that cannot be read, holds nothing, or has another length or shape
     than the video."""
     if request.box is not None:
-        return _still(*_box(request.box, video))
+        return _still(_box(request.box, video))
     if request.mask is None:
-        return _still(None, 1.0)
+        return Limits(lambda start, stop: (None for _ in range(start, stop)), lambda: 1.0)
     if isinstance(request.mask, np.ndarray):
         masks = request.mask if request.mask.ndim == 3 else request.mask[None]
         return _moving(lambda a, b: iter(masks[a:b]), len(masks), masks.shape[1:], video, white=_white(masks))
@@ -53,19 +56,20 @@ def limits_of(request: EditRequest, video: Video) -> Limits:
     return _moving(read.frames, read.frame_count, (read.height, read.width), video)
 
 
-def _box(box: tuple[int, int, int, int], video: Video) -> tuple[Tensor, float]:
+def _box(box: tuple[int, int, int, int], video: Video) -> np.ndarray:
     x, y, width, height = box
     if x + width > video.width or y + height > video.height:
         raise UserError(
             f"The box {x},{y},{width},{height} reaches outside the video, which is {video.width}x{video.height}."
         )
-    mask = torch.zeros(video.height, video.width)
-    mask[y : y + height, x : x + width] = 1
-    return soften(mask), float(mask.mean())
+    weight = np.zeros((video.height, video.width), np.float32)
+    weight[y : y + height, x : x + width] = 1
+    return weight
 
 
-def _still(weight: Tensor | None, covered: float) -> Limits:
-    return Limits(lambda start, stop: (weight for _ in range(start, stop)), lambda: covered)
+def _still(weight: np.ndarray) -> Limits:
+    softened = cache(lambda: soften(weight))
+    return Limits(lambda start, stop: (softened() for _ in range(start, stop)), lambda: float(weight.mean()))
 
 
 def _moving(
@@ -88,9 +92,9 @@ def _moving(
         weight = _weight(mask, video, _white(mask) if white is None else white)
         if not weight.any():
             raise UserError(_BLACK)
-        return _still(soften(weight), float(weight.mean()))
+        return _still(weight)
 
-    def weights(start: int, stop: int) -> Iterator[Tensor]:
+    def weights(start: int, stop: int) -> Iterator[np.ndarray]:
         return (_weight(mask, video, white or _full(mask.dtype)) for mask in masks(start, stop))
 
     def covered() -> float:
@@ -111,19 +115,27 @@ def _full(dtype: np.dtype) -> float:
     return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
-def _weight(mask: np.ndarray, video: Video, white: float) -> Tensor:
+def _weight(mask: np.ndarray, video: Video, white: float) -> np.ndarray:
     """A mask picture (h w or h w 3) as weights [h w] of the video's size, its edge as hard as it is."""
     if mask.ndim == 3:
         mask = mask.max(axis=2)
-    weight = torch.from_numpy(np.asarray(mask, np.float32) / np.float32(white))
-    if weight.shape != (video.height, video.width):
-        weight = functional.interpolate(weight[None, None], (video.height, video.width), mode="nearest-exact")[0, 0]
-    return torch.where(weight < _NOISE, 0.0, weight).clamp(0, 1)
+    weight = mask.astype(np.float32) / np.float32(white)
+    if weight.shape != (video.height, video.width):  # the pixel that each one's middle lies in
+        rows, columns = (
+            ((np.arange(wanted) + 0.5) * (there / wanted)).astype(int)
+            for there, wanted in zip(weight.shape, (video.height, video.width), strict=True)
+        )
+        weight = weight[np.ix_(rows, columns)]
+    return np.where(weight < _NOISE, np.float32(0), weight).clip(0, 1)
 
 
-def soften(mask: Tensor) -> Tensor:
+def soften(weight: np.ndarray) -> Tensor:
     """A mask [h w] with its edge made soft inwards: 0 stays 0; a mask too thin to be softened stays as it is."""
-    radius = max(1, round(min(mask.shape) / 200))
+    import torch
+
+    from opensama.pipeline.preserve import blur
+
+    mask, radius = torch.from_numpy(weight), max(1, round(min(weight.shape) / 200))
     if min(mask.shape) <= 2 * radius:
         return mask
     inside = (mask > 0).float()

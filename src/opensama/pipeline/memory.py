@@ -96,12 +96,12 @@ def check_disk(part: nn.Module, folder: Path, device: torch.device | str) -> Non
     if torch.device(device).index:
         raise UserError(
             f"Weights on disk come back to the first GPU, not to {device}: set CUDA_VISIBLE_DEVICES so that it is the"
-            " first, or use --offload group."
+            " first, or use `offload=group`."
         )
     size, free = sum(tensor.nbytes for tensor in tensors_of(part)), shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"--offload disk needs {size / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free: set TMPDIR"
+            f"`offload=disk` needs {size / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free: set TMPDIR"
             " to a folder on a larger disk."
         )
 
@@ -153,15 +153,15 @@ def enough_memory(
         if not out_of_memory(error):
             raise
         cheaper = next_cheaper(device, offload, vae_tiling=vae_tiling, decoding=decoding, side=side)
-        raise UserError(f"The memory of {device} is full with --offload {offload}: try {cheaper}.") from error
+        raise UserError(f"The memory of {device} is full with `offload={offload}`: try {cheaper}.") from error
 
 
 def next_cheaper(device: torch.device, offload: str, *, vae_tiling: bool, decoding: bool, side: int | None) -> str:
     """What takes less memory than these settings."""
     if decoding and not vae_tiling:
-        return "--vae-tiling"
+        return "`vae_tiling=True`"
     steps = ("none", "disk") if device.type == "cpu" else ("none", "model", "group")
     if offload in steps[:-1]:
-        return f"--offload {steps[steps.index(offload) + 1]}"
+        return f"`offload={steps[steps.index(offload) + 1]}`"
     smaller = (side or 0) * 3 // 4 // 16 * 16
-    return f"--size {smaller}, or --frames for a part of the video" if smaller else "a smaller model"
+    return f"`size={smaller}`, or `frames` for a part of the video" if smaller else "a smaller model"

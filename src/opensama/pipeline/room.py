@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensama.models.registry import ModelEntry, Weights
-from opensama.runtime import locate
+from opensama.runtime import check_dtype, check_offload, locate, pick_device, pick_dtype
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -60,23 +60,53 @@ def memory_of_computer() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
+def check_model(
+    entry: ModelEntry,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    weights: str | Path | None = None,
+    base: str | Path | None = None,
+    offload: str = "none",
+    anyway: bool = False,
+) -> None:
+    """UserError for what is wrong with how a model is asked for, and, unless `anyway`, where this machine is too small.
+
+    PyTorch is imported only where the answer hangs on it: for a device other than the CPU, and for a model whose parts
+    must be weighed against the device's memory.
+    """
+    check_offload(offload)
+    if isinstance(dtype, str):
+        check_dtype(dtype)
+    check_given(entry, weights=weights, base=base)
+    parts = [part for part in (entry.base, entry.edit) if part is not None]
+    if not parts and str(device) in ("None", "cpu"):
+        return
+    where = pick_device(device)
+    if not parts or anyway:
+        return
+    bits = 8 * pick_dtype(dtype, where, entry.defaults.dtype).itemsize
+    real, missing = weighed(entry, weights=weights, base=base), to_download(entry, weights=weights, base=base)
+    check_room(real, Machine.here(where), missing, bits=bits, offload=offload)
+
+
 def check_given(entry: ModelEntry, *, weights: str | Path | None = None, base: str | Path | None = None) -> None:
     """UserError for a file or a folder that was named for a model and is not there, or that the model does not take.
 
     Looks at names only, so it costs nothing; nothing is downloaded.
     """
     if entry.folder is not None and (weights is not None or base is not None):
-        raise UserError(f"The model {entry.name} is one folder: leave --weights and --base out.")
+        raise UserError(f"The model {entry.name} is one folder: leave `weights` and `base` out.")
     if entry.edit is not None and weights is not None:
         path = Path(weights).expanduser()
         if not path.is_file() and not is_transformer(path, entry.edit):
-            locate(entry.edit.repo, entry.edit.files, folder=path, size=entry.edit.size, option="--weights")
+            locate(entry.edit.repo, entry.edit.files, folder=path, size=entry.edit.size, option="weights")
     if entry.base is not None and base is not None:
-        locate(entry.base.repo, entry.base.files, folder=base, size=entry.base.size, option="--base")
+        locate(entry.base.repo, entry.base.files, folder=base, size=entry.base.size, option="base")
 
 
 def is_transformer(folder: Path, edit: Weights) -> bool:
-    """Whether `--weights` names a base model's own transformer, which a LoRA goes onto, and not the released file."""
+    """Whether `weights` names a base model's own transformer, which a LoRA goes onto, and not the released file."""
     return (folder / "config.json").is_file() and not (folder / edit.files[0]).exists()
 
 
@@ -121,7 +151,7 @@ def check_room(
 ) -> None:
     """UserError that says what a model needs, what there is, and what would fit."""
     if short := shortage(entry, machine, missing, bits=bits, offload=offload):
-        raise UserError(f"{short}; --anyway goes on all the same.")
+        raise UserError(f"{short}; `anyway=True` goes on all the same.")
 
 
 def shortage(
@@ -135,12 +165,12 @@ def shortage(
     if download > free:
         return (
             f"{entry.name} needs a download of {download:.1f} GB and {free:.0f} GB of disk are free in {machine.folder}"
-            f": make room, let HF_HOME name a larger disk, name copies with --weights and --base, or use --model tiny"
+            f": make room, let HF_HOME name a larger disk, name copies with `weights` and `base`, or use `model=tiny`"
         )
     held, there = bits / STORED * sum(parts), machine.memory / GB
     if 0 < there < held:
         smaller = sum(parts) if bits > STORED else held
-        fits = "--dtype bfloat16 or --model tiny" if smaller < there else "--model tiny"
+        fits = "`dtype=bfloat16` or `model=tiny`" if smaller < there else "`model=tiny`"
         return (
             f"{entry.name} needs {held:.0f} GB of memory to be loaded{' in 32 bits' if bits > STORED else ''} and this "
             f"machine has {there:.0f} GB: {fits} would fit here"
@@ -151,10 +181,10 @@ def shortage(
     needs = {"none": held, "model": bits / STORED * max(parts), "group": 0.0, "disk": 0.0}
     if needs[offload] <= own:
         return ""
-    fits = "--dtype bfloat16" if bits > STORED and needs[offload] * STORED / bits <= own else ""
-    fits = fits or f"--offload {next(name for name, need in needs.items() if need <= own)}"
+    fits = "`dtype=bfloat16`" if bits > STORED and needs[offload] * STORED / bits <= own else ""
+    fits = fits or f"`offload={next(name for name, need in needs.items() if need <= own)}`"
     return (
-        f"{entry.name} needs {needs[offload]:.0f} GB of the GPU's memory with --offload {offload}, and it has "
+        f"{entry.name} needs {needs[offload]:.0f} GB of the GPU's memory with `offload={offload}`, and it has "
         f"{own:.0f} GB: {fits} would fit here"
     )
 

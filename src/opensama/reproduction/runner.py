@@ -115,7 +115,7 @@ def write_plan(out: Path, budget: DataclassInstance) -> None:
     out.mkdir(parents=True, exist_ok=True)
     plan = out / "plan.json"
     if plan.exists() and json.loads(plan.read_text()) != asdict(budget):
-        raise UserError(f"{out} was begun with another budget (see {plan}): choose another --out folder.")
+        raise UserError(f"{out} was begun with another budget (see {plan}): choose another folder.")
     write_json(asdict(budget), plan)
 
 

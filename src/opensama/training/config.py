@@ -130,9 +130,9 @@ class SemanticSettings(Section):
 class DataSettings(Section):
     """What is seen, at which size, and how much of it a step."""
 
-    manifest: Path | None = Field(None, description="JSONL or CSV; --data")
+    manifest: Path | None = Field(None, description="Parquet, JSONL or CSV")
     latents: Path | None = Field(
-        None, description="folder of latents made by --encode, in place of encoding in the step"
+        None, description="folder of latents made beforehand, in place of encoding in the step"
     )
     area: int = Field(832 * 480, gt=0, description="pixels of a frame: the buckets have about so many [paper: 480p]")
     multiple: int = Field(32, gt=0, description="sides are multiples of so many pixels [release]")

@@ -58,7 +58,9 @@ def fingerprint(config: EditConfig, manifest: TrainingManifest | None) -> Finger
 def read_training_rows(data: DataSettings) -> TrainingManifest:
     """The manifest that the settings name. UserError for none, and for plain clips where they take edits alone."""
     if data.manifest is None:
-        raise UserError("There is nothing to train on: name a manifest with --data, or latents with data.latents.")
+        raise UserError(
+            "There is nothing to train on: name a manifest with `data.manifest`, or latents with data.latents."
+        )
     manifest = read_manifest(data.manifest)
     clips = [] if data.clips else [row.line for row in manifest.rows if row.is_clip]
     if clips:

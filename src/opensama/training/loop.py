@@ -243,7 +243,7 @@ class Trainer:
             raise UserError(
                 f"{self.nonfinite.row} steps of {self.stage.name} in a row gave a loss or gradient that is no finite "
                 f"number, the last of them step {progress.step - 1}: look at the batches in {self.out} "
-                f"(nan-*.safetensors), or go on with --resume and a lower learning rate; the weights before are saved."
+                f"(nan-*.safetensors), or go on with a lower learning rate; the weights before are saved."
             )
         return {} if broken else values
 

@@ -79,9 +79,17 @@ class Plan:
             "while it loads": f"{self.loading[0]:.1f} GB a GPU, {self.loading[1]:.2g} GB of host memory a process",
             **({"host memory": f"{self.ahead:.1f} GB a process for pixels read ahead"} if self.ahead else {}),
             "a step": f"{self.seconds:,.1f} s on {self.gpus} GPUs"
-            + (f", {self.encoding:,.1f} s of them encoding (--encode beforehand saves them)" if self.encoding else ""),
+            + (
+                f", {self.encoding:,.1f} s of them encoding (latents made beforehand save them)"
+                if self.encoding
+                else ""
+            ),
             "all": f"{self.steps:,} steps, {self.hours:,.0f} hours, {self.hours * self.gpus:,.0f} GPU-hours",
-            **({} if self.fits else {"to fit": "more GPUs, mesh.context, --encode, or a smaller data.video_batch"}),
+            **(
+                {}
+                if self.fits
+                else {"to fit": "more GPUs, mesh.context, latents made beforehand, or a smaller data.video_batch"}
+            ),
             "price": f"${self.dollars:,.0f} at ${self.price:g} a GPU-hour",
         }
         wide = max(map(len, rows))

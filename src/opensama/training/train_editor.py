@@ -107,7 +107,7 @@ def encode_data(
 ) -> dict[str, str]:
     """Encodes the manifest's items into `folder`, for data.latents; bad items come out."""
     if config.data.manifest is None:
-        raise UserError("There is nothing to encode: name a manifest with --data.")
+        raise UserError("There is nothing to encode: name a manifest with `data.manifest`.")
     manifest = read_training_rows(config.data)
     live = open_live(config, manifest, own_device(device), report_bad_rows(say))
     workers = config.machine.workers

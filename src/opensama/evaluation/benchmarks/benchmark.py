@@ -145,9 +145,9 @@ def read_benchmark_items(
 ) -> BenchmarkData:
     """Its items in their order: of all tasks or only these, of each task all or the first `limit`."""
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: --data is the folder in which {benchmark.title} lies.")
+        raise UserError(f"There is no folder {folder}: name the one in which {benchmark.title} lies with `data`.")
     if limit is not None and limit < 1:
-        raise UserError(f"The limit must be at least 1, not {limit}.")
+        raise UserError(f"The number of items must be at least 1, not {limit}.")
     items, faults = benchmark.read(folder)
     seen: dict[str, BenchmarkItem] = {}
     for item in items:

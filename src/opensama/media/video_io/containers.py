@@ -131,7 +131,7 @@ class Encoding:
                 "another ending of the name."
             )
         if alpha and (hardware or name not in ("vp9", "prores", "prores-4444")):
-            raise UserError(f"The codec {codec} holds no transparency here; leave --codec or --alpha keep out.")
+            raise UserError(f"The codec {codec} holds no transparency here; leave `codec` or `alpha=keep` out.")
         if hardware:
             return _by_hardware(video, quality, even, name, hardware)
         if name.startswith("prores"):
@@ -180,7 +180,7 @@ def _h264_or_hevc(video: Video, quality: float, even: bool, codec: str | None) -
     if not subsampled:
         notes.append(
             f"{width}x{height} is odd-sized: written as 4:4:4, which some phones and browsers refuse; "
-            "pad it by one pixel with --even."
+            "pad it by one pixel with `even=True`."
         )
     deep, large = video.bit_depth > 8, min(width, height) >= _SMALLEST_HEVC
     if codec == "hevc" and not large:
@@ -212,7 +212,7 @@ def _by_hardware(video: Video, quality: float, even: bool, codec: str, maker: st
     """At a quality that is near the software encoder's; 10 bit where the source has more than 8, except in H.264."""
     width, height, notes = _even(video) if even else (video.width, video.height, [])
     if width % 2 or height % 2:
-        raise UserError(f"Hardware encoders take no odd sides such as {width}x{height}; pad them with --even.")
+        raise UserError(f"Hardware encoders take no odd sides such as {width}x{height}; pad them with `even=True`.")
     deep = video.bit_depth > 8 and codec != "h264"
     notes += _depth_notes(video, 10 if deep else 8) if video.bit_depth > 8 else []
     level = str(round(40 - quality / 4))

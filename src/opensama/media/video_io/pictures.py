@@ -58,7 +58,7 @@ class PictureCoding:
         if not 0 <= quality <= 100:
             raise UserError(f"The quality must be from 0 to 100, not {quality:g}.")
         if even:
-            raise UserError(f"{path} is a picture, which may have odd sides; leave --even out.")
+            raise UserError(f"{path} is a picture, which may have odd sides; leave `even=True` out.")
         alpha, deep = video.transparency is not None and name != "JPEG", video.bit_depth > 8 and name == "PNG"
         pixel_format = ("rgba64be" if alpha else "rgb48be") if deep else "rgba" if alpha else "rgb24"
         return cls(name.lower(), pixel_format, *_beside(video.path))

@@ -129,7 +129,7 @@ def _plan(video: Video, kind: FileFormat, quality: float, even: bool, codec: str
 
 def _check_picture(video: Video, path: Path, quality: float, even: bool, codec: str | None) -> PictureCoding:
     if codec is not None:
-        raise UserError(f"{path} is a picture, which has no codec to choose; leave --codec {codec} out.")
+        raise UserError(f"{path} is a picture, which has no codec to choose; leave `codec={codec}` out.")
     return PictureCoding.of(video, path, quality, even)
 
 
@@ -147,7 +147,7 @@ def check_writable(path: Path, overwrite: bool = False) -> None:
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise UserError(f"{path} is not a regular file; choose another name.")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; choose another name, or write over it with --overwrite (overwrite=True).")
+        raise UserError(f"{path} exists; choose another name, or write over it with `overwrite=True`.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"The folder {folder} is not writable; choose another place.")
 

@@ -178,7 +178,7 @@ def known_sizes(sizes: dict[str, Any], model: Any, released: Collection[str]) ->
     known = {*released, *signature(model.__init__).parameters} - {"self"}
     for key in sizes:
         if key not in known:
-            raise UserError(f"{key!r} is no size of a {model.__name__}: remove it from --config.")
+            raise UserError(f"{key!r} is no size of a {model.__name__}: remove it from `config`.")
     return dict(sizes)
 
 
@@ -187,10 +187,10 @@ def width_and_heads(sizes: dict[str, Any], d: int, name: str) -> tuple[int, int]
     heads = sizes.pop(name, sizes.pop("num_attention_heads", None))
     if heads is None:
         if d % 128:
-            raise UserError(f"The number of heads is unknown for width {d}: give it as {name} in --config.")
+            raise UserError(f"The number of heads is unknown for width {d}: give it as {name} in `config`.")
         heads = d // 128
     if d % heads:
-        raise UserError(f"Width {d} does not split into {heads} heads: mend the width or {name} in --config.")
+        raise UserError(f"Width {d} does not split into {heads} heads: mend the width or {name} in `config`.")
     return d, heads
 
 

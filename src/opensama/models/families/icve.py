@@ -118,7 +118,7 @@ def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
     d, heads = width_and_heads(sizes, sizes.pop("hidden_size", d), "heads_num")
     given = {ours: sizes.pop(released) for released, ours in RELEASED_SIZES.items() if ours and released in sizes}
     if d // heads != 128 and not {"rope_axes_dim"} & (given.keys() | sizes.keys()):
-        raise UserError(f"Rotary shares of heads of {d // heads} are unknown: give them as rope_dim_list in --config.")
+        raise UserError(f"Rotary shares of heads of {d // heads} are unknown: give them as rope_dim_list in `config`.")
     found = {
         "in_channels": c,
         "out_channels": shapes["final_layer.linear.weight"][0] // math.prod(patch),
