@@ -128,7 +128,10 @@ def count_table(title: str, counts: Counter[str], total: int) -> str:
         for name, count in rows
     )
     head = f'<tr><th scope="col">{title}</th><td>rows</td><td>share</td><td></td></tr>'
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    return (
+        f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table><thead>{head}</thead><tbody>{body}'
+        "</tbody></table></div>"
+    )
 
 
 def value_histogram(title: str, values: Iterable[float]) -> str:

@@ -20,6 +20,7 @@ from opensama.evaluation.results import (
     headline_score,
 )
 from opensama.evaluation.statistics import paired
+from opensama.evaluation.table import with_decimals
 from opensama.values import UserError
 
 STATES = ("failed", "missing", "left", "scored")  # as they are shown
@@ -116,15 +117,15 @@ _SHARES = ("success", "parts", "first third", "last third")  # scores that are s
 
 
 def score_text(score: str, number: float) -> str:
-    """A score as pages and consoles print it: a share in percent, anything else with three decimals."""
-    return f"{100 * number:.1f} %" if score in _SHARES else f"{number:.3f}"
+    """A score as pages and consoles print it: a share in percent, decibels with one decimal, others with three."""
+    return f"{100 * number:.1f} %" if score in _SHARES else with_decimals(score, number)
 
 
 def score_range(score: str, low: float, high: float) -> str:
     """An interval likewise."""
     if score in _SHARES:
         return f"{100 * low:.1f} to {100 * high:.1f} %"
-    return f"{low:.3f} to {high:.3f}"
+    return f"{with_decimals(score, low)} to {with_decimals(score, high)}"
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,17 @@ def metric_lines(systems: Sequence[SystemResult], each: bool) -> list[str]:
     return [*head, *(f"{label:<{width}}{cells}" for label, cells in rows)]
 
 
+def with_decimals(name: str, number: float, others: str = ".3f") -> str:
+    """A score or a metric: decibels with one decimal, `others` as it says."""
+    decibels = "dB" in name or (name in METRICS and METRICS[name].unit == "dB")
+    return format(number, ".1f" if decibels else others)
+
+
 def _row(values: Sequence[Scores], names: Iterable[str], count: bool = False) -> str:
     cells = []
     for name in names:
         own = [each[name] for each in values if name in each]
-        mean = f"{sum(own) / len(own):.3f}" if own else "-"
+        mean = with_decimals(name, sum(own) / len(own)) if own else "-"
         cells.append(f"{mean} ({len(own)})" if count else mean)
     return "".join(f"{cell:>{COLUMN}}" for cell in cells)
 
@@ -83,8 +89,9 @@ def _lines(group: str, counts: StateCounts, scores: Mapping[str, ScoreSummary]) 
     tail = f"{counts['failed']:>6} {counts['missing']:>7}"
     lines: list[str] = []
     for name, score in scores.items():
-        interval = "-" if score["low"] is None else f"{score['low']:.3f}..{score['high']:.3f}"
-        value = "-" if score["mean"] is None else f"{score['mean']:.3f}"
+        low, high, mean = score["low"], score["high"], score["mean"]
+        interval = "-" if low is None or high is None else f"{with_decimals(name, low)}..{with_decimals(name, high)}"
+        value = "-" if mean is None else with_decimals(name, mean)
         label = "" if lines else group
         lines.append(f"  {label:<26}{name:<28}{value:>9}  {interval:>17}  {score['n']:>4} {tail}")
     return lines or [f"  {group:<26}{'nothing scored':<28}{'-':>9}  {'-':>17}  {0:>4} {tail}"]

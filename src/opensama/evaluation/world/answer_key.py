@@ -66,6 +66,18 @@ class PartCandidates:
     wrong: Tensor
 
 
+_WRONG = {
+    "right": "the right answer", "undone": "not done", "source": "the source", "half": "half done",
+    "kind": "the wrong kind", "color": "the wrong colour", "tint": "the style's colours alone",
+    "light": "the weather's light alone", "structure": "the style without its structure",
+}  # fmt: skip
+
+
+def in_words(label: str) -> str:
+    """A candidate's label for people: `kind` is "the wrong kind"."""
+    return _WRONG.get(label, f"the wrong {label}")
+
+
 @dataclass(frozen=True)
 class PartVerdict:
     """How one part came out. `nearest` names the candidate nearest to the output in each third, "right" where it is."""

@@ -31,7 +31,7 @@ from opensama.evaluation.judge import Judge, Judged, JudgingMethod, Reply
 from opensama.evaluation.metrics.measuring import SHUFFLE
 from opensama.evaluation.results import Scores, SystemResult
 from opensama.evaluation.tabular import locate_source, tabular_rows
-from opensama.evaluation.world.answer_key import CALM, AnswerKey, Frames, Through, grown, psnr, to_float
+from opensama.evaluation.world.answer_key import CALM, AnswerKey, Frames, Through, grown, in_words, psnr, to_float
 from opensama.evaluation.world.clips import ask_for, first_second, style_key
 from opensama.evaluation.world.report import Edit, WorldReport, edit_frames
 from opensama.evaluation.world.scores import ItemScore, answer_key, item_score, squared_error
@@ -70,7 +70,9 @@ def draw_benchmark(
     """
     families = (*TIERS[tier].families, *CONTROL_FAMILIES) if families is None else families
     if set(families) <= {"absent"}:
-        raise UserError("A copy of the source passes `absent`: ask for at least one family of edits beside it.")
+        raise UserError(
+            "A copy of the source passes the family absent: ask for at least one family of edits beside it."
+        )
     about = {"frames": frames, "size": size}
     prefix, which = ("", {}) if tier == "full" else (f"{tier}-", {"tier": tier})
     rows: list[dict[str, Any]] = []
@@ -307,7 +309,8 @@ def _told(score: ItemScore) -> str:
     """The marks in words."""
     lines = []
     for part in score.parts:
-        how = "right" if part["right"] else f"wrong, in its thirds nearest to {', '.join(part['nearest'])}"
+        like = ", ".join(map(in_words, part["nearest"] if len(set(part["nearest"])) > 1 else part["nearest"][:1]))
+        how = "right" if part["right"] else f"wrong; its thirds look most like: {like}"
         lines.append(f"{part['family']}, {part['edited']}: {how} (lead {part['lead']:.2f}, 0.25 is needed)")
     if score.kept < 99:
         lines.append(f"what should stay: {score.kept:.1f} dB")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from opensama.evaluation.world.answer_key import Frames, Through
+from opensama.evaluation.world.answer_key import Frames, Through, in_words
 from opensama.evaluation.world.probes import IDEAL
 from opensama.evaluation.world.scores import ItemScore, summarise_scores
 from opensama.values import EditRequest, Video
@@ -88,8 +88,8 @@ class WorldReport:
             for name, value in overall["probes"].items():
                 best = f", the exact answer {ceiling[name]:.2f}" if name in ceiling else ""
                 lines.append(f"{name.replace('_', ' ')}: {value:.2f} (ideally {IDEAL[name]:.0f}{best})")
-            wrong = ", ".join(f"{name} {count}" for name, count in list(overall["taken_for"].items())[:8])
-            lines.append(f"wrong parts were nearest to: {wrong or 'nothing'}")
+            wrong = ", ".join(f"{in_words(name)} {count}" for name, count in list(overall["taken_for"].items())[:8])
+            lines.append(f"wrong parts looked most like: {wrong or 'nothing'}")
         return "\n".join(lines)
 
 
