@@ -234,7 +234,7 @@ def _figure(score: str, cells: Sequence[Cell], systems: Sequence[str]) -> str:
             y += 12
         y += 5
     title = html.escape(score)
-    for at, end in ((low, "start"), (high, "end")):
+    for at, end in ((low, "start"), (high, "end"))[: 1 if low == high else 2]:
         drawn.append(f'<text x="{x(at):.1f}" y="{y + 10}" text-anchor="{end}">{score_text(score, at)}</text>')
     return (
         f'<figure><figcaption><b>{title}</b></figcaption><svg viewBox="0 0 320 {y + 14}" role="img" '
