@@ -106,9 +106,7 @@ def world(
         where = "" if tier == "full" else f" in the tier {tier}"
         raise UserError(f"There is no family {unknown[0]!r}{where}: choose among {', '.join(known)}.")
     if set(chosen) == {"absent"}:
-        raise UserError(
-            "A copy of the source passes the family absent: ask for at least one family of edits beside it."
-        )
+        raise UserError("A copy of the source passes the family absent: ask for at least one family of edits, too.")
     videos = [] if clips is None else measure.list_clips(clips)
     given = Given(data=out / "drawn", out=out, model=models, edits=edits, metrics=metrics, seed=seed, device=device)
     given.measured()

@@ -70,9 +70,7 @@ def draw_benchmark(
     """
     families = (*TIERS[tier].families, *CONTROL_FAMILIES) if families is None else families
     if set(families) <= {"absent"}:
-        raise UserError(
-            "A copy of the source passes the family absent: ask for at least one family of edits beside it."
-        )
+        raise UserError("A copy of the source passes the family absent: ask for at least one family of edits, too.")
     about = {"frames": frames, "size": size}
     prefix, which = ("", {}) if tier == "full" else (f"{tier}-", {"tier": tier})
     rows: list[dict[str, Any]] = []
