@@ -252,7 +252,7 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, loaded: 
         )
         print(f"side by side: {job.compared}")
     print(as_options(change_sentence(edited, job.request)))
-    if said := closing_advice(editor.entry, job.request):
+    if said := closing_advice(editor.entry, job.request, edited.changed):
         print(as_options(said))
     seconds = time.perf_counter() - begun
     print(f"edited in {duration(seconds)}, after {duration(loaded)} of loading: {job.out}", flush=True)

@@ -33,10 +33,14 @@ def advice(entry: ModelEntry, request: EditRequest) -> list[str]:
     return said
 
 
-def closing_advice(entry: ModelEntry, request: EditRequest) -> str:
-    """One sentence after an edit that this model does to footage no good; nothing after any other."""
+def closing_advice(entry: ModelEntry, request: EditRequest, changed: float) -> str:
+    """One sentence after an edit that changed footage and that this model is no good for; nothing after any other."""
     assert isinstance(request.video, Video)
-    if not shows_footage(entry, request.video) or {*entry.footage} & {*words_of(request.instruction)}:
+    if (
+        changed < HARDLY
+        or not shows_footage(entry, request.video)
+        or {*entry.footage} & {*words_of(request.instruction)}
+    ):
         return ""
     return (
         f"{entry.name} was made for drawings, and such an edit mostly harms footage: look before you keep it. It can "
