@@ -4,7 +4,7 @@
     python benchmarks/loader.py [--clips 12] [--frames 49] [--width 1280 --height 720] [--workers 2] [--rounds 3]
 
 Drawn clips, three times as long as what is taken of them, as pairs of H.264 in a manifest. Both sides give batches of
-float tensors [b 3 t h w] of half a side's pixels: ours by `opensama.data.loader`, the peer by what training code
+float tensors [b 3 t h w] of half a side's pixels: ours as training reads, the peer by what training code
 commonly does: imageio's reader, its count of the frames, frame by frame through PIL to the size, the same number of
 clips at once in threads (imageio decodes in a process of its own). They take turns, so that whatever else the machine
 does is the same for both. Seconds of waiting say little on a busy machine; CPU seconds, those of child processes
@@ -30,8 +30,9 @@ from PIL import Image
 from torch import Tensor
 
 from opensama import Video
-from opensama.data.loader import open_loader
-from opensama.data.samples import Layout
+from opensama.data.item_reader import ItemReader
+from opensama.data.prefetch import Prefetcher
+from opensama.data.samples import BatchSampler, Layout, read_manifest, shapes_of
 from opensama.media import write_video
 from opensama.media.frames import to_pixels
 from opensama.pretext import Mixture
@@ -55,8 +56,15 @@ def make_pairs(folder: Path, clips: int, frames: int, size: tuple[int, int]) -> 
 
 def ours(path: Path, frames: int, size: tuple[int, int], workers: int) -> int:
     layout = Layout(lambda width, height: size, frames, Mixture({"none": 1}))
-    loader = open_loader(path, layout, epochs=1, workers=workers)
-    return sum(len(batch.source) + len(batch.target) for batch in loader)
+    items = layout.items(read_manifest(path).rows, lambda row, reason: None)
+    sampler, reader = BatchSampler(shapes_of(items), "video", 1, 0), ItemReader(items, lambda i: layout.read(items[i]))
+    numbers = range(sampler.epoch_length)
+    prefetch = Prefetcher(
+        lambda n: [reader(sampler, i) for i in sampler.numbers(n)], workers=workers, end=sampler.epoch_length
+    )
+    clips = sum(2 * len(prefetch(number)) for number in numbers)
+    prefetch.close()
+    return clips
 
 
 def theirs(path: Path, frames: int, size: tuple[int, int], workers: int) -> int:

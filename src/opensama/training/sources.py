@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from opensama.data.item_reader import ItemReader
 from opensama.data.latents import EncodedItems, LiveItems
-from opensama.data.loader import ItemReader
 from opensama.data.samples import BatchSampler, Kind, generator, shapes_of
 from opensama.flow import sample_sigma
 from opensama.models.families import find_family
