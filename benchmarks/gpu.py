@@ -27,7 +27,6 @@ from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from opensama import runtime
 from opensama.media.video_io import write_video
-from opensama.models.costs import forward_flops
 from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.pipeline.diffusion import Guidance
@@ -87,7 +86,7 @@ def edit_step(device: torch.device, small: bool, *, frames: int, offload: str) -
         steps=2, shift=5.0, guidance=Guidance(5.0), on_step=on_step,
     )  # fmt: skip
     tokens = 2 * t * h * w // 4 + 65
-    flops = 2 * forward_flops(SamaSizes.of(config), tokens, 512, semantic=65)
+    flops = 2 * sum(SamaSizes.of(config).operations(tokens, 512, 65, (tokens - 65) // 2))
     return {"seconds": ends[1] - ends[0], "tflops": flops / (ends[1] - ends[0]) / 1e12}  # the first one warms up
 
 
@@ -99,7 +98,7 @@ def training(device: torch.device, small: bool) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         config = SMOKE.model_copy(update=stages | few)
         began = time.perf_counter()
-        train_tiny(config, Path(folder), device=device, say=lambda _: None)
+        train_tiny(config, Path(folder), device=device)
         whole = time.perf_counter() - began
         row: Row = {"seconds": whole}
         for name in stages:
@@ -121,7 +120,7 @@ def preview(device: torch.device, small: bool) -> Row:
         (folder / "data.jsonl").write_text("".join(rows))
         config = RECIPES["tiny-stage1"].model_copy(deep=True)
         config.data.manifest = folder / "data.jsonl"
-        data, _ = open_data(config, device, lambda *_: None)
+        data, _ = open_data(config, device)
         model = torch.nn.Module.to(make_transformer(config), device)
         vae = make_vae(config.family, config.model.base, device)
         show = Preview(model, vae, data, shift=config.loss.shift, condition_kwargs={}, count=len(rows), steps=2)

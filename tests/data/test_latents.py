@@ -22,17 +22,13 @@ from opensama.values import UserError
 CPU = torch.device("cpu")
 
 
-def ignore(*_: object) -> None:
-    pass
-
-
 @pytest.mark.parametrize("keep", ["bfloat16"])
 def test_the_same_loss(config, tmp_path, keep):
     config.data.keep = keep
-    live, settings = open_data(config, CPU, ignore)
-    assert not encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
+    live, settings = open_data(config, CPU)
+    assert not encode_data(config, tmp_path / "latents", device="cpu")
     config.data.latents = tmp_path / "latents"
-    cached, again = open_data(config, CPU, ignore)
+    cached, again = open_data(config, CPU)
     assert settings == again
     assert isinstance(cached, ShardedItems)
     transformer = make_transformer(config)
@@ -50,14 +46,14 @@ def test_the_same_loss(config, tmp_path, keep):
     # what was made for other settings, another manifest, or in part, is refused by name
     config.data.pretext = {"cube": 1}
     with pytest.raises(UserError, match="pretext"):
-        open_data(config, CPU, ignore)
+        open_data(config, CPU)
     config.data.pretext = {"none": 1, "cube": 2, "speed": 3, "tube": 4}
     assert config.data.manifest is not None
     other = tmp_path / "data.jsonl"
     other.write_text(config.data.manifest.read_text() + "\n")
     config.data.manifest = other
     with pytest.raises(UserError, match="manifest"):
-        open_data(config, CPU, ignore)
+        open_data(config, CPU)
     (tmp_path / "latents" / "shard-00000.safetensors").unlink()
     with pytest.raises(UserError, match="lack shard-00000"):
         ShardedItems(tmp_path / "latents", settings)
@@ -74,12 +70,12 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
     config.data.manifest, config.data.videos = tmp_path / "data.jsonl", 0
     whole, config.model.base = config.model.base, str(tmp_path / "base")
     shutil.copytree(whole, config.model.base)
-    bad = encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
+    bad = encode_data(config, tmp_path / "latents", device="cpu")
     assert list(bad) == ["3"]
     config.data.latents = tmp_path / "latents"
     for encoder in ("text_encoder", "vae", "siglip"):  # nothing asks for them any more
         shutil.rmtree(tmp_path / "base" / encoder)
-    data, _ = open_data(config, CPU, ignore)
+    data, _ = open_data(config, CPU)
     stage = EditStage.of("a", make_transformer(config), ItemSource(data, config))
     for index in range(6):
         stage.batch(index)
@@ -89,7 +85,7 @@ def test_bad_items_are_left_out_and_listed(config, tmp_path, manifest):
 def test_a_clips_target_is_encoded_once_for_all_its_variants(config, tmp_path, monkeypatch):
     """Also where a shard ends between them; every variant reads what it would have been encoded to alone."""
     config.data.pretext = {"cube": 1, "tube": 1}  # no source is its target
-    live, settings = open_data(config, CPU, ignore)
+    live, settings = open_data(config, CPU)
     assert isinstance(live, LiveItems)
     alone = [live[number] for number in range(len(live.items))]
     pixels: list[bytes] = []
@@ -107,7 +103,7 @@ def test_a_clips_target_is_encoded_once_for_all_its_variants(config, tmp_path, m
 
     live.encoders = replace(live.encoders, video=video_noted, semantic=semantic_noted)
     monkeypatch.setattr(latents, "SHARD_ITEMS", 2)  # of three variants a clip
-    assert not latents.precompute(tmp_path, live, settings, say=ignore)
+    assert not latents.precompute(tmp_path, live, settings)
     clips = [item for item in live.items if "." in item.name]
     edits = len(live.items) - len(clips)
     assert len(clips) == 6

@@ -65,7 +65,7 @@ def config(save_every: float, steps: int = STEPS) -> LoopConfig:
 
 
 def train(folder: Path, save_every: float) -> None:
-    Trainer(Noisy(), config(save_every), folder, lambda _: None).run()
+    Trainer(Noisy(), config(save_every), folder).run()
 
 
 def train_of_two(folder: Path, save_every: float, store: Path, rank: int) -> None:
@@ -74,7 +74,7 @@ def train_of_two(folder: Path, save_every: float, store: Path, rank: int) -> Non
     dist.init_process_group("cpu:gloo", store=files, rank=rank, world_size=2, timeout=datetime.timedelta(minutes=1))
     stage = Noisy(rank, 2)
     parallelise(stage.model, MeshSettings(shard=2, checkpointing="none"), "float32")
-    trainer = Trainer(stage, config(save_every, STEPS_OF_TWO), folder, lambda _: None)
+    trainer = Trainer(stage, config(save_every, STEPS_OF_TWO), folder)
     if rank == 0:
         print("from", trainer.progress.step, flush=True)
     trainer.run()

@@ -26,7 +26,7 @@ from opensama.training.checkpoint import (
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.values import UserError
 from tests.training.killed import STEPS, STEPS_OF_TWO, train
-from tests.training.test_loop import Line, config, quiet
+from tests.training.test_loop import Line, config
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +128,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
 
     stage = Huge()
     trainer = Trainer.__new__(Trainer)  # nobody has a petabyte of memory either: only its size is asked for
-    trainer.__init__(stage, LoopConfig(steps=1), tmp_path, quiet)
+    trainer.__init__(stage, LoopConfig(steps=1), tmp_path)
     with pytest.raises(UserError, match="too full: its checkpoints need"):
         trainer.run()
     assert not stage.seen
@@ -137,11 +137,11 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_step(tmp_path):
 @pytest.mark.parametrize("what", ["settings", "data"])
 def test_another_runs_settings_or_data_are_named(tmp_path, what):
     before = {"model": {"width": 8, "heads": 2}, "files": ["a", "b"]}
-    Trainer(Line(), config(1), tmp_path, quiet, **{what: before}).run()
-    Trainer(Line(), config(1), tmp_path, quiet, **{what: before})
+    Trainer(Line(), config(1), tmp_path, **{what: before}).run()
+    Trainer(Line(), config(1), tmp_path, **{what: before})
     other = {"model": {"width": 16, "heads": 2}, "files": ("a", "b"), "more": 1}
     with pytest.raises(UserError, match=rf"other {what} \(model.width is 16, was 8; more is 1, was 'absent'\)"):
-        Trainer(Line(), config(2), tmp_path, quiet, **{what: other})
+        Trainer(Line(), config(2), tmp_path, **{what: other})
 
 
 def test_another_models_checkpoint_is_refused(tmp_path):
@@ -150,18 +150,18 @@ def test_another_models_checkpoint_is_refused(tmp_path):
             super().__init__()
             self.model = torch.nn.Linear(2, 1)
 
-    Trainer(Line(), config(1), tmp_path, quiet).run()
+    Trainer(Line(), config(1), tmp_path).run()
     with pytest.raises(UserError, match=r"another model: model.weight is \[1, 1\] instead of \[1, 2\]"):
-        Trainer(Wider(), config(2), tmp_path, quiet)
+        Trainer(Wider(), config(2), tmp_path)
 
 
 @pytest.mark.parametrize("file", ["state.json", "weights.safetensors"])
 def test_a_damaged_checkpoint_is_named(tmp_path, file):
-    Trainer(Line(), config(1), tmp_path, quiet).run()
+    Trainer(Line(), config(1), tmp_path).run()
     path = latest_checkpoint(tmp_path / "line")
     (path / file).write_bytes((path / file).read_bytes()[:20])
     with pytest.raises(UserError, match="step-00000001 is damaged"):
-        Trainer(Line(), config(2), tmp_path, quiet)
+        Trainer(Line(), config(2), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '"step"'])

@@ -114,7 +114,7 @@ def encoded():
 
     def of(config: EditConfig) -> Kept:
         if config.family not in kept:
-            kept[config.family] = Kept(open_data(config, CPU, lambda *_: None)[0])
+            kept[config.family] = Kept(open_data(config, CPU)[0])
         return kept[config.family]
 
     return of
@@ -267,30 +267,30 @@ class Pair(TrainingStage):
 @pytest.mark.parametrize(("misplaced", "what"), [("where", r"right\.weight"), ("frozen", r"judge\.weight")])
 def test_a_module_on_another_device_is_named(tmp_path, misplaced, what):
     with pytest.raises(ValueError, match=rf"{what} of the stage pair is on meta, but left\.weight is on cpu: move"):
-        Trainer(Pair(**{misplaced: "meta"}), LoopConfig(steps=1), tmp_path, print)
+        Trainer(Pair(**{misplaced: "meta"}), LoopConfig(steps=1), tmp_path)
     assert not (tmp_path / "pair").exists()
 
 
 def test_an_input_on_another_device_is_named(tmp_path):
-    trainer = Trainer(Pair(batch="meta"), LoopConfig(steps=1), tmp_path, lambda _: None)
+    trainer = Trainer(Pair(batch="meta"), LoopConfig(steps=1), tmp_path)
     with pytest.raises(ValueError, match="input 0 of left is on meta, but the stage pair computes on cpu: move its"):
         trainer.run()
     stage = Pair()
-    Trainer(stage, LoopConfig(steps=2), tmp_path / "right", lambda _: None).run()
+    Trainer(stage, LoopConfig(steps=2), tmp_path / "right").run()
     assert not stage.left._forward_pre_hooks, "only the first step is watched"
 
 
-def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path):
-    said: list[str] = []
-    Trainer(Pair(), LoopConfig(steps=1, decay=0), tmp_path, said.append).run()
-    Trainer(Pair(), LoopConfig(steps=2, decay=0), tmp_path, said.append).run()
-    assert not any("bits" in line for line in said)
+def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path, caplog):
+    caplog.set_level("INFO")
+    Trainer(Pair(), LoopConfig(steps=1, decay=0), tmp_path).run()
+    Trainer(Pair(), LoopConfig(steps=2, decay=0), tmp_path).run()
+    assert not any("bits" in line for line in caplog.messages)
     file = latest_checkpoint(tmp_path / "pair") / "state.json"
     state = json.loads(file.read_text())
     assert state["machine"] == describe_machine(CPU)
     file.write_text(json.dumps(state | {"machine": "NVIDIA H200 in bfloat16"}))
-    Trainer(Pair(), LoopConfig(steps=3, decay=0), tmp_path, said.append).run()
-    (line,) = (line for line in said if "bits" in line)
+    Trainer(Pair(), LoopConfig(steps=3, decay=0), tmp_path).run()
+    (line,) = (line for line in caplog.messages if "bits" in line)
     here = describe_machine(CPU)
     assert line.startswith(f"pair: begun on NVIDIA H200 in bfloat16, goes on on {here}: its bits may differ")
 
@@ -320,7 +320,7 @@ def test_many_lengths_are_compiled_a_few_times_and_the_row_says_how_often(tmp_pa
     try:
         with torch.compiler.set_stance(force_backend="eager"):
             settings = LoopConfig(steps=15, decay=0, log_every=-1)
-            rows = Trainer(Buckets(), settings, tmp_path, lambda _: None).run().history
+            rows = Trainer(Buckets(), settings, tmp_path).run().history
     finally:
         torch._dynamo.reset()
     counts = [row["compiled"] for row in rows]
@@ -364,5 +364,5 @@ def test_encoding_under_torchrun_uses_that_gpu(monkeypatch, tmp_path, settings):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(Asked):
-        encode_data(settings("sama-14b-stage1"), tmp_path, rank=3, world=4, say=lambda _: None)
+        encode_data(settings("sama-14b-stage1"), tmp_path, rank=3, world=4)
     assert asked == [torch.device("cuda:3")]

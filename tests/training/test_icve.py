@@ -19,7 +19,7 @@ from opensama import EditRequest, load
 from opensama.apps.cli import main as opensama
 from opensama.media.video_io import read_video, write_video
 from opensama.models.convert import load_released
-from opensama.models.costs import forward_flops, training_flops
+from opensama.models.costs import training_flops
 from opensama.models.families import MODEL_FAMILIES
 from opensama.models.families.icve import IcveSizes, _condition
 from opensama.models.icve import IcveTransformer3DModel
@@ -65,7 +65,7 @@ def settings(hunyuan, pairs) -> IcveConfig:
 
 
 def stage_of(config: IcveConfig) -> EditStage:
-    data, _ = open_data(config, CPU, ignore)
+    data, _ = open_data(config, CPU)
     return EditStage.of("pretrain", make_transformer(config), ItemSource(data, config))
 
 
@@ -123,9 +123,9 @@ def test_padding_does_not_count(settings):
 def test_two_steps_and_one_batch_is_learnt(settings, tmp_path):
     """Latents made beforehand give the same loss."""
     stage = stage_of(settings)
-    assert not encode_data(settings, tmp_path / "latents", device="cpu", say=ignore)
+    assert not encode_data(settings, tmp_path / "latents", device="cpu")
     settings.data.latents = tmp_path / "latents"
-    cached = EditStage.of("cached", stage.transformer, ItemSource(open_data(settings, CPU, ignore)[0], settings))
+    cached = EditStage.of("cached", stage.transformer, ItemSource(open_data(settings, CPU)[0], settings))
     assert torch.equal(stage.step(0)["loss"], cached.step(0)["loss"])
     optimizer = torch.optim.Adam(stage.transformer.parameters(), lr=1e-2)
     history = []
@@ -152,7 +152,7 @@ def test_operations_agree_with_the_counter():
         forward = counter.get_total_flops()
         answer.sample.sum().backward()
     sizes = IcveSizes.of(model.config)
-    assert forward_flops(sizes, 2 * n, text) == pytest.approx(forward, rel=0.02)
+    assert sum(sizes.operations(2 * n, text, 0, n)) == pytest.approx(forward, rel=0.02)
     assert training_flops(sizes, 2 * n, text) == pytest.approx(counter.get_total_flops(), rel=0.06)
 
 
@@ -184,7 +184,7 @@ def test_what_a_block_keeps_for_its_backward_pass():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_plan(name):
-    plan = plan_editor(RECIPES[name], say=ignore)
+    plan = plan_editor(RECIPES[name])
     if "13b" in name:
         assert plan.parameters == pytest.approx(12.82e9, rel=0.001)
     assert (plan.trained == plan.parameters) == ("lora" not in name)

@@ -65,10 +65,6 @@ class Recorder:
         Trainer.step = self.plain  # type: ignore[method-assign]
 
 
-def quiet(*_: object) -> None:
-    pass
-
-
 def steps(n: int, **more: float) -> StageConfig:
     return StageConfig(minutes=1e6, max_steps=n, **more)
 
@@ -99,10 +95,10 @@ def frozen_parts(folder: Path) -> None:
     torch.manual_seed(0)
     vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
     vae.start_from_components(drawn_clips(8, 0))
-    Trainer(AutoencoderStage(vae, batch=6, pictures=8), LoopConfig(steps=10), folder, quiet).run()
+    Trainer(AutoencoderStage(vae, batch=6, pictures=8), LoopConfig(steps=10), folder).run()
     tokenizer = train_tokenizer([plan_edit(i).instruction for i in range(100)], 400)
     encoder, text = make_semantic_encoder(32, 1), make_text_encoder(tokenizer, 32, 1)
-    Trainer(SemanticStage(encoder, text, tokenizer, batch=4), LoopConfig(steps=10, muon=1e-3), folder, quiet).run()
+    Trainer(SemanticStage(encoder, text, tokenizer, batch=4), LoopConfig(steps=10, muon=1e-3), folder).run()
 
 
 LITTLE = {
@@ -114,7 +110,7 @@ LITTLE = {
 def sama_from_weights(folder: Path) -> None:
     """Image edits, then videos with pretext tasks, from one pool for the whole run."""
     config = SMOKE.model_copy(update=LITTLE | {"images": steps(10, muon=2e-3), "videos": steps(10, muon=2e-3)})
-    train_tiny(config, folder / "run", start_from=small_model(folder / "model"), say=quiet)
+    train_tiny(config, folder / "run", start_from=small_model(folder / "model"))
 
 
 def core(folder: Path) -> None:
@@ -122,21 +118,21 @@ def core(folder: Path) -> None:
     little = LITTLE | {"chunk": 4, "chunk_steps": 4, "chunks": 2}
     stages = {name: steps(10, muon=1.2e-3, decay=0.0) for name in ("pictures", "windows", "images")}
     config = CORE.model_copy(update=little | stages | {"videos": StageConfig(minutes=0)})
-    train_tiny(config, folder / "run", start_from=small_model(folder / "model"), say=quiet)
+    train_tiny(config, folder / "run", start_from=small_model(folder / "model"))
 
 
 def embedded_icve(folder: Path) -> None:
     """Beside the embedded SAMA's frozen parts."""
     stages = {"pretrain": steps(10, muon=2e-3), "images": steps(10, muon=2e-3), "videos": steps(3)}
-    train_tiny(ICVE_SMOKE.model_copy(update=LITTLE | stages), folder / "run", say=quiet)
+    train_tiny(ICVE_SMOKE.model_copy(update=LITTLE | stages), folder / "run")
 
 
 def first_steps(name: str, config: EditConfig, folder: Path, most: int = 3) -> None:
     """A run's first steps, without checkpoints and export."""
-    data, _ = open_data(config, torch.device("cpu"), quiet)
+    data, _ = open_data(config, torch.device("cpu"))
     items = ItemSource(data, config)
     stage = EditStage.of(name, make_transformer(config), items)
-    trainer = Trainer(stage, loop_config(config, items.passes, items.epoch), folder, quiet)
+    trainer = Trainer(stage, loop_config(config, items.passes, items.epoch), folder)
     for _ in range(most):
         trainer.step()
     stage.close()

@@ -12,7 +12,7 @@ import pytest
 from opensama.training.loop import Trainer
 from opensama.training.monitor import Monitor, check_trackers, read_metrics
 from opensama.values import UserError
-from tests.training.test_loop import Line, config, quiet
+from tests.training.test_loop import Line, config
 
 
 def test_a_row_that_finds_no_room_is_written_with_the_next(tmp_path):
@@ -38,7 +38,7 @@ def test_a_tracker_that_is_not_there_is_said_before_a_folder_is_made(names, sent
     monkeypatch.setattr("sys.path", [])  # nothing is installed
     monkeypatch.delitem(sys.modules, "trackio", raising=False)
     with pytest.raises(UserError, match=sentence):
-        Trainer(Line(), replace(config(1), trackers=names), tmp_path / "run", quiet)
+        Trainer(Line(), replace(config(1), trackers=names), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

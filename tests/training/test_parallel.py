@@ -87,7 +87,7 @@ def gradients(stage: Flow) -> dict[str, Tensor]:
 
 def train(stage: Flow, out: Path, steps: int = STEPS, context: int = 1) -> list[tuple[float, float]]:
     """Loss and gradient norm of every step so far."""
-    rows = Trainer(stage, config(steps), out, lambda _: None, context=context).run().history
+    rows = Trainer(stage, config(steps), out, context=context).run().history
     return [(row["loss"], row["norm"]) for row in rows]
 
 
@@ -123,7 +123,7 @@ def one_of_two(rank: int, folder: str) -> None:
     with pytest.raises(UserError, match="do not divide by 4"):
         lay_out(MeshSettings(context=4, checkpointing="none"))
     with pytest.raises(ValueError, match="parallelise the stage's modules first"):
-        Trainer(Flow(), config(1), Path(folder) / "plain", lambda _: None)
+        Trainer(Flow(), config(1), Path(folder) / "plain")
     torch.save(out, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

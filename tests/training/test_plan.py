@@ -9,8 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from opensama.data.samples import Shape
-from opensama.models.costs import forward_flops, training_flops
+from opensama.models.costs import training_flops
 from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.sama import RECIPES
@@ -34,7 +33,7 @@ def test_operations_agree_with_the_counter():
         answer = model(x, torch.tensor([500.0]), words, source, torch.randn(1, anchors, 12))
         forward = counter.get_total_flops()
         (answer.sample.sum() + answer.semantic_sample.sum()).backward()
-    assert forward_flops(sizes, 2 * n + anchors, text, semantic=anchors) == pytest.approx(forward, rel=0.01)
+    assert sum(sizes.operations(2 * n + anchors, text, anchors, n)) == pytest.approx(forward, rel=0.01)
     trained = training_flops(sizes, 2 * n + anchors, text, semantic=anchors)
     assert trained == pytest.approx(counter.get_total_flops(), rel=0.05)
 
@@ -42,18 +41,18 @@ def test_operations_agree_with_the_counter():
 @pytest.mark.parametrize(("frames", "tokens", "petaflops"), [(49, 40_625, 2.342), (81, 65_585, 5.121)])
 def test_the_14b_model_in_figures(frames, tokens, petaflops):
     sizes = SamaSizes.of(full_config(sizes_of(STAGE_0)))
-    assert sizes.joint_tokens(Shape(832, 480, frames, frames), 65) == tokens
-    assert forward_flops(sizes, tokens, 512, semantic=65) == pytest.approx(petaflops * 1e15, rel=0.003)
+    assert 2 * sizes.tokens(frames, 480, 832) + 65 == tokens
+    assert sum(sizes.operations(tokens, 512, 65, (tokens - 65) // 2)) == pytest.approx(petaflops * 1e15, rel=0.003)
 
 
 def test_the_plan_of_the_paper():
-    plan = plan_editor(STAGE_0, say=lambda line: None)
+    plan = plan_editor(STAGE_0)
     assert plan.parameters == pytest.approx(14.30e9, rel=0.001)
     assert plan.trained == plan.parameters
     assert plan.fits, plan.table()
     assert plan.passes == 448 // (8 * 4) + 112 // (2 * 4)
     assert plan.flops == pytest.approx(112 * 3 * 5.12e15 + 448 * 3 * 0.085e15, rel=0.03)
-    twice = plan_editor(STAGE_0, gpus=16, say=lambda line: None)
+    twice = plan_editor(STAGE_0, gpus=16)
     assert twice.seconds == pytest.approx(plan.seconds / 2)
     assert twice.dollars == pytest.approx(plan.dollars)
     assert twice.gigabytes < plan.gigabytes
@@ -63,7 +62,7 @@ def test_the_plan_of_the_paper():
 
 def test_models_beside_the_transformer_are_in_the_printed_figures():
     """What encodes in the step, on the GPU and on its way through host memory; nothing of it with cached latents."""
-    plan = plan_editor(STAGE_0, say=lambda line: None)
+    plan = plan_editor(STAGE_0)
     rows = {name.strip(): value.strip() for name, _, value in (line.partition("  ") for line in lines(plan))}
     assert (rows["text encoder"], rows["autoencoder"], rows["image encoder"]) == ("11.4 GB", "0.5 GB", "1.7 GB")
     assert rows["while it loads"] == "20.8 GB a GPU, 11 GB of host memory a process"
@@ -72,7 +71,7 @@ def test_models_beside_the_transformer_are_in_the_printed_figures():
     assert rows["host memory"] == f"{3 * 2 * 81 * width * height * 12 / 1e9:.1f} GB a process for pixels read ahead"
     cached = STAGE_0.model_copy(deep=True)
     cached.data.latents, cached.preview_every = Path("latents"), 500
-    less = plan_editor(cached, say=lambda line: None)
+    less = plan_editor(cached)
     assert less.gigabytes == pytest.approx(plan.gigabytes - 13.6 + 0.5)
     rows = {name.strip(): value.strip() for name, _, value in (line.partition("  ") for line in lines(less))}
     assert rows["autoencoder of previews"] == "0.5 GB"
@@ -99,14 +98,12 @@ def test_models_in_folders_are_counted_as_they_are_loaded(config):
 def test_compiled_blocks_are_gathered_in_float32():
     config = RECIPES["sama-1.3b-stage0"]
     compiled = config.model_copy(update={"mesh": config.mesh.model_copy(update={"compile": True})})
-    plain, whole = (plan_editor(c, say=lambda line: None).memory["gathered blocks"] for c in (config, compiled))
+    plain, whole = (plan_editor(c).memory["gathered blocks"] for c in (config, compiled))
     assert whole == 2 * plain > 0
 
 
 def test_low_rank_saves_memory_more_than_time():
-    full, lora = (
-        plan_editor(RECIPES[name], say=lambda line: None) for name in ("sama-14b-stage1", "sama-14b-stage1-lora")
-    )
+    full, lora = (plan_editor(RECIPES[name]) for name in ("sama-14b-stage1", "sama-14b-stage1-lora"))
     assert lora.trained < 0.05 * full.trained
     assert lora.gigabytes < 0.8 * full.gigabytes
     assert 0.8 * full.flops < lora.flops < full.flops
@@ -115,21 +112,21 @@ def test_low_rank_saves_memory_more_than_time():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_plan(name):
     config = RECIPES[name]
-    plan = plan_editor(config, say=lambda line: None)
+    plan = plan_editor(config)
     assert plan.gpus == config.machine.gpus
     assert plan.fits, plan.table()
 
 
 def test_what_does_not_divide_is_said():
     with pytest.raises(UserError, match=r"448 images a step do not split over 3"):
-        plan_editor(STAGE_0, gpus=6, say=lambda line: None)
+        plan_editor(STAGE_0, gpus=6)
     config = STAGE_0.model_copy(deep=True)
     config.mesh.context = 3
     with pytest.raises(UserError, match=r"mesh.context=3 must divide"):
-        plan_editor(config, gpus=8, say=lambda line: None)
+        plan_editor(config, gpus=8)
     config.mesh.context, config.mesh.replicate, config.mesh.shard = 1, 2, 3
     with pytest.raises(UserError, match=r"8 GPUs are no mesh of 2 x 3"):
-        plan_editor(config, gpus=8, say=lambda line: None)
+        plan_editor(config, gpus=8)
 
 
 def test_data_without_videos_is_said():

@@ -23,12 +23,8 @@ from opensama.values import UserError
 CPU = torch.device("cpu")
 
 
-def ignore(*_: object) -> None:
-    pass
-
-
 def stage_of(config: SamaConfig, **changes: object) -> EditStage:
-    data, _ = open_data(config, CPU, ignore)
+    data, _ = open_data(config, CPU)
     return EditStage.of("stage0", make_transformer(config), ItemSource(data, config, **changes))  # type: ignore[arg-type]
 
 
@@ -75,7 +71,7 @@ def test_a_batch_is_a_function_of_the_pass_however_many_share_it(config):
 def test_a_pass_sees_the_same_batch_whatever_the_threads(config, tmp_path, workers):
     """Also with a bad file among the data, cached or live; encoding stays in the thread that trains."""
     config.machine.workers, before = workers, threading.enumerate()
-    encode_data(config, tmp_path / "latents", device="cpu", say=ignore)
+    encode_data(config, tmp_path / "latents", device="cpu")
     for latents in (None, tmp_path / "latents"):
         config.data.latents = latents
         stage = stage_of(config)
@@ -112,14 +108,14 @@ def seen_by(stage: EditStage) -> list[dict[str, torch.Tensor]]:
 def test_no_thread_outlives_a_run_that_ends_or_breaks_off(config, tmp_path, manifest):
     before = threading.enumerate()
     stage = stage_of(config)
-    Trainer(stage, LoopConfig(steps=1, accumulate=stage.passes), tmp_path / "whole", ignore).run()
+    Trainer(stage, LoopConfig(steps=1, accumulate=stage.passes), tmp_path / "whole").run()
     only = tmp_path / "only.jsonl"
     size = {"width": 64, "height": 48, "frames": 1}
     only.write_text(json.dumps({"source": "none.png", "target": "none.png", "instruction": "x", **size}))
     config.data.manifest, config.data.videos = only, 0
     stage = stage_of(config)
     with pytest.raises(UserError, match="samples in a row could not be read"):
-        Trainer(stage, LoopConfig(steps=1, accumulate=stage.passes), tmp_path / "broken", ignore).run()
+        Trainer(stage, LoopConfig(steps=1, accumulate=stage.passes), tmp_path / "broken").run()
     assert not set(threading.enumerate()) - set(before)
 
 

@@ -103,9 +103,8 @@ def test_semantic_tokens_of_any_shape(parts):
 
 
 def test_a_pool_is_written_once_and_read_again(tmp_path, encoders):
-    said = []
     path = tmp_path / "pools" / "five.safetensors"
-    made = build_pool(path, 6, encoders, frames=5, size=(64, 32), say=said.append)
+    made = build_pool(path, 6, encoders, frames=5, size=(64, 32))
     assert made["source"].shape == made["target"].shape == (6, 192, 2, 4, 2)
     assert made["change"].shape == (6, 2, 4, 2)
     assert made["semantic"].shape == (6, 17, 32)
@@ -115,7 +114,7 @@ def test_a_pool_is_written_once_and_read_again(tmp_path, encoders):
 
 
 def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_is(
-    tmp_path, tokenizer, parts, encoders
+    tmp_path, tokenizer, parts, encoders, caplog
 ):
     drawn: list[str] = []
     interrupted: list[str] = []
@@ -127,7 +126,7 @@ def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_
         drawn.extend(names)
         return draw_edits(names, *asked)
 
-    how = {"size": (32, 32), "batch": 2, "say": lambda _: None}
+    how = {"size": (32, 32), "batch": 2}
     path = tmp_path / "pool.safetensors"
     with pytest.raises(KeyboardInterrupt):
         build_pool(path, 8, encoders, draw=draw, **how)
@@ -138,11 +137,11 @@ def test_a_pool_that_was_interrupted_goes_on_and_one_without_time_is_what_there_
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     torch.testing.assert_close(whole, build_pool(None, 8, encoders, **how))
 
-    said: list[str] = []
+    caplog.set_level("INFO")
     late = tmp_path / "late.safetensors"
-    less = build_pool(late, 10**4, encoders, until=0.0, **how | {"say": said.append})
+    less = build_pool(late, 10**4, encoders, until=0.0, **how)
     torch.testing.assert_close(less, {key: value[:2] for key, value in whole.items()})
-    assert said == ["drawing late: 2 of 10,000, which is all that there is time for"]
+    assert caplog.messages == ["drawing late: 2 of 10,000, which is all that there is time for"]
     torch.testing.assert_close(build_pool(late, 10**4, encoders, **how), less)
 
 
@@ -190,17 +189,17 @@ def test_a_run_that_took_longer_or_learnt_little_says_so_at_its_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd):
+def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd, caplog):
     """Pools and stages that would take days; the shipped weights are read without the libraries' bars and warnings."""
     small = {"image_edits": 10**6, "video_edits": 10**5, "pretext_clips": 10**5, "image_batch": 1, "video_batch": 1}
     endless = {"images": StageConfig(minutes=1000), "videos": StageConfig(minutes=1000)}
     config = SMOKE.model_copy(update=small | endless | {"minutes": 0.1})
-    said: list[str] = []
-    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder, say=said.append)
+    caplog.set_level("INFO")
+    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder)
     assert capfd.readouterr() == ("", "")
     names = [stage["name"] for stage in json.loads((folder / "training.json").read_text())["stages"]]
     assert names[-2:] == ["images", "videos"]
-    assert any("all that there is time for" in line for line in said)
+    assert any("all that there is time for" in line for line in caplog.messages)
     assert json.loads((tmp_path / "run" / "budget.json").read_text())["ended"] == ["images", "videos"]
 
 
@@ -390,8 +389,7 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     nothing = StageConfig(minutes=0)
     small = {"image_edits": 4, "video_edits": 4, "pretext_clips": 4, "image_batch": 1, "video_batch": 1}
     config = SMOKE.model_copy(update=small | {"images": nothing, "videos": StageConfig(minutes=1, max_steps=1)})
-    said = []
-    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder, say=said.append)
+    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder)
     sizes = ("128x128", "176x96", "96x176")
     drawn = {"1x128x128", *(f"{kind}17x{size}" for size in sizes for kind in ("", "pretext-"))}
     assert {file.stem for file in (tmp_path / "run" / "pools").iterdir()} == drawn
@@ -401,7 +399,7 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     assert (stages[-1]["name"], stages[-1]["steps"]) == ("videos", 1)
 
     config = config.model_copy(update={"videos": nothing})
-    same = train_tiny(config, tmp_path / "none", start_from=EMBEDDED.folder, say=said.append)
+    same = train_tiny(config, tmp_path / "none", start_from=EMBEDDED.folder)
     assert not (tmp_path / "none" / "pools").exists()
     name = "transformer/diffusion_pytorch_model.safetensors"
     before, after = (load_file(f / name) for f in (EMBEDDED.folder, same))
@@ -415,8 +413,7 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
     stages = {name: getattr(CORE, name).model_copy(update={"max_steps": 2}) for name in ("pictures", "windows")}
     nothing = dict.fromkeys(("images", "videos"), StageConfig(minutes=0))
     config = CORE.model_copy(update=little | stages | nothing | {"image_batch": 1})
-    said = []
-    folder = train_tiny(config, tmp_path, start_from=EMBEDDED.folder, say=said.append)
+    folder = train_tiny(config, tmp_path, start_from=EMBEDDED.folder)
     settings = json.loads((folder / "transformer" / "config.json").read_text())
     assert settings["semantic_rotary"] == "zero"
     rows = [json.loads(line) for line in (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()]
@@ -425,7 +422,7 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
     assert rows[0]["core"] != rows[1]["core"]
 
     longer = config.model_copy(update={"windows": stages["windows"].model_copy(update={"max_steps": 3})})
-    train_tiny(longer, tmp_path, start_from=EMBEDDED.folder, say=said.append)
+    train_tiny(longer, tmp_path, start_from=EMBEDDED.folder)
     scores = (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in scores] == [0, 2, 3]
     stages = json.loads((folder / "training.json").read_text())["stages"]
@@ -463,7 +460,7 @@ def test_an_icve_is_trained_beside_the_embedded_models_frozen_parts(tmp_path):
     from opensama import EditRequest, Video, load
     from opensama.world import sample_edit
 
-    folder = train_tiny(ICVE_SMOKE, tmp_path / "run", say=lambda _: None)
+    folder = train_tiny(ICVE_SMOKE, tmp_path / "run")
     stages = json.loads((folder / "training.json").read_text())["stages"]
     assert [(s["name"], s["steps"]) for s in stages] == [("pretrain", 2), ("images", 3), ("videos", 2)]
     pools = {file.stem for file in (tmp_path / "run" / "pools").iterdir()}
@@ -479,7 +476,7 @@ def test_an_icve_is_trained_beside_the_embedded_models_frozen_parts(tmp_path):
     assert sum(1 for _ in edited.frames()) == 5
 
     nothing = {name: StageConfig(minutes=0) for name in ("pretrain", "images", "videos")}
-    same = train_tiny(ICVE_SMOKE.model_copy(update=nothing), tmp_path / "same", start_from=folder, say=lambda _: None)
+    same = train_tiny(ICVE_SMOKE.model_copy(update=nothing), tmp_path / "same", start_from=folder)
     name = "transformer/diffusion_pytorch_model.safetensors"
     before, after = (load_file(f / name) for f in (folder, same))
     assert all(torch.equal(before[key], value) for key, value in after.items())
@@ -502,10 +499,10 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
     from opensama import EditRequest, Video, load
     from opensama.world import sample_edit
 
-    folder = train_tiny(SMOKE, tmp_path, say=lambda _: None)
+    folder = train_tiny(SMOKE, tmp_path)
     before = load_file(latest_checkpoint(tmp_path / "videos") / "weights.safetensors")
     longer = SMOKE.model_copy(update={"videos": StageConfig(minutes=5, max_steps=3)})
-    assert train_tiny(longer, tmp_path, say=lambda _: None) == folder
+    assert train_tiny(longer, tmp_path) == folder
     after = load_file(latest_checkpoint(tmp_path / "videos") / "weights.safetensors")
     assert any(not torch.equal(before[k], after[k]) for k in before)
     with pytest.raises(UserError, match="other settings"):
@@ -514,7 +511,7 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
         load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors").popitem()[1].dtype == torch.bfloat16
     )
 
-    further = train_tiny(SMOKE, tmp_path / "further", start_from=folder, say=lambda _: None)
+    further = train_tiny(SMOKE, tmp_path / "further", start_from=folder)
     weights = load_file(latest_checkpoint(tmp_path / "further" / "videos") / "weights.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}
     same = [load_file(f / "vae" / "diffusion_pytorch_model.safetensors") for f in (folder, further)]

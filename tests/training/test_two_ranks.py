@@ -147,7 +147,7 @@ def test_a_process_loads_its_share_and_no_more_as_planned(tmp_path):
 def counted_stage(settings: dict, **changes: object) -> tuple[EditStage, Counter[bytes]]:
     """A stage that encodes in the step, and what its autoencoder encodes from then on."""
     config = SamaConfig(**settings)
-    data, _ = open_data(config, torch.device("cpu"), lambda *_: None)
+    data, _ = open_data(config, torch.device("cpu"))
     assert isinstance(data, LiveItems)
     seen: Counter[bytes] = Counter()
     video = data.encoders.video

@@ -19,11 +19,9 @@ from opensama.values import (
     Cancelled,
     ColorInfo,
     EditRequest,
-    LatentShape,
     Progress,
     UserError,
     Video,
-    VideoShape,
     frames_down,
     frames_up,
 )
@@ -51,29 +49,9 @@ def test_frames_up_and_down(count: int, temporal: int) -> None:
     assert (up - 1) % temporal == (down - 1) % temporal == 0
 
 
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 4]), st.sampled_from([8, 16]))
-def test_shapes_go_both_ways(t: int, h: int, w: int, temporal: int, spatial: int) -> None:
-    latent = LatentShape(t, h, w)
-    pixels = latent.pixels(temporal, spatial)
-    assert pixels.fits(temporal, spatial)
-    assert pixels.latent(temporal, spatial) == latent
-    assert pixels.padded(temporal) == pixels.trimmed(temporal) == pixels
-
-
-def test_shapes_that_do_not_fit() -> None:
-    assert VideoShape(6, 16, 16).padded().frames == 9
-    assert VideoShape(6, 16, 16).trimmed().frames == 5
-    for shape in (VideoShape(6, 16, 16), VideoShape(5, 17, 16), VideoShape(5, 16, 12)):
-        assert not shape.fits()
-        with pytest.raises(ValueError, match="multiples of 8"):
-            shape.latent()
-    with pytest.raises(ValueError, match="at least one"):
-        VideoShape(0, 16, 16)
-
-
 def test_a_video_in_memory() -> None:
     video = Video.from_frames(frames(), 29.97)
-    assert (video.width, video.height, video.frame_count, video.shape) == (6, 4, 5, VideoShape(5, 4, 6))
+    assert (video.width, video.height, video.frame_count, video.shape) == (6, 4, 5, (5, 4, 6))
     assert video.fps == Fraction(2997, 100)
     assert video.duration == 5 / video.fps
     assert video.durations == (1,) * 5

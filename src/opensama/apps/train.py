@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import App, Parameter
 
 from opensama.apps.options import OUT, check_writable_folder
+from opensama.apps.progress import log_lines
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def editor(
     elif config is not None and not config.is_file():
         raise UserError(f"There is no file {config}; check the name.")
 
+    import torch.distributed
+
     from opensama.training.train_editor import encode_data, plan_editor, train_editor
 
     kind = type(recipes[recipe])
@@ -100,22 +103,19 @@ def editor(
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
-    def say(line: str) -> None:
-        if rank == 0:
-            print(line, flush=True)
-
-    if dry_run:
-        print(plan_editor(final, gpus=gpus, say=say).table())
-    elif encode:
-        bad = encode_data(final, out / "latents", device=device, rank=rank, world=world, say=say)
-        say(f"encoded: {out / 'latents'}, {len(bad)} items left out; use it with --set data.latents={out / 'latents'}")
-    else:
-        model = train_editor(final, out, name=recipe, device=device, say=say)
-        say(f"trained: {model}")
-        if world > 1:
-            import torch.distributed
-
-            torch.distributed.destroy_process_group()
+    with log_lines("opensama") if rank == 0 else contextlib.nullcontext():
+        if dry_run:
+            done = plan_editor(final, gpus=gpus).table()
+        elif encode:
+            latents = out / "latents"
+            bad = encode_data(final, latents, device=device, rank=rank, world=world)
+            done = f"encoded: {latents}, {len(bad)} items left out; use it with --set data.latents={latents}"
+        else:
+            done = f"trained: {train_editor(final, out, name=recipe, device=device)}"
+    if rank == 0:
+        print(done)
+    if world > 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @app.command(name="tiny")
@@ -178,10 +178,8 @@ def tiny_command(
     final = validated_settings(TinyConfig, settings)
     from opensama.training.tiny import train_tiny
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
-    model = train_tiny(final, out, device=runtime.pick_device(device), start_from=start_from, say=say)
+    with log_lines("opensama"):
+        model = train_tiny(final, out, device=runtime.pick_device(device), start_from=start_from)
     print(f"trained: {model} (try it: opensama edit VIDEO INSTRUCTION --model {model})")
 
 

@@ -1,8 +1,8 @@
 """Items of a data set read one by one; what cannot be read is passed over, and listed.
 
 What a batch holds is a function of the seed and its number alone (`samples.BatchSampler`); a bad item's place is taken
-by the next of its shape, the same one in every run. Threads read ahead (`prefetch.py`), since decoding and scaling leave
-Python's lock alone:
+by the next of its shape, the same one in every run. Threads read ahead (`prefetch.py`): decoding and scaling leave
+Python's lock alone.
 
     reader = ItemReader(items, lambda number: layout.read(items[number]))
     sampler = BatchSampler(shapes_of(items), "video", batch, seed)

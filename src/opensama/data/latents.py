@@ -14,6 +14,7 @@ processes share the shards among them.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,7 @@ from opensama.data.samples import BadSample, Layout, PixelPair, Shape, TrainingI
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
+_log = logging.getLogger(__name__)
 _CHANGED = 0.1  # difference of pixels in [-1, 1] above which an edit has changed them
 SHARD_ITEMS = 64
 OF_LINE = ("target", "semantic")  # what a clip's variants have in common
@@ -159,7 +161,6 @@ def precompute(
     rank: int = 0,
     world: int = 1,
     workers: int = 2,
-    say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Encodes all items into shards, every `world`-th of them from `rank` on; bad items, by name, come out.
 
@@ -189,7 +190,7 @@ def precompute(
                     encoded = live.encode(prefetch(at - 1), last[1] if last[0] == item.row.line else None)
                 except BadSample as reason:
                     faults[item.name] = str(reason)
-                    say(f"skipped line {item.row.line}: {reason}")
+                    _log.info("skipped line %d: %s", item.row.line, reason)
                     continue
                 last = (item.row.line, {key: encoded[key] for key in OF_LINE if key in encoded})
                 if torch.equal(encoded["source"], encoded["target"]):
@@ -198,7 +199,7 @@ def precompute(
                 tensors |= {f"{owner[key]}/{key}": tensor for key, tensor in encoded.items()}
             _save(tensors, shard_file(folder, shard), {"bad": json.dumps(faults)})
             if done % max(1, len(shards) // 20) == 0 or done == len(shards):
-                say(f"encoded {done} of {len(shards)} shards")
+                _log.info("encoded %d of %d shards", done, len(shards))
     finally:
         prefetch.close()
     for shard in range(count_shards(len(items))):

@@ -17,24 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
-
-from opensama.values import VideoShape
+from typing import Any, ClassVar, Self
 
 INPUT_BYTES = 2.0  # of a block's input, a token and number of its width, in bfloat16
-
-
-class Sides(Protocol):
-    """A sample's shape: pixels of a frame, and frames of target and source."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def frames(self) -> int: ...
-    @property
-    def source_frames(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +63,10 @@ class Sizes:
         return self.channels * math.prod(self.patch)
 
     def tokens(self, frames: int, height: int, width: int) -> int:
-        """Tokens of one stream."""
-        cells = VideoShape(frames, height, width).latent(self.temporal, self.spatial)
-        return (cells.frames // self.patch[0]) * (cells.height // self.patch[1]) * (cells.width // self.patch[2])
-
-    def joint_tokens(self, shape: Sides, semantic: int) -> int:
-        """Tokens of source, anchors and target together."""
-        target, source = (self.tokens(t, shape.height, shape.width) for t in (shape.frames, shape.source_frames))
-        return source + semantic + target
-
-
-def forward_flops(sizes: Sizes, tokens: int, text: int, *, semantic: int = 0, target: int | None = None) -> float:
-    """Operations of one forward pass for one sample; `target` tokens are answered, by default half of the latents'."""
-    return sum(sizes.operations(tokens, text, semantic, (tokens - semantic) // 2 if target is None else target))
+        """Tokens of a video of 4k+1 frames whose sides its autoencoder and its patches divide."""
+        p_t, p_h, p_w = self.patch
+        cells = (frames - 1) // self.temporal + 1, height // self.spatial, width // self.spatial
+        return (cells[0] // p_t) * (cells[1] // p_h) * (cells[2] // p_w)
 
 
 def training_flops(sizes: Sizes, tokens: int, text: int, *, semantic: int = 0, full: bool = True) -> float:

@@ -26,7 +26,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin, SchedulerMixi
 from diffusers.video_processor import VideoProcessor
 from PIL.Image import Image
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.flow import guide, guide_separately
@@ -73,13 +73,25 @@ class EditPipeline(CheckedPipeline):
 
     _callback_tensor_inputs = ["latents", "semantic"]  # noqa: RUF012
 
+    tokenizer: PreTrainedTokenizerBase
+    text_encoder: PreTrainedModel
     vae: ModelMixin
     transformer: ModelMixin
     scheduler: SchedulerMixin
 
-    def __init__(self, defaults: dict[str, Any] | None, **parts: Any):
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        vae: Any,
+        transformer: Any,
+        scheduler: Any,
+        defaults: dict[str, Any] | None = None,
+    ):
         super().__init__()
-        self.register_modules(**parts)
+        self.register_modules(
+            tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, scheduler=scheduler
+        )
         self.register_to_config(defaults=Defaults.from_dict(defaults or {}).to_dict())
         self.video_processor = VideoProcessor(vae_scale_factor=self.spatial)
 

@@ -43,8 +43,6 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
     model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer->vae"
     _optional_components = ["text_encoder_2", "tokenizer_2"]  # noqa: RUF012
 
-    tokenizer: PreTrainedTokenizerBase
-    text_encoder: PreTrainedModel
     tokenizer_2: PreTrainedTokenizerBase | None
     text_encoder_2: PreTrainedModel | None
 
@@ -59,16 +57,8 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
         text_encoder_2: Any = None,
         defaults: dict[str, Any] | None = None,
     ):
-        super().__init__(
-            defaults,
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            tokenizer_2=tokenizer_2,
-            text_encoder_2=text_encoder_2,
-            vae=vae,
-            transformer=transformer,
-            scheduler=scheduler,
-        )
+        super().__init__(tokenizer, text_encoder, vae, transformer, scheduler, defaults)
+        self.register_modules(tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2)
         if isinstance(vae, AutoencoderKLHunyuanVideo):
             vae.enable_tiling(*TILES)
 

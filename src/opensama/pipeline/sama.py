@@ -15,7 +15,6 @@ import torch
 from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.semantic import anchor_count
@@ -35,27 +34,6 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
     """Edits videos by instruction with a SamaTransformer3DModel and any autoencoder with Wan's interface."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-
-    tokenizer: PreTrainedTokenizerBase
-    text_encoder: PreTrainedModel
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        text_encoder: Any,
-        vae: Any,
-        transformer: Any,
-        scheduler: Any,
-        defaults: dict[str, Any] | None = None,
-    ):
-        super().__init__(
-            defaults,
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            vae=vae,
-            transformer=transformer,
-            scheduler=scheduler,
-        )
 
     @torch.no_grad()
     def __call__(

@@ -56,7 +56,7 @@ def train_micro_stage(
         log_every=60, save_every=60,
     )  # fmt: skip
     model.train()
-    trainer = _CurveTrainer(stage, loop, out, lambda line: None)
+    trainer = _CurveTrainer(stage, loop, out)
     progress = trainer.run()
     curve = [step[:2] for step in trainer.curve]
     return {"curve": curve, "seconds": progress.seconds, "flops": sum(step[2] for step in trainer.curve)}

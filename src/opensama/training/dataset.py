@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from opensama.training.frozen import make_encoders
 from opensama.training.loading import full_config, sizes_of, spatial_of
 from opensama.values import UserError
 
+_log = logging.getLogger(__name__)
 Fingerprint = dict[str, object]
 """Settings by name."""
 
@@ -71,23 +72,23 @@ def read_training_rows(data: DataSettings) -> TrainingManifest:
     return manifest
 
 
-def open_live(
-    config: EditConfig, manifest: TrainingManifest, device: torch.device, on_bad: Callable[[TrainingRow, str], None]
-) -> LiveItems:
+def open_live(config: EditConfig, manifest: TrainingManifest, device: torch.device) -> LiveItems:
     """The manifest's items, encoded when they are asked for. UserError where no row can be read."""
+
+    def log(row: TrainingRow, reason: str) -> None:
+        _log.info("left out line %d of the manifest: %s", row.line, reason)
+
     layout = layout_for(config)
-    items = layout.items(manifest.rows, on_bad)
+    items = layout.items(manifest.rows, log)
     if not items:
         raise UserError(f"No row of {manifest.path} can be read; the first: {manifest.rows[0].target}.")
     return LiveItems(items, layout, make_encoders(config, device), config.data.no_text)
 
 
-def open_data(
-    config: EditConfig, device: torch.device, on_bad: Callable[[TrainingRow, str], None]
-) -> tuple[EncodedItems, Fingerprint]:
+def open_data(config: EditConfig, device: torch.device) -> tuple[EncodedItems, Fingerprint]:
     """The run's items, from latents or live, and what fingerprints them."""
     if config.data.latents is None:
         manifest = read_training_rows(config.data)
-        return open_live(config, manifest, device, on_bad), fingerprint(config, manifest)
+        return open_live(config, manifest, device), fingerprint(config, manifest)
     settings = fingerprint(config, read_training_rows(config.data) if config.data.manifest else None)
     return ShardedItems(config.data.latents, settings), settings

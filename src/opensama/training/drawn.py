@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -41,9 +42,8 @@ class Pools:
         *,
         budget: TimeBudget,
         device: torch.device,
-        say: Callable[[str], None],
     ):
-        self.config, self.folder, self.budget, self.device, self.say = config, folder, budget, device, say
+        self.config, self.folder, self.budget, self.device = config, folder, budget, device
         self.encoders = encoders
         self.workers = PoolWorkers(config.workers, encoders) if config.workers else None
         self.drawing = ThreadPoolExecutor(1, initializer=one_core)
@@ -69,8 +69,8 @@ class Pools:
         draw: Draw | None = None,
         name: str | None = None,
         split: Split = "train",
-        say: Callable[[str], None] | None = None,
         until: float | None = None,
+        level: int = logging.INFO,
     ) -> LatentPool:
         """`n` samples from seed `first` on (a quarter of them in other shapes than the first), kept in a file."""
         config, kinds = self.config, dict[Draw, str]({draw_clips: "pretext-", draw_unpaired: "unpaired-"})
@@ -88,7 +88,7 @@ class Pools:
             batch=self.batches[frames > 1],
             workers=self.workers,
             until=self.budget.pool_deadline() if until is None else until,
-            say=say or self.say,
+            level=level,
         )
 
     def renewed(self, stage: str, size: tuple[int, int]) -> RenewedPool:
@@ -99,7 +99,7 @@ class Pools:
             old, name = (f"{stage}-{k}-" for k in (number - config.chunks, number))
             (self.folder / f"{old}1x{size[0]}x{size[1]}.safetensors").unlink(missing_ok=True)
             first = begin + number * self.chunk
-            return self.pool(size, self.chunk, first, 1, name=name, say=lambda _: None, until=inf)
+            return self.pool(size, self.chunk, first, 1, name=name, until=inf, level=logging.DEBUG)
 
         steps, kept = config.chunk_steps, config.chunks
         return RenewedPool(make, steps=steps, kept=kept, threads=self.drawing, device=self.device)

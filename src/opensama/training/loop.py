@@ -19,6 +19,7 @@ linearly to zero over the last (`decay`).
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -40,6 +41,8 @@ from opensama.training.monitor import Monitor, check_trackers, peak_flops, read_
 from opensama.training.optim import NonFiniteSteps, SpikeFilter, clip_gradients, learning_rate_factor, make_optimizers
 from opensama.training.stage import TrainingStage
 from opensama.values import UserError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,6 @@ class Trainer:
         stage: TrainingStage,
         config: LoopConfig,
         out: Path,
-        say: Callable[[str], None] = print,
         *,
         settings: Mapping[str, object] | None = None,
         data: Mapping[str, object] | None = None,
@@ -110,7 +112,6 @@ class Trainer:
             raise UserError("A stage needs a budget: set minutes or steps.")
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         self.stage, self.config, self.context = stage, config, context
-        self.say: Callable[[str], None] = say if self.rank == 0 else lambda _: None
         self.settings, self.data, self.free = dict(settings or {}), dict(data or {}), tuple(free)
         check_trackers(config.trackers)
         self.out = out / stage.name
@@ -186,7 +187,7 @@ class Trainer:
                 try:
                     logged += self.timed(self.save)
                 except checkpoint.CheckpointError as error:  # room may be made while training goes on
-                    self.say(f"{error} Training goes on and tries again.")
+                    _log.info(f"{error} Training goes on and tries again.")
                 saved = now
             if config.preview_every and (progress.step % config.preview_every == 0 or self.finished):
                 logged += self.timed(self.preview)
@@ -274,7 +275,7 @@ class Trainer:
         if self.rank == 0:
             row = {"step": step, "loss": str(values["loss"]), "norm": str(values["norm"])}
             _append(self.out / "nonfinite.jsonl", row)
-        self.say(f"{self.stage.name}: step {step} gave a loss or gradient that is no finite number and was left out")
+        _log.info(f"{self.stage.name}: step {step} gave a loss or gradient that is no finite number and was left out")
         if not (found.count <= BROKEN_KEPT or found.too_many):
             return
         broken = [i for i, losses in enumerate(batches) if not isfinite(float(losses["loss"]))]
@@ -301,7 +302,7 @@ class Trainer:
         if config.steps is not None:
             left = min(left, (config.steps - progress.step) * progress.seconds / progress.step)
         text = "  ".join(f"{key} {value:g}" for key, value in row.items())
-        self.say(f"{self.stage.name}: {text}  left {max(0.0, left) / 60:.1f} min")
+        _log.info(f"{self.stage.name}: {text}  left {max(0.0, left) / 60:.1f} min")
 
     def log_skipped(self) -> None:
         """Lists samples that the stage could not read, each once."""
@@ -328,7 +329,7 @@ class Trainer:
         rows = [earlier for earlier in read_metrics(path) if earlier["step"] < row["step"]]  # a kill undid some
         with whole_file(path) as part:
             part.write_text("".join(json.dumps(r) + "\n" for r in [*rows, row]))
-        self.say(f"{self.stage.name}: scores {row}")
+        _log.info(f"{self.stage.name}: scores {row}")
 
     @property
     def size(self) -> int:
@@ -381,12 +382,12 @@ class Trainer:
                     f"go on with those, or choose another folder."
                 )
             for change in changed:
-                self.say(f"{self.stage.name}: from step {state['step']} on {change}")
+                _log.info(f"{self.stage.name}: from step {state['step']} on {change}")
             if changed and self.rank == 0:
                 _append(self.out / "changes.jsonl", {"step": state["step"], "changes": changed})
         begun, here = state["machine"], describe_machine(self.device)
         if begun != here:
-            self.say(
+            _log.info(
                 f"{self.stage.name}: begun on {begun}, goes on on {here}: its bits may differ from those of a run that "
                 "stayed there."
             )

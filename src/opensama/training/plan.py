@@ -133,7 +133,8 @@ def make_plan(
             if anchoring is not None:
                 most = (shape.frames - 1) // sizes.temporal + 1
                 semantic = anchoring.tokens_per_anchor * min(anchoring.anchors, most)
-            joints.append(sizes.joint_tokens(shape, semantic))
+            target, source = (sizes.tokens(t, shape.height, shape.width) for t in (shape.frames, shape.source_frames))
+            joints.append(source + semantic + target)
             costs.append(training_flops(sizes, joints[-1], data.text_tokens, semantic=semantic, full=not config.lora))
             pixels.append((shape.frames + shape.source_frames) * shape.width * shape.height)
         tokens += a_step * sum(n * c for n, c in zip(joints, of_kind.values(), strict=True)) / number

@@ -10,6 +10,7 @@ n samples, t latent frames, h w latent rows and columns:
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import tokenize
 from opensama.world.phrasing import Split
 
+_log = logging.getLogger(__name__)
 LatentPool = dict[str, Tensor]
 _EVERY = 15.0  # seconds between two lines about a pool that is drawn
 
@@ -125,13 +127,13 @@ def build_pool(
     batch: int = 64,
     workers: PoolWorkers | None = None,
     until: float = inf,
-    say: Callable[[str], None] = print,
+    level: int = logging.INFO,
 ) -> LatentPool:
     """`n` samples starting at seed `first`; read from `path` if it is there, else written to it.
 
     They are drawn on the encoders' device, in threads; with `workers` by these, on the CPU. Each `batch` is kept
     when it is drawn (in `path` + `.parts`), so that a run that was stopped goes on. After `until`, on the monotonic
-    clock, nothing more is drawn than the first batch: the pool is then what there is.
+    clock, nothing more is drawn than the first batch: the pool is then what there is. Progress is logged at `level`.
     """
     if path is not None and path.exists():
         return load_file(path)
@@ -153,11 +155,11 @@ def build_pool(
             if now - said > _EVERY or drawn == n:
                 said = now
                 limit = "" if until == inf else f", for at most {(until - begun) / 60:.1f}"
-                say(f"{title}: {drawn:,} of {n:,} in {(now - begun) / 60:.1f} min{limit}")
+                _log.log(level, f"{title}: {drawn:,} of {n:,} in {(now - begun) / 60:.1f} min{limit}")
     finally:  # what nobody waits for any more is not drawn
         threads.shutdown(cancel_futures=True)
     if drawn < n:
-        say(f"{title}: {drawn:,} of {n:,}, which is all that there is time for")
+        _log.log(level, f"{title}: {drawn:,} of {n:,}, which is all that there is time for")
     return parts.whole()
 
 

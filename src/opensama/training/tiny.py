@@ -16,7 +16,8 @@ is left out, and what it alone would have read is not drawn.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -48,6 +49,7 @@ from opensama.training.stage import TrainingStage
 from opensama.training.text import PromptEncoding, known_words, make_text_encoder, train_tokenizer, training_texts
 from opensama.values import UserError
 
+_log = logging.getLogger(__name__)
 EASY = 0.3  # below this noise level a picture's error divided by the level says little: velocities count less there
 
 
@@ -70,11 +72,9 @@ def _to(module: _M, device: torch.device) -> _M:
     return module
 
 
-def _run(
-    stage: TrainingStage, settings: StageConfig, out: Path, budget: TimeBudget, say: Callable[[str], None]
-) -> None:
+def _run(stage: TrainingStage, settings: StageConfig, out: Path, budget: TimeBudget) -> None:
     """Trains a stage for its own minutes, or for what a limit for the whole run leaves to it."""
-    trainer = Trainer(stage, settings.loop(), out, say)
+    trainer = Trainer(stage, settings.loop(), out)
     if budget.total < inf:
         seconds = trainer.progress.seconds
         minutes = 0.0 if stage.name in budget.ended else (seconds + budget.left()) / 60
@@ -89,7 +89,6 @@ def train_tiny(
     *,
     device: str | torch.device = "cpu",
     start_from: Path | None = None,
-    say: Callable[[str], None] = print,
 ) -> Path:
     """Trains, or goes on training, in the folder `out`; returns the model folder.
 
@@ -113,11 +112,11 @@ def train_tiny(
     if start_from is not None or "autoencoder" not in config.stages:
         parts = given_parts(config, start_from, device)
     else:
-        parts = own_parts(config, out, device, budget, say)
+        parts = own_parts(config, out, device, budget)
     vae, encoder, text, tokenizer, transformer = parts
     for module in (vae, encoder):
         module.requires_grad_(False).eval()
-    pools = Pools(config, out / "pools", PoolEncoders(vae, encoder, tokenizer), budget=budget, device=device, say=say)
+    pools = Pools(config, out / "pools", PoolEncoders(vae, encoder, tokenizer), budget=budget, device=device)
     for name in config.stages:
         settings, plan = getattr(config, name), DRAWN_STAGES.get(name)
         if plan is None or not (settings.minutes > 0 or (out / name).exists()):
@@ -136,7 +135,7 @@ def train_tiny(
             text_dropout=config.text_dropout,
             seed=config.seed + plan.seed,
         )
-        _run(stage, settings, out, budget, say)
+        _run(stage, settings, out, budget)
         if plan.export:
             export_embedded(out / f"{name}-model", config.family, parts)
     pools.close()
@@ -202,18 +201,16 @@ def given_parts(config: TinyConfig, start_from: Path | None, device: torch.devic
     return _Parts(vae, encoder, text, given.tokenizer, transformer)
 
 
-def own_parts(
-    config: TinyConfig, out: Path, device: torch.device, budget: TimeBudget, say: Callable[[str], None]
-) -> _Parts:
+def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeBudget) -> _Parts:
     """Parts from nothing: autoencoder, text and image encoders are trained, the transformer's weights are random."""
     budget.begin("autoencoder")
-    vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget, say)
+    vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget)
     budget.begin("semantic")
     texts = training_texts(budget.scaled(config.texts, least=2_000, a_minute=2_000))
     tokenizer = train_tokenizer(texts, config.vocabulary)
     text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
     encoder = _to(make_semantic_encoder(config.semantic_width), device)
-    _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget, say)
+    _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget)
     transformer = _to(find_family(config.family).transformer(**config.transformer_sizes), device)
     return _Parts(vae, encoder, text, tokenizer, transformer)
 
@@ -222,7 +219,7 @@ _BUDGETS = {"minutes", "autoencoder", "semantic", *DRAWN_STAGES}  # what may cha
 
 
 def _autoencoder(
-    config: TinyConfig, textures: int, out: Path, device: torch.device, budget: TimeBudget, say: Callable[[str], None]
+    config: TinyConfig, textures: int, out: Path, device: torch.device, budget: TimeBudget
 ) -> PatchAutoencoder:
     """The code is fixed by its components; the decoder is trained, and trained on where a run is given more minutes."""
     folder = out / "vae"
@@ -230,13 +227,13 @@ def _autoencoder(
     with quiet_loading():
         vae = PatchAutoencoder.from_pretrained(folder) if begun else PatchAutoencoder(config.latent_channels)
     vae = _to(vae, device)
-    say("autoencoder: drawing textures")
+    _log.info("autoencoder: drawing textures")
     stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
     if not begun:
         stage.start(budget.scaled(config.drawings, least=80, a_minute=80))
         set_latent_statistics(vae, drawn_clips(budget.scaled(64, least=16, a_minute=10), 5_000_000, 17).to(device))
         vae.save_pretrained(folder)
-    _run(stage, config.autoencoder, out, budget, say)
+    _run(stage, config.autoencoder, out, budget)
     vae.save_pretrained(folder)
     return vae
 

@@ -9,7 +9,8 @@ RUN/lora/                    of a low-rank run instead: for diffusers, and comfy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 
 from opensama import runtime
 from opensama.data.latents import precompute
-from opensama.data.samples import Shape, TrainingRow, shapes_of
+from opensama.data.samples import Shape, shapes_of
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig, StartSettings
 from opensama.training.dataset import fingerprint, layout_for, open_data, open_live, read_training_rows
@@ -34,7 +35,7 @@ from opensama.training.preview import Preview
 from opensama.training.sources import ItemSource
 from opensama.values import UserError
 
-_Say = Callable[[str], None]
+_log = logging.getLogger(__name__)
 FREE = {"machine", "mesh", "save_every", "preview_every", "trackers"}  # what may change when a run goes on
 
 
@@ -52,7 +53,7 @@ def loop_config(config: EditConfig, passes: int, epoch: int) -> LoopConfig:
     )
 
 
-def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None = None, say: _Say = print) -> Path:
+def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None = None) -> Path:
     """Trains in the folder `out`, on from its last checkpoint if it has one; what comes out is the model's folder.
 
     Under torchrun its processes share the work as `config.mesh` says, each on a GPU of its own; `device` is for one.
@@ -64,7 +65,7 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     where = layout.device if device is None or layout.weights is not None else runtime.pick_device(device)
     compute = runtime.compute_type(config.compute, where)
     initial = initial_transformer(config.model_copy(update={"compute": compute}))
-    data, found = open_data(config, where, report_bad_rows(say))
+    data, found = open_data(config, where)
     transformer: Any = parallelise(initial.model, mesh, compute)
     nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
     initial.fill(transformer)
@@ -85,7 +86,6 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
         stage,
         loop_config(config, items.passes, items.epoch),
         out,
-        say,
         settings=settings,
         data=found,
         free=("optimizer.",),
@@ -97,24 +97,19 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     return export_editor(transformer, config, out)
 
 
-def report_bad_rows(say: _Say) -> Callable[[TrainingRow, str], None]:
-    """A callback that says which row of the manifest is left out, and why."""
-    return lambda row, reason: say(f"left out line {row.line} of the manifest: {reason}")
-
-
 def encode_data(
-    config: EditConfig, folder: Path, *, device: str | None = None, rank: int = 0, world: int = 1, say: _Say = print
+    config: EditConfig, folder: Path, *, device: str | None = None, rank: int = 0, world: int = 1
 ) -> dict[str, str]:
     """Encodes the manifest's items into `folder`, for data.latents; bad items come out."""
     if config.data.manifest is None:
         raise UserError("There is nothing to encode: name a manifest with `data.manifest`.")
     manifest = read_training_rows(config.data)
-    live = open_live(config, manifest, own_device(device), report_bad_rows(say))
+    live = open_live(config, manifest, own_device(device))
     workers = config.machine.workers
-    return precompute(folder, live, fingerprint(config, manifest), rank=rank, world=world, workers=workers, say=say)
+    return precompute(folder, live, fingerprint(config, manifest), rank=rank, world=world, workers=workers)
 
 
-def plan_editor(config: EditConfig, *, gpus: int | None = None, say: _Say = print) -> Plan:
+def plan_editor(config: EditConfig, *, gpus: int | None = None) -> Plan:
     """Checks settings and data, and predicts what the run takes. Nothing large is read."""
     model = full_config(sizes_of(config), config.family)
     layout = layout_for(config)
@@ -122,16 +117,16 @@ def plan_editor(config: EditConfig, *, gpus: int | None = None, say: _Say = prin
         manifest = read_training_rows(config.data)
         bad: list[str] = []
         items = layout.items(manifest.rows, lambda row, reason: bad.append(f"line {row.line}: {reason}"))
-        say(f"data: {len(manifest.rows):,} rows, {len(items):,} items, {len(bad)} rows left out")
+        _log.info(f"data: {len(manifest.rows):,} rows, {len(items):,} items, {len(bad)} rows left out")
         for line in bad[:5]:
-            say(f"  {line}")
+            _log.info("  %s", line)
         shapes: Sequence[Shape] = shapes_of(items)
         if not shapes:
             raise UserError(f"No row of {manifest.path} can be read; the first: {bad[0]}")
     else:
-        say("data: none given; planned for the longest clips of one bucket")
+        _log.info("data: none given; planned for the longest clips of one bucket")
         shapes = nominal_shapes(config.data)
-    say(f"weights: {where_weights(config.family, config.model)}")
+    _log.info(f"weights: {where_weights(config.family, config.model)}")
     spatial = spatial_of(config.family, config.model.base)
     return make_plan(config, model, shapes, spatial=spatial, gpus=gpus, nominal=not config.data.manifest)
 

@@ -5,7 +5,7 @@ Importing this package costs nothing; numpy is loaded when frames are.
 
 from opensama.values.progress import Cancelled, Progress, UserError, counted
 from opensama.values.request import MAX_INSTRUCTION, EditRequest
-from opensama.values.shapes import LatentShape, VideoShape, frames_down, frames_up
+from opensama.values.shapes import frames_down, frames_up
 from opensama.values.video import ColorInfo, EditedVideo, Transparency, Video, background_color, frame_rate
 
 __all__ = [
@@ -14,12 +14,10 @@ __all__ = [
     "ColorInfo",
     "EditRequest",
     "EditedVideo",
-    "LatentShape",
     "Progress",
     "Transparency",
     "UserError",
     "Video",
-    "VideoShape",
     "background_color",
     "counted",
     "frame_rate",

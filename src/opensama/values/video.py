@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from opensama.values.numbers import check_number
 from opensama.values.progress import UserError
-from opensama.values.shapes import VideoShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,8 +130,9 @@ class Video:
         return self.frame_count / self.duration
 
     @property
-    def shape(self) -> VideoShape:
-        return VideoShape(self.frame_count, self.height, self.width)
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, rows and columns."""
+        return self.frame_count, self.height, self.width
 
     @property
     def durations(self) -> tuple[int, ...]:
