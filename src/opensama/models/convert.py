@@ -10,7 +10,7 @@ it. Pickles are never opened.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -38,12 +38,9 @@ def convert_released(
     `config` gives sizes; without it they are read off the tensors. Weights already in `out` are replaced.
     Returns `out`.
     """
-    row = find_family(family)
-    files = TensorFiles(src)
-    if out.resolve() in {file.resolve().parent for file in files.files}:
+    model, ours = released_and_rows(src, family, config)
+    if out.resolve() in {file.resolve().parent for file in ours.files.files}:
         raise UserError(f"The released weights are in {out} themselves: convert into another folder.")
-    model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
-    ours = TensorsFromRows(files, match_released(row, files, model))
     _make_folder(out)
     model.save_config(out)
     write_shards(out, ours.infos, ours.tensor, shard_bytes)
@@ -67,7 +64,7 @@ def convert_to_released(model_dir: Path, out_file: Path) -> Path:
     with init_empty_weights():
         model = row.transformer.from_config(config)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    check_tensors(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
+    check_tensors(expected, files.shapes, str(folder))
     released = TensorsFromRows(files, row.layout(expected))
     if out_file.resolve() in {file.resolve() for file in files.files}:
         raise UserError(f"{out_file} is one of the files to convert: choose another name.")
@@ -96,11 +93,18 @@ def load_released(
 ) -> ModelMixin:
     """The model with released weights, straight from their file; parts that diffusers keeps in float32 become that."""
     model, tensors = released_and_rows(src, family, config)
-    precise: set[str] = set(model._keep_in_fp32_modules or ())
-    state = {}
-    for ours in tensors.infos:
-        tensor = tensors.tensor(ours)
-        state[ours] = tensor.to(torch.float32 if dtype and precise & set(ours.split(".")) else dtype or tensor.dtype)
+    return fill_empty(model, tensors.tensor, dtype)
+
+
+def fill_empty(model: ModelMixin, read: Callable[[str], Tensor], dtype: torch.dtype | None) -> ModelMixin:
+    """A model of the meta device with the tensors that `read` gives by name, in `dtype` or their own.
+
+    Parts that diffusers keeps in float32 become that where a type is asked for.
+    """
+    precise, state = set(model._keep_in_fp32_modules or ()), {}
+    for name in model.state_dict():
+        tensor = read(name)
+        state[name] = tensor.to(torch.float32 if dtype and precise & {*name.split(".")} else dtype or tensor.dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval()
 
@@ -111,7 +115,7 @@ def released_and_rows(
     """The model on the meta device and the released weights cut for it. Reads headers alone; UserError where they do
     not fit."""
     row, files = find_family(family), TensorFiles(src)
-    model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(config))
+    model = empty_model(row, files.shapes, read_sizes(config))
     return model, TensorsFromRows(files, match_released(row, files, model))
 
 
@@ -152,7 +156,7 @@ def match_released(row: Family, files: TensorFiles, model: ModelMixin) -> dict[s
     layout = row.layout(ours)
     check_tensors(
         {name: released_shape(parts, ours) for name, parts in layout.items()},
-        {name: info.shape for name, info in files.infos.items()},
+        files.shapes,
         "these weights",
     )
     found: dict[str, dict[int, Rows]] = {name: {} for name in ours}

@@ -153,3 +153,8 @@ def merged(model: ModelMixin) -> dict[str, Callable[[], Tensor]]:
 def plain_name(name: str) -> str:
     """What a tensor is called where its layer has no low-rank matrices."""
     return name.replace(".base_layer.", ".")
+
+
+def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """A model's own parameters, by the names they have without adapters."""
+    return {plain_name(name): p for name, p in model.named_parameters() if ".lora_" not in name}

@@ -27,9 +27,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
 from torch import Tensor
 
-from opensama.models.convert import check_tensors, read_sizes
+from opensama.models.acceleration import refuse_fused
+from opensama.models.convert import check_tensors, fill_empty, read_sizes
 from opensama.models.families import Rows, family_of, find_family
-from opensama.models.lora import ADDED_FILE, DIFFUSERS_FILE
+from opensama.models.lora import ADDED_FILE, DIFFUSERS_FILE, weights_of
 from opensama.models.weights import TensorFiles
 from opensama.runtime import read_object
 from opensama.values import UserError
@@ -65,8 +66,7 @@ class LoraFile:
     @classmethod
     def read(cls, path: Path) -> LoraFile:
         files = TensorFiles(path)
-        shapes = {name: info.shape for name, info in files.infos.items()}
-        return cls(path.name, shapes, files.tensor, settings_of(path))
+        return cls(path.name, files.shapes, files.tensor, settings_of(path))
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> LoraFile:
@@ -93,10 +93,7 @@ def load_loras(model: ModelMixin, loras: Sequence[Lora]) -> set[str]:
     own = weights_of(model)
     if any(not p.is_floating_point() for p in own.values()):
         raise UserError("A LoRA cannot be added to quantized weights: load the model without quantization.")
-    if any(getattr(module, "fused_projections", False) for module in model.modules()):
-        raise UserError(
-            "The projections are fused, and a LoRA would not reach them: call unfuse_qkv_projections first."
-        )
+    refuse_fused(model.modules())
     work = plan_changes(model, loras)
     with torch.no_grad():
         for name, todo in work.items():
@@ -125,14 +122,10 @@ def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dty
     UserError where these do not bring all that the family adds to its base.
     """
     model, added = empty_base(folder, family, loras)
-    files, precise = TensorFiles(folder), set(model._keep_in_fp32_modules or ())
-    state = {}
-    for name, empty in model.state_dict().items():
-        tensor = torch.zeros(empty.shape) if name in added else files.tensor(name)
-        state[name] = tensor.to(torch.float32 if precise & set(name.split(".")) else dtype)
-    model.load_state_dict(state, strict=True, assign=True)
+    files, empty = TensorFiles(folder), model.state_dict()
+    fill_empty(model, lambda name: torch.zeros(empty[name].shape) if name in added else files.tensor(name), dtype)
     load_loras(model, loras)
-    return model.eval()
+    return model
 
 
 def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[ModelMixin, set[str]]:
@@ -151,7 +144,7 @@ def empty_base(folder: Path, family: str, loras: Sequence[Lora]) -> tuple[ModelM
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     added = {name for name in own if name not in files.infos and row.is_added(name)}
     expected = {name: shape for name, shape in own.items() if name not in added}
-    check_tensors(expected, {name: info.shape for name, info in files.infos.items()}, str(folder))
+    check_tensors(expected, files.shapes, str(folder))
     left = sorted(added - plan_changes(model, loras).keys())
     if left:
         raise UserError(
@@ -295,12 +288,6 @@ def check_shapes(file: LoraFile, change: _Change, shapes: Mapping[str, tuple[int
     if not fits:
         held = ", ".join(f"{key} {list(file.shapes[key])}" for key in change.keys.values())
         raise UserError(f"{file.name} is for a model of another size: {held} where a layer is {[rows, *inner]}.")
-
-
-def weights_of(model: ModelMixin) -> dict[str, Tensor]:
-    """A model's own parameters, by the names they have without adapters."""
-    own = {name: p for name, p in model.named_parameters() if ".lora_" not in name}
-    return {name.replace(".base_layer.", "."): p for name, p in own.items()}
 
 
 def layer_of(name: str) -> str:

@@ -64,6 +64,11 @@ class TensorFiles:
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each tensor, by name."""
+        return {name: info.shape for name, info in self.infos.items()}
+
     def tensor(self, name: str) -> Tensor:
         """One tensor, from disk to CPU memory."""
         with safe_open(self._file[name], framework="pt") as f:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from opensama.pretext import PAPER_SHARES
+from opensama.reproduction.runner import MicroBudget
 
 NONE: Mapping[str, float] = {"none": 1}
 
 
-@dataclass(frozen=True)
-class SamaBudget:
+@dataclass(frozen=True, kw_only=True)
+class SamaBudget(MicroBudget):
     """Steps of each stage and what a step takes; the data; the test; the model's size."""
 
     prior: int = 500
@@ -33,12 +34,7 @@ class SamaBudget:
     image_edits: int = 16_000
     clips: int = 3_000
     video_edits: int = 6_000
-    items: int = 40
-    """Test edits of each family."""
-    width: int = 128
     layers: int = 5
-    lr: float = 1e-3
-    shift: float = 5.0
     probed_families: int = 4
     """Families of edits that the embedded model is probed with."""
     probes: int = 15

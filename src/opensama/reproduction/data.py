@@ -7,7 +7,7 @@ Autoencoder, text encoder and image encoder are the embedded model's, frozen, as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -93,61 +93,62 @@ def first_of(pool: MicroPool, n: int) -> MicroPool:
     return {key: tensor[:n] for key, tensor in pool.items()}
 
 
-@torch.no_grad()
 def draw_micro_edits(frozen: FrozenModels, n: int, frames: int, first: int = 0) -> MicroPool:
     """`n` edits from seed `first` on."""
-    parts = []
-    for start in range(first, first + n, 64):
-        plans = [plan_micro_edit(seed) for seed in range(start, min(start + 64, first + n))]
+
+    def part(seeds: range) -> MicroPool:
+        plans = [plan_micro_edit(seed) for seed in seeds]
         drawn = render_edits(plans, frames, MICRO_SIZE, MICRO_SIZE)
-        source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
-        text = frozen.embed([plan.instruction for plan in plans])
-        parts.append(
-            {"source": source, "target": target, "text": text,
-             "change": changed_share(drawn.mask[:, :, 0], target.shape[2:]),
-             "anchors": frozen.anchors(drawn.target)}
-        )  # fmt: skip
-    return _joined(parts)
+        pair = _encoded_pair(frozen, drawn.source, drawn.target, drawn.mask, [plan.instruction for plan in plans])
+        return pair | {"anchors": frozen.anchors(drawn.target)}
+
+    return _in_lots(part, n, first)
 
 
-@torch.no_grad()
 def draw_micro_clips(frozen: FrozenModels, n: int, task: str | None, first: int = 0) -> MicroPool:
     """`n` clips with one pretext task; None: without a source, for the prior."""
-    parts = []
     mixture = Mixture({task: 1}, [SpeedPerturbation(whole=True)]) if task else None
-    for start in range(first, first + n, 64):
-        seeds = range(start, min(start + 64, first + n))
+
+    def part(seeds: range) -> MicroPool:
         looks = [plan_micro_clip(seed) for seed in seeds]
         video = render_styled(looks, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
         target = frozen.latents(video)
-        part = {"target": target, "anchors": frozen.anchors(video), "change": torch.zeros_like(target[:, 0])}
+        out = {"target": target, "anchors": frozen.anchors(video), "change": torch.zeros_like(target[:, 0])}
         prompt = ""
         if mixture:
             corrupted = [mixture.apply((clip.transpose(0, 1) * 2 - 1), seed_of(task or "", s))
-                      for clip, s in zip(video, seeds, strict=True)]  # fmt: skip
+                         for clip, s in zip(video, seeds, strict=True)]  # fmt: skip
             prompt = corrupted[0].prefix
-            part["source"] = frozen.latents((torch.stack([s.source for s in corrupted]).transpose(1, 2) + 1) / 2)
-        part["text"] = frozen.embed([prompt + look.caption for look in looks])
-        parts.append(part)
-    return _joined(parts)
+            out["source"] = frozen.latents((torch.stack([s.source for s in corrupted]).transpose(1, 2) + 1) / 2)
+        return out | {"text": frozen.embed([prompt + look.caption for look in looks])}
+
+    return _in_lots(part, n, first)
+
+
+def draw_micro_unpaired(frozen: FrozenModels, n: int, first: int = 0) -> MicroPool:
+    """`n` pairs of clips of one scene each, two times of it. What counts as changed is where they differ."""
+
+    def part(seeds: range) -> MicroPool:
+        plans = [plan_micro_unpaired(seed) for seed in seeds]
+        source, target = render_unpaired(plans, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
+        texts = [plan.instruction for plan in plans]
+        return _encoded_pair(frozen, source, target, changed_mask(source, target), texts)
+
+    return _in_lots(part, n, first)
+
+
+def _encoded_pair(
+    frozen: FrozenModels, source: Tensor, target: Tensor, mask: Tensor, texts: Sequence[str]
+) -> MicroPool:
+    latents = frozen.latents(target)
+    change = changed_share(mask[:, :, 0], latents.shape[2:])
+    return {"source": frozen.latents(source), "target": latents, "text": frozen.embed(texts), "change": change}
 
 
 @torch.no_grad()
-def draw_micro_unpaired(frozen: FrozenModels, n: int, first: int = 0) -> MicroPool:
-    """`n` pairs of clips of one scene each, two times of it. What counts as changed is where they differ."""
-    parts = []
-    for start in range(first, first + n, 64):
-        plans = [plan_micro_unpaired(seed) for seed in range(start, min(start + 64, first + n))]
-        drawn = render_unpaired(plans, MICRO_FRAMES, MICRO_SIZE, MICRO_SIZE)
-        mask = changed_mask(drawn.source, drawn.target)
-        source, target = frozen.latents(drawn.source), frozen.latents(drawn.target)
-        text = frozen.embed([plan.instruction for plan in plans])
-        change = changed_share(mask[:, :, 0], target.shape[2:])
-        parts.append({"source": source, "target": target, "text": text, "change": change})
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[MicroPool]) -> MicroPool:
+def _in_lots(part: Callable[[range], MicroPool], n: int, first: int) -> MicroPool:
+    """What `part` draws of `n` seeds from `first` on, 64 at a time, in half precision."""
+    parts = [part(range(start, min(start + 64, first + n))) for start in range(first, first + n, 64)]
     return {key: torch.cat([part[key] for part in parts]).half().contiguous() for key in parts[0]}
 
 

@@ -16,7 +16,6 @@ Runner, trainer, test and statistics are those of SAMA's runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,14 +39,8 @@ from opensama.reproduction.data import (
     pool_file,
     read_pool,
 )
-from opensama.reproduction.micro_training import (
-    StageCost,
-    held_out_edits,
-    micro_loss,
-    remove_checkpoints,
-    train_micro_stage,
-)
-from opensama.reproduction.runner import Run, RunResult, result_file, write_json, write_tensors
+from opensama.reproduction.micro_training import StageCost, held_out_edits, micro_loss, train_micro_stage
+from opensama.reproduction.runner import Experiment, MicroBudget, Run, RunResult, write_json, write_tensors
 from opensama.reproduction.sama import corrupted_pools, draw_sama_pool, load_prior, make_sama, train_sama
 from opensama.reproduction.statistics import foretell
 from opensama.training.config import IcveConfig, IcveDataSettings, IcveLossSettings, IcveModelSettings
@@ -57,8 +50,8 @@ from opensama.world.micro import MICRO_FAMILIES
 FOLDER = "icve"
 
 
-@dataclass(frozen=True)
-class IcveBudget:
+@dataclass(frozen=True, kw_only=True)
+class IcveBudget(MicroBudget):
     """Steps of each stage and what a step takes; the data; the test; the model's size."""
 
     prior: int = 400
@@ -70,13 +63,8 @@ class IcveBudget:
     unpaired: int = 8_000
     few: int = 1_000
     many: int = 5_000
-    items: int = 40
-    """Test edits of each family."""
-    width: int = 128
     joint_layers: int = 1
     layers: int = 3
-    lr: float = 1e-3
-    shift: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -127,18 +115,16 @@ def plan_of(budget: IcveBudget) -> str:
     return foretell(budget.items * len(MICRO_FAMILIES), len(SEEDS))
 
 
-@dataclass(frozen=True)
-class IcveExperiment:
+class IcveExperiment(Experiment):
     """ICVE's variants, and SAMA with as many operations."""
 
-    out: Path
     budget: IcveBudget
-    pools: Sequence[str] = (*POOLS, UNPAIRED)
-
-    def waves(self) -> Sequence[Sequence[Run]]:
-        first = [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is None]
-        rest = [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is not None]
-        return first, rest, [Run(EQUAL, SEEDS[0])]
+    pools = (*POOLS, UNPAIRED)
+    waves = (
+        [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is None],
+        [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is not None],
+        [Run(EQUAL, SEEDS[0])],
+    )
 
     def draw_pool(self, name: str) -> None:
         if name != UNPAIRED:
@@ -146,37 +132,21 @@ class IcveExperiment:
         elif not (file := pool_file(self.out, name)).exists():
             write_tensors(draw_micro_unpaired(frozen_models(), self.budget.unpaired, FIRST[name]), file)
 
-    def train_prior(self, seed: int) -> Path:
-        """Text-to-video on plain clips."""
-        folder, budget = self.out / f"prior-{seed}", self.budget
-        file = folder / "prior.safetensors"
-        if not file.exists():
-            torch.manual_seed(seed)
-            model = make_icve(budget)
-            cost = train_icve("prior", model, read_pool(self.out, "prior"), seed, budget, budget.prior, folder)
-            write_json({"flops": cost["flops"], "seconds": cost["seconds"]}, folder / "cost.json")
-            write_tensors(model.state_dict(), file)
-            remove_checkpoints(folder)
-        return file
+    def make_prior(self, seed: int, folder: Path) -> torch.nn.Module:
+        model, pool = make_icve(self.budget), read_pool(self.out, "prior")
+        cost = train_icve("prior", model, pool, seed, self.budget, self.budget.prior, folder)
+        write_json({"flops": cost["flops"], "seconds": cost["seconds"]}, folder / "cost.json")
+        return model
 
-    def train_run(self, run: Run) -> RunResult:
-        """One run, scored. It goes on from its seed's pre-training, or from the prior."""
-        file = result_file(self.out, run)
-        if file.exists():
-            return dict(json.loads(file.read_text()))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(run.seed)
-        result: RunResult = {"arm": run.arm, "seed": run.seed}
+    def make_run(self, run: Run, folder: Path) -> RunResult:
+        """The run goes on from its seed's pre-training, or from the prior."""
+        result: RunResult = {}
         if run.arm == EQUAL:
-            model, result["steps"], result["flops"] = self._equal_sama(file.parent, run.seed)
+            model, result["steps"], result["flops"] = self._equal_sama(folder, run.seed)
         else:
             arm = next(arm for arm, _ in icve_runs() if arm.name == run.arm)
-            model, cost = self._train_arm(arm, run.seed, file.parent)
-            result |= cost
-        result |= held_out_edits(self.budget.items).evaluate(model, frozen_models(), run.seed)
-        write_json(result, file)
-        remove_checkpoints(file.parent)
-        return result
+            model, result = self._train_arm(arm, run.seed, folder)
+        return result | held_out_edits(self.budget.items).evaluate(model, frozen_models(), run.seed)
 
     def success(self, result: RunResult) -> float:
         return float(result["success"])
@@ -185,8 +155,14 @@ class IcveExperiment:
         """The weights that an arm goes on from."""
         if arm.pairs and arm.pretrain:
             before = PRETRAINED if arm.source_time == "zero" else SAME_PRETRAINED
-            return result_file(self.out, Run(before.name, seed)).parent / "model.safetensors"
-        return self.out / f"prior-{seed}" / "prior.safetensors"
+            return self.result_file(before.name, seed).with_name("model.safetensors")
+        return self.prior_file(seed)
+
+    def flops(self, arm: str, seed: int) -> list[float]:
+        """Operations of a seed's prior, of its pre-training, and of an arm that goes on from that."""
+        runs = [self.result_file(name, seed) for name in (PRETRAINED.name, arm)]
+        files = [self.prior_file(seed).with_name("cost.json"), *runs]
+        return [json.loads(file.read_text())["flops"] for file in files]
 
     def _train_arm(self, arm: IcveArm, seed: int, folder: Path) -> tuple[torch.nn.Module, RunResult]:
         budget = self.budget
@@ -206,8 +182,7 @@ class IcveExperiment:
         """SAMA's prior, stage 0 (image edits and clips) and stage 1 (many edits), each with ICVE's operations: the
         model, steps and operations of each stage."""
         out, budget = self.out, self.budget
-        runs = [result_file(out, Run(arm.name, seed)) for arm in (PRETRAINED, BOTH["many"])]
-        wanted = [json.loads(f.read_text())["flops"] for f in (out / f"prior-{seed}" / "cost.json", *runs)]
+        wanted = self.flops(BOTH["many"].name, seed)
         sizes = sama_budget(budget)
         images, videos, n = read_pool(out, "images"), read_pool(out, "videos"), budget.videos
         plan = (

@@ -27,14 +27,20 @@ from opensama.reproduction.icve import (
     plan_of,
     sama_budget,
 )
-from opensama.reproduction.runner import Run, RunResult, check_complete, read_results_of, result_file
 from opensama.reproduction.sama import make_sama
 from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, detectable, paired_difference, smooth
-from opensama.reproduction.tables import claim_verdict, markdown_table, plotter, points
+from opensama.reproduction.tables import (
+    VERDICTS,
+    claim_verdict,
+    markdown_table,
+    plot_success,
+    plotter,
+    points,
+    save_plot,
+)
 from opensama.world.micro import MICRO_FAMILIES
 
 _TEMPLATE = Path(__file__).parent / "icve.md"
-_WORDS = {"more": "agrees", "less": "disagrees", "cannot tell": "cannot tell"}
 
 
 class IcveResults:
@@ -43,11 +49,8 @@ class IcveResults:
     def __init__(self, out: Path):
         self.out = out / FOLDER
         self.budget = IcveBudget(**json.loads((self.out / "plan.json").read_text()))
-        check_complete(self.out, IcveExperiment(self.out, self.budget).waves())
-
-    def of(self, name: str) -> list[RunResult]:
-        """One a seed, as many as there are."""
-        return read_results_of(self.out, name, SEEDS)
+        self.runs = IcveExperiment(self.out, self.budget)
+        self.of = self.runs.results
 
     def marks(self, name: str, key: str = "right") -> np.ndarray:
         """[k n]"""
@@ -57,12 +60,6 @@ class IcveResults:
     def minutes(self) -> float:
         """Minutes of pre-training and fine-tuning, added up."""
         return sum(row["seconds"] for arm in {arm.name for arm, _ in icve_runs()} for row in self.of(arm)) / 60
-
-    def flops(self, name: str) -> list[float]:
-        """Operations of the prior, of pre-training, and of an arm that goes on from it, of the first seed."""
-        files = [result_file(self.out, Run(arm, SEEDS[0])) for arm in (PRETRAINED.name, name)]
-        cost = self.out / f"prior-{SEEDS[0]}" / "cost.json"
-        return [json.loads(file.read_text())["flops"] for file in (cost, *files)]
 
     def row(self, name: str, over: str | None = None) -> list[str]:
         """Success, of each family, error; and the success over another arm's, on the seeds that both have."""
@@ -106,7 +103,7 @@ def icve_part(out: Path, images: Path) -> str:
         times=r.table([r.row(SAME.name, both), r.row(SAME_PRETRAINED.name, PRETRAINED.name)], "t = 0"),
         images=sama_budget(b).image_edits,
         sama_millions=parameters(make_sama(WHOLE, sama_budget(b))),
-        share=100 * sum(sama["flops"].values()) / sum(r.flops(both)),
+        share=100 * sum(sama["flops"].values()) / sum(r.runs.flops(both, SEEDS[0])),
         sama_steps=", ".join(f"{name} {steps:,}" for name, steps in sama["steps"].items()),
         sama=r.table([r.row(EQUAL, both)], f"ICVE ({both})"),
         summary=icve_summary(r),
@@ -128,7 +125,7 @@ def icve_summary(r: IcveResults) -> str:
     both = BOTH["many"].name
     claims = gains(r)
     claims["pre-training alone edits (a copy is never right)"] = bootstrap_mean(r.marks(PRETRAINED.name))
-    rows = [[claim, f"{points(e, True)} points", f"**{_WORDS[e.tendency]}**"] for claim, e in claims.items()]
+    rows = [[claim, f"{points(e, True)} points", f"**{VERDICTS[e.tendency]}**"] for claim, e in claims.items()]
     least = detectable(r.budget.items * len(MICRO_FAMILIES), 1)
     for claim, arm, other in (
         *(
@@ -139,7 +136,7 @@ def icve_summary(r: IcveResults) -> str:
         ("ICVE beats SAMA at equal compute", both, EQUAL),
     ):
         e = paired_difference(r.marks(arm)[:1], r.marks(other))
-        told = _WORDS[e.tendency] if abs(e.mean) >= least else "cannot tell"
+        told = VERDICTS[e.tendency] if abs(e.mean) >= least else "cannot tell"
         rows.append([f"{claim} (one seed)", f"{points(e, True)} points", f"**{told}**"])
     best = bootstrap_mean(r.marks(both))
     reached = "reached" if best.mean >= 0.8 else "not reached with this budget"
@@ -154,21 +151,10 @@ def parameters(model: torch.nn.Module) -> float:
 
 def plot(r: IcveResults, folder: Path) -> None:
     """reproduction-icve.png: success of each arm, and the loss of fine-tuning with and without pre-training."""
-    pyplot = plotter()
-    folder.mkdir(parents=True, exist_ok=True)
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.8))
+    figure, (left, right) = plotter().subplots(1, 2, figsize=(11, 3.8))
     arms = [PRETRAINED, *ONLY.values(), *BOTH.values(), *LONGER.values(), SAME]
-    names = [*(arm.name for arm in arms), EQUAL]
-    for at, name in enumerate(names):
-        marks = r.marks(name)
-        e = bootstrap_mean(marks)
-        left.plot([100 * e.low, 100 * e.high], [at, at], color="black")
-        left.plot(100 * marks.mean(1), [at] * len(marks), "o", color="tab:blue", alpha=0.5, markersize=4)
-        left.plot(100 * e.mean, at, "D", color="black", markersize=5)
-    left.set_yticks(range(len(names)), names, fontsize=8)
+    plot_success(left, {name: r.marks(name) for name in (*(arm.name for arm in arms), EQUAL)})
     left.invert_yaxis()
-    left.set_xlabel("success, % (bar: 95 %; dots: seeds)", fontsize=8)
-    left.grid(axis="x", alpha=0.3)
     for arm in (*ONLY.values(), *BOTH.values()):
         lines = np.array([smooth([step[0] for step in row["curve"]]) for row in r.of(arm.name)])
         right.plot(lines.mean(0), label=arm.name, linewidth=1)
@@ -177,6 +163,4 @@ def plot(r: IcveResults, folder: Path) -> None:
     right.set_xlabel("step")
     right.legend(fontsize=8)
     right.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(folder / "reproduction-icve.png", dpi=110)
-    pyplot.close(figure)
+    save_plot(figure, folder / "reproduction-icve.png")

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import torch
 
 from opensama.data.latents import ItemsInMemory
 from opensama.reproduction.data import frozen_models
 from opensama.reproduction.held_out import HeldOutEdits
-from opensama.reproduction.runner import write_json
+from opensama.reproduction.runner import MicroBudget, write_json
 from opensama.training.config import EditConfig
 from opensama.training.edit_stage import EditStage
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.sources import ItemSource
 from opensama.training.tiny import latent_importance
-
-
-class StepSettings(Protocol):
-    """What every budget says of a step."""
-
-    @property
-    def lr(self) -> float: ...
-    @property
-    def shift(self) -> float: ...
 
 
 class StageCost(TypedDict):
@@ -43,7 +33,7 @@ def train_micro_stage(
     model: torch.nn.Module,
     data: ItemsInMemory,
     config: EditConfig,
-    budget: StepSettings,
+    budget: MicroBudget,
     steps: int,
     out: Path,
 ) -> StageCost:
@@ -62,7 +52,7 @@ def train_micro_stage(
     return {"curve": curve, "seconds": progress.seconds, "flops": sum(step[2] for step in trainer.curve)}
 
 
-def micro_loss(budget: StepSettings) -> dict[str, float]:
+def micro_loss(budget: MicroBudget) -> dict[str, float]:
     """The loss settings that both papers' arms share."""
     return {"shift": budget.shift, "emphasis": 9.0, "ease": 0.3}
 
@@ -71,12 +61,6 @@ def micro_loss(budget: StepSettings) -> dict[str, float]:
 def held_out_edits(items: int, fast: bool = False) -> HeldOutEdits:
     """The test's edits, `items` of each family, drawn once a process."""
     return HeldOutEdits.make(frozen_models(), items, fast=fast)
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Takes the checkpoints of a run's stages away."""
-    for step in folder.glob("**/step-*"):
-        shutil.rmtree(step)
 
 
 class _CurveTrainer(Trainer):

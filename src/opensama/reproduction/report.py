@@ -25,7 +25,7 @@ from opensama.reproduction.icve import FOLDER
 from opensama.reproduction.icve_report import icve_part
 from opensama.reproduction.sama import make_sama, step_tokens
 from opensama.reproduction.shipped import FAST, PROBED_FAMILIES, SLOW
-from opensama.reproduction.statistics import bootstrap_mean, detectable, foretell, smooth
+from opensama.reproduction.statistics import detectable, foretell, smooth
 from opensama.reproduction.tables import STAGE_NAMES, SamaResults
 from opensama.runtime import whole_file
 from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
@@ -98,25 +98,13 @@ def sama_part(out: Path, images: Path) -> str:
 def plots(r: SamaResults, folder: Path) -> None:
     """reproduction-success.png and reproduction-loss.png."""
     pyplot = tables.plotter()
-    folder.mkdir(parents=True, exist_ok=True)
-    arms = (*MODULES, *TYPES, *ROTARY)
     figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.6), sharey=True)
     titles = {"stage0": "stage 0 alone", "stage1": "after stage 1", "fast": "after stage 1, fast motion"}
     for axis, (stage, title) in zip(axes, titles.items(), strict=True):
-        for at, arm in enumerate(arms):
-            marks = r.marks(arm, stage)
-            e = bootstrap_mean(marks)
-            axis.plot([100 * e.low, 100 * e.high], [at, at], color="black")
-            axis.plot(100 * marks.mean(1), [at] * len(marks), "o", color="tab:blue", alpha=0.5, markersize=4)
-            axis.plot(100 * e.mean, at, "D", color="black", markersize=5)
+        tables.plot_success(axis, {arm.name: r.marks(arm, stage) for arm in (*MODULES, *TYPES, *ROTARY)})
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("success, % (bar: 95 %; dots: seeds)", fontsize=8)
-        axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(arms)), [arm.name for arm in arms])
     axes[0].invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(folder / "reproduction-success.png", dpi=110)
-    pyplot.close(figure)
+    tables.save_plot(figure, folder / "reproduction-success.png")
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 3.6))
     for axis, (stage, name) in zip(axes, STAGE_NAMES.items(), strict=True):
         for arm in MODULES:
@@ -129,6 +117,4 @@ def plots(r: SamaResults, folder: Path) -> None:
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(folder / "reproduction-loss.png", dpi=110)
-    pyplot.close(figure)
+    tables.save_plot(figure, folder / "reproduction-loss.png")

@@ -15,13 +15,15 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -29,9 +31,6 @@ from torch import Tensor
 
 from opensama.runtime import whole_file
 from opensama.values import UserError
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _log = logging.getLogger(__name__)
 RunResult = dict[str, Any]
@@ -45,44 +44,93 @@ class Run(NamedTuple):
     seed: int
 
 
-class Experiment(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class MicroBudget:
+    """Steps of the prior, the data, the test, and the model's size: what both papers' budgets say, each in its way."""
+
+    prior: int
+    clips: int
+    width: int = 128
+    layers: int
+    items: int = 40
+    """Test edits of each family."""
+    lr: float = 1e-3
+    shift: float = 5.0
+
+
+@dataclass(frozen=True)
+class Experiment(ABC):
     """A paper's variants in small. Its methods are called in processes of their own."""
 
-    @property
-    def out(self) -> Path: ...
-    @property
-    def budget(self) -> DataclassInstance: ...
-    @property
-    def pools(self) -> Sequence[str]:
-        """Names of the data that all runs read."""
-        ...
+    out: Path
+    budget: Any
+    """A `MicroBudget` of the experiment's own kind."""
 
-    def waves(self) -> Sequence[Sequence[Run]]:
-        """All runs; those of a wave need nothing of each other, and may need those of the waves before."""
-        ...
+    pools: ClassVar[Sequence[str]]
+    """Names of the data that all runs read."""
+    waves: ClassVar[Sequence[Sequence[Run]]]
+    """All runs; those of a wave need nothing of each other, and may need those of the waves before."""
 
-    def draw_pool(self, name: str) -> object:
+    @abstractmethod
+    def draw_pool(self, name: str) -> None:
         """Draws and encodes one of the pools, unless it is there."""
-        ...
 
-    def train_prior(self, seed: int) -> object:
-        """Trains what a seed's arms begin from, unless it is there."""
-        ...
+    @abstractmethod
+    def make_prior(self, seed: int, folder: Path) -> torch.nn.Module:
+        """Trains what a seed's arms begin from: text-to-video on plain clips."""
 
-    def train_run(self, run: Run) -> RunResult:
-        """Trains and scores a run and writes its result."""
-        ...
+    @abstractmethod
+    def make_run(self, run: Run, folder: Path) -> RunResult:
+        """Trains and scores a run."""
 
+    @abstractmethod
     def success(self, result: RunResult) -> float:
         """The share of test edits that came out right in the end."""
-        ...
+
+    def prior_file(self, seed: int) -> Path:
+        """Where the weights lie that a seed's arms begin from."""
+        return self.out / f"prior-{seed}" / "prior.safetensors"
+
+    def result_file(self, arm: str, seed: int) -> Path:
+        """Where a run's result lies."""
+        return self.out / "runs" / f"{re.sub('[^a-zA-Z0-9+]+', '-', arm)}-{seed}" / "result.json"
+
+    def train_prior(self, seed: int) -> None:
+        """Trains and writes a seed's prior, unless it is there."""
+        file = self.prior_file(seed)
+        if not file.exists():
+            torch.manual_seed(seed)
+            write_tensors(self.make_prior(seed, file.parent).state_dict(), file)
+            _remove_checkpoints(file.parent)
+
+    def train_run(self, run: Run) -> RunResult:
+        """A run's result, which is written when the run is made."""
+        file = self.result_file(*run)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.manual_seed(run.seed)
+            write_json(run._asdict() | self.make_run(run, file.parent), file)
+            _remove_checkpoints(file.parent)
+        return dict(json.loads(file.read_text()))
+
+    def missing(self) -> list[list[Run]]:
+        """The runs that have no result yet, wave by wave."""
+        return [[run for run in wave if not self.result_file(*run).exists()] for wave in self.waves]
+
+    def results(self, arm: str) -> list[RunResult]:
+        """An arm's results, one a seed, as many as there are. UserError where runs are missing."""
+        if missing := [run for wave in self.missing() for run in wave]:
+            first = f"{missing[0].arm} (seed {missing[0].seed})"
+            raise UserError(f"{self.out} lacks {len(missing)} runs, such as {first}: run opensama reproduce first.")
+        seeds = sorted({run.seed for wave in self.waves for run in wave if run.arm == arm})
+        return [json.loads(self.result_file(arm, seed).read_text()) for seed in seeds]
 
 
 def run_experiment(experiment: Experiment, *, workers: int = 2) -> None:
     """Carries out all runs that have no result yet, in so many processes of one thread each."""
     out = experiment.out
     write_plan(out, experiment.budget)
-    waves = [[run for run in wave if not result_file(out, run).exists()] for wave in experiment.waves()]
+    waves = experiment.missing()
     wanted = [run for wave in waves for run in wave]
     if not wanted:
         return
@@ -110,7 +158,7 @@ def processes(n: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(n, context, initializer=torch.set_num_threads, initargs=(1,))
 
 
-def write_plan(out: Path, budget: DataclassInstance) -> None:
+def write_plan(out: Path, budget: MicroBudget) -> None:
     """Writes the budget down, before anything is trained. UserError where the folder was begun with another."""
     out.mkdir(parents=True, exist_ok=True)
     plan = out / "plan.json"
@@ -126,25 +174,6 @@ def platform_name() -> str:
     return f"{os.cpu_count()} cores" + (f" of {names[4]}" if len(names) > 4 else "")
 
 
-def result_file(out: Path, run: Run) -> Path:
-    """Where a run's result lies."""
-    return out / "runs" / f"{re.sub('[^a-zA-Z0-9+]+', '-', run.arm)}-{run.seed}" / "result.json"
-
-
-def read_results_of(out: Path, arm: str, seeds: Sequence[int]) -> list[RunResult]:
-    """An arm's results, one a seed, as many as there are."""
-    files = [result_file(out, Run(arm, seed)) for seed in seeds]
-    return [json.loads(file.read_text()) for file in files if file.exists()]
-
-
-def check_complete(out: Path, waves: Sequence[Sequence[Run]]) -> None:
-    """UserError where a run has no result."""
-    missing = [run for wave in waves for run in wave if not result_file(out, run).exists()]
-    if missing:
-        first = f"{missing[0].arm} (seed {missing[0].seed})"
-        raise UserError(f"{out} lacks {len(missing)} runs, such as {first}: run opensama reproduce first.")
-
-
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Writes a whole safetensors file, its folder with it."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -156,3 +185,9 @@ def write_json(value: object, file: Path) -> None:
     """Writes a whole JSON file."""
     with whole_file(file) as part:
         part.write_text(json.dumps(value))
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Takes the checkpoints of a run's stages away."""
+    for step in folder.glob("**/step-*"):
+        shutil.rmtree(step)

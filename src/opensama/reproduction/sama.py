@@ -14,7 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -39,14 +39,8 @@ from opensama.reproduction.data import (
     pool_file,
     read_pool,
 )
-from opensama.reproduction.micro_training import (
-    StageCost,
-    held_out_edits,
-    micro_loss,
-    remove_checkpoints,
-    train_micro_stage,
-)
-from opensama.reproduction.runner import Run, RunResult, processes, result_file, write_json, write_tensors
+from opensama.reproduction.micro_training import StageCost, held_out_edits, micro_loss, train_micro_stage
+from opensama.reproduction.runner import Experiment, Run, RunResult, processes, write_json, write_tensors
 from opensama.reproduction.shipped import probe_shipped
 from opensama.training.config import DataSettings, LossSettings, ModelSettings, SamaConfig
 from opensama.training.embedded_config import TinyConfig
@@ -55,61 +49,45 @@ _log = logging.getLogger(__name__)
 VIDEOS_OF_IMAGES = 113 / 49  # tokens of a clip, in tokens of an image edit: both sides and one anchor
 
 
-@dataclass(frozen=True)
-class SamaExperiment:
+class SamaExperiment(Experiment):
     """SAMA's variants."""
 
-    out: Path
     budget: SamaBudget
-    pools: Sequence[str] = POOLS
-
-    def waves(self) -> Sequence[Sequence[Run]]:
-        return [[Run(arm.name, seed) for arm, seed in sama_runs()]]
+    pools = POOLS
+    waves = ([Run(arm.name, seed) for arm, seed in sama_runs()],)
 
     def draw_pool(self, name: str) -> None:
         draw_sama_pool(self.out, self.budget, name)
 
-    def train_prior(self, seed: int) -> Path:
-        """Text-to-video on plain clips."""
-        folder = self.out / f"prior-{seed}"
-        file = folder / "prior.safetensors"
-        if not file.exists():
-            torch.manual_seed(seed)
-            model = make_sama(PRIOR, self.budget)
-            pools = [read_pool(self.out, "prior")]
-            batch = (0, self.budget.prior_videos)
-            train_sama("prior", model, pools, PRIOR, seed, self.budget, batch, self.budget.prior, folder)
-            write_tensors(model.state_dict(), file)
-        return file
+    def make_prior(self, seed: int, folder: Path) -> torch.nn.Module:
+        model, budget = make_sama(PRIOR, self.budget), self.budget
+        pools, batch = [read_pool(self.out, "prior")], (0, budget.prior_videos)
+        train_sama("prior", model, pools, PRIOR, seed, budget, batch, budget.prior, folder)
+        return model
 
-    def train_run(self, run: Run) -> RunResult:
+    def make_run(self, run: Run, folder: Path) -> RunResult:
         """Stage 0 and stage 1 of one run, scored after each."""
-        file = result_file(self.out, run)
-        if file.exists():
-            return dict(json.loads(file.read_text()))
-        arm = next(arm for arm, _ in sama_runs() if arm.name == run.arm)
-        began = time.monotonic()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(run.seed)
-        out, budget = self.out, self.budget
+        arm, budget = next(arm for arm, _ in sama_runs() if arm.name == run.arm), self.budget
+        began, result = time.monotonic(), RunResult()
         model = make_sama(arm, budget)
-        load_prior(model, load_file(out / f"prior-{run.seed}" / "prior.safetensors"))
-        images = read_pool(out, "images")
-        result: RunResult = {"arm": arm.name, "seed": run.seed}
-        for stage, pools, batch, steps in (
-            ("stage0", [images, *corrupted_pools(out, budget, arm)], stage0_batch(arm, budget), budget.stage0),
-            ("stage1", [images, read_pool(out, "videos")], (budget.stage1_images, budget.stage1_videos), budget.stage1),
-        ):
-            cost = train_sama(stage, model, pools, arm, run.seed, budget, batch, steps, file.parent)
+        load_prior(model, load_file(self.prior_file(run.seed)))
+        for stage, steps in {"stage0": budget.stage0, "stage1": budget.stage1}.items():
+            pools, batch = stage_data(self.out, budget, arm, stage)
+            cost = train_sama(stage, model, pools, arm, run.seed, budget, batch, steps, folder)
             result[stage] = {**cost, **held_out_edits(budget.items).evaluate(model, frozen_models(), run.seed)}
         result["fast"] = held_out_edits(-(-budget.items // 2), fast=True).evaluate(model, frozen_models(), run.seed)
-        result["minutes"] = (time.monotonic() - began) / 60
-        write_json(result, file)
-        remove_checkpoints(file.parent)
-        return result
+        return result | {"minutes": (time.monotonic() - began) / 60}
 
     def success(self, result: RunResult) -> float:
         return float(result["stage1"]["success"])
+
+
+def stage_data(out: Path, budget: SamaBudget, arm: SamaArm, stage: str) -> tuple[list[MicroPool], tuple[int, int]]:
+    """What an arm's stage reads, and the images and videos of a step."""
+    images = read_pool(out, "images")
+    if stage == "stage0":
+        return [images, *corrupted_pools(out, budget, arm)], stage0_batch(arm, budget)
+    return [images, read_pool(out, "videos")], (budget.stage1_images, budget.stage1_videos)
 
 
 def draw_sama_pool(out: Path, budget: SamaBudget, name: str) -> None:
@@ -219,10 +197,7 @@ def measure_step_costs(out: Path, steps: int = 12) -> None:
 
 
 def _step_cost(out: Path, budget: SamaBudget, arm: SamaArm, stage: str, steps: int) -> StepCost:
-    first = stage == "stage0"
-    videos = corrupted_pools(out, budget, arm) if first else [read_pool(out, "videos")]
-    pools = [read_pool(out, "images"), *videos]
-    batch = (budget.images, budget.videos) if first else (budget.stage1_images, budget.stage1_videos)
+    pools, batch = stage_data(out, budget, arm, stage)
     model = make_sama(arm, budget)
     frozen_models()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from opensama.reproduction.arms import BASELINE, MODULES, ROTARY, SAMA, SEEDS, TYPES, SamaArm, SamaBudget, sama_runs
-from opensama.reproduction.runner import RunResult, check_complete, read_results_of
+from opensama.reproduction.arms import BASELINE, MODULES, ROTARY, SAMA, TYPES, SamaArm, SamaBudget, sama_runs
+from opensama.reproduction.runner import RunResult
 from opensama.reproduction.sama import SamaExperiment
 from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, over_seeds, paired_difference, spikes
 from opensama.values import UserError
@@ -19,25 +19,27 @@ from opensama.world.micro import MICRO_FAMILIES
 PAPER = {"baseline": 6.312, "+SA": 6.696, "+MA": 6.711, "SA+MA": 7.095}
 """Table 5, overall, of ten."""
 STAGE_NAMES = {"stage0": "stage 0", "stage1": "stage 1"}
+VERDICTS = {"more": "agrees", "less": "disagrees", "cannot tell": "cannot tell"}
 
 
 class SamaResults:
-    """All runs' results, if all are there. `k` seeds, `n` items."""
+    """All runs' results. `k` seeds, `n` items."""
 
     def __init__(self, out: Path):
         self.out = out
         self.budget = SamaBudget(**json.loads((out / "plan.json").read_text()))
-        check_complete(out, SamaExperiment(out, self.budget).waves())
+        self.runs = SamaExperiment(out, self.budget)
 
     def of(self, arm: SamaArm) -> list[RunResult]:
-        """One a seed, as many as there are."""
-        return read_results_of(self.out, arm.name, SEEDS)
+        """One a seed, as many as there are. UserError where runs are missing."""
+        return self.runs.results(arm.name)
 
     @property
     def minutes(self) -> float:
         """Wall-clock minutes of all runs, added up."""
-        names = {arm.name for arm, _ in sama_runs()}
-        return float(sum(row["minutes"] for name in names for row in read_results_of(self.out, name, SEEDS)))
+        return float(
+            sum(row["minutes"] for name in {arm.name for arm, _ in sama_runs()} for row in self.runs.results(name))
+        )
 
     def marks(self, arm: SamaArm, stage: str, key: str = "right") -> np.ndarray:
         """[k n]"""
@@ -85,6 +87,26 @@ def plotter() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def plot_success(axis: Any, marks: Mapping[str, np.ndarray]) -> None:
+    """A row for each name: the mean of its marks [k n] in per cent, its 95 % interval, and a dot for every seed."""
+    for at, of_arm in enumerate(marks.values()):
+        e = bootstrap_mean(of_arm)
+        axis.plot([100 * e.low, 100 * e.high], [at, at], color="black")
+        axis.plot(100 * of_arm.mean(1), [at] * len(of_arm), "o", color="tab:blue", alpha=0.5, markersize=4)
+        axis.plot(100 * e.mean, at, "D", color="black", markersize=5)
+    axis.set_yticks(range(len(marks)), list(marks), fontsize=8)
+    axis.set_xlabel("success, % (bar: 95 %; dots: seeds)", fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
+
+
+def save_plot(figure: Any, file: Path) -> None:
+    """Writes a figure, its folder with it, and forgets it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
+    plotter().close(figure)
 
 
 def modules(r: SamaResults) -> str:
@@ -231,16 +253,14 @@ def sama_summary(r: SamaResults) -> str:
         "a type embedding is better than shifted RoPE": paired_difference(whole, r.marks(TYPES[0], "stage1")),
         "`grid` is better than `zero` (our own claim)": paired_difference(whole, r.marks(ROTARY[0], "stage1")),
     }
-    word = {"more": "agrees", "less": "disagrees", "cannot tell": "cannot tell"}
-    rows = [[claim, f"{points(e, True)} points", f"**{word[e.tendency]}**"] for claim, e in claims.items()]
+    rows = [[claim, f"{points(e, True)} points", f"**{VERDICTS[e.tendency]}**"] for claim, e in claims.items()]
     for stage, name in STAGE_NAMES.items():
         e = fall(r, stage, BASELINE, MODULES[1])
-        rows.append([f"with SA the diffusion loss falls faster, {name}", lower_by(e), f"**{word[e.tendency]}**"])
+        rows.append([f"with SA the diffusion loss falls faster, {name}", lower_by(e), f"**{VERDICTS[e.tendency]}**"])
     for stage, name in STAGE_NAMES.items():
         e = spiking(r, stage, BASELINE, MODULES[1])
-        rows.append(
-            [f"with SA it spikes less, {name}", f"{points(e, True)} % of the steps fewer", f"**{word[e.tendency]}**"]
-        )
+        gained = f"{points(e, True)} % of the steps fewer"
+        rows.append([f"with SA it spikes less, {name}", gained, f"**{VERDICTS[e.tendency]}**"])
     reached = "above 60 %, as planned" if top.mean > 0.6 else "the plan was above 60 %, which this budget did not reach"
     note = f"The baseline is right in {points(top)} % of the items; {reached}."
     return markdown_table(["claim", "measured", "the small world"], rows) + f"\n\n{note}"

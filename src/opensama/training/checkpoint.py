@@ -112,13 +112,11 @@ def read_tensor_infos(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtyp
         found = (path / name).stat().st_size if (path / name).is_file() else None
         if found != size:
             fault = f"{name} is missing" if found is None else f"{name} has {found:,} of {size:,} bytes"
-            raise UserError(f"The checkpoint {path} is damaged ({fault}): remove it, and the one before it is used.")
+            raise _damaged(path, fault)
     try:
         metadata = dcp.HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"The checkpoint {path} is damaged ({error}): remove it, and the one before it is used."
-        ) from None
+        raise _damaged(path, error) from None
     return {name: (tuple(m.size), m.properties.dtype) for name, m in metadata.items()}  # type: ignore[union-attr]
 
 
@@ -130,9 +128,11 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError(f"{STATE} holds no step")
         return state
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"The checkpoint {path} is damaged ({error}): remove it, and the one before it is used."
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, fault: object) -> UserError:
+    return UserError(f"The checkpoint {path} is damaged ({fault}): remove it, and the one before it is used.")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -28,9 +28,9 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from opensama import runtime
-from opensama.models.convert import TensorsFromRows, check_tensors, empty_model, match_released, read_sizes
+from opensama.models.convert import check_tensors, released_and_rows
 from opensama.models.families import Base, Family, find_family
-from opensama.models.lora import add_lora
+from opensama.models.lora import add_lora, weights_of
 from opensama.models.weights import TensorFiles
 from opensama.training import checkpoint
 from opensama.training.config import EditConfig, StartSettings
@@ -162,17 +162,9 @@ def missing_start(family: str, model: StartSettings) -> str:
 def fill_rows(model: nn.Module, rows: _Rows, names: Callable[[str], bool] = lambda name: True) -> None:
     """Writes into this process's shards of the parameters, those whose names are wanted, their rows."""
     with torch.no_grad():
-        for long, p in model.named_parameters():
-            name = long.replace(".base_layer.", ".")
-            if ".lora_" in name or not names(name):
-                continue
-            own: Tensor = p
-            first, stop = 0, p.shape[0] if p.ndim else 1
-            if isinstance(p, DTensor):
-                own = p.to_local()
-                shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
-                first, stop = (offset[0], offset[0] + shape[0]) if own.numel() else (0, 0)
-            if stop > first:
+        for name, p in weights_of(model).items():
+            own, first, stop = _own_rows(p)
+            if stop > first and names(name):
                 own.copy_(rows(name, first, stop))
 
 
@@ -186,15 +178,16 @@ def fill_low_rank(model: nn.Module, seed: int) -> None:
             whole = torch.zeros(p.shape)
             if ".lora_A." in name:
                 nn.init.kaiming_uniform_(whole, a=5**0.5, generator=g)
-            _put(p, whole)
+            own, first, stop = _own_rows(p)
+            own.copy_(whole[first:stop])
 
 
-def _put(p: Tensor, whole: Tensor) -> None:
+def _own_rows(p: Tensor) -> tuple[Tensor, int, int]:
+    """This process's shard of a parameter, and the rows of the whole that it is."""
     if not isinstance(p, DTensor):
-        p.copy_(whole)
-    elif p.to_local().numel():
-        shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
-        p.to_local().copy_(whole[offset[0] : offset[0] + shape[0]])
+        return p, 0, p.shape[0] if p.ndim else 1
+    shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+    return p.to_local(), offset[0], offset[0] + shape[0]
 
 
 def rows_of(tensors: Mapping[str, Tensor]) -> _Rows:
@@ -226,7 +219,7 @@ def from_base(folder: Path, sizes: dict[str, object], family: str = "sama", seed
             f"{folder} holds {family.upper()} weights already: set model.start={family} to go on with them."
         )
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items() if not row.is_added(name)}
-    check_tensors(expected, {n: i.shape for n, i in files.infos.items()}, str(folder))
+    check_tensors(expected, files.shapes, str(folder))
 
     def fill(filled: ModelMixin) -> None:
         fill_rows(filled, files.rows, lambda name: not row.is_added(name))
@@ -269,7 +262,7 @@ def from_trained(
         model = kind.from_config({**saved, **tensorless_arguments(chosen, family)})
     files = TensorFiles(path)
     expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    check_tensors(expected, {n: i.shape for n, i in files.infos.items()}, str(path))
+    check_tensors(expected, files.shapes, str(path))
     return InitialTransformer(model, lambda filled: fill_rows(filled, files.rows))
 
 
@@ -280,9 +273,7 @@ def tensorless_arguments(values: Mapping[str, object], family: str) -> dict[str,
 
 def from_released(path: Path, sizes: dict[str, object], family: str) -> InitialTransformer:
     """A released file, which says nothing of what costs no tensor: it is as released unless `sizes` say more."""
-    row, files = find_family(family), TensorFiles(path)
-    model = empty_model(row, {name: info.shape for name, info in files.infos.items()}, read_sizes(sizes))
-    tensors = TensorsFromRows(files, match_released(row, files, model))
+    model, tensors = released_and_rows(path, family, sizes)
     return InitialTransformer(model, lambda filled: fill_rows(filled, tensors.rows))
 
 
@@ -302,12 +293,7 @@ def from_checkpoint(path: Path, sizes: dict[str, object], chosen: dict[str, obje
     check_tensors(expected, found, str(path))
 
     def fill(filled: ModelMixin) -> None:
-        names = {
-            name: name.replace(".base_layer.", ".") for name, _ in filled.named_parameters() if ".lora_" not in name
-        }
-        own = dict(filled.named_parameters())
-        checkpoint.load_checkpoint(
-            path, {f"ema.transformer.{plain}": own[name].detach() for name, plain in names.items()}
-        )
+        own = {f"ema.transformer.{name}": p.detach() for name, p in weights_of(filled).items()}
+        checkpoint.load_checkpoint(path, own)
 
     return InitialTransformer(model, fill)
