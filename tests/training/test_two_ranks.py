@@ -182,14 +182,14 @@ def encode_together(rank: int, folder: str, settings: dict) -> None:
 
     error, said = (ValueError, "no such clip") if rank else (UserError, "Another process of those that share a batch")
     with pytest.raises(error, match=said):
-        share_tensors(fail if rank else dict, group, torch.device("cpu"))
+        share_tensors(fail if rank else dict, group)
 
     def views() -> dict[str, torch.Tensor]:
         """A plain video's source is its target, and rows of a larger tensor are not contiguous."""
         x = torch.arange(6.0).reshape(2, 3)[:, rank:]
         return {f"{rank}/source": x, f"{rank}/target": x}
 
-    shared = share_tensors(views, group, torch.device("cpu"))
+    shared = share_tensors(views, group)
     assert {name: x.tolist() for name, x in shared.items()} == {
         f"{k}/{name}": [[0.0, 1.0, 2.0][k:], [3.0, 4.0, 5.0][k:]] for k in range(2) for name in ("source", "target")
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,8 +17,6 @@ from opensama.values import UserError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-    from opensama.training.embedded_config import TinyConfig
 
     Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -74,12 +72,10 @@ def editor(
         check_there(data)
     from opensama.recipes import icve, sama  # which bring PyTorch along
 
-    recipes = {**sama.RECIPES, **icve.RECIPES}
-    if recipe not in recipes:
-        raise UserError(f"There is no recipe {recipe!r}; {nearest_recipe(recipe, ['tiny', *recipes])}")
+    asked = find_recipe(recipe, {**sama.RECIPES, **icve.RECIPES}, "tiny")
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus must be 1 or more, not {gpus}.")
-    out = out or Path("runs") / (recipe or "tiny")
+    out = out or Path("runs") / recipe
     saved = out / "config.yaml"
     if not dry_run and not encode:
         check_folder(out, resume, config)
@@ -92,8 +88,8 @@ def editor(
 
     from opensama.training.train_editor import encode_data, plan_editor, train_editor
 
-    kind = type(recipes[recipe])
-    chosen = from_file(saved if resume else config, kind) if resume or config else recipes[recipe]
+    kind = type(asked)
+    chosen = from_file(saved if resume else config, kind) if resume or config else asked
     settings = chosen.model_dump()
     if data is not None:
         settings["data"]["manifest"] = data
@@ -162,9 +158,10 @@ def tiny_command(
         raise UserError(f"{start_from} is no model folder (it has no model_index.json); check the name.")
 
     from opensama import runtime
+    from opensama.recipes.tiny import RECIPES
     from opensama.training.embedded_config import TinyConfig
 
-    asked = named(recipe or "tiny")
+    asked = find_recipe(recipe or "tiny", RECIPES)
     chosen = from_file(saved if resume else config, TinyConfig) if resume or config else asked
     if recipe and chosen.family != asked.family:
         raise UserError(f"The run in {out} is of another family than the recipe {recipe}: leave --recipe away.")
@@ -183,13 +180,11 @@ def tiny_command(
     print(f"trained: {model} (try it: opensama edit VIDEO INSTRUCTION --model {model})")
 
 
-def named(recipe: str) -> TinyConfig:
-    """A recipe by name."""
-    from opensama.recipes.tiny import RECIPES
-
-    if recipe not in RECIPES:
-        raise UserError(f"There is no recipe {recipe!r}; {nearest_recipe(recipe, RECIPES)}")
-    return RECIPES[recipe]
+def find_recipe(name: str, recipes: Mapping[str, Settings], *others: str) -> Settings:
+    """A recipe by name. UserError names the nearest of them and of `others`."""
+    if name not in recipes:
+        raise UserError(f"There is no recipe {name!r}; {nearest_recipe(name, [*others, *recipes])}")
+    return recipes[name]
 
 
 def check_folder(out: Path, resume: bool, config: Path | None) -> None:

@@ -46,10 +46,7 @@ def sft() -> IcveConfig:
     return IcveConfig(model=IcveModelSettings(base=HUNYUAN, start="icve"), data=data, optimizer=optimizer)
 
 
-def _lora(config: IcveConfig) -> IcveConfig:
-    """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
-    optimizer = config.optimizer.model_copy(update={"lr": 1e-4})
-    return config.model_copy(update={"lora": LoraSettings(targets=FAMILY.lora_targets), "optimizer": optimizer})
+LORA = LoraSettings(targets=FAMILY.lora_targets)
 
 
 def _tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveConfig:
@@ -76,6 +73,6 @@ def _tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveC
 
 
 RECIPES: dict[str, IcveConfig] = {"icve-13b-pretrain": pretrain(), "icve-13b-sft": sft()}
-RECIPES |= {f"{name}-lora": _lora(config) for name, config in list(RECIPES.items())}
+RECIPES |= {f"{name}-lora": config.with_lora(LORA) for name, config in list(RECIPES.items())}
 RECIPES |= {"tiny-icve-pretrain": _tiny("nothing", steps=20_000), "tiny-icve-sft": _tiny("icve", steps=200, lr=2e-4)}
-RECIPES["tiny-icve-sft-lora"] = _lora(RECIPES["tiny-icve-sft"])
+RECIPES["tiny-icve-sft-lora"] = RECIPES["tiny-icve-sft"].with_lora(LORA)

@@ -47,12 +47,6 @@ def adapted(base: str, **changes: Any) -> SamaConfig:
     return config.model_copy(update={"model": ModelSettings(base=base)})
 
 
-def _lora(config: SamaConfig) -> SamaConfig:
-    """The recipe with low-rank matrices in place of all weights, at the rate that these want."""
-    optimizer = OptimizerSettings(lr=1e-4, steps=config.optimizer.steps)
-    return config.model_copy(update={"lora": LoraSettings(), "optimizer": optimizer})
-
-
 # Wan2.2-TI2V-5B: its autoencoder has 16x16 pixels a cell, so 704p has as many tokens as 480p elsewhere.
 DATA_5B = DataSettings(area=1280 * 704)
 
@@ -93,4 +87,4 @@ RECIPES: dict[str, SamaConfig] = {
     "tiny-stage0": _tiny(clips=True),
     "tiny-stage1": _tiny(clips=False),
 }
-RECIPES |= {f"{name}-lora": _lora(config) for name, config in list(RECIPES.items())}
+RECIPES |= {f"{name}-lora": config.with_lora(LoraSettings()) for name, config in list(RECIPES.items())}

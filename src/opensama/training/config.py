@@ -19,6 +19,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
+    def save(self, path: Path) -> None:
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The settings that `save` wrote. ValidationError for a field that does not exist."""
+        return cls(**yaml.safe_load(path.read_text()))
+
 
 class StartSettings(Section):
     """The base model, and the weights that its transformer begins from."""
@@ -295,13 +303,10 @@ class EditConfig(Section):
         """Arguments of the transformer that are the settings', not its base's."""
         return {}
 
-    def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The settings that `save` wrote. ValidationError for a field that does not exist."""
-        return cls(**yaml.safe_load(path.read_text()))
+    def with_lora(self, lora: LoraSettings, lr: float = 1e-4) -> Self:
+        """The same with low-rank matrices in place of all weights, at the rate that these want."""
+        optimizer = self.optimizer.model_copy(update={"lr": lr})
+        return self.model_copy(update={"lora": lora, "optimizer": optimizer})
 
 
 class SamaConfig(EditConfig):

@@ -22,8 +22,10 @@ Fingerprint = dict[str, object]
 """Settings by name."""
 
 
-def layout_of(data: DataSettings, *, seed: int, cell: int) -> Layout:
-    """How rows become items. UserError for shapes that a model with tokens of `cell` pixels a side cannot take."""
+def layout_for(config: EditConfig) -> Layout:
+    """How rows become items for a run's transformer. UserError for shapes that it cannot take."""
+    data, model = config.data, full_config(sizes_of(config), config.family)
+    cell = spatial_of(config.family, config.model.base) * max(find_family(config.family).sizes.of(model).patch[1:])
     if data.multiple % cell:
         raise UserError(
             f"data.multiple is {data.multiple}, but the model takes sides that are multiples of {cell}: set it to one."
@@ -33,16 +35,9 @@ def layout_of(data: DataSettings, *, seed: int, cell: int) -> Layout:
         frames=data.frames,
         pretext=Mixture(data.pretext),
         variants=data.variants,
-        seed=seed,
+        seed=config.seed,
         prefix=data.prefix,
     )
-
-
-def layout_for(config: EditConfig) -> Layout:
-    """The layout of a run's data for its transformer."""
-    model = full_config(sizes_of(config), config.family)
-    cell = spatial_of(config.family, config.model.base) * max(find_family(config.family).sizes.of(model).patch[1:])
-    return layout_of(config.data, seed=config.seed, cell=cell)
 
 
 def fingerprint(config: EditConfig, manifest: TrainingManifest | None) -> Fingerprint:

@@ -18,6 +18,7 @@ tokens, `e` their width. sigma = 1 is noise, velocity = noise - data, timestep =
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +33,6 @@ from opensama.runtime import autocast
 from opensama.training.config import FlowSettings, LossSettings
 from opensama.training.sources import ItemSource
 from opensama.training.stage import Batch, BatchHook, BatchLoader, Source, TrainingStage
-
-
-def cells_per_token(model: ModelMixin) -> int:
-    """Latent cells of one token: the product of the model's patch sizes."""
-    return int(torch.tensor(model.config.patch_size).prod())
 
 
 def with_noise(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,7 +153,7 @@ class EditStage(TrainingStage):
         """Tokens of a batch, and operations of the model for it, forward and backward, nothing counted twice."""
         b, latents = len(x["target"]), [x[side][0, 0].numel() for side in ("source", "target") if side in x]
         semantic = x["semantic"].shape[1] if "semantic" in x else 0
-        tokens = sum(latents) // cells_per_token(self.transformer) + semantic
+        tokens = sum(latents) // prod(self.sizes.patch) + semantic
         text = x["text"].shape[1]
         flops = training_flops(self.sizes, tokens, text, semantic=semantic, full=self.full)
         return {"tokens": torch.tensor(float(b * tokens)), "flops": torch.tensor(b * flops, dtype=torch.float64)}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from opensama.models.families import find_family
@@ -112,11 +110,3 @@ class TinyConfig(Section):
     def transformer_sizes(self) -> dict[str, object]:
         """Keyword arguments of the family's transformer."""
         return find_family(self.family).embedded(self)
-
-    def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(), sort_keys=False))
-
-    @classmethod
-    def read(cls, path: Path) -> TinyConfig:
-        """The settings that `save` wrote."""
-        return cls(**yaml.safe_load(path.read_text()))

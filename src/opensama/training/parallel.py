@@ -27,7 +27,6 @@ import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -134,33 +133,26 @@ def share_sequence(model: ModelMixin, mesh: DeviceMesh) -> None:
         model.enable_parallelism(config=config)
 
 
-def share_tensors(
-    make: Callable[[], dict[str, Tensor]], group: dist.ProcessGroup, device: torch.device
-) -> dict[str, Tensor]:
+def share_tensors(make: Callable[[], dict[str, Tensor]], group: dist.ProcessGroup) -> dict[str, Tensor]:
     """What all processes of a group make together, on the CPU: tensors by names, each of them made by one process.
 
     An error comes out where it happened; the others then raise one, too, rather than wait. From the main thread only.
     """
-    own = b""
+    own: dict[str, Tensor] | None = None
     failed: Exception | None = None
     try:
-        own = save({name: x.contiguous().clone() for name, x in make().items()})  # two names may share memory
+        own = {name: x.cpu().clone() for name, x in make().items()}  # a view would bring all that it is a view of
     except Exception as error:
         failed = error
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(group.size())]
-    dist.all_gather(sizes, torch.tensor([-1 if failed else len(own)], device=device), group)
+    parts: list[dict[str, Tensor] | None] = [None] * group.size()
+    dist.all_gather_object(parts, own, group)
     if failed is not None:
         raise failed
-    if min(map(int, sizes)) < 0:
-        raise UserError("Another process of those that share a batch could not make its part: see what it says.")
     out: dict[str, Tensor] = {}
-    for place, size in enumerate(map(int, sizes)):
-        data = torch.empty(size, dtype=torch.uint8)
-        if place == group.rank():
-            data = torch.frombuffer(bytearray(own), dtype=torch.uint8)
-        data = data.to(device)
-        dist.broadcast(data, group=group, group_src=place)
-        out |= load(data.cpu().numpy().tobytes())
+    for part in parts:
+        if part is None:
+            raise UserError("Another process of those that share a batch could not make its part: see what it says.")
+        out |= part
     return out
 
 

@@ -124,7 +124,7 @@ class ItemSource(Source[Any]):
             return {f"{i}/{key}": x for i, sample in zip(numbers, encoded, strict=True) for key, x in sample.items()}
 
         found: dict[int, dict[str, Tensor]] = {}
-        for name, x in share_tensors(own, self.sharing, self.device).items():
+        for name, x in share_tensors(own, self.sharing).items():
             number, _, key = name.partition("/")
             found.setdefault(int(number), {})[key] = x
         return [found[i] for i in range(len(found))]
