@@ -79,7 +79,7 @@ def test_unpaired_clips_are_asked_for_as_the_pipeline_asks():
     pool = draw_micro_unpaired(coded, 2, 5)
     data = micro_items([pool], 0, coded.embed([""])[0], pooled=True)
     pipeline = IcvePipeline(
-        tokenizer=coded.tokenizer, text_encoder=coded.text, vae=coded.vae, scheduler=coded.scheduler,
+        tokenizer=coded.tokenizer, text_encoder=coded.text, vae=coded.vae, scheduler=coded.pipeline.scheduler,
         transformer=make_icve(ICVE_BUDGETS["smoke"]), defaults={"text_layer": -1, "max_text_tokens": 56, "window": 17,
                                                                 "overlap": 2, "prompt_prefix": ""},
     )  # fmt: skip

@@ -348,19 +348,10 @@ def semantic_rotary(layout: RotaryLayout, s: int, target: Grid, device: torch.de
 
 def placed_rotary(layout: RotaryLayout, places: Tensor) -> tuple[Tensor, Tensor]:
     """The same of tokens at whole-numbered places [b n 3], a set a sample: each [b n 1 head_dim] float32."""
-    shares, tables = _axis_tables(layout.head_dim, places.device)
-    axes = [[part[places[..., i]] for i, part in enumerate(table.split(shares, dim=1))] for table in tables]
-    cos, sin = (torch.cat(parts, dim=-1)[:, :, None] for parts in axes)
+    lines = [axis_rotary(layout.head_dim, axis, 0, 1024, places.device) for axis in range(3)]
+    sides = ([line[side][places[..., axis]] for axis, line in enumerate(lines)] for side in (0, 1))
+    cos, sin = (torch.cat(parts, dim=-1)[:, :, None] for parts in sides)
     return cos, sin
-
-
-@lru_cache(maxsize=2)
-def _axis_tables(head_dim: int, device: torch.device) -> tuple[list[int], tuple[Tensor, Tensor]]:
-    """The numbers of time, row and column in a head, and their cosines and sines at places 0 to 1023."""
-    with torch.inference_mode(False), torch.no_grad():
-        cos, sin = rotary_table(torch.arange(1024, dtype=torch.float64)[:, None].expand(-1, 3), head_dim)
-    space = 2 * (head_dim // 6)
-    return [head_dim - 2 * space, space, space], (cos.to(device), sin.to(device))
 
 
 def rotary_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:

@@ -23,23 +23,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.autoencoders.vae import AutoencoderMixin, DecoderOutput, IdentityDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-
-
-class FixedPosterior:
-    """A latent distribution without spread, so that `mode()` and `sample()` are one."""
-
-    def __init__(self, mean: Tensor):
-        self.mean = mean
-
-    def mode(self) -> Tensor:
-        return self.mean
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return self.mean
 
 
 class Residual(nn.Module):
@@ -65,8 +52,11 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
 
-class PatchAutoencoder(ModelMixin, ConfigMixin):  # both name `config_name`
-    """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect."""
+class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name `config_name`
+    """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect.
+
+    Tiled, it takes one latent frame at a time: the same numbers, in the memory that one takes.
+    """
 
     _group_offload_block_modules: list[str] = []  # noqa: RUF012  (lists of blocks apart, the rest with `forward`)
     use_tiling = False
@@ -104,7 +94,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # both name `config_name`
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput:
         """Frames [b 3 1+4k h w] in [-1, 1], h and w multiples of 16, to `latent_dist` over [b 192 1+k h/16 w/16]."""
-        posterior = FixedPosterior(self(x, "encode"))
+        posterior = IdentityDistribution(self(x, "encode"))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput:
@@ -127,14 +117,6 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):  # both name `config_name`
             return z
         frames = self._parts(z, self._decode, 1)
         return DecoderOutput(sample=frames) if return_dict else (frames,)
-
-    def enable_tiling(self) -> None:
-        """One latent frame at a time: the same numbers, in the memory that one takes."""
-        self.use_tiling = True
-
-    def disable_tiling(self) -> None:
-        """All latent frames at once, as it begins."""
-        self.use_tiling = False
 
     def _parts(self, x: Tensor, change: Callable[[Tensor, str], Tensor], group: int) -> Tensor:
         """The first frame and the groups, each changed on its own, put together again."""

@@ -22,7 +22,6 @@ from opensama.models.registry import find
 from opensama.models.semantic import anchor_frames
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import Mixture, SpeedPerturbation
-from opensama.training.pool import normalise
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.training.text import encode_text, tokenize
 from opensama.world import render_edits, render_styled
@@ -41,24 +40,22 @@ class FrozenModels:
     """The models around the transformer, float32 on the CPU."""
 
     def __init__(self, folder: Path):
-        given = SamaPipeline.from_pretrained(folder)
-        self.vae, self.text, self.tokenizer, self.scheduler = (
-            given.vae, given.text_encoder, given.tokenizer, given.scheduler,
+        self.pipeline = SamaPipeline.from_pretrained(folder)
+        self.vae, self.text, self.tokenizer = (
+            self.pipeline.vae, self.pipeline.text_encoder, self.pipeline.tokenizer,
         )  # fmt: skip
         self.encoder = SiglipVisionModel.from_pretrained(folder / "semantic_encoder")
         modules: tuple[torch.nn.Module, ...] = (self.vae, self.text, self.encoder)
         for module in modules:
             module.float().requires_grad_(False).eval()
-        mean, std = (torch.tensor(self.vae.config[key]).view(-1, 1, 1, 1) for key in ("latents_mean", "latents_std"))
-        self.mean, self.std = mean, std
 
     def latents(self, video: Tensor) -> Tensor:
         """Frames [b t 3 h w] in 0..1 as normalised latents [b c t h w]."""
-        return normalise(self.vae, self.vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode())
+        return self.pipeline.encode_video(video.transpose(1, 2) * 2 - 1)
 
     def frames(self, latents: Tensor) -> Tensor:
         """The way back."""
-        return ((self.vae.decode(latents * self.std + self.mean).sample + 1) / 2).transpose(1, 2).clamp(0, 1)
+        return (self.pipeline.decode_latents(latents) + 1).transpose(1, 2) / 2
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Prompt embeddings [b l d], zero past a text's end."""

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,7 +29,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from opensama.models.parallel import JointSequence, blocks
 from opensama.runtime import pick_device, quiet_loading
@@ -163,7 +162,7 @@ def recompute(model: ModelMixin, *, selective: bool, compiled: bool) -> None:
     """
     if selective and compiled:
         return
-    contexts = _selective if selective else noop_context_fn
+    contexts = partial(create_selective_checkpoint_contexts, _KEPT) if selective else noop_context_fn
     model.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=contexts))
 
 
@@ -196,7 +195,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 aten, c10d = torch.ops.aten, torch.ops._c10d_functional
-_KEPT = {
+_KEPT = [
     aten.mm.default,
     aten.addmm.default,
     aten.bmm.default,
@@ -206,12 +205,4 @@ _KEPT = {
     aten._scaled_dot_product_flash_attention_for_cpu.default,
     aten._scaled_dot_product_fused_attention_overrideable.default,
     c10d.all_to_all_single.default,
-}
-
-
-def _policy(_: object, operation: Callable[..., Any], *args: object, **kwargs: object) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def _selective() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    return create_selective_checkpoint_contexts(_policy)
+]
