@@ -26,15 +26,8 @@ class StageConfig(Section):
 
     def loop(self) -> LoopConfig:
         """The same as settings of the loop."""
-        return LoopConfig(
-            self.minutes,
-            lr=self.lr,
-            muon=self.muon,
-            decay=self.decay,
-            ema=self.ema,
-            steps=self.max_steps,
-            measure_every=60 * self.measure_every,
-        )
+        same = self.model_dump(exclude={"max_steps", "measure_every"})
+        return LoopConfig(**same, steps=self.max_steps, measure_every=60 * self.measure_every)
 
 
 class TinyConfig(Section):

@@ -197,8 +197,6 @@ def rows_of(tensors: Mapping[str, Tensor]) -> _Rows:
 
 def from_nothing(sizes: dict[str, object], family: str, seed: int) -> InitialTransformer:
     """Random weights: each process draws all of them, so this is for models that fit."""
-    with init_empty_weights():
-        empty = find_family(family).transformer(**full_config(sizes, family))
 
     def fill(model: ModelMixin) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -206,14 +204,17 @@ def from_nothing(sizes: dict[str, object], family: str, seed: int) -> InitialTra
             drawn = find_family(family).transformer(**full_config(sizes, family))
         fill_rows(model, rows_of(dict(drawn.named_parameters())))
 
-    return InitialTransformer(empty, fill)
+    return InitialTransformer(_empty(sizes, family), fill)
+
+
+def _empty(sizes: dict[str, object], family: str) -> ModelMixin:
+    with init_empty_weights():
+        return find_family(family).transformer(**full_config(sizes, family))
 
 
 def from_base(folder: Path, sizes: dict[str, object], family: str = "sama", seed: int = 0) -> InitialTransformer:
     """A transformer that holds its base's weights and nothing yet of its own."""
-    files, row = TensorFiles(folder), find_family(family)
-    with init_empty_weights():
-        model = row.transformer(**full_config(sizes, family))
+    files, row, model = TensorFiles(folder), find_family(family), _empty(sizes, family)
     if any(row.is_added(name) for name in files):
         raise UserError(
             f"{folder} holds {family.upper()} weights already: set model.start={family} to go on with them."
@@ -284,10 +285,7 @@ def from_checkpoint(path: Path, sizes: dict[str, object], chosen: dict[str, obje
         raise UserError(f"{path} holds low-rank matrices only: name the model that they belong to, with them merged.")
     anchors = {"num_anchors": settings.get("semantic", {}).get("anchors")}
     saved = tensorless_arguments(settings.get("model", {}), family) | tensorless_arguments(anchors, family)
-    with init_empty_weights():
-        model = find_family(family).transformer(
-            **full_config({**sizes, **saved, **tensorless_arguments(chosen, family)}, family)
-        )
+    model = _empty({**sizes, **saved, **tensorless_arguments(chosen, family)}, family)
     expected = {f"ema.transformer.{name}": tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: shape for name, (shape, _) in checkpoint.read_tensor_infos(path).items() if name.startswith("ema.")}
     check_tensors(expected, found, str(path))

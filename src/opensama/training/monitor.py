@@ -67,7 +67,6 @@ class Monitor:
     def __init__(
         self, folder: Path, step: int = 0, trackers: Sequence[str] = (), settings: Mapping[str, object] | None = None
     ):
-        check_trackers(trackers)
         self.file = folder / "metrics.jsonl"
         self.history = [row for row in read_metrics(self.file) if row["step"] <= step]
         self.unwritten: list[str] = []  # lines that found no room on the disk

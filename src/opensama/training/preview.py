@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -44,24 +46,15 @@ class Preview:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         self.pipe = self.family.pipeline(**parts, scheduler=scheduler)
         self.pipe.set_progress_bar_config(disable=True)
-        self.samples = list(self._choose(data, count))
+        self.samples = list(islice(self._samples(data), count))
 
     @staticmethod
-    def _choose(data: EncodedItems, count: int) -> Sequence[tuple[str, Mapping[str, Tensor]]]:
+    def _samples(data: EncodedItems) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
         items = data.items
-        order = sorted(range(len(items)), key=lambda i: ("." in items[i].name, items[i].shape.kind == "image"))
-        chosen = []
-        for number in order:
-            item = data.items[number]
-            if item.shape.source_frames != item.shape.frames:
-                continue  # not to be shown side by side
-            try:
-                chosen.append((item.name, data[number]))
-            except BadSample:
-                continue
-            if len(chosen) == count:
-                break
-        return chosen
+        for number in sorted(range(len(items)), key=lambda i: ("." in items[i].name, items[i].shape.kind == "image")):
+            if items[number].shape.source_frames == items[number].shape.frames:  # to be shown side by side
+                with suppress(BadSample):
+                    yield items[number].name, data[number]
 
     @torch.no_grad()
     def __call__(self, folder: Path) -> None:
