@@ -243,7 +243,7 @@ def test_tasks_can_be_set_and_added() -> None:
     ("shares", "message"),
     [
         ({"cubes": 1}, "did you mean cube"),
-        ({"zzz": 1}, "choose from none, cube, speed, tube"),
+        ({"zzz": 1}, "choose none, cube, speed, tube"),
         ({"cube": -1}, "zero or more"),
         ({"cube": float("nan")}, "zero or more"),
         ({"cube": 0}, "is empty"),

@@ -17,7 +17,6 @@ Where the paper is silent, the released operations decide; where both are, the c
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from opensama.values import UserError, frames_down
+from opensama.values import UserError, frames_down, nearest
 
 PAPER_SHARES: Mapping[str, float] = {"none": 1, "cube": 2, "speed": 3, "tube": 4}
 """How often each task is drawn (SAMA, 4.1)."""
@@ -53,9 +52,7 @@ class Mixture:
         known = {**PRETEXT_TASKS, **{task.name: task for task in tasks}}
         for name, share in shares.items():
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}."
-                raise UserError(f"There is no pretext task {name!r}; {hint}")
+                raise UserError(f"There is no pretext task {name!r}; {nearest(name, known)}")
             if not (math.isfinite(share) and share >= 0):
                 raise UserError(f"The share of the pretext task {name} must be zero or more, not {share!r}.")
         names = sorted(

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from opensama.apps.options import OUT
 from opensama.apps.progress import log_lines
-from opensama.values import UserError
+from opensama.values import UserError, nearest
 
 
 def reproduce(
@@ -46,7 +46,6 @@ def reproduce(
     """
     from dataclasses import replace
 
-    from opensama.apps.train import nearest_recipe
     from opensama.reproduction.arms import SAMA_BUDGETS, sama_runs
     from opensama.reproduction.icve import FOLDER, ICVE_BUDGETS, IcveBudget, IcveExperiment, plan_of
     from opensama.reproduction.report import announce, write_reproduction
@@ -59,7 +58,7 @@ def reproduce(
     for assignment in set or []:
         name, _, value = assignment.partition("=")
         if name not in known:
-            raise UserError(f"--set {assignment} names no part of the budget; {nearest_recipe(name, known)}")
+            raise UserError(f"--set {assignment} names no part of the budget; {nearest(name, known)}")
         try:
             chosen = replace(chosen, **{name: type(known[name])(value)})
         except ValueError:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,7 +12,7 @@ from cyclopts import App, Parameter
 
 from opensama.apps.options import OUT, check_writable_folder
 from opensama.apps.progress import log_lines
-from opensama.values import UserError
+from opensama.values import UserError, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -183,7 +182,7 @@ def tiny_command(
 def find_recipe(name: str, recipes: Mapping[str, Settings], *others: str) -> Settings:
     """A recipe by name. UserError names the nearest of them and of `others`."""
     if name not in recipes:
-        raise UserError(f"There is no recipe {name!r}; {nearest_recipe(name, [*others, *recipes])}")
+        raise UserError(f"There is no recipe {name!r}; {nearest(name, [*others, *recipes])}")
     return recipes[name]
 
 
@@ -243,7 +242,7 @@ def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
         if not isinstance(place, dict) or part not in place:
             known = list(place) if isinstance(place, dict) else []
             where = ".".join(path[:depth]) or "the recipe"
-            hint = nearest_recipe(part, known) if known else "it has no parts."
+            hint = nearest(part, known) if known else "it has no parts."
             raise UserError(f"--set {assignment} names no setting: {where} has no {part!r}; {hint}")
         if depth < len(path):
             place = place[part]
@@ -254,13 +253,6 @@ def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
     if isinstance(place[last], str):  # YAML reads 1e-5 as a word
         with contextlib.suppress(ValueError):
             place[last] = float(place[last])
-
-
-def nearest_recipe(word: str, known: Iterable[str]) -> str:
-    """Half a sentence that helps who mistyped a name."""
-    known = list(known)
-    near = difflib.get_close_matches(word.lower(), known, 1, 0.5)
-    return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}."
 
 
 def validated_settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
@@ -286,4 +278,4 @@ def run_sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, mess
         section = fields[part].annotation
         section = next((a for a in getattr(section, "__args__", ()) if hasattr(a, "model_fields")), section)
         fields = getattr(section, "model_fields", {})
-    return f"there is no setting {name}; {nearest_recipe(str(place[-1]), fields).rstrip('.')}"
+    return f"there is no setting {name}; {nearest(str(place[-1]), fields).rstrip('.')}"

@@ -56,7 +56,6 @@ class Dataset:
     bases: tuple[str, ...] = ()
     header: tuple[str, ...] | None = None
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # before the usual names
-    tasks: Mapping[str, str] = field(default_factory=dict)  # its own words, before the usual ones
     renames: Mapping[str, str] = field(default_factory=dict)
     shape: Callable[[TableRow, Path], TableRow] = lambda row, table: row  # a row as the columns above have it
     by_name: bool = False  # a file may be found by its name alone
@@ -157,7 +156,7 @@ def draft(
         )
     said = text_of(first("task", TYPE))
     places = (said, table.stem, *_folders(target), *_folders(source or ()), table.parent.name)
-    found = next((t for t in (task_name(place, dataset.tasks) for place in places) if t != "other"), "other")
+    found = next((t for t in map(task_name, places) if t != "other"), "other")
     notes = {"id": text_of(first("id", _ID)), "type": said, "reference": text_of(first("reference", REFERENCE))}
     instruction = text_of(first("instruction", _INSTRUCTION)) if kind == "pair" else ""
     return Draft(
@@ -208,11 +207,9 @@ def number(value: object) -> float | None:
 # --- what an edit does, in one vocabulary
 
 
-def task_name(said: str, own: Mapping[str, str] | None = None) -> str:
-    """One of TASKS for a dataset's own word or phrase; `other` for what is not understood."""
+def task_name(said: str) -> str:
+    """One of EDIT_TASKS for a dataset's own word or phrase; `other` for what is not understood."""
     name = name_of(said)
-    if own and name in own:
-        return own[name]
     if name.replace("_", "-") in EDIT_TASKS:
         return name.replace("_", "-")
     words = f"_{name}_"
@@ -318,13 +315,10 @@ DATASETS: tuple[Dataset, ...] = (
     Dataset(
         "ditto", "Ditto-1M", "CC BY-NC-SA 4.0", "1M video edits: style, free form, local",
         (("training_metadata/*.json",), ("csvs_for_DiffSynth/*.csv",), _ANY), bases=("videos",),
-        tasks={"global_style1": "style", "global_style2": "style", "global_style": "style", "local": "local-change"},
     ),
     Dataset(
         "openve", "OpenVE-3M", "CC BY-NC 4.0", "3M video edits of eight types",
         (("*.csv", "csv_files/*.csv"), _ANY), bases=("videos", "data"),
-        tasks={"global_style": "style", "background_change": "background", "local_change": "local-change",
-               "local_remove": "remove", "local_add": "add", "subtitles": "subtitle", "creative_edit": "creative"},
     ),
     Dataset(
         "reco", "ReCo-Data", "not stated (its benchmark: CC BY-NC-SA 4.0)",
@@ -356,15 +350,12 @@ DATASETS: tuple[Dataset, ...] = (
                *(f"ReCo-Data/{task}" for task in ("add", "remove", "replace", "style"))),
         renames={"source": "src_videos", "target": "tar_videos", "reco_data/source": "ReCo-Data/src_videos",
                  "reco_data/target": "ReCo-Data/tar_videos"},
-        tasks={"global_style1": "style", "global_style2": "style"},
     ),
     Dataset(
         "sama", "SAMA-edit-filtered-1M", "that of Ditto-1M, OpenVE-3M and ReCo-Data, non-commercial",
         "the video edits that SAMA kept, by reference to three datasets",
         (_ANY,),
         bases=("videos", "Ditto-1M", "Ditto-1M/videos", "OpenVE-3M", "OpenVE-3M/videos", "ReCo-Data"),
-        tasks={"global_style1": "style", "global_style2": "style", "background_change": "background",
-               "local_change": "local-change", "local_remove": "remove", "local_add": "add"},
     ),
     Dataset(
         "nhr-edit", "NHR-Edit", "Apache-2.0 by users of it; see its card", "720K image edits",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +16,15 @@ class UserError(ValueError):
 
 class Cancelled(Exception):
     """Raised by a progress callback to stop an edit; it comes out of the call that was running."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Half a sentence for who mistyped a name: the nearest that there is, or all of them."""
+    from difflib import get_close_matches
+
+    known = list(known)
+    near = get_close_matches(word.lower(), known, 1, 0.5)
+    return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}."
 
 
 @dataclass(frozen=True)
