@@ -37,7 +37,8 @@ from opensama.runtime import whole_file
 from opensama.training.dataset import open_data
 from opensama.training.embedded_config import StageConfig
 from opensama.training.frozen import make_vae
-from opensama.training.loading import make_transformer
+from opensama.training.loading import initial_transformer
+from opensama.training.parallel import make_room
 from opensama.training.preview import Preview
 from opensama.training.tiny import train_tiny
 from opensama.values import Video
@@ -121,7 +122,10 @@ def preview(device: torch.device, small: bool) -> Row:
         config = RECIPES["tiny-stage1"].model_copy(deep=True)
         config.data.manifest = folder / "data.jsonl"
         data, _ = open_data(config, device)
-        model = torch.nn.Module.to(make_transformer(config), device)
+        initial = initial_transformer(config)
+        make_room(initial.model, device)
+        initial.fill(initial.model)
+        model = initial.model
         vae = make_vae(config.family, config.model.base, device)
         show = Preview(model, vae, data, shift=config.loss.shift, condition_kwargs={}, count=len(rows), steps=2)
         seconds = timed(device, lambda: show(folder / "preview"))

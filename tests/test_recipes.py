@@ -20,8 +20,7 @@ from opensama.models.convert import load_released
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes import icve, sama
 from opensama.training.config import SamaConfig
-from opensama.training.loading import make_transformer
-from tests.data.making import base, manifest, tiny_settings
+from tests.data.making import base, make_transformer, manifest, tiny_settings
 from tests.ranks import command_in_ranks
 
 __all__ = ["base", "manifest"]

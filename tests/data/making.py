@@ -12,7 +12,9 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from opensama.media.video_io import write_video
 from opensama.recipes.sama import RECIPES
-from opensama.training.config import SamaConfig
+from opensama.training.config import EditConfig, SamaConfig
+from opensama.training.loading import initial_transformer
+from opensama.training.parallel import make_room
 from opensama.values import Video
 from tests.pipeline.conftest import moving_picture, tiny_text_encoder, tiny_tokenizer, tiny_transformer, tiny_vae
 
@@ -25,6 +27,14 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory) -> Path:
     return save_manifest(tmp_path_factory.mktemp("data"))
+
+
+def make_transformer(config: EditConfig) -> torch.nn.Module:
+    """The whole transformer with the weights that it begins from, in this process, on the CPU."""
+    initial = initial_transformer(config)
+    make_room(initial.model, torch.device("cpu"))
+    initial.fill(initial.model)
+    return initial.model
 
 
 def save_base(path: Path) -> Path:

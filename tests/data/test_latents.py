@@ -14,10 +14,10 @@ from opensama.data import latents
 from opensama.data.latents import LiveItems, ShardedItems, changed_share
 from opensama.training.dataset import open_data
 from opensama.training.edit_stage import EditStage
-from opensama.training.loading import make_transformer
 from opensama.training.sources import ItemSource
 from opensama.training.train_editor import encode_data
 from opensama.values import UserError
+from tests.data.making import make_transformer
 
 CPU = torch.device("cpu")
 

@@ -33,7 +33,6 @@ from opensama.training.devices import describe_machine, own_device, stage_device
 from opensama.training.edit_stage import EditStage
 from opensama.training.embedded_config import TinyConfig
 from opensama.training.frozen import make_encoders, make_vae
-from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import parallelise
 from opensama.training.preview import Preview
@@ -44,7 +43,7 @@ from opensama.training.text import make_text_encoder, train_tokenizer
 from opensama.training.tiny import drawn_stage
 from opensama.values import UserError
 from opensama.world import plan_edit
-from tests.data.making import tiny_settings
+from tests.data.making import make_transformer, tiny_settings
 from tests.models.sizes import SIZES
 from tests.training.icve_making import icve_settings, save_icve_base
 

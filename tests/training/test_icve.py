@@ -30,13 +30,12 @@ from opensama.recipes.icve import RECIPES
 from opensama.training.config import IcveConfig
 from opensama.training.dataset import open_data
 from opensama.training.edit_stage import EditStage, with_noise
-from opensama.training.loading import make_transformer
 from opensama.training.sources import ItemSource
 from opensama.training.train_editor import encode_data, plan_editor
 from opensama.values import Video
 from opensama.world import to_uint8
 from opensama.world.unpaired import plan_unpaired, render_unpaired
-from tests.data.making import save_manifest
+from tests.data.making import make_transformer, save_manifest
 from tests.models.sizes import ICVE_SIZES
 from tests.pipeline.conftest import tiny_hunyuan_vae
 from tests.ranks import command_in_ranks

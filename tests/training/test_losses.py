@@ -30,7 +30,6 @@ from opensama.training.config import EditConfig
 from opensama.training.dataset import open_data
 from opensama.training.edit_stage import EditStage
 from opensama.training.embedded_config import StageConfig
-from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.semantic_encoder import SemanticStage, make_semantic_encoder
 from opensama.training.sources import ItemSource
@@ -38,7 +37,7 @@ from opensama.training.text import make_text_encoder, train_tokenizer
 from opensama.training.tiny import train_tiny
 from opensama.training.train_editor import loop_config
 from opensama.world import plan_edit
-from tests.data.making import save_base, save_manifest, tiny_settings
+from tests.data.making import make_transformer, save_base, save_manifest, tiny_settings
 from tests.training.icve_making import icve_settings, save_icve_base
 
 Losses = dict[str, list[float]]

@@ -14,11 +14,11 @@ from opensama.models.families.sama import _condition
 from opensama.training.config import SamaConfig
 from opensama.training.dataset import open_data
 from opensama.training.edit_stage import EditStage, with_noise
-from opensama.training.loading import make_transformer
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.sources import ItemSource
 from opensama.training.train_editor import encode_data
 from opensama.values import UserError
+from tests.data.making import make_transformer
 
 CPU = torch.device("cpu")
 

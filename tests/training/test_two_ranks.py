@@ -22,12 +22,12 @@ from opensama.training.config import MeshSettings, SamaConfig
 from opensama.training.dataset import open_data
 from opensama.training.edit_stage import EditStage
 from opensama.training.ema import Average
-from opensama.training.loading import full_config, initial_transformer, make_transformer, sizes_of
+from opensama.training.loading import full_config, initial_transformer, sizes_of
 from opensama.training.parallel import lay_out, parallelise, share_tensors
 from opensama.training.plan import loading_memory
 from opensama.training.sources import ItemSource
 from opensama.values import UserError
-from tests.data.making import tiny_settings
+from tests.data.making import make_transformer, tiny_settings
 from tests.models.sizes import SIZES
 from tests.ranks import in_ranks
 from tests.training.test_parallel import Flow, gradients

@@ -68,19 +68,17 @@ def conditions(
     textures = [folder / f"texture-{i}.png" for i in range(8)]
     for file, texture in zip(textures, dead_leaves(8, 256, seed=9), strict=True):
         Image.fromarray(to_uint8(texture)).save(file)
-    calm = [p for f in families for p in chosen(f, n, lambda p: pace(p) < SLOW)]
+
+    def each(fits: Callable[[EditPlan], bool], photos: list[Path] | None = None) -> list[EditPlan]:
+        return [plan for family in families for plan in chosen(family, n, fits, photos)]
+
+    calm = each(lambda plan: pace(plan) < SLOW)
+    unlike = each(lambda plan: plan.source.scene.photo is not None and pace(plan) < SLOW, textures)
     return {
         "as trained": (17, calm),
-        "fast motion": (17, [p for f in families for p in chosen(f, n, lambda p: pace(p) > FAST)]),
+        "fast motion": (17, each(lambda plan: pace(plan) > FAST)),
         "long": (49, calm),
-        "unlike": (
-            17,
-            [
-                p
-                for f in families
-                for p in chosen(f, n, lambda p: p.source.scene.photo is not None and pace(p) < SLOW, textures)
-            ],
-        ),
+        "unlike": (17, unlike),
     }
 
 

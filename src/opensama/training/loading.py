@@ -35,7 +35,6 @@ from opensama.models.weights import TensorFiles
 from opensama.training import checkpoint
 from opensama.training.config import EditConfig, StartSettings
 from opensama.training.frozen import base_folder
-from opensama.training.parallel import make_room
 from opensama.values import UserError
 
 _Rows = Callable[[str, int, int], Tensor]
@@ -48,14 +47,6 @@ class InitialTransformer:
 
     model: ModelMixin
     fill: Callable[[ModelMixin], None]
-
-
-def make_transformer(config: EditConfig) -> ModelMixin:
-    """The whole transformer with the weights that it begins from, in this process, on the CPU."""
-    initial = initial_transformer(config)
-    make_room(initial.model, torch.device("cpu"))
-    initial.fill(initial.model)
-    return initial.model
 
 
 def initial_transformer(config: EditConfig) -> InitialTransformer:
