@@ -143,7 +143,7 @@ def train_tiny(
     budget.save()
     (folder / "training.json").write_text(json.dumps(training_notes(out, config, start_from), indent=2) + "\n")
     if said := budget.closing(_edit_steps(out, config), from_nothing=start_from is None):
-        say(said)
+        _log.info("%s", said)
     return folder
 
 
