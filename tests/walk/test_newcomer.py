@@ -35,7 +35,7 @@ REFUSED = {  # what is not here, and the word of the sentence that says so
     "data import openve": "There is no folder OpenVE-3M",
     "curate clips VIDEOS": "There is no folder VIDEOS",
     "curate filter pairs.parquet": "pairs.parquet",
-    "train RECIPE": "There is no manifest good/manifest.parquet",
+    "train RECIPE": "There is no manifest .*manifest.parquet",
 }
 
 
