@@ -10,8 +10,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Which tests, and in how many processes (some wait for programs that they began): make test TESTS=tests/media JOBS=8
-JOBS ?= 3
+# How many test processes, and which tests: make test TESTS=tests/media
+JOBS ?= 2
 # Which PyAV `make media` tests; 19 needs Python 3.12 or newer.
 AV ?= 19
 TESTS ?=
