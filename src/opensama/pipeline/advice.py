@@ -38,8 +38,8 @@ def closing_advice(entry: ModelEntry, request: EditRequest, changed: float) -> s
     assert isinstance(request.video, Video)
     if (
         changed < HARDLY
-        or not shows_footage(entry, request.video)
         or {*entry.footage} & {*words_of(request.instruction)}
+        or not shows_footage(entry, request.video)
     ):
         return ""
     return (
