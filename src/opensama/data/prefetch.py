@@ -9,8 +9,9 @@ prefetch.close()
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_all_start_methods, get_context
 from typing import Generic, TypeVar
 
 import torch
@@ -21,6 +22,18 @@ Made = TypeVar("Made")
 def one_core() -> None:
     """The calling thread's tensor operations stay on one core: many small ones on busy cores wait for each other."""
     torch.set_num_threads(1)
+
+
+def one_core_processes(
+    count: int, preload: Sequence[str], begin: Callable[..., None] = one_core, *arguments: object
+) -> ProcessPoolExecutor:
+    """So many processes, each of which calls `begin(*arguments)` first.
+
+    Where the system can, they are forked from one that has imported the modules `preload` and done nothing else.
+    """
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(list(preload))
+    return ProcessPoolExecutor(count, context, begin, arguments)
 
 
 class Prefetcher(Generic[Made]):

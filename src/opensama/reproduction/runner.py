@@ -21,7 +21,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +28,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from opensama.data.prefetch import one_core_processes
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -54,6 +54,8 @@ class MicroBudget:
     layers: int
     items: int = 40
     """Test edits of each family."""
+    seeds: int = 3
+    """Runs of each arm of which more than one is asked for."""
     lr: float = 1e-3
     shift: float = 5.0
 
@@ -68,8 +70,11 @@ class Experiment(ABC):
 
     pools: ClassVar[Sequence[str]]
     """Names of the data that all runs read."""
-    waves: ClassVar[Sequence[Sequence[Run]]]
-    """All runs; those of a wave need nothing of each other, and may need those of the waves before."""
+
+    @property
+    @abstractmethod
+    def waves(self) -> Sequence[Sequence[Run]]:
+        """All runs; those of a wave need nothing of each other, and may need those of the waves before."""
 
     @abstractmethod
     def draw_pool(self, name: str) -> None:
@@ -153,9 +158,7 @@ def run_experiment(experiment: Experiment, *, workers: int = 2) -> None:
 
 def processes(n: int) -> ProcessPoolExecutor:
     """Of one thread each, from one that has imported everything and done nothing."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["opensama.reproduction.sama", "opensama.reproduction.icve"])
-    return ProcessPoolExecutor(n, context, initializer=torch.set_num_threads, initargs=(1,))
+    return one_core_processes(n, ["opensama.reproduction.sama", "opensama.reproduction.icve"])
 
 
 def write_plan(out: Path, budget: MicroBudget) -> None:

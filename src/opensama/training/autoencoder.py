@@ -63,9 +63,9 @@ class AutoencoderStage(TrainingStage):
             components.requires_grad_(False)
 
     def start(self, drawings: int = 640) -> None:
-        """Principal components of a mixed batch with that many drawings, in lots of 16."""
+        """Principal components of a mixed batch: that many drawings, in lots of 16, and a fifth as many textures."""
         g = torch.Generator().manual_seed(self.drawings.seed)
-        textures = moving_crops(self.drawings.pictures, 128, 5, 96, generator=g)
+        textures = moving_crops(self.drawings.pictures, drawings // 5, 5, 96, generator=g)
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core) as threads:
             drawn = list(threads.map(lambda i: drawn_clips(16, 16 * i)[..., :96, :96], range(drawings // 16)))
         self.vae.start_from_components(torch.cat((textures, *drawn)).to(next(self.vae.parameters()).device))

@@ -13,11 +13,9 @@ import copy
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from math import inf
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel
 
 from opensama.data.latents import changed_share
-from opensama.data.prefetch import one_core
+from opensama.data.prefetch import Prefetcher, one_core, one_core_processes
 from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import autocast, whole_file
 from opensama.training.drawing import Draw, DrawSettings, draw_edits
@@ -90,12 +88,13 @@ class PoolWorkers:
     def __init__(self, count: int, encoders: PoolEncoders):
         vae, encoder = copy.deepcopy(encoders.vae).cpu(), copy.deepcopy(encoders.encoder)
         ours = PoolEncoders(vae, torch.nn.Module.cpu(encoder), encoders.tokenizer)
-        self.processes = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker, (ours,))
+        self.count = count
+        self.processes = one_core_processes(count, [__name__], _begin_worker, ours)
 
-    def map(self, lot: _Lot, named: Iterable[Sequence[str]]) -> Iterator[LatentPool]:
-        """The encoded samples of each list of names, in order."""
-        for drawn in self.processes.map(partial(_in_worker, lot), named):
-            yield {key: torch.from_numpy(value) for key, value in drawn.items()}
+    def encoded(self, lot: _Lot, names: Sequence[str]) -> LatentPool:
+        """The samples of these names, drawn and encoded; called from several threads at a time."""
+        drawn = self.processes.submit(_in_worker, lot, names).result()
+        return {key: torch.from_numpy(value) for key, value in drawn.items()}
 
     def close(self) -> None:
         self.processes.shutdown(cancel_futures=True)
@@ -138,17 +137,20 @@ def build_pool(
     if path is not None and path.exists():
         return load_file(path)
     parts = _Parts(path)
-    named = [[f"{size}-{first + i}" for i in range(start, min(n, start + batch))] for start in range(0, n, batch)]
-    lot = _Lot(draw, DrawSettings(split, frames, *size), text_tokens)
+    lot, lots = _Lot(draw, DrawSettings(split, frames, *size), text_tokens), -(-n // batch)
+
+    def make(index: int) -> LatentPool:
+        names = [f"{size}-{first + i}" for i in range(index * batch, min(n, (index + 1) * batch))]
+        return workers.encoded(lot, names) if workers else lot.encoded(names, encoders)
+
     title = f"drawing {path.stem if path else ''}"
     begun = said = time.monotonic()
     drawn = min(n, parts.count * batch)
-    threads = ThreadPoolExecutor(torch.get_num_threads() if encoders.device.type == "cpu" else 1, initializer=one_core)
+    cores = torch.get_num_threads() if encoders.device.type == "cpu" else 1
+    ahead = Prefetcher(make, workers=workers.count if workers else cores, end=lots)
     try:
-        missing = named[parts.count :]
-        own = partial(lot.encoded, encoders=encoders)
-        for encoded in workers.map(lot, missing) if workers else threads.map(own, missing):
-            parts.add(encoded)
+        for index in range(parts.count, lots):
+            parts.add(ahead(index))
             drawn, now = min(n, parts.count * batch), time.monotonic()
             if now >= until:
                 break
@@ -157,7 +159,7 @@ def build_pool(
                 limit = "" if until == inf else f", for at most {(until - begun) / 60:.1f}"
                 _log.log(level, f"{title}: {drawn:,} of {n:,} in {(now - begun) / 60:.1f} min{limit}")
     finally:  # what nobody waits for any more is not drawn
-        threads.shutdown(cancel_futures=True)
+        ahead.close()
     if drawn < n:
         _log.log(level, f"{title}: {drawn:,} of {n:,}, which is all that there is time for")
     return parts.whole()

@@ -230,8 +230,9 @@ def _autoencoder(
     _log.info("autoencoder: drawing textures")
     stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
     if not begun:
-        stage.start(budget.scaled(config.drawings, least=80, a_minute=80))
-        set_latent_statistics(vae, drawn_clips(budget.scaled(64, least=16, a_minute=10), 5_000_000, 17).to(device))
+        drawings = budget.scaled(config.drawings, least=80, a_minute=80)
+        stage.start(drawings)
+        set_latent_statistics(vae, drawn_clips(drawings // 10, 5_000_000, 17).to(device))
         vae.save_pretrained(folder)
     _run(stage, config.autoencoder, out, budget)
     vae.save_pretrained(folder)
