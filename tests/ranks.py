@@ -1,4 +1,4 @@
-"""Processes of their own that start quickly, such as several that train together.
+"""Processes of their own that start quickly: one that is killed, one that knows nothing, several that train together.
 
 Each is forked from a server that has imported the libraries once, where `torch.multiprocessing.spawn` and torchrun have
 every process import them anew.
@@ -9,10 +9,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
 
 import torch.multiprocessing
 
+T = TypeVar("T")
 _IMPORTED = [
     "torch",
     "diffusers.models",
@@ -38,15 +43,37 @@ def from_server(function: Callable[..., object], *arguments: object) -> multipro
     return process
 
 
+def answer_of(function: Callable[..., T], *arguments: object) -> T:
+    """What `function(*arguments)` returns, called in a process that has done nothing else."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def command_from_server(
+    command: Sequence[str | Path], out: Path, err: Path, first: str = ""
+) -> multiprocessing.process.BaseProcess:
+    """`opensama COMMAND`, begun, with its output in two files; `first` is Python that limits the process before."""
+    return from_server(_command, [str(part) for part in command], out, err, first)
+
+
+def _command(command: list[str], out: Path, err: Path, first: str) -> None:
+    sys.stdout, sys.stderr = out.open("w", buffering=1), err.open("w", buffering=1)
+    sys.argv = ["opensama", *command]
+    exec(first)
+    from opensama.apps.cli import main
+
+    sys.exit(main())
+
+
 def command_in_ranks(command: Sequence[str], processes: int) -> None:
     """`torchrun --nproc-per-node PROCESSES -m opensama.apps.cli COMMAND`, on CPUs."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    in_ranks(_command, (list(map(str, command)), processes, port), processes)
+    in_ranks(_command_of_rank, (list(map(str, command)), processes, port), processes)
 
 
-def _command(rank: int, command: list[str], processes: int, port: int) -> None:
+def _command_of_rank(rank: int, command: list[str], processes: int, port: int) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",

@@ -31,7 +31,7 @@ from tests.curation.server import ChatServer
 from tests.data import making
 from tests.evaluation.benchmarks import make_vie
 from tests.media.broken import CORPUS, broken_in_the_middle
-from tests.ranks import from_server
+from tests.ranks import command_from_server
 
 INSTRUCTION = "Make the ball red."
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
@@ -416,16 +416,10 @@ def run_apart(arguments: list[str], limit: str) -> Outcome:
     """The same in a process that is limited before the command begins."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = from_server(_limited, arguments, limit, out, err)
+        process = command_from_server(arguments, out, err, limit)
         process.join()
         assert process.exitcode is not None
         return Outcome(process.exitcode, out.read_text(), err.read_text())
-
-
-def _limited(arguments: list[str], limit: str, out: Path, err: Path) -> None:
-    sys.stdout, sys.stderr = out.open("w", buffering=1), err.open("w", buffering=1)
-    exec(limit)
-    sys.exit(opensama(arguments))
 
 
 def shown(text: str, at: Place) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
-from functools import partial
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from opensama.recipes.tiny import SMOKE
 from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
 from tests.media.test_alpha import make_clear
+from tests.ranks import command_from_server
 
 INSTRUCTION = "Make the red ball blue."
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
@@ -290,20 +292,22 @@ def test_wrong_arguments_are_said_in_a_sentence(
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_leaves_nothing(clip: Path, folder: Path, sent: signal.Signals, code: int) -> None:
-    command = [sys.executable, "-m", "opensama.apps.cli", "edit", str(clip), INSTRUCTION, "--steps", "1000"]
+def test_interrupted_leaves_nothing(
+    clip: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory, sent: int, code: int
+) -> None:
+    said = tmp_path_factory.mktemp("said") / "err"
+    said.touch()
+    command = ["edit", clip, INSTRUCTION, "--steps", "1000", "--model", folder]
     # a job in the background of a script ignores Ctrl-C, and so would what it starts
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipe = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heeds}
-    with subprocess.Popen([*command, "--model", str(folder)], **pipe) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("Editing"):
-                break
-        process.send_signal(sent)
-        rest = process.stderr.read()
-        assert process.wait(60) == code
-    assert "Traceback" not in rest
+    heeds = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    process = command_from_server(command, said.with_name("out"), said, heeds)
+    while "Editing" not in said.read_text():
+        assert process.is_alive()
+        time.sleep(0.02)
+    os.kill(process.pid, sent)
+    process.join(60)
+    assert process.exitcode == code
+    assert "Traceback" not in said.read_text()
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -35,6 +31,7 @@ from tests.curation import shots
 from tests.curation.server import ChatServer, Fault
 from tests.curation.telling import scripted, server_tells
 from tests.media.test_time import changing
+from tests.ranks import command_from_server
 
 WISHES = ("--min-side", "64", "--low-motion", "0", "--high-motion", "9")
 SMALL = ClipRules(frames=9, min_side=64, low_motion=0.0, high_motion=9.0, rewritten=0.0)
@@ -159,19 +156,19 @@ def test_killed_it_goes_on(raw: Path, tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(12):
         shutil.copy(raw / "a.mp4", folder / f"{number}.mp4")
-    command = [sys.executable, "-m", "opensama.apps.cli", "curate", "clips", str(folder), "--frames", "9"]
-    command += [*WISHES, "--workers", "2", "--out", str(tmp_path / "out")]
+    command = ["curate", "clips", folder, "--frames", "9", *WISHES, "--workers", "2", "--out", tmp_path / "out"]
     killed = 0
     for wait in (0.1, 0.9, 600.0):
         (tmp_path / "out/state/lock").unlink(missing_ok=True)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (tmp_path / "out/state/lock").exists() and process.poll() is None:
+        process = command_from_server(command, tmp_path / "said", tmp_path / "said-as-it-went")
+        while not (tmp_path / "out/state/lock").exists() and process.is_alive():
             time.sleep(0.02)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            assert process.wait(wait) == 0
+        process.join(wait)
+        if process.exitcode is not None:
+            assert process.exitcode == 0
             break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         killed += 1
     assert killed >= 1
     curate_clips(folder, tmp_path / "whole", ClipRules(frames=9, min_side=64, low_motion=0.0, high_motion=9.0))

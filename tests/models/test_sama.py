@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 from opensama.flow import guide
 from opensama.models.convert import convert_released, convert_to_released, load_released
 from opensama.models.sama import SamaTransformer3DModel
+from tests.ranks import answer_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
 CONFIG = json.loads((GOLDEN / "config.json").read_text())
@@ -55,6 +54,10 @@ def golden_errors(model: SamaTransformer3DModel) -> dict[str, float]:
     return {name: float((y - data[name]).norm() / data[name].norm()) for name, y in got.items()}
 
 
+def golden_errors_of(folder: Path) -> dict[str, float]:
+    return golden_errors(SamaTransformer3DModel.from_pretrained(folder).eval())
+
+
 def test_golden():
     errors = golden_errors(golden_model())
     assert max(errors.values()) <= TOLERANCE, errors
@@ -62,15 +65,7 @@ def test_golden():
 
 def test_golden_after_save_and_load_in_a_new_process(tmp_path):
     golden_model().save_pretrained(tmp_path)
-    script = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); import test_sama as t;"
-        "print(json.dumps(t.golden_errors(t.SamaTransformer3DModel.from_pretrained(sys.argv[2]).eval())))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    errors = json.loads(run.stdout.splitlines()[-1])
+    errors = answer_of(golden_errors_of, tmp_path)
     assert max(errors.values()) <= TOLERANCE, errors
 
 

@@ -46,7 +46,7 @@ def reproduce(
     """
     from dataclasses import replace
 
-    from opensama.reproduction.arms import SAMA_BUDGETS, sama_runs
+    from opensama.reproduction.arms import SAMA_BUDGETS
     from opensama.reproduction.icve import FOLDER, ICVE_BUDGETS, IcveBudget, IcveExperiment, plan_of
     from opensama.reproduction.report import announce, write_reproduction
     from opensama.reproduction.runner import run_experiment
@@ -60,9 +60,12 @@ def reproduce(
         if name not in known:
             raise UserError(f"--set {assignment} names no part of the budget; {nearest(name, known)}")
         try:
-            chosen = replace(chosen, **{name: type(known[name])(value)})
+            number = type(known[name])(value)
         except ValueError:
-            raise UserError(f"The value in --set {assignment} must be a number, such as {known[name]}.") from None
+            number = 0
+        if not number > 0:
+            raise UserError(f"The value in --set {assignment} must be a number above 0, such as {known[name]}.")
+        chosen = replace(chosen, **{name: number})
     if not 1 <= workers <= 64:
         raise UserError(f"The number of workers must be from 1 to 64, not {workers}.")
     if shipped and paper == "icve":
@@ -72,7 +75,7 @@ def reproduce(
             print(plan_of(chosen), flush=True)
             run_experiment(IcveExperiment(out / FOLDER, chosen), workers=workers)
         else:
-            print(announce(chosen, len(sama_runs())), flush=True)
+            print(announce(chosen), flush=True)
             run_experiment(SamaExperiment(out, chosen), workers=workers)
             measure_step_costs(out)
             if shipped:

@@ -35,6 +35,8 @@ class SamaBudget(MicroBudget):
     clips: int = 3_000
     video_edits: int = 6_000
     layers: int = 5
+    long: int = 49
+    """Frames of the long clips that the embedded model is probed with; it edits 17 at a time."""
     probed_families: int = 4
     """Families of edits that the embedded model is probed with."""
     probes: int = 15
@@ -65,14 +67,13 @@ ANCHOR_ARMS = tuple(replace(SAMA, name=f"{n} anchors", anchors=n) for n in (2, 4
 PRETEXT_ARMS = tuple(replace(SAMA, name=f"{task} alone", pretext={task: 1}) for task in ("cube", "speed", "tube"))
 SHARE_ARMS = tuple(replace(SAMA, name=f"images {round(100 * share)} %", images=share) for share in (0.0, 0.5, 1.0))
 
-SEEDS = (0, 1, 2)
-THREE_SEEDS = (*MODULES, *TYPES, *ROTARY)
+SEVERAL_SEEDS = (*MODULES, *TYPES, *ROTARY)
 ONE_SEED = (*ANCHOR_ARMS, *PRETEXT_ARMS, *SHARE_ARMS)
 
 
-def sama_runs() -> list[tuple[SamaArm, int]]:
-    """All runs: what three seeds answer first, a seed at a time, then the rest."""
-    return [(arm, seed) for seed in SEEDS for arm in THREE_SEEDS] + [(arm, SEEDS[0]) for arm in ONE_SEED]
+def sama_runs(seeds: int = SamaBudget.seeds) -> list[tuple[SamaArm, int]]:
+    """All runs: what several seeds answer first, a seed at a time, then the rest."""
+    return [(arm, seed) for seed in range(seeds) for arm in SEVERAL_SEEDS] + [(arm, 0) for arm in ONE_SEED]
 
 
 SAMA_BUDGETS = {
@@ -92,6 +93,8 @@ SAMA_BUDGETS = {
         items=1,
         width=64,
         layers=1,
+        seeds=2,
+        long=21,
         probed_families=1,
         probes=1,
     ),

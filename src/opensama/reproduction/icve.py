@@ -16,6 +16,7 @@ Runner, trainer, test and statistics are those of SAMA's runs.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from opensama.models.icve import IcveTransformer3DModel
-from opensama.reproduction.arms import PRIOR, SEEDS, SamaBudget
+from opensama.reproduction.arms import PRIOR, SamaBudget
 from opensama.reproduction.arms import SAMA as WHOLE
 from opensama.reproduction.data import (
     FIRST,
@@ -99,20 +100,21 @@ EQUAL = "SAMA, equal compute"
 ICVE_BUDGETS = {
     "full": IcveBudget(),
     "smoke": IcveBudget(
-        prior=2, pretrain=2, sft=2, videos=2, clips=4, unpaired=6, few=3, many=6, items=1, width=64, layers=1
+        prior=2, pretrain=2, sft=2, videos=2, clips=4, unpaired=6, few=3, many=6, items=1, seeds=2, width=64,
+        layers=1,
     ),
 }  # fmt: skip
 
 
-def icve_runs() -> list[tuple[IcveArm, int]]:
+def icve_runs(seeds: int = IcveBudget.seeds) -> list[tuple[IcveArm, int]]:
     """All runs but SAMA's, each after those that it goes on from."""
-    three = [(arm, seed) for seed in SEEDS for arm in (PRETRAINED, *BOTH.values(), *ONLY.values())]
-    return [*three, (SAME_PRETRAINED, SEEDS[0]), (SAME, SEEDS[0]), *((arm, SEEDS[0]) for arm in LONGER.values())]
+    several = [(arm, seed) for seed in range(seeds) for arm in (PRETRAINED, *BOTH.values(), *ONLY.values())]
+    return several + [(arm, 0) for arm in (SAME_PRETRAINED, SAME, *LONGER.values())]
 
 
 def plan_of(budget: IcveBudget) -> str:
     """What the budget can tell, said before anything is trained."""
-    return foretell(budget.items * len(MICRO_FAMILIES), len(SEEDS))
+    return foretell(budget.items * len(MICRO_FAMILIES), budget.seeds)
 
 
 class IcveExperiment(Experiment):
@@ -120,11 +122,15 @@ class IcveExperiment(Experiment):
 
     budget: IcveBudget
     pools = (*POOLS, UNPAIRED)
-    waves = (
-        [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is None],
-        [Run(arm.name, seed) for arm, seed in icve_runs() if arm.pairs is not None],
-        [Run(EQUAL, SEEDS[0])],
-    )
+
+    @property
+    def waves(self) -> Sequence[Sequence[Run]]:
+        runs = icve_runs(self.budget.seeds)
+        return (
+            [Run(arm.name, seed) for arm, seed in runs if arm.pairs is None],
+            [Run(arm.name, seed) for arm, seed in runs if arm.pairs is not None],
+            [Run(EQUAL, 0)],
+        )
 
     def draw_pool(self, name: str) -> None:
         if name != UNPAIRED:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from opensama.reproduction.arms import SEEDS
 from opensama.reproduction.icve import (
     BOTH,
     EQUAL,
@@ -103,7 +102,7 @@ def icve_part(out: Path, images: Path) -> str:
         times=r.table([r.row(SAME.name, both), r.row(SAME_PRETRAINED.name, PRETRAINED.name)], "t = 0"),
         images=sama_budget(b).image_edits,
         sama_millions=parameters(make_sama(WHOLE, sama_budget(b))),
-        share=100 * sum(sama["flops"].values()) / sum(r.runs.flops(both, SEEDS[0])),
+        share=100 * sum(sama["flops"].values()) / sum(r.runs.flops(both, 0)),
         sama_steps=", ".join(f"{name} {steps:,}" for name, steps in sama["steps"].items()),
         sama=r.table([r.row(EQUAL, both)], f"ICVE ({both})"),
         summary=icve_summary(r),

@@ -15,7 +15,6 @@ from opensama.reproduction.arms import (
     PRETEXT_ARMS,
     ROTARY,
     SAMA,
-    SEEDS,
     SHARE_ARMS,
     TYPES,
     SamaBudget,
@@ -33,14 +32,14 @@ from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MIC
 _TEMPLATE = Path(__file__).parent / "report.md"
 
 
-def announce(budget: SamaBudget, arms: int, seeds: int = len(SEEDS)) -> str:
+def announce(budget: SamaBudget) -> str:
     """What is said before anything is trained."""
     items = budget.items * len(MICRO_FAMILIES)
     return (
         f"Fixed beforehand: {budget.prior} steps of the prior ({budget.prior_videos} clips each), {budget.stage0} of "
         f"stage 0 ({budget.images} images and {budget.videos} clips each), {budget.stage1} of stage 1 "
-        f"({budget.stage1_images} images and {budget.stage1_videos} videos each), {items} test edits, {arms} runs. "
-        + foretell(items, seeds)
+        f"({budget.stage1_images} images and {budget.stage1_videos} videos each), {items} test edits, "
+        f"{len(sama_runs(budget.seeds))} runs. " + foretell(items, budget.seeds)
     )
 
 
@@ -70,15 +69,15 @@ def sama_part(out: Path, images: Path) -> str:
         kinds=len(MICRO_KINDS),
         colors=len(MICRO_COLORS),
         families=", ".join(MICRO_FAMILIES),
-        plan=announce(b, len(sama_runs())),
+        plan=announce(b),
         lr=b.lr,
         extra=100 * (anchored / plain - 1),
         modules=tables.modules(r),
         curves=tables.curves(r),
         zero_shot=tables.zero_shot(r),
-        types=tables.against_sama(r, TYPES, len(SEEDS)),
+        types=tables.against_sama(r, TYPES, b.seeds),
         types_verdict=tables.over(r, TYPES[0], "a type embedding is better"),
-        rotary=tables.against_sama(r, ROTARY, len(SEEDS)),
+        rotary=tables.against_sama(r, ROTARY, b.seeds),
         rotary_verdict=tables.over(r, ROTARY[0], "`grid` is better"),
         one=100 * detectable(items, 1),
         latents=(MICRO_FRAMES - 1) // 4 + 1,

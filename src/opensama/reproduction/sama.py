@@ -54,7 +54,10 @@ class SamaExperiment(Experiment):
 
     budget: SamaBudget
     pools = POOLS
-    waves = ([Run(arm.name, seed) for arm, seed in sama_runs()],)
+
+    @property
+    def waves(self) -> Sequence[Sequence[Run]]:
+        return ([Run(arm.name, seed) for arm, seed in sama_runs(self.budget.seeds)],)
 
     def draw_pool(self, name: str) -> None:
         draw_sama_pool(self.out, self.budget, name)
@@ -216,4 +219,6 @@ def score_shipped(out: Path) -> None:
     if not file.exists():
         editor = load("tiny", device="cpu")
         budget = SamaBudget(**json.loads((out / "plan.json").read_text()))
-        write_json(probe_shipped(editor.edit, through(editor), budget.probes, families=budget.probed_families), file)
+        write_json(
+            probe_shipped(editor.edit, through(editor), budget.probes, budget.long, budget.probed_families), file
+        )

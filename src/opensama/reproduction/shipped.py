@@ -2,7 +2,7 @@
 
     as trained     edits of the world's test split whose objects move slowly
     fast motion    the same families, the edited object (or the camera) moving quickly
-    long           the scenes of "as trained", 49 frames instead of 17: three windows
+    long           the scenes of "as trained", 49 frames instead of 17: three windows, where not told otherwise
     unlike         before textures that no scene of the world has: dead leaves, see `training.textures`
 
 Beside success, the probes of the paper's failures: colour that changes over time, blurred additions, ghosts.
@@ -61,7 +61,7 @@ def chosen(family: str, n: int, fits: Callable[[EditPlan], bool], photos: list[P
 
 
 def conditions(
-    n: int, folder: Path, families: Sequence[str] = PROBED_FAMILIES
+    n: int, long: int, folder: Path, families: Sequence[str] = PROBED_FAMILIES
 ) -> dict[str, tuple[int, list[EditPlan]]]:
     """Frames and edits of each condition, `n` of each family."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,16 +77,18 @@ def conditions(
     return {
         "as trained": (17, calm),
         "fast motion": (17, each(lambda plan: pace(plan) > FAST)),
-        "long": (49, calm),
+        "long": (long, calm),
         "unlike": (17, unlike),
     }
 
 
-def probe_shipped(edit: Edit, through: Through, n: int, families: int = len(PROBED_FAMILIES)) -> dict[str, Any]:
-    """Scores of every condition, `n` edits of each of the first `families`."""
+def probe_shipped(
+    edit: Edit, through: Through, n: int, long: int = 49, families: int = len(PROBED_FAMILIES)
+) -> dict[str, Any]:
+    """Scores of every condition, `n` edits of each of the first `families`; `long` is a number of frames."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for name, (frames, plans) in conditions(n, Path(folder), PROBED_FAMILIES[:families]).items():
+        for name, (frames, plans) in conditions(n, long, Path(folder), PROBED_FAMILIES[:families]).items():
             rows = []
             for plan in plans:
                 sample = draw_edit(plan, frames, 128, 128)

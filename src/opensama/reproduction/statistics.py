@@ -39,11 +39,16 @@ def bootstrap_mean(values: np.ndarray, draws: int = 4000) -> MeanInterval:
     """Of [k n]: bootstrap over seeds and, within, over items (both drawn anew), so that the seeds' scatter counts."""
     rng = np.random.default_rng(0)
     k, n = values.shape
-    seeds = rng.integers(0, k, (draws, k))
-    items = rng.integers(0, n, (draws, n))
-    means = np.array([values[s][:, i].mean() for s, i in zip(seeds, items, strict=True)])
+    seeds, items = (_times_drawn(rng.integers(0, size, (draws, size))) for size in (k, n))
+    means = (seeds @ values * items).sum(1) / values.size
     low, high = np.quantile(means, (0.025, 0.975))
     return MeanInterval(float(values.mean()), float(low), float(high))
+
+
+def _times_drawn(drawn: np.ndarray) -> np.ndarray:
+    """How often each of [0, n) stands in a row of [draws n]: [draws n]."""
+    draws, n = drawn.shape
+    return np.bincount((drawn + n * np.arange(draws)[:, None]).ravel(), minlength=draws * n).reshape(draws, n)
 
 
 def paired_difference(arm: np.ndarray, other: np.ndarray) -> MeanInterval:
