@@ -52,6 +52,14 @@ def test_a_run_goes_on_with_either_muon():
     assert torch.equal(ours.state[second]["momentum_buffer"], theirs.state[first]["momentum_buffer"])
 
 
+@pytest.mark.parametrize(("rows", "at_once"), [(10, None), (10**5, False)])
+def test_many_weights_are_not_stepped_at_once(rows, at_once):
+    """`foreach` holds a copy of a moment of all weights; no plan of a run's memory has it."""
+    weights = {"big": torch.nn.Parameter(torch.empty(rows, 1001, device="meta"))}
+    (adam,) = make_optimizers(weights, lr=1.0, muon=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+    assert adam.defaults["foreach"] is at_once
+
+
 def test_the_optimizer_and_autocast_follow_what_the_processor_does_fast():
     model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 4)])})
     made = make_optimizers(dict(model.named_parameters()), lr=1.0, muon=1.0, betas=(0.9, 0.95), weight_decay=0.0)
