@@ -1,7 +1,6 @@
 """A training that is killed again and again, apart from pytest since it forks.
 
-python -m tests.training.killed FOLDER SEED                one process, ten kills
-python -m tests.training.killed FOLDER SEED 2              two that shard the weights: four kills, and an unbroken run
+`kill_one`: one process, ten kills. `kill_two`: two that shard the weights, four kills, and an unbroken run.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -174,7 +174,11 @@ def stop_inside_a_write(folder: Path, numbers: list[int]) -> None:
             os.kill(number, signal.SIGCONT)
 
 
-if __name__ == "__main__":
+def in_a_file(kill: Callable[[Path, int], None], folder: Path, seed: int, said: Path) -> None:
+    """What `kill` prints, and its processes do, in a file."""
     torch.set_num_threads(1)
-    place, number = Path(sys.argv[1]), int(sys.argv[2])
-    (kill_two if sys.argv[3:] == ["2"] else kill_one)(place, number)
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = file, file
+        kill(folder, seed)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,21 +25,27 @@ from opensama.training.checkpoint import (
 )
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.values import UserError
-from tests.training.killed import STEPS, STEPS_OF_TWO, train
+from tests.ranks import from_server
+from tests.training.killed import STEPS, STEPS_OF_TWO, in_a_file, kill_one, kill_two, train
 from tests.training.test_loop import Line, config
-
-ROOT = Path(__file__).parents[2]
 
 
 def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:
     return {"a.weight": torch.full((3, 4), value), "scale": torch.tensor(value), "half": torch.ones(2).bfloat16()}
 
 
+def said_of(kill: Callable[[Path, int], None], folder: Path) -> list[str]:
+    """Lines of a run in `folder`/killed that is killed, without torch's own."""
+    said = folder / "said"
+    process = from_server(in_a_file, kill, folder / "killed", 1, said)
+    process.join(900)
+    assert process.exitcode == 0, said.read_text()
+    return [line for line in said.read_text().splitlines() if re.match("from|killed|ended|finished", line)]
+
+
 @pytest.mark.slow
 def test_killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run(tmp_path):
-    command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "killed"), "1"]
-    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=900).stdout
-    lines = said.splitlines()
+    lines = said_of(kill_one, tmp_path)
     assert lines.pop() == "finished 0"
     assert [line.split()[0] for line in lines] == ["killed"] * 10
     assert sum(line.endswith("writing") for line in lines) >= 3
@@ -57,14 +63,11 @@ def test_killed_ten_times_it_ends_with_the_bits_of_an_unbroken_run(tmp_path):
 @pytest.mark.slow
 def test_two_processes_killed_four_times_end_with_the_bits_of_an_unbroken_run(tmp_path):
     """Sharded weights, moments and averages, and each process's own random state; a kill may take one process first."""
-    command = [sys.executable, "-m", "tests.training.killed", str(tmp_path / "killed"), "1", "2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = said_of(kill_two, tmp_path)
     begins = [int(line.removeprefix("from ")) for line in lines if line.startswith("from ")]
     ends = [line.split("; ") for line in lines if not line.startswith("from ")]
     kills, whole = ends[:4], ends[4:]
-    assert whole == [["ended 0"] * 2] * 2, done.stderr
+    assert whole == [["ended 0"] * 2] * 2, lines
     for taken, (*processes, _, _) in zip([(0, 1), (1,), (0, 1), (0,)], kills, strict=True):
         assert all(processes[rank] == "killed" for rank in taken)
         assert "ended 0" not in processes, "who is left does not go on alone"
