@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,11 @@ def reasons(report: PairsReport) -> Counter[str]:
     return sum((Counter(stage.dropped) for stage in report.graph.stages), Counter())
 
 
+@cache
+def drawn(look: StyledScene) -> np.ndarray:
+    return draw_clip(look, *SIZE)
+
+
 def frames(path: Path) -> np.ndarray:
     return read_video(path).array()
 
@@ -83,10 +88,10 @@ def test_every_edited_clip_is_the_exact_answer(made: tuple[Path, PairsReport]) -
     for record in pairs:
         scene = scene_of(Path(str(record.source)))
         (change,) = (c for c in exact_edits(scene) if (c.kind, c.element) == (record.task, record.notes["element"]))
-        exact, edited = draw_clip(change.look, *SIZE), frames(out / record.target)
+        exact, edited = drawn(change.look), frames(out / record.target)
         assert likeness(edited, exact) > 32, record.instruction
         assert likeness(edited, exact) > likeness(frames(out / str(record.source)), exact) + 4
-        nearest = max(exact_edits(scene), key=lambda c: likeness(edited, draw_clip(c.look, *SIZE)))
+        nearest = max(exact_edits(scene), key=lambda c: likeness(edited, drawn(c.look)))
         assert nearest == change
         assert (record.instruction, record.caption) == (change.instruction, change.look.caption)
         assert (record.frames, record.height, record.width, record.fps) == (*SIZE, 16)

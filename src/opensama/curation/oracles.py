@@ -224,8 +224,13 @@ class WorldVlm:
 
     def _exact(self, looks: Sequence[StyledScene], length: int, number: int) -> np.ndarray:
         """[looks number h w 3] float32 of the frames that a question about a clip of that length shows."""
-        drawn = render_styled(looks, length, _SMALL, _SMALL)[:, evenly_spaced(length, number)]
-        return to_uint8(drawn).astype(np.float32)
+        return np.stack([_shown(look, length, number) for look in looks]).astype(np.float32)
+
+
+@lru_cache(maxsize=512)
+def _shown(look: StyledScene, length: int, number: int) -> np.ndarray:
+    """uint8 [number h w 3]; every judgement of a clip asks for the same few."""
+    return draw_clip(look, length, _SMALL, _SMALL)[evenly_spaced(length, number)]
 
 
 def _little(image: np.ndarray) -> np.ndarray:
