@@ -188,10 +188,10 @@ def test_what_costs_no_tensor_is_kept_from_the_weights(config, tmp_path):
 def test_time_is_drawn_as_told(config, how):
     config.loss.time, config.loss.shift = how, 1.0
     stage = stage_of(config)
-    low = torch.cat([stage.batch(i)["sigma"] for i in range(40)])
+    low = torch.cat([stage.batch(i)["sigma"] for i in range(16)])
     config.loss.shift = 20.0
     stage = stage_of(config)
-    high = torch.cat([stage.batch(i)["sigma"] for i in range(40)])
+    high = torch.cat([stage.batch(i)["sigma"] for i in range(16)])
     assert 0.3 < low.mean() < 0.7 < 0.85 < high.mean() < 1
 
 

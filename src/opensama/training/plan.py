@@ -7,13 +7,17 @@ These are predictions. What was measured stands in docs/train.md.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
+from torch import nn
 
 from opensama.data.samples import BatchSampler, Shape, ShapeIndex
 from opensama.models.costs import INPUT_BYTES, training_flops
@@ -188,8 +192,7 @@ def loading_memory(config: EditConfig, model: Mapping[str, object], shard: int) 
     files: modules that are new to the base, or all of random weights.
     """
     family = find_family(config.family)
-    with init_empty_weights():
-        sizes = {name: p.numel() for name, p in family.transformer(**model).named_parameters()}
+    sizes = {name: p.numel() for name, p in _empty_transformer(config, model).named_parameters()}
     added = sum(n for name, n in sizes.items() if family.is_added(name))
     drawn = {"nothing": sum(sizes.values()), family.start: added}
     width = 2 if config.lora and config.compute == "bfloat16" else 4
@@ -252,15 +255,26 @@ def check_mesh(mesh: MeshSettings, heads: int, gpus: int) -> None:
 
 def count_parameters(config: EditConfig, model: Mapping[str, object]) -> tuple[int, int, int, int]:
     """Parameters in all, trained ones, and those of the largest block; and the number of blocks."""
-    family = find_family(config.family)
-    with init_empty_weights():
-        empty = family.transformer(**model)
-        every = sum(p.numel() for p in empty.parameters())
-        each = [sum(p.numel() for p in block.parameters()) for block in blocks(empty)]
-        if config.lora is not None:
-            new = config.model.start == family.start
+    empty = _empty_transformer(config, model)
+    every = sum(p.numel() for p in empty.parameters())
+    each = [sum(p.numel() for p in block.parameters()) for block in blocks(empty)]
+    if config.lora is not None:
+        new = config.model.start == find_family(config.family).start
+        empty = deepcopy(empty)
+        with init_empty_weights():
             add_lora(empty, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=new)
     return every, sum(p.numel() for p in empty.parameters() if p.requires_grad), max(each), len(each)
+
+
+def _empty_transformer(config: EditConfig, model: Mapping[str, object]) -> nn.Module:
+    """Without weights, and made once: to set up a thousand empty tensors takes seconds."""
+    return _made_empty(config.family, json.dumps(dict(model)))
+
+
+@lru_cache(maxsize=4)
+def _made_empty(family: str, model: str) -> nn.Module:
+    with init_empty_weights():
+        return find_family(family).transformer(**json.loads(model))
 
 
 def nominal_shapes(data: DataSettings) -> list[Shape]:
