@@ -98,7 +98,8 @@ def test_help_is_quick(arguments: list[str]) -> None:
 def test_import_is_light() -> None:
     """The front door and the command line load no heavy library before one is needed."""
     code = (
-        "import sys, opensama, opensama.values, opensama.apps.cli, opensama.apps.edit;"
+        "import sys, opensama, opensama.values, opensama.apps.cli, opensama.apps.edit, opensama.apps.models;"
+        "import opensama.apps.train, opensama.recipes.sama, opensama.recipes.icve, opensama.recipes.tiny;"
         "print(sorted({'torch', 'diffusers', 'transformers', 'av', 'scipy'} & sys.modules.keys()))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

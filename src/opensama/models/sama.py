@@ -31,11 +31,11 @@ from opensama.models.attention import SamaAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.precise import keep_float32, under_autocast
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
+from opensama.values.names import SemanticRotary as SemanticRotary
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
 
 SourceRotary = Literal["shared", "shifted"]
-SemanticRotary = Literal["zero", "identity", "grid"]
 SourceTime = Literal["same", "zero"]
 
 

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from opensama.values.names import SemanticRotary
+
 
 class Section(BaseModel):
     """A part of the settings; a field that does not exist is an error."""
@@ -67,7 +69,7 @@ class ModelSettings(StartSettings):
     source_rotary: Literal["shared", "shifted"] | None = Field(
         None, description="null: as the weights have it that training begins from, else shared [paper]"
     )
-    semantic_rotary: Literal["zero", "identity", "grid"] | None = Field(
+    semantic_rotary: SemanticRotary | None = Field(
         None,
         description="null: as the weights have it that training begins from, else zero [release]; grid tells a token "
         "its place and its frame",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
 from opensama.models.families import find_family
-from opensama.models.sama import SemanticRotary
 from opensama.training.config import Section
-from opensama.training.loop import LoopConfig
-from opensama.world import TierName
+from opensama.values.names import SemanticRotary, TierName
+
+if TYPE_CHECKING:
+    from opensama.training.loop import LoopConfig
 
 
 class StageConfig(Section):
@@ -26,6 +27,8 @@ class StageConfig(Section):
 
     def loop(self) -> LoopConfig:
         """The same as settings of the loop."""
+        from opensama.training.loop import LoopConfig
+
         same = self.model_dump(exclude={"max_steps", "measure_every"})
         return LoopConfig(**same, steps=self.max_steps, measure_every=60 * self.measure_every)
 

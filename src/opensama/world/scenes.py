@@ -13,8 +13,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from opensama.values.names import TierName as TierName
 from opensama.world.backgrounds import BACKGROUNDS, PAINTERS, Color
 from opensama.world.kinds import KINDS
 from opensama.world.letters import CAPTION_WORDS
@@ -42,7 +42,6 @@ PLACES: dict[str, tuple[float, float]] = {
     "in the middle": (0.0, 0.0),
 }
 DEFAULT_SIZE = 0.36
-TierName = Literal["core", "full"]
 
 
 @dataclass(frozen=True)
