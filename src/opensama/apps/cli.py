@@ -8,6 +8,7 @@ answers at once.
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import os
 import signal
@@ -57,11 +58,19 @@ app.command("opensama.apps.doctor:doctor", name="doctor", help="What is installe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; `arguments` default to the process's own."""
-    if arguments is None:
-        signal.signal(signal.SIGTERM, _end)
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
-            sys.stdout.reconfigure(errors="backslashreplace")
+    """Runs one command and returns its exit code; `arguments` default to the process's own, which then ends."""
+    if arguments is not None:
+        return _run(arguments)
+    signal.signal(signal.SIGTERM, _end)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return _run(None)
+    finally:
+        gc.freeze()  # or Python looks through all that the libraries made once more as it ends, which takes seconds
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     choose_wait_policy()
     if not sys.stderr.isatty():  # the libraries' own bars are for people who look on
         os.environ.setdefault("TQDM_DISABLE", "1")
