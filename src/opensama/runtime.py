@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HUB_PATIENCE = 10.0  # seconds for the hub's first answer
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)\.safetensors")
+_PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 _DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
 _said: set[str] = set()
@@ -232,6 +233,14 @@ def missing_parts(folder: Path, parts: Sequence[str]) -> list[str]:
             wanted = shards(file) if file.name.endswith(".index.json") else [file]
             missing += [f"{part}/{shard.name}" for shard in wanted if not shard.is_file()]
     return missing
+
+
+def check_weights_name(path: Path) -> None:
+    """UserError for a file that is no safetensors file, and no index of some, by its name."""
+    if path.suffix in _PICKLES:
+        raise UserError(f"{path} is a pickle, which can run code when opened: use the safetensors file instead.")
+    if path.suffix != ".safetensors" and not path.name.endswith(".index.json"):
+        raise UserError(f"{path} does not end in .safetensors: only safetensors files are read.")
 
 
 def weight_file(folder: Path, part: str) -> Path:

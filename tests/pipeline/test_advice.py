@@ -59,6 +59,7 @@ def test_what_is_short_and_what_would_fit(here: Machine, asked: dict[str, object
         (TINY, {"weights": "here.safetensors"}, "tiny is one folder: leave `weights` and `base` out"),
         (SAMA_14B, {"weights": "nothere"}, "no file or folder nothere (`weights`): get sama_14b_ema.safetensors from"),
         (SAMA_14B, {"weights": "here.safetensors", "base": "empty"}, "empty (`base`) has no text_encoder"),
+        (SAMA_14B, {"weights": "clip.mp4"}, "clip.mp4 does not end in .safetensors"),
         (SAMA_14B, {"weights": "here.safetensors"}, ""),
         (SAMA_14B, {"weights": "plain"}, ""),  # a base model's transformer, for a LoRA
     ],
@@ -66,6 +67,7 @@ def test_what_is_short_and_what_would_fit(here: Machine, asked: dict[str, object
 def test_files_that_are_named_are_there_before_anything_is_downloaded(entry, given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("here.safetensors").touch()
+    Path("clip.mp4").touch()
     Path("empty").mkdir()
     Path("plain").mkdir()
     Path("plain/config.json").write_text("{}")

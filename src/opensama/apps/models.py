@@ -97,7 +97,6 @@ def convert(
     overwrite
         Replace what is at OUT.
     """
-    from opensama.models.convert import convert_released, convert_to_released
     from opensama.models.families import find_family
 
     find_family(family)
@@ -105,6 +104,8 @@ def convert(
         raise UserError(f"There is no file or folder {source}; check the name.")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists; choose another name, or write over it with --overwrite.")
+    from opensama.models.convert import convert_released, convert_to_released
+
     written = convert_to_released(source, out) if to == "released" else convert_released(source, out, family, config)
     print(f"written: {written}")
     if to == "released":

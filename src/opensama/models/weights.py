@@ -13,12 +13,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from opensama.first_bytes import check_first_bytes
-from opensama.runtime import shards, whole_file
+from opensama.runtime import check_weights_name, shards, whole_file
 from opensama.values import UserError
 
 SHARD_BYTES = 5 * 10**9
 STEM = "diffusion_pytorch_model"  # what diffusers calls a component's weights
-PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 
 # Bytes of one number, by the file format's names of types.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
@@ -85,8 +84,6 @@ class TensorFiles:
 
 def weight_files(path: Path) -> list[Path]:
     """The safetensors files that `path` stands for: itself, an index's shards, or those of a folder."""
-    if path.suffix in PICKLES:
-        raise UserError(f"{path} is a pickle, which can run code when opened: use the safetensors file instead.")
     if path.is_dir():
         index = path / f"{STEM}.safetensors.index.json"
         files = weight_files(index) if index.exists() else sorted(path.glob("*.safetensors"))
@@ -95,14 +92,13 @@ def weight_files(path: Path) -> list[Path]:
         return files
     if not path.exists():
         raise UserError(f"There is no file {path}: check the path of the weights.")
+    check_weights_name(path)
     if path.name.endswith(".index.json"):
         files = shards(path)
         for file in files:
             if not file.exists():
                 raise UserError(f"Shard {file.name} named by {path.name} is missing in {path.parent}: download it too.")
         return files
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path} does not end in .safetensors: only safetensors files are read.")
     return [path]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensama.models.registry import ModelEntry, Weights
-from opensama.runtime import check_dtype, check_offload, locate, pick_device, pick_dtype
+from opensama.runtime import check_dtype, check_offload, check_weights_name, locate, pick_device, pick_dtype
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def check_given(entry: ModelEntry, *, weights: str | Path | None = None, base: s
         raise UserError(f"The model {entry.name} is one folder: leave `weights` and `base` out.")
     if entry.edit is not None and weights is not None:
         path = Path(weights).expanduser()
-        if not path.is_file() and not is_transformer(path, entry.edit):
+        if path.is_file():
+            check_weights_name(path)
+        elif not is_transformer(path, entry.edit):
             locate(entry.edit.repo, entry.edit.files, folder=path, size=entry.edit.size, option="weights")
     if entry.base is not None and base is not None:
         locate(entry.base.repo, entry.base.files, folder=base, size=entry.base.size, option="base")
