@@ -30,6 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "OpenSAMA needs Python 3.11 or newer; name one with: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "Python could not make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 2; }
+	@echo "Installing into $(VENV): PyTorch and the other libraries take some minutes ..."
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS) --editable ".[dev]"
 	@touch $@
 

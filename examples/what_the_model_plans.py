@@ -17,6 +17,7 @@ from transformers import SiglipVisionModel
 from opensama import load
 from opensama.models.registry import ASSETS
 from opensama.pipeline.sama import SamaPipeline
+from opensama.runtime import quiet_loading
 from opensama.training.semantic_encoder import semantic_tokens
 from opensama.world import plan_edit, render_edits, sample_edit
 
@@ -29,7 +30,8 @@ def main() -> None:
     options = parser.parse_args()
     pipeline = load(str(options.model)).pipeline
     assert isinstance(pipeline, SamaPipeline), "an ICVE has no semantic tokens"
-    encoder = SiglipVisionModel.from_pretrained(options.model / "semantic_encoder", dtype=torch.float32)
+    with quiet_loading():
+        encoder = SiglipVisionModel.from_pretrained(options.model / "semantic_encoder", dtype=torch.float32)
 
     sample = sample_edit(1, "test", "replace")
     source = torch.from_numpy(sample.source).movedim(-1, 0)[None].float() / 127.5 - 1

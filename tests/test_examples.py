@@ -27,6 +27,8 @@ def test_example(name, tmp_path, monkeypatch, capsys):
     arguments = [a.format(tmp=tmp_path) for a in ARGUMENTS[name]]
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    assert capsys.readouterr().out.strip()
+    said = capsys.readouterr()
+    assert said.out.strip()
+    assert "%|" not in said.err, "libraries' bars are for people who look on"
     if "{tmp}" in "".join(ARGUMENTS[name]):
         assert list(tmp_path.iterdir())

@@ -14,8 +14,7 @@ import pytest
 
 from opensama.apps.cli import main as opensama
 from opensama.evaluation.report import compare_results, report_items, score_range, score_text, standings
-from opensama.media.pages import how_many
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 from tests.evaluation.benchmarks import clip, darker, make_vie, save
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

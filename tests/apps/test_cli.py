@@ -237,6 +237,7 @@ def test_doctor_is_not_ready_where_no_clip_can_be_written(
 def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor"])
     out = capsys.readouterr().out
+    assert "`" not in out, "options stand as they are given here"
     for word in ("torch", "device:", "GB free", "tiny:", "sama-14b:"):
         assert word in out
     assert "web" not in {line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("  extra ")}
@@ -278,6 +279,10 @@ def test_version_and_streams(opensama: Run, tmp_path: Path) -> None:
         (["edit", "a.mp4", "x", "--stepz", "3"], "Did you mean --steps?"),
         (["edti"], 'Did you mean "edit"?'),
         (["edit", "a.mp4", "x", "y"], 'quotes: opensama edit a.mp4 "x y"'),
+        (["edit", "a.mp4", "Make it night.", "b.mp4"], '--out: opensama edit a.mp4 "Make it night." --out b.mp4'),
+        (["edit", "a.mp4", "x", "--model", "sama-14b", "--weights", __file__], "does not end in .safetensors"),
+        (["data", "import", __file__], "opensama data import table"),
+        (["train", "tiny", "--recipe", "nope"], "no recipe 'nope'; choose tiny, "),
         (["models", "convert", "a", "b", "--family", "icve9"], "no family 'icve9': choose icve, sama"),
     ],
 )

@@ -53,7 +53,8 @@ def test_a_folder_of_videos_is_edited_with_the_model_loaded_once(folder, clip_fi
     assert len(loads) == 1
     assert sorted(path.name for path in out.iterdir()) == ["a-edited.mp4", "b-edited.mp4"]
     assert read_video(out / "b-edited.mp4").frame_count == 9
-    assert "edited 2 of 3" in said.out
+    assert "edited 2 of 3, after " in said.out
+    assert said.out.count("of loading") == 1
     named, summed = [line for line in said.err.splitlines() if not line.startswith("total time")][-2:]
     assert f"{films / 'aa.mp4'} is not a video" in named
     assert summed.startswith("opensama: 1 of 3 failed")

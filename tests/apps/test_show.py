@@ -44,7 +44,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_counts_and_holds_everything_itself(page):
     text = page.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', text), "the page leads outside"
-    assert "5 rows: 4 pairs, 1 clips, 4 seconds." in text
+    assert "5 rows: 4 pairs, 1 clip, 4 seconds." in text
     assert "<th>recolor</th><td>2</td><td>40.0 %</td>" in text
     assert text.count("data:video/mp4") == 3
     assert text.count("data:image/jpeg") == 1

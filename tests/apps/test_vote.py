@@ -104,7 +104,7 @@ def test_a_session_over_http(out: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert opened(out, "another").done == 0
     assert opensama(["evaluate", "vote", str(out), "--tally"]) == 0
     said = capsys.readouterr().out
-    assert "4 votes of 1 voters" in said
+    assert "4 votes of 1 voter\n" in said
     assert "marked higher in 1.00 of 3 votes" in said
 
 

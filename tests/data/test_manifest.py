@@ -142,6 +142,9 @@ def test_short_rows_of_hand_made_manifests(tmp_path):
     path.write_text('\n{"clip": "a.mp4", "caption": "a dog\\u2028 runs"}\n')
     (record,) = iter_records(path)
     assert (record.kind, record.target, record.caption, record.line) == ("clip", "a.mp4", "a dog\u2028 runs", 2)
+    path.write_text('{"source": "a.png", "target": "b.JPG", "instruction": "Make it red."}\n')
+    (picture,) = iter_records(path)
+    assert (record.media, picture.media) == ("video", "image")
 
 
 def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path):

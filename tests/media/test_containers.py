@@ -126,7 +126,7 @@ def test_frames_that_matroska_cannot_tell_apart_are_said_at_once(tmp_path: Path)
 
 
 def test_an_ending_that_is_not_written_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"end it in one of \.mp4, \.m4v, \.mov, \.mkv, \.webm\."):
+    with pytest.raises(UserError, match=r"end it in one of \.mp4, \.m4v, \.mov, \.mkv, \.webm, a picture in \.png"):
         write_video(smooth(), tmp_path / "out.avi")
 
 

@@ -169,6 +169,10 @@ def test_a_budget_is_shared_out_and_holds_over_resumptions(tmp_path):
     assert more.ended == [], "with more minutes every stage goes on"
     assert more.scaled(20_000, least=2_000, a_minute=500) == 5_000, "and reads what was made once"
     assert TimeBudget(tmp_path / "none.json", 0, shares).pool_deadline() == inf
+    loaded = TimeBudget(tmp_path / "loaded.json", 10, shares, clock=lambda: 100.0, began=85.0)
+    loaded.begin("autoencoder")
+    assert loaded.used == 15, "what the libraries took to load is time of the run, too"
+    assert loaded.left() == pytest.approx((600 * 0.94 - 15) / 4)
 
 
 def test_a_run_that_took_longer_or_learnt_little_says_so_at_its_end(tmp_path):

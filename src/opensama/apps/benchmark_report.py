@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from opensama.apps.options import HOW_MANY, OVERWRITE, check_free
 from opensama.apps.progress import Display
 from opensama.media import pages
-from opensama.values import Progress, UserError, Video
+from opensama.values import Progress, UserError, Video, how_many
 
 if TYPE_CHECKING:
     from opensama.evaluation.report import Cell, Difference, ReportItem
@@ -352,7 +352,7 @@ def _faults(faults: Sequence[FaultRow]) -> str:
     listed = "".join(
         f"<li><b>{html.escape(str(f['where']))}</b>: {html.escape(str(f['reason']))}</li>" for f in faults[:500]
     )
-    count = pages.how_many(len(faults), "fault")
+    count = how_many(len(faults), "fault")
     return f"<details><summary>{count} of files and items</summary><ul>{listed}</ul></details>"
 
 

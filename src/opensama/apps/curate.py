@@ -16,7 +16,7 @@ from opensama.apps.cli import ended
 from opensama.apps.options import HOW_MANY, OUT
 from opensama.apps.progress import Display, duration
 from opensama.curation.settings import ClipRules, FilterSettings, PairOptions
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 if TYPE_CHECKING:
     from opensama.vlm import Vlm
@@ -154,8 +154,10 @@ def clips_command(
             progress=show,
         )
     print(report.table())
-    kind = ("pair" if vlm_options.given else "clip") + "s" * (report.records != 1)
-    print(f"\nwritten: {out / 'manifest.parquet'}, {report.records:,} {kind} in {duration(report.seconds)}")
+    made = how_many(report.records, "pair" if vlm_options.given else "clip")
+    print(f"\nwritten: {out / 'manifest.parquet'}, {made} in {duration(report.seconds)}")
+    if not report.records:
+        print("Nothing came out: the table says what was dropped and why; --help lists the limits, such as --frames.")
     if report.failed:
         print(f"failed: {report.failed:,}, with their reasons in {out / 'failed.jsonl'}")
     return ended(report.stopped, report.left)

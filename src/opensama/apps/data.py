@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from opensama.apps.options import HOW_MANY, OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, duration
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 if TYPE_CHECKING:
     from opensama.data.importing import ImportReport
@@ -184,9 +184,9 @@ def shard_command(
         report = write_tar_shards(manifest, out, size=size * 10**6, overwrite=overwrite, progress=display)
     for name, reason in report.left_out[:5]:
         print(f"left out {name}: {reason}")
-    left = f", {len(report.left_out):,} rows left out" if report.left_out else ""
-    size_written = f"{report.shards:,} shard{'s' if report.shards != 1 else ''}, {report.bytes / 1e6:,.1f} MB"
-    print(f"written: {out / MANIFEST}, {report.records:,} rows in {size_written}{left}")
+    left = f", {how_many(len(report.left_out), 'row')} left out" if report.left_out else ""
+    size_written = f"{how_many(report.shards, 'shard')}, {report.bytes / 1e6:,.1f} MB"
+    print(f"written: {out / MANIFEST}, {how_many(report.records, 'row')} in {size_written}{left}")
 
 
 def list_datasets() -> None:
@@ -204,7 +204,8 @@ def list_datasets() -> None:
 def import_summary(report: ImportReport, out: Path) -> str:
     """What came of it, in lines for people."""
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in report.kinds.most_common())
-    lines = [f"written: {out}, {report.kept:,} of {report.rows:,} rows ({kinds}) in {duration(report.seconds)}"]
+    rows = f"{report.kept:,} of {how_many(report.rows, 'row')}"
+    lines = [f"written: {out}, {rows} ({kinds}) in {duration(report.seconds)}"]
     if report.not_chosen:
         lines.append(f"not chosen: {report.not_chosen:,}")
     if report.left_out:
@@ -215,7 +216,7 @@ def import_summary(report: ImportReport, out: Path) -> str:
     if report.unlike:
         lines.append(f"sides of unlike length: {report.unlike:,}, cut to the shorter")
     if report.unpacked:
-        lines.append(f"taken out of archives: {report.unpacked:,} files")
+        lines.append(f"taken out of archives: {how_many(report.unpacked, 'file')}")
     lines += report.archives
     if report.unopened:
         lines.append(f"archives not looked into: {report.unopened:,}; --unpack FOLDER takes out what is missing")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from opensama.apps.options import as_options
+
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
 
@@ -63,7 +65,7 @@ def doctor() -> int:
     print("models:")
     verdicts = {entry.name: runs_here(entry, device, free_bytes(hub_folder())) for entry in entries()}
     for name, (runs, sentence) in verdicts.items():
-        print(f"  {name}: {'yes' if runs else 'no'}, {sentence}")
+        print(f"  {name}: {'yes' if runs else 'no'}, {as_options(sentence)}")
     if fault := video_fault():
         print(f"video: a clip of ten frames could not be written and read with av {installed_version('av')}: {fault}")
         print(f"to mend: {sys.executable} -m pip install {supported_av()}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -201,6 +201,7 @@ def edit_command(
             for source, place in zip(found, places, strict=True):
                 with recorded(source, failed, several, show):
                     jobs.append(check_job(source, asked, place, writing, frames=frames, compare=compare))
+        after = ""
         if jobs:
             begun = time.perf_counter()
             loading(model)
@@ -219,23 +220,27 @@ def edit_command(
                     offload=offload, vae_tiling=vae_tiling, lora=loras, anyway=anyway, notice=show.note,
                 )  # fmt: skip
             loaded = time.perf_counter() - begun
+            after = f", after {duration(loaded)} of loading"
         edits: list[dict[str, object]] = []
+        heard = set[str]()  # what was said of the model once is not said again of the next film
         for job in jobs:
             with Display() as show, recorded(job.source.path, failed, several, show):
                 if several:
                     tell((f"{job.source.path}: {note}" for note in job.source.notes), show)
-                told = edit_one(editor, job, writing, show, loaded)
+                told = edit_one(editor, job, writing, show, heard)
+                print(f"edited in {duration(told['seconds'])}{after if not several else ''}: {job.out}", flush=True)
+                told |= {"loading_seconds": round(loaded, 2)}
                 edits.append({"input": str(job.source.path), "output": str(job.out), "model": model,
                               "instruction": instruction} | told)  # fmt: skip
         if json_file is not None:
             edits += [{"input": str(source), "error": sentence} for source, sentence in failed]
             with whole_file(json_file) as temporary:
                 temporary.write_text(json.dumps(edits if several else edits[0], indent=2) + "\n")
-    return batch_summary(len(found), failed) if several else 0
+    return batch_summary(len(found), failed, after) if several else 0
 
 
-def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, loaded: float) -> dict[str, object]:
-    """One edit, made and written; its figures come out. Loading the model took `loaded` seconds before."""
+def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: set[str]) -> dict[str, Any]:
+    """One edit, made and written; its figures come out. What is to be said of the model goes into `heard`, once."""
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
     from opensama.pipeline.advice import change_sentence, closing_advice
@@ -252,16 +257,15 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, loaded: 
         )
         print(f"side by side: {job.compared}")
     print(as_options(change_sentence(edited, job.request)))
-    if said := closing_advice(editor.entry, job.request, edited.changed):
+    said = closing_advice(editor.entry, job.request, edited.changed)
+    if said and said not in heard:
+        heard.add(said)
         print(as_options(said))
-    seconds = time.perf_counter() - begun
-    print(f"edited in {duration(seconds)}, after {duration(loaded)} of loading: {job.out}", flush=True)
     return {
         "unknown_words": list(edited.unknown_words),
         "changed": round(edited.changed, 4),
         "frames": edited.frame_count,
-        "seconds": round(seconds, 2),
-        "loading_seconds": round(loaded, 2),
+        "seconds": round(time.perf_counter() - begun, 2),
     }
 
 
@@ -284,13 +288,13 @@ def recorded(source: Path | None, failed: list[tuple[Path, str]], several: bool,
         show.note(f"{source}: left out")
 
 
-def batch_summary(count: int, failed: list[tuple[Path, str]]) -> int:
-    """Says how several edits ended, at the end and together; the exit code comes out."""
+def batch_summary(count: int, failed: list[tuple[Path, str]], after: str) -> int:
+    """Says how several edits ended, at the end and together, `after` how long a wait; the exit code comes out."""
     from opensama.apps.cli import complain
 
     done = count - len(failed)
     if done:
-        print(f"edited {done} of {count}")
+        print(f"edited {done} of {count}{after}")
     if not failed:
         return 0
     for source, sentence in failed:

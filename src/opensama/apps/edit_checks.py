@@ -101,6 +101,8 @@ def check_order(videos: Sequence[str], instruction: str) -> None:
         if not _is_file_name(first):
             text = " ".join(videos)
             raise UserError(f'The video comes first, the instruction after it: opensama edit {instruction} "{text}"')
+        if words := " ".join(word for word in rest if not _is_file_name(word)):
+            raise UserError(f'The result is named with --out: opensama edit {first} "{words}" --out {instruction}')
         raise UserError(f"The instruction is missing: say what to change after {instruction}, in quotes.")
     loose = [word for word in rest if not _is_file_name(word)]
     if loose and _is_file_name(first) and " " in instruction:  # which was in quotes, so the rest are names

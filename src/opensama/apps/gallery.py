@@ -10,9 +10,8 @@ from cyclopts import Parameter
 
 from opensama.apps.options import HOW_MANY, OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display
-from opensama.media.pages import how_many
 from opensama.runtime import whole_file
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 GALLERY_FRAMES = 17
 GALLERY_SIDE = 128  # pixels, of drawn and real clips

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensama.media import pages
-from opensama.values import Progress, UserError, counted
+from opensama.values import Progress, UserError, counted, how_many
 
 if TYPE_CHECKING:
     from opensama.data.manifest import Record
@@ -96,9 +96,10 @@ def show_manifest(
 
 def manifest_page(name: str, found: ManifestSummary, figures: Sequence[str]) -> str:
     """The whole page."""
-    kinds = ", ".join(f"{count:,} {kind}s" for kind, count in found.named["kind"].most_common())
+    kinds = ", ".join(how_many(count, kind) for kind, count in found.named["kind"].most_common())
     seconds = math.fsum(found.sizes["seconds"])
-    total = f", {seconds / 3600:,.1f} hours" if seconds >= 3600 else f", {seconds:,.0f} seconds" if seconds else ""
+    long = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else how_many(round(seconds), "second")
+    total = f", {long}" if seconds else ""
     scores = sorted(found.scores.items())[:_SCORES]
     plots = [value_histogram(title, values) for title, values in (*found.sizes.items(), *scores) if len(values)]
     crossed = [[*group, count] for group, count in found.crossed.items()]
@@ -106,7 +107,7 @@ def manifest_page(name: str, found: ManifestSummary, figures: Sequence[str]) -> 
         "show.html",
         "opensama.apps",
         title=html.escape(name),
-        summary=f"{found.rows:,} rows: {kinds}{total}.",
+        summary=f"{how_many(found.rows, 'row')}: {kinds}{total}.",
         tables="".join(count_table(named, counts, found.rows) for named, counts in found.named.items()),
         plots="".join(plots),
         choices="".join(choice(named, found.named[named]) for named in FILTERS),
@@ -155,7 +156,7 @@ def value_histogram(title: str, values: Iterable[float]) -> str:
     last = f"{high:,.4g}" if high == greatest else f"{high:,.4g} or more"
     title = html.escape(title)
     return (
-        f"<figure><figcaption><b>{title}</b> of {len(ordered):,} rows, median {middle:,.4g}</figcaption>"
+        f"<figure><figcaption><b>{title}</b> of {how_many(len(ordered), 'row')}, median {middle:,.4g}</figcaption>"
         f'<svg viewBox="0 0 {across} {height + 28}" role="img" aria-label="Histogram of {title}">'
         f'<text x="0" y="9">{max(bins):,}</text>{"".join(bars)}'
         f'<text x="0" y="{height + 25}">{low:,.4g}</text>'
@@ -230,4 +231,4 @@ def written_line(found: ManifestSummary, out: Path) -> str:
     """What was written, in one line."""
     shares: Mapping[str, int] = found.named["task"]
     tasks = ", ".join(f"{task or 'no task'} {count:,}" for task, count in Counter(shares).most_common(5))
-    return f"written: {out}, {found.rows:,} rows ({tasks})"
+    return f"written: {out}, {how_many(found.rows, 'row')} ({tasks})"

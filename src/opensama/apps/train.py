@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -12,7 +13,7 @@ from cyclopts import App, Parameter
 
 from opensama.apps.options import OUT, check_writable_folder
 from opensama.apps.progress import log_lines
-from opensama.values import UserError, nearest
+from opensama.values import UserError, how_many, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -69,7 +70,7 @@ def editor(
 
     if data is not None:
         check_there(data)
-    from opensama.recipes import icve, sama  # which bring PyTorch along
+    from opensama.recipes import icve, sama
 
     asked = find_recipe(recipe, {**sama.RECIPES, **icve.RECIPES}, "tiny")
     if gpus is not None and gpus < 1:
@@ -104,7 +105,8 @@ def editor(
         elif encode:
             latents = out / "latents"
             bad = encode_data(final, latents, device=device, rank=rank, world=world)
-            done = f"encoded: {latents}, {len(bad)} items left out; use it with --set data.latents={latents}"
+            left = how_many(len(bad), "item")
+            done = f"encoded: {latents}, {left} left out; use it with --set data.latents={latents}"
         else:
             done = f"trained: {train_editor(final, out, name=recipe, device=device)}"
     if rank == 0:
@@ -150,6 +152,7 @@ def tiny_command(
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
+    began = time.monotonic()  # the minutes are those of the whole command: PyTorch takes seconds to load
     out = out or Path("runs") / (recipe or "tiny")
     saved = out / "config.yaml"
     check_folder(out, resume, config)
@@ -172,10 +175,11 @@ def tiny_command(
     for assignment in set or []:
         assign(settings, assignment, "images.minutes=10")
     final = validated_settings(TinyConfig, settings)
+    chosen_device = runtime.pick_device(device)
     from opensama.training.tiny import train_tiny
 
     with log_lines("opensama"):
-        model = train_tiny(final, out, device=runtime.pick_device(device), start_from=start_from)
+        model = train_tiny(final, out, device=chosen_device, start_from=start_from, began=began)
     print(f"trained: {model} (try it: opensama edit VIDEO INSTRUCTION --model {model})")
 
 

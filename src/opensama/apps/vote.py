@@ -26,8 +26,7 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter
 
 from opensama.apps.options import HOW_MANY
-from opensama.media.pages import how_many
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 if TYPE_CHECKING:
     from opensama.evaluation.results import Results

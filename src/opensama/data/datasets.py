@@ -88,6 +88,8 @@ def find_dataset(name: str) -> Dataset:
     for dataset in DATASETS:
         if plain in (dataset.name, dataset.title.lower()):
             return dataset
+    if Path(name).is_file():
+        raise UserError(f"{name} is a table: bring it in with `opensama data import table {name}`.")
     raise UserError(
         f"There is no dataset {name!r}: choose one of {', '.join(d.name for d in DATASETS)} (table: any CSV, JSON, "
         "JSONL, Parquet or Arrow), as `opensama data import --list` explains them."

@@ -28,11 +28,11 @@ from opensama.data.locate import Finder, climbs
 from opensama.data.manifest import EDIT_TASKS, Record, check_name, write_manifest
 from opensama.data.rows import BadRow, Blob
 from opensama.data.unpacking import missing_members, samples, take_out
+from opensama.media import PICTURE_SUFFIXES
 from opensama.runtime import whole_file
 from opensama.values import Progress, UserError
 
 CHUNK, BYTES, THREADS = 1024, 2**28, 16
-_IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ class _Import:
         notes = dict(draft.notes) | {"table": draft.table.name}
         if source is not None and {"all", draft.task} & set(choice.swap):
             source, target, notes["swapped"] = target, source, "yes"
-        image = target.suffix.lower() in _IMAGES
+        image = target.suffix.lower() in PICTURE_SUFFIXES
         record = Record(
             id=f"{title}:{table.with_suffix('').as_posix()}:{draft.line}",
             kind="clip" if source is None else "pair",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from opensama.data.dialects import named_rows
 from opensama.first_bytes import check_first_bytes
+from opensama.media import PICTURE_SUFFIXES
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -335,7 +336,9 @@ def _whole(values: dict[str, object], line: int, dataset: str) -> dict[str, obje
     out = dict(values)
     if "clip" in out:
         out["target"] = out.pop("clip")
-    return {"id": f"{dataset}-{line}", "kind": "pair" if out.get("source") else "clip", "line": line} | out
+    media = "image" if str(out.get("target", "")).lower().endswith(PICTURE_SUFFIXES) else "video"
+    kind = "pair" if out.get("source") else "clip"
+    return {"id": f"{dataset}-{line}", "kind": kind, "line": line, "media": media} | out
 
 
 def _text(name: str, value: object) -> str | None:

@@ -12,7 +12,7 @@ from typing import TypedDict
 import numpy as np
 
 from opensama.evaluation.results import Results, Scores, check_same_benchmark
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 _DRAWS = 500
 
@@ -76,7 +76,8 @@ def agreement(mine: Results, other: Results) -> Agreement:
 def agreement_table(found: Agreement) -> str:
     """Two judges in lines."""
     lines = [
-        f"agreement of {found['first'] or 'these'} and {found['second'] or 'those'} over {len(found['items'])} edits"
+        f"agreement of {found['first'] or 'these'} and {found['second'] or 'those'} over "
+        f"{how_many(len(found['items']), 'edit')}"
     ]
     lines.append(f"{'score':<28}{'n':>5}  {'rho':>6}  {'95 %':>14}  {'tau-b':>6}  {'mean difference':>15}")
     for name, row in found["scores"].items():

@@ -36,7 +36,8 @@ def results_table(results: Results, benchmark: Benchmark) -> str:
         lines += ["", system["name"], *said] if said else []
         tabled += [system["name"]] if own else []
     others = [system for system in results["systems"] if system["name"] not in tabled]
-    lines += ["", *metric_lines(others, each=not results["judge"])]
+    if measured := metric_lines(others, each=not results["judge"]):
+        lines += ["", *measured]
     if policy := results["policy"]:
         lines += ["", policy]
     return "\n".join([*lines, *_faults(results["faults"])])

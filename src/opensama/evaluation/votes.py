@@ -18,7 +18,7 @@ from opensama.evaluation.preference import (
     standings_table,
 )
 from opensama.evaluation.results import Results, headline_score
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 VOTE_FILE = "votes.jsonl"
 VOTE_FILE_BYTES = 50_000_000
@@ -51,7 +51,7 @@ class VoteTally:
         """For people."""
         if not self.votes:
             return "No votes yet."
-        lines = [f"{self.votes} votes of {self.voters} voters", standings_table(self.standings)]
+        lines = [f"{how_many(self.votes, 'vote')} of {how_many(self.voters, 'voter')}", standings_table(self.standings)]
         if not self.joined:
             lines.append("No votes join some of these systems, so they cannot be ranked against each other yet.")
         a = self.agreement
@@ -60,7 +60,7 @@ class VoteTally:
             tau = "" if a.tau is None else f"; the orders of the systems agree by tau-b {a.tau:.2f}"
             lines.append(
                 f"people chose the edit that {self.judge or 'the judge'} marked higher in {a.share:.2f} of "
-                f"{a.n} votes{interval} ({a.judge_ties} more it marked alike){tau}"
+                f"{how_many(a.n, 'vote')}{interval} ({a.judge_ties} more it marked alike){tau}"
             )
         return "\n".join(lines)
 

@@ -53,11 +53,6 @@ def bar_cells(share: float) -> str:
     )
 
 
-def how_many(number: int, noun: str) -> str:
-    """`1 item`, `1,200 items`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def clip_excerpt(
     path: Path, height: int, seconds: float, rate: float, start: float | None = None, end: float | None = None
 ) -> Video:

@@ -13,6 +13,7 @@ from math import inf
 from pathlib import Path
 
 from opensama.runtime import whole_file
+from opensama.values import how_many
 
 DRAWING = 0.4  # of a stage's share, at most
 WRITING = 0.06  # of the whole, kept for the model at the end
@@ -20,10 +21,18 @@ LATE = 1.5  # times its minutes: a run that took longer says so
 
 
 class TimeBudget:
-    """`minutes` of `clock` (0: no limit), shared out as `shares` says of the stages, in their order."""
+    """`minutes` of `clock` (0: no limit), shared out as `shares` says of the stages, in their order.
+
+    `began` is when the run began on the clock, where that was before now: loading the libraries counts, too.
+    """
 
     def __init__(
-        self, file: Path, minutes: float, shares: Mapping[str, float], clock: Callable[[], float] = time.monotonic
+        self,
+        file: Path,
+        minutes: float,
+        shares: Mapping[str, float],
+        clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
     ):
         self.file, self.minutes, self.clock = file, minutes, clock
         self.total = 60 * minutes or inf
@@ -33,7 +42,7 @@ class TimeBudget:
         self.full = sum(shares.values())  # minutes that the stages have of their own
         self.shares = {name: share for name, share in shares.items() if share > 0 and name not in self.ended}
         self.first: float = kept.get("first", minutes)  # what the run was begun with
-        self.began, self.pools = clock(), 0
+        self.began, self.pools = clock() if began is None else began, 0
         self.until = self.drawing = inf
         self.save()
 
@@ -82,8 +91,8 @@ class TimeBudget:
             )
         if from_nothing and 0 < self.minutes < self.full / 2:
             said.append(
-                f"the model has learnt for {steps:,} steps in {self.minutes:g} of the recipe's {self.full:g} minutes, "
-                "and is far from the one that comes with this package"
+                f"the model has learnt for {how_many(steps, 'step')} in {self.minutes:g} of the recipe's {self.full:g} "
+                "minutes, and is far from the one that comes with this package"
             )
         sentence = "; ".join(said)
         return f"{sentence[:1].upper()}{sentence[1:]}." if said else ""

@@ -27,7 +27,7 @@ from opensama.models.parallel import blocks
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.buckets import buckets
 from opensama.training.config import DataSettings, EditConfig, MeshSettings
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 ENCODER_TFLOPS = 120.0  # 3D convolutions reach less than matrices do: published figures lie between 70 and 180
 PIXEL_BYTES = 12  # of one that is read: three numbers in float32
@@ -233,7 +233,7 @@ def count_passes(kind: str, a_step: int, batch: int, world: int) -> int:
     count, rest = divmod(a_step, batch * world)
     if rest:
         raise UserError(
-            f"{a_step} {kind}s a step do not split over {world} data groups in batches of {batch}: "
+            f"{how_many(a_step, kind)} a step do not split over {how_many(world, 'data group')} in batches of {batch}: "
             f"set data.{kind}s to a multiple of {batch * world}, or change data.{kind}_batch."
         )
     return count

@@ -89,11 +89,13 @@ def train_tiny(
     *,
     device: str | torch.device = "cpu",
     start_from: Path | None = None,
+    began: float | None = None,
 ) -> Path:
     """Trains, or goes on training, in the folder `out`; returns the model folder.
 
     `start_from` is a model folder of the family whose weights are taken as the start of the editor. Its autoencoder,
     tokenizer and image encoder are kept as they are; an ICVE's, and its text encoder, are always the embedded SAMA's.
+    `began` is the moment of `time.monotonic` from which a limit of minutes counts; by default now.
     """
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "config.yaml"
@@ -103,7 +105,7 @@ def train_tiny(
     shares = {name: getattr(config, name).minutes for name in config.stages}
     if start_from is not None:
         shares = {name: share for name, share in shares.items() if name not in ("autoencoder", "semantic")}
-    budget = TimeBudget(out / "budget.json", config.minutes, shares)
+    budget = TimeBudget(out / "budget.json", config.minutes, shares, began=began)
     torch.manual_seed(config.seed)
     device = torch.device(device)
     if start_from is not None and find(start_from).family != config.family:

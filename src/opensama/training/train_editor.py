@@ -33,7 +33,7 @@ from opensama.training.parallel import lay_out, parallelise
 from opensama.training.plan import Plan, make_plan, nominal_shapes
 from opensama.training.preview import Preview
 from opensama.training.sources import ItemSource
-from opensama.values import UserError
+from opensama.values import UserError, how_many
 
 _log = logging.getLogger(__name__)
 FREE = {"machine", "mesh", "save_every", "preview_every", "trackers"}  # what may change when a run goes on
@@ -117,7 +117,8 @@ def plan_editor(config: EditConfig, *, gpus: int | None = None) -> Plan:
         manifest = read_training_rows(config.data)
         bad: list[str] = []
         items = layout.items(manifest.rows, lambda row, reason: bad.append(f"line {row.line}: {reason}"))
-        _log.info(f"data: {len(manifest.rows):,} rows, {len(items):,} items, {len(bad)} rows left out")
+        used = f"{how_many(len(manifest.rows), 'row')}, {how_many(len(items), 'item')}"
+        _log.info("data: %s, %s left out", used, how_many(len(bad), "row"))
         for line in bad[:5]:
             _log.info("  %s", line)
         shapes: Sequence[Shape] = shapes_of(items)

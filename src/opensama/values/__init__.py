@@ -3,7 +3,7 @@
 Importing this package costs nothing; numpy is loaded when frames are.
 """
 
-from opensama.values.progress import Cancelled, Progress, UserError, counted, nearest
+from opensama.values.progress import Cancelled, Progress, UserError, counted, how_many, nearest
 from opensama.values.request import MAX_INSTRUCTION, EditRequest
 from opensama.values.shapes import frames_down, frames_up
 from opensama.values.video import ColorInfo, EditedVideo, Transparency, Video, background_color, frame_rate
@@ -23,5 +23,6 @@ __all__ = [
     "frame_rate",
     "frames_down",
     "frames_up",
+    "how_many",
     "nearest",
 ]

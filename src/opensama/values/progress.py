@@ -23,8 +23,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     known = list(known)
-    near = get_close_matches(word.lower(), known, 1, 0.5)
+    near = get_close_matches(word.lower(), known, 1, 0.6)
     return f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}."
+
+
+def how_many(number: int, noun: str) -> str:
+    """`1 item`, `1,200 items`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)

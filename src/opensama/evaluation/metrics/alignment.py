@@ -22,7 +22,7 @@ import numpy as np
 
 from opensama.media.frames import picked
 from opensama.media.motion import opencv
-from opensama.values import UserError, Video
+from opensama.values import UserError, Video, how_many
 
 SIDE = 416
 """Pixels of the longer side: half of the 832 that current editors write."""
@@ -60,7 +60,7 @@ class Alignment:
 
     def describe(self) -> str:
         """One line for people."""
-        words = [f"{len(self)} pairs of frames by {self.paired}, {self.size[0]}x{self.size[1]}, {self.fit}"]
+        words = [f"{how_many(len(self), 'pair')} of frames by {self.paired}, {self.size[0]}x{self.size[1]}, {self.fit}"]
         if self.left_over > 0.005:
             words.append(f"{100 * self.left_over:.0f} % of the longer video left over")
         return "; ".join(words)

@@ -92,7 +92,10 @@ def format_of(path: Path) -> FileFormat:
     found = FORMATS.get(path.suffix.lower())
     if found is None:
         known = ", ".join(FORMATS)
-        raise UserError(f"{path} is not the name of a video file that can be written; end it in one of {known}.")
+        raise UserError(
+            f"{path} is not the name of a file that can be written; end it in one of {known}, a picture in .png, .jpg "
+            "or .webp."
+        )
     return found
 
 
