@@ -39,7 +39,7 @@ from opensama.media.frames import eight_bit
 from opensama.media.video_io import read_video, write_video
 from opensama.runtime import whole_file
 from opensama.values import Progress, UserError, Video, counted
-from opensama.world import CONTROL_FAMILIES, STYLES, TIERS, TierName, plan_edit, sample_edit, to_uint8
+from opensama.world import CONTROL_FAMILIES, STYLES, TIERS, TierName, apply_style, plan_edit, sample_edit, to_uint8
 from opensama.world.edit_samples import changed_mask
 from opensama.world.scenes import FPS
 
@@ -265,7 +265,7 @@ def _task(about: tuple[tuple[str, str], ...]) -> _Task:
     except (KeyError, ValueError) as error:
         raise UserError(f"world.json says of {said['id']} what no drawing has ({error!r}): draw it anew.") from error
     source = first_second(path, frames, size)
-    answer = to_uint8(style_key(source, style, same).answer)
+    answer = to_uint8(apply_style(style, to_float(source)))
     return _Task(
         "clips", said["instruction"], f"{path.name}: {style}", source, answer,
         lambda through: style_key(source, style, through),
