@@ -11,6 +11,7 @@ import math
 import os
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -31,6 +32,24 @@ _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 _DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
 _said: set[str] = set()
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra where this package was installed from: a clone, or an index."""
+    import importlib.metadata
+    import shlex
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        record = importlib.metadata.distribution("opensama").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:  # run from its sources, without being installed
+        record = None
+    said = json.loads(record or "{}")
+    clone = url2pathname(urlsplit(said["url"]).path) if "dir_info" in said else ""
+    wanted = f"{clone}[{extra}]" if clone else f"opensama[{extra}]"
+    editable = "--editable " if said.get("dir_info", {}).get("editable") else ""
+    return f"{sys.executable} -m pip install {editable}{shlex.quote(wanted)}"
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:

@@ -18,12 +18,12 @@ from PIL import Image
 from opensama import __version__
 from opensama.apps import progress
 from opensama.apps.cli import main
-from opensama.apps.doctor import install_line
 from opensama.apps.edit_checks import default_output, parse_box, parse_range
 from opensama.apps.openmp import choose_wait_policy
 from opensama.media.video_io import read_video
 from opensama.models.weights import TensorFiles
 from opensama.recipes.tiny import SMOKE
+from opensama.runtime import install_line
 from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
 from tests.media.test_alpha import make_clear
@@ -157,6 +157,7 @@ def test_models_list_and_info(folder: Path, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert (
         said.index("sometimes right on drawings: style (33%)")
+        < said.index("on footage: night, sunset, sepia, fog;")
         < said.index("limits: Most things")
         < said.index("steps: 2")
     )
@@ -257,6 +258,8 @@ def test_an_extra_is_installed_from_where_the_package_came(monkeypatch: pytest.M
     clone = '{"url": "file:///srv/a%20b/sama", "dir_info": {"editable": true}}'
     assert line(clone) == "--editable '/srv/a b/sama[cluster]'"
     assert line(None) == "'opensama[cluster]'"
+    sources = Path(progress.__file__).parents[1].rglob("*.py")
+    assert not [path for path in sources if "pip install 'opensama[" in path.read_text()], "it is in no index yet"
 
 
 # --- how a command ends (processes of their own)

@@ -243,7 +243,7 @@ def test_trackers_are_opened_on_demand(tmp_path):
         Trainer(Line(), named, tmp_path).run()
         assert list((tmp_path / "line" / "tensorboard").iterdir())
     else:
-        with pytest.raises(UserError, match=r"tensorboard is not installed: pip install"):
+        with pytest.raises(UserError, match=r"tensorboard is not installed; run: .* -m pip install tensorboard"):
             Trainer(Line(), named, tmp_path).run()
 
 

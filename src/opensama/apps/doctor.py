@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
-import shlex
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from opensama.apps.options import as_options
+from opensama.runtime import install_line
 
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
@@ -97,15 +94,6 @@ def video_fault() -> str:
     if any(abs(level - 20 * index) > 3 for index, level in enumerate(levels)) or len(levels) != 10:
         return f"its greys came back as {levels}"
     return ""
-
-
-def install_line(extra: str) -> str:
-    """The command that installs an extra where this package was installed from: a clone, or an index."""
-    said = json.loads(importlib.metadata.distribution("opensama").read_text("direct_url.json") or "{}")
-    clone = url2pathname(urlsplit(said["url"]).path) if "dir_info" in said else ""
-    wanted = f"{clone}[{extra}]" if clone else f"opensama[{extra}]"
-    editable = "--editable " if said.get("dir_info", {}).get("editable") else ""
-    return f"{sys.executable} -m pip install {editable}{shlex.quote(wanted)}"
 
 
 def supported_av() -> str:

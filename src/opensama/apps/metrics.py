@@ -56,6 +56,8 @@ def metrics(
     overwrite
         Replace that file where it exists.
     """
+    if not explain and (source is None or edited is None):
+        raise UserError("Give a source and an edited video; a folder of edits is scored by `opensama evaluate clips`.")
     from opensama.evaluation.metrics import METRICS, measure_with_controls
     from opensama.evaluation.metrics.measuring import known
     from opensama.evaluation.table import with_decimals
@@ -65,8 +67,8 @@ def metrics(
     if explain:
         print("\n".join(_explained(name) for name in chosen))
         return
-    if source is None or edited is None:
-        raise UserError("Give a source and an edited video; a folder of edits is scored by `opensama evaluate clips`.")
+    assert source is not None
+    assert edited is not None
     if weights is None and (text or source_text):
         raise UserError("A text needs a network that reads it; give its folder with --weights.")
     check_json(json_file, (source, edited), overwrite=overwrite)

@@ -156,6 +156,8 @@ def strengths(entry: ModelEntry) -> list[str]:
         ):
             if listed:
                 lines.append(f"{title} on drawings: {', '.join(listed)}")
+    if entry.footage:
+        lines.append(f"on footage: {', '.join(entry.footage)}; little else comes out")
     if training.is_file():
         lines.append("limits: " + " ".join(str(read_object(training).get("limits", "")).split()))
     return lines

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 from opensama.curation.run_state import Outcome, RunState
 from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, reason_of, stages_fingerprint
+from opensama.runtime import install_line
 from opensama.values import Progress, UserError
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int
         import ray
         import ray.data
     except ImportError:
-        raise UserError("Ray is not installed; run: pip install 'opensama[cluster]'") from None
+        raise UserError(f"Ray is not installed; run: {install_line('cluster')}") from None
     if not rows:
         return
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress is shown

@@ -16,6 +16,7 @@ import numpy as np
 
 from opensama.curation.settings import HIGH_MOTION, LOW_MOTION
 from opensama.curation.stage import Drop, GraphItem
+from opensama.runtime import install_line
 from opensama.values import UserError, Video
 
 _SIDE = 256  # pixels of the longer side
@@ -31,7 +32,7 @@ class Cuts:
             import scenedetect
             from scenedetect.detectors import AdaptiveDetector
         except ImportError:
-            raise UserError("PySceneDetect is not installed; run: pip install 'opensama[curate]'") from None
+            raise UserError(f"PySceneDetect is not installed; run: {install_line('curate')}") from None
         self._code = scenedetect.FrameTimecode
         self._detector = AdaptiveDetector(min_scene_len=SHORTEST)
         self._count = 0

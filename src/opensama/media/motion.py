@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from opensama.runtime import install_line
 from opensama.values import UserError
 
 
@@ -17,9 +18,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ModuleNotFoundError:
-        raise UserError(
-            "OpenCV is not installed; run: pip install 'opensama[evaluate]' (or opencv-python-headless)"
-        ) from None
+        raise UserError(f"OpenCV is not installed; run: {install_line('evaluate')}") from None
     cv2.setNumThreads(1)
     return cv2
 

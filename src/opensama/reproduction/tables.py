@@ -13,6 +13,7 @@ from opensama.reproduction.arms import BASELINE, MODULES, ROTARY, SAMA, TYPES, S
 from opensama.reproduction.runner import RunResult
 from opensama.reproduction.sama import SamaExperiment
 from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, over_seeds, paired_difference, spikes
+from opensama.runtime import install_line
 from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
 
@@ -82,7 +83,7 @@ def plotter() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("The plots need matplotlib: pip install 'opensama[evaluate]'.") from None
+        raise UserError(f"The plots need matplotlib; run: {install_line('evaluate')}") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

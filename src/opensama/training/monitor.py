@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -104,7 +105,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise UserError(f"There is no tracker {name!r}: choose {', '.join(TRACKERS)}.")
         if find_spec(name) is None:
-            raise UserError(f"The tracker {name} is not installed: pip install 'opensama[train]' (or {name}).")
+            raise UserError(f"The tracker {name} is not installed; run: {sys.executable} -m pip install {name}")
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:

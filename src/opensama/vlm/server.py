@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from opensama.runtime import install_line
 from opensama.values import UserError
 from opensama.vlm.answer import check_answer, replace_surrogates
 from opensama.vlm.client import RemoteVlm, TransientError, jpeg_base64, retry_after
@@ -35,7 +36,7 @@ class ServerVlm(RemoteVlm):
         try:
             import openai
         except ImportError as error:
-            raise UserError("Asking a server needs the openai client: pip install 'opensama[curate]'.") from error
+            raise UserError(f"Asking a server needs the openai client; run: {install_line('curate')}") from error
         return openai.OpenAI(base_url=self.url, api_key=self._key, timeout=self.timeout, max_retries=0)
 
     def _attempt(self, question: Question) -> str:
