@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -271,6 +272,18 @@ def test_version_and_streams(opensama: Run, tmp_path: Path) -> None:
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.startswith("opensama: There is no file")
     assert len(failed.stderr.splitlines()) == 1
+
+
+def test_a_process_ends_without_a_last_look_through_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes seconds once PyTorch and diffusers are loaded."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["opensama", "--version"])
+    try:
+        assert main() == 0
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

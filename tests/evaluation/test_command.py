@@ -24,6 +24,7 @@ from opensama.world import plan_edit, sample_edit
         (["--json", "{folder}/missing/world.json"], "make it first"),
         (["--json", "{folder}/x.json", "--model", "tiny", "--model", "tiny-icve"], "figures of one system"),
         (["--model", "tinny"], "did you mean 'tiny'"),
+        (["--edits", "{folder}/none"], "of edited videos"),
         (["--metrics", "beauty"], "There is no metric 'beauty'"),
     ],
 )

@@ -146,12 +146,21 @@ class Given:
     seed: int = 0
     device: str | None = None
 
-    def systems(self, show: Display, benchmark: Benchmark) -> list[System]:
-        from opensama.evaluation.benchmarks.benchmark import System
+    def folders(self) -> dict[str, Path]:
+        """The folders of edits by the systems' names. UserError unless they are there, of one name each."""
+        from opensama.evaluation.tabular import check_edits
 
         folders = dict(_named(said) for said in self.edits or [])
         if len(folders) != len(self.edits or []):
             raise UserError("Two folders of edits have one name: say NAME=FOLDER.")
+        for folder in folders.values():
+            check_edits(folder)
+        return folders
+
+    def systems(self, show: Display, benchmark: Benchmark) -> list[System]:
+        from opensama.evaluation.benchmarks.benchmark import System
+
+        folders = self.folders()
         files = dict(_named(said) for said in self.metric_file or [])
         only = next(iter(files.values())) if len(files) == 1 and "=" not in (self.metric_file or [""])[0] else None
         systems = [System(name, edits=folder, metric_file=files.get(name) or only) for name, folder in folders.items()]
@@ -236,7 +245,8 @@ def run(benchmark: str, given: Given, judging: Judging | None = None) -> tuple[B
     workers = judging.workers if judging.workers is not None else 4 if judging.judge_url is not None else 1
     for model in given.model or ():
         check_model(find(model), given.device)
-    check_writable_folder(given.out)  # all of this before a judge is greeted or a model loaded
+    check_writable_folder(given.out)
+    given.folders()  # all of this before a judge is greeted or a model loaded
     data = read_benchmark(benchmark, given.data, tasks=tasks, limit=given.number)
     protocol = judging.check(data)
     with Display() as show:

@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _run(None)
+        return _run(sys.argv[1:])
     finally:
         gc.freeze()  # or Python looks through all that the libraries made once more as it ends, which takes seconds
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     choose_wait_policy()
     if not sys.stderr.isatty():  # the libraries' own bars are for people who look on
         os.environ.setdefault("TQDM_DISABLE", "1")

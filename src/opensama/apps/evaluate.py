@@ -110,6 +110,7 @@ def world(
     videos = [] if clips is None else measure.list_clips(clips)
     given = Given(data=out / "drawn", out=out, model=models, edits=edits, metrics=metrics, seed=seed, device=device)
     given.measured()
+    given.folders()
     if calibrate:
         from opensama import load
 

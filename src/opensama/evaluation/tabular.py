@@ -111,6 +111,12 @@ def first_value(row: TabularRow, names: tuple[str, ...]) -> str:
 # --- edits in a folder
 
 
+def check_edits(folder: Path) -> None:
+    """UserError where there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder} of edited videos: check the name.")
+
+
 def match_edits(
     items: Iterable[BenchmarkItem], names: Mapping[str, tuple[str, ...]], folder: Path, not_edits: Sequence[str] = ()
 ) -> tuple[dict[str, Path | None], list[Fault]]:
@@ -119,8 +125,7 @@ def match_edits(
     Faults say which items have none, which files nobody asks for (with what they may have meant) and which names are
     asked for twice.
     """
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder} of edited videos: check the name.")
+    check_edits(folder)
     at: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() in EDIT_SUFFIXES and file.is_file() and file.name not in not_edits:
