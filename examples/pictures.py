@@ -1,6 +1,6 @@
 """Draws the pictures of README and docs/evaluate.md with the embedded model, from clips that this project renders.
 
-    python examples/pictures.py [--model tiny] [--out docs/images] [--seed 0]
+    python examples/pictures.py [--model tiny] [--out docs/images] [--seed 0] [--families style,remove]
 
 `families.png`: one edit of each family, source, edit and exact answer below each other, the middle frame. For README
 source and edit of three of them as strips of three moments. `opensama gallery` shows them all in motion, with scores.
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--families", default=",".join(EDIT_FAMILIES), help="columns of families.png")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     editor = load(options.model)
@@ -48,10 +49,10 @@ def main() -> None:
     def save(name: str, picture: Image.Image) -> None:
         picture.quantize(192).save(options.out / f"{name}.png", optimize=True)
 
-    side, top = 128, 44
-    sheet = Image.new("RGB", (len(EDIT_FAMILIES) * (side + GAP) - GAP, top + 3 * (side + GAP) - GAP), "white")
+    side, top, families = 128, 44, options.families.split(",")
+    sheet = Image.new("RGB", (len(families) * (side + GAP) - GAP, top + 3 * (side + GAP) - GAP), "white")
     draw = ImageDraw.Draw(sheet)
-    for column, family in enumerate(EDIT_FAMILIES):
+    for column, family in enumerate(families):
         sample, edited = edit(editor, family, options.seed, side)
         x = column * (side + GAP)
         for line, words in enumerate(wrap(sample.instruction, 23)[:4]):
