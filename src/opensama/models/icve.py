@@ -30,7 +30,8 @@ from opensama.models.acceleration import CheckedFeatures
 from opensama.models.attention import IcveAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.precise import keep_float32, modulates
-from opensama.models.sama import Grid, gate
+from opensama.models.rotary import Grid
+from opensama.models.sama import gate
 
 EMBEDDED_GUIDANCE = 1000.0  # a scale of 1, as released
 

@@ -20,17 +20,13 @@ from typing import Literal, NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers loads components of modules that name it)
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
-from opensama.models.acceleration import CheckedFeatures
-from opensama.models.attention import SamaAttnProcessor
-from opensama.models.parallel import JointSequence
-from opensama.models.precise import keep_float32, under_autocast
+from opensama.models.rotary import Grid, Rotary, axis_rotary, grid_rotary, joined_rotary, rotary_table
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
+from opensama.models.wan import WanStreams
 from opensama.values.names import SemanticRotary as SemanticRotary
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
@@ -47,7 +43,7 @@ class SamaOutput(BaseOutput):
     semantic_sample: Tensor | None = None
 
 
-class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DModel):
+class SamaTransformer3DModel(WanStreams):
     """Predicts velocities of target latents and semantic tokens, given source latents and text.
 
     Sizes are WanTransformer3DModel's. Added: `type_embedding` tells source, semantic and target tokens apart;
@@ -61,7 +57,7 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
     """
 
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
-        *WanTransformer3DModel._skip_layerwise_casting_patterns,
+        *WanStreams._skip_layerwise_casting_patterns,
         "token_types",
         "semantic",
     ]
@@ -115,8 +111,6 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
             pos_embed_seq_len=pos_embed_seq_len,
         )
         self.register_to_config(out_channels=out_channels)  # the parent has noted the head's width
-        if image_dim is not None or added_kv_proj_dim is not None:
-            raise ValueError("SAMA reads no image embedding: leave image_dim and added_kv_proj_dim at None")
         if source_rotary not in ("shared", "shifted"):
             raise ValueError(f"unknown source_rotary {source_rotary!r}: choose shared or shifted")
         if semantic_rotary not in ("zero", "identity", "grid"):
@@ -140,10 +134,6 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
 
-        self.set_attn_processor(SamaAttnProcessor())
-        embedder = self.condition_embedder
-        keep_float32([*embedder.time_embedder.modules(), embedder.time_proj])
-
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -164,58 +154,39 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         source then begins with the target's places, and there are no semantic tokens.
         """
         sigma = timestep / 1000
-        target, target_grid = self.embed_latents(hidden_states, TARGET)
+        target, target_grid = self.embed_latents(hidden_states)
+        target = self.add_type(target, TARGET)
         source, source_grid = target[:, :0], (0, 0, 0)
         if source_hidden_states is not None:
-            source, source_grid = self.embed_latents(source_hidden_states, SOURCE)
+            source, source_grid = self.embed_latents(source_hidden_states)
+            source = self.add_type(source, SOURCE)
         semantic = target[:, :0]
         if semantic_hidden_states is not None:
             semantic = self.embed_semantic(semantic_hidden_states)
-        s, n_target = semantic.shape[1], target.shape[1]
-        tokens = torch.cat([source, semantic, target], dim=1)
+        s = semantic.shape[1]
         if places is None:
-            rotary = joint_rotary(self.rotary_layout, source_grid, s, target_grid, tokens.device)
+            rotary = joint_rotary(self.rotary_layout, source_grid, s, target_grid, target.device)
         else:
             rotary = placed_rotary(self.rotary_layout, torch.cat(places, dim=1))
 
-        n = tokens.shape[1]
         if self.config["source_time"] == "zero" and timestep.ndim == 1 and source.shape[1]:
-            own = timestep[:, None].expand(-1, s + n_target)
+            own = timestep[:, None].expand(-1, s + target.shape[1])
             timestep = torch.cat([own.new_zeros(len(own), source.shape[1]), own], dim=1)
-        tokens, cos, sin = self.split(tokens, *rotary)
-        per_token = timestep.ndim == 2
-        if per_token:
-            (timestep,) = self.split(timestep)
-        temb, modulation, text = self.embed_conditions(timestep, encoder_hidden_states)
-        for block in self.blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, (cos, sin))
-            else:
-                tokens = block(tokens, text, modulation, (cos, sin))
-        tokens = self.gather(tokens, n)
-        if per_token:
-            temb = self.gather(temb, n)[:, -n_target:]
-
-        sample = self.project(tokens[:, -n_target:], temb, target_grid)
+        if self.config["released_rounding"]:
+            timestep = timestep.to(torch.bfloat16)
+        streams = source, semantic, target
+        (_, semantic, target), temb = self.through_blocks(streams, rotary, timestep, encoder_hidden_states)
+        sample = self.project(target, temb, target_grid)
         if self.config["source_gate"]:
             if places is not None and source_hidden_states is not None:
                 source_hidden_states = source_hidden_states[..., : hidden_states.shape[-1]]
             sample = gate(sample, hidden_states, source_hidden_states, sigma)
         semantic_sample = None
         if semantic_hidden_states is not None and self.semantic_head is not None:
-            semantic_sample = self.semantic_head(tokens[:, -n_target - s : -n_target])
+            semantic_sample = self.semantic_head(semantic)
         if not return_dict:
             return sample, semantic_sample
         return SamaOutput(sample=sample, semantic_sample=semantic_sample)
-
-    def embed_latents(self, latents: Tensor, kind: int) -> tuple[Tensor, Grid]:
-        """Latents [b c t h w] as tokens [b (t h w) d] of a type, and their grid."""
-        sides = latents.shape[2:]
-        if any(side % p for side, p in zip(sides, self.config["patch_size"], strict=True)):
-            raise ValueError(f"latents of {tuple(sides)} do not divide into patches of {self.config['patch_size']}")
-        x = self.patch_embedding(latents)
-        t, h, w = x.shape[2:]
-        return self.add_type(x.flatten(2).transpose(1, 2), kind), (t, h, w)
 
     def embed_semantic(self, semantic: Tensor) -> Tensor:
         """Semantic features [b s e] as tokens [b s d]."""
@@ -227,30 +198,6 @@ class SamaTransformer3DModel(CheckedFeatures, JointSequence, WanTransformer3DMod
         if self.token_types is None:
             return tokens
         return tokens + self.token_types(torch.full((), kind, device=tokens.device)).to(tokens.dtype)
-
-    def embed_conditions(self, timestep: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Time embedding [b d] or [b n d], its six modulations [b 6 d] or [b n 6 d], and text [b l d]."""
-        if self.config["released_rounding"]:
-            timestep = timestep.to(torch.bfloat16)
-        n = timestep.shape[1] if timestep.ndim == 2 else None
-        text = text.float() if under_autocast(text) else text  # the time embedding takes its type
-        temb, modulation, text, _ = self.condition_embedder(timestep.float().flatten(), text, None, timestep_seq_len=n)
-        return temb, modulation.unflatten(-1, (6, -1)), text
-
-    def project(self, tokens: Tensor, temb: Tensor, grid: Grid) -> Tensor:
-        """The last block's target tokens [b (t h w) d] as velocity [b c t h w]."""
-        if temb.ndim == 2:
-            temb = temb[:, None]
-        shift, scale = (self.scale_shift_table[:, None] + temb[:, :, None]).unbind(2)
-        x = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
-        x = self.proj_out(x)
-        p_t, p_h, p_w = self.config["patch_size"]
-        x = x.unflatten(2, (p_t, p_h, p_w, -1)).unflatten(1, grid)  # b t h w p_t p_h p_w c
-        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)
-        return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-Grid = tuple[int, int, int]
 
 
 def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor) -> Tensor:
@@ -290,48 +237,21 @@ class RotaryLayout(NamedTuple):
     tokens_per_anchor: int
 
 
-def joint_rotary(
-    layout: RotaryLayout, source: Grid, s: int, target: Grid, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def joint_rotary(layout: RotaryLayout, source: Grid, s: int, target: Grid, device: torch.device) -> Rotary:
     """Rotary cosines and sines of the joint sequence, each [1 n 1 head_dim] float32.
 
     What is kept between calls is a line for each row, column and time; a table of all tokens has 34 MB at 81 frames.
     """
     start = target if layout.source == "shifted" else (0, 0, 0)
-    parts = (
+    return joined_rotary(
         grid_rotary(layout.head_dim, source, start, device),
         semantic_rotary(layout, s, target, device),
         grid_rotary(layout.head_dim, target, (0, 0, 0), device),
     )
-    cos, sin = (torch.cat(side)[None, :, None] for side in zip(*parts, strict=True))
-    return cos, sin
-
-
-def grid_rotary(head_dim: int, grid: Grid, start: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [(t h w) head_dim] of a grid's tokens."""
-    lines = [axis_rotary(head_dim, axis, start[axis], grid[axis], device) for axis in range(3)]
-    t, h, w = grid
-
-    def spread(axis: int, line: Tensor) -> Tensor:
-        places = [1, 1, 1]
-        places[axis] = grid[axis]
-        return line.view(*places, line.shape[-1]).expand(t, h, w, -1)
-
-    cos, sin = (torch.cat([spread(i, line[side]) for i, line in enumerate(lines)], -1) for side in (0, 1))
-    return cos.view(t * h * w, head_dim), sin.view(t * h * w, head_dim)
-
-
-@lru_cache(maxsize=256)
-def axis_rotary(head_dim: int, axis: int, start: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [size share of head_dim] of the places start, start + 1, ... in time, rows or columns."""
-    with torch.inference_mode(False), torch.no_grad():  # what is kept must also serve training
-        places = torch.arange(start, start + size, dtype=torch.float64)
-        cos, sin = axis_table(head_dim, axis, places)
-        return cos.to(device), sin.to(device)
 
 
 @lru_cache(maxsize=64)
-def semantic_rotary(layout: RotaryLayout, s: int, target: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+def semantic_rotary(layout: RotaryLayout, s: int, target: Grid, device: torch.device) -> Rotary:
     """Cosines and sines [s head_dim] of the semantic tokens."""
     with torch.inference_mode(False), torch.no_grad():
         positions = torch.zeros(s, 3, dtype=torch.float64)
@@ -346,23 +266,9 @@ def semantic_rotary(layout: RotaryLayout, s: int, target: Grid, device: torch.de
         return cos.to(device), sin.to(device)
 
 
-def placed_rotary(layout: RotaryLayout, places: Tensor) -> tuple[Tensor, Tensor]:
+def placed_rotary(layout: RotaryLayout, places: Tensor) -> Rotary:
     """The same of tokens at whole-numbered places [b n 3], a set a sample: each [b n 1 head_dim] float32."""
     lines = [axis_rotary(layout.head_dim, axis, 0, 1024, places.device) for axis in range(3)]
     sides = ([line[side][places[..., axis]] for axis, line in enumerate(lines)] for side in (0, 1))
     cos, sin = (torch.cat(parts, dim=-1)[:, :, None] for parts in sides)
-    return cos, sin
-
-
-def rotary_table(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [n head_dim] at positions [n 3], fractions allowed."""
-    tables = [axis_table(head_dim, axis, positions[:, axis]) for axis in range(3)]
-    return torch.cat([cos for cos, _ in tables], dim=1), torch.cat([sin for _, sin in tables], dim=1)
-
-
-def axis_table(head_dim: int, axis: int, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [n share] at places [n], fractions allowed; Wan's shares of time, row and column."""
-    space = 2 * (head_dim // 6)
-    size = (head_dim - 2 * space, space, space)[axis]
-    cos, sin = get_1d_rotary_pos_embed(size, places.numpy(), use_real=True, freqs_dtype=torch.float64)
     return cos, sin

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from opensama.models.costs import Sizes
-from opensama.models.families.family import Base, Call, Family, Names, Shapes, depth, known_sizes, width_and_heads
+from opensama.models.families.family import Family, Names, Shapes
+from opensama.models.families.wan import WAN_BASES, WAN_PARTS, WanSizes, wan_config, wan_embedded, wan_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,15 +54,11 @@ def _condition(x: Mapping[str, Tensor]) -> dict[str, object]:
     return {
         "hidden_states": x["noisy"],
         "timestep": 1000 * x["sigma"],
-        **_prompt(x),
+        **wan_prompt(x),
         "source_hidden_states": x.get("source"),
         "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
         "semantic_hidden_states": x.get("noisy_semantic"),
     }
-
-
-def _prompt(x: Mapping[str, Tensor]) -> Call:
-    return {"encoder_hidden_states": x["text"]}
 
 
 def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
@@ -72,10 +67,7 @@ def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
     What shapes cannot say is the release's: heads of 128, 65 tokens an anchor, eps 1e-6.
     """
     released = ("dim", "num_heads", "num_semantic_tokens", "in_dim", "out_dim")
-    sizes = known_sizes(sizes, FAMILY.transformer, released)
-    d, c, *patch = shapes["patch_embedding.weight"]
-    patch = sizes.pop("patch_size", patch)
-    d, heads = width_and_heads(sizes, sizes.pop("dim", d), "num_heads")
+    found, sizes = wan_config(FAMILY, shapes, sizes, released)
     semantic = shapes.get("siglip_feat_mlp.fc1.weight", (1024, 1152))
     tokens = sizes.pop("num_semantic_tokens", 65)
     anchors, rest = divmod(tokens, 65)
@@ -83,37 +75,19 @@ def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
         anchors, per_anchor = 1, tokens
     else:
         per_anchor = 65
-    found = {
-        "patch_size": tuple(patch),
-        "num_attention_heads": heads,
-        "attention_head_dim": d // heads,
-        "in_channels": sizes.pop("in_dim", c),
-        "out_channels": sizes.pop("out_dim", shapes["head.head.weight"][0] // math.prod(patch)),
-        "text_dim": shapes["text_embedding.0.weight"][1],
-        "freq_dim": shapes["time_embedding.0.weight"][1],
-        "ffn_dim": shapes["blocks.0.ffn.0.weight"][0],
-        "num_layers": depth(shapes, "blocks"),
+    own = {
         "semantic_dim": semantic[1],
         "semantic_hidden": semantic[0],
         "semantic_tokens_per_anchor": per_anchor,
         "num_anchors": anchors,
     }
-    return found | sizes
+    return found | own | sizes
 
 
 def _embedded(settings: Any) -> dict[str, object]:
     """SamaTransformer3DModel's arguments for the embedded model's settings."""
-    return {
-        "patch_size": (1, 1, 1),
-        "num_attention_heads": settings.width // settings.head,
-        "attention_head_dim": settings.head,
-        "in_channels": settings.latent_channels,
-        "out_channels": settings.latent_channels,
+    return wan_embedded(settings) | {
         "source_gate": True,
-        "text_dim": settings.text_width,
-        "freq_dim": 64,
-        "ffn_dim": 4 * settings.width,
-        "num_layers": settings.layers,
         "semantic_dim": settings.semantic_width,
         "semantic_hidden": settings.semantic_width,
         "semantic_tokens_per_anchor": 17,
@@ -137,43 +111,23 @@ def draw_added(config: Mapping[str, Any]) -> dict[str, nn.Module]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamaSizes(Sizes):
+class SamaSizes(WanSizes):
     """SamaTransformer3DModel's."""
 
-    block_bytes: ClassVar[float] = 87.0
-    selective_bytes: ClassVar[float] = 28.0
-    encoders: ClassVar[Mapping[str, float]] = {"text encoder": 11.4, "autoencoder": 0.5, "image encoder": 1.7}
-    vae_flops: ClassVar[float] = 5.07e6  # Wan2.1's
-    text_flops: ClassVar[float] = 5.8e12  # UMT5-XXL for 512 tokens
+    encoders: ClassVar[Mapping[str, float]] = {**WanSizes.encoders, "image encoder": 1.7}
 
-    freq: int
     semantic_dim: int
     semantic_hidden: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
-        return cls(
-            d=config["num_attention_heads"] * config["attention_head_dim"],
-            ffn=config["ffn_dim"],
-            layers=config["num_layers"],
-            text_dim=config["text_dim"],
-            freq=config["freq_dim"],
-            channels=config["in_channels"],
-            patch=tuple(config["patch_size"]),
-            semantic_dim=config["semantic_dim"] or 0,
-            semantic_hidden=config["semantic_hidden"],
-            spatial=spatial,
-        )
+    def arguments(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        own = {"semantic_dim": config["semantic_dim"] or 0, "semantic_hidden": config["semantic_hidden"]}
+        return super().arguments(config) | own
 
     def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
-        d, layers = self.d, self.layers
-        blocks = tokens * layers * 2 * (6 * d**2 + 2 * d * self.ffn)
-        words = layers * 4 * text * d**2 + 2 * text * (self.text_dim * d + d**2)
-        time = 2 * (self.freq * d + 7 * d**2)
-        ends = 2 * (tokens - semantic + target) * self.cell * d
-        hidden = self.semantic_hidden
-        anchors = 2 * semantic * (self.semantic_dim * hidden + hidden * d + self.semantic_dim * d)
-        return blocks + words + time + ends + anchors, layers * 4 * tokens * (tokens + text) * d
+        linear, attention = super().operations(tokens, text, semantic, target)
+        d, hidden = self.d, self.semantic_hidden
+        return linear + 2 * semantic * (self.semantic_dim * hidden + hidden * d + self.semantic_dim * d), attention
 
 
 FAMILY = Family(
@@ -186,20 +140,9 @@ FAMILY = Family(
     embedded=_embedded,
     sizes=SamaSizes,
     condition=_condition,
-    prompt=_prompt,
-    parts={
-        "tokenizer": "transformers:AutoTokenizer",
-        "text_encoder": "transformers:UMT5EncoderModel",
-        "vae": "diffusers:AutoencoderKLWan",
-    },
-    bases={
-        "Wan-AI/Wan2.1-T2V-14B-Diffusers": Base(),
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Base({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
-        "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Base(
-            {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
-            spatial=16,
-        ),
-    },
+    prompt=wan_prompt,
+    parts=WAN_PARTS,
+    bases=WAN_BASES,
     start="wan",
     added=("token_types", "semantic_embedder", "semantic_head"),
     draw_added=draw_added,

@@ -1,0 +1,116 @@
+"""What the families on Wan have in common: its sizes read off tensors, its costs, its bases and parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from opensama.models.costs import Sizes
+from opensama.models.families.family import Base, Call, Family, Shapes, depth, known_sizes, width_and_heads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WAN_PARTS = {
+    "tokenizer": "transformers:AutoTokenizer",
+    "text_encoder": "transformers:UMT5EncoderModel",
+    "vae": "diffusers:AutoencoderKLWan",
+}
+WAN_BASES = {
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": Base(),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Base({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Base(
+        {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+        spatial=16,
+    ),
+}
+
+
+def wan_prompt(x: Mapping[str, Tensor]) -> Call:
+    """A text, whose places past its end the model sees, too."""
+    return {"encoder_hidden_states": x["text"]}
+
+
+def wan_config(
+    family: Family, shapes: Shapes, sizes: dict[str, Any], released: Collection[str] = ()
+) -> tuple[dict[str, object], dict[str, Any]]:
+    """WanTransformer3DModel's arguments, read off the shapes of released tensors, and what is left of `sizes`.
+
+    `sizes` go before, by the `released` names or the arguments' own. What shapes cannot say is the release's: heads of
+    128, eps 1e-6.
+    """
+    sizes = known_sizes(sizes, family.transformer, released)
+
+    def shape(name: str) -> tuple[int, ...]:
+        return shapes[family.to_released(name) or name]
+
+    d, c, *patch = shape("patch_embedding.weight")
+    patch = sizes.pop("patch_size", patch)
+    d, heads = width_and_heads(sizes, sizes.pop("dim", d), "num_heads")
+    found = {
+        "patch_size": tuple(patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": d // heads,
+        "in_channels": sizes.pop("in_dim", c),
+        "out_channels": sizes.pop("out_dim", shape("proj_out.weight")[0] // math.prod(patch)),
+        "text_dim": shape("condition_embedder.text_embedder.linear_1.weight")[1],
+        "freq_dim": shape("condition_embedder.time_embedder.linear_1.weight")[1],
+        "ffn_dim": shape("blocks.0.ffn.net.0.proj.weight")[0],
+        "num_layers": depth(shapes, "blocks"),
+    }
+    return found, sizes
+
+
+def wan_embedded(settings: Any) -> dict[str, object]:
+    """WanTransformer3DModel's arguments for an embedded model's settings."""
+    return {
+        "patch_size": (1, 1, 1),
+        "num_attention_heads": settings.width // settings.head,
+        "attention_head_dim": settings.head,
+        "in_channels": settings.latent_channels,
+        "out_channels": settings.latent_channels,
+        "text_dim": settings.text_width,
+        "freq_dim": 64,
+        "ffn_dim": 4 * settings.width,
+        "num_layers": settings.layers,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanSizes(Sizes):
+    """WanTransformer3DModel's, of streams side by side in one sequence."""
+
+    block_bytes: ClassVar[float] = 87.0
+    selective_bytes: ClassVar[float] = 28.0
+    encoders: ClassVar[Mapping[str, float]] = {"text encoder": 11.4, "autoencoder": 0.5}
+    vae_flops: ClassVar[float] = 5.07e6  # Wan2.1's
+    text_flops: ClassVar[float] = 5.8e12  # UMT5-XXL for 512 tokens
+
+    freq: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
+        return cls(**cls.arguments(config), spatial=spatial)
+
+    @classmethod
+    def arguments(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a transformer's config says of them."""
+        return {
+            "d": config["num_attention_heads"] * config["attention_head_dim"],
+            "ffn": config["ffn_dim"],
+            "layers": config["num_layers"],
+            "text_dim": config["text_dim"],
+            "freq": config["freq_dim"],
+            "channels": config["in_channels"],
+            "patch": tuple(config["patch_size"]),
+        }
+
+    def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
+        d, layers = self.d, self.layers
+        blocks = tokens * layers * 2 * (6 * d**2 + 2 * d * self.ffn)
+        words = layers * 4 * text * d**2 + 2 * text * (self.text_dim * d + d**2)
+        time = 2 * (self.freq * d + 7 * d**2)
+        ends = 2 * (tokens - semantic + target) * self.cell * d
+        return blocks + words + time + ends, layers * 4 * tokens * (tokens + text) * d
