@@ -29,7 +29,7 @@ from opensama import runtime
 from opensama.media.video_io import write_video
 from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.pipeline.diffusion import Guidance
+from opensama.pipeline.guidance import Guidance
 from opensama.pipeline.sama import SamaPipeline
 from opensama.recipes.sama import RECIPES
 from opensama.recipes.tiny import SMOKE

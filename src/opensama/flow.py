@@ -3,6 +3,7 @@
     x_sigma = (1 - sigma) * data + sigma * noise        sigma = 1 is noise, sigma = 0 is data
     velocity = dx/dsigma = noise - data                 what every model here predicts
     shift:   sigma' = s * sigma / (1 + (s - 1) * sigma) s = 5 for SAMA (its released sampler)
+    APG:     data = x - sigma * velocity, guided there  arXiv 2410.02416
     loss:    mean |v - v*|^2  +  0.1 * mean |u - u*|    video velocity, semantic velocity (SAMA, equations 4 and 5)
 
 The paper writes the same path with time running the other way (its t is 1 - sigma).
@@ -10,10 +11,15 @@ The paper writes the same path with time running the other way (its t is 1 - sig
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
 TimeSampling = Literal["uniform", "logit_normal"]
 
@@ -62,6 +68,39 @@ def guide_separately(
     With source_scale = 0 and text_scale = g - 1 this is `guide(..., g)`.
     """
     return full + source_scale * (full - no_source) + text_scale * (full - no_text)
+
+
+def guide_chain(velocities: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """v_0 + s_1 (v_1 - v_0) + s_2 (v_2 - v_1) + ..: every condition that is added has a scale of its own."""
+    out = velocities[0]
+    for scale, (before, after) in zip(scales, pairwise(velocities), strict=True):
+        out = out + scale * (after - before)
+    return out
+
+
+def guide_projected(
+    velocities: Sequence[Tensor],
+    scales: Sequence[float],
+    latents: Tensor,
+    sigma: float,
+    *,
+    eta: float,
+    thresholds: Sequence[float],
+    momentum: Sequence[MomentumBuffer | None],
+) -> Tensor:
+    """The same chain by adaptive projected guidance: of the data [b c t h w] that the velocities at `sigma` predict.
+
+    Of a difference of two, what points along the second one's own data counts `eta`; its norm in each latent frame is
+    at most its threshold (0: any); what its momentum has kept of the steps before is added first.
+    """
+    from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+
+    data = [latents - sigma * v for v in velocities]
+    out = data[0]
+    for scale, threshold, kept, (before, after) in zip(scales, thresholds, momentum, pairwise(data), strict=True):
+        guided = normalized_guidance(after, before, scale, kept, eta, threshold, norm_dim=(1, 3, 4))
+        out = out + (guided - before)
+    return (latents - out) / sigma
 
 
 def flow_loss(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -299,7 +299,7 @@ def test_a_process_ends_without_a_last_look_through_its_memory(monkeypatch: pyte
         (["edit", "a.mp4", "x", "--model", "sama-14b", "--weights", __file__], "does not end in .safetensors"),
         (["data", "import", __file__], "opensama data import table"),
         (["train", "tiny", "--recipe", "nope"], "no recipe 'nope'; choose tiny, "),
-        (["models", "convert", "a", "b", "--family", "icve9"], "no family 'icve9': choose icve, sama"),
+        (["models", "convert", "a", "b", "--family", "icve9"], "no family 'icve9': choose bernini, icve, sama"),
     ],
 )
 def test_wrong_arguments_are_said_in_a_sentence(

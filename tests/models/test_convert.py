@@ -47,6 +47,8 @@ def small_release(folder: Path, dtype: torch.dtype = torch.bfloat16, **changes: 
             "icve", "icve_13b_keys.json",
             {"num_attention_heads": 24, "num_layers": 20, "num_single_layers": 40, "patch_size": (1, 2, 2)},
         ),
+        ("bernini", "bernini_1p3b_keys.json", {"num_attention_heads": 12, "attention_head_dim": 128, "num_layers": 30}),
+        ("bernini", "bernini_14b_keys.json", {"num_attention_heads": 40, "attention_head_dim": 128, "num_layers": 40}),
     ],
 )  # fmt: skip
 def test_every_released_tensor_maps_both_ways_into_the_full_model(family, keys, sizes):
@@ -66,8 +68,13 @@ def test_every_released_tensor_maps_both_ways_into_the_full_model(family, keys, 
         assert edges[::2] == [0, *edges[1:-1:2]], name
         assert edges[-1] == ours[name][0], name
     assert {key: model.config[key] for key in sizes} == sizes
-    wanted = {"sama": (1106, 14_300_847_552), "icve": (856, 12_821_012_544)}[family]
-    assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == wanted
+    wanted = {
+        "sama_14b_keys.json": (1106, 14_300_847_552),
+        "icve_13b_keys.json": (856, 12_821_012_544),
+        "bernini_1p3b_keys.json": (825, 1_418_996_800),
+        "bernini_14b_keys.json": (1095, 14_288_491_584),
+    }
+    assert (len(shapes), sum(math.prod(shape) for shape in shapes.values())) == wanted[keys]
 
 
 def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):

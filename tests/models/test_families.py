@@ -64,7 +64,7 @@ def test_a_third_family_takes_one_file(third, base, manifest, tmp_path, caplog):
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(UserError, match="There is no family 'sma': choose icve, sama"):
+    with pytest.raises(UserError, match="There is no family 'sma': choose bernini, icve, sama"):
         find_family("sma")
     with pytest.raises(ValueError, match="There is no family 'sma'"):
         TinyConfig(family="sma")

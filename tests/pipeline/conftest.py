@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPTextConfig,
@@ -21,9 +26,12 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from opensama.models.bernini import BerniniTransformer3DModel
+from opensama.models.families.bernini import FAMILY as BERNINI
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.registry import ICVE_13B, Defaults
 from opensama.models.sama import SamaTransformer3DModel
+from opensama.pipeline.bernini import BerniniPipeline
 from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 
@@ -59,13 +67,17 @@ def tiny_vae() -> AutoencoderKLWan:
     ).eval()
 
 
+TINY_WAN: dict[str, Any] = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
+    "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2,
+}  # fmt: skip
+
+
 def tiny_transformer(**changes: Any) -> SamaTransformer3DModel:
-    sizes: dict[str, Any] = {
-        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
-        "out_channels": 4, "text_dim": 16, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2, "semantic_dim": 8,
-        "semantic_hidden": 8, "semantic_tokens_per_anchor": 5, "semantic_rotary": "grid",
+    semantic: dict[str, Any] = {
+        "semantic_dim": 8, "semantic_hidden": 8, "semantic_tokens_per_anchor": 5, "semantic_rotary": "grid",
     }  # fmt: skip
-    return SamaTransformer3DModel(**(sizes | changes)).eval()
+    return SamaTransformer3DModel(**(TINY_WAN | semantic | changes)).eval()
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +95,27 @@ def pipe() -> SamaPipeline:
 def folder(pipe, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("model")
     pipe.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bernini() -> BerniniPipeline:
+    """With two transformers."""
+    torch.manual_seed(0)
+    small = {"steps": 4, "area": 32 * 32, "window": 17, "overlap": 2, "max_text_tokens": 40}
+    pipe = BerniniPipeline(
+        tokenizer=tiny_tokenizer(), text_encoder=tiny_text_encoder(), vae=tiny_vae(),
+        transformer=BerniniTransformer3DModel(**TINY_WAN).eval(), scheduler=UniPCMultistepScheduler(),
+        transformer_2=BerniniTransformer3DModel(**TINY_WAN).eval(), defaults=BERNINI.defaults.to_dict() | small,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def bernini_folder(bernini, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("bernini")
+    bernini.save_pretrained(path)
     return path
 
 

@@ -20,10 +20,11 @@ from diffusers import (
 from torch import Tensor, nn
 
 import opensama
+from opensama.models.bernini import BerniniTransformer3DModel
 from opensama.models.icve import IcveTransformer3DModel
-from opensama.pipeline.sama import SamaPipeline
+from opensama.pipeline.wan import WanEditPipeline
 from opensama.values import Cancelled, EditRequest, Progress, UserError, Video
-from tests.pipeline.conftest import tiny_icve_transformer, tiny_transformer
+from tests.pipeline.conftest import TINY_WAN, tiny_icve_transformer, tiny_transformer
 
 ASK, STEPS = "Make the ball blue.", 8
 EXACT = torch.float32
@@ -45,24 +46,27 @@ CACHES: list[tuple[Any, int]] = [
 ]
 
 
-@pytest.fixture(params=["sama", "icve"], scope="module")
-def deep(request, pipe, icve) -> Any:
+@pytest.fixture(params=["sama", "bernini", "icve"], scope="module")
+def deep(request, pipe, bernini, icve) -> Any:
     """A pipeline with a transformer of four blocks."""
-    whole = pipe if request.param == "sama" else icve
+    whole = {"sama": pipe, "bernini": bernini, "icve": icve}[request.param]
     torch.manual_seed(1)
     transformer: nn.Module = tiny_transformer(num_layers=4)
+    if request.param == "bernini":
+        transformer = BerniniTransformer3DModel(**TINY_WAN | {"num_layers": 4}).eval()
     if request.param == "icve":
         config = dict(tiny_icve_transformer().config)
         sizes = {"num_layers": 2, "num_single_layers": 2}
         transformer = IcveTransformer3DModel.from_config(config | sizes).eval()
-    twin = type(whole)(**(whole.components | {"transformer": transformer}), defaults=whole.defaults.to_dict())
+    alone = {name: part for name, part in whole.components.items() if name != "transformer_2"}
+    twin = type(whole)(**(alone | {"transformer": transformer}), defaults=whole.defaults.to_dict())
     twin.set_progress_bar_config(disable=True)
     return twin
 
 
 def last_block(pipe: Any) -> tuple[nn.Module, int]:
     """What the last block alone computes and a cache that leaves it out does not, and how often a pass calls it."""
-    if isinstance(pipe, SamaPipeline):
+    if isinstance(pipe, WanEditPipeline):
         return pipe.transformer.blocks[-1].attn1.to_q, 1
     return pipe.transformer.single_transformer_blocks[-1].attn.to_q, 2  # for the video and for the text
 
@@ -109,6 +113,7 @@ def test_the_lite_series_still_denoises_semantic_tokens(deep):
     assert float((lite - plain).norm() / plain.norm()) < 0.1
 
 
+@pytest.mark.parametrize("deep", ["sama", "icve"], indirect=True)
 def test_each_video_of_a_batch_is_decided_on_its_own(deep):
     """One first block decides for the batch: a still clip beside a lively one would be given the other's answer."""
     both = latents_of(deep, 2, guidance_scale=1.0)
@@ -154,6 +159,7 @@ def test_a_cache_for_other_steps_or_for_one_block_is_refused(deep):
         tiny_transformer(num_layers=1).enable_cache(FirstBlockCacheConfig())
 
 
+@pytest.mark.parametrize("deep", ["sama", "icve"], indirect=True)
 @pytest.mark.parametrize("sampler", ["euler", "unipc"])
 def test_the_cache_is_told_the_exact_noise_level(deep, sampler, monkeypatch):
     told: list[dict[str, Any]] = []

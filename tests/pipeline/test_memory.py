@@ -40,7 +40,7 @@ def clip(picture) -> torch.Tensor:
     return torch.from_numpy(picture(5, 32, 32)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
-@pytest.fixture(params=["sama", "icve", "tiny", "tiny-icve"])
+@pytest.fixture(params=["sama", "icve", "bernini", "tiny", "tiny-icve"])
 def fresh(request) -> Callable[[], Any]:
     """Makes a pipeline anew, always the same."""
     if request.param.startswith("tiny"):

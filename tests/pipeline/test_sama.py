@@ -19,7 +19,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from opensama.models.convert import load_released
 from opensama.models.registry import TINY
 from opensama.models.tiny import PatchAutoencoder
-from opensama.pipeline.sama import SamaPipeline, clean_text
+from opensama.pipeline.sama import SamaPipeline
+from opensama.pipeline.wan import clean_text
 from opensama.training.config import SemanticSettings
 from opensama.training.frozen import anchor_tokens
 from opensama.values import Cancelled

@@ -55,7 +55,10 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
     kind, index = find_family(entry.family).pipeline, runtime.read_object(folder / "model_index.json")
     parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
     elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
-    own = [part for part in (*parts, *_OWN) if part not in elsewhere]
+    more = [part for part in index if part.startswith("transformer_") and index[part] != [None, None]]
+    if more and loras:
+        raise UserError(f"{entry.name} has several transformers, and a LoRA would reach one of them: leave `lora` out.")
+    own = [part for part in (*parts, *_OWN, *more) if part not in elsewhere]
     for where, wanted in ((folder, own), *((shared, [part]) for part, shared in elsewhere.items())):
         missing = missing_parts(where, tuple(wanted))
         if missing:

@@ -2,8 +2,7 @@
 
     x: latents, from noise      v, u = transformer(x, source latents, words, y, 1000 sigma)
     y: semantic tokens, if any  x, y = scheduler(x, v), its twin(y, u)       sigma = shifted(1 .. 0)
-    guidance, on v and u alike: v_neg + g (v - v_neg), or separately
-              v_IT + s_I (v_IT - v_0T) + s_T (v_IT - v_I0)      (0T: no source tokens, I0: the negative prompt)
+    guidance, on v and u alike: see `guidance.py`
 
 A family adds how its prompts become `Words`, and its own call. Defaults are those that a saved pipeline carries in its
 model_index.json. Timesteps stay float32. One seed fixes all noise.
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,11 +28,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
-from opensama.flow import guide, guide_separately
 from opensama.media.frames import to_pixels
 from opensama.models.acceleration import check_steps, sigma_of
 from opensama.models.registry import Defaults
 from opensama.pipeline.checked import CheckedPipeline
+from opensama.pipeline.guidance import AnyGuidance, ForwardPass, Guidance, SamplingPoint, ShownStreams
 from opensama.pipeline.windows import WindowPlan
 
 TextCondition = dict[str, Tensor]
@@ -44,20 +43,6 @@ SamplerName = Literal["euler", "unipc"]
 OutputType = Literal["np", "pil", "pt", "latent"]
 VideoInput = Tensor | np.ndarray | Sequence[np.ndarray | Image]
 """A video: [c t h w] or [b c t h w] in [-1, 1], or frames in RGB, `h w 3` of unsigned integers or pictures."""
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How strongly the text acts, and the source too if `source` is given (then `text` is s_T = scale - 1)."""
-
-    scale: float = 5.0
-    source: float | None = None
-    text: float | None = None
-
-    @property
-    def text_scale(self) -> float:
-        """s_T; when it is 0 the negative prompt is not asked."""
-        return self.scale - 1 if self.source is None or self.text is None else self.text
 
 
 class PreparedSource(NamedTuple):
@@ -78,6 +63,9 @@ class EditPipeline(CheckedPipeline):
     vae: ModelMixin
     transformer: ModelMixin
     scheduler: SchedulerMixin
+
+    whole_timesteps = False
+    """Whether the model was trained to see timesteps cut to whole numbers."""
 
     def __init__(
         self,
@@ -142,15 +130,15 @@ class EditPipeline(CheckedPipeline):
             plan, torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), generator
         )
 
-    def guidance(self, scale: float | None, source: float | None = None, text: float | None = None) -> Guidance:
+    def guidance(self, scale: float | None, source: float | None = None, text: float | None = None) -> AnyGuidance:
         """The guidance asked for, the model's own where nothing is said."""
         return Guidance(self.defaults.guidance if scale is None else scale, source, text)
 
     def encode_negative(
-        self, negative_prompt: str | list[str] | None, b: int, guidance: Guidance
+        self, negative_prompt: str | list[str] | None, b: int, guidance: AnyGuidance
     ) -> TextCondition | None:
         """What guidance leads away from, the model's own by default; None where it is not asked."""
-        if not guidance.text_scale:
+        if not guidance.asks_negative:
             return None
         negative = self.defaults.negative_prompt if negative_prompt is None else negative_prompt
         return self.encode_text(negative, b, prefix="")
@@ -191,7 +179,7 @@ class EditPipeline(CheckedPipeline):
         *,
         steps: int,
         shift: float,
-        guidance: Guidance,
+        guidance: AnyGuidance,
         sampler: SamplerName | None = None,
         plan: WindowPlan | None = None,
         on_step: OnStep | None = None,
@@ -203,11 +191,13 @@ class EditPipeline(CheckedPipeline):
         Twins (see `windows`) take the mean of their velocities at every step. `on_part` is told the share of all work
         that is done, after each forward pass of a part of the batch.
         """
-        check_steps(self.transformer, steps)
+        for model in self.experts:
+            check_steps(model, steps)
         device = self._execution_device
         scheduler, semantic_scheduler = (self.make_scheduler(steps, shift, sampler, device) for _ in range(2))
         latents = latents.to(device, torch.float32)
         semantic = None if semantic is None else semantic.to(device, torch.float32)
+        momentum: dict[int, dict[int, Any]] = {}
         with self.progress_bar(total=steps) as bar:
             for i, t in enumerate(scheduler.timesteps):
 
@@ -217,9 +207,8 @@ class EditPipeline(CheckedPipeline):
 
                 place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(scheduler, i)}
                 v, u = self.guided_velocity(
-                    latents, semantic, source, text, negative, t, guidance, attention_kwargs, place,
-                    told,
-                )  # fmt: skip
+                    latents, semantic, source, text, negative, t, guidance, place, momentum, attention_kwargs, told
+                )
                 if plan is not None:
                     v = plan.blend(v)
                 latents = scheduler.step(v, t, latents, return_dict=False)[0]
@@ -240,63 +229,71 @@ class EditPipeline(CheckedPipeline):
         text: TextCondition,
         negative: TextCondition | None,
         t: Tensor,
-        guidance: Guidance,
+        guidance: AnyGuidance,
+        place: Mapping[str, Any],
+        momentum: dict[int, dict[int, Any]],
         attention_kwargs: dict[str, object] | None = None,
-        place: Mapping[str, object] | None = None,
         on_part: Callable[[float], object] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget.
 
-        `place` tells step caches where the loop is, by the names of diffusers' `CacheContext`. `on_part` is told the
-        share of the windows that are done.
+        `place` tells step caches where the loop is, by the names of diffusers' `CacheContext`; `momentum` holds what
+        guidance keeps from step to step, by a part's first window. `on_part` is told the share of the windows that are
+        done.
         """
-        dtype, device, b = self.transformer.dtype, latents.device, len(latents)
+        model, guidance = self.expert(float(t), guidance)
+        dtype, device, b = model.dtype, latents.device, len(latents)
 
-        def ask(name: str, part: slice, text: TextCondition, with_source: bool = True) -> list[Tensor]:
-            given = {key: expand_batch(x, b)[part].to(device, kept_dtype(key, x) or dtype) for key, x in text.items()}
+        def ask(part: slice, given: ForwardPass) -> list[Tensor]:
+            words = negative if given.negative else text
+            assert words is not None, "guidance asks for a negative prompt"
+            call = {key: expand_batch(x, b)[part].to(device, kept_dtype(key, x) or dtype) for key, x in words.items()}
             if semantic is not None:
-                given["semantic_hidden_states"] = semantic[part].to(dtype)
-            with self.transformer.cache_context(f"{name} {part.start}", timestep=t, **place or {}):
-                answer = self.transformer(
-                    hidden_states=latents[part].to(dtype),
-                    timestep=t.to(device, torch.float32).expand(len(latents[part])),
-                    source_hidden_states=source[part].to(device, dtype) if with_source and source is not None else None,
+                call["semantic_hidden_states"] = semantic[part].to(dtype)
+            noisy = latents[part].to(dtype)
+            with model.cache_context(f"{given} {part.start}", timestep=t, **place):
+                answer = model(
+                    hidden_states=noisy,
+                    timestep=t.to(device, torch.float32).expand(len(noisy)),
+                    source_hidden_states=self.shown(source, given.streams, part, noisy),
                     attention_kwargs=attention_kwargs,
                     return_dict=False,
-                    **given,
+                    **call,
                 )
             return [x.float() for x in answer if x is not None]
-
-        def combine(part: slice) -> list[Tensor]:
-            full = ask("full", part, text)
-            if guidance.source is None:
-                if not guidance.text_scale or negative is None:
-                    return full
-                return [guide(v, n, guidance.scale) for v, n in zip(full, ask("negative", part, negative), strict=True)]
-            text_scale = guidance.text_scale
-            no_text = ask("negative", part, negative) if text_scale and negative is not None else full
-            no_source = ask("no source", part, text, with_source=False) if guidance.source else full
-            return [
-                guide_separately(v, n, o, source_scale=guidance.source, text_scale=text_scale)
-                for v, n, o in zip(full, no_text, no_source, strict=True)
-            ]
 
         size = self.windows_at_once(latents)
         parts = []
         for start in range(0, b, size):
             stop = min(start + size, b)
-            parts.append(combine(slice(start, stop)))
+            part = slice(start, stop)
+            at = SamplingPoint(latents[part], place["sigma"], momentum.setdefault(start, {}))
+            parts.append(guidance.combine(partial(ask, part), at))
             if on_part is not None:
                 on_part(stop / b)
         v, *u = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         return v, (u[0] if u else None)
+
+    @property
+    def experts(self) -> list[ModelMixin]:
+        """The transformers, each for some of the timesteps."""
+        return [self.transformer]
+
+    def expert(self, t: float, guidance: AnyGuidance) -> tuple[ModelMixin, AnyGuidance]:
+        """The transformer for a timestep, and the guidance that goes with it."""
+        return self.transformer, guidance
+
+    def shown(self, source: Any, streams: ShownStreams, part: slice, like: Tensor) -> Tensor | list[Tensor] | None:
+        """Of the clean latents what a forward pass of a part of the batch sees, on the device and in the type of
+        `like`."""
+        return None if source is None or streams == "none" else source[part].to(like)
 
     def windows_at_once(self, latents: Tensor) -> int:
         """How many rows of the batch one forward pass takes: about 8,000 tokens of target, at least one row.
 
         With a step cache one, since it decides once a forward pass.
         """
-        if self.transformer.is_cache_enabled:
+        if any(model.is_cache_enabled for model in self.experts):
             return 1
         p_t, p_h, p_w = self.transformer.config.patch_size
         return max(1, 8192 // (latents[0, 0].numel() // (p_t * p_h * p_w)))
@@ -304,9 +301,9 @@ class EditPipeline(CheckedPipeline):
     def make_scheduler(
         self, steps: int, shift: float, sampler: SamplerName | None, device: torch.device
     ) -> SchedulerMixin:
-        """A fresh scheduler at sigmas linspace(1, 0, steps + 1)[:-1], shifted; None: of the pipeline's own kind.
+        """A fresh scheduler at the family's noise levels, shifted; None: of the pipeline's own kind.
 
-        Its timesteps are 1000 times its sigmas, float32, whatever its kind.
+        Its timesteps are 1000 times its sigmas, float32, whatever its kind; cut to whole ones for a model that was.
         """
         if steps < 1:
             raise ValueError(f"at least one step is needed, not {steps}")
@@ -325,14 +322,17 @@ class EditPipeline(CheckedPipeline):
             config |= {"shift": shift}
         config.pop("_use_default_values", None)  # else what is set here would count as a default and be dropped
         scheduler = kind.from_config(config)
-        scheduler.set_timesteps(
-            sigmas=np.linspace(1, 0, steps + 1)[:-1].copy()
-        )  # on the CPU: who reads one waits for none
+        scheduler.set_timesteps(sigmas=self.noise_levels(steps))  # on the CPU: who reads one waits for none
         # Some schedulers round timesteps to integers, which then coincide where steps are many. Steps are counted, so
         # a timestep only tells the model how noisy its input is.
-        scheduler.timesteps = (1000 * scheduler.sigmas[:-1]).to(device, torch.float32)
+        own = scheduler.timesteps.trunc() if self.whole_timesteps else 1000 * scheduler.sigmas[:-1]
+        scheduler.timesteps = own.to(device, torch.float32)
         scheduler.set_begin_index(0)
         return scheduler
+
+    def noise_levels(self, steps: int) -> np.ndarray:
+        """Those that the steps begin at, before the shift."""
+        return np.linspace(1, 0, steps + 1)[:-1].copy()
 
     def prompts(self, prompt: str | list[str] | None, b: int, prefix: str | None) -> list[str]:
         """One prompt, or `b`, each with its prefix."""

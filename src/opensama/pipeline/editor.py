@@ -27,7 +27,7 @@ from opensama.pipeline.advice import advice
 from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.changes import Changes
-from opensama.pipeline.diffusion import EditPipeline, Guidance
+from opensama.pipeline.diffusion import EditPipeline
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place_on_device, without_text_encoders
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
@@ -181,8 +181,7 @@ class Editor:
         placement = Placement.of(video.width, video.height, area, multiple)
         plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap)
         steps = defaults.steps if request.steps is None else request.steps
-        scale = defaults.guidance if request.guidance is None else request.guidance
-        guidance = Guidance(scale, request.source_guidance)
+        guidance = pipe.guidance(request.guidance, request.source_guidance)
         preserve = defaults.preserve if request.preserve is None else request.preserve
         report = _Reporter(request.progress, plan.frames)
 

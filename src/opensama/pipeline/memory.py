@@ -66,7 +66,7 @@ def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Pa
         check_disk(part, Path(disk), how["onload_device"])
         how["offload_to_disk_path"] = tempfile.mkdtemp(dir=disk, prefix=f"opensama-{name}-")
         weakref.finalize(part, shutil.rmtree, how["offload_to_disk_path"], ignore_errors=True)
-    if name == "transformer" and disk is None and torch.device(how["onload_device"]).type == "cuda":
+    if name.startswith("transformer") and disk is None and torch.device(how["onload_device"]).type == "cuda":
         how = {"use_stream": True, "low_cpu_mem_usage": True} | how  # the next block comes while one computes
     if offload_type == "block_level":
         how["num_blocks_per_group"] = how.get("num_blocks_per_group") or 1

@@ -6,19 +6,18 @@ what the letters mean, is in `diffusion.py`.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
 import torch
-from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.semantic import anchor_count
-from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition, VideoInput
+from opensama.pipeline.diffusion import OnStep, OutputType, SamplerName, TextCondition, VideoInput
+from opensama.pipeline.wan import WanEditPipeline, clean_text, text_condition
 from opensama.pipeline.windows import WindowPlan
 
 
@@ -30,7 +29,7 @@ class SamaPipelineOutput(BaseOutput):
     semantic: Tensor | None = None
 
 
-class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes more than diffusers' says
+class SamaPipeline(WanEditPipeline):
     """Edits videos by instruction with a SamaTransformer3DModel and any autoencoder with Wan's interface."""
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -95,10 +94,7 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
 
     def encode_prompt(self, prompt: str | list[str] | None, b: int = 1, *, prefix: str | None = None) -> Tensor:
         """Text [1 l d] for one prompt, [b l d] for as many: cleaned, prefixed, padding zeroed."""
-        texts = [clean_text(p) for p in self.prompts(prompt, b, prefix)]
-        ids, mask = self.tokenize(self.tokenizer, texts, self.defaults.max_text_tokens)
-        hidden = self.text_encoder(ids, mask).last_hidden_state
-        return hidden.masked_fill(mask[..., None] == 0, 0)
+        return self.embed_texts([clean_text(p) for p in self.prompts(prompt, b, prefix)])
 
     def draw(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
         noise = self.noise(plan, source, generator)
@@ -118,19 +114,6 @@ class SamaPipeline(EditPipeline, WanLoraLoaderMixin):  # load_lora_weights takes
         rows = 1 if len(plan) > 1 else len(source)
         noise = self._draw((rows, anchors * config.semantic_tokens_per_anchor, config.semantic_dim), generator)
         return noise.expand(len(source), -1, -1)
-
-
-def text_condition(text: Tensor) -> TextCondition:
-    """Encoded prompts [b l d] as the transformer takes them."""
-    return {"encoder_hidden_states": text}
-
-
-def clean_text(text: str) -> str:
-    """Mojibake and HTML entities undone, runs of white space made one blank: as Wan cleans its prompts."""
-    import ftfy
-
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split())
 
 
 # DiffusionPipeline.from_pretrained looks classes up by name in diffusers itself: this lets it find ours once imported.

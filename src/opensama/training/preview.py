@@ -18,7 +18,7 @@ from opensama.media.frames import to_frames
 from opensama.media.video_io import write_video
 from opensama.models.families import family_of
 from opensama.pipeline.assemble import base_parts
-from opensama.pipeline.diffusion import Guidance
+from opensama.pipeline.guidance import Guidance
 from opensama.runtime import autocast, rank
 from opensama.values import Video
 

@@ -1,0 +1,182 @@
+"""BerniniPipeline: the released sampler's numbers in every mode, prompts, references, and edits through the editor."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UniPCMultistepScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import opensama
+from opensama.pipeline.bernini import GUIDANCE_MODES, BerniniPipeline, task_prompt
+from opensama.pipeline.guidance import Projection
+from opensama.values import EditRequest, UserError, Video
+from tests.models.test_bernini import CONFIG, MANY, NUMBERS, REFERENCES, TOLERANCE, golden_expert, relative
+from tests.pipeline.conftest import tiny_text_encoder, tiny_tokenizer, tiny_vae
+
+SOURCE = [NUMBERS["source"]]
+SAMPLED = {
+    "sampled_v2v_apg": ("v2v_apg", SOURCE, []),
+    "sampled_v2v_apg_momentum": ("v2v_apg", SOURCE, []),
+    "sampled_v2v": ("v2v", SOURCE, []),
+    "sampled_v2v_chain": ("v2v_chain", SOURCE, []),
+    "sampled_rv2v": ("rv2v", SOURCE, REFERENCES),
+    "sampled_rv2v_apg": ("v2v_apg", SOURCE, REFERENCES),
+    "sampled_vv_apg": ("v2v_apg", [*SOURCE, NUMBERS["source_2"]], []),
+    "sampled_many_rv2v": ("rv2v", SOURCE, MANY[1:]),
+    "sampled_r2v_apg": ("r2v_apg", [], REFERENCES),
+    "sampled_t2v": ("t2v", [], []),
+    "sampled_t2v_apg": ("t2v_apg", [], []),
+    "two_sampled_v2v_apg": ("v2v_apg", SOURCE, []),
+    "two_sampled_rv2v": ("rv2v", SOURCE, REFERENCES),
+}
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[bool, BerniniPipeline]:
+    """With one transformer, and with two."""
+    parts = {"tokenizer": tiny_tokenizer(), "text_encoder": tiny_text_encoder(), "vae": tiny_vae()}
+    one, two = golden_expert(), golden_expert("checkpoint_2.safetensors")
+    scheduler = UniPCMultistepScheduler()
+    pipes = {
+        low: BerniniPipeline(**parts, transformer=one, scheduler=scheduler, transformer_2=two if low else None)
+        for low in (False, True)
+    }
+    for pipe in pipes.values():
+        pipe.set_progress_bar_config(disable=True)
+    return pipes
+
+
+def sampled(pipe: BerniniPipeline, name: str) -> dict[str, float]:
+    """Relative errors of the sampled latents and of the first guided velocity."""
+    mode, videos, images = SAMPLED[name]
+    momentum = CONFIG["other_momentum" if "momentum" in name else "momentum"]
+    first: list[Tensor] = []
+    sigmas = NUMBERS["sigmas"]
+
+    def keep(pipe, i, t, state):
+        if not first:  # the first step of UniPC is Euler's: data = x - sigma v
+            first.append(state["latents"])
+
+    found = pipe(
+        source_latents=videos, reference_latents=images, latents=NUMBERS["noise"], prompt_embeds=NUMBERS["context"],
+        negative_prompt_embeds=NUMBERS["context_negative"], guidance_mode=mode, guidance_scale=CONFIG["omega_txt"],
+        video_guidance_scale=CONFIG["omega_vid"], image_guidance_scale=CONFIG["omega_img"],
+        projection=Projection(CONFIG["eta"], CONFIG["norm_threshold"], momentum), shift=CONFIG["shift"],
+        num_inference_steps=CONFIG["num_inference_steps"], output_type="latent", callback_on_step_end=keep,
+    ).frames  # fmt: skip
+    errors = {name: relative(found, name)}
+    if (velocity := name.replace("sampled", "first")) in NUMBERS and "two" not in name:
+        errors[velocity] = relative((first[0] - NUMBERS["noise"]) / (sigmas[1] - sigmas[0]), velocity)
+    return errors
+
+
+def test_every_mode_samples_as_released(golden):
+    errors: dict[str, float] = {}
+    for name in SAMPLED:
+        errors |= sampled(golden["two" in name], name)
+    assert max(errors.values()) <= TOLERANCE, errors
+    assert {name for name in NUMBERS if "first_" in name or "sampled_" in name} <= errors.keys()
+    assert {mode for mode, _, _ in SAMPLED.values()} == set(GUIDANCE_MODES)
+
+
+def test_the_grid_is_the_released_one(golden):
+    scheduler = golden[False].make_scheduler(4, 5.0, None, torch.device("cpu"))
+    assert torch.equal(scheduler.timesteps, NUMBERS["timesteps"].float())
+    torch.testing.assert_close(scheduler.sigmas.float(), NUMBERS["sigmas"], rtol=0, atol=1e-7)
+
+
+# The whole pipeline, with random weights
+
+ASK = "Make the ball blue."
+
+
+@pytest.fixture
+def clip(picture) -> Tensor:
+    return torch.from_numpy(picture(5, 32, 32)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def test_prompts_are_as_released(bernini, monkeypatch):
+    """The prompt cleaned, a task's words right before it; the negative prompt as it stands, wide commas and all."""
+    texts: list[str] = []
+    monkeypatch.setattr(bernini, "embed_texts", lambda given: texts.extend(given) or torch.zeros(1, 1, 16))
+    bernini.encode_text("  make  it\n&amp; blue")
+    bernini.encode_negative(None, 1, bernini.guidance(None))
+    bernini.encode_text(ASK, prefix=task_prompt("rv2v"))
+    assert texts[0] == "You are a helpful assistant specialized in video editing.make it & blue"
+    assert texts[1].startswith("色调艳丽，过曝，静态")  # noqa: RUF001
+    assert texts[1].count("，") == 27  # noqa: RUF001
+    assert texts[2] == f"You are a helpful assistant specialized in video editing with reference.{ASK}"
+    with pytest.raises(ValueError, match="choose v2v, mv2v"):
+        task_prompt("v2w")
+    with pytest.raises(ValueError, match="choose v2v_apg, rv2v"):
+        bernini.chain("apg")
+
+
+def test_saved_and_loaded_it_gives_the_same(bernini, bernini_folder, clip):
+    again = DiffusionPipeline.from_pretrained(bernini_folder)
+    again.set_progress_bar_config(disable=True)
+    assert type(again) is BerniniPipeline
+    assert again.defaults == bernini.defaults
+    np.testing.assert_allclose(again(clip, ASK, seed=0).frames, bernini(clip, ASK, seed=0).frames, atol=1e-4)
+
+
+def test_what_a_call_is_given_counts(bernini, clip):
+    """Pictures of other sizes, the task, the mode, the scales; and without a video noise is enough."""
+    ask = {"seed": 0, "num_inference_steps": 2, "output_type": "latent"}
+    picture = clip[0, :, :1].repeat(1, 1, 1, 2)
+    plain = bernini(clip, ASK, **ask).frames
+    others = [
+        bernini(clip, ASK, references=[picture], **ask),
+        bernini(clip, ASK, references=[picture, -picture], task="rv2v", **ask),
+        bernini(clip, ASK, task="mv2v", **ask),
+        bernini(clip, ASK, guidance_mode="v2v", **ask),
+        bernini(clip, ASK, guidance_scale=2.0, **ask),
+        bernini(clip, ASK, projection=Projection(thresholds=(0.1,)), **ask),
+        bernini(latents=torch.randn(1, 4, 2, 4, 4), prompt=ASK, references=[picture], task="r2v", **ask),
+    ]
+    found = [plain, *(other.frames for other in others)]
+    assert {x.shape for x in found} == {plain.shape}
+    assert len({x.double().sum().item() for x in found}) == len(found)
+    with pytest.raises(ValueError, match="multiples of 16"):
+        bernini(clip, ASK, references=[picture[..., :24]], **ask)
+
+
+def test_each_of_several_videos_sees_its_own_source(bernini, clip):
+    ask = {"num_inference_steps": 3, "output_type": "latent", "latents": torch.randn(2, 4, 2, 4, 4)}
+    two = bernini(torch.cat([clip, -clip]), ASK, references=[clip[0, :, :1]], task="rv2v", **ask).frames
+    ask["latents"] = ask["latents"][1:]
+    alone = bernini(-clip, ASK, references=[clip[0, :, :1]], task="rv2v", **ask).frames
+    torch.testing.assert_close(two[1:], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_any_clip_through_the_editor(bernini_folder, picture):
+    editor = opensama.load(bernini_folder, device="cpu")
+    assert isinstance(editor.pipeline, BerniniPipeline)
+    asked: dict[str, int] = {}
+    for name in ("transformer", "transformer_2"):
+        model = getattr(editor.pipeline, name)
+        model.register_forward_pre_hook(lambda *_, name=name: asked.update({name: asked.get(name, 0) + 1}))
+    for frames, height, width, fps in ((1, 40, 56, 25), (6, 37, 61, 24), (30, 32, 32, 12.5)):
+        video = Video.from_frames(picture(frames, height, width), fps)
+        edited = editor.edit(EditRequest(video, ASK, source_guidance=1.25 if frames == 6 else None))
+        assert (edited.shape, edited.timestamps) == (video.shape, video.timestamps)
+        assert edited.array().shape == (frames, height, width, 3)
+    # four steps: two above the boundary, two below; two forward passes each, three with a scale for the source
+    assert asked == {"transformer": 14, "transformer_2": 14}
+
+
+def test_a_second_transformer_that_is_damaged_or_would_miss_a_lora_is_said(bernini_folder, tmp_path):
+    folder = shutil.copytree(bernini_folder, tmp_path / "model")
+    file = folder / "transformer_2" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["blocks.0.attn1.to_q.weight"]
+    save_file(tensors, file)
+    with pytest.raises(UserError, match=r"transformer_2 .*blocks.0.attn1.to_q.weight is missing"):
+        opensama.load(folder, device="cpu")
+    with pytest.raises(UserError, match="leave `lora` out"):
+        opensama.load(bernini_folder, device="cpu", lora=[file])
