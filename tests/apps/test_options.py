@@ -106,5 +106,5 @@ def test_no_sentence_below_the_commands_names_an_option():
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-                text = re.sub(r"`[^`]*`|^ --recipe $|--nproc-per-node|ray start --head", "", node.value)
+                text = re.sub(r"`[^`]*`|^ --recipe $|--nproc-per-node|ray start --head|--editable ", "", node.value)
                 assert not re.search(r"(?<![\w-])--[a-z]", text), f"{path}:{node.lineno}: {node.value}"

@@ -265,7 +265,7 @@ def item_row(row: ReportItem, folder: Path, small: bool, answer: Video | None = 
         if small
         else ""
     )
-    marked = "" if row.mark is None else f"least mark {row.mark:.3f}"
+    marked = "" if row.mark is None else f"lowest mark {row.mark:.3g}"
     return (
         f'<article class="item" data-task="{html.escape(row.task)}" data-state="{row.state}">'
         f"<h3>{html.escape(row.instruction) or 'no instruction'}</h3>"

@@ -129,7 +129,9 @@ def progress_line(progress: Progress, left: float | None = None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`8 s`, `3 min 20 s`, `2 h 5 min`."""
+    """`0.3 s`, `8 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 0.95:
+        return f"{max(0.1, seconds):.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -87,7 +87,7 @@ class WorldReport:
             ceiling = report["controls"].get("reconstruction", {}).get("probes", {})
             for name, value in overall["probes"].items():
                 best = f", the exact answer {ceiling[name]:.2f}" if name in ceiling else ""
-                lines.append(f"{name.replace('_', ' ')}: {value:.2f} (ideally {IDEAL[name]:.0f}{best})")
+                lines.append(f"{name.replace('_', ' ')}, median: {value:.2f} (ideally {IDEAL[name]:.0f}{best})")
             wrong = ", ".join(f"{in_words(name)} {count}" for name, count in list(overall["taken_for"].items())[:8])
             lines.append(f"wrong parts looked most like: {wrong or 'nothing'}")
         return "\n".join(lines)
