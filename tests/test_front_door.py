@@ -10,6 +10,7 @@ import pytest
 
 import opensama
 from opensama.apps.edit import edit_command as command
+from opensama.apps.edit_settings import EditSettings, LoadSettings
 
 
 def test_every_setting_of_a_request_is_a_parameter_of_edit_and_of_the_command():
@@ -17,7 +18,8 @@ def test_every_setting_of_a_request_is_a_parameter_of_edit_and_of_the_command():
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     settings = {f.name: f.default for f in fields(opensama.EditRequest) if f.name not in ("video", "instruction")}
     assert {name: parameters[name].default for name in settings} == settings
-    options = inspect.signature(command).parameters
+    flat = inspect.signature(command).parameters
+    options = dict(flat) | {f.name: f for kind in (EditSettings, LoadSettings) for f in fields(kind)}
     shared = (settings.keys() | {"device", "dtype", "weights", "base", "offload", "vae_tiling", "lora", "anyway"}) - {
         "progress"
     }

@@ -1,0 +1,169 @@
+"""The settings of an edit and of its model, as `opensama edit` and `opensama batch` take them: each is named once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from opensama.apps.edit_checks import Writing, parse_box
+from opensama.values import EditRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opensama.models.registry import ModelEntry
+    from opensama.pipeline.editor import Editor
+
+FLAG = Parameter(negative=())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EditSettings:
+    """How to edit.
+
+    Parameters
+    ----------
+    seed
+        The same seed gives the same edit.
+    steps
+        Denoising steps. By default the model's own number: for a released model fewer are faster and worse; for the
+        embedded ones more are slower and no better.
+    guidance
+        How strongly the instruction acts. By default the model's own: for the embedded ones that is 1, and more is
+        worse.
+    shift
+        How the noise levels of the steps are spread: more spends more of them on the coarse picture. By default the
+        model's own.
+    source_guidance
+        How strongly the source acts, apart from the instruction; costs a third pass a step. By default the two act
+        together.
+    negative_prompt
+        What the result should not look like, in words. By default the model's own.
+    frames
+        Edit only the frames A:B, from A up to but not including B, counted from 0; the rest passes through. Either may
+        be left out.
+    size
+        The area at which the model works, as the side of a square: 128 means as many pixels as 128 x 128, in the
+        video's own shape.
+    mask
+        A picture or a video: only where it is white may anything change.
+    box
+        Only inside this rectangle may anything change: X,Y,W,H in pixels of the source.
+    compare
+        Also write source and result side by side, as NAME-compare.mp4 beside the result.
+    preserve
+        Keep the source's own pixels where the edit left the picture alone. By default the model's own choice.
+    background
+        What shows through transparent places while the model works, and in the result unless alpha is kept: a colour's
+        name or #rrggbb.
+    alpha
+        keep: the result has the source's transparency, as ProRes 4444 (.mov) or VP9 (.webm). flatten: it has none.
+    quality
+        How well the file keeps the pictures, from 0 to 100.
+    codec
+        What codes the pictures: h264, hevc, av1, vp9, prores (422 HQ) or prores-4444, as the kind of file allows; or an
+        encoder of the hardware, such as hevc_nvenc. By default what the ending of the name stands for.
+    even
+        Pad odd sizes by a pixel, so that every player plays the file.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    shift: float | None = None
+    source_guidance: float | None = None
+    negative_prompt: str | None = None
+    frames: str | None = None
+    size: int | None = None
+    mask: Path | None = None
+    box: str | None = None
+    compare: Annotated[bool, FLAG] = False
+    preserve: bool | None = None
+    background: str = "white"
+    alpha: str = "flatten"
+    quality: float = 80
+    codec: str | None = None
+    even: Annotated[bool, FLAG] = False
+
+    def request(self, video: str | Path, instruction: str) -> EditRequest:
+        """What the model is asked, `frames` apart, which the video's length must be known for. UserError for a value
+        that is wrong whatever the video holds."""
+        return EditRequest(
+            video,
+            instruction,
+            seed=self.seed,
+            steps=self.steps,
+            guidance=self.guidance,
+            shift=self.shift,
+            source_guidance=self.source_guidance,
+            negative_prompt=self.negative_prompt,
+            size=self.size,
+            mask=self.mask,
+            box=None if self.box is None else parse_box(self.box),
+            preserve=self.preserve,
+            background=self.background,
+            alpha=self.alpha,
+        )
+
+    def writing(self, overwrite: bool) -> Writing:
+        """How the result is written."""
+        return Writing(self.quality, self.even, self.codec, overwrite)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class LoadSettings:
+    """Where and in what numbers the model computes, and what belongs to it.
+
+    Parameters
+    ----------
+    device
+        Where to compute, such as cpu or cuda:1. By default the best there is.
+    dtype
+        The numbers to compute in: float32, bfloat16 or float16. By default the model's own on a GPU, float32 on a CPU.
+    offload
+        Where weights lie while others compute: none (all on the device), model (the parts that rest are in the
+        computer's memory), group (all blocks but the one at work), or disk (the same, in files that go afterwards).
+        Each takes less memory and more time than the one before.
+    vae_tiling
+        Let the autoencoder work piece by piece, which takes less memory and more time.
+    lora
+        A LoRA to add to the weights, as FILE or FILE:SCALE, or the folder that training wrote; give it again for more.
+    weights
+        A released model's own file, when it is not to come from the hub. For a LoRA that was trained from plain Wan:
+        the transformer's folder of Wan.
+    base
+        The folder of the base model that a released model builds on, when it is not to come from the hub.
+    """
+
+    device: str | None = None
+    dtype: str | None = None
+    offload: str = "none"
+    vae_tiling: Annotated[bool, FLAG] = False
+    lora: Annotated[list[str] | None, FLAG] = None
+    weights: Path | None = None
+    base: Path | None = None
+
+    def check(self, entry: ModelEntry, anyway: bool) -> None:
+        """UserError for LoRAs or files that are not there, and, unless `anyway`, where this machine is too small."""
+        from opensama.pipeline.room import check_model
+        from opensama.runtime import lora_and_scale
+
+        for text in self.lora or ():
+            lora_and_scale(text)
+        check_model(
+            entry, self.device, self.dtype, weights=self.weights, base=self.base, offload=self.offload, anyway=anyway
+        )
+
+    def load(self, model: str, anyway: bool, notice: Callable[[str], object]) -> Editor:
+        """The model, loaded; `notice` hears what a person should know of it."""
+        from opensama import load
+
+        return load(
+            model, device=self.device, dtype=self.dtype, weights=self.weights, base=self.base, offload=self.offload,
+            vae_tiling=self.vae_tiling, lora=self.lora or (), anyway=anyway, notice=notice,
+        )  # fmt: skip
