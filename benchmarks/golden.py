@@ -2,9 +2,9 @@
 
     python benchmarks/golden.py
 
-Prints for SAMA and for ICVE the relative L2 error of one forward pass (SAMA's with and without source and semantic
-tokens) and of the state after all Euler steps, and how many tensors of the released file have a place in the full-size
-model, and of the model in the file.
+Prints for SAMA, Bernini-R and ICVE the relative L2 error of forward passes (with and without what each takes beside the
+target) and of the state after all steps, Bernini-R's for each way of guidance; and how many tensors of the released
+file have a place in the full-size model, and of the model in the file.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
-    from tests.models import test_icve, test_sama
+    from tests.models import test_bernini, test_icve, test_sama
+    from tests.pipeline.test_bernini import golden_pipes, sampled_errors
 
-    for family, keys, tests in (("sama", "sama_14b_keys", test_sama), ("icve", "icve_13b_keys", test_icve)):
+    errors = {
+        "sama": test_sama.golden_errors(test_sama.golden_model()),
+        "bernini": test_bernini.forward_errors() | sampled_errors(golden_pipes()),
+        "icve": test_icve.golden_errors(test_icve.golden_model()),
+    }
+    for family, found in errors.items():
         print(family)
-        for name, error in tests.golden_errors(tests.golden_model()).items():
-            print(f"  {name:<24}{error:.1e}")
-        places(family, ROOT / "tests" / "golden" / f"{keys}.json")
+        for name, error in found.items():
+            print(f"  {name:<26}{error:.1e}")
+        for keys in sorted((ROOT / "tests" / "golden").glob(f"{family}_*_keys.json")):
+            places(family, keys)
 
 
 def places(family: str, keys: Path) -> None:

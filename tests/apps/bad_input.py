@@ -200,6 +200,11 @@ ROWS = [
     Row("a box outside the picture", lambda at: at.edit("clip.mp4", "--box", "0,0,500,500")),
     Row("a box that is no box", lambda at: at.edit("clip.mp4", "--box", "big")),
     Row("a mask and a box", lambda at: at.edit("clip.mp4", "--box", "0,0,9,9", "--mask", str(at.files / "black.png"))),
+    Row(
+        "a picture for a model that takes none",
+        lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--reference", "a.png"),
+    ),
+    Row("a task of another model", lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--task", "mv2v")),
     Row("a mask that is not there", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "none.png"))),
     Row("a mask that is black", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "black.png"))),
     Row("a mask of another shape", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "tall.png"))),

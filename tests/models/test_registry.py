@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -16,7 +17,7 @@ from opensama.world import STYLES
 
 def test_the_rows():
     names = [entry.name for entry in entries()]
-    assert names == ["tiny", "tiny-icve", "sama-14b", "icve-13b"]
+    assert names == ["tiny", "tiny-icve", "bernini-1.3b", "bernini-14b", "sama-14b", "icve-13b"]
     for entry in entries():
         assert find(entry.name) == entry
         assert entry.summary
@@ -66,7 +67,8 @@ def test_a_near_miss_is_named(typed, meant):
 
 
 def test_an_unknown_name_gets_the_choice():
-    with pytest.raises(UserError, match="choose tiny, tiny-icve, sama-14b, icve-13b or a model folder"):
+    names = ", ".join(entry.name for entry in entries())
+    with pytest.raises(UserError, match=re.escape(f"choose {names} or a model folder")):
         find("xyzzy")
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UniPCMultistepScheduler
+from diffusers import DiffusionPipeline, UniPCMultistepScheduler, WanTransformer3DModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import opensama
+from opensama.apps.cli import main
+from opensama.media.video_io import read_video, write_video
+from opensama.models.registry import find
 from opensama.pipeline.bernini import GUIDANCE_MODES, BerniniPipeline, task_prompt
+from opensama.pipeline.editor import Editor
 from opensama.pipeline.guidance import Projection
 from opensama.values import EditRequest, UserError, Video
 from tests.models.test_bernini import CONFIG, MANY, NUMBERS, REFERENCES, TOLERANCE, golden_expert, relative
@@ -36,8 +43,7 @@ SAMPLED = {
 }
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[bool, BerniniPipeline]:
+def golden_pipes() -> dict[bool, BerniniPipeline]:
     """With one transformer, and with two."""
     parts = {"tokenizer": tiny_tokenizer(), "text_encoder": tiny_text_encoder(), "vae": tiny_vae()}
     one, two = golden_expert(), golden_expert("checkpoint_2.safetensors")
@@ -49,6 +55,18 @@ def golden() -> dict[bool, BerniniPipeline]:
     for pipe in pipes.values():
         pipe.set_progress_bar_config(disable=True)
     return pipes
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[bool, BerniniPipeline]:
+    return golden_pipes()
+
+
+def sampled_errors(pipes: dict[bool, BerniniPipeline]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name in SAMPLED:
+        found |= sampled(pipes["two" in name], name)
+    return found
 
 
 def sampled(pipe: BerniniPipeline, name: str) -> dict[str, float]:
@@ -76,9 +94,7 @@ def sampled(pipe: BerniniPipeline, name: str) -> dict[str, float]:
 
 
 def test_every_mode_samples_as_released(golden):
-    errors: dict[str, float] = {}
-    for name in SAMPLED:
-        errors |= sampled(golden["two" in name], name)
+    errors = sampled_errors(golden)
     assert max(errors.values()) <= TOLERANCE, errors
     assert {name for name in NUMBERS if "first_" in name or "sampled_" in name} <= errors.keys()
     assert {mode for mode, _, _ in SAMPLED.values()} == set(GUIDANCE_MODES)
@@ -180,3 +196,112 @@ def test_a_second_transformer_that_is_damaged_or_would_miss_a_lora_is_said(berni
         opensama.load(folder, device="cpu")
     with pytest.raises(UserError, match="leave `lora` out"):
         opensama.load(bernini_folder, device="cpu", lora=[file])
+
+
+# References and tasks, and the released layout
+
+
+@pytest.fixture
+def asked(bernini, monkeypatch) -> dict[str, list]:
+    """What the transformer is shown, and the texts that are embedded."""
+    found: dict[str, list] = {"texts": [], "streams": []}
+    embed, shown = bernini.embed_texts, bernini.shown
+
+    def keep(texts: list[str]) -> Tensor:
+        found["texts"] += texts
+        return embed(texts)
+
+    def keep_shown(*given) -> list[Tensor]:
+        found["streams"].append([tuple(x.shape[2:]) for x in shown(*given)])
+        return shown(*given)
+
+    monkeypatch.setattr(bernini, "embed_texts", keep)
+    monkeypatch.setattr(bernini, "shown", keep_shown)
+    return found
+
+
+def test_references_and_task_through_the_editor(bernini, asked, picture, tmp_path):
+    """Released chain of four passes; every picture in its own shape, never enlarged; windows share them."""
+    Image.fromarray(picture(1, 20, 64)[0]).save(tmp_path / "wide.png")
+    wide, small = tmp_path / "wide.png", picture(1, 16, 16)[0]
+    editor = Editor(bernini, replace(find("bernini-1.3b"), name="tiny"))
+    video = Video.from_frames(picture(21, 32, 32), 25)
+    edited = editor.edit(EditRequest(video, ASK, references=[wide, small], steps=1))
+    assert edited.array().shape == (21, 32, 32, 3)
+    assert asked["texts"][0] == f"You are a helpful assistant specialized in video editing with reference.{ASK}"
+    source, pictures = (5, 4, 4), [(1, 2, 6), (1, 2, 2)]  # 43 pixels are the longer side of 32 x 32
+    assert asked["streams"][:4] == [[], [source], [source, *pictures], [source, *pictures]]
+
+    asked["texts"].clear(), asked["streams"].clear()
+    still = Video.from_frames(picture(1, 32, 32), 25)
+    editor.edit(EditRequest(still, ASK, steps=1))
+    assert asked["texts"][0].startswith("You are a helpful assistant specialized in image editing.")
+    editor.edit(EditRequest(still, ASK, task="mv2v", steps=1))
+    assert "lighting, colors, textures, and the subject's pose or action.Make" in asked["texts"][2]
+
+
+def test_other_families_take_no_references_and_no_task(folder, picture, tmp_path, capsys):
+    clip, still = tmp_path / "clip.mp4", tmp_path / "still.png"
+    write_video(Video.from_frames(picture(2, 32, 32), 25), clip)
+    Image.fromarray(picture(1, 16, 16)[0]).save(still)
+    with pytest.raises(UserError, match="takes no pictures beside the video: leave `references` out"):
+        opensama.edit(clip, ASK, folder, references=[still])
+    with pytest.raises(UserError, match="knows no task 'mv2v': leave `task` out"):
+        opensama.load(folder, device="cpu").edit(EditRequest(clip, ASK, task="mv2v"))
+    assert main(["edit", str(clip), ASK, "--model", "tiny-icve", "--reference", str(still)]) == 2
+    assert "tiny-icve takes no pictures beside the video: leave --reference out." in capsys.readouterr().err
+
+
+def test_references_and_task_from_the_command_line(bernini_folder, picture, tmp_path, capsys):
+    clip, still, out = tmp_path / "clip.mp4", tmp_path / "still.png", tmp_path / "out.mp4"
+    write_video(Video.from_frames(picture(2, 32, 32), 25), clip)
+    Image.fromarray(picture(1, 16, 16)[0]).save(still)
+    ask = ["edit", str(clip), ASK, "-m", str(bernini_folder), "--steps", "1"]
+    assert main([*ask, "-o", str(out), "--reference", str(still), "--reference", str(still), "--task", "mv2v"]) == 0
+    assert read_video(out).shape == read_video(clip).shape
+    capsys.readouterr()
+    for options, words in (
+        (["--task", "v2w"], "knows no task 'v2w': choose v2v, mv2v, rv2v, vrc2v, vi2v, ads2v, i2i."),
+        (["--reference", str(clip)], "clip.mp4 has 2 frames, and a reference is one picture."),
+        (["--reference", "none.png"], "none.png"),
+    ):
+        assert main([*ask, "-o", str(tmp_path / "no.mp4"), *options]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module", params=["bernini-1.3b", "bernini-14b"])
+def released(request, bernini, tmp_path_factory) -> tuple[str, Path]:
+    """A model's name, and its repository as it is on the hub: parts side by side, transformers in shards, no index."""
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "config.json").write_text("{}")
+    for name in ("tokenizer", "text_encoder", "vae", "transformer", "transformer_2"):
+        if name != "transformer_2" or request.param == "bernini-14b":
+            getattr(bernini, name).save_pretrained(folder / name)
+    for config in folder.glob("transformer*/config.json"):
+        plain = WanTransformer3DModel.from_pretrained(config.parent)
+        shutil.rmtree(config.parent)
+        plain.save_pretrained(config.parent, max_shard_size="20KB")
+    return request.param, folder
+
+
+def test_the_released_layout_makes_an_editor(released, bernini, picture):
+    name, folder = released
+    assert len(list(folder.glob("transformer/*.safetensors"))) > 1
+    pipe = opensama.load(name, device="cpu", base=folder, weights=folder).pipeline
+    assert isinstance(pipe, BerniniPipeline)
+    assert (pipe.transformer_2 is None) == (name == "bernini-1.3b")
+    for model, wanted in zip(pipe.experts, bernini.experts, strict=False):
+        assert type(model) is type(wanted)
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), wanted.parameters(), strict=True))
+    assert isinstance(pipe.scheduler, UniPCMultistepScheduler)
+    assert (pipe.defaults.steps, pipe.defaults.shift, pipe.defaults.guidance) == (40, 5.0, 4.0)
+    own = opensama.load(name, device="cpu", base=folder, weights=folder / "transformer").pipeline  # a folder of its own
+    assert len(own.experts) == len(pipe.experts)
+    if name == "bernini-14b":
+        with pytest.raises(UserError, match="two transformers, and a LoRA would reach one"):
+            opensama.load(name, device="cpu", base=folder, weights=folder, lora=[folder])
+    else:
+        video = Video.from_frames(picture(2, 32, 48), 25)
+        editor = Editor(pipe, find(name))
+        edited = editor.edit(EditRequest(video, ASK, references=[picture(1, 16, 16)[0]], steps=1, size=64))
+        assert edited.array().shape == video.array().shape

@@ -83,15 +83,18 @@ def edit_command(
     check_order(videos, instruction)
     from opensama.models.registry import find
     from opensama.models.vocabulary import check_words, politeness_note, without_politeness
+    from opensama.pipeline.request_checks import check_family
 
     entry = find(model)
     instruction, left_out = without_politeness(model, instruction)
     request = settings.request(videos[0], instruction)
     check_words(model, instruction, anyway)
+    check_family(entry, request)
     found = input_paths(videos)
     several = found != [Path(videos[0])]
     places, folder = output_paths(found, out, several, settings.alpha == "keep")
-    check_json(json_file, [*found, *places, *filter(None, (settings.mask,))], overwrite=overwrite)
+    used = *found, *places, *filter(None, (settings.mask,)), *settings.references
+    check_json(json_file, used, overwrite=overwrite)
     load_settings.check(entry, anyway)
     writing = settings.writing(overwrite)
 

@@ -53,6 +53,13 @@ class EditSettings:
         A picture or a video: only where it is white may anything change.
     box
         Only inside this rectangle may anything change: X,Y,W,H in pixels of the source.
+    references
+        A picture of what the instruction speaks of, for a model that takes some; give it again for more. The
+        instruction names them: image0, image1, or the reference image.
+    task
+        What kind of edit it is, for a model that was trained with other words before the prompts of each: of
+        bernini-1.3b v2v, mv2v (styles, motion, poses), rv2v (with references), vrc2v, vi2v, ads2v or i2i (a picture).
+        By default what fits what is given.
     compare
         Also write source and result side by side, as NAME-compare.mp4 beside the result.
     preserve
@@ -81,6 +88,8 @@ class EditSettings:
     size: int | None = None
     mask: Path | None = None
     box: str | None = None
+    references: Annotated[tuple[Path, ...], Parameter(name="--reference", negative=(), show_default=False)] = ()
+    task: str | None = None
     compare: Annotated[bool, FLAG] = False
     preserve: bool | None = None
     background: str = "white"
@@ -104,6 +113,8 @@ class EditSettings:
             size=self.size,
             mask=self.mask,
             box=None if self.box is None else parse_box(self.box),
+            references=self.references,
+            task=self.task,
             preserve=self.preserve,
             background=self.background,
             alpha=self.alpha,

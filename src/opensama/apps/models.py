@@ -60,7 +60,9 @@ def info(name: str, /) -> None:
         rows["parts that it shares"] = f"its other parts are those in {entry.shared}"
     for part in filter(None, (entry.base, entry.edit)):
         state = "here" if is_cached(part) else f"to download, {part.size}"
-        rows[f"weights from {part.repo}"] = f"{', '.join(part.files) or 'all files'} ({state})"
+        listed = f"{', '.join(part.files) or 'all files'} ({state})"
+        before = rows.get(f"weights from {part.repo}")  # where both parts are of one repository
+        rows[f"weights from {part.repo}"] = f"{before}; {listed}" if before else listed
     if entry.presets:
         rows["presets"] = ", ".join(f"{entry.name}:{preset}" for preset in entry.presets)
     settings = entry.defaults.to_dict()
@@ -89,7 +91,7 @@ def convert(
     out
         The folder to write; with --to released, the file.
     family
-        Which family's table of names to use: sama or icve.
+        Which family's table of names to use: sama, icve or bernini, whose released names are diffusers' own.
     config
         A JSON file with the model's sizes, where they are not those of the released model.
     to

@@ -24,7 +24,11 @@ HOW_MANY = Parameter(name=["--number", "-n"])
 
 
 _SETTING = re.compile(r"`([a-z_.]+)(?:=([^`\s]+))?`")
-_OPTIONS = {"columns": "--column", "data.manifest": "--data"}  # settings that have another name in Python
+_OPTIONS = {
+    "columns": "--column",
+    "data.manifest": "--data",
+    "references": "--reference",
+}  # settings that have another name in Python
 
 
 def as_options(sentence: str) -> str:

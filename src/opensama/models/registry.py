@@ -14,6 +14,7 @@ from pathlib import Path
 
 from opensama.models.defaults import Defaults
 from opensama.models.families import MODEL_FAMILIES
+from opensama.models.families.bernini import FAMILY as BERNINI
 from opensama.models.families.icve import FAMILY as ICVE
 from opensama.models.families.sama import FAMILY as SAMA
 from opensama.runtime import read_object
@@ -39,6 +40,7 @@ class Weights:
     repo: str
     files: tuple[str, ...] = ()
     size: str = ""
+    bits: int = 16  # of a number in the files
 
     @property
     def url(self) -> str:
@@ -145,7 +147,35 @@ ICVE_13B = ModelEntry(
     presets={"768x480x61": ICVE.defaults, "384x240x81": replace(ICVE.defaults, area=384 * 240, window=81)},
 )
 
-_ENTRIES = (TINY, TINY_ICVE, SAMA_14B, ICVE_13B)
+_BERNINI_PARTS = ("text_encoder/config.json", "text_encoder/*", "tokenizer/*", "vae/*")
+
+BERNINI_1_3B = ModelEntry(
+    name="bernini-1.3b",
+    family=BERNINI.name,
+    summary="the authors' released Bernini-R weights on Wan2.1-T2V-1.3B, for smaller GPUs; takes reference images",
+    licence=Licence("Apache-2.0", _APACHE, ""),
+    memory="about 3 GB for the transformer and 11 GB for the text encoder, in bf16, one at a time if need be",
+    base=Weights("ByteDance/Bernini-R-1.3B-Diffusers", _BERNINI_PARTS, "23.2 GB", bits=32),
+    edit=Weights("ByteDance/Bernini-R-1.3B-Diffusers", ("transformer/config.json", "transformer/*"), "5.7 GB", bits=32),
+    defaults=BERNINI.defaults,
+)
+
+BERNINI_14B = replace(
+    BERNINI_1_3B,
+    name="bernini-14b",
+    summary="the authors' released Bernini-R weights on Wan2.2-T2V-A14B, two transformers; takes reference images",
+    memory="about 57 GB for the two transformers and 11 GB for the text encoder, in bf16; an 80 GB GPU is recommended",
+    base=Weights("ByteDance/Bernini-R-Diffusers", _BERNINI_PARTS, "23.2 GB", bits=32),
+    # that is if it holds 32-bit numbers as the 1.3B does, which we could not look up
+    edit=Weights(
+        "ByteDance/Bernini-R-Diffusers",
+        ("transformer/config.json", "transformer/*", "transformer_2/config.json", "transformer_2/*"),
+        "114.3 GB",
+        bits=32,
+    ),
+)
+
+_ENTRIES = (TINY, TINY_ICVE, BERNINI_1_3B, BERNINI_14B, SAMA_14B, ICVE_13B)
 
 
 def entries() -> tuple[ModelEntry, ...]:

@@ -7,6 +7,7 @@ load is held against the files: they would draw a missing tensor at random and g
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
     parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
     elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
     more = [part for part in index if part.startswith("transformer_") and index[part] != [None, None]]
-    if more and loras:
-        raise UserError(f"{entry.name} has several transformers, and a LoRA would reach one of them: leave `lora` out.")
+    if more:
+        _check_second(entry, folder / more[0], loras)
     own = [part for part in (*parts, *_OWN, *more) if part not in elsewhere]
     for where, wanted in ((folder, own), *((shared, [part]) for part, shared in elsewhere.items())):
         missing = missing_parts(where, tuple(wanted))
@@ -92,11 +93,14 @@ def _from_base(
     base_folder: str | Path | None,
     loras: Sequence[Lora],
 ) -> EditPipeline:
-    plain = Path(weights).expanduser() if weights is not None else None  # a base model's transformer, for a LoRA
+    plain = Path(weights).expanduser() if weights is not None else None  # a transformer's folder
     if plain is not None and not is_transformer(plain, edit):
         plain = None
     file = plain or _released_file(edit, weights)
     TensorFiles(file)  # a wrong file is said before anything more is downloaded
+    second = file.parent / "transformer_2" if any(name.startswith("transformer_2") for name in edit.files) else None
+    if second is not None:
+        _check_second(entry, second, loras)
     folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size, option="base")
     classes = base_parts(entry.family)
     missing = missing_parts(folder, tuple(classes))
@@ -105,8 +109,8 @@ def _from_base(
                         f" {base.url} ({base.size}).")  # fmt: skip
 
     sizes = folder / "transformer" / "config.json"
-    if plain is not None:  # what does not fit is said before a text encoder of many gigabytes is loaded
-        empty_base(plain, entry.family, loras)
+    if file.is_dir():  # what does not fit is said before a text encoder of many gigabytes is loaded
+        empty_base(file, entry.family, loras)
     else:
         plan_changes(released_and_rows(file, entry.family, sizes)[0], loras)
     tensors = _tensors(folder, tuple(classes))
@@ -119,19 +123,26 @@ def _from_base(
     for part, files in tensors.items():
         _check_loaded(parts[part], files, f"{folder / part} (they are at {base.url})")
 
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    if plain is not None:
-        transformer = load_base(plain, entry.family, loras, dtype)
+    if file.is_dir():
+        transformer = load_base(file, entry.family, loras, dtype)
     else:
         transformer = load_released(file, entry.family, sizes, dtype=dtype)
         load_loras(transformer, loras)
-    return find_family(entry.family).pipeline(
-        **parts,
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=entry.defaults.shift),
-        defaults=entry.defaults.to_dict(),
-    )
+    if second is not None:
+        parts["transformer_2"] = load_base(second, entry.family, (), dtype)
+    family = find_family(entry.family)
+    kind = imported(family.scheduler)
+    shift = {name: entry.defaults.shift for name in ("shift", "flow_shift") if name in signature(kind).parameters}
+    return family.pipeline(**parts, transformer=transformer, scheduler=kind(**shift), defaults=entry.defaults.to_dict())
+
+
+def _check_second(entry: ModelEntry, second: Path, loras: Sequence[Lora]) -> None:
+    """UserError where a model's second transformer is not beside the first, or a LoRA would miss it."""
+    if loras:
+        raise UserError(f"{entry.name} has two transformers, and a LoRA would reach one of them: leave `lora` out.")
+    if not (second / "config.json").is_file():
+        raise UserError(f"{entry.name} has two transformers, and there is no {second}: name the folder of both.")
+    TensorFiles(second)
 
 
 def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:
@@ -164,10 +175,11 @@ def text_dtype(family: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def _released_file(edit: Weights, weights: str | Path | None) -> Path:
-    name = edit.files[0]
+    """The released file, or the folder of shards that a transformer was released as."""
     if weights is not None and Path(weights).expanduser().is_file():
         return Path(weights).expanduser()
-    return runtime.locate(edit.repo, edit.files, folder=weights, size=edit.size, option="weights") / name
+    found = runtime.locate(edit.repo, edit.files, folder=weights, size=edit.size, option="weights") / edit.files[0]
+    return found.parent if found.name == "config.json" else found
 
 
 def _empty(folder: Path, family: str) -> Any:

@@ -172,11 +172,20 @@ class BerniniPipeline(WanEditPipeline):
         before = self.defaults.prompt_prefix if prefix is None else prefix
         return text_condition(self.embed_texts([before + clean_text(p) for p in given] if before else given))
 
-    def guidance(self, scale: float | None, source: float | None = None, text: float | None = None) -> AnyGuidance:
-        """A video alone is guided by projection; with a scale for the source by the chain that has one."""
+    def default_task(self, frames: int, references: int) -> str | None:
+        return "rv2v" if references else "i2i" if frames == 1 else None
+
+    def with_references(self, source: Tensor, pictures: Sequence[Tensor]) -> CleanStreams:
+        return CleanStreams((source,), tuple(self.encode_reference(one[None, :, None]) for one in pictures))
+
+    def guidance(
+        self, scale: float | None, source: float | None = None, text: float | None = None, task: str | None = None
+    ) -> AnyGuidance:
+        """That of the task; with a scale for the source by a chain that has one."""
+        mode, scale = task_mode(task), scale if text is None else text
         if source is None:
-            return self.chain("v2v_apg", scale)
-        return self.chain("v2v_chain", scale if text is None else text, source)
+            return self.chain(mode, scale)
+        return self.chain(mode if "V" in GUIDANCE_MODES[mode][1] else "v2v_chain", scale, source)
 
     def chain(
         self,

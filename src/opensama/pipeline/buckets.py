@@ -65,6 +65,13 @@ class Placement:
         inner_w, inner_h = (w, max(1, round(h / ratio))) if ratio > 1 else (max(1, round(w * ratio)), h)
         return cls(w, h, (w - inner_w) // 2, (h - inner_h) // 2, inner_w, inner_h)
 
+    @classmethod
+    def of_reference(cls, width: int, height: int, area: int = 848 * 480, multiple: int = 16) -> Placement:
+        """A picture beside the video, in its own shape: its longer side at most that of a 53:30 frame of `area`."""
+        scale = min(math.sqrt(area * 53 / 30) / max(width, height), 1.0)
+        w, h = (max(1, round(round(side * scale) / multiple)) * multiple for side in (width, height))
+        return cls(w, h, 0, 0, w, h)
+
     def enter(self, frame: np.ndarray) -> Tensor:
         """A frame (h w 3, uint8 or uint16) as pixels in [-1, 1] at bucket size: [3 h w] float32."""
         pixels = unit(frame).permute(2, 0, 1)[None]

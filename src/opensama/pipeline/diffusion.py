@@ -130,7 +130,18 @@ class EditPipeline(CheckedPipeline):
             plan, torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), generator
         )
 
-    def guidance(self, scale: float | None, source: float | None = None, text: float | None = None) -> AnyGuidance:
+    def default_task(self, frames: int, references: int) -> str | None:
+        """The task of an edit of so many frames with so many pictures beside; None: that of the model's own prompts."""
+        return None
+
+    def with_references(self, source: Tensor, pictures: Sequence[Tensor]) -> Any:
+        """A source and pictures [c h w] in [-1, 1] as `denoise` takes them."""
+        assert not pictures, "only a family that says so takes references"
+        return source
+
+    def guidance(
+        self, scale: float | None, source: float | None = None, text: float | None = None, task: str | None = None
+    ) -> AnyGuidance:
         """The guidance asked for, the model's own where nothing is said."""
         return Guidance(self.defaults.guidance if scale is None else scale, source, text)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from opensama import runtime
+from opensama.models.families import find_family
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry, find, unknown_words
 from opensama.models.vocabulary import check_words, politeness_note, without_politeness
@@ -31,7 +32,7 @@ from opensama.pipeline.diffusion import EditPipeline
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place_on_device, without_text_encoders
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
-from opensama.pipeline.request_checks import check_request, source_of
+from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Video
@@ -52,6 +53,8 @@ def edit(
     size: int | None = None,
     mask: str | Path | np.ndarray | None = None,
     box: tuple[int, int, int, int] | None = None,
+    references: Sequence[str | Path | np.ndarray] = (),
+    task: str | None = None,
     preserve: bool | None = None,
     background: str = "white",
     alpha: str = "flatten",
@@ -86,11 +89,14 @@ def edit(
         size=size,
         mask=mask,
         box=box,
+        references=references,
+        task=task,
         preserve=preserve,
         background=background,
         alpha=alpha,
         progress=progress,
     )
+    check_family(find(model), request)
     asked = check_request(request)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
     for note in filter(None, (*notes, politeness_note(model, left_out), *advice(find(model), asked))):
@@ -151,6 +157,7 @@ class Editor:
     @torch.no_grad()
     def edit(self, request: EditRequest) -> EditedVideo:
         """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it."""
+        check_family(self.entry, request)
         video = source_of(request)
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
@@ -181,7 +188,9 @@ class Editor:
         placement = Placement.of(video.width, video.height, area, multiple)
         plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap)
         steps = defaults.steps if request.steps is None else request.steps
-        guidance = pipe.guidance(request.guidance, request.source_guidance)
+        pictures = reference_pictures(request)
+        task = request.task or pipe.default_task(plan.frames, len(pictures))
+        guidance = pipe.guidance(request.guidance, request.source_guidance, task=task)
         preserve = defaults.preserve if request.preserve is None else request.preserve
         report = _Reporter(request.progress, plan.frames)
 
@@ -191,7 +200,8 @@ class Editor:
         )  # fmt: skip
         with room():
             back_on_device(pipe, self.offload)
-            text = pipe.encode_text(request.instruction)
+            prefix = find_family(self.entry.family).tasks.get(task) if task else None
+            text = pipe.encode_text(request.instruction, prefix=prefix)
             negative = pipe.encode_negative(request.negative_prompt, 1, guidance)
         small = (placement.enter(frame) for frame in video.frames(start, stop))
         with room(decoding=True):
@@ -201,10 +211,12 @@ class Editor:
                     for done, window in enumerate(plan.gather(small), 1)
                 ]
             )
+            placed = (Placement.of_reference(one.shape[1], one.shape[0], area, multiple).enter(one) for one in pictures)
+            shown = pipe.with_references(source, list(placed))
         noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
         shift = defaults.shift if request.shift is None else request.shift
         denoise = partial(
-            pipe.denoise, noise, semantic, source, text, negative,
+            pipe.denoise, noise, semantic, shown, text, negative,
             steps=steps, shift=shift, guidance=guidance, plan=plan, on_part=partial(report, "Editing", None),
         )  # fmt: skip
         with room():

@@ -6,10 +6,17 @@ Nothing here needs PyTorch, so that a mistake is answered before it is imported.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opensama.media.video_io import check_frames, read_video
+from opensama.models.families import find_family
+from opensama.models.registry import ModelEntry
 from opensama.pipeline.masks import limits_of
 from opensama.values import EditRequest, UserError, Video, background_color
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def check_request(request: EditRequest) -> EditRequest:
@@ -35,7 +42,30 @@ def check_request(request: EditRequest) -> EditRequest:
         said.append(
             f"The {'box' if request.mask is None else 'mask'} covers {format_share(limits.covered())} of the frame."
         )
-    return replace(request, video=replace(video, notes=tuple(said)))
+    return replace(request, video=replace(video, notes=tuple(said)), references=reference_pictures(request))
+
+
+def check_family(entry: ModelEntry, request: EditRequest) -> None:
+    """UserError for what is asked of a model whose family knows no such thing."""
+    family = find_family(entry.family)
+    if request.references and not family.takes_references:
+        raise UserError(f"{entry.name} takes no pictures beside the video: leave `references` out.")
+    if request.task is not None and request.task not in family.tasks:
+        wanted = f"choose {', '.join(family.tasks)}" if family.tasks else "leave `task` out"
+        raise UserError(f"{entry.name} knows no task {request.task!r}: {wanted}.")
+
+
+def reference_pictures(request: EditRequest) -> list[np.ndarray]:
+    """The pictures of a request [h w 3], read from their files. UserError for what is no single picture."""
+    read = []
+    for picture in request.references:
+        if isinstance(picture, str | Path):
+            video = read_video(picture, background=request.background)
+            if video.frame_count != 1:
+                raise UserError(f"{picture} has {video.frame_count} frames, and a reference is one picture.")
+            picture = next(video.frames(0, 1))
+        read.append(picture)
+    return read
 
 
 def format_share(share: float) -> str:

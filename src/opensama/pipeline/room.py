@@ -7,8 +7,11 @@ take; a GPU holds as much of them as `offload` leaves on it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 GB = 10**9
-STORED = 16  # bits of a number in the released files
+STORED = 16  # bits of a number that sizes are weighed in
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,19 @@ def _weighed(part: Weights | None, given: str | Path | None) -> Weights | None:
     path = Path(given).expanduser()
     files = [path] if path.is_file() else [file for pattern in part.files for file in path.glob(pattern)]
     held = sum(file.stat().st_size for file in files or path.glob("*.safetensors") if file.suffix == ".safetensors")
-    return replace(part, size=f"{held / GB:.3f} GB")
+    bits = _bits_of([*files, *path.glob("*.safetensors")]) or part.bits
+    return replace(part, size=f"{held / GB:.3f} GB", bits=bits)
+
+
+def _bits_of(files: Sequence[Path]) -> int | None:
+    """Bits of most of the numbers in the first safetensors file among these, None where none says so."""
+    for file in files:
+        if file.suffix == ".safetensors":
+            with suppress(OSError, ValueError), file.open("rb") as opened:
+                header = opened.read(min(int.from_bytes(opened.read(8), "little"), 10**8))
+                found = Counter(re.findall(rb'"dtype"\s*:\s*"[A-Z]+(\d+)', header)).most_common(1)
+                return int(found[0][0]) if found else None
+    return None
 
 
 def is_cached(part: Weights) -> bool:
@@ -160,7 +175,7 @@ def shortage(
     entry: ModelEntry, machine: Machine, missing: Sequence[Weights], *, bits: int = 16, offload: str = "none"
 ) -> str:
     """What is short for a model here, and what would fit; nothing where it fits."""
-    parts = [gigabytes(part.size) for part in (entry.base, entry.edit) if part is not None]
+    parts = [gigabytes(part.size) * STORED / part.bits for part in (entry.base, entry.edit) if part is not None]
     if not parts:
         return ""
     download, free = sum(gigabytes(part.size) for part in missing), machine.disk / GB

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,10 @@ class EditRequest:
     """Where the edit may change pixels (white), an image or a video, or an array `h w` or `t h w`."""
     box: tuple[int, int, int, int] | None = None
     """The same as a rectangle: x, y, width, height in pixels of the video."""
+    references: Sequence[Path | str | np.ndarray] = ()
+    """Pictures of what the instruction speaks of, as files or arrays `h w 3`, for models that take some."""
+    task: str | None = None
+    """What kind of edit it is, for models that were trained with different words before the prompts of each."""
     preserve: bool | None = None
     """Keep the source's own pixels where the edit left them alone."""
     background: str = "white"
@@ -70,6 +74,9 @@ class EditRequest:
             raise UserError(f"The negative prompt must be text, not {self.negative_prompt!r}.")
         if self.negative_prompt is not None and len(self.negative_prompt) > MAX_INSTRUCTION:
             raise UserError(f"The negative prompt is too long; say it in at most {MAX_INSTRUCTION:,} characters.")
+        if self.task is not None and not isinstance(self.task, str):
+            raise UserError(f"The task must be a name, not {self.task!r}.")
+        self._check_references()
         if self.frames is not None:
             start, stop = whole_numbers("frames", self.frames, "start, stop")
             if not 0 <= start < stop:
@@ -89,6 +96,19 @@ class EditRequest:
                 raise UserError(
                     f"The mask is {self.mask.dtype} {self.mask.shape}; give numbers or bools, (h, w) or (t, h, w)."
                 )
+
+    def _check_references(self) -> None:
+        if isinstance(self.references, str | Path) or not isinstance(self.references, Sequence):
+            raise UserError(f"References are several pictures; give a list of them, not {self.references!r}.")
+        for picture in self.references:
+            if isinstance(picture, str | Path):
+                continue
+            import numpy as np
+
+            if not isinstance(picture, np.ndarray):
+                raise UserError(f"A reference must be a file or a numpy array, not a {type(picture).__name__}.")
+            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.kind != "u" or not picture.size:
+                raise UserError(f"A reference is {picture.dtype} {picture.shape}; give unsigned integers (h, w, 3).")
 
     def frame_range(self, video: Video) -> tuple[int, int]:
         """The frames to edit, checked against the video."""

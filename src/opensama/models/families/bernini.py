@@ -12,7 +12,7 @@ from opensama.models.families.wan import WAN_BASES, WAN_PARTS, WanSizes, wan_con
 if TYPE_CHECKING:
     from torch import Tensor
 
-TASK_PROMPTS = {
+_EDIT_PROMPTS = {
     "v2v": "You are a helpful assistant specialized in video editing.",
     "mv2v": "You are a helpful assistant for editing. You might need to adjust the video's style, lighting, colors,"
     " textures, and the subject's pose or action.",
@@ -21,13 +21,17 @@ TASK_PROMPTS = {
     "vi2v": "You are a helpful assistant specialized in video editing on content propagation.",
     "ads2v": "You are a helpful assistant specialized in ads insertion.",
     "i2i": "You are a helpful assistant specialized in image editing.",
+}
+"""What goes before a prompt, by task, as the weights were trained: those that edit something."""
+
+TASK_PROMPTS = _EDIT_PROMPTS | {
     "r2v": "You are a helpful assistant specialized in subject-to-video generation.",
     "r2i": "You are a helpful assistant specialized in subject-to-image generation.",
     "t2v": "You are a helpful assistant specialized in text-to-video generation.",
     "t2i": "You are a helpful assistant specialized in text-to-image generation.",
     "i2v": "You are a helpful assistant specialized in image-to-video generation.",
 }
-"""What goes before a prompt, by task, as the weights were trained."""
+"""Those of all tasks, also of ones without a source."""
 
 _DEFAULTS = Defaults(
     steps=40, guidance=4.0, shift=5.0, area=848 * 480, multiple=16, window=81, overlap=4,
@@ -72,5 +76,8 @@ FAMILY = Family(
     bases=WAN_BASES,
     start="wan",
     defaults=_DEFAULTS,
+    scheduler="diffusers:UniPCMultistepScheduler",
+    tasks=_EDIT_PROMPTS,
+    takes_references=True,
     pads_text=True,
 )

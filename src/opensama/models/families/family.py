@@ -81,6 +81,12 @@ class Family:
     """Arguments of the transformer that cost no tensor."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
     defaults: Defaults = field(default_factory=Defaults)
+    scheduler: str = "diffusers:FlowMatchEulerDiscreteScheduler"
+    """The class that its released weights are sampled with."""
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    """What goes before a prompt, by the name of an edit's task, where the model was trained with such words."""
+    takes_references: bool = False
+    """Whether pictures may be given beside the video."""
     text_half: str = "bfloat16"
     """Number type of the text encoders where the rest computes in bfloat16."""
     pads_text: bool = False
