@@ -295,8 +295,6 @@ def test_a_run_that_goes_on_on_another_machine_says_so(tmp_path, caplog):
     assert line.startswith(f"pair: begun on NVIDIA H200 in bfloat16, goes on on {here}: its bits may differ")
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:The .grad attribute")  # the compiler's own
 class Buckets(TrainingStage):
     """One block, and a batch of another shape each step."""
 
@@ -325,8 +323,9 @@ def compiled_in_each_step(folder):
         ]
 
 
+@pytest.mark.slow
 def test_many_lengths_are_compiled_a_few_times_and_the_row_says_how_often(tmp_path):
-    """In a process of its own: the compiler looks at the whole stack of calls, and pytest's is deep."""
+    """In a process whose compiler has seen nothing else."""
     counts = answer_of(compiled_in_each_step, tmp_path)
     assert counts[0] > 0
     assert counts[-1] <= 3 * counts[0], counts  # as it came, with other lengths, and with another batch
