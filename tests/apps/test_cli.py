@@ -374,7 +374,7 @@ def test_progress_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         "Editing: 100/100 frames",
     ]
     assert progress.progress_line(Progress("Editing", 50, 100, 1.0, "%")) == "Editing: 50 %"
-    assert [progress.duration(s) for s in (0, 59.4, 61, 7500)] == ["0 s", "59 s", "1 min 1 s", "2 h 5 min"]
+    assert [progress.duration(s) for s in (0.32, 59.4, 61, 7500)] == ["0.3 s", "59 s", "1 min 1 s", "2 h 5 min"]
 
 
 COURSES = {  # seconds that each of the things done took, and how many frames each of them is

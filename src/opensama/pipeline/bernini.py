@@ -216,7 +216,7 @@ class BerniniPipeline(WanEditPipeline):
     def experts(self) -> list[ModelMixin]:
         return [self.transformer] if self.transformer_2 is None else [self.transformer, self.transformer_2]
 
-    def expert(self, t: float, guidance: AnyGuidance) -> tuple[ModelMixin, AnyGuidance]:
+    def expert(self, t: Tensor, guidance: AnyGuidance) -> tuple[ModelMixin, AnyGuidance]:
         if self.transformer_2 is None or t >= BOUNDARY:
             return self.transformer, guidance
         return self.transformer_2, guidance.scaled(LOW_NOISE_SCALE)

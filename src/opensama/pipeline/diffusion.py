@@ -252,7 +252,7 @@ class EditPipeline(CheckedPipeline):
         guidance keeps from step to step, by a part's first window. `on_part` is told the share of the windows that are
         done.
         """
-        model, guidance = self.expert(float(t), guidance)
+        model, guidance = self.expert(t, guidance)
         dtype, device, b = model.dtype, latents.device, len(latents)
 
         def ask(part: slice, given: ForwardPass) -> list[Tensor]:
@@ -290,7 +290,7 @@ class EditPipeline(CheckedPipeline):
         """The transformers, each for some of the timesteps."""
         return [self.transformer]
 
-    def expert(self, t: float, guidance: AnyGuidance) -> tuple[ModelMixin, AnyGuidance]:
+    def expert(self, t: Tensor, guidance: AnyGuidance) -> tuple[ModelMixin, AnyGuidance]:
         """The transformer for a timestep, and the guidance that goes with it."""
         return self.transformer, guidance
 
