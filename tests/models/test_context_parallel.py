@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from opensama.models.bernini import BerniniTransformer3DModel
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.parallel import share_lengths
 from opensama.models.sama import SamaTransformer3DModel
@@ -57,6 +59,24 @@ def gradients(model: SamaTransformer3DModel, case: tuple[int, bool, bool]) -> di
     return {name: p.grad for name, p in model.named_parameters()}
 
 
+def make_bernini() -> BerniniTransformer3DModel:
+    torch.manual_seed(0)
+    known = inspect.signature(BerniniTransformer3DModel.__init__).parameters
+    return BerniniTransformer3DModel(**{name: size for name, size in SMALLEST.items() if name in known})
+
+
+def bernini_answer(model: BerniniTransformer3DModel) -> Tensor:
+    """A target of 3 x 2 x 4 tokens after a video of 2 x 2 x 4 and a picture of 1 x 1 x 3: 43."""
+    target, timestep, text, clip, _ = inputs(0, True, False)
+    picture = torch.randn(1, 4, 1, 2, 6, generator=torch.Generator().manual_seed(2))
+    return model(target, timestep, text, [clip, picture]).sample
+
+
+def bernini_gradients(model: BerniniTransformer3DModel) -> dict[str, Tensor]:
+    bernini_answer(model).square().mean().backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
 def begin(rank: int, world: int, rendezvous: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(rendezvous, world)
@@ -76,8 +96,11 @@ def one_of_two(rank: int, rendezvous: str, out: str) -> None:
     any_length, even = make_model(), make_model()
     any_length.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
     even.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    bernini = make_bernini()
+    bernini.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
     got = [answer(any_length, case) for case in UNEVEN] + [answer(even, case) for case in EVEN]
-    finish(out, rank, got, [gradients(even, EVEN[0]), gradients(any_length, UNEVEN[1])])
+    got.append([bernini_answer(bernini).detach()])
+    finish(out, rank, got, [gradients(even, EVEN[0]), gradients(any_length, UNEVEN[1]), bernini_gradients(bernini)])
 
 
 def run(worker: Callable[..., None], world: int, folder: Path) -> list[dict[str, Any]]:
@@ -91,10 +114,10 @@ needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 @needs_gloo
 def test_two_ranks_equal_one(tmp_path: Path):
     ranks = run(one_of_two, 2, tmp_path)
-    model = make_model()
+    model, bernini = make_model(), make_bernini()
     answers, grads = (
-        [answer(model, case) for case in UNEVEN + EVEN],
-        [gradients(model, EVEN[0]), gradients(model, UNEVEN[1])],
+        [*(answer(model, case) for case in UNEVEN + EVEN), [bernini_answer(bernini).detach()]],
+        [gradients(model, EVEN[0]), gradients(model, UNEVEN[1]), bernini_gradients(bernini)],
     )
     for together in ranks:
         torch.testing.assert_close(together["answers"], answers, rtol=1e-5, atol=1e-5)

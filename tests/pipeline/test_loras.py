@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,22 +13,33 @@ import opensama
 from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
 from opensama.models.lora import save_diffusers
+from opensama.pipeline.bernini import BerniniPipeline
 from opensama.pipeline.memory import place_on_device
 from opensama.values import EditRequest, UserError, Video
 from tests.models.test_lora_files import close, merged_state, trained
 from tests.pipeline.test_memory import clone
 
 
-def test_an_edit_with_a_lora_and_its_merged_folder(folder, picture, tmp_path):
+@pytest.fixture(params=["sama", "bernini"])
+def of_family(request, folder, bernini, tmp_path) -> Path:
+    """A folder of a pipeline with one transformer."""
+    if request.param == "sama":
+        return folder
+    alone = BerniniPipeline(**bernini.components | {"transformer_2": None}, defaults=bernini.defaults.to_dict())
+    alone.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_an_edit_with_a_lora_and_its_merged_folder(of_family, picture, tmp_path):
     """Merging an export is loading the model with it and saving the pipeline."""
     video = Video.from_frames(picture(1, 32, 32), 25)
-    model = trained(opensama.load(folder, device="cpu").pipeline.transformer, also_new=False)
+    model = trained(opensama.load(of_family, device="cpu").pipeline.transformer, also_new=False)
     save_diffusers(model, tmp_path / "lora")
-    plain = opensama.edit(video, "Make it blue.", folder, device="cpu", preserve=False).array()
-    editor = opensama.load(folder, device="cpu", lora=[tmp_path / "lora"])
+    plain = opensama.edit(video, "Make it blue.", of_family, device="cpu", preserve=False).array()
+    editor = opensama.load(of_family, device="cpu", lora=[tmp_path / "lora"])
     close(editor.pipeline.transformer, merged_state(model))
     edited = editor.edit(EditRequest(video, "Make it blue.", preserve=False)).array()
-    none = opensama.load(folder, device="cpu", lora=[f"{tmp_path / 'lora'}:0"])
+    none = opensama.load(of_family, device="cpu", lora=[f"{tmp_path / 'lora'}:0"])
     assert np.array_equal(none.edit(EditRequest(video, "Make it blue.", preserve=False)).array(), plain)
     assert not np.array_equal(edited, plain)
     editor.pipeline.save_pretrained(tmp_path / "merged")
