@@ -102,7 +102,8 @@ def folder(pipe, tmp_path_factory) -> Path:
 def bernini() -> BerniniPipeline:
     """With two transformers."""
     torch.manual_seed(0)
-    small = {"steps": 4, "area": 32 * 32, "window": 17, "overlap": 2, "max_text_tokens": 40}
+    small = {"steps": 4, "area": 32 * 32, "window": 17, "overlap": 2, "shortest": 13, "least_size": None,
+             "max_text_tokens": 40}  # fmt: skip
     pipe = BerniniPipeline(
         tokenizer=tiny_tokenizer(), text_encoder=tiny_text_encoder(), vae=tiny_vae(),
         transformer=BerniniTransformer3DModel(**TINY_WAN).eval(), scheduler=UniPCMultistepScheduler(),

@@ -17,7 +17,7 @@ from torch import Tensor
 import opensama
 from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
-from opensama.models.registry import find
+from opensama.models.registry import Defaults, find
 from opensama.pipeline.bernini import GUIDANCE_MODES, BerniniPipeline, task_prompt
 from opensama.pipeline.editor import Editor
 from opensama.pipeline.guidance import Projection
@@ -153,7 +153,7 @@ def test_what_a_call_is_given_counts(bernini, clip):
         bernini(clip, ASK, guidance_mode="v2v", **ask),
         bernini(clip, ASK, guidance_scale=2.0, **ask),
         bernini(clip, ASK, projection=Projection(thresholds=(0.1,)), **ask),
-        bernini(latents=torch.randn(1, 4, 2, 4, 4), prompt=ASK, references=[picture], task="r2v", **ask),
+        bernini(latents=torch.randn(1, 4, 4, 4, 4), prompt=ASK, references=[picture], task="r2v", **ask),
     ]
     found = [plain, *(other.frames for other in others)]
     assert {x.shape for x in found} == {plain.shape}
@@ -224,7 +224,7 @@ def test_references_and_task_through_the_editor(bernini, asked, picture, tmp_pat
     """Released chain of four passes; every picture in its own shape, never enlarged; windows share them."""
     Image.fromarray(picture(1, 20, 64)[0]).save(tmp_path / "wide.png")
     wide, small = tmp_path / "wide.png", picture(1, 16, 16)[0]
-    editor = Editor(bernini, replace(find("bernini-1.3b"), name="tiny"))
+    editor = Editor(bernini, find("bernini-1.3b"))
     video = Video.from_frames(picture(21, 32, 32), 25)
     edited = editor.edit(EditRequest(video, ASK, references=[wide, small], steps=1))
     assert edited.array().shape == (21, 32, 32, 3)
@@ -238,6 +238,15 @@ def test_references_and_task_through_the_editor(bernini, asked, picture, tmp_pat
     assert asked["texts"][0].startswith("You are a helpful assistant specialized in image editing.")
     editor.edit(EditRequest(still, ASK, task="mv2v", steps=1))
     assert "lighting, colors, textures, and the subject's pose or action.Make" in asked["texts"][2]
+
+
+def test_what_is_known_to_fail_is_refused_or_filled_up(bernini, asked, picture):
+    editor, clip = Editor(bernini, find("bernini-1.3b")), Video.from_frames(picture(2, 32, 32), 25)
+    with pytest.raises(UserError, match=r"bernini-1\.3b is known to fail below `size=360`: ask for that or more"):
+        editor.edit(EditRequest(clip, ASK, size=256))
+    assert editor.edit(EditRequest(clip, ASK, steps=1)).array().shape == (2, 32, 32, 3)
+    assert asked["streams"][0] == [(4, 4, 4)]  # 13 frames, the last one again and again
+    assert find("bernini-14b").defaults.shortest == 37
 
 
 def test_other_families_take_no_references_and_no_task(folder, picture, tmp_path, capsys):
@@ -302,6 +311,6 @@ def test_the_released_layout_makes_an_editor(released, bernini, picture):
             opensama.load(name, device="cpu", base=folder, weights=folder, lora=[folder])
     else:
         video = Video.from_frames(picture(2, 32, 48), 25)
-        editor = Editor(pipe, find(name))
+        editor = Editor(pipe, replace(find(name), defaults=Defaults()))
         edited = editor.edit(EditRequest(video, ASK, references=[picture(1, 16, 16)[0]], steps=1, size=64))
         assert edited.array().shape == video.array().shape

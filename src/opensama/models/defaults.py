@@ -18,6 +18,8 @@ class Defaults:
     area: int = 832 * 480  # pixels of one frame at model size
     multiple: int = 32  # width and height at model size are multiples of this
     window: int = 81  # frames that one forward pass sees, 4k+1
+    shortest: int | None = None  # frames to which a shorter clip is filled up by its last one; a picture is not
+    least_size: int | None = None  # of `EditRequest.size`, where the model is known to fail below
     overlap: int = 4  # latent frames that neighbouring windows share on long clips
     prompt_prefix: str = "[Video edit] "
     negative_prompt: str = "[Video edit]"

@@ -123,7 +123,7 @@ class EditPipeline(CheckedPipeline):
             raise ValueError("pass either video or source_latents")
         pixels, defaults = as_pixels(video), self.defaults
         self.check_size(*pixels.shape[-2:])
-        plan = WindowPlan.of(pixels.shape[2], defaults.window, defaults.overlap)
+        plan = WindowPlan.of(pixels.shape[2], defaults.window, defaults.overlap, defaults.shortest)
         if len(plan) > 1 and len(pixels) > 1:
             raise ValueError(f"several videos at once must fit the window of {defaults.window} frames")
         return PreparedSource(

@@ -186,7 +186,7 @@ class Editor:
         area = request.size**2 if request.size else defaults.area
         multiple = max(defaults.multiple, pipe.multiple)
         placement = Placement.of(video.width, video.height, area, multiple)
-        plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap)
+        plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap, defaults.shortest)
         steps = defaults.steps if request.steps is None else request.steps
         pictures = reference_pictures(request)
         task = request.task or pipe.default_task(plan.frames, len(pictures))

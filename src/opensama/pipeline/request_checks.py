@@ -46,8 +46,10 @@ def check_request(request: EditRequest) -> EditRequest:
 
 
 def check_family(entry: ModelEntry, request: EditRequest) -> None:
-    """UserError for what is asked of a model whose family knows no such thing."""
-    family = find_family(entry.family)
+    """UserError for what is asked of a model whose family knows no such thing, or that is known to fail at it."""
+    family, least = find_family(entry.family), entry.defaults.least_size
+    if request.size is not None and least is not None and request.size < least:
+        raise UserError(f"{entry.name} is known to fail below `size={least}`: ask for that or more, or leave it out.")
     if request.references and not family.takes_references:
         raise UserError(f"{entry.name} takes no pictures beside the video: leave `references` out.")
     if request.task is not None and request.task not in family.tasks:

@@ -37,13 +37,17 @@ class WindowPlan:
     starts: tuple[int, ...]  # in latents, ascending, from 0
 
     @classmethod
-    def of(cls, frames: int, window: int = 81, overlap: int = 4) -> WindowPlan:
-        """Windows of `window` frames (4k+1) whose neighbours share `overlap` latents or more."""
+    def of(cls, frames: int, window: int = 81, overlap: int = 4, shortest: int | None = None) -> WindowPlan:
+        """Windows of `window` frames (4k+1) whose neighbours share `overlap` latents or more.
+
+        A clip that is shorter than `shortest` is filled up to it as far as a window goes, unless it is one picture.
+        """
         if frames < 1 or window % 4 != 1:
             raise ValueError(f"cannot put windows of {window} frames over {frames}")
         total, length = latent_count(frames), latent_count(window)
         if total <= length:
-            return cls(frames, total, (0,))
+            filled = latent_count(shortest) if shortest is not None and frames > 1 else 1
+            return cls(frames, max(total, min(filled, length)), (0,))
         stride = length - 1 - overlap
         if overlap < 0 or stride < 1:
             raise ValueError(f"windows of {length} latents cannot share {overlap}")
