@@ -13,6 +13,7 @@ from torch import Tensor
 
 from opensama.models.bernini import BerniniTransformer3DModel, source_ids
 from opensama.models.convert import convert_released, convert_to_released, load_released
+from opensama.models.families import find_family
 from opensama.models.rotary import grid_rotary, joined_rotary
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bernini"
@@ -86,3 +87,14 @@ def test_source_ids_are_spread_where_more_were_never_trained():
     assert source_ids(0) == []
     assert source_ids(5) == [1, 2, 3, 4, 5]
     assert source_ids(7) == pytest.approx(NUMBERS["many_ids"].tolist())
+
+
+def test_a_training_batch_is_a_call():
+    """The family's condition: the source clean before the noisy target, or no source at all; everything learns."""
+    model, family = golden_expert(), find_family("bernini")
+    batch = {"noisy": NUMBERS["noise"], "sigma": NUMBERS["timestep"] / 1000, "text": NUMBERS["context"]}
+    for name, more in (("fwd_text_velocity", {}), ("fwd_v_velocity", {"source": NUMBERS["source"]})):
+        sample = model(**family.condition(batch | more)).sample
+        assert relative(sample.detach(), name) <= TOLERANCE
+    sample.square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
