@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import DiffusionPipeline, MagCacheConfig, UniPCMultistepScheduler, WanTransformer3DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -196,6 +196,15 @@ def test_a_second_transformer_that_is_damaged_or_would_miss_a_lora_is_said(berni
         opensama.load(folder, device="cpu")
     with pytest.raises(UserError, match="leave `lora` out"):
         opensama.load(bernini_folder, device="cpu", lora=[file])
+
+
+def test_a_cache_that_counts_steps_is_refused_where_two_transformers_share_them(bernini, clip):
+    bernini.transformer_2.enable_cache(MagCacheConfig(num_inference_steps=4, mag_ratios=[1.0] * 4))
+    try:
+        with pytest.raises(UserError, match="two transformers take turns: use FirstBlockCache or SeaCache"):
+            bernini(clip, ASK)
+    finally:
+        bernini.transformer_2.disable_cache()
 
 
 # References and tasks, and the released layout

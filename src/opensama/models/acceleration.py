@@ -12,7 +12,7 @@ PyramidAttentionBroadcast, FasterCache, TextKVCache
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,11 +127,18 @@ def target_latents(model: nn.Module, args: tuple[Tensor, ...], given: dict[str, 
     return list(latents.unbind(0))
 
 
-def check_steps(model: nn.Module, steps: int) -> None:
-    """UserError where a step cache counts other steps than there will be."""
-    told = getattr(getattr(model, "_cache_config", None), "num_inference_steps", steps)  # a MagCache has been
-    if told != steps:
-        raise UserError(f"The MagCache counts {told} steps and the edit has {steps}: set num_inference_steps={steps}.")
+def check_steps(models: Sequence[nn.Module], steps: int) -> None:
+    """UserError where a step cache counts other steps than there will be, also because models take turns."""
+    told = {getattr(getattr(model, "_cache_config", None), "num_inference_steps", None) for model in models} - {None}
+    if told and len(models) > 1:  # a MagCache has been told
+        raise UserError(
+            "A MagCache counts all steps, and two transformers take turns: use FirstBlockCache or SeaCache."
+        )
+    if told - {steps}:
+        (counted,) = told
+        raise UserError(
+            f"The MagCache counts {counted} steps and the edit has {steps}: set num_inference_steps={steps}."
+        )
 
 
 def has_adapters(modules: Iterable[nn.Module]) -> bool:

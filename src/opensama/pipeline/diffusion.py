@@ -202,8 +202,7 @@ class EditPipeline(CheckedPipeline):
         Twins (see `windows`) take the mean of their velocities at every step. `on_part` is told the share of all work
         that is done, after each forward pass of a part of the batch.
         """
-        for model in self.experts:
-            check_steps(model, steps)
+        check_steps(self.experts, steps)
         device = self._execution_device
         scheduler, semantic_scheduler = (self.make_scheduler(steps, shift, sampler, device) for _ in range(2))
         latents = latents.to(device, torch.float32)
