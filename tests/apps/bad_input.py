@@ -26,7 +26,7 @@ from opensama.apps.cli import main as opensama
 from opensama.media.video_io import write_video
 from opensama.training.config import SamaConfig
 from opensama.values import Video
-from tests.apps import bad_curation
+from tests.apps import bad_batch, bad_curation
 from tests.curation.server import ChatServer
 from tests.data import making
 from tests.evaluation.benchmarks import make_vie
@@ -217,6 +217,7 @@ ROWS = [
     Row("a LoRA whose scale is no number", lambda at: at.edit("clip.mp4", "--lora", f"{at.files / 'clip.mp4'}:much")),
     Row("an option that does not exist", lambda at: at.edit("clip.mp4", "--stepz", "3")),
     Row("a word where a number belongs", lambda at: at.edit("clip.mp4", "--seed", "lucky")),
+    *(Row(*row) for row in bad_batch.ROWS),
     # evaluation
     Row("an unknown benchmark", lambda at: ["evaluate", "davis", "--data", f"{at.files}/bench"]),
     Row("a benchmark that is not there", lambda at: at.evaluate(data="nowhere")),

@@ -65,9 +65,9 @@ def test_every_row(at: Place, loads: list[str]) -> None:
         loads.clear()
         outcome = bad_input.run(row, arguments)
         outcomes.append(outcome)
-        if row.code and arguments[0] in ("edit", "evaluate") and loads:
+        if row.code and arguments[0] in ("edit", "evaluate", "batch") and loads and not row.leaves:
             faults.append(f"{row.what}: loads {loads}")
-        if row.code == 0 and arguments[0] == "edit" and not loads:
+        if row.code == 0 and arguments[0] in ("edit", "batch") and not loads:
             faults.append(f"{row.what}: is edited, and no load was counted")
         faults += [
             f"{row.what}: {fault}: {outcome}" for fault in find_faults(row, outcome, listing(at.files, row) == before)

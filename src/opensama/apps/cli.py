@@ -43,6 +43,7 @@ app = App(
 )
 
 app.command("opensama.apps.edit:edit_command", name="edit", help="Edit a video by an instruction.", sort_key=0)
+app.command("opensama.apps.batch:batch_command", name="batch", help="Make a table of edits.", sort_key=1)
 app.command("opensama.apps.demo:demo", name="demo", help="Edit a drawn clip on this machine and show it.", sort_key=1)
 app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)
 app.command("opensama.apps.evaluate:app", name="evaluate", help="Measure how well a model edits.", sort_key=3)
@@ -108,7 +109,8 @@ def ended(stopped: str, left: int) -> int:
     """The exit code of a run that can go on; where it stopped early, it says why, and what then."""
     if not stopped:
         return 0
-    return complain(f"stopped: {stopped.rstrip('.')}; {left:,} are left, and the same command goes on with them.")
+    many, them = ("1 is", "it") if left == 1 else (f"{left:,} are", "them")
+    return complain(f"stopped: {stopped.rstrip('.')}; {many} left, and the same command goes on with {them}.")
 
 
 def _missing(error: CycloptsError) -> str:

@@ -53,12 +53,11 @@ def check_job(
     """All that can be known about one edit before the model is, and without PyTorch. UserError for what is wrong."""
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
-    from opensama.media.video_io.pictures import is_picture
     from opensama.media.video_io.writing import check_writable, rehearse
     from opensama.pipeline.request_checks import check_request
 
-    compared = out.with_name(f"{out.stem}-compare{out.suffix if is_picture(out) else '.mp4'}") if compare else None
-    _check_alpha(request, out)
+    compared = compared_path(out) if compare else None
+    check_alpha(request, out)
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"{out} is the source itself; choose another name with --out.")
     for place in filter(None, (out, compared)):
@@ -76,7 +75,15 @@ def check_job(
     return Job(asked, asked.video, out, compared)
 
 
-def _check_alpha(request: EditRequest, out: Path) -> None:
+def compared_path(out: Path) -> Path:
+    """Where a result and its source lie side by side."""
+    from opensama.media.video_io.pictures import is_picture
+
+    return out.with_name(f"{out.stem}-compare{out.suffix if is_picture(out) else '.mp4'}")
+
+
+def check_alpha(request: EditRequest, out: Path) -> None:
+    """UserError where the request keeps transparency and the output's kind of file cannot hold it."""
     from opensama.media.video_io.containers import format_of
     from opensama.media.video_io.pictures import is_picture
 

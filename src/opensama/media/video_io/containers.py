@@ -123,18 +123,7 @@ class Encoding:
     ) -> Encoding:
         """The best that the format's players show, or what the named codec makes. Raises UserError for a wrong quality,
         for a codec that does not go into such a file or is not here, and for alpha that does not fit."""
-        if not 0 <= quality <= 100:
-            raise UserError(f"The quality must be from 0 to 100, not {quality:g}.")
-        if alpha and not kind.holds_alpha:
-            raise UserError(f"{kind.name} files hold no transparency; choose a name that ends in .mov or .webm.")
-        name, _, hardware = (codec or kind.codecs[0]).partition("_")
-        if name not in kind.codecs or (hardware and not has_encoder(f"{name}_{hardware}")):
-            raise UserError(
-                f"{kind.name} files cannot be made with the codec {codec!r} here; choose {_listed(possible(kind))}, or "
-                "another ending of the name."
-            )
-        if alpha and (hardware or name not in ("vp9", "prores", "prores-4444")):
-            raise UserError(f"The codec {codec} holds no transparency here; leave `codec` or `alpha=keep` out.")
+        name, hardware = check_coding(kind, quality, alpha, codec)
         if hardware:
             return _by_hardware(video, quality, even, name, hardware)
         if name.startswith("prores"):
@@ -144,6 +133,23 @@ class Encoding:
         if name == "av1":
             return _av1(video, quality)
         return _h264_or_hevc(video, quality, even, codec)
+
+
+def check_coding(kind: FileFormat, quality: float, alpha: bool, codec: str | None) -> tuple[str, str]:
+    """The codec, and whose hardware encodes it, if any's. UserError for what `Encoding.of` refuses of any video."""
+    if not 0 <= quality <= 100:
+        raise UserError(f"The quality must be from 0 to 100, not {quality:g}.")
+    if alpha and not kind.holds_alpha:
+        raise UserError(f"{kind.name} files hold no transparency; choose a name that ends in .mov or .webm.")
+    name, _, hardware = (codec or kind.codecs[0]).partition("_")
+    if name not in kind.codecs or (hardware and not has_encoder(f"{name}_{hardware}")):
+        raise UserError(
+            f"{kind.name} files cannot be made with the codec {codec!r} here; choose {_listed(possible(kind))}, or "
+            "another ending of the name."
+        )
+    if alpha and (hardware or name not in ("vp9", "prores", "prores-4444")):
+        raise UserError(f"The codec {codec} holds no transparency here; leave `codec` or `alpha=keep` out.")
+    return name, hardware
 
 
 def possible(kind: FileFormat) -> list[str]:

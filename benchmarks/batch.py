@@ -1,0 +1,83 @@
+"""Edits an hour of a table of short clips: `opensama batch` once, against a loop of `opensama edit` in a shell.
+
+    python benchmarks/batch.py [--clips 6] [--frames 17] [--model tiny] [--rounds 1]
+
+Both run in processes of their own, start, imports and loading counted, one after the other in each round. The ratio is
+that of the rounds' medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from opensama import Video, world
+from opensama.media.video_io import write_video
+from opensama.world.scenes import FPS
+
+OPENSAMA = [sys.executable, "-m", "opensama.apps.cli"]
+
+
+def seconds(*commands: list[str]) -> float:
+    """Of all commands, one after the other."""
+    began = time.perf_counter()
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
+
+
+def draw(folder: Path, clips: int, frames: int) -> Path:
+    """Drawn clips with their instructions, as a table."""
+    table = folder / "jobs.csv"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["video", "instruction"])
+        for index in range(clips):
+            sample = world.sample_edit(index, "test", "recolor", frames=frames, size=128)
+            write_video(Video.from_frames(sample.source, FPS), folder / f"{index}.mp4")
+            rows.writerow([f"{index}.mp4", sample.instruction])
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=6)
+    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table = draw(folder, options.clips, options.frames)
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        model = ["--model", options.model]
+        taken: dict[str, list[float]] = {"a loop of `opensama edit`": [], "`opensama batch`": []}
+        for number in range(options.rounds):
+            loop, batch = (folder / f"{kind}-{number}" for kind in ("loop", "batch"))
+            loop.mkdir()
+            edits = [
+                [*OPENSAMA, "edit", str(folder / row["video"]), row["instruction"], "--out", f"{loop}/", *model]
+                for row in rows
+            ]
+            taken["a loop of `opensama edit`"].append(seconds(*edits))
+            taken["`opensama batch`"].append(seconds([*OPENSAMA, "batch", str(table), "--out", str(batch), *model]))
+            made = {path.name: path.read_bytes() for path in loop.iterdir()}
+            assert len(made) == options.clips
+            assert all((batch / name).read_bytes() == data for name, data in made.items()), "the two made other files"
+    print(f"{options.clips} clips of {options.frames} frames of 128x128, {options.model}, the same files from both\n")
+    print("| what | seconds | edits an hour | ratio |\n|---|---:|---:|---:|")
+    peer = statistics.median(taken["a loop of `opensama edit`"])
+    for what, times in taken.items():
+        middle = statistics.median(times)
+        print(f"| {what} | {middle:.1f} | {3600 * options.clips / middle:,.0f} | {peer / middle:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
