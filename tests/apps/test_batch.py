@@ -230,6 +230,17 @@ def test_a_source_that_changes_meanwhile_fails_its_edits(batch, films):
     assert ends(out)[3:] == [("a.mp4", "done"), ("b.mp4", "done")]
 
 
+@pytest.mark.parametrize("name", ["results.jsonl", "report.json"])
+def test_no_report_goes_over_a_file_of_somebody_else(batch, films, loads, capsys, name):
+    """Such as the table itself."""
+    (films / "out").mkdir()
+    (films / "out" / name).write_text("mine")
+    assert batch([{"video": "clip.mp4", "instruction": RED}]) == 2
+    assert f"{name} exists, and no run of this batch made it" in capsys.readouterr().err
+    assert [path.read_text() for path in (films / "out").iterdir()] == ["mine"]
+    assert not loads
+
+
 def test_all_kinds_of_tables_say_the_same(films):
     """A row's own value stands above the one for all rows; a path begins at the table's folder, not at this one."""
     rows = [

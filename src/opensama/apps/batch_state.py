@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from opensama.data.manifest import Record
 
 STATE_FOLDER = "state"
+REPORTS = ("results.jsonl", "failed.jsonl", "manifest.parquet", "report.json")
+"""What a run writes beside the results."""
 _PART = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.part")
 
 
@@ -95,10 +97,16 @@ def stamps(sources: Sequence[Path]) -> list[list[int]]:
 
 
 def check_table(table: Path, out: Path) -> None:
-    """UserError where the folder has the results of another table. One that was moved is no other."""
+    """UserError where the folder has the results of another table, or files of somebody else's under the names of a
+    batch's own. A table that was moved is no other."""
     try:
         other = Path(json.loads((out / STATE_FOLDER / "table.json").read_text("utf-8"))["table"])
     except (OSError, ValueError, KeyError, TypeError):
+        for name in REPORTS:
+            if (out / name).exists():
+                raise UserError(
+                    f"{out / name} exists, and no run of this batch made it; choose another folder with --out."
+                ) from None
         return
     if other.exists() and not other.samefile(table):
         raise UserError(f"{out} has the results of another table, {other}; choose another folder with --out.")
@@ -123,12 +131,12 @@ def check_own(items: Sequence[BatchItem], known: Mapping[str, object]) -> None:
 
 def sweep(items: Sequence[BatchItem], out: Path) -> None:
     """Removes what a killed run left half-written."""
-    stems = {place.stem[:60] for item in items for place in item.places} | {"results", "failed", "report", "manifest"}
-    for path in out.glob(".*.part"):
+    stems = {place.stem[:60] for item in items for place in item.places} | {Path(name).stem for name in REPORTS}
+    for path in (*out.glob(".*.part"), *(out / STATE_FOLDER).glob(".table.*.part")):
         found = _PART.fullmatch(path.name)
         if path.is_dir() and path.name.startswith(".rehearsal."):
             shutil.rmtree(path, ignore_errors=True)
-        elif found is not None and found["stem"] in stems:
+        elif found is not None and found["stem"] in (*stems, "table"):
             path.unlink(missing_ok=True)
 
 
