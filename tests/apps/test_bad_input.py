@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from diffusers import DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
@@ -129,6 +129,7 @@ def test_any_value_of_any_option(option: str, text: str, tmp_path: Path) -> None
 
 
 @settings(max_examples=40)
+@example(["\0", "\b"])
 @given(st.lists(st.text(max_size=12), max_size=5))
 def test_any_arguments(arguments: list[str]) -> None:
     """Any words behind `edit`: nothing of that name is here, or help was asked for."""

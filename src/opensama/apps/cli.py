@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if any("\0" in argument for argument in arguments):  # which a process of its own cannot be given
+        return complain("An argument holds a null character, which neither names of files nor texts may have.")
     choose_wait_policy()
     if not sys.stderr.isatty():  # the libraries' own bars are for people who look on
         os.environ.setdefault("TQDM_DISABLE", "1")
