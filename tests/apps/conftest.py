@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from opensama.media.video_io import write_video
+from opensama.pipeline import editor as editing
 from opensama.values import Video
 from tests.pipeline.conftest import folder, moving_picture, pipe
 
@@ -32,6 +33,20 @@ def clip(clip_file: Path, tmp_path: Path) -> Path:
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip_file.read_bytes())
     return path
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Counts how often a pipeline is built; the real one is."""
+    counted: list[object] = []
+    build = editing.build_pipeline
+
+    def spy(entry, *rest, **named):
+        counted.append(entry)
+        return build(entry, *rest, **named)
+
+    monkeypatch.setattr(editing, "build_pipeline", spy)
+    return counted
 
 
 @pytest.fixture

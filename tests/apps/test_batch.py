@@ -21,27 +21,12 @@ from opensama.apps.cli import main
 from opensama.apps.edit_settings import EditSettings
 from opensama.data.manifest import read_manifest_table
 from opensama.media.video_io import read_video, write_video
-from opensama.pipeline import editor as editing
 from opensama.values import UserError, Video
 from tests.pipeline.conftest import moving_picture
 from tests.ranks import command_from_server
 
 RED, BLUE = "Make the ball red.", "Make the ball blue."
 Batch = Callable[..., int]
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Counts how often a pipeline is built; the real one is."""
-    counted: list[object] = []
-    build = editing.build_pipeline
-
-    def spy(entry, *rest, **named):
-        counted.append(entry)
-        return build(entry, *rest, **named)
-
-    monkeypatch.setattr(editing, "build_pipeline", spy)
-    return counted
 
 
 @pytest.fixture

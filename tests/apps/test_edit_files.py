@@ -24,20 +24,6 @@ from tests.pipeline.conftest import moving_picture
 ASK = "Make the ball blue."
 
 
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Counts how often a pipeline is built; the real one is."""
-    counted: list[object] = []
-    build = editing.build_pipeline
-
-    def spy(entry, *rest, **named):
-        counted.append(entry)
-        return build(entry, *rest, **named)
-
-    monkeypatch.setattr(editing, "build_pipeline", spy)
-    return counted
-
-
 def test_a_folder_of_videos_is_edited_with_the_model_loaded_once(folder, clip_file, tmp_path, loads, capsys):
     """One that fails is named at the end, the exit code says so, and the others are there."""
     films = tmp_path / "films"

@@ -60,9 +60,7 @@ def chosen(family: str, n: int, fits: Callable[[EditPlan], bool], photos: list[P
     return list(itertools.islice((plan for plan in plans if fits(plan)), n))
 
 
-def conditions(
-    n: int, long: int, folder: Path, families: Sequence[str] = PROBED_FAMILIES
-) -> dict[str, tuple[int, list[EditPlan]]]:
+def conditions(n: int, long: int, folder: Path, families: Sequence[str]) -> dict[str, tuple[int, list[EditPlan]]]:
     """Frames and edits of each condition, `n` of each family."""
     folder.mkdir(parents=True, exist_ok=True)
     textures = [folder / f"texture-{i}.png" for i in range(8)]
@@ -82,9 +80,7 @@ def conditions(
     }
 
 
-def probe_shipped(
-    edit: Edit, through: Through, n: int, long: int = 49, families: int = len(PROBED_FAMILIES)
-) -> dict[str, Any]:
+def probe_shipped(edit: Edit, through: Through, n: int, long: int, families: int) -> dict[str, Any]:
     """Scores of every condition, `n` edits of each of the first `families`; `long` is a number of frames."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -21,7 +21,7 @@ def learning_rate_factor(progress: float, decay: float, warmup: float = 0.02) ->
     return max(0.0, min(1.0, progress / warmup if warmup else 1.0, (1 - progress) / decay if decay else 1.0))
 
 
-MANY = 10**8
+_MANY = 10**8  # numbers of which a copy is no small thing
 
 
 def make_optimizers(
@@ -45,7 +45,7 @@ def make_optimizers(
         ],
         lr=lr,
         betas=betas,
-        foreach=False if sum(p.numel() for p in rest) > MANY else None,
+        foreach=False if sum(p.numel() for p in rest) > _MANY else None,
     )
     if not matrices:
         return [adam]
