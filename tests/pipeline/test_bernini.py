@@ -23,6 +23,7 @@ from opensama.pipeline.editor import Editor
 from opensama.pipeline.guidance import Projection
 from opensama.values import EditRequest, UserError, Video
 from tests.models.test_bernini import CONFIG, MANY, NUMBERS, REFERENCES, TOLERANCE, golden_expert, relative
+from tests.models.test_lora_files import merged_state
 from tests.pipeline.conftest import tiny_text_encoder, tiny_tokenizer, tiny_vae
 
 SOURCE = [NUMBERS["source"]]
@@ -186,7 +187,7 @@ def test_any_clip_through_the_editor(bernini_folder, picture):
     assert asked == {"transformer": 14, "transformer_2": 14}
 
 
-def test_a_second_transformer_that_is_damaged_or_would_miss_a_lora_is_said(bernini_folder, tmp_path):
+def test_a_second_transformer_that_is_damaged_is_said(bernini_folder, tmp_path):
     folder = shutil.copytree(bernini_folder, tmp_path / "model")
     file = folder / "transformer_2" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
@@ -194,8 +195,42 @@ def test_a_second_transformer_that_is_damaged_or_would_miss_a_lora_is_said(berni
     save_file(tensors, file)
     with pytest.raises(UserError, match=r"transformer_2 .*blocks.0.attn1.to_q.weight is missing"):
         opensama.load(folder, device="cpu")
-    with pytest.raises(UserError, match="leave `lora` out"):
-        opensama.load(bernini_folder, device="cpu", lora=[file])
+
+
+Q = "blocks.0.attn1.to_q.weight"
+
+
+def lora_for_q(model: torch.nn.Module, file: Path, size: float) -> tuple[Path, Tensor]:
+    """A LoRA of one layer by Wan's names, as most are published, and what it adds to the weight."""
+    width = model.state_dict()[Q].shape[0]
+    down, up = torch.full((1, width), size), torch.arange(width, dtype=torch.float32)[:, None]
+    key = "blocks.0.self_attn.q"
+    file.parent.mkdir(exist_ok=True)
+    save_file({f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}, file)
+    return file, up @ down
+
+
+def test_each_of_two_transformers_gets_the_loras_that_are_named_for_it(bernini, bernini_folder, tmp_path):
+    """Two files, of which the names, or those of their folders, say which is which."""
+    high, more = lora_for_q(bernini.transformer, tmp_path / "few_steps_high_noise.safetensors", 0.5)
+    low, less = lora_for_q(bernini.transformer, tmp_path / "LowNoise" / "model.safetensors", 0.25)
+    loaded = opensama.load(bernini_folder, device="cpu", lora=[low, (high, 2.0), low]).pipeline
+    for model, own, added in zip(loaded.experts, bernini.experts, (2 * more, 2 * less), strict=True):
+        torch.testing.assert_close(model.state_dict()[Q], own.state_dict()[Q] + added)
+    adapted = opensama.load(bernini_folder, device="cpu").pipeline
+    adapted.load_lora_weights(low, load_into_transformer_2=True)
+    assert not hasattr(adapted.transformer, "peft_config")
+    torch.testing.assert_close(merged_state(adapted.transformer_2)[Q], bernini.transformer_2.state_dict()[Q] + less)
+
+    for name in ("plain.safetensors", "high-noise-and-low-noise.safetensors", "high_detail.safetensors"):
+        file = tmp_path / name
+        shutil.copy(high, file)
+        with pytest.raises(UserError, match=rf"LoRA {name} does not say whether it is for high or low noise: rename"):
+            opensama.load(bernini_folder, device="cpu", lora=[file])
+    wrong = tmp_path / "wrong_low_noise.safetensors"
+    save_file({"blocks.7.self_attn.q.diff": torch.zeros(2)}, wrong)
+    with pytest.raises(UserError, match=r"is no LoRA for this model.*blocks\.7"):
+        opensama.load(bernini_folder, device="cpu", lora=[wrong])
 
 
 def test_a_cache_that_counts_steps_is_refused_where_two_transformers_share_them(bernini, clip):
@@ -316,8 +351,11 @@ def test_the_released_layout_makes_an_editor(released, bernini, picture):
     own = opensama.load(name, device="cpu", base=folder, weights=folder / "transformer").pipeline  # a folder of its own
     assert len(own.experts) == len(pipe.experts)
     if name == "bernini-14b":
-        with pytest.raises(UserError, match="two transformers, and a LoRA would reach one"):
-            opensama.load(name, device="cpu", base=folder, weights=folder, lora=[folder])
+        low, added = lora_for_q(pipe.transformer_2, folder / "lora_LOW_fp16.safetensors", 2.0)
+        with_lora = opensama.load(name, device="cpu", base=folder, weights=folder, lora=[f"{low}:0.5"]).pipeline
+        found, own = with_lora.transformer_2.state_dict()[Q], pipe.transformer_2.state_dict()[Q]
+        torch.testing.assert_close(found, own + added / 2)
+        assert torch.equal(with_lora.transformer.state_dict()[Q], pipe.transformer.state_dict()[Q])
     else:
         video = Video.from_frames(picture(2, 32, 48), 25)
         editor = Editor(pipe, replace(find(name), defaults=Defaults()))

@@ -44,6 +44,7 @@ PREFIXES = (
 )  # fmt: skip
 MATRIX = re.compile(r"(.+)\.lora[_.](A|B|down|up)(\.\w+)?\.(weight|bias)")
 _WHOLE = re.compile(r"(.+)\.(alpha|diff|diff_b|set_weight)")
+_EXPERT = re.compile(r"(?i:(high|low)[ _-]?noise)|(?<![A-Za-z])(HIGH|LOW)(?![A-Za-z])")
 
 
 @dataclass
@@ -114,6 +115,26 @@ def plan_changes(model: ModelMixin, loras: Sequence[Lora]) -> dict[str, list[tup
                 for name in {part.name for part in change.rows}:
                     work.setdefault(name, []).append((file, change, scale))
     return work
+
+
+def loras_of_experts(loras: Sequence[Lora]) -> tuple[list[Lora], list[Lora]]:
+    """LoRAs for a model of two transformers: those for the one that sees high noise, and those for the other.
+
+    They are published as two files, which say in their names (`high_noise_model.safetensors`, `..._LOW_fp16`), or in
+    their folders', which of the two each is for. UserError for one that says neither, or both.
+    """
+    found: dict[str, list[Lora]] = {"high": [], "low": []}
+    for lora in loras:
+        path = Path(lora[0]).expanduser().absolute()
+        said = [{(a or b).lower() for a, b in _EXPERT.findall(name)} for name in (path.name, path.parent.name)]
+        which = said[0] or said[1]
+        if len(which) != 1:
+            raise UserError(
+                f"This model has two transformers, and the name of the LoRA {path.name} does not say whether it is for "
+                f"high or low noise: rename it so that it does, as in NAME_high_noise.safetensors."
+            )
+        found[which.pop()].append(lora)
+    return found["high"], found["low"]
 
 
 def load_base(folder: Path, family: str, loras: Sequence[Lora], dtype: torch.dtype) -> ModelMixin:
@@ -218,7 +239,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 def lora_changes(model: ModelMixin, file: LoraFile) -> list[_Change]:
     """All that a file does. UserError that names what is left over, lacks its other half, or is of another size."""
     shapes = {name: tuple(p.shape) for name, p in weights_of(model).items()}
-    table = lora_targets_of(family_of(model).layout(shapes), shapes)
+    table = lora_targets_of(family_of(model).lora_layout(shapes), shapes)
     found: dict[tuple[str, str], _Change] = {}
     rest = []
     for key in file.shapes:

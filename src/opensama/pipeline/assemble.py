@@ -17,7 +17,7 @@ from accelerate import init_empty_weights
 from opensama import runtime
 from opensama.models.convert import check_tensors, load_released, released_and_rows
 from opensama.models.families import MODEL_FAMILIES, find_family, imported
-from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, plan_changes
+from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, loras_of_experts, plan_changes
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.diffusion import EditPipeline
@@ -42,9 +42,7 @@ def build_pipeline(
     `room.check_given` has said before whether `weights` and `base` go with the entry.
     """
     if entry.folder is not None:
-        pipeline = _from_folder(entry.folder, entry, dtype, loras)
-        load_loras(pipeline.transformer, loras)
-        return pipeline
+        return _from_folder(entry.folder, entry, dtype, loras)
     assert entry.base is not None
     assert entry.edit is not None
     return _from_base(entry, entry.base, entry.edit, dtype, weights, base, loras)
@@ -58,15 +56,17 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
     elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
     more = [part for part in index if part.startswith("transformer_") and index[part] != [None, None]]
     if more:
-        _check_second(entry, folder / more[0], loras)
+        _check_second(entry, folder / more[0])
+    given_loras = dict(zip(("transformer", *more), _by_transformer(bool(more), loras), strict=True))
     own = [part for part in (*parts, *_OWN, *more) if part not in elsewhere]
     for where, wanted in ((folder, own), *((shared, [part]) for part, shared in elsewhere.items())):
         missing = missing_parts(where, tuple(wanted))
         if missing:
             raise UserError(f"The model folder {where} has no {', '.join(missing)}: copy it again, whole.")
     tensors = _tensors(folder, tuple(part for part in own if part != "scheduler"))
-    if loras:
-        plan_changes(_empty(folder / "transformer", entry.family), loras)
+    for part, its in given_loras.items():
+        if its:
+            plan_changes(_empty(folder / part, entry.family), its)
     for part, shared in elsewhere.items():
         tensors |= _tensors(shared, (part,))
     half = text_dtype(entry.family, dtype)
@@ -81,6 +81,8 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
         raise UserError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
     for part, files in tensors.items():
         _check_loaded(getattr(pipeline, part), files, str(elsewhere.get(part, folder) / part))
+    for part, its in given_loras.items():
+        load_loras(getattr(pipeline, part), its)
     return pipeline
 
 
@@ -93,14 +95,16 @@ def _from_base(
     base_folder: str | Path | None,
     loras: Sequence[Lora],
 ) -> EditPipeline:
+    two = any(name.startswith("transformer_2") for name in edit.files)
+    loras, *low = _by_transformer(two, loras)  # before anything is downloaded
     plain = Path(weights).expanduser() if weights is not None else None  # a transformer's folder
     if plain is not None and not is_transformer(plain, edit):
         plain = None
     file = plain or _released_file(edit, weights)
     TensorFiles(file)  # a wrong file is said before anything more is downloaded
-    second = file.parent / "transformer_2" if any(name.startswith("transformer_2") for name in edit.files) else None
+    second = file.parent / "transformer_2" if two else None
     if second is not None:
-        _check_second(entry, second, loras)
+        _check_second(entry, second)
     folder = runtime.locate(base.repo, base.files, folder=base_folder, size=base.size, option="base")
     classes = base_parts(entry.family)
     missing = missing_parts(folder, tuple(classes))
@@ -113,6 +117,8 @@ def _from_base(
         empty_base(file, entry.family, loras)
     else:
         plan_changes(released_and_rows(file, entry.family, sizes)[0], loras)
+    if second is not None:
+        empty_base(second, entry.family, low[0])
     tensors = _tensors(folder, tuple(classes))
     try:
         with runtime.quiet_loading():
@@ -129,20 +135,23 @@ def _from_base(
         transformer = load_released(file, entry.family, sizes, dtype=dtype)
         load_loras(transformer, loras)
     if second is not None:
-        parts["transformer_2"] = load_base(second, entry.family, (), dtype)
+        parts["transformer_2"] = load_base(second, entry.family, low[0], dtype)
     family = find_family(entry.family)
     kind = imported(family.scheduler)
     shift = {name: entry.defaults.shift for name in ("shift", "flow_shift") if name in signature(kind).parameters}
     return family.pipeline(**parts, transformer=transformer, scheduler=kind(**shift), defaults=entry.defaults.to_dict())
 
 
-def _check_second(entry: ModelEntry, second: Path, loras: Sequence[Lora]) -> None:
-    """UserError where a model's second transformer is not beside the first, or a LoRA would miss it."""
-    if loras:
-        raise UserError(f"{entry.name} has two transformers, and a LoRA would reach one of them: leave `lora` out.")
+def _check_second(entry: ModelEntry, second: Path) -> None:
+    """UserError where a model's second transformer is not beside the first."""
     if not (second / "config.json").is_file():
         raise UserError(f"{entry.name} has two transformers, and there is no {second}: name the folder of both.")
     TensorFiles(second)
+
+
+def _by_transformer(two: bool, loras: Sequence[Lora]) -> Sequence[Sequence[Lora]]:
+    """The LoRAs of each transformer of a model."""
+    return loras_of_experts(loras) if two else (loras,)
 
 
 def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:

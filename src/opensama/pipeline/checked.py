@@ -57,7 +57,7 @@ class CheckedPipeline(DiffusionPipeline):
         The adapter stays apart from the weights, so it can be scaled and unloaded. UserError for tensors that are not
         used, and for those that no adapter carries: `opensama.load(..., lora=[...])` adds these to the weights.
         """
-        if on_disk(self.transformer):
+        if on_disk(getattr(self, "transformer_2" if given.get("load_into_transformer_2") else "transformer")):
             raise UserError("The weights lie on disk, where no LoRA reaches them: load it before they are offloaded.")
         name = given.pop("weight_name", None)
         if isinstance(source, Mapping):

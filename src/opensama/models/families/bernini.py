@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from opensama.models.defaults import Defaults
 from opensama.models.families.family import Family, Shapes
-from opensama.models.families.wan import WAN_BASES, WAN_PARTS, WanSizes, wan_config, wan_embedded, wan_prompt
+from opensama.models.families.wan import (
+    WAN_BASES,
+    WAN_NAMES,
+    WAN_PARTS,
+    WanSizes,
+    wan_config,
+    wan_embedded,
+    wan_prompt,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +76,7 @@ FAMILY = Family(
     pipeline_class="opensama.pipeline.bernini:BerniniPipeline",
     lora_loader="diffusers.loaders:WanLoraLoaderMixin",
     names=(),  # the released ones are diffusers' own
+    lora_names=WAN_NAMES,
     config=_config,
     embedded=wan_embedded,
     sizes=WanSizes,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from inspect import signature
@@ -79,6 +79,8 @@ class Family:
     """The transformer's config -> these modules with fresh weights."""
     free: tuple[str, ...] = ()
     """Arguments of the transformer that cost no tensor."""
+    lora_names: Names = ()
+    """What LoRA files call its layers, where that is not `names`."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
     defaults: Defaults = field(default_factory=Defaults)
     scheduler: str = "diffusers:FlowMatchEulerDiscreteScheduler"
@@ -128,6 +130,10 @@ class Family:
         """The released name of the tensor that holds one of ours, None if the table has none."""
         table = {part.partition("[")[0]: (released,) for released, ours in self.names for part in as_tuple(ours)}
         return next(iter(rename(key, table)), None)
+
+    def lora_layout(self, ours: Shapes) -> dict[str, list[Rows]]:
+        """`layout`, by the names in LoRA files."""
+        return replace(self, names=self.lora_names or self.names).layout(ours)
 
     def layout(self, ours: Shapes) -> dict[str, list[Rows]]:
         """Every released tensor that a model of these shapes has, as rows of ours one after the other.

@@ -7,36 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from opensama.models.families.family import Family, Names, Shapes
-from opensama.models.families.wan import WAN_BASES, WAN_PARTS, WanSizes, wan_config, wan_embedded, wan_prompt
+from opensama.models.families.wan import (
+    WAN_BASES,
+    WAN_NAMES,
+    WAN_PARTS,
+    WanSizes,
+    wan_config,
+    wan_embedded,
+    wan_prompt,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _NAMES: Names = (
-    ("patch_embedding", "patch_embedding"),
-    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
-    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
-    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
-    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
-    ("time_projection.1", "condition_embedder.time_proj"),
-    ("head.head", "proj_out"),
-    ("head.modulation", "scale_shift_table"),
-    ("blocks.*.modulation", "blocks.*.scale_shift_table"),
-    ("blocks.*.self_attn.q", "blocks.*.attn1.to_q"),
-    ("blocks.*.self_attn.k", "blocks.*.attn1.to_k"),
-    ("blocks.*.self_attn.v", "blocks.*.attn1.to_v"),
-    ("blocks.*.self_attn.o", "blocks.*.attn1.to_out.0"),
-    ("blocks.*.self_attn.norm_q", "blocks.*.attn1.norm_q"),
-    ("blocks.*.self_attn.norm_k", "blocks.*.attn1.norm_k"),
-    ("blocks.*.norm3", "blocks.*.norm2"),
-    ("blocks.*.cross_attn.q", "blocks.*.attn2.to_q"),
-    ("blocks.*.cross_attn.k", "blocks.*.attn2.to_k"),
-    ("blocks.*.cross_attn.v", "blocks.*.attn2.to_v"),
-    ("blocks.*.cross_attn.o", "blocks.*.attn2.to_out.0"),
-    ("blocks.*.cross_attn.norm_q", "blocks.*.attn2.norm_q"),
-    ("blocks.*.cross_attn.norm_k", "blocks.*.attn2.norm_k"),
-    ("blocks.*.ffn.0", "blocks.*.ffn.net.0.proj"),
-    ("blocks.*.ffn.2", "blocks.*.ffn.net.2"),
+    *WAN_NAMES,
     ("segment_embedding", "token_types"),
     ("siglip_feat_mlp.norm", "semantic_embedder.norm"),
     ("siglip_feat_mlp.fc1", "semantic_embedder.fc1"),

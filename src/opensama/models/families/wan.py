@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from opensama.models.costs import Sizes
-from opensama.models.families.family import Base, Call, Family, Shapes, depth, known_sizes, width_and_heads
+from opensama.models.families.family import Base, Call, Family, Names, Shapes, depth, known_sizes, width_and_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,34 @@ WAN_BASES = {
         spatial=16,
     ),
 }
+
+WAN_NAMES: Names = (
+    ("patch_embedding", "patch_embedding"),
+    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
+    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
+    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
+    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
+    ("time_projection.1", "condition_embedder.time_proj"),
+    ("head.head", "proj_out"),
+    ("head.modulation", "scale_shift_table"),
+    ("blocks.*.modulation", "blocks.*.scale_shift_table"),
+    ("blocks.*.self_attn.q", "blocks.*.attn1.to_q"),
+    ("blocks.*.self_attn.k", "blocks.*.attn1.to_k"),
+    ("blocks.*.self_attn.v", "blocks.*.attn1.to_v"),
+    ("blocks.*.self_attn.o", "blocks.*.attn1.to_out.0"),
+    ("blocks.*.self_attn.norm_q", "blocks.*.attn1.norm_q"),
+    ("blocks.*.self_attn.norm_k", "blocks.*.attn1.norm_k"),
+    ("blocks.*.norm3", "blocks.*.norm2"),
+    ("blocks.*.cross_attn.q", "blocks.*.attn2.to_q"),
+    ("blocks.*.cross_attn.k", "blocks.*.attn2.to_k"),
+    ("blocks.*.cross_attn.v", "blocks.*.attn2.to_v"),
+    ("blocks.*.cross_attn.o", "blocks.*.attn2.to_out.0"),
+    ("blocks.*.cross_attn.norm_q", "blocks.*.attn2.norm_q"),
+    ("blocks.*.cross_attn.norm_k", "blocks.*.attn2.norm_k"),
+    ("blocks.*.ffn.0", "blocks.*.ffn.net.0.proj"),
+    ("blocks.*.ffn.2", "blocks.*.ffn.net.2"),
+)
+"""Wan's own names on the left, which most LoRAs for it use."""
 
 
 def wan_prompt(x: Mapping[str, Tensor]) -> Call:
