@@ -60,6 +60,9 @@ class EditSettings:
         What kind of edit it is, for a model that was trained with other words before the prompts of each: of
         bernini-1.3b v2v, mv2v (styles, motion, poses), rv2v (with references), vrc2v, vi2v, ads2v or i2i (a picture).
         By default what fits what is given.
+    model_fps
+        Let the model see only so many frames a second, such as the 16 that Wan's models were trained with, and carry
+        what it changed to the frames between. By default it sees all.
     compare
         Also write source and result side by side, as NAME-compare.mp4 beside the result.
     preserve
@@ -90,6 +93,7 @@ class EditSettings:
     box: str | None = None
     references: Annotated[tuple[Path, ...], Parameter(name="--reference", negative=(), show_default=False)] = ()
     task: str | None = None
+    model_fps: float | None = None
     compare: Annotated[bool, FLAG] = False
     preserve: bool | None = None
     background: str = "white"
@@ -115,6 +119,7 @@ class EditSettings:
             box=None if self.box is None else parse_box(self.box),
             references=self.references,
             task=self.task,
+            model_fps=self.model_fps,
             preserve=self.preserve,
             background=self.background,
             alpha=self.alpha,

@@ -29,6 +29,7 @@ from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.changes import Changes
 from opensama.pipeline.diffusion import EditPipeline
+from opensama.pipeline.frame_rate import BetweenCompositor, PickedFrames
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import back_on_device, enough_memory, place_on_device, without_text_encoders
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
@@ -55,6 +56,7 @@ def edit(
     box: tuple[int, int, int, int] | None = None,
     references: Sequence[str | Path | np.ndarray] = (),
     task: str | None = None,
+    model_fps: float | None = None,
     preserve: bool | None = None,
     background: str = "white",
     alpha: str = "flatten",
@@ -91,6 +93,7 @@ def edit(
         box=box,
         references=references,
         task=task,
+        model_fps=model_fps,
         preserve=preserve,
         background=background,
         alpha=alpha,
@@ -186,12 +189,13 @@ class Editor:
         area = request.size**2 if request.size else defaults.area
         multiple = max(defaults.multiple, pipe.multiple)
         placement = Placement.of(video.width, video.height, area, multiple)
-        plan = WindowPlan.of(stop - start, defaults.window, defaults.overlap, defaults.shortest)
+        picked = PickedFrames.of(video, start, stop, request.model_fps)
+        plan = WindowPlan.of(len(picked), defaults.window, defaults.overlap, defaults.shortest)
         steps = defaults.steps if request.steps is None else request.steps
         pictures = reference_pictures(request)
         task = request.task or pipe.default_task(plan.frames, len(pictures))
         guidance = pipe.guidance(request.guidance, request.source_guidance, task=task)
-        preserve = defaults.preserve if request.preserve is None else request.preserve
+        preserve = defaults.preserve or picked.has_gaps if request.preserve is None else request.preserve
         report = _Reporter(request.progress, plan.frames)
 
         room = partial(
@@ -203,7 +207,7 @@ class Editor:
             prefix = find_family(self.entry.family).tasks.get(task) if task else None
             text = pipe.encode_text(request.instruction, prefix=prefix)
             negative = pipe.encode_negative(request.negative_prompt, 1, guidance)
-        small = (placement.enter(frame) for frame in video.frames(start, stop))
+        small = (placement.enter(frame) for frame in picked.pick(video.frames(start, stop)))
         with room(decoding=True):
             source = torch.cat(
                 [
@@ -222,10 +226,16 @@ class Editor:
         with room():
             latents, _ = without_text_encoders(pipe, self.offload, denoise)
         with room(decoding=True):
-            return self._decode(plan, placement, latents, source if preserve else None, report)
+            return self._decode(plan, picked, placement, latents, source if preserve else None, report)
 
     def _decode(
-        self, plan: WindowPlan, placement: Placement, latents: Tensor, source: Tensor | None, report: _Reporter
+        self,
+        plan: WindowPlan,
+        picked: PickedFrames,
+        placement: Placement,
+        latents: Tensor,
+        source: Tensor | None,
+        report: _Reporter,
     ) -> Compositor:
         pipe, size = self.pipeline, (placement.height, placement.width)
         edited = FrameBuffer(plan.frames, 3, *size)
@@ -241,7 +251,8 @@ class Editor:
             edited.append(report("Decoding", chunk, done / len(plan)))
             guide.append(torch.cat([luminance(rebuilt), changed[None]]))
         settings = PreserveSettings()
-        return Compositor(placement, edited, guide, counter.rule(settings), settings)
+        kind = partial(BetweenCompositor, picked) if picked.has_gaps else Compositor
+        return kind(placement, edited, guide, counter.rule(settings), settings)
 
 
 class _Reporter:

@@ -20,7 +20,7 @@ import math
 import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -142,9 +142,11 @@ class Compositor:
         height, width = source.shape[:2]
         part = Region.whole(height, width)
         weight = limit
-        if self.guide is not None and self.rule is not None and not self.rule.whole:
-            near = self.placement.leave(self.guide[max(0, index - 1) : index + 2][:, 1])
-            mask = change_mask(near, self.rule)
+        small = self.small(index, source)
+        if small is None:
+            return source
+        if small.changes is not None and self.rule is not None and not self.rule.whole:
+            mask = change_mask(small.changes, self.rule)
             if not mask.any():
                 return source
             mask = enlarge(mask[None], part, smooth=False)[0]
@@ -154,7 +156,7 @@ class Compositor:
             if not part.area:
                 return source
         old = unit(source[part.rows, part.columns]).permute(2, 0, 1)
-        new = self._picture(index, old, part)
+        new = self._picture(small, old, part)
         if weight is not None:
             new = torch.lerp(old, new, weight[part.rows, part.columns])
         top = int(np.iinfo(source.dtype).max)
@@ -164,16 +166,30 @@ class Compositor:
         )
         return result
 
-    def _picture(self, index: int, source: Tensor, part: Region) -> Tensor:
-        """N [3 rows columns] in [0, 1] for the part; `source` is S there."""
+    def small(self, index: int, source: np.ndarray) -> SmallFrame | None:
+        """The edit of frame `index` at the model's size; None where nothing of `source` (h w 3) changed."""
         edit = self.placement.leave(self.edit[index : index + 1][0].float())
-        new = enlarge(edit, part)
-        if self.guide is not None and self.rule is not None and self.settings.detail:
-            guide = self.placement.leave(self.guide[index : index + 1][0, :1].float())
-            gain = detail_gain(guide, edit, prior=0.5 if self.rule.whole else 0.0) * self.settings.detail
-            fine = luminance(source) * 2 - 1 - enlarge(guide, part)
+        if self.guide is None:
+            return SmallFrame(edit)
+        near = self.placement.leave(self.guide[max(0, index - 1) : index + 2].float())
+        return SmallFrame(edit, near[min(index, 1), :1], near[:, 1])
+
+    def _picture(self, small: SmallFrame, source: Tensor, part: Region) -> Tensor:
+        """N [3 rows columns] in [0, 1] for the part; `source` is S there."""
+        new = enlarge(small.edit, part)
+        if small.luma is not None and self.rule is not None and self.settings.detail:
+            gain = detail_gain(small.luma, small.edit, prior=0.5 if self.rule.whole else 0.0) * self.settings.detail
+            fine = luminance(source) * 2 - 1 - enlarge(small.luma, part)
             new = new + enlarge(gain, part, smooth=False) * fine
         return (new + 1) / 2
+
+
+class SmallFrame(NamedTuple):
+    """A frame at the model's size, the source's picture alone: E [3 h w], Y(R) [1 h w], m there and near [n h w]."""
+
+    edit: Tensor
+    luma: Tensor | None = None
+    changes: Tensor | None = None
 
 
 @dataclass(frozen=True)

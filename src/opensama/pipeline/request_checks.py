@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opensama.media.motion import opencv
 from opensama.media.video_io import check_frames, read_video
 from opensama.models.families import find_family
 from opensama.models.registry import ModelEntry
@@ -55,6 +56,8 @@ def check_family(entry: ModelEntry, request: EditRequest) -> None:
     if request.task is not None and request.task not in family.tasks:
         wanted = f"choose {', '.join(family.tasks)}" if family.tasks else "leave `task` out"
         raise UserError(f"{entry.name} knows no task {request.task!r}: {wanted}.")
+    if request.model_fps is not None:
+        opencv()
 
 
 def reference_pictures(request: EditRequest) -> list[np.ndarray]:

@@ -43,6 +43,8 @@ class EditRequest:
     """Pictures of what the instruction speaks of, as files or arrays `h w 3`, for models that take some."""
     task: str | None = None
     """What kind of edit it is, for models that were trained with different words before the prompts of each."""
+    model_fps: float | None = None
+    """The model sees so many frames a second, and what it changed is carried to the frames between; None: all."""
     preserve: bool | None = None
     """Keep the source's own pixels where the edit left them alone."""
     background: str = "white"
@@ -67,6 +69,9 @@ class EditRequest:
         check_number("guidance", self.guidance, 0, 100)
         check_number("source guidance", self.source_guidance, 0, 100)
         check_number("shift", self.shift, 1e-3, 100)
+        check_number("model fps", self.model_fps, 1, 240)
+        if self.model_fps is not None and self.preserve is False:
+            raise UserError("With `model_fps` changes are carried into the source's own frames: leave `preserve` on.")
         background_color(self.background)
         if self.alpha not in ("flatten", "keep"):
             raise UserError(f"Alpha is either flatten or keep, not {self.alpha!r}.")
