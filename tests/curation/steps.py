@@ -96,3 +96,8 @@ def mark(item: GraphItem, *, folder: Path, seconds: float) -> GraphItem:
     time.sleep(seconds)
     (folder / f"{item['id']}.{random.getrandbits(64)}").touch()
     return item
+
+
+def marking(folder: Path, seconds: float = 0.0) -> list[GraphStage]:
+    """Cuts each item and marks its parts."""
+    return [GraphStage("cut", cut), GraphStage("mark", partial(mark, folder=folder, seconds=seconds))]

@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,26 +77,6 @@ def test_threads_give_the_same(expected: tuple[Path, GraphReport], tmp_path: Pat
     assert 1 <= len(list(states.iterdir())) <= 4  # one state a worker, not one an item
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-@pytest.mark.slow
-def test_two_ray_workers_and_one_process_agree(tmp_path: Path) -> None:
-    """On a cluster that has begun, and goes on."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    states = tmp_path / "states"
-    states.mkdir()
-    here = run_graph(steps.chain(), steps.items(24), tmp_path / "here")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE)
-    try:
-        there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray")
-        assert ray.is_initialized()
-    finally:
-        ray.shutdown()
-    assert (tmp_path / "there/manifest.parquet").read_bytes() == (tmp_path / "here/manifest.parquet").read_bytes()
-    assert failures(tmp_path / "there") == failures(tmp_path / "here")
-    assert counts(there) == counts(here)
-    assert {int(state.name.split("-")[0]) for state in states.iterdir()} - {os.getpid()}  # it was done elsewhere
-
-
 def test_a_cluster_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     with socket.socket() as bound:  # and not listening: nobody else takes the port, and nobody answers
@@ -151,17 +131,41 @@ def kill_at_random_moments(out: Path, runner: str, workers: int, waits: list[flo
     return killed
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster that has begun and goes on, which this process has joined."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        # where memory is short it ends workers, and begins their work anew
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
+        there = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE)
+        yield there.address_info["gcs_address"]
+        assert ray.is_initialized()
+        ray.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
+@pytest.mark.slow
+def test_two_ray_workers_and_one_process_agree(cluster: str, tmp_path: Path) -> None:
+    states = tmp_path / "states"
+    states.mkdir()
+    here = run_graph(steps.chain(), steps.items(24), tmp_path / "here")
+    there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray")
+    assert (tmp_path / "there/manifest.parquet").read_bytes() == (tmp_path / "here/manifest.parquet").read_bytes()
+    assert failures(tmp_path / "there") == failures(tmp_path / "here")
+    assert counts(there) == counts(here)
+    assert {int(state.name.split("-")[0]) for state in states.iterdir()} - {os.getpid()}  # it was done elsewhere
+
+
 MARKED = """
 import sys
-from functools import partial
 from pathlib import Path
 from opensama.curation.graph import run_graph
-from opensama.curation.stage import GraphStage
 from tests.curation import steps
 
 out = Path(sys.argv[1])
-stages = [GraphStage("cut", steps.cut), GraphStage("mark", partial(steps.mark, folder=out / "marks", seconds=0.3))]
-run_graph(stages, steps.items({count}), out, runner="ray", workers=1)
+run_graph(steps.marking(out / "marks", seconds=0.3), steps.items({count}), out, runner="ray")
 """
 
 
@@ -170,68 +174,41 @@ def marks(out: Path) -> Counter[str]:
     return Counter(path.stem for path in (out / "marks").iterdir())
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session that still run: Ray's, once the one that began them is gone."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
-            state, _, _, leads = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(leads) == leader and state != "Z":
-                found.append(int(stat.parent.name))
+def marks_at_rest(out: Path) -> Counter[str]:
+    """The same, when a worker of a run that was killed does nothing any more."""
+    found, until = marks(out), time.monotonic() + 1.0
+    while time.monotonic() < until:
+        time.sleep(0.05)
+        if (now := marks(out)) != found:
+            found, until = now, time.monotonic() + 1.0
     return found
 
 
-@contextmanager
-def on_ray_elsewhere(out: Path, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The marking run in a session of its own, of which nothing is left behind."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment["RAY_memory_monitor_refresh_ms"] = (
-        "0"  # where memory is short it ends workers, and begins their work anew
-    )
-    command = [sys.executable, "-c", MARKED.format(count=count), str(out)]
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment, start_new_session=True) as process:
-        try:
-            yield process
-        finally:
-            until = time.monotonic() + 60
-            while left := session(process.pid):
-                assert time.monotonic() < until, f"processes {left} do not end"
-                for orphan in left:
-                    with suppress(ProcessLookupError):
-                        os.kill(orphan, signal.SIGKILL)
-                time.sleep(0.05)
-
-
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to find Ray's processes in")
-def test_killed_on_ray_it_does_what_is_missing(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
+def test_killed_on_ray_it_does_what_is_missing(cluster: str, tmp_path: Path) -> None:
     out, count = tmp_path / "out", 16
     for folder in (out, tmp_path):
         (folder / "marks").mkdir(parents=True)
-    stages = [
-        GraphStage("cut", steps.cut),
-        GraphStage("mark", partial(steps.mark, folder=tmp_path / "marks", seconds=0.0)),
-    ]
-    run_graph(stages, steps.items(count), tmp_path / "whole")
+    run_graph(steps.marking(tmp_path / "marks"), steps.items(count), tmp_path / "whole")
 
     def done() -> list[str]:
         lines = [line for path in (out / "state").glob("*.jsonl") for line in path.read_text().splitlines(True)]
         return [record["id"] for line in lines if line.endswith("\n") for record in json.loads(line)["records"]]
 
-    with on_ray_elsewhere(out, count) as process:
+    command = [sys.executable, "-c", MARKED.format(count=count), str(out)]
+    environment = os.environ | {"RAY_ADDRESS": cluster}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment) as process:
         until = time.monotonic() + 300
         while len(done()) < 4:
             assert process.poll() is None
-            assert time.monotonic() < until, "Ray did not begin"
+            assert time.monotonic() < until, "the run did not begin"
             time.sleep(0.02)
         process.kill()
-        process.wait()
-    before, once = marks(out), done()
+    before, once = marks_at_rest(out), done()
     assert {before[name] for name in once} == {1}
     assert len(once) < sum(marks(tmp_path).values())  # it was killed in the middle
-    with on_ray_elsewhere(out, count) as process:
-        assert process.wait(300) == 0
+    run_graph(steps.marking(out / "marks", seconds=0.3), steps.items(count), out, runner="ray")
     assert (out / "manifest.parquet").read_bytes() == (tmp_path / "whole/manifest.parquet").read_bytes()
     after = marks(out)
     assert after.keys() == marks(tmp_path).keys()  # all of them,
