@@ -35,12 +35,25 @@ def test_shift_keeps_the_ends_and_moves_towards_noise(shift, sigma):
     assert shift_sigma(torch.tensor(1.0), shift) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("how", ["uniform", "logit_normal"])
+@pytest.mark.parametrize("how", ["uniform", "logit_normal", "mode"])
 def test_noise_levels_are_seeded_and_within_bounds(how):
     draw = [sample_sigma(500, how=how, shift=3, generator=torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(*draw)
     assert 0 <= draw[0].min() <= draw[0].max() <= 1
     assert draw[0].mean() > 0.6
+
+
+def test_mode_prefers_the_middle_and_a_mean_moves_the_logit_normal():
+    """Mode's levels are those of its equation; a mean of 0.5 makes sigmoid(0.5) the median."""
+    g = torch.Generator().manual_seed(0)
+    mode = sample_sigma(20_000, how="mode", generator=g)
+    middle = ((mode > 0.35) & (mode < 0.65)).float().mean()
+    u = torch.linspace(0, 1, 100_001)
+    levels = 1 - u - 1.29 * (torch.cos(torch.pi / 2 * u) ** 2 - 1 + u)  # arXiv 2403.03206, equation 20
+    assert middle == pytest.approx(float(((levels > 0.35) & (levels < 0.65)).float().mean()), abs=0.02)
+    assert middle > 0.5
+    moved = sample_sigma(20_000, how="logit_normal", mean=0.5, generator=g)
+    assert moved.median() == pytest.approx(0.6225, abs=0.01)
 
 
 def test_unknown_time_sampling_is_named():

@@ -18,13 +18,13 @@ from opensama.apps.cli import main as opensama
 from opensama.media.video_io import read_video
 from opensama.models.convert import load_released
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.recipes import icve, sama
+from opensama.recipes import bernini, icve, sama
 from opensama.training.config import SamaConfig
 from tests.data.making import base, make_transformer, manifest, tiny_settings
 from tests.ranks import command_in_ranks
 
 __all__ = ["base", "manifest"]
-RECIPES = {**sama.RECIPES, **icve.RECIPES}
+RECIPES = {**sama.RECIPES, **icve.RECIPES, **bernini.RECIPES}
 
 
 @pytest.fixture
@@ -102,6 +102,38 @@ def test_the_embedded_model_trains_on_a_manifest(manifest, tmp_path):
     clip = read_video(manifest.parent / "a.mp4")
     edited = load(out / "model", device="cpu").edit(EditRequest(clip, "make the ball blue"))
     assert edited.frame_count == clip.frame_count
+
+
+def test_bernini_and_a_sama_that_begins_there(base, manifest, tmp_path, monkeypatch):
+    """From the base's weights: Bernini on edits, to a model that edits; SAMA's stages, one on from the other."""
+    edits = manifest.with_name("only-edits.jsonl")
+    edits.write_text("".join(f"{line}\n" for line in manifest.read_text().splitlines() if "clip" not in line))
+    small = tiny_settings(base, edits)["data"] | {"images": 1, "videos": 2, "clips": False}
+    runs = {}
+    for name in ("bernini-1.3b-sft", "sama-bernini-1.3b-stage0", "sama-bernini-1.3b-stage1"):
+        settings = bernini.RECIPES[name].model_dump()
+        settings["data"] |= small | {"prefix": settings["data"]["prefix"], "no_text": settings["data"]["no_text"]}
+        settings["optimizer"] |= {"steps": 2, "lr": 1e-2, "ema": 0.5}
+        settings["model"] |= {"base": str(base)} | ({"weights": runs["stage0"] / "model"} if "stage1" in name else {})
+        if "semantic" in settings:
+            settings["semantic"] |= {"encoder": str(base / "siglip"), "width": 8, "grid": 2}
+        type(bernini.RECIPES[name])(**settings).save(tmp_path / f"{name}.yaml")
+        out = runs[name.rpartition("-")[2]] = tmp_path / name
+        more = ["--config", str(tmp_path / f"{name}.yaml"), "--out", str(out), "--device", "cpu"]
+        assert opensama(["train", name, *more]) == 0
+    asked = bernini.BERNINI_1_3B.defaults
+    editor = load(runs["sft"] / "model", device="cpu")
+    assert (editor.pipeline.defaults.prompt_prefix, editor.pipeline.defaults.negative_prompt) == (
+        asked.prompt_prefix, asked.negative_prompt
+    )  # fmt: skip
+    assert type(editor.pipeline.scheduler).__name__ == "UniPCMultistepScheduler", "as its released weights"
+    clip = read_video(manifest.parent / "a.mp4")
+    assert editor.edit(EditRequest(clip, "make the ball blue", steps=1)).frame_count == clip.frame_count
+    gates = [SamaTransformer3DModel.from_pretrained(runs[s] / "model" / "transformer") for s in ("stage0", "stage1")]
+    assert all(model.config["source_rotary"] == "phase" for model in gates)
+    assert all(model.semantic_gates.weight.all() for model in gates), "the anchors are read"
+    released = load_released(runs["stage1"] / "model" / "sama.safetensors", "sama", {"num_heads": 2})
+    assert torch.equal(released.semantic_gates.weight, gates[1].semantic_gates.weight)
 
 
 def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_path, capsys):

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from opensama.values.names import TimeSampling
+
 if TYPE_CHECKING:
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
-
-TimeSampling = Literal["uniform", "logit_normal"]
 
 
 def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
@@ -30,16 +30,28 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 
 def sample_sigma(
-    b: int, *, how: TimeSampling = "uniform", shift: float = 1.0, generator: torch.Generator | None = None
+    b: int,
+    *,
+    how: TimeSampling = "uniform",
+    shift: float = 1.0,
+    mean: float = 0.0,
+    scale: float = 1.29,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Noise levels for training, one a sample: [b] float32 in (0, 1), on the generator's device."""
+    """Noise levels for training, one a sample: [b] float32 in (0, 1), on the generator's device.
+
+    `mean` is the logit-normal's; `scale` says how much likelier mode makes middle levels (arXiv 2403.03206, eq. 20).
+    """
     device = None if generator is None else generator.device
     if how == "uniform":
         sigma = torch.rand(b, generator=generator, device=device)
     elif how == "logit_normal":
-        sigma = torch.randn(b, generator=generator, device=device).sigmoid()
+        sigma = (torch.randn(b, generator=generator, device=device) + mean).sigmoid()
+    elif how == "mode":
+        u = torch.rand(b, generator=generator, device=device)
+        sigma = 1 - u - scale * ((torch.pi / 2 * u).cos().square() - 1 + u)
     else:
-        raise ValueError(f"unknown time sampling {how!r}: choose uniform or logit_normal")
+        raise ValueError(f"unknown time sampling {how!r}: choose uniform, logit_normal or mode")
     return shift_sigma(sigma, shift)
 
 

@@ -42,9 +42,12 @@ UNEVEN = [(1, True, False), (1, True, True), (1, False, False)]  # 57, 57 and 41
 EVEN = [(2, True, False), (2, False, True)]  # 74 and 58
 
 
-def make_model() -> SamaTransformer3DModel:
+def make_model(gate: float | None = None) -> SamaTransformer3DModel:
     torch.manual_seed(0)
-    return SamaTransformer3DModel(**SIZES)
+    model = SamaTransformer3DModel(**SIZES, semantic_gate=gate is not None)
+    if gate is not None:
+        model.semantic_gates.weight.data.fill_(gate)
+    return model
 
 
 @torch.no_grad()
@@ -98,9 +101,12 @@ def one_of_two(rank: int, rendezvous: str, out: str) -> None:
     even.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
     bernini = make_bernini()
     bernini.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
+    gated = make_model(0.5)
+    gated.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2, ulysses_anything=True))
     got = [answer(any_length, case) for case in UNEVEN] + [answer(even, case) for case in EVEN]
-    got.append([bernini_answer(bernini).detach()])
-    finish(out, rank, got, [gradients(even, EVEN[0]), gradients(any_length, UNEVEN[1]), bernini_gradients(bernini)])
+    got += [answer(gated, UNEVEN[0]), [bernini_answer(bernini).detach()]]
+    of_sama = [gradients(even, EVEN[0]), gradients(any_length, UNEVEN[1]), gradients(gated, UNEVEN[0])]
+    finish(out, rank, got, [*of_sama, bernini_gradients(bernini)])
 
 
 def run(worker: Callable[..., None], world: int, folder: Path) -> list[dict[str, Any]]:
@@ -114,11 +120,11 @@ needs_gloo = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_avai
 @needs_gloo
 def test_two_ranks_equal_one(tmp_path: Path):
     ranks = run(one_of_two, 2, tmp_path)
-    model, bernini = make_model(), make_bernini()
-    answers, grads = (
-        [*(answer(model, case) for case in UNEVEN + EVEN), [bernini_answer(bernini).detach()]],
-        [gradients(model, EVEN[0]), gradients(model, UNEVEN[1]), bernini_gradients(bernini)],
-    )
+    model, gated, bernini = make_model(), make_model(0.5), make_bernini()
+    answers = [answer(model, case) for case in UNEVEN + EVEN]
+    answers += [answer(gated, UNEVEN[0]), [bernini_answer(bernini).detach()]]
+    grads = [gradients(model, EVEN[0]), gradients(model, UNEVEN[1]), gradients(gated, UNEVEN[0])]
+    grads.append(bernini_gradients(bernini))
     for together in ranks:
         torch.testing.assert_close(together["answers"], answers, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(together["gradients"], grads, rtol=1e-4, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from inspect import signature
 from pathlib import Path
 
 import diffusers
@@ -15,6 +16,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from peft import LoraConfig
 from torch import Tensor
 
+from opensama.models.bernini import BerniniTransformer3DModel
 from opensama.models.convert import load_released
 from opensama.models.lora import add_lora
 from opensama.models.sama import SamaTransformer3DModel, axis_rotary, gate, joint_rotary
@@ -176,6 +178,32 @@ def test_rotary_of_semantic_tokens_and_of_a_shifted_source():
     assert torch.equal(shifted[:, 4:], shared[:, 4:])
     far = joint_rotary(make_model().rotary_layout, (0, 0, 0), 0, (4, 4, 6), torch.device("cpu"))[0].view(4, 4, 6, -1)
     close(shifted[0, :4].view(1, 2, 2, -1), far[3:, 2:4, 4:6], 1e-6)
+
+
+def test_anchors_change_a_base_by_nothing_at_first_and_learn_to():
+    """With a rotary phase and gates, a SAMA of Bernini's weights is Bernini with one video, anchors or none."""
+    torch.manual_seed(0)
+    known = signature(BerniniTransformer3DModel.__init__).parameters
+    bernini = BerniniTransformer3DModel(**{name: size for name, size in SIZES.items() if name in known})
+    models = []
+    for gated in (True, False):
+        torch.manual_seed(1)
+        sizes = SIZES | {"semantic_rotary": "zero", "source_rotary": "phase", "semantic_gate": gated}
+        model = SamaTransformer3DModel(**sizes)
+        model.load_state_dict(model.state_dict() | bernini.state_dict())
+        models.append(model)
+    given = inputs()
+    without = {name: x for name, x in given.items() if name != "semantic_hidden_states"}
+    with torch.no_grad():
+        alone = bernini(**without).sample
+    close(answer(models[0], without)[0], alone, 1e-6)
+    close(answer(models[0])[0], alone, 1e-6)
+    assert not torch.allclose(answer(models[1])[0], alone, atol=1e-3), "one attention over all is another model"
+    loss(models[0]).backward()
+    assert (models[0].semantic_gates.weight.grad != 0).all()
+    assert models[0].semantic_head.proj.weight.grad.any()
+    models[0].semantic_gates.weight.data.fill_(0.5)
+    assert not torch.allclose(answer(models[0])[0], alone, atol=1e-3)
 
 
 def test_anchor_positions():

@@ -23,7 +23,7 @@ from opensama.models.families import find_family
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.windows import WindowPlan
-from opensama.recipes import icve, sama
+from opensama.recipes import bernini, icve, sama
 from opensama.recipes.tiny import ICVE_SMOKE, SMOKE
 from opensama.training.autoencoder import AutoencoderStage
 from opensama.training.checkpoint import latest_checkpoint
@@ -49,7 +49,7 @@ from tests.ranks import answer_of
 from tests.training.icve_making import icve_settings, save_icve_base
 
 META, CPU = torch.device("meta"), torch.device("cpu")
-RECIPES = {**sama.RECIPES, **icve.RECIPES}
+RECIPES = {**sama.RECIPES, **icve.RECIPES, **bernini.RECIPES}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def settings(base, icve_base, manifest):
 
     def make(name: str, **changes: object) -> EditConfig:
         recipe = RECIPES[name].model_dump()
-        of_sama = isinstance(RECIPES[name], SamaConfig)
-        small = tiny_settings(base, manifest) if of_sama else icve_settings(icve_base, manifest)
-        recipe["data"] |= small["data"] | {"videos": 2 if of_sama else 4, "latents": None}
+        kind = type(RECIPES[name])
+        small = icve_settings(icve_base, manifest) if kind is IcveConfig else tiny_settings(base, manifest)
+        recipe["data"] |= small["data"] | {"videos": 4 if kind is IcveConfig else 2, "latents": None}
         recipe["mesh"]["compile"] = False
         recipe["loss"] = RECIPES[name].loss.model_dump()
         recipe["model"] |= {"base": small["model"]["base"]}
@@ -73,9 +73,9 @@ def settings(base, icve_base, manifest):
             recipe["model"] |= {"start": small["model"]["start"], "weights": None}
         if "sizes" in recipe["model"]:
             recipe["model"]["sizes"] = None
-        if of_sama:
+        if kind is SamaConfig:
             recipe["semantic"] |= small["semantic"]
-        return (SamaConfig if of_sama else IcveConfig)(**recipe | changes)
+        return kind(**recipe | changes)
 
     return make
 

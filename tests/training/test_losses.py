@@ -18,6 +18,7 @@ from opensama.models.registry import TINY
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.sama import SamaPipeline
+from opensama.recipes.bernini import RECIPES as BERNINI_RECIPES
 from opensama.recipes.icve import RECIPES as ICVE_RECIPES
 from opensama.recipes.sama import RECIPES as SAMA_RECIPES
 from opensama.recipes.tiny import CORE, ICVE_SMOKE, SMOKE
@@ -162,6 +163,24 @@ def icve_editors(folder: Path) -> None:
         first_steps(name, type(ICVE_RECIPES[name])(**settings), folder)
 
 
+def bernini_editors(folder: Path) -> None:
+    """Bernini on edits, and SAMA from the same weights, on a base in diffusers' layout."""
+    base, manifest = save_base(folder / "base"), save_manifest(made(folder / "data"))
+    edits = manifest.with_name("edits.jsonl")
+    edits.write_text("".join(f"{line}\n" for line in manifest.read_text().splitlines() if "clip" not in line))
+    names = ("bernini-1.3b-sft", "bernini-1.3b-sft-lora", "sama-bernini-1.3b-stage0", "sama-bernini-1.3b-stage1")
+    for name in names:
+        recipe = BERNINI_RECIPES[name]
+        settings, small = recipe.model_dump(), tiny_settings(base, manifest if "stage0" in name else edits)
+        settings["data"] |= small["data"] | {"images": 1, "videos": 2, "prefix": "", "no_text": ""}
+        settings["data"]["clips"] = recipe.data.clips
+        settings["optimizer"] |= {"steps": 3, "lr": 1e-3}
+        settings["model"] |= {"base": str(base), "start": "wan"}
+        if "semantic" in settings:
+            settings["semantic"] |= small["semantic"]
+        first_steps(name, type(recipe)(**settings | {"compute": "float32"}), folder)
+
+
 def embedded_editors(folder: Path) -> None:
     """The embedded models on people's own clips."""
     manifest = save_manifest(made(folder / "data"))
@@ -205,8 +224,8 @@ def made(folder: Path) -> Path:
 RUNS: dict[str, Callable[[Path], None]] = {
     run.__name__: run
     for run in (
-        frozen_parts, sama_from_weights, core, embedded_icve, sama_editors, icve_editors, embedded_editors,
-        reproduction,
+        frozen_parts, sama_from_weights, core, embedded_icve, sama_editors, icve_editors,
+        bernini_editors, embedded_editors, reproduction,
     )
 }  # fmt: skip
 # fmt: off
@@ -247,6 +266,12 @@ LOSSES: dict[str, Losses] = {
         "icve-13b-pretrain": [1.315322, 1.430876, 1.332944],
         "icve-13b-sft": [1.315322, 1.430876, 1.332944],
         "icve-13b-sft-lora": [1.315322, 1.430876, 1.382671],
+    },
+    "bernini_editors": {
+        "bernini-1.3b-sft": [1.572395, 1.830046, 1.580093],
+        "bernini-1.3b-sft-lora": [1.572395, 1.830046, 1.608422],
+        "sama-bernini-1.3b-stage0": [1.675729, 1.90407, 1.737648],
+        "sama-bernini-1.3b-stage1": [1.677598, 1.892748, 1.72459],
     },
     "embedded_editors": {
         "tiny-stage0": [0.3912678, 0.4155384],

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from opensama.models.costs import training_flops
 from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
+from opensama.recipes.bernini import RECIPES as BERNINI_RECIPES
 from opensama.recipes.sama import RECIPES
 from opensama.training.frozen import make_encoders
 from opensama.training.loading import full_config, sizes_of
@@ -109,9 +110,9 @@ def test_low_rank_saves_memory_more_than_time():
     assert 0.8 * full.flops < lora.flops < full.flops
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *(name for name in BERNINI_RECIPES if not name.endswith("lora"))])
 def test_every_recipe_has_a_plan(name):
-    config = RECIPES[name]
+    config = (RECIPES | BERNINI_RECIPES)[name]
     plan = plan_editor(config)
     assert plan.gpus == config.machine.gpus
     assert plan.fits, plan.table()

@@ -70,9 +70,9 @@ def editor(
 
     if data is not None:
         check_there(data)
-    from opensama.recipes import icve, sama
+    from opensama.recipes import bernini, icve, sama
 
-    asked = find_recipe(recipe, {**sama.RECIPES, **icve.RECIPES}, "tiny")
+    asked = find_recipe(recipe, {**sama.RECIPES, **icve.RECIPES, **bernini.RECIPES}, "tiny")
     if gpus is not None and gpus < 1:
         raise UserError(f"--gpus must be 1 or more, not {gpus}.")
     out = out or Path("runs") / recipe

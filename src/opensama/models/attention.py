@@ -11,9 +11,11 @@ parallelism the same around an exchange of tokens for heads (`models/parallel.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoAttnProcessor2_0
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, _get_qkv_projections
@@ -25,8 +27,18 @@ from opensama.models.parallel import Exchange
 EXPLICIT_BYTES = 2**28  # attention weights [b heads n m] up to this size are written out
 
 
+class ApartRotary(NamedTuple):
+    """Rotary positions of tokens, of which `start` to `stop` are read apart, times a gate []: see `attend_apart`."""
+
+    cos: Tensor
+    sin: Tensor
+    gate: Tensor
+    start: int
+    stop: int
+
+
 class SamaAttnProcessor(WanAttnProcessor):
-    """WanAttnProcessor with a faster way on the CPU."""
+    """WanAttnProcessor with a faster way on the CPU, and one for tokens that are read apart."""
 
     def __call__(
         self,
@@ -34,12 +46,12 @@ class SamaAttnProcessor(WanAttnProcessor):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | ApartRotary | None = None,
     ) -> Tensor:
         exchange = None
         if encoder_hidden_states is None and self._parallel_config is not None:
             exchange = Exchange.of(self._parallel_config, attn.heads, hidden_states.shape[1])
-        if exchange is not None and rotary_emb is not None:
+        if isinstance(rotary_emb, ApartRotary) or (exchange is not None and rotary_emb is not None):
             return self.shared(exchange, attn, hidden_states, rotary_emb)
         if attention_mask is not None or not uses_cpu_path(self, hidden_states):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
@@ -52,14 +64,23 @@ class SamaAttnProcessor(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](attend(q, k, v).transpose(1, 2).flatten(2)))
 
     def shared(
-        self, exchange: Exchange, attn: WanAttention, hidden_states: Tensor, rotary: tuple[Tensor, Tensor]
+        self,
+        exchange: Exchange | None,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor] | ApartRotary,
     ) -> Tensor:
-        """Self-attention of a share of the tokens [b n/p d] over all of them."""
+        """Self-attention of a share of the tokens [b n/p d], or of all, over all of them."""
+        if exchange is None and self._parallel_config is not None:
+            raise ValueError("rings read no tokens apart: ask for ulysses_degree")
         q, k, v = _get_qkv_projections(attn, hidden_states, None)
         q, k = attn.norm_q(q), attn.norm_k(k)
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (q, k, v))
-        q, k = (apply_rotary_real(x, *rotary).to(v.dtype) for x in (q, k))
-        out = exchanged_attention(exchange, q, k, v, backend=self._attention_backend)
+        q, k = (apply_rotary_real(x, rotary[0], rotary[1]).to(v.dtype) for x in (q, k))
+        how: Callable[..., Tensor] = partial(dispatch_attention_fn, backend=self._attention_backend)
+        if isinstance(rotary, ApartRotary):
+            how = partial(attend_apart, how, rotary.gate, rotary.start, rotary.stop)
+        out = how(q, k, v) if exchange is None else exchanged_attention(exchange, q, k, v, how)
         return attn.to_out[1](attn.to_out[0](out.flatten(2)))
 
 
@@ -87,7 +108,8 @@ class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
             attn, video, text, image_rotary_emb, apply_rotary if exchange is None else apply_rotary_real
         )
         if exchange is not None:
-            out = exchanged_attention(exchange, q, k, v, attention_mask, self._attention_backend)
+            how = partial(dispatch_attention_fn, attn_mask=attention_mask, backend=self._attention_backend)
+            out = exchanged_attention(exchange, q, k, v, how)
         else:
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             out = attend(q, k, v, attention_mask).transpose(1, 2)
@@ -121,17 +143,23 @@ def uses_cpu_path(processor: SamaAttnProcessor | IcveAttnProcessor, x: Tensor) -
     return x.device.type == "cpu" and not special and not torch.compiler.is_compiling()
 
 
-def exchanged_attention(
-    exchange: Exchange,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None = None,
-    backend: AttentionBackendName | None = None,
-) -> Tensor:
-    """Attention of a share of the tokens [b n/p heads d] over all of them; `mask` [b 1 1 n] is in the shares' order."""
+def exchanged_attention(exchange: Exchange, q: Tensor, k: Tensor, v: Tensor, how: Callable[..., Tensor]) -> Tensor:
+    """Attention of a share of the tokens [b n/p heads d] over all of them, in the shares' order for `how`."""
     q, k, v = exchange.to_heads(torch.cat((q, k, v), dim=-1)).chunk(3, dim=-1)
-    return exchange.to_tokens(dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend))
+    return exchange.to_tokens(how(q, k, v))
+
+
+def attend_apart(
+    how: Callable[..., Tensor], gate: Tensor, start: int, stop: int, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
+    """Attention [b n heads d] in which the tokens from `start` to `stop` read all, and the others one another.
+
+    What the others read of these is added times the gate: with a gate of 0 they are as if these were not there.
+    """
+    apart = slice(start, stop)
+    q_rest, k_rest, v_rest = (torch.cat((x[:, :start], x[:, stop:]), dim=1) for x in (q, k, v))
+    rest = how(q_rest, k_rest, v_rest) + gate.to(v.dtype) * how(q_rest, k[:, apart], v[:, apart])
+    return torch.cat((rest[:, :start], how(q[:, apart], k, v), rest[:, start:]), dim=1)
 
 
 def apply_rotary_real(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

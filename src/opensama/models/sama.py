@@ -28,10 +28,10 @@ from opensama.models.rotary import Grid, Rotary, axis_rotary, grid_rotary, joine
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
 from opensama.models.wan import WanStreams
 from opensama.values.names import SemanticRotary as SemanticRotary
+from opensama.values.names import SourceRotary as SourceRotary
 
 SOURCE, SEMANTIC, TARGET = 0, 1, 2
 
-SourceRotary = Literal["shared", "shifted"]
 SourceTime = Literal["same", "zero"]
 
 
@@ -47,11 +47,14 @@ class SamaTransformer3DModel(WanStreams):
     """Predicts velocities of target latents and semantic tokens, given source latents and text.
 
     Sizes are WanTransformer3DModel's. Added: `type_embedding` tells source, semantic and target tokens apart;
-    `source_rotary` puts the source at the target's positions ("shared") or behind them ("shifted");
+    `source_rotary` puts the source at the target's positions ("shared"), behind them ("shifted"), or at the target's
+    and turned by the rotary phase of a first stream ("phase", as Bernini's weights know it, see `models/rotary.py`);
     `semantic_rotary` puts semantic tokens nowhere ("zero", as released: their queries and keys vanish), at the origin
     ("identity") or at their anchor's time and cell ("grid"); `semantic_dim=None` leaves semantic modules out;
     `source_time` gives the source the target's timestep ("same", as released) or 0, as it is clean ("zero", as
     Wan2.2-TI2V treats a given frame): in training and sampling alike, every token then has a timestep of its own;
+    `semantic_gate` lets source and target read the semantic tokens apart, times a learned number a block that is 0 at
+    first, so that a base with anchors begins as without (ours; the release has one attention over all tokens);
     `released_rounding` rounds the timestep to bfloat16 as the released sampler does. `source_gate` is for models that
     are small beside their latents, see `gate`; it needs a source of the target's shape.
     """
@@ -91,6 +94,7 @@ class SamaTransformer3DModel(WanStreams):
         released_rounding: bool = False,
         source_gate: bool = False,
         source_time: SourceTime = "same",
+        semantic_gate: bool = False,
     ):
         super().__init__(
             patch_size=patch_size,
@@ -111,8 +115,8 @@ class SamaTransformer3DModel(WanStreams):
             pos_embed_seq_len=pos_embed_seq_len,
         )
         self.register_to_config(out_channels=out_channels)  # the parent has noted the head's width
-        if source_rotary not in ("shared", "shifted"):
-            raise ValueError(f"unknown source_rotary {source_rotary!r}: choose shared or shifted")
+        if source_rotary not in ("shared", "shifted", "phase"):
+            raise ValueError(f"unknown source_rotary {source_rotary!r}: choose shared, shifted or phase")
         if semantic_rotary not in ("zero", "identity", "grid"):
             raise ValueError(f"unknown semantic_rotary {semantic_rotary!r}: choose zero, identity or grid")
         if source_time not in ("same", "zero"):
@@ -133,6 +137,8 @@ class SamaTransformer3DModel(WanStreams):
             nn.init.zeros_(self.token_types.weight)  # a base Wan model starts unchanged
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
+        gated = semantic_gate and semantic_dim is not None
+        self.semantic_gates = nn.Embedding(num_layers, 1, _weight=torch.zeros(num_layers, 1)) if gated else None
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -175,7 +181,10 @@ class SamaTransformer3DModel(WanStreams):
         if self.config["released_rounding"]:
             timestep = timestep.to(torch.bfloat16)
         streams = source, semantic, target
-        (_, semantic, target), temb = self.through_blocks(streams, rotary, timestep, encoder_hidden_states)
+        gates = None
+        if self.semantic_gates is not None and s:
+            gates = self.semantic_gates(torch.arange(len(self.blocks), device=target.device)).squeeze(1)
+        (_, semantic, target), temb = self.through_blocks(streams, rotary, timestep, encoder_hidden_states, gates)
         sample = self.project(target, temb, target_grid)
         if self.config["source_gate"]:
             if places is not None and source_hidden_states is not None:
@@ -243,8 +252,9 @@ def joint_rotary(layout: RotaryLayout, source: Grid, s: int, target: Grid, devic
     What is kept between calls is a line for each row, column and time; a table of all tokens has 34 MB at 81 frames.
     """
     start = target if layout.source == "shifted" else (0, 0, 0)
+    source_id = 1.0 if layout.source == "phase" else 0.0
     return joined_rotary(
-        grid_rotary(layout.head_dim, source, start, device),
+        grid_rotary(layout.head_dim, source, start, device, source_id),
         semantic_rotary(layout, s, target, device),
         grid_rotary(layout.head_dim, target, (0, 0, 0), device),
     )

@@ -20,7 +20,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from opensama.models.acceleration import CheckedFeatures
-from opensama.models.attention import SamaAttnProcessor
+from opensama.models.attention import ApartRotary, SamaAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.precise import keep_float32, under_autocast
 from opensama.models.rotary import Grid, Rotary
@@ -47,12 +47,13 @@ class WanStreams(CheckedFeatures, JointSequence, WanTransformer3DModel):
         return x.flatten(2).transpose(1, 2), (t, h, w)
 
     def through_blocks(
-        self, streams: Sequence[Tensor], rotary: Rotary, timestep: Tensor, text: Tensor
+        self, streams: Sequence[Tensor], rotary: Rotary, timestep: Tensor, text: Tensor, gates: Tensor | None = None
     ) -> tuple[Sequence[Tensor], Tensor]:
         """The streams' tokens [b n d] after the last block, and the time embedding of the last stream, the target.
 
         `rotary` is that of all tokens, each [1 n 1 head_dim] or [b n 1 head_dim]; `timestep` is [b], or [b n] with one
-        for every token; the time embedding is [b d] or [b n d] accordingly.
+        for every token; the time embedding is [b d] or [b n d] accordingly. With `gates`, one a block, the other
+        streams read the last but one apart, see `attention.attend_apart`.
         """
         lengths = [stream.shape[1] for stream in streams]
         tokens, n = torch.cat(list(streams), dim=1), sum(lengths)
@@ -61,11 +62,13 @@ class WanStreams(CheckedFeatures, JointSequence, WanTransformer3DModel):
         if per_token:
             (timestep,) = self.split(timestep)
         temb, modulation, text = self.embed_conditions(timestep, text)
-        for block in self.blocks:
+        start = sum(lengths[:-2])
+        for i, block in enumerate(self.blocks):
+            places = (cos, sin) if gates is None else ApartRotary(cos, sin, gates[i], start, start + lengths[-2])
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, (cos, sin))
+                tokens = self._gradient_checkpointing_func(block, tokens, text, modulation, places)
             else:
-                tokens = block(tokens, text, modulation, (cos, sin))
+                tokens = block(tokens, text, modulation, places)
         if per_token:
             temb = self.gather(temb, n)[:, n - lengths[-1] :]
         return self.gather(tokens, n).split(lengths, dim=1), temb

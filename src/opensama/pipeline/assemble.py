@@ -7,7 +7,6 @@ load is held against the files: they would draw a missing tensor at random and g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +136,8 @@ def _from_base(
     if second is not None:
         parts["transformer_2"] = load_base(second, entry.family, low[0], dtype)
     family = find_family(entry.family)
-    kind = imported(family.scheduler)
-    shift = {name: entry.defaults.shift for name in ("shift", "flow_shift") if name in signature(kind).parameters}
-    return family.pipeline(**parts, transformer=transformer, scheduler=kind(**shift), defaults=entry.defaults.to_dict())
+    scheduler = family.scheduler_at(entry.defaults.shift)
+    return family.pipeline(**parts, transformer=transformer, scheduler=scheduler, defaults=entry.defaults.to_dict())
 
 
 def _check_second(entry: ModelEntry, second: Path) -> None:

@@ -1,7 +1,7 @@
 """Settings of an editor's training: typed, checked, saved as YAML beside the run and read back from there.
 
-`recipes/sama.py` and `recipes/icve.py` give them their values. [paper]: stated there. [release]: from the released
-inference code or weights. All else is a default of ours.
+`recipes/sama.py`, `recipes/icve.py` and `recipes/bernini.py` give them their values. [paper]: stated there. [release]:
+from the released code or weights. All else is a default of ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from opensama.values.names import SemanticRotary
+from opensama.models.families.bernini import FAMILY as BERNINI
+from opensama.values.names import SemanticRotary, SourceRotary, TimeSampling
 
 
 class Section(BaseModel):
@@ -60,14 +61,26 @@ class StartSettings(Section):
         return {}
 
 
+class BerniniModelSettings(StartSettings):
+    """Bernini's transformer that is trained, and what it begins from. It has no tensor that Wan's has not."""
+
+    start: Literal["wan", "bernini"] = Field(
+        "wan",
+        description="wan: the base's weights under Wan's own names, Bernini-R's or text-to-video ones; bernini: "
+        "weights that were trained here",
+    )
+
+
 class ModelSettings(StartSettings):
     """SAMA's transformer that is trained, and what it begins from."""
 
     start: Literal["wan", "sama"] = Field(
         "wan", description="wan: text-to-video weights of the base, type embedding zero; sama: trained SAMA weights"
     )
-    source_rotary: Literal["shared", "shifted"] | None = Field(
-        None, description="null: as the weights have it that training begins from, else shared [paper]"
+    source_rotary: SourceRotary | None = Field(
+        None,
+        description="null: as the weights have it that training begins from, else shared [paper]; phase: as Bernini's "
+        "weights know a source",
     )
     semantic_rotary: SemanticRotary | None = Field(
         None,
@@ -75,6 +88,11 @@ class ModelSettings(StartSettings):
         "its place and its frame",
     )
     type_embedding: bool = Field(True, description="[paper] true")
+    semantic_gate: bool = Field(
+        False,
+        description="the video reads the semantic tokens apart, times a learned number a block, at first 0: the base's "
+        "velocity is not changed by them; false: one attention over all tokens [release]",
+    )
     source_time: Literal["same", "zero"] | None = Field(
         None,
         description="null: as the weights have it that training begins from, else same [release]: the source's time "
@@ -174,6 +192,11 @@ class DataSettings(Section):
             raise ValueError("images and videos are both 0 a step: raise one")
         return self
 
+    @property
+    def negative_prompt(self) -> str:
+        """What the trained model is asked with as the negative prompt."""
+        return self.no_text
+
 
 class IcveDataSettings(DataSettings):
     """ICVE's: pairs of clips with an instruction; nothing else is seen."""
@@ -191,15 +214,50 @@ class IcveDataSettings(DataSettings):
     text_tokens: int = Field(256, gt=0, description="longest text, in tokens [release]")
 
 
+class BerniniDataSettings(DataSettings):
+    """Bernini's: edits with an instruction, of images and videos."""
+
+    area: int = Field(230_400, gt=0, description="pixels of a frame [release: the training code's preprocessing]")
+    multiple: int = Field(16, gt=0, description="sides are multiples of so many pixels [release]")
+    images: int = Field(64, ge=0, description="images a step, over all processes")
+    videos: int = Field(16, ge=0, description="videos a step, over all processes")
+    clips: bool = Field(False, description="whether rows without a source are taken")
+    pretext: dict[str, float] = Field({"none": 1}, description="shares of the pretext tasks on clips that have no pair")
+    variants: int = Field(1, gt=0, description="how many ways such a clip is seen in")
+    prefix: str = Field(BERNINI.defaults.prompt_prefix, description="before instructions [release]")
+    no_text: str = Field(
+        BERNINI.defaults.prompt_prefix, description="what stands for dropped text [release: the prefix alone]"
+    )
+
+    @property
+    def negative_prompt(self) -> str:
+        return BERNINI.defaults.negative_prompt
+
+
 class FlowSettings(Section):
     """Rectified flow on the target's latents."""
 
-    time: Literal["uniform", "logit_normal"] = Field(
-        "uniform", description="how noise levels are drawn, before the shift"
-    )
+    time: TimeSampling = Field("uniform", description="how noise levels are drawn, before the shift")
     shift: float = Field(5.0, gt=0, description="shift of the noise levels [release, at inference]; 1: none")
     emphasis: float = Field(1.0, ge=1, description="weight of what an edit changes; 1: everything counts the same")
     ease: float = Field(0.0, ge=0, lt=1, description="below this noise level errors count less; 0: the plain loss")
+
+    def times(self, kind: Literal["image", "video"]) -> dict[str, Any]:
+        """How the noise levels of an image or a video are drawn: arguments of `flow.sample_sigma`."""
+        return {"how": self.time, "shift": self.shift}
+
+
+class BerniniLossSettings(FlowSettings):
+    """Bernini's: noise levels of images are drawn in a way of their own. As the 14B model's training code has it."""
+
+    time: TimeSampling = Field("mode", description="how those of videos are drawn, before the shift [release, of 14B]")
+    scale: float = Field(1.29, description="how much likelier mode makes middle levels [release, of 14B]")
+    image_time: TimeSampling = Field("logit_normal", description="the same of images [release, of 14B]")
+    mean: float = Field(0.5, description="of the normal distribution of logit_normal [release, of 14B]")
+
+    def times(self, kind: Literal["image", "video"]) -> dict[str, Any]:
+        how = self.image_time if kind == "image" else self.time
+        return {"how": how, "shift": self.shift, "mean": self.mean, "scale": self.scale}
 
 
 class LossSettings(FlowSettings):
@@ -336,10 +394,21 @@ class SamaConfig(EditConfig):
         return {
             **{name: value for name in chosen if (value := getattr(self.model, name)) is not None},
             "type_embedding": self.model.type_embedding,
+            "semantic_gate": self.model.semantic_gate,
             "semantic_dim": self.semantic.width if self.semantic.encoder else None,
             "semantic_tokens_per_anchor": self.semantic.tokens_per_anchor,
             "num_anchors": self.semantic.anchors,
         }
+
+
+class BerniniConfig(EditConfig):
+    """One stage of Bernini's training: clean sources before the target, of which the loss is."""
+
+    family: ClassVar[str] = BERNINI.name
+
+    model: BerniniModelSettings
+    data: BerniniDataSettings = BerniniDataSettings()
+    loss: BerniniLossSettings = BerniniLossSettings()
 
 
 class IcveConfig(EditConfig):

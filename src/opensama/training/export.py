@@ -10,7 +10,6 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
 
 from opensama import runtime
@@ -65,15 +64,15 @@ def complete_pipeline(config: EditConfig, folder: Path) -> None:
     base, parts = frozen_parts(config.family, config.model.base)
     for part in parts:
         shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
-    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=config.loss.shift)
-    scheduler.save_pretrained(folder / "scheduler")
     family = find_family(config.family)
+    scheduler = family.scheduler_at(config.loss.shift)
+    scheduler.save_pretrained(folder / "scheduler")
     model = family.transformer
     index: dict[str, object] = {
         "_class_name": family.pipeline_name,
         "_diffusers_version": diffusers.__version__,
         "defaults": defaults_of(config).to_dict(),
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "scheduler": ["diffusers", type(scheduler).__name__],
         "transformer": [model.__module__, model.__name__],
     }
     for part in base_parts(config.family):
@@ -107,6 +106,6 @@ def defaults_of(config: EditConfig) -> Defaults:
         window=window,
         overlap=min(defaults.overlap, (window - 1) // 4 - 1),
         prompt_prefix=data.prefix,
-        negative_prompt=data.no_text,
+        negative_prompt=data.negative_prompt,
         max_text_tokens=data.text_tokens,
     )

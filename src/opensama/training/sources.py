@@ -156,7 +156,8 @@ class ItemSource(Source[Any]):
         dropped = torch.rand((), generator=g) < self.config.data.text_dropout
         if dropped:
             x |= {key: tensor.float() for key, tensor in self.data.nothing.items()}
-        x["sigma"] = sample_sigma(1, how=self.config.loss.time, shift=self.config.loss.shift, generator=g)[0]
+        how = self.config.loss.times("image" if x["target"].shape[1] == 1 else "video")
+        x["sigma"] = sample_sigma(1, **how, generator=g)[0]
         x["noise"] = torch.randn(x["target"].shape, generator=g)
         if "semantic" in x:
             x["semantic_noise"] = torch.randn(x["semantic"].shape, generator=g)

@@ -108,6 +108,11 @@ class Family:
         """The pipeline's class, imported when it is first used."""
         return imported(self.pipeline_class)
 
+    def scheduler_at(self, shift: float) -> Any:
+        """The scheduler that its released weights are sampled with, at a shift."""
+        kind = imported(self.scheduler)
+        return kind(**{name: shift for name in ("shift", "flow_shift") if name in signature(kind).parameters})
+
     @property
     def pipeline_name(self) -> str:
         """The pipeline's class in a folder's model_index.json."""

@@ -65,6 +65,7 @@ def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
         "semantic_hidden": semantic[0],
         "semantic_tokens_per_anchor": per_anchor,
         "num_anchors": anchors,
+        "semantic_gate": "semantic_gates.weight" in shapes,
     }
     return found | own | sizes
 
@@ -81,7 +82,7 @@ def _embedded(settings: Any) -> dict[str, object]:
 
 
 def draw_added(config: Mapping[str, Any]) -> dict[str, nn.Module]:
-    """A zero type embedding, and semantic modules as torch draws them."""
+    """A zero type embedding, semantic modules as torch draws them, and gates of zero where there are some."""
     import torch
     from torch import nn
 
@@ -92,6 +93,9 @@ def draw_added(config: Mapping[str, Any]) -> dict[str, nn.Module]:
     if config["semantic_dim"]:
         parts["semantic_embedder"] = SemanticEmbedder(config["semantic_dim"], config["semantic_hidden"], d)
         parts["semantic_head"] = SemanticHead(d, config["semantic_dim"])
+        if config["semantic_gate"]:
+            layers = config["num_layers"]
+            parts["semantic_gates"] = nn.Embedding(layers, 1, _weight=torch.zeros(layers, 1))
     return parts
 
 
@@ -129,7 +133,7 @@ FAMILY = Family(
     parts=WAN_PARTS,
     bases=WAN_BASES,
     start="wan",
-    added=("token_types", "semantic_embedder", "semantic_head"),
+    added=("token_types", "semantic_embedder", "semantic_head", "semantic_gates"),
     draw_added=draw_added,
     free=("source_rotary", "semantic_rotary", "source_time", "num_anchors"),
     pads_text=True,

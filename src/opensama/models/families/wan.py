@@ -18,9 +18,11 @@ WAN_PARTS = {
     "text_encoder": "transformers:UMT5EncoderModel",
     "vae": "diffusers:AutoencoderKLWan",
 }
+_1_3B = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
 WAN_BASES = {
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": Base(),
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Base({"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Base(_1_3B),
+    "ByteDance/Bernini-R-1.3B-Diffusers": Base(_1_3B),  # the same shapes and names
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Base(
         {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
         spatial=16,
