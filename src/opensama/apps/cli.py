@@ -50,9 +50,7 @@ app.command("opensama.apps.evaluate:app", name="evaluate", help="Measure how wel
 app.command("opensama.apps.train:app", name="train", help="Train a model.", sort_key=4)
 app.command("opensama.apps.data:app", name="data", help="Training data: bring published datasets in.", sort_key=5)
 app.command("opensama.apps.curate:app", name="curate", help="Make training data of raw videos.", sort_key=5)
-app.command(
-    "opensama.apps.reproduce:reproduce", name="reproduce", help="Test SAMA's or ICVE's claims in small.", sort_key=5
-)
+app.command("opensama.apps.reproduce:reproduce", name="reproduce", help="Test the papers' claims in small.", sort_key=5)
 app.command("opensama.apps.gallery:gallery", name="gallery", help="A page of edits to look at.", sort_key=5)
 app.command("opensama.apps.world:app", name="world", help="The drawn world: look at it.", sort_key=6)
 app.command("opensama.apps.doctor:doctor", name="doctor", help="What is installed and what will run here.", sort_key=7)

@@ -15,14 +15,14 @@ from opensama.values import UserError, nearest
 def reproduce(
     *,
     out: Annotated[Path, OUT] = Path("runs/reproduction"),
-    paper: Literal["sama", "icve"] = "sama",
+    paper: Literal["sama", "icve", "bernini"] = "sama",
     budget: Literal["full", "smoke"] = "full",
     workers: int = 2,
     shipped: Annotated[bool, Parameter(negative=())] = False,
     report: Path | None = None,
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> None:
-    """Train SAMA's or ICVE's variants on a micro world and report whether the paper's claims hold there.
+    """Train a paper's variants on a micro world and report whether its claims hold there.
 
     Says what the budget can tell before anything is trained. Stopped at any point, the same command goes on; runs that
     are finished are not made again.
@@ -32,9 +32,9 @@ def reproduce(
     out
         The folder of all runs.
     paper
-        Whose variants to train. The report has what the folder has, of both.
+        Whose variants to train; bernini: ways of telling source and target apart. The report has what the folder has.
     budget
-        full: what docs/reproduction.md was made with, hours on two cores; smoke: two steps each, teaches nothing.
+        full: what docs/reproduction.md was made with, up to hours on two cores; smoke: two steps each, teaches nothing.
     workers
         Processes that train at the same time, of one thread each.
     shipped
@@ -46,13 +46,15 @@ def reproduce(
     """
     from dataclasses import replace
 
-    from opensama.reproduction.arms import SAMA_BUDGETS
-    from opensama.reproduction.icve import FOLDER, ICVE_BUDGETS, IcveBudget, IcveExperiment, plan_of
-    from opensama.reproduction.report import announce, write_reproduction
+    from opensama.reproduction import bernini, icve
+    from opensama.reproduction.arms import SAMA_BUDGETS, announce, sama_runs
+    from opensama.reproduction.report import write_reproduction
     from opensama.reproduction.runner import run_experiment
     from opensama.reproduction.sama import SamaExperiment, measure_step_costs, score_shipped
 
-    budgets: dict[str, Any] = {"sama": SAMA_BUDGETS, "icve": ICVE_BUDGETS}
+    budgets: dict[str, Any] = {
+        "sama": SAMA_BUDGETS, "icve": icve.ICVE_BUDGETS, "bernini": bernini.BERNINI_BUDGETS,
+    }  # fmt: skip
     chosen = budgets[paper][budget]
     known = vars(chosen)
     for assignment in set or []:
@@ -68,14 +70,17 @@ def reproduce(
         chosen = replace(chosen, **{name: number})
     if not 1 <= workers <= 64:
         raise UserError(f"The number of workers must be from 1 to 64, not {workers}.")
-    if shipped and paper == "icve":
-        raise UserError("--shipped goes with SAMA's runs: leave it or --paper icve away.")
+    if shipped and paper != "sama":
+        raise UserError(f"--shipped goes with SAMA's runs: leave it or --paper {paper} away.")
     with log_lines("opensama.reproduction"):
-        if isinstance(chosen, IcveBudget):
-            print(plan_of(chosen), flush=True)
-            run_experiment(IcveExperiment(out / FOLDER, chosen), workers=workers)
+        if paper == "icve":
+            print(icve.plan_of(chosen), flush=True)
+            run_experiment(icve.IcveExperiment(out / icve.FOLDER, chosen), workers=workers)
+        elif paper == "bernini":
+            print(announce(chosen, len(bernini.STREAM_ARMS) * chosen.seeds), flush=True)
+            run_experiment(bernini.BerniniExperiment(out / bernini.FOLDER, chosen), workers=workers)
         else:
-            print(announce(chosen), flush=True)
+            print(announce(chosen, len(sama_runs(chosen.seeds))), flush=True)
             run_experiment(SamaExperiment(out, chosen), workers=workers)
             measure_step_costs(out)
             if shipped:

@@ -15,6 +15,9 @@ from typing import Literal
 
 from opensama.pretext import PAPER_SHARES
 from opensama.reproduction.runner import MicroBudget
+from opensama.reproduction.statistics import foretell
+from opensama.values.names import SourceRotary
+from opensama.world.micro import MICRO_FAMILIES
 
 NONE: Mapping[str, float] = {"none": 1}
 
@@ -51,7 +54,7 @@ class SamaArm:
     anchors: int = 1
     pretext: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_SHARES))
     type_embedding: bool = True
-    source_rotary: Literal["shared", "shifted"] = "shared"
+    source_rotary: SourceRotary = "shared"
     semantic_rotary: Literal["zero", "grid"] = "grid"
     images: float | None = None
     """Share of stage 0's tokens that are of image edits; None: images and videos 4 : 1 as in the paper."""
@@ -69,6 +72,17 @@ SHARE_ARMS = tuple(replace(SAMA, name=f"images {round(100 * share)} %", images=s
 
 SEVERAL_SEEDS = (*MODULES, *TYPES, *ROTARY)
 ONE_SEED = (*ANCHOR_ARMS, *PRETEXT_ARMS, *SHARE_ARMS)
+
+
+def announce(budget: SamaBudget, runs: int) -> str:
+    """What is said before anything is trained in so many runs."""
+    items = budget.items * len(MICRO_FAMILIES)
+    return (
+        f"Fixed beforehand: {budget.prior} steps of the prior ({budget.prior_videos} clips each), {budget.stage0} of "
+        f"stage 0 ({budget.images} images and {budget.videos} clips each), {budget.stage1} of stage 1 "
+        f"({budget.stage1_images} images and {budget.stage1_videos} videos each), {items} test edits, "
+        f"{runs} runs. " + foretell(items, budget.seeds)
+    )
 
 
 def sama_runs(seeds: int = SamaBudget.seeds) -> list[tuple[SamaArm, int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from opensama.reproduction import tables
+from opensama.reproduction import bernini, icve, tables
 from opensama.reproduction.arms import (
     ANCHOR_ARMS,
     BASELINE,
@@ -17,14 +17,13 @@ from opensama.reproduction.arms import (
     SAMA,
     SHARE_ARMS,
     TYPES,
-    SamaBudget,
+    announce,
     sama_runs,
 )
-from opensama.reproduction.icve import FOLDER
 from opensama.reproduction.icve_report import icve_part
 from opensama.reproduction.sama import make_sama, step_tokens
 from opensama.reproduction.shipped import FAST, PROBED_FAMILIES, SLOW
-from opensama.reproduction.statistics import detectable, foretell, smooth
+from opensama.reproduction.statistics import detectable, smooth
 from opensama.reproduction.tables import STAGE_NAMES, SamaResults
 from opensama.runtime import whole_file
 from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MICRO_KINDS, MICRO_SIZE
@@ -32,23 +31,14 @@ from opensama.world.micro import MICRO_COLORS, MICRO_FAMILIES, MICRO_FRAMES, MIC
 _TEMPLATE = Path(__file__).parent / "report.md"
 
 
-def announce(budget: SamaBudget) -> str:
-    """What is said before anything is trained."""
-    items = budget.items * len(MICRO_FAMILIES)
-    return (
-        f"Fixed beforehand: {budget.prior} steps of the prior ({budget.prior_videos} clips each), {budget.stage0} of "
-        f"stage 0 ({budget.images} images and {budget.videos} clips each), {budget.stage1} of stage 1 "
-        f"({budget.stage1_images} images and {budget.stage1_videos} videos each), {items} test edits, "
-        f"{len(sama_runs(budget.seeds))} runs. " + foretell(items, budget.seeds)
-    )
-
-
 def write_reproduction(out: Path, file: Path) -> None:
-    """The report, of SAMA, ICVE or both, and its plots in images/ beside it. UserError where runs are missing."""
+    """The report, of all that the folder has, and its plots in images/ beside it. UserError where runs are missing."""
     parts = []
     if (out / "plan.json").exists():
         parts.append(sama_part(out, file.parent / "images"))
-    if (out / FOLDER / "plan.json").exists():
+    if (out / bernini.FOLDER / "plan.json").exists():
+        parts.append(bernini.bernini_part(out))
+    if (out / icve.FOLDER / "plan.json").exists():
         parts.append(icve_part(out, file.parent / "images"))
     with whole_file(file) as part:
         part.write_text("\n".join(parts))
@@ -69,7 +59,7 @@ def sama_part(out: Path, images: Path) -> str:
         kinds=len(MICRO_KINDS),
         colors=len(MICRO_COLORS),
         families=", ".join(MICRO_FAMILIES),
-        plan=announce(b),
+        plan=announce(b, len(sama_runs(b.seeds))),
         lr=b.lr,
         extra=100 * (anchored / plain - 1),
         modules=tables.modules(r),

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import ClassVar, TypedDict
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +25,7 @@ from torch import Tensor
 from opensama import load
 from opensama.evaluation.world.report import through
 from opensama.models.sama import SamaTransformer3DModel
-from opensama.reproduction.arms import MODULES, PRIOR, SamaArm, SamaBudget, sama_runs
+from opensama.reproduction.arms import MODULES, ONE_SEED, PRIOR, SEVERAL_SEEDS, SamaArm, SamaBudget, sama_runs
 from opensama.reproduction.data import (
     FIRST,
     POOLS,
@@ -53,7 +53,10 @@ class SamaExperiment(Experiment):
     """SAMA's variants."""
 
     budget: SamaBudget
-    pools = POOLS
+    pools: ClassVar[Sequence[str]] = POOLS
+    arms: ClassVar[Sequence[SamaArm]] = (*SEVERAL_SEEDS, *ONE_SEED)
+    scored: ClassVar[Sequence[str]] = ("stage0", "stage1", "fast")
+    """The stages after which a run is scored; fast: in the end also on quick motion."""
 
     @property
     def waves(self) -> Sequence[Sequence[Run]]:
@@ -69,16 +72,19 @@ class SamaExperiment(Experiment):
         return model
 
     def make_run(self, run: Run, folder: Path) -> RunResult:
-        """Stage 0 and stage 1 of one run, scored after each."""
-        arm, budget = next(arm for arm, _ in sama_runs() if arm.name == run.arm), self.budget
+        """Stage 0 and stage 1 of one run, scored after those that are `scored`."""
+        arm, budget = next(arm for arm in self.arms if arm.name == run.arm), self.budget
         began, result = time.monotonic(), RunResult()
         model = make_sama(arm, budget)
         load_prior(model, load_file(self.prior_file(run.seed)))
         for stage, steps in {"stage0": budget.stage0, "stage1": budget.stage1}.items():
             pools, batch = stage_data(self.out, budget, arm, stage)
-            cost = train_sama(stage, model, pools, arm, run.seed, budget, batch, steps, folder)
-            result[stage] = {**cost, **held_out_edits(budget.items).evaluate(model, frozen_models(), run.seed)}
-        result["fast"] = held_out_edits(-(-budget.items // 2), fast=True).evaluate(model, frozen_models(), run.seed)
+            result[stage] = dict(train_sama(stage, model, pools, arm, run.seed, budget, batch, steps, folder))
+            if stage in self.scored:
+                result[stage] |= held_out_edits(budget.items).evaluate(model, frozen_models(), run.seed)
+        if "fast" in self.scored:
+            half = held_out_edits(-(-budget.items // 2), fast=True)
+            result["fast"] = half.evaluate(model, frozen_models(), run.seed)
         return result | {"minutes": (time.monotonic() - began) / 60}
 
     def success(self, result: RunResult) -> float:
