@@ -78,7 +78,7 @@ def reproduce(
             run_experiment(icve.IcveExperiment(out / icve.FOLDER, chosen), workers=workers)
         elif paper == "bernini":
             print(announce(chosen, len(bernini.STREAM_ARMS) * chosen.seeds), flush=True)
-            run_experiment(bernini.BerniniExperiment(out / bernini.FOLDER, chosen), workers=workers)
+            run_experiment(bernini.BerniniExperiment(out / bernini.STREAMS_FOLDER, chosen), workers=workers)
         else:
             print(announce(chosen, len(sama_runs(chosen.seeds))), flush=True)
             run_experiment(SamaExperiment(out, chosen), workers=workers)

@@ -27,14 +27,14 @@ from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, over_
 from opensama.reproduction.tables import VERDICTS, lower_by, markdown_table, points
 from opensama.world.micro import MICRO_FAMILIES
 
-FOLDER = "bernini"
+STREAMS_FOLDER = "bernini"
 _TEMPLATE = Path(__file__).parent / "bernini.md"
 
-TYPE = SamaArm("type embedding", anchors=0, pretext=NONE, semantic_rotary="zero")
-SHIFTED = replace(TYPE, name="shifted positions", type_embedding=False, source_rotary="shifted")
-PHASE = replace(TYPE, name="rotary phase", type_embedding=False, source_rotary="phase")
-NOTHING = replace(TYPE, name="nothing", type_embedding=False)
-WAYS = (TYPE, SHIFTED, PHASE)
+TYPE_EMBEDDING = SamaArm("type embedding", anchors=0, pretext=NONE, semantic_rotary="zero")
+SHIFTED = replace(TYPE_EMBEDDING, name="shifted positions", type_embedding=False, source_rotary="shifted")
+PHASE = replace(TYPE_EMBEDDING, name="rotary phase", type_embedding=False, source_rotary="phase")
+NOTHING = replace(TYPE_EMBEDDING, name="nothing", type_embedding=False)
+WAYS = (TYPE_EMBEDDING, SHIFTED, PHASE)
 ANCHORED = {way.name: replace(way, name=f"{way.name}, anchors", anchors=1) for way in WAYS}
 STREAM_ARMS = (*WAYS, *ANCHORED.values(), NOTHING)
 
@@ -63,7 +63,7 @@ class BerniniResults:
     """All runs' results. `k` seeds, `n` items."""
 
     def __init__(self, out: Path):
-        self.out = out / FOLDER
+        self.out = out / STREAMS_FOLDER
         self.budget = SamaBudget(**json.loads((self.out / "plan.json").read_text()))
         runs = BerniniExperiment(self.out, self.budget)
         self.rows: dict[str, list[RunResult]] = {arm.name: runs.results(arm.name) for arm in STREAM_ARMS}
@@ -111,13 +111,13 @@ def bernini_part(out: Path) -> str:
     machine = json.loads((r.out / "machine.json").read_text())
     head = ["", "success, %", *MICRO_FAMILIES, "error"]
     over = ["more, points", "lead, more", "loss, last fifth of stage 1"]
-    plain = [r.row(arm, None if arm == TYPE else TYPE) for arm in (*WAYS, NOTHING)]
-    anchored = [r.row(arm, None if arm.name == ANCHORED[TYPE.name].name else ANCHORED[TYPE.name])
+    plain = [r.row(arm, None if arm == TYPE_EMBEDDING else TYPE_EMBEDDING) for arm in (*WAYS, NOTHING)]
+    anchored = [r.row(arm, None if arm.name == ANCHORED[TYPE_EMBEDDING.name].name else ANCHORED[TYPE_EMBEDDING.name])
                 for arm in ANCHORED.values()]  # fmt: skip
     b = r.budget
     return _TEMPLATE.read_text().format(
         machine=f"Measured on {machine['machine']}, {machine['workers']} at a time: {r.minutes:.0f} minutes of runs.",
-        millions=sum(p.numel() for p in make_sama(TYPE, b).parameters()) / 1e6,
+        millions=sum(p.numel() for p in make_sama(TYPE_EMBEDDING, b).parameters()) / 1e6,
         plan=announce(b, len(STREAM_ARMS) * b.seeds),
         plain=markdown_table([*head, *(f"{name} than the type embedding" for name in over)], plain),
         anchored=markdown_table([*head, *(f"{name} than the type embedding" for name in over)], anchored),
@@ -132,9 +132,9 @@ def _claims(r: BerniniResults) -> dict[str, MeanInterval]:
     """What was said before the runs, as differences that are above zero where it holds."""
     pairs: Sequence[tuple[str, SamaArm, SamaArm]] = (
         ("a rotary phase is better than shifted positions", PHASE, SHIFTED),
-        ("a rotary phase is better than a type embedding", PHASE, TYPE),
-        ("a type embedding is better than shifted positions (SAMA's table 6)", TYPE, SHIFTED),
-        ("a type embedding is better than no mark at all", TYPE, NOTHING),
+        ("a rotary phase is better than a type embedding", PHASE, TYPE_EMBEDDING),
+        ("a type embedding is better than shifted positions (SAMA's table 6)", TYPE_EMBEDDING, SHIFTED),
+        ("a type embedding is better than no mark at all", TYPE_EMBEDDING, NOTHING),
         ("a rotary phase is better than no mark at all", PHASE, NOTHING),
         *((f"anchors help, with {way.name}", ANCHORED[way.name], way) for way in WAYS),
     )

@@ -36,7 +36,7 @@ def write_reproduction(out: Path, file: Path) -> None:
     parts = []
     if (out / "plan.json").exists():
         parts.append(sama_part(out, file.parent / "images"))
-    if (out / bernini.FOLDER / "plan.json").exists():
+    if (out / bernini.STREAMS_FOLDER / "plan.json").exists():
         parts.append(bernini.bernini_part(out))
     if (out / icve.FOLDER / "plan.json").exists():
         parts.append(icve_part(out, file.parent / "images"))
