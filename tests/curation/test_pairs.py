@@ -43,7 +43,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(clips: Path, out: Path, **changed) -> PairsReport:
-    options = {"segmenter": WorldSegmenter(), "inpainter": WorldInpainter(), "settings": SETTINGS} | changed
+    options = {"segmenter": WorldSegmenter(), "inpainters": [WorldInpainter()], "settings": SETTINGS} | changed
     vlm = options.pop("vlm", partial(WorldVlm, clips))
     return make_pairs(clips, out, vlm, **options)
 
@@ -172,19 +172,22 @@ def test_a_name_that_is_not_utf_8_fails_alone(clips: Path, tmp_path: Path) -> No
 class Fixed:
     """An inpainter that gives what a function of clip, mask and caption says."""
 
-    name = "world of faults"
-
-    def __init__(self, function: Callable[[Clip, np.ndarray, str], np.ndarray]):
-        self._function = function
+    def __init__(
+        self,
+        function: Callable[[Clip, np.ndarray, str], np.ndarray],
+        name: str = "world of faults",
+        instructed: bool = False,
+    ):
+        self._function, self.name, self.instructed = function, name, instructed
 
     def load(self) -> None: ...
 
-    def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
-        return self._function(clip, masks, caption)
+    def inpaint(self, clip: Clip, masks: np.ndarray, words: str, seed: int = 0) -> np.ndarray:
+        return self._function(clip, masks, words)
 
 
 def test_what_was_not_painted_is_no_pair(clips: Path, tmp_path: Path) -> None:
-    report = make(clips, tmp_path, inpainter=Fixed(lambda clip, masks, caption: clip.frames))
+    report = make(clips, tmp_path, inpainters=[Fixed(lambda clip, masks, caption: clip.frames)])
     assert report.made == {}
     assert reasons(report)["inpainting: nothing changed"] > 5
     assert records(tmp_path) == []
@@ -198,17 +201,18 @@ def test_another_change_than_the_caption_says_is_no_pair(clips: Path, tmp_path: 
         return WorldInpainter().inpaint(clip, masks, other.look.caption)
 
     settings = replace(SETTINGS, kinds=("remove", "recolor"))
-    report = make(clips, tmp_path, inpainter=Fixed(another), settings=settings)
+    report = make(clips, tmp_path, inpainters=[Fixed(another)], settings=settings)
     assert report.made == {}
     assert reasons(report)["instruction: the change is not to be seen"] > 3
 
 
-def test_bad_painting_does_not_pass_the_quality_filter(clips: Path, tmp_path: Path) -> None:
-    def smeared(clip: Clip, masks: np.ndarray, caption: str) -> np.ndarray:
-        right = WorldInpainter().inpaint(clip, masks, caption).astype(np.float32)
-        return np.round(0.5 * right + 0.5 * clip.frames).astype(np.uint8)
+def smeared(clip: Clip, masks: np.ndarray, caption: str) -> np.ndarray:
+    right = WorldInpainter().inpaint(clip, masks, caption).astype(np.float32)
+    return np.round(0.5 * right + 0.5 * clip.frames).astype(np.uint8)
 
-    report = make(clips, tmp_path, inpainter=Fixed(smeared))
+
+def test_bad_painting_does_not_pass_the_quality_filter(clips: Path, tmp_path: Path) -> None:
+    report = make(clips, tmp_path, inpainters=[Fixed(smeared)])
     assert report.made == {}
     assert sum(count for reason, count in reasons(report).items() if reason.startswith("quality: ")) > 5
 
@@ -372,6 +376,8 @@ def test_what_is_wrong_with_a_call_is_said(tmp_path: Path, clips: Path) -> None:
     with pytest.raises(UserError, match="has no clips of the drawn world"):
         WorldVlm(tmp_path)
     write_manifest(tmp_path / "clips.jsonl", [Record("a", "clip", str(clips / "world-0000.mp4"))])
+    with pytest.raises(UserError, match="each once, not world, world"):
+        make(clips, tmp_path / "out", inpainters=[WorldInpainter()] * 2)
     with pytest.raises(UserError, match="has no pairs"):
         make(clips, tmp_path / "out", public=tmp_path / "clips.jsonl")
 
@@ -429,7 +435,7 @@ def test_a_model_works_for_one_thread_at_a_time_whoever_its_neighbour_is(clips: 
     more = tmp_path / "clips"
     oracles.write_clips(more, 6, frames=SIZE[0], size=SIZE[1:])
     settings = replace(SETTINGS, kinds=("remove",), each=1, turns=0)
-    report = make(more, tmp_path / "out", inpainter=Busy(), settings=settings, workers=4)
+    report = make(more, tmp_path / "out", inpainters=[Busy()], settings=settings, workers=4)
     assert sum(report.made.values()) > 4
     assert Busy.most == 1
 
@@ -463,7 +469,7 @@ def test_the_real_classes_go_through_the_graph(clips: Path, tmp_path: Path) -> N
         tmp_path / "out",
         vlm=partial(ScriptedVlm, answer),
         segmenter=segmenter,
-        inpainter=inpainter,
+        inpainters=[inpainter],
         settings=settings,
     )
     pairs = [record for record in records(tmp_path / "out") if record.notes["way"] == "made"]

@@ -220,8 +220,9 @@ def pairs_command(
     *,
     out: Annotated[Path, OUT],
     segmenter: str = "",
-    inpainter: str = "",
+    inpainter: Annotated[list[str] | None, Parameter(name=("--editor", "--inpainter"), negative=())] = None,
     steps: int = 30,
+    offload: str = "none",
     judge_url: str | None = None,
     judge_model: str | None = None,
     public: Annotated[Path | None, Parameter(name="--with")] = None,
@@ -233,7 +234,7 @@ def pairs_command(
 ) -> int:
     """Make pairs of clips: find things, mask them, paint over them, say what changed. ICVE's fine-tuning data.
 
-    A rehearsal without weights, on clips that the drawn world made: --vlm-url, --segmenter and --inpainter are `world`.
+    A rehearsal without weights, on clips that the drawn world made: --vlm-url, --segmenter and --editor are `world`.
 
     Parameters
     ----------
@@ -244,9 +245,13 @@ def pairs_command(
     segmenter
         DETECTOR,TRACKER: folders or hub ids of Grounding DINO and SAM 2, or: world. By default the published ones.
     inpainter
-        Folder or hub id of a VACE pipeline, or: world. By default the published 1.3B model.
+        Who makes the edits: a model such as sama-14b or bernini-1.3b, the folder of one's pipeline, a folder or hub id
+        of VACE, or: world. By default the published VACE of 1.3B. Given several times, each makes a candidate, and the
+        one with the best scores is kept.
     steps
-        Of the inpainter.
+        Of VACE.
+    offload
+        Where the weights of models lie while others compute, as in `opensama edit`; VACE's stay.
     judge_url
         Another server that scores the pairs. By default the one of --vlm-url.
     judge_model
@@ -280,7 +285,7 @@ def pairs_command(
             out,
             vlm,
             open_segmenter(segmenter, vlm_options.device),
-            open_inpainter(inpainter, vlm_options.device, steps=steps),
+            [open_inpainter(name, vlm_options.device, steps=steps, offload=offload) for name in inpainter or [""]],
             judge=vlm_options.vlm(out, judge_url, judge_model) if judge_url or judge_model else None,
             public=public,
             settings=settings,

@@ -8,9 +8,15 @@ from pathlib import Path
 import numpy as np
 
 EDIT_KINDS = ("remove", "replace", "recolor", "background")
-"""Edits that an inpainter can make, by their task names."""
+"""Edits that are made, by their task names."""
 REVERSE_KINDS = {"remove": "add", "replace": "replace", "recolor": "recolor", "background": "background"}
 """The task of the edit back."""
+_ASKED = {
+    "remove": "Remove the {element}.",
+    "replace": "Replace the {element} with {new}.",
+    "recolor": "Make the {element} {new}.",
+    "background": "Change the background to {new}.",
+}
 BACKGROUND = "background"  # the kind, and the name of everything that is not in front
 
 
@@ -62,6 +68,11 @@ class PlannedEdit:
     caption: str
     before: str = ""
     """The clip as it is, in words."""
+
+    @property
+    def asked(self) -> str:
+        """What an editor is told to do."""
+        return _ASKED[self.kind].format(element=self.element, new=self.new)
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)

@@ -1,8 +1,9 @@
-"""Painting anew what a mask covers, so that the clip shows what a caption says: VACE, through diffusers.
+"""Painting anew what a mask covers, by a model that fills it or by an editor that is told what to do.
 
-The model gets the clip with the mask greyed out, the mask, and the caption of the edited clip. It works at a size and
-length of its own (rows and columns in sixteens, 4k+1 frames); what it paints is brought back to the clip's. Only the
-masked pixels of the answer are used (`masks.put_together`).
+VACE, through diffusers, gets the clip with the mask greyed out, the mask, and the caption of the edited clip. It works
+at a size and length of its own (rows and columns in sixteens, 4k+1 frames); what it paints is brought back to the
+clip's. An editor of this project gets the clip and an instruction. Only the masked pixels of an answer are used
+(`masks.put_together`).
 
 Letters: t frames, h w rows and columns.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,12 +20,15 @@ import numpy as np
 from opensama import runtime
 from opensama.curation.elements import Clip
 from opensama.curation.segmentation import load_pretrained, model_folder
-from opensama.media.frames import resize, to_frames, to_pixels
-from opensama.values import UserError, frames_up
+from opensama.media.frames import eight_bit, resize, to_frames, to_pixels
+from opensama.models.registry import find, is_editor
+from opensama.values import EditRequest, UserError, Video, frames_up
 
 if TYPE_CHECKING:
     from diffusers import WanVACEPipeline
     from torch import Tensor
+
+    from opensama.pipeline.editor import Editor
 
 MODEL = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"
 _FILES = ("model_index.json", "scheduler/*.json", "text_encoder/*", "tokenizer/*", "transformer/*", "vae/*")
@@ -35,27 +40,59 @@ class Inpainter(Protocol):
     """Paints masked pixels anew."""
 
     name: str
+    instructed: bool
+    """Whether its `words` are what to do, or else what is seen afterwards."""
 
     def load(self) -> None:
         """Reads what it needs, before the first clip. UserError where that is not there."""
         ...
 
-    def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
-        """Frames uint8 [t h w 3] that show the caption; only those pixels count where `masks` [t h w] is true."""
+    def inpaint(self, clip: Clip, masks: np.ndarray, words: str, seed: int = 0) -> np.ndarray:
+        """Frames uint8 [t h w 3] as the words say; only those pixels count where `masks` [t h w] is true."""
         ...
 
 
-def open_inpainter(name: str = "", device: str | None = None, *, steps: int = 30) -> Inpainter:
-    """By name: empty for the published 1.3B model, a folder or hub id for another, or "world". Loads nothing yet."""
+def open_inpainter(name: str = "", device: str | None = None, *, steps: int = 30, offload: str = "none") -> Inpainter:
+    """By name: empty for the published VACE of 1.3B, a folder or hub id for another, "world", or any editor of this
+    project by its name or its pipeline's folder. Loads nothing yet. `steps` are VACE's, `offload` is an editor's."""
     if name == "world":
         from opensama.curation.oracles import WorldInpainter
 
         return WorldInpainter()
+    if is_editor(name) or (name and "/" not in name and not Path(name).is_dir()):
+        find(name)  # what is no name of ours is told now
+        return InstructedEditor(name, device=device, offload=offload)
     return Vace(name or MODEL, device=device, steps=steps)
+
+
+class InstructedEditor:
+    """An editor of this project: any model of the registry, or a pipeline's folder, with its own settings."""
+
+    instructed = True
+
+    def __init__(self, model: str, *, device: str | None = None, offload: str = "none"):
+        runtime.check_offload(offload)
+        self.name = model
+        self._device, self._offload = device, offload
+
+    def load(self) -> None:
+        _ = self._editor
+
+    def inpaint(self, clip: Clip, masks: np.ndarray, words: str, seed: int = 0) -> np.ndarray:
+        request = EditRequest(Video.from_frames(clip.frames, clip.fps), words, seed=seed)
+        return np.stack([eight_bit(frame) for frame in self._editor.edit(request).frames()])
+
+    @cached_property
+    def _editor(self) -> Editor:
+        from opensama.pipeline.editor import load
+
+        return load(self.name, device=self._device, offload=self._offload)
 
 
 class Vace:
     """diffusers' `WanVACEPipeline`, from a folder or the hub."""
+
+    instructed = False
 
     def __init__(
         self,
@@ -76,7 +113,7 @@ class Vace:
     def load(self) -> None:
         _ = self._pipe
 
-    def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
+    def inpaint(self, clip: Clip, masks: np.ndarray, words: str, seed: int = 0) -> np.ndarray:
         import torch
         from torch.nn import functional
 
@@ -92,7 +129,7 @@ class Vace:
         video, mask = (_lengthen(x, length).transpose(1, 2) for x in (video, mask.float().expand_as(video)))
         with torch.inference_mode():
             painted = pipe(
-                prompt=caption,
+                prompt=words,
                 negative_prompt=NEGATIVE,
                 video=video,
                 mask=mask,

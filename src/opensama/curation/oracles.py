@@ -132,15 +132,16 @@ class WorldInpainter:
     """The exact picture of a caption inside the mask, the clip's own outside it."""
 
     name = "world"
+    instructed = False
 
     def load(self) -> None:
         """Nothing to read."""
 
-    def inpaint(self, clip: Clip, masks: np.ndarray, caption: str, seed: int = 0) -> np.ndarray:
+    def inpaint(self, clip: Clip, masks: np.ndarray, words: str, seed: int = 0) -> np.ndarray:
         scene = scene_of(clip.path)
-        looks = [change.look for change in exact_edits(scene) if change.look.caption == caption]
+        looks = [change.look for change in exact_edits(scene) if change.look.caption == words]
         if not looks:
-            raise ValueError(f"the drawn world has no picture of {caption!r}")
+            raise ValueError(f"the drawn world has no picture of {words!r}")
         return np.where(masks[..., None], draw_clip(looks[0], *clip.frames.shape[:3]), clip.frames)
 
 

@@ -1,18 +1,22 @@
 """The stages of `pairs.py`, one function each: an item in, and what becomes of it.
 
 An item is a clip's record with working keys: `_front` and `_behind` (what the VLM named), `_element`, `_person`,
-`_mask` (a file in masks/), `_kind`, `_edit`, `_edited` (a file in edited/). From "instruction" on it is a pair's
-record, with paths relative to making/. Pairs that join from elsewhere have `_public` and pass the stages that make.
+`_mask` (a file in masks/), `_kind`, `_edit`, `_candidates`. A candidate is what one editor made of the edit: `editor`,
+`edited` (a file in edited/), `change`, from "instruction" on `pair` (a record, with paths relative to making/) and
+`back`; or the `reason` why it is out, with its `scores` if it had some. The quality filter leaves the best one, and the
+item is its pair. Pairs that join from elsewhere have `_public` and pass the stages that make.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,12 +31,12 @@ from opensama.curation.masks import MaskRules, boxes, changed, grow, load_masks,
 from opensama.curation.scoring import SCORE_PREFIX, pair_frames, score_pair
 from opensama.curation.segmentation import Segmenter
 from opensama.curation.settings import FilterSettings
-from opensama.curation.stage import Drop, GraphItem, StageState
+from opensama.curation.stage import Drop, GraphItem, StageState, reason_of
 from opensama.data.manifest import Record
 from opensama.media.frames import eight_bit, resize_frame
 from opensama.media.video_io import read_video, write_video
 from opensama.values import Video, frames_down
-from opensama.vlm import Vlm
+from opensama.vlm import Vlm, VlmQuota
 
 _QUALITY = 92  # of painted clips, near to lossless: they are data
 
@@ -52,9 +56,9 @@ def masks_of(state: StageState[Any], item: GraphItem) -> Path:
     return Path(state.folder, "masks", item["_mask"])
 
 
-def edited_of(state: StageState[Any], item: GraphItem) -> Path:
-    """The file of the item's edited clip."""
-    return Path(state.folder, "edited", item["_edited"])
+def edited_of(state: StageState[Any], candidate: GraphItem) -> Path:
+    """The file of a candidate's edited clip."""
+    return Path(state.folder, "edited", candidate["edited"])
 
 
 def load_state(out: str, model: ClipModel) -> StageState[ClipModel]:
@@ -140,28 +144,89 @@ def caption(state: StageState[Vlm], item: GraphItem, *, model: str, size: ClipSi
 
 
 def inpainting(
-    state: StageState[Inpainter], item: GraphItem, *, model: str, size: ClipSize, margin: float, least: float, seed: int
+    state: StageState[Inpainter],
+    item: GraphItem,
+    *,
+    model: str,
+    size: ClipSize,
+    margin: float,
+    least: float,
+    seed: int,
+    last: bool,
 ) -> GraphItem:
-    """The edited clip: painted inside the grown mask, the clip's own pixels outside. Drop where nothing changed."""
+    """The item with one more candidate: painted inside the grown mask, the clip's own pixels outside.
+
+    Out is one that failed, or where nothing changed; the `last` editor must leave one.
+    """
     if item.get("_public"):
         return item
     clip, whole = read_clip(item, size)
     mask = paintable_mask(load_masks(masks_of(state, item)), item["_kind"], margin)
     name = f"{item['id']} {item['_element']} {item['_kind']}"
     number = int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:8], 16)
-    painted = state.model.inpaint(clip, mask, item["_edit"]["caption"], number)
-    if painted.shape != clip.frames.shape or painted.dtype != np.uint8:
-        raise ValueError(f"{state.model.name} gave {painted.dtype} {painted.shape} for {clip.frames.shape}")
-    edited = put_together(clip.frames, painted, mask)
-    inside, _ = changed(clip.frames, edited, mask)
-    if inside < least:
-        raise Drop("inpainting: nothing changed")
-    out = item | {"_edited": _file(name, "mp4"), "_inpainter": state.model.name, "_source": item["target"]}
-    _write(edited, clip.fps, edited_of(state, out))
+    edit = PlannedEdit(**item["_edit"])
+
+    def painted(candidate: GraphItem) -> GraphItem:
+        if candidate["editor"] != state.model.name:
+            return candidate
+        frames = state.model.inpaint(clip, mask, edit.asked if state.model.instructed else edit.caption, number)
+        if frames.shape != clip.frames.shape or frames.dtype != np.uint8:
+            raise ValueError(f"{state.model.name} gave {frames.dtype} {frames.shape} for {clip.frames.shape}")
+        edited = put_together(clip.frames, frames, mask)
+        inside, _ = changed(clip.frames, edited, mask)
+        if inside < least:
+            raise Drop("inpainting: nothing changed")
+        out = candidate | {"edited": _file(f"{name} {state.model.name}", "mp4"), "change": round(inside, 2)}
+        _write(edited, clip.fps, edited_of(state, out))
+        return out
+
+    candidates = [*item.get("_candidates", ()), {"editor": state.model.name}]
+    out = item | {"_source": item["target"], "_candidates": each_candidate(candidates, painted, needed=last)}
     if not whole:  # both sides have the same frames at the same size
         out["_source"] = str(Path(state.folder, "edited", _file(f"{item['id']} source {tuple(size)}", "mp4")))
         _write(clip.frames, clip.fps, Path(out["_source"]))
-    return out | {"scores": item["scores"] | {"change": round(inside, 2)}}
+    return out
+
+
+class CandidatesFailed(RuntimeError):
+    """No editor's candidate is left, and one failed in a stage before."""
+
+
+class Refused(Drop):
+    """A pair whose marks are too low."""
+
+    def __init__(self, reason: str, scores: Mapping[str, float]):
+        super().__init__(reason)
+        self.scores = dict(scores)
+
+
+def each_candidate(
+    candidates: Sequence[GraphItem], change: Callable[[GraphItem], GraphItem], *, needed: bool = True
+) -> list[GraphItem]:
+    """Candidates changed, one after the other; for whom it does not work keeps the reason, and the others go on.
+
+    Where none is left though one is `needed`: the last Drop; where one failed, now or before, its error, so that the
+    item is tried again.
+    """
+    out: list[GraphItem] = []
+    errors: list[Exception] = []
+    for candidate in candidates:
+        if "reason" not in candidate:
+            try:
+                candidate = change(candidate)
+            except VlmQuota:
+                raise
+            except Exception as error:
+                errors.append(error)
+                kept = {"editor": candidate["editor"], "failed": not isinstance(error, Drop)}
+                candidate = kept | {"reason": str(error) if isinstance(error, Drop) else reason_of(error)}
+                if isinstance(error, Refused):
+                    candidate["scores"] = error.scores
+        out.append(candidate)
+    if needed and all("reason" in candidate for candidate in out):
+        before = [CandidatesFailed(candidate["reason"]) for candidate in out if candidate["failed"]]
+        raise next((error for error in (*errors, *before) if not isinstance(error, Drop)), errors[-1])
+    return out
 
 
 def paintable_mask(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
@@ -172,19 +237,24 @@ def paintable_mask(mask: np.ndarray, kind: str, margin: float) -> np.ndarray:
 
 
 def instruction(state: StageState[Vlm], item: GraphItem, *, reverse: bool) -> GraphItem:
-    """The pair with an instruction for the change that is seen; the pair back as `_back`."""
+    """Each candidate as a pair with an instruction for the change that is seen, and as the pair back."""
     if item.get("_public"):
         return item
+    worded = partial(_worded, state, item, reverse)
+    return item | {"_candidates": each_candidate(item["_candidates"], worded)}
+
+
+def _worded(state: StageState[Vlm], item: GraphItem, reverse: bool, candidate: GraphItem) -> GraphItem:
     edit = PlannedEdit(**item["_edit"])
-    source, edited = read_video(Path(item["_source"])), read_video(edited_of(state, item))
+    source, edited = read_video(Path(item["_source"])), read_video(edited_of(state, candidate))
     words = word_edit(state.model, source.array(), edited.array(), edit)
-    notes = {"element": edit.element, "mask": f"masks/{item['_mask']}", "made_by": item["_inpainter"]}
+    notes = {"element": edit.element, "mask": f"masks/{item['_mask']}", "made_by": candidate["editor"]}
     notes |= {"segmented_by": item["_segmenter"], "named_by": item["_vlm"]}
     there = Record(
         id=f"{item['id']}/{edit.kind}/{_short(edit.element)}",
         kind="pair",
         source=_seen(item["_source"], state.folder),
-        target=_seen(str(edited_of(state, item)), state.folder),
+        target=_seen(str(edited_of(state, candidate)), state.folder),
         width=edited.width,
         height=edited.height,
         frames=edited.frame_count,
@@ -193,13 +263,13 @@ def instruction(state: StageState[Vlm], item: GraphItem, *, reverse: bool) -> Gr
         caption=edit.caption,
         instruction=words.instruction,
         task=edit.kind,
-        scores=item["scores"],
+        scores=item["scores"] | {"change": candidate["change"]},
         dataset=item["dataset"],
         license=item["license"],
         notes=notes | {"way": "made"},
     )
     if not reverse:
-        return there.to_dict()
+        return candidate | {"pair": there.to_dict()}
     assert there.source is not None
     back = replace(
         there,
@@ -211,7 +281,7 @@ def instruction(state: StageState[Vlm], item: GraphItem, *, reverse: bool) -> Gr
         task=REVERSE_KINDS[edit.kind],
         notes=notes | {"way": "back"},
     )
-    return there.to_dict() | {"_back": back.to_dict()}
+    return candidate | {"pair": there.to_dict(), "back": back.to_dict()}
 
 
 # --- what is kept
@@ -219,9 +289,15 @@ def instruction(state: StageState[Vlm], item: GraphItem, *, reverse: bool) -> Gr
 
 def instruction_filter(item: GraphItem) -> GraphItem:
     """Instructions that say an edit; our own and those of pairs that join here."""
-    if reason := why_not(item["instruction"]):
-        raise Drop(f"instruction: {reason}")
-    return {key: value for key, value in item.items() if key != "_public"}
+
+    def said(pair: GraphItem) -> GraphItem:
+        if reason := why_not(pair["instruction"]):
+            raise Drop(f"instruction: {reason}")
+        return pair
+
+    if "_candidates" not in item:
+        return {key: value for key, value in said(item).items() if key != "_public"}
+    return item | {"_candidates": each_candidate(item["_candidates"], lambda c: c | {"pair": said(c["pair"])})}
 
 
 @dataclass(frozen=True)
@@ -238,12 +314,28 @@ class JudgeSettings:
 def quality_filter(state: StageState[Vlm], item: GraphItem, *, judge: JudgeSettings) -> list[GraphItem]:
     """Pairs whose marks (SAMA's three questions) all reach their thresholds, images' their own; then the reverse pair.
 
-    What was painted badly is no good source either, so only a good pair has a reverse one.
+    Of several candidates the one with the best mean, the first of equals; what all had is in its notes. What was
+    painted badly is no good source either, so only a good pair has a reverse one.
     """
-    item = dict(item)
-    back = item.pop("_back", None)
-    kept = [_judged(state, item, judge)]
-    return kept if back is None else [*kept, back]
+    if "_candidates" not in item:
+        return [_judged(state, item, judge)]
+    judged = each_candidate(item["_candidates"], lambda c: c | {"pair": _judged(state, c["pair"], judge)})
+    best = max((c for c in judged if "reason" not in c), key=lambda c: _mean_mark(_marks(c)))
+    pair = best["pair"]
+    if len(judged) > 1:
+        said = [{name: c[name] for name in ("editor", "reason") if name in c} | _marks(c) for c in judged]
+        pair = pair | {"notes": pair["notes"] | {"candidates": json.dumps(said, ensure_ascii=False)}}
+    return [pair, best["back"]] if "back" in best else [pair]
+
+
+def _marks(candidate: GraphItem) -> dict[str, float]:
+    """What the judge gave it, where it was asked."""
+    scores: Mapping[str, float] = candidate.get("scores") or candidate.get("pair", {}).get("scores", {})
+    return {name: value for name, value in scores.items() if name.startswith(SCORE_PREFIX)}
+
+
+def _mean_mark(marks: Mapping[str, float]) -> float:
+    return sum(marks.values()) / len(marks) if marks else 0.0
 
 
 def reverse_filter(state: StageState[Vlm], item: GraphItem, *, judge: JudgeSettings) -> GraphItem:
@@ -252,7 +344,7 @@ def reverse_filter(state: StageState[Vlm], item: GraphItem, *, judge: JudgeSetti
 
 
 def _judged(state: StageState[Vlm], item: GraphItem, judge: JudgeSettings) -> GraphItem:
-    """The item with its marks. Drop where one is too low. Without turns nothing is asked."""
+    """The item with its marks. Refused where one is too low. Without turns nothing is asked."""
     if not judge.turns:
         return item
     record = Record.from_dict(item)
@@ -263,10 +355,10 @@ def _judged(state: StageState[Vlm], item: GraphItem, judge: JudgeSettings) -> Gr
         state.model, record.media, record.instruction, source, edited,
         turns=judge.turns, temperature=temperature, thresholds=wanted,
     )  # fmt: skip
+    marks = {SCORE_PREFIX + name: value for name, value in scores.items()}
     missed = [name for name in rubrics.missed(scores, wanted) if name in scores]
     if missed:
-        raise Drop(f"quality: {' and '.join(missed)} too low")
-    marks = {SCORE_PREFIX + name: value for name, value in scores.items()}
+        raise Refused(f"quality: {' and '.join(missed)} too low", marks)
     return item | {"scores": record.scores | marks, "notes": record.notes | {"judge": judge.model}}
 
 

@@ -1,12 +1,13 @@
-"""Editing pairs from raw clips by masked inpainting, in the order of ICVE's fine-tuning data.
+"""Editing pairs from raw clips by masked editing, in the order of ICVE's fine-tuning data.
 
     clips -> elements -> segmentation -> mask filter -> caption -> inpainting -> instructions, there and back
           -> (public pairs join) -> instruction filter -> quality filter -> the same for the reverse edit -> balance
 
-    make_pairs(Path("clips"), Path("pairs"), partial(open_vlm, url), open_segmenter(), open_inpainter())
+    make_pairs(Path("clips"), Path("pairs"), partial(open_vlm, url), open_segmenter(), [open_inpainter()])
 
 One clip gives several edits, and an edit two pairs: from the clip to what was painted, and back, where the real clip is
-what a model learns to make. What comes out, in the folder `out`:
+what a model learns to make. Several inpainters each make a candidate, and the filters keep the best one. What comes
+out, in the folder `out`:
 
     manifest.parquet   the pairs, ready for `opensama train`
     report.json        per stage what came in and went out, reasons, and what balancing left
@@ -19,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -88,7 +89,7 @@ def make_pairs(
     out: Path,
     vlm: Callable[[], Vlm],
     segmenter: Segmenter,
-    inpainter: Inpainter,
+    inpainters: Sequence[Inpainter],
     *,
     judge: Callable[[], Vlm] | None = None,
     public: Path | None = None,
@@ -102,8 +103,11 @@ def make_pairs(
 
     `vlm` makes the model that names, captions and words, `judge` (the same, if not given) the one that scores; on Ray
     they are made once a worker. `public` is a manifest of pairs from elsewhere, filtered and balanced along with ours.
-    `on_cpu`: on Ray, segmenter and inpainter ask for no GPU. UserError where nobody answers, or a model is not there.
+    `on_cpu`: on Ray, segmenter and inpainters ask for no GPU. UserError where nobody answers, or a model is not there.
     """
+    if not inpainters or len({inpainter.name for inpainter in inpainters}) < len(inpainters):
+        names = ", ".join(inpainter.name for inpainter in inpainters) or "none"
+        raise UserError(f"Name at least one inpainter, and each once, not {names}.")
     settings = settings or PairSettings()
     place = out / "making"
     sources = [*clip_items(clips), *(public_pair_items(public) if public else ())]
@@ -152,18 +156,22 @@ def make_pairs(
             partial(state, None),
         ),
         GraphStage("caption", partial(pair_stages.caption, model=asked.name, size=size), ask, cpus=0.25),
-        GraphStage(
-            "inpainting",
-            partial(
-                pair_stages.inpainting,
-                model=_lasting(inpainter),
-                margin=settings.margin,
-                least=settings.least,
-                seed=settings.seed,
-                size=size,
-            ),
-            partial(pair_stages.load_state, here, inpainter),
-            gpus=share(inpainter),
+        *(
+            GraphStage(
+                "inpainting" if len(inpainters) == 1 else f"inpainting by {inpainter.name}",
+                partial(
+                    pair_stages.inpainting,
+                    model=_lasting(inpainter),
+                    margin=settings.margin,
+                    least=settings.least,
+                    seed=settings.seed,
+                    size=size,
+                    last=inpainter is inpainters[-1],
+                ),
+                partial(pair_stages.load_state, here, inpainter),
+                gpus=share(inpainter),
+            )
+            for inpainter in inpainters
         ),
         GraphStage("instruction", partial(pair_stages.instruction, reverse=settings.reverse), ask, cpus=0.25),
         GraphStage("instruction filter", pair_stages.instruction_filter),

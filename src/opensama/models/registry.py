@@ -202,6 +202,15 @@ def find(name: str | Path) -> ModelEntry:
     raise UserError(f"There is no model and no folder {str(name)!r}: {hint}")
 
 
+def is_editor(name: str | Path) -> bool:
+    """Whether `find` has a row for it: a model's name, or the folder of one of our families' pipelines."""
+    if str(name).partition(":")[0] in {entry.name for entry in _ENTRIES}:
+        return True
+    index = Path(name).expanduser() / "model_index.json"
+    known = {family.pipeline_name for family in MODEL_FAMILIES.values()}
+    return index.is_file() and read_object(index).get("_class_name") in known
+
+
 def unknown_words(entry: ModelEntry, instruction: str) -> tuple[str, ...]:
     """Words of an instruction that the model has never been taught, each once, in lower case.
 
