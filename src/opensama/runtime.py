@@ -30,7 +30,7 @@ HUB_PATIENCE = 10.0  # seconds for the hub's first answer
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)\.safetensors")
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 _DTYPES = ("float32", "bfloat16", "float16")
-OFFLOADS = ("none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
+OFFLOADS = ("auto", "none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
 _said: set[str] = set()
 
 

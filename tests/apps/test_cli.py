@@ -247,6 +247,18 @@ def test_doctor_says_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ready: opensama demo" in out.splitlines()
 
 
+def test_doctor_predicts_what_a_model_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--model", "tiny", "--memory", "1GB"]) == 0
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first == "tiny: 17 frames of 176x96 in float32; megabytes, predicted"
+    on_gpu = {row[:45].strip(): float(row[45:].split()[1]) for row in rows if row.startswith("  --offload")}
+    assert on_gpu["--offload group"] < on_gpu["--offload model"] < on_gpu["--offload none"] < 60
+    assert rows[-1].startswith("chosen for 1 GB of a GPU and ")
+    assert rows[-1].endswith(" of this computer: --offload none")
+    assert main(["doctor", "--memory", "1GB"]) == 2
+    assert "name one with --model" in capsys.readouterr().err
+
+
 def test_an_extra_is_installed_from_where_the_package_came(monkeypatch: pytest.MonkeyPatch) -> None:
     class Installed:
         def __init__(self, said: str | None):

@@ -137,10 +137,10 @@ def fill_memory(module: Any, args: Any) -> None:
 @pytest.mark.parametrize(
     ("part", "options", "cheaper"),
     [
-        ("transformer", {}, "`offload=disk`"),
+        ("transformer", {"offload": "none"}, "`offload=disk`"),
         ("transformer", {"offload": "disk"}, r"`size=16`, or `frames`"),
-        ("decoder", {}, "`vae_tiling=True`"),
-        ("decoder", {"vae_tiling": True}, "`offload=disk`"),
+        ("decoder", {"offload": "none"}, "`vae_tiling=True`"),
+        ("decoder", {"offload": "none", "vae_tiling": True}, "`offload=disk`"),
     ],
 )
 def test_a_full_memory_names_the_next_cheaper_setting(folder, video, part, options, cheaper):
@@ -206,7 +206,7 @@ def test_from_the_command_line(folder, video, tmp_path, capsys):
     assert main(["edit", str(clip), ASK, "-m", str(folder), "--overwrite", "-o", str(out), "--offload", "ram"]) == 2
     assert main(["edit", str(clip), ASK, "-m", str(folder), "--overwrite", "-o", str(out), "--dtype", "int4"]) == 2
     said = capsys.readouterr().err
-    assert "choose none, model, group, disk" in said
+    assert "choose auto, none, model, group, disk" in said
     assert "choose float32, bfloat16, float16" in said
 
 

@@ -126,7 +126,7 @@ class _Batch:
         how = self.load_settings
         model = {
             "name": os.path.abspath(self.model) if self._is_folder() else self.model, "dtype": how.dtype,
-            "lora": [os.path.abspath(lora) for lora in how.lora or ()],
+            "float8": how.float8, "lora": [os.path.abspath(lora) for lora in how.lora or ()],
             "weights": how.weights and os.path.abspath(how.weights), "base": how.base and os.path.abspath(how.base),
         }  # fmt: skip
         self.asked = {item.name: asked_of(item, model, defaults) for item in self.items}

@@ -111,7 +111,7 @@ def _check_columns(table: Path, rows: Sequence[tuple[int, dict[str, Any] | BadRo
             f"video and instruction."
         )
     for name in found:
-        if name in ("model", "device", "dtype", "offload", "vae_tiling", "lora", "weights", "base"):
+        if name in ("model", "device", "dtype", "offload", "memory", "vae_tiling", "float8", "lora", "weights", "base"):
             raise UserError(
                 f"{table} has a column {name}, but one model is loaded for all rows; give it once, as `{name}`."
             )

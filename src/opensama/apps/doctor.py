@@ -9,10 +9,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from opensama.apps.options import as_options
 from opensama.runtime import install_line
+from opensama.values import UserError
 
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
@@ -37,8 +40,21 @@ class Device:
     computer: int
 
 
-def doctor() -> int:
-    """Say what is installed, which device there is, which models will run here and what they need."""
+def doctor(*, model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None, memory: str | None = None) -> int:
+    """Say what is installed, which device there is, which models will run here and what they need.
+
+    Parameters
+    ----------
+    model
+        Say in place of all that what an edit by this model will need, for each way of placing its weights: predicted by
+        computing a window on a device that holds no numbers, in the number type that it computes in on a GPU.
+    memory
+        The GPU's memory to choose for, such as 12GB. By default what is free here.
+    """
+    if model is not None:
+        return say_needs(model, memory)
+    if memory is not None:
+        raise UserError("`memory` says what a model is to fit into: name one with `model`.")
     from opensama import __version__
     from opensama.models.registry import entries
 
@@ -71,6 +87,44 @@ def doctor() -> int:
     runs = any(ok for ok, _ in verdicts.values())
     print("ready: opensama demo" if runs else "not ready: no model can run here yet, see the lines above")
     return 0 if runs else 2
+
+
+def say_needs(model: str, memory: str | None) -> int:
+    """Prints what an edit of the model's longest window needs by each plan, and the one that is chosen."""
+    import torch
+
+    from opensama.models.families import find_family
+    from opensama.models.registry import find
+    from opensama.pipeline.memory_plans import PLANS, parse_memory, plans_that_fit
+    from opensama.pipeline.peaks import edit_memory, transformer_config, window_shape
+    from opensama.pipeline.room import GB, memory_of_computer
+
+    entry, given = find(model), parse_memory(memory)
+    dtype = getattr(torch, entry.defaults.dtype)
+    need, (frames, height, width) = edit_memory(entry, dtype), window_shape(entry)
+    device, host = find_device(), memory_of_computer()
+    there = given or (torch.cuda.mem_get_info()[0] if device.kind == "cuda" else None)
+    unit, name = (GB, "gigabytes") if need.transformer > GB else (10**6, "megabytes")
+    print(f"{entry.name}: {frames} frames of {width}x{height} in {entry.defaults.dtype}; {name}, predicted")
+    print(f"  {'settings':<44}{'weights on the GPU':>19}{'at the peak':>13}{'in the computer':>17}")
+    for plan in PLANS:
+        sizes = plan.resident(need), plan.peak(need), plan.host(need)
+        said = as_options(plan.options).replace(",", "")
+        print(f"  {said:<44}" + "".join(f"{size / unit:>{n}.1f}" for size, n in zip(sizes, (19, 13, 17), strict=True)))
+    cost = find_family(entry.family).sizes.of(transformer_config(entry), 16 if entry.folder else 8)
+    tokens = 2 * cost.tokens(frames, height, width)
+    step = sum(cost.operations(tokens, entry.defaults.max_text_tokens, 0, tokens // 2)) / 1e12
+    print(f"a forward pass over {tokens:,} tokens is {step:,.3g} TFLOP; an edit takes {entry.defaults.steps} or more")
+    if there is None:
+        print("there is no GPU here: name its memory, such as --memory 12GB, to see what is chosen")
+        return 0
+    places = f"{there / GB:.0f} GB of a GPU and {host / GB:.0f} GB of this computer"
+    fits = plans_that_fit(need, there, host)
+    if not fits:
+        print(f"nothing fits into {places}")
+        return 2
+    print(f"chosen for {places}: {as_options(fits[0].options).replace(',', '')}")
+    return 0
 
 
 def video_fault() -> str:

@@ -144,9 +144,14 @@ class LoadSettings:
     offload
         Where weights lie while others compute: none (all on the device), model (the parts that rest are in the
         computer's memory), group (all blocks but the one at work), or disk (the same, in files that go afterwards).
-        Each takes less memory and more time than the one before.
+        Each takes less memory and more time than the one before. By default the quickest that fits into the GPU's
+        memory by prediction, and the next where it is full all the same.
+    memory
+        How much of the GPU's memory to use, such as 12GB. By default all that is free.
     vae_tiling
         Let the autoencoder work piece by piece, which takes less memory and more time.
+    float8
+        Keep the transformer's weights in 8 bits, which halves their memory and changes the edit a little.
     lora
         A LoRA to add to the weights, as FILE or FILE:SCALE, or the folder that training wrote; give it again for more.
     weights
@@ -158,8 +163,10 @@ class LoadSettings:
 
     device: str | None = None
     dtype: str | None = None
-    offload: str = "none"
+    offload: str = "auto"
+    memory: str | None = None
     vae_tiling: Annotated[bool, FLAG] = False
+    float8: Annotated[bool, FLAG] = False
     lora: Annotated[list[str] | None, FLAG] = None
     weights: Path | None = None
     base: Path | None = None
@@ -172,8 +179,9 @@ class LoadSettings:
         for text in self.lora or ():
             lora_and_scale(text)
         check_model(
-            entry, self.device, self.dtype, weights=self.weights, base=self.base, offload=self.offload, anyway=anyway
-        )
+            entry, self.device, self.dtype, weights=self.weights, base=self.base, offload=self.offload,
+            float8=self.float8, anyway=anyway,
+        )  # fmt: skip
 
     def load(self, model: str, anyway: bool, notice: Callable[[str], object]) -> Editor:
         """The model, loaded; `notice` hears what a person should know of it."""
@@ -181,5 +189,6 @@ class LoadSettings:
 
         return load(
             model, device=self.device, dtype=self.dtype, weights=self.weights, base=self.base, offload=self.offload,
-            vae_tiling=self.vae_tiling, lora=self.lora or (), anyway=anyway, notice=notice,
+            memory=self.memory, vae_tiling=self.vae_tiling, float8=self.float8, lora=self.lora or (), anyway=anyway,
+            notice=notice,
         )  # fmt: skip

@@ -23,7 +23,7 @@ HOW_MANY = Parameter(name=["--number", "-n"])
 """How many of what a command does or shows."""
 
 
-_SETTING = re.compile(r"`([a-z_.]+)(?:=([^`\s]+))?`")
+_SETTING = re.compile(r"`([a-z_.][a-z0-9_.]*)(?:=([^`\s]+))?`")
 _OPTIONS = {
     "columns": "--column",
     "data.manifest": "--data",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,12 +31,22 @@ from opensama.pipeline.changes import Changes
 from opensama.pipeline.diffusion import EditPipeline
 from opensama.pipeline.frame_rate import BetweenCompositor, PickedFrames
 from opensama.pipeline.masks import limits_of
-from opensama.pipeline.memory import back_on_device, enough_memory, place_on_device, without_text_encoders
+from opensama.pipeline.memory import (
+    MemoryFull,
+    back_on_device,
+    back_to_computer,
+    enough_memory,
+    place_on_device,
+    without_text_encoders,
+)
+from opensama.pipeline.memory_plans import MemoryPlan, plans_for
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Video
+
+_T = TypeVar("_T")
 
 
 def edit(
@@ -65,8 +75,10 @@ def edit(
     dtype: str | None = None,
     weights: str | Path | None = None,
     base: str | Path | None = None,
-    offload: str = "none",
+    offload: str = "auto",
+    memory: str | None = None,
     vae_tiling: bool = False,
+    float8: bool = False,
     lora: Sequence[str | Path | Lora] = (),
     anyway: bool = False,
 ) -> EditedVideo:
@@ -106,7 +118,7 @@ def edit(
         print(note)
     editor = load(
         model, device=device, dtype=dtype, weights=weights, base=base,
-        offload=offload, vae_tiling=vae_tiling, lora=lora, anyway=anyway,
+        offload=offload, memory=memory, vae_tiling=vae_tiling, float8=float8, lora=lora, anyway=anyway,
     )  # fmt: skip
     return replace(editor.edit(asked), notes=())  # which are said
 
@@ -118,8 +130,10 @@ def load(
     dtype: str | torch.dtype | None = None,
     weights: str | Path | None = None,
     base: str | Path | None = None,
-    offload: str = "none",
+    offload: str = "auto",
+    memory: str | None = None,
     vae_tiling: bool = False,
+    float8: bool = False,
     lora: Sequence[str | Path | Lora] = (),
     anyway: bool = False,
     notice: Callable[[str], object] = print,
@@ -127,31 +141,54 @@ def load(
     """An editor with a model of the registry, or with the one in a folder.
 
     A model that consists of a base and a single file takes them from the hub; `base` (a folder) and `weights` (a file,
-    or the folder it is in) name local ones. `offload` says where weights lie while others compute (see `memory`);
-    `vae_tiling` has the autoencoder work piece by piece. `lora` adds LoRAs to the weights, each FILE, "FILE:SCALE",
-    (file, scale), or a folder that training wrote; for one trained from plain Wan, `weights` is Wan's transformer
-    folder. Before anything is downloaded its size and licence go to `notice`. Raises UserError for unknown names, for
-    missing or wrong files, where the device's memory is full, and, unless `anyway`, where the model needs more memory
+    or the folder it is in) name local ones. `offload` says where weights lie while others compute (see `memory_plans`):
+    "auto" is the quickest way whose predicted peak fits into the GPU's memory, or into `memory` of it, such as "12GB",
+    and goes on to the next where it is full all the same. `vae_tiling` has the autoencoder work piece by piece;
+    `float8` keeps the transformer's weights in 8 bits, which halves them and changes the edit a little. `lora` adds
+    LoRAs to the weights, each FILE, "FILE:SCALE", (file, scale), or a folder that training wrote; for one trained
+    from plain Wan, `weights` is Wan's transformer folder. Before anything is downloaded its size and licence go to
+    `notice`. Raises UserError for unknown names, for missing or wrong files, where the device's memory is full,
+    and, unless `anyway`, where the model needs more memory
     or disk than there is.
     """
     entry = find(name)
     loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
-    check_model(entry, device, dtype, weights=weights, base=base, offload=offload, anyway=anyway)
+    check_model(entry, device, dtype, weights=weights, base=base, offload=offload, float8=float8, anyway=anyway)
     where = runtime.pick_device(device)
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
+    plans = plans_for(
+        entry, where, number_type, offload=offload, vae_tiling=vae_tiling, float8=float8, memory=memory
+    )  # fmt: skip
     runtime.say_once(download_notice(entry, to_download(entry, weights=weights, base=base)), notice)
     runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
-    place_on_device(pipeline, where, offload, vae_tiling=vae_tiling)
-    return Editor(pipeline, entry, offload=offload)
+    return Editor(pipeline, entry, where, plans=plans, notice=notice)
 
 
 class Editor:
-    """A loaded model that edits videos: `edit(request)`. The diffusers pipeline below it is `pipeline`."""
+    """A loaded model that edits videos: `edit(request)`. The diffusers pipeline below it is `pipeline`.
 
-    def __init__(self, pipeline: EditPipeline, entry: ModelEntry, *, offload: str = "none"):
-        self.pipeline, self.entry, self.offload = pipeline, entry, offload
+    It lies on `device` by the first of the `plans`; where memory is full, by the next, which `notice` hears.
+    """
+
+    def __init__(
+        self,
+        pipeline: EditPipeline,
+        entry: ModelEntry,
+        device: torch.device | str = "cpu",
+        *,
+        plans: Sequence[MemoryPlan] = (MemoryPlan(),),
+        notice: Callable[[str], object] = print,
+    ):
+        self.pipeline, self.entry, self.device, self.notice = pipeline, entry, torch.device(device), notice
+        self.plans = list(plans)
         pipeline.set_progress_bar_config(disable=True)
+        self._within_memory(self._place)
+
+    @property
+    def offload(self) -> str:
+        """Where weights lie while others compute."""
+        return self.plans[0].offload
 
     def unknown_words(self, instruction: str) -> tuple[str, ...]:
         """Words that a model of few words has never been taught: what it makes of them is chance."""
@@ -165,7 +202,7 @@ class Editor:
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
         with self.pipeline.freed():
-            carrier = self._small_edit(request, video, start, stop)
+            carrier = self._within_memory(partial(self._small_edit, request, video, start, stop))
 
         def triples(first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor | None]]:
             weights = limits(first, last)
@@ -182,6 +219,27 @@ class Editor:
 
         edited = EditedVideo.of(video.with_frames(frames), changes.share, self.unknown_words(request.instruction))
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
+
+    def _place(self) -> None:
+        plan = self.plans[0]
+        place_on_device(
+            self.pipeline, self.device, plan.offload, vae_tiling=plan.vae_tiling, float8=plan.float8
+        )  # fmt: skip
+
+    def _within_memory(self, run: Callable[[], _T]) -> _T:
+        """What `run` gives, by the first plan whose memory is enough."""
+        while True:
+            try:
+                return run()
+            except MemoryFull:
+                if len(self.plans) == 1:
+                    raise
+            full, *self.plans = self.plans  # after the handler, which holds what the attempt had allocated
+            note = f"The memory of {self.device} is full with {full.options}: going on with {self.plans[0].options}."
+            self.notice(note)
+            back_to_computer(self.pipeline)
+            if run != self._place:
+                self._within_memory(self._place)
 
     def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Compositor:
         """The edit at model size, ready to be carried to full size."""

@@ -23,7 +23,14 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.hooks.group_offloading import _get_top_level_group_offload_hook, apply_group_offloading
+from diffusers.hooks.group_offloading import (
+    _GROUP_OFFLOADING,
+    _LAYER_EXECUTION_TRACKER,
+    _LAZY_PREFETCH_GROUP_OFFLOADING,
+    _get_top_level_group_offload_hook,
+    apply_group_offloading,
+)
+from diffusers.hooks.hooks import HookRegistry
 from diffusers.utils.torch_utils import empty_device_cache
 from torch import nn
 
@@ -33,13 +40,29 @@ from opensama.values import UserError
 _T = TypeVar("_T")
 
 
+class MemoryFull(UserError):
+    """The memory of a device was full; the sentence names the next cheaper setting."""
+
+
 def place_on_device(
-    pipeline: DiffusionPipeline, device: torch.device, offload: str = "none", *, vae_tiling: bool = False
+    pipeline: DiffusionPipeline,
+    device: torch.device,
+    offload: str = "none",
+    *,
+    vae_tiling: bool = False,
+    float8: bool = False,
 ) -> None:
-    """Puts a pipeline of the CPU's memory where it is to compute. UserError where the device, or the disk, is full."""
+    """Puts a pipeline of the CPU's memory where it is to compute. UserError where the device, or the disk, is full.
+
+    `float8` keeps the transformers' weights in 8 bits, but for norms and embeddings; each layer computes as before.
+    """
     runtime.check_offload(offload)
     if vae_tiling:
         pipeline.vae.enable_tiling()
+    if float8:
+        for model in pipeline.experts:
+            if model.dtype != torch.float8_e4m3fn:
+                model.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=model.dtype)
     with enough_memory(device, offload, vae_tiling=vae_tiling):
         if offload == "none":
             pipeline.to(device)
@@ -49,6 +72,23 @@ def place_on_device(
             pipeline.enable_group_offload(device)
         else:
             pipeline.enable_group_offload(device, offload_to_disk_path=tempfile.gettempdir())
+
+
+def back_to_computer(pipeline: DiffusionPipeline) -> None:
+    """Undoes `place_on_device`: every part in the computer's memory, without hooks that move it.
+
+    ValueError where weights lie on disk: they do not come back.
+    """
+    if any(on_disk(part) for part in pipeline.components.values() if isinstance(part, nn.Module)):
+        raise ValueError("weights that lie on disk do not come back: load the model anew")
+    device = pipeline._execution_device
+    pipeline.remove_all_hooks()
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            for hook in (_GROUP_OFFLOADING, _LAYER_EXECUTION_TRACKER, _LAZY_PREFETCH_GROUP_OFFLOADING):
+                HookRegistry.check_if_exists_or_initialize(part).remove_hook(hook, recurse=True)
+            part.to("cpu")
+    empty_device_cache(device.type)
 
 
 def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Path | None, **how: Any) -> None:
@@ -153,7 +193,7 @@ def enough_memory(
         if not out_of_memory(error):
             raise
         cheaper = next_cheaper(device, offload, vae_tiling=vae_tiling, decoding=decoding, side=side)
-        raise UserError(f"The memory of {device} is full with `offload={offload}`: try {cheaper}.") from error
+        raise MemoryFull(f"The memory of {device} is full with `offload={offload}`: try {cheaper}.") from error
 
 
 def next_cheaper(device: torch.device, offload: str, *, vae_tiling: bool, decoding: bool, side: int | None) -> str:

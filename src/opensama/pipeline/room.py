@@ -70,7 +70,8 @@ def check_model(
     *,
     weights: str | Path | None = None,
     base: str | Path | None = None,
-    offload: str = "none",
+    offload: str = "auto",
+    float8: bool = False,
     anyway: bool = False,
 ) -> None:
     """UserError for what is wrong with how a model is asked for, and, unless `anyway`, where this machine is too small.
@@ -90,7 +91,7 @@ def check_model(
         return
     bits = 8 * pick_dtype(dtype, where, entry.defaults.dtype).itemsize
     real, missing = weighed(entry, weights=weights, base=base), to_download(entry, weights=weights, base=base)
-    check_room(real, Machine.here(where), missing, bits=bits, offload=offload)
+    check_room(real, Machine.here(where), missing, bits=bits, offload=offload, float8=float8)
 
 
 def check_given(entry: ModelEntry, *, weights: str | Path | None = None, base: str | Path | None = None) -> None:
@@ -164,15 +165,27 @@ def download_notice(entry: ModelEntry, missing: Sequence[Weights]) -> str:
 
 
 def check_room(
-    entry: ModelEntry, machine: Machine, missing: Sequence[Weights], *, bits: int = 16, offload: str = "none"
+    entry: ModelEntry,
+    machine: Machine,
+    missing: Sequence[Weights],
+    *,
+    bits: int = 16,
+    offload: str = "none",
+    float8: bool = False,
 ) -> None:
     """UserError that says what a model needs, what there is, and what would fit."""
-    if short := shortage(entry, machine, missing, bits=bits, offload=offload):
+    if short := shortage(entry, machine, missing, bits=bits, offload=offload, float8=float8):
         raise UserError(f"{short}; `anyway=True` goes on all the same.")
 
 
 def shortage(
-    entry: ModelEntry, machine: Machine, missing: Sequence[Weights], *, bits: int = 16, offload: str = "none"
+    entry: ModelEntry,
+    machine: Machine,
+    missing: Sequence[Weights],
+    *,
+    bits: int = 16,
+    offload: str = "none",
+    float8: bool = False,
 ) -> str:
     """What is short for a model here, and what would fit; nothing where it fits."""
     parts = [gigabytes(part.size) * STORED / part.bits for part in (entry.base, entry.edit) if part is not None]
@@ -195,7 +208,10 @@ def shortage(
     if machine.device_memory is None:
         return ""
     own = machine.device_memory / GB
-    needs = {"none": held, "model": bits / STORED * max(parts), "group": 0.0, "disk": 0.0}
+    if float8 and len(parts) == 2:
+        parts[1] /= bits / 8
+        held = bits / STORED * sum(parts)
+    needs = {"none": held, "model": bits / STORED * max(parts), "group": 0.0, "disk": 0.0, "auto": 0.0}
     if needs[offload] <= own:
         return ""
     fits = "`dtype=bfloat16`" if bits > STORED and needs[offload] * STORED / bits <= own else ""

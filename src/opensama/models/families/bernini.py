@@ -83,7 +83,11 @@ FAMILY = Family(
     condition=_condition,
     prompt=wan_prompt,
     parts=WAN_PARTS,
-    bases=WAN_BASES,
+    bases=WAN_BASES
+    | {
+        "ByteDance/Bernini-R-1.3B-Diffusers": WAN_BASES["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"],
+        "ByteDance/Bernini-R-Diffusers": WAN_BASES["Wan-AI/Wan2.1-T2V-14B-Diffusers"],
+    },
     start="wan",
     defaults=_DEFAULTS,
     scheduler="diffusers:UniPCMultistepScheduler",

@@ -1,0 +1,238 @@
+"""What an edit needs of a device's memory: a window is computed on the meta device, and what it allocates counted.
+
+    peak = weights that lie on the device + the most that is allocated beside them at once
+
+A transformer's blocks are alike, so one of each kind is enough. Attention is counted as kernels compute it that never
+write its weights out. What a CUDA context takes, and gaps between allocations, are not in it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, prod
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from opensama.models.families import find_family, imported
+from opensama.models.families.family import Family
+from opensama.models.registry import ModelEntry, find
+from opensama.models.weights import TensorFiles
+from opensama.pipeline.assemble import EMBEDDED_VAE
+from opensama.pipeline.buckets import Placement
+from opensama.pipeline.windows import WindowPlan
+from opensama.runtime import read_object
+
+META = torch.device("meta")
+_BLOCKS = ("num_layers", "num_single_layers", "num_refiner_layers")
+_CHUNK = 9  # frames after which an autoencoder that goes from group to group of four has met everything
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts bytes of tensors that are made under it: `peak`, the most at once. `beside` are there before."""
+
+    def __init__(self, *beside: nn.Module):
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = {id_of(tensor) for module in beside for tensor in (*module.parameters(), *module.buffers())}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and id_of(tensor) not in self._known:
+                storage = tensor.untyped_storage()
+                self._known.add(id_of(tensor))
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._gone, id_of(tensor), storage.nbytes())
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def id_of(tensor: Tensor) -> int:
+    """What tells a tensor's memory from that of all others."""
+    return tensor.untyped_storage()._cdata
+
+
+class _Fused(TorchFunctionMode):
+    """Attention that allocates its answer and nothing else."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.scaled_dot_product_attention:
+            return torch.empty_like(kwargs["query"] if kwargs and "query" in kwargs else args[0])
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class EditMemory:
+    """Bytes: of weights by part, and of what is allocated beside them while a window is edited."""
+
+    transformer: int
+    transformers: int
+    """How many the transformer's weights are divided among; one computes at a time."""
+    text_encoders: int
+    autoencoder: int
+    block: int
+    """The weights of the largest block; what is in no block is in `ends`."""
+    ends: int
+    text_layer: int
+    denoising: int
+    coding: int
+    """The larger of encoding and decoding."""
+    coding_tiled: int
+    itemsize: int
+    """Of a number of the transformer's weights."""
+
+
+def edit_memory(
+    entry: ModelEntry, dtype: torch.dtype, *, frames: int | None = None, size: tuple[int, int] | None = None
+) -> EditMemory:
+    """Of one window of so many frames and (height, width); by default those of `window_shape`."""
+    longest, *sides = window_shape(entry)
+    plan = WindowPlan.of(frames or longest, entry.defaults.window, entry.defaults.overlap)
+    return _edit_memory(entry.name, dtype, plan.length, size or (sides[0], sides[1]))
+
+
+def window_shape(entry: ModelEntry) -> tuple[int, int, int]:
+    """Frames, height and width of a model's longest window, of a film at 16:9."""
+    placement = Placement.of(1920, 1080, entry.defaults.area, entry.defaults.multiple)
+    return entry.defaults.window, placement.height, placement.width
+
+
+@lru_cache(maxsize=32)
+def _edit_memory(name: str, dtype: torch.dtype, latent_frames: int, size: tuple[int, int]) -> EditMemory:
+    entry = find(name)
+    family, config = find_family(entry.family), transformer_config(entry)
+    with init_empty_weights():
+        whole, vae = family.transformer(**config), _autoencoder(entry)
+    vae.to(META)  # its buffers, too
+    spatial = _spatial(vae)
+    height, width = (ceil(side / spatial) * spatial for side in size)
+    tokens = latent_frames, height // spatial, width // spatial
+    denoising = peak_of_step(family, config, tokens, entry.defaults.max_text_tokens, dtype)
+    numbers = {part: sum(p.numel() for p in module.parameters()) for part, module in (("t", whole), ("v", vae))}
+    blocks = [child for child in whole.children() if isinstance(child, nn.ModuleList)]
+    in_blocks = [sum(p.numel() for p in block.parameters()) for stack in blocks for block in stack]
+    text = int(1e9 * sum(gb for part, gb in family.sizes.encoders.items() if part.startswith("text")))
+    if entry.folder is not None:
+        text = _text_bytes(entry)
+    copies = 2 if any("transformer_2/" in name for name in (entry.edit.files if entry.edit else ())) else 1
+    width_of = dtype.itemsize
+    return EditMemory(
+        transformer=copies * numbers["t"] * width_of,
+        transformers=copies,
+        text_encoders=text * width_of // 2,
+        autoencoder=numbers["v"] * 4,
+        block=max(in_blocks) * width_of,
+        ends=(numbers["t"] - sum(in_blocks)) * width_of,
+        text_layer=text * width_of // 2 // 8,  # an embedding of a quarter million words is the largest piece
+        denoising=denoising,
+        coding=_peak_of_coding(vae, latent_frames, height, width, tiled=False),
+        coding_tiled=_peak_of_coding(vae, latent_frames, height, width, tiled=True),
+        itemsize=width_of,
+    )
+
+
+def transformer_config(entry: ModelEntry) -> dict[str, Any]:
+    """All arguments of a model's transformer: its folder's, or those of the base that it was trained from."""
+    family = find_family(entry.family)
+    if entry.folder is not None:
+        sizes = read_object(entry.folder / "transformer" / "config.json")
+    else:
+        assert entry.base is not None
+        sizes = dict(family.bases[entry.base.repo].sizes)
+    with init_empty_weights():
+        model = family.transformer(**{name: value for name, value in sizes.items() if not name.startswith("_")})
+    return {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+
+
+def _autoencoder(entry: ModelEntry) -> nn.Module:
+    """On whatever device is the default: a folder's own, or a family's base's."""
+    kind = imported(find_family(entry.family).parts["vae"])
+    if entry.folder is None:
+        return kind().eval()
+    folder = entry.folder if (entry.folder / "vae").is_dir() else entry.shared
+    assert folder is not None
+    index = read_object(folder / "model_index.json")["vae"][1]
+    if index != kind.__name__:
+        kind = imported(EMBEDDED_VAE)
+    return kind.from_config(read_object(folder / "vae" / "config.json")).eval()
+
+
+def _spatial(vae: nn.Module) -> int:
+    config: Any = vae.config
+    return int(config["scale_factor_spatial" if "scale_factor_spatial" in config else "spatial_compression_ratio"])
+
+
+def _text_bytes(entry: ModelEntry) -> int:
+    """Of the text encoders in a model's folder, in 16 bits."""
+    places = [entry.folder, entry.shared]
+    found = [file for place in places if place for file in place.glob("text_encoder*/*.safetensors")]
+    return 2 * sum(prod(info.shape) for file in found for info in TensorFiles(file).infos.values())
+
+
+@torch.no_grad()
+def peak_of_step(
+    family: Family, config: dict[str, Any], grid: tuple[int, int, int], text: int, dtype: torch.dtype
+) -> int:
+    """Bytes that the transformer allocates in one forward pass over source and target."""
+    with init_empty_weights():
+        whole = family.transformer(**config)
+        kinds = [name for name in _BLOCKS if whole.config.get(name)]
+        model = family.transformer(**config | dict.fromkeys(kinds, 1)).eval()
+    for name, p in model.named_parameters():
+        kept = any(part in name.split(".") for part in getattr(model, "_keep_in_fp32_modules", None) or ())
+        p.data = p.data.to(torch.float32 if kept else dtype)
+    own: Any = model.config
+
+    def new(*shape: int, kind: torch.dtype = dtype) -> Tensor:
+        return torch.empty(shape, device=META, dtype=kind)
+
+    latents = new(1, own["in_channels"], *grid)
+    batch = {"noisy": latents, "source": latents.clone(), "sigma": new(1, kind=torch.float32)}
+    width = own.get("text_dim") or own["text_embed_dim"]
+    batch["text"] = new(1, text, width)
+    if not family.pads_text:
+        batch |= {"text_mask": new(1, text, kind=torch.bool), "pooled": new(1, own["pooled_projection_dim"])}
+    if own.get("semantic_dim"):
+        batch["noisy_semantic"] = new(1, own["num_anchors"] * own["semantic_tokens_per_anchor"], own["semantic_dim"])
+    call = family.condition(batch)
+    with _Fused(), PeakMemory(model) as memory:
+        model(**call, return_dict=False)
+    return memory.peak
+
+
+@torch.no_grad()
+def _peak_of_coding(vae: Any, latent_frames: int, height: int, width: int, *, tiled: bool) -> int:
+    """Bytes that the autoencoder allocates to encode a window and to decode it, the larger of the two.
+
+    What it holds of each frame grows with their number, the rest does not, so a few frames tell; tiles are alike.
+    """
+    frames, worked = 4 * (latent_frames - 1) + 1, (height, width)
+    if tiled:
+        sides = (getattr(vae, f"tile_sample_min_{side}", 256) for side in ("height", "width"))
+        worked = min(height, next(sides)), min(width, next(sides))
+    few = min(frames, 1 + getattr(vae, "tile_sample_min_num_frames", _CHUNK - 1))
+    spatial = _spatial(vae)
+    channels = vae.config["z_dim" if "z_dim" in vae.config else "latent_channels"]
+    pixels = torch.empty(1, 3, few, *worked, device=META)
+    z = torch.empty(1, channels, (few - 1) // 4 + 1, *(side // spatial for side in worked), device=META)
+    peaks = []
+    calls: tuple[Callable[[], Any], ...] = (lambda: vae.encode(pixels).latent_dist.mode(), lambda: vae.decode(z).sample)
+    for call in calls:
+        with _Fused(), PeakMemory(vae) as memory:
+            call()
+        peaks.append(memory.peak)
+    whole, part = frames * height * width, few * worked[0] * worked[1]
+    return max(peaks) + (whole - part) * 3 * 4 * 2  # the frames so far, and once more as they are joined
