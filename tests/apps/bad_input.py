@@ -204,6 +204,16 @@ ROWS = [
         "a picture for a model that takes none",
         lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--reference", "a.png"),
     ),
+    Row(
+        "a size at which a model is known to fail",
+        lambda at: at.edit("clip.mp4", "--model", "bernini-1.3b", "--size", "256"),
+    ),
+    Row(
+        "a model's own frame rate and no pixels of the source",
+        lambda at: at.edit("clip.mp4", "--model-fps", "16", "--no-preserve"),
+    ),
+    Row("a server that rewrites nothing", lambda at: at.edit("clip.mp4", "--enhance", bad_curation.chatty())),
+    Row("a rewriting server that wants another key", lambda at: at.edit("clip.mp4", "--enhance", refusing())),
     Row("a task of another model", lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--task", "mv2v")),
     Row("a mask that is not there", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "none.png"))),
     Row("a mask that is black", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "black.png"))),

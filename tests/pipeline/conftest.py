@@ -102,7 +102,7 @@ def folder(pipe, tmp_path_factory) -> Path:
 def bernini() -> BerniniPipeline:
     """With two transformers."""
     torch.manual_seed(0)
-    small = {"steps": 4, "area": 32 * 32, "window": 17, "overlap": 2, "shortest": 13, "least_size": None,
+    small = {"steps": 4, "area": 32 * 32, "window": 17, "overlap": 2, "shortest": 13, "least_side": None,
              "max_text_tokens": 40}  # fmt: skip
     pipe = BerniniPipeline(
         tokenizer=tiny_tokenizer(), text_encoder=tiny_text_encoder(), vae=tiny_vae(),

@@ -16,11 +16,13 @@ from torch import Tensor
 
 import opensama
 from opensama.apps.cli import main
+from opensama.apps.edit_settings import EditSettings
 from opensama.media.video_io import read_video, write_video
 from opensama.models.registry import Defaults, find
 from opensama.pipeline.bernini import GUIDANCE_MODES, BerniniPipeline, task_prompt
 from opensama.pipeline.editor import Editor
 from opensama.pipeline.guidance import Projection
+from opensama.pipeline.request_checks import check_family
 from opensama.values import EditRequest, UserError, Video
 from tests.models.test_bernini import CONFIG, MANY, NUMBERS, REFERENCES, TOLERANCE, golden_expert, relative
 from tests.models.test_lora_files import merged_state
@@ -284,11 +286,22 @@ def test_references_and_task_through_the_editor(bernini, asked, picture, tmp_pat
     assert "lighting, colors, textures, and the subject's pose or action.Make" in asked["texts"][2]
 
 
-def test_what_is_known_to_fail_is_refused_or_filled_up(bernini, asked, picture):
+def test_what_is_known_to_fail_is_refused_or_filled_up(bernini, asked, picture, tmp_path, capsys):
+    """By the longer side, which a size gives to each shape; before a download; `anyway` goes on all the same."""
     editor, clip = Editor(bernini, find("bernini-1.3b")), Video.from_frames(picture(2, 32, 32), 25)
-    with pytest.raises(UserError, match=r"bernini-1\.3b is known to fail below `size=360`: ask for that or more"):
-        editor.edit(EditRequest(clip, ASK, size=256))
-    assert editor.edit(EditRequest(clip, ASK, steps=1)).array().shape == (2, 32, 32, 3)
+    with pytest.raises(UserError, match=r"below 480 .* `size=360` makes it 368: ask for `size=468` or more"):
+        editor.edit(EditRequest(clip, ASK, size=360))
+    wide = EditRequest(Video.from_frames(picture(2, 32, 56), 25), ASK, size=360)
+    check_family(find("bernini-14b"), wide)  # 480x272
+    with pytest.raises(UserError, match=r"is known to fail .* ask for `size=\d+` or more, leave it out, or add"):
+        check_family(find("bernini-14b"), replace(wide, size=320))
+    write_video(clip, tmp_path / "clip.mp4")
+    assert main(["edit", str(tmp_path / "clip.mp4"), ASK, "-m", "bernini-1.3b", "--size", "256"]) == 2
+    assert "at most 336: ask for --size 468 or more" in capsys.readouterr().err
+    with pytest.raises(UserError, match="makes it 400: ask for `size=468`"):
+        EditSettings(size=400).completed(EditRequest(clip, ASK, size=400), "bernini-1.3b", False)
+    forced = Editor(bernini, find("bernini-1.3b"), anyway=True)
+    assert forced.edit(EditRequest(clip, ASK, size=32, steps=1)).array().shape == (2, 32, 32, 3)
     assert asked["streams"][0] == [(4, 4, 4)]  # 13 frames, the last one again and again
     assert find("bernini-14b").defaults.shortest == 37
 

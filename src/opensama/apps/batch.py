@@ -76,8 +76,8 @@ def batch_command(
     retry_failed
         Try again what failed before. Rows that were changed since then are tried in any case.
     anyway
-        Edit, though instructions have words that the model does not know, or the model needs more memory or disk than
-        this machine has.
+        Edit, though instructions have words that the model does not know, the model is known to fail at such sizes, or
+        it needs more memory or disk than this machine has.
     """
     settings, load_settings = settings or EditSettings(), load_settings or LoadSettings()
     from opensama.models.registry import find
@@ -206,7 +206,7 @@ class _Batch:
 
         self._check_unchanged(item)
         settings = item.settings
-        return check_job(
+        job = check_job(
             item.video,
             replace(item.request, progress=show),
             item.out,
@@ -214,6 +214,7 @@ class _Batch:
             frames=settings.frames,
             compare=settings.compare,
         )
+        return replace(job, request=settings.completed(job.request, self.model, self.anyway))
 
     def _check_unchanged(self, item: BatchItem) -> None:
         with suppress(OSError, UserError):
@@ -225,9 +226,11 @@ class _Batch:
         """What is to be known before an edit, of its video and of the model."""
         from opensama.models.vocabulary import politeness_note
         from opensama.pipeline.advice import advice
+        from opensama.pipeline.enhance import enhanced_note
 
         of_video = [f"{item.video}: {note}" for note in job.source.notes]
-        of_model = [politeness_note(self.model, item.left_out), *advice(self.entry, job.request)]
+        said = politeness_note(self.model, item.left_out), enhanced_note(job.request)
+        of_model = [*said, *advice(self.entry, job.request)]
         return [note for note in (*of_video, *of_model) if note]
 
     def _loaded(self, show: Display) -> Editor:

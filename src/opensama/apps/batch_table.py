@@ -155,8 +155,8 @@ def _item(
         out / (place or default_output(video, settings.alpha == "keep").name),
     )  # fmt: skip
     request = item.request
-    check_family(find(model), request)
-    check_words(model, instruction, anyway)
+    check_family(find(model), request, anyway)
+    check_words(model, instruction, anyway or settings.enhance is not None)
     check_number("quality", settings.quality, 0, 100)
     if settings.frames is not None and "-" not in settings.frames:
         parse_range(settings.frames, _MANY)

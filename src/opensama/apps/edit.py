@@ -72,11 +72,12 @@ def edit_command(
     overwrite
         Replace the output where it exists.
     anyway
-        Edit, though the instruction has words that the model does not know, or the model needs more memory or disk
-        than this machine has.
+        Edit, though the instruction has words that the model does not know, the model is known to fail at such a size,
+        or it needs more memory or disk than this machine has.
     json_file
         Also write into this file what was edited and how: file, model, instruction, seconds of the edit and of loading
-        the model, the share of the picture (of the mask or box) that changed, and words that the model does not know.
+        the model, the share of the picture (of the mask or box) that changed, words that the model does not know, and
+        what --enhance made of the instruction.
         Of several edits a list, in which those that failed come last, with the sentence that says why.
     """
     settings, load_settings = settings or EditSettings(), load_settings or LoadSettings()
@@ -88,8 +89,8 @@ def edit_command(
     entry = find(model)
     instruction, left_out = without_politeness(model, instruction)
     request = settings.request(videos[0], instruction)
-    check_words(model, instruction, anyway)
-    check_family(entry, request)
+    check_words(model, instruction, anyway or settings.enhance is not None)
+    check_family(entry, request, anyway)
     found = input_paths(videos)
     several = found != [Path(videos[0])]
     places, folder = output_paths(found, out, several, settings.alpha == "keep")
@@ -105,20 +106,21 @@ def edit_command(
             asked = replace(request, progress=show)
             for source, place in zip(found, places, strict=True):
                 with recorded(source, failed, several, show):
-                    jobs.append(
-                        check_job(source, asked, place, writing, frames=settings.frames, compare=settings.compare)
-                    )
+                    job = check_job(source, asked, place, writing, frames=settings.frames, compare=settings.compare)
+                    jobs.append(replace(job, request=settings.completed(job.request, model, anyway)))
         after = ""
         if jobs:
             begun = time.perf_counter()
             loading(model)
             with Display() as show:
                 from opensama.pipeline.advice import advice
+                from opensama.pipeline.enhance import enhanced_note
 
                 if not several:
                     tell(jobs[0].source.notes, show)
                 if left_out:
                     show.note(politeness_note(model, left_out))
+                tell(filter(None, (enhanced_note(job.request) for job in jobs)), show)
                 tell((note for job in jobs for note in advice(entry, job.request)), show)
 
                 editor = load_settings.load(model, anyway, show.note)
@@ -164,7 +166,8 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
     if said and said not in heard:
         heard.add(said)
         print(as_options(said))
-    return {
+    told = {} if job.request.original_instruction is None else {"enhanced": job.request.instruction}
+    return told | {
         "unknown_words": list(edited.unknown_words),
         "changed": round(edited.changed, 4),
         "frames": edited.frame_count,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from opensama.apps.edit_checks import Writing, parse_box
-from opensama.values import EditRequest
+from opensama.values import EditRequest, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +63,12 @@ class EditSettings:
     model_fps
         Let the model see only so many frames a second, such as the 16 that Wan's models were trained with, and carry
         what it changed to the frames between. By default it sees all.
+    enhance
+        The address of an OpenAI-compatible server, such as http://localhost:8000/v1 (key in OPENAI_API_KEY), with a
+        model that sees pictures: it is shown three frames of the video, and puts the instruction into words that the
+        model was trained with, which are printed.
+    enhance_model
+        That server's name of the model, where it has several.
     compare
         Also write source and result side by side, as NAME-compare.mp4 beside the result.
     preserve
@@ -94,6 +100,8 @@ class EditSettings:
     references: Annotated[tuple[Path, ...], Parameter(name="--reference", negative=(), show_default=False)] = ()
     task: str | None = None
     model_fps: float | None = None
+    enhance: str | None = None
+    enhance_model: str | None = None
     compare: Annotated[bool, FLAG] = False
     preserve: bool | None = None
     background: str = "white"
@@ -105,6 +113,8 @@ class EditSettings:
     def request(self, video: str | Path, instruction: str) -> EditRequest:
         """What the model is asked, `frames` apart, which the video's length must be known for. UserError for a value
         that is wrong whatever the video holds."""
+        if self.enhance_model is not None and self.enhance is None:
+            raise UserError("No server was named for `enhance_model`: give its address with `enhance`.")
         return EditRequest(
             video,
             instruction,
@@ -124,6 +134,19 @@ class EditSettings:
             background=self.background,
             alpha=self.alpha,
         )
+
+    def completed(self, request: EditRequest, model: str, anyway: bool) -> EditRequest:
+        """The request, its video being read, checked against the model; its instruction rewritten where that is asked
+        for."""
+        from opensama.models.registry import find
+        from opensama.pipeline.request_checks import check_family
+
+        check_family(find(model), request, anyway)
+        if self.enhance is None:
+            return request
+        from opensama.pipeline.enhance import enhanced, enhancer_at
+
+        return enhanced(request, model, enhancer_at(self.enhance, self.enhance_model), anyway=anyway)
 
     def writing(self, overwrite: bool) -> Writing:
         """How the result is written."""

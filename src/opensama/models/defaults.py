@@ -19,7 +19,7 @@ class Defaults:
     multiple: int = 32  # width and height at model size are multiples of this
     window: int = 81  # frames that one forward pass sees, 4k+1
     shortest: int | None = None  # frames to which a shorter clip is filled up by its last one; a picture is not
-    least_size: int | None = None  # of `EditRequest.size`, where the model is known to fail below
+    least_side: int | None = None  # pixels of the longer side at model size, where the model is known to fail below
     overlap: int = 4  # latent frames that neighbouring windows share on long clips
     prompt_prefix: str = "[Video edit] "
     negative_prompt: str = "[Video edit]"

@@ -29,6 +29,7 @@ from opensama.pipeline.assemble import build_pipeline
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.changes import Changes
 from opensama.pipeline.diffusion import EditPipeline
+from opensama.pipeline.enhance import enhanced, enhanced_note, enhancer_at
 from opensama.pipeline.frame_rate import BetweenCompositor, PickedFrames
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.memory import (
@@ -45,6 +46,7 @@ from opensama.pipeline.request_checks import check_family, check_request, refere
 from opensama.pipeline.room import check_model, download_notice, to_download
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Video
+from opensama.vlm import Vlm
 
 _T = TypeVar("_T")
 
@@ -70,6 +72,7 @@ def edit(
     preserve: bool | None = None,
     background: str = "white",
     alpha: str = "flatten",
+    enhance: str | Vlm | None = None,
     progress: Callable[[Progress], None] | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -86,10 +89,11 @@ def edit(
 
     What can be wrong is said, and what a person should know of how the video was read and of the model is printed,
     before the model is loaded. UserError also for words that a model of few words does not know, and where this machine
-    is too small for the model, unless `anyway`.
+    is too small for the model, unless `anyway`. `enhance` is the address of a server, or a `Vlm`, that first puts the
+    instruction into words that the model was trained with; these are printed.
     """
     instruction, left_out = without_politeness(model, instruction)
-    check_words(model, instruction, anyway)
+    check_words(model, instruction, anyway or enhance is not None)
     request = EditRequest(
         video,
         instruction,
@@ -111,10 +115,14 @@ def edit(
         alpha=alpha,
         progress=progress,
     )
-    check_family(find(model), request)
+    check_family(find(model), request, anyway)
     asked = check_request(request)
+    check_family(find(model), asked, anyway)
+    if enhance is not None:
+        asked = enhanced(asked, model, enhancer_at(enhance) if isinstance(enhance, str) else enhance, anyway=anyway)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
-    for note in filter(None, (*notes, politeness_note(model, left_out), *advice(find(model), asked))):
+    said = politeness_note(model, left_out), enhanced_note(asked)
+    for note in filter(None, (*notes, *said, *advice(find(model), asked))):
         print(note)
     editor = load(
         model, device=device, dtype=dtype, weights=weights, base=base,
@@ -162,7 +170,7 @@ def load(
     runtime.say_once(download_notice(entry, to_download(entry, weights=weights, base=base)), notice)
     runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
-    return Editor(pipeline, entry, where, plans=plans, notice=notice)
+    return Editor(pipeline, entry, where, plans=plans, notice=notice, anyway=anyway)
 
 
 class Editor:
@@ -179,9 +187,10 @@ class Editor:
         *,
         plans: Sequence[MemoryPlan] = (MemoryPlan(),),
         notice: Callable[[str], object] = print,
+        anyway: bool = False,
     ):
         self.pipeline, self.entry, self.device, self.notice = pipeline, entry, torch.device(device), notice
-        self.plans = list(plans)
+        self.plans, self.anyway = list(plans), anyway
         pipeline.set_progress_bar_config(disable=True)
         self._within_memory(self._place)
 
@@ -197,8 +206,8 @@ class Editor:
     @torch.no_grad()
     def edit(self, request: EditRequest) -> EditedVideo:
         """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it."""
-        check_family(self.entry, request)
         video = source_of(request)
+        check_family(self.entry, replace(request, video=video), self.anyway)
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
         with self.pipeline.freed():

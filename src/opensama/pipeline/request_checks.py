@@ -46,11 +46,12 @@ def check_request(request: EditRequest) -> EditRequest:
     return replace(request, video=replace(video, notes=tuple(said)), references=reference_pictures(request))
 
 
-def check_family(entry: ModelEntry, request: EditRequest) -> None:
-    """UserError for what is asked of a model whose family knows no such thing, or that is known to fail at it."""
-    family, least = find_family(entry.family), entry.defaults.least_size
-    if request.size is not None and least is not None and request.size < least:
-        raise UserError(f"{entry.name} is known to fail below `size={least}`: ask for that or more, or leave it out.")
+def check_family(entry: ModelEntry, request: EditRequest, anyway: bool = False) -> None:
+    """UserError for what is asked of a model whose family knows no such thing; and, unless `anyway`, for a size that it
+    is known to fail at, as far as the video's shape tells."""
+    family = find_family(entry.family)
+    if request.size is not None and entry.defaults.least_side is not None and not anyway:
+        _check_side(entry, request, request.size, entry.defaults.least_side)
     if request.references and not family.takes_references:
         raise UserError(f"{entry.name} takes no pictures beside the video: leave `references` out.")
     if request.task is not None and request.task not in family.tasks:
@@ -58,6 +59,26 @@ def check_family(entry: ModelEntry, request: EditRequest) -> None:
         raise UserError(f"{entry.name} knows no task {request.task!r}: {wanted}.")
     if request.model_fps is not None:
         opencv()
+
+
+def _check_side(entry: ModelEntry, request: EditRequest, size: int, least: int) -> None:
+    """UserError where the longer side at model size is below `least`; of a video that is not read, in any shape."""
+    from opensama.pipeline.buckets import closest  # with PyTorch
+
+    video = request.video
+    widest, square = ((video.width, video.height),) * 2 if isinstance(video, Video) else ((2, 1), (1, 1))
+
+    def side(size: int, shape: tuple[int, int]) -> int:
+        return max(closest(*shape, size**2, entry.defaults.multiple))
+
+    if (longer := side(size, widest)) < least:
+        enough = 1 + max(one for one in range(size, least + 32) if side(one, square) < least)
+        most = "" if isinstance(video, Video) else "at most "
+        raise UserError(
+            f"{entry.name} is known to fail where the longer side that it works at is below {least} pixels, and "
+            f"`size={size}` makes it {most}{longer}: ask for `size={enough}` or more, leave it out, or add"
+            " `anyway=True`."
+        )
 
 
 def reference_pictures(request: EditRequest) -> list[np.ndarray]:

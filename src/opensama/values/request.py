@@ -51,6 +51,8 @@ class EditRequest:
     """What shows through transparent places: a CSS name or #rrggbb; not for a Video, which is composed already."""
     alpha: str = "flatten"
     """`keep`: the result has the source's transparency, for .mov and .webm files; `flatten`: none."""
+    original_instruction: str | None = None
+    """What a person said, where `instruction` is that in other words, see `opensama.pipeline.enhance`."""
     progress: Callable[[Progress], None] | None = None
     """Called as the edit goes on; may raise `Cancelled`."""
 

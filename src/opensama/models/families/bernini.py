@@ -42,7 +42,7 @@ TASK_PROMPTS = _EDIT_PROMPTS | {
 """Those of all tasks, also of ones without a source."""
 
 _DEFAULTS = Defaults(
-    steps=40, guidance=4.0, shift=5.0, area=848 * 480, multiple=16, window=81, overlap=4, shortest=37, least_size=360,
+    steps=40, guidance=4.0, shift=5.0, area=848 * 480, multiple=16, window=81, overlap=4, shortest=37, least_side=480,
     prompt_prefix=TASK_PROMPTS["v2v"],
     negative_prompt=(
         "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，"  # noqa: RUF001
@@ -92,6 +92,9 @@ FAMILY = Family(
     defaults=_DEFAULTS,
     scheduler="diffusers:UniPCMultistepScheduler",
     tasks=_EDIT_PROMPTS,
+    prompt_guide="It was trained with long prompts: first what changes, how it looks, where it is, what it does; then"
+    " at length what stays as it is: the other things, their motion, the background, the camera, the light."
+    " Reference images are called image0, image1 and so on, or where there is one, the reference image.",
     takes_references=True,
     pads_text=True,
 )

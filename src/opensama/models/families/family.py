@@ -87,6 +87,11 @@ class Family:
     """The class that its released weights are sampled with."""
     tasks: Mapping[str, str] = field(default_factory=dict)
     """What goes before a prompt, by the name of an edit's task, where the model was trained with such words."""
+    prompt_guide: str = (
+        "It takes one imperative sentence or two that say what to add, remove, replace or change, and name each thing"
+        " by how it looks or where it is, so that it is found."
+    )
+    """How to write for it, for who rewrites instructions (`pipeline/enhance.py`)."""
     takes_references: bool = False
     """Whether pictures may be given beside the video."""
     text_half: str = "bfloat16"
