@@ -100,6 +100,28 @@ def test_a_cache_leaves_blocks_out_and_moves_the_edit_a_little(deep, config, com
     assert torch.equal(latents_of(deep), plain)
 
 
+@pytest.mark.parametrize("deep", ["bernini"], indirect=True)
+def test_each_of_two_transformers_has_a_cache_of_its_own(deep):
+    """What one has kept is not the other's: each computes all of its first step, and none of its others."""
+    experts = [deep.transformer, copy.deepcopy(deep.transformer)]
+    with torch.no_grad():
+        for p in experts[1].parameters():
+            p.mul_(0.9)
+    pipe = type(deep)(**deep.components | {"transformer_2": experts[1]}, defaults=deep.defaults.to_dict())
+    pipe.set_progress_bar_config(disable=True)
+    plain, calls = latents_of(pipe), [list[Any](), list[Any]()]
+    for expert, counted in zip(experts, calls, strict=True):
+        expert.blocks[-1].attn1.to_q.register_forward_hook(lambda *_, counted=counted: counted.append(1))
+        expert.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    try:
+        cached = latents_of(pipe)
+        assert [len(counted) for counted in calls] == [2, 2]  # with the negative prompt
+        assert torch.equal(latents_of(pipe), cached)
+    finally:
+        deep.transformer.disable_cache()
+    assert 1e-7 < float((cached - plain).norm() / plain.norm()) < 0.3
+
+
 @pytest.mark.parametrize("deep", ["sama"], indirect=True)
 def test_the_lite_series_still_denoises_semantic_tokens(deep):
     source = torch.randn(1, 4, 2, 4, 4, generator=torch.Generator().manual_seed(2))

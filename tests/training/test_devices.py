@@ -166,19 +166,32 @@ def test_encoding_and_a_preview(name, settings, encoded):
     assert {x.device for x in found} == {META}
 
 
-@pytest.mark.parametrize("family", ["sama", "icve"])
-@pytest.mark.parametrize(("sampler", "frames"), [("euler", 29), ("unipc", 9)])
-def test_an_edit(family, sampler, frames, pipe, icve_pipe):
-    model = {"sama": pipe, "icve": icve_pipe}[family]
+SCALES = {"guidance_scale": 3.0, "source_guidance_scale": 1.5}
+PICTURES = {"references": [torch.zeros(3, 1, 32, 16)], "task": "rv2v"}
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "sampler", "frames"),
+    [
+        ("sama", SCALES, "euler", 29),
+        ("sama", SCALES, "unipc", 9),
+        ("icve", SCALES, "euler", 29),
+        ("icve", SCALES, "unipc", 9),
+        ("bernini", {"task": "mv2v"}, "unipc", 9),  # the second transformer in the second step
+        ("bernini", PICTURES, "unipc", 9),
+    ],
+)
+def test_an_edit(family, more, sampler, frames, request):
+    model = request.getfixturevalue({"sama": "pipe"}.get(family, f"{family}_pipe"))
     parts = {name: on_meta(part) if isinstance(part, nn.Module) else part for name, part in model.components.items()}
     there = type(model)(**parts, defaults=model.defaults.to_dict())
     there.set_progress_bar_config(disable=True)
     found = there(
         torch.zeros(1, 3, frames, 16, 32), "Make it blue.", sampler=sampler, output_type="latent", seed=0,
-        num_inference_steps=2, guidance_scale=3.0, source_guidance_scale=1.5,
+        num_inference_steps=2, **more,
     ).frames  # fmt: skip
     assert found.device == META
-    plan = WindowPlan.of(frames, there.defaults.window, there.defaults.overlap)
+    plan = WindowPlan.of(frames, there.defaults.window, there.defaults.overlap, there.defaults.shortest)
     assert len(plan) == (1 if frames == 9 else 3)
     pictures = torch.cat(list(there.decode_windows(plan, found)), dim=1)
     assert pictures.device == META
@@ -190,6 +203,13 @@ def pipe():
     from tests.pipeline.conftest import pipe
 
     return pipe.__wrapped__()
+
+
+@pytest.fixture(scope="module")
+def bernini_pipe():
+    from tests.pipeline.conftest import bernini
+
+    return bernini.__wrapped__()
 
 
 @pytest.fixture(scope="module")
