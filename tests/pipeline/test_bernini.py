@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from opensama.pipeline.bernini import GUIDANCE_MODES, BerniniPipeline, task_prom
 from opensama.pipeline.editor import Editor
 from opensama.pipeline.guidance import Projection
 from opensama.pipeline.request_checks import check_family
+from opensama.pipeline.room import download_notice, to_download
 from opensama.values import EditRequest, UserError, Video
 from tests.models.test_bernini import CONFIG, MANY, NUMBERS, REFERENCES, TOLERANCE, golden_expert, relative
 from tests.models.test_lora_files import merged_state
@@ -374,3 +376,50 @@ def test_the_released_layout_makes_an_editor(released, bernini, picture):
         editor = Editor(pipe, replace(find(name), defaults=Defaults()))
         edited = editor.edit(EditRequest(video, ASK, references=[picture(1, 16, 16)[0]], steps=1, size=64))
         assert edited.array().shape == video.array().shape
+
+
+def test_a_download_that_was_cut_is_not_taken_for_a_whole_one(released, monkeypatch, tmp_path, capsys):
+    """What is missing counts, with the size of the rest; the whole of it loads from the hub's cache alone."""
+    name, folder = released
+    entry = find(name)
+    there = tmp_path / f"models--{entry.base.repo.replace('/', '--')}"
+    shutil.copytree(folder, there / "snapshots" / "one")
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text("one")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert to_download(entry) == []
+    assert len(opensama.load(name, device="cpu", anyway=True).pipeline.experts) == 1 + (name == "bernini-14b")
+    first, *_, last = sorted((there / "snapshots" / "one").glob("transformer*/*.safetensors"))
+    last.unlink()
+    os.truncate(first, 2 * 10**9)  # without taking room
+    (rest,) = to_download(entry)
+    assert rest == replace(entry.edit, size="3.7 GB" if name == "bernini-1.3b" else "112.3 GB")
+    assert "Licence: Apache-2.0" in download_notice(entry, [rest])
+    assert main(["models", "info", name]) == 0
+    assert f"(to download, {entry.edit.size})" in capsys.readouterr().out
+    with pytest.raises(UserError, match=last.name):
+        opensama.load(name, device="cpu", anyway=True)
+
+
+@pytest.mark.parametrize("released", ["bernini-1.3b"], indirect=True)
+def test_a_repack_in_bfloat16_loads_as_it_is(released, bernini, tmp_path):
+    """Such as others publish: what the release keeps in float32 stays so."""
+    name, folder = released
+    repack = shutil.copytree(folder, tmp_path / "repack")
+    shutil.rmtree(repack / "transformer")
+    state = {
+        key: tensor.clone()
+        if {"time_embedder", "scale_shift_table", "norm2"} & {*key.split(".")}
+        else tensor.bfloat16()
+        for key, tensor in bernini.transformer.state_dict().items()
+    }
+    bernini.transformer.save_config(repack / "transformer")
+    save_file(state, repack / "transformer" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    bernini.text_encoder.save_pretrained(repack / "text_encoder")
+    pipe = opensama.load(name, device="cpu", base=repack, weights=repack).pipeline
+    for key, tensor in pipe.transformer.state_dict().items():
+        assert torch.equal(tensor, state[key].float()), key
+    half = opensama.load(name, device="cpu", dtype="bfloat16", base=repack, weights=repack).pipeline
+    assert {key: x.dtype for key, x in half.transformer.state_dict().items()} == {
+        key: x.dtype for key, x in state.items()
+    }

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opensama.models.registry import ModelEntry, Weights
-from opensama.runtime import check_dtype, check_offload, check_weights_name, locate, pick_device, pick_dtype
+from opensama.runtime import (
+    check_dtype,
+    check_offload,
+    check_weights_name,
+    locate,
+    missing_files,
+    pick_device,
+    pick_dtype,
+)
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
 GB = 10**9
 STORED = 16  # bits of a number that sizes are weighed in
+_INDEX = ("model_index.json",)  # of a part of which no file is named
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,18 @@ def is_transformer(folder: Path, edit: Weights) -> bool:
 
 
 def to_download(entry: ModelEntry, *, weights: object = None, base: object = None) -> list[Weights]:
-    """The parts of a model that are neither given nor in the hub's cache."""
+    """The parts of a model that are neither given nor in the hub's cache, each with the size of what it still lacks."""
     parts = ((entry.base, base), (entry.edit, weights))
-    return [part for part, given in parts if part is not None and given is None and not is_cached(part)]
+    return [_rest(part) for part, given in parts if part is not None and given is None and not is_cached(part)]
+
+
+def _rest(part: Weights) -> Weights:
+    """The part with the size of what a download that was cut has left to do."""
+    folder = _cached_folder(part)
+    names = {path for pattern in part.files for path in folder.glob(pattern)} if folder is not None else set()
+    held = sum(path.stat().st_size for path in names if path.is_file())
+    rest = max(0.0, gigabytes(part.size) - held / GB)
+    return part if held < GB / 100 or not part.size else replace(part, size=f"{rest:.1f} GB")
 
 
 def weighed(entry: ModelEntry, *, weights: str | Path | None = None, base: str | Path | None = None) -> ModelEntry:
@@ -149,11 +167,19 @@ def _bits_of(files: Sequence[Path]) -> int | None:
 
 
 def is_cached(part: Weights) -> bool:
-    """Whether the hub's files of a model's part are on this disk (patterns count when the model's index is there)."""
+    """Whether all of the hub's files of a model's part are on this disk; those of a download that was cut are not."""
+    folder = _cached_folder(part)
+    return folder is not None and not missing_files(folder, part.files or _INDEX)
+
+
+def _cached_folder(part: Weights) -> Path | None:
+    """Where the hub's cache has a model's part, or the beginning of it: a file of it that has a name is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    wanted = [name for name in part.files if "*" not in name] or ["model_index.json"]
-    return all(isinstance(try_to_load_from_cache(part.repo, name), str) for name in wanted)
+    for name in [name for name in part.files if "*" not in name] or _INDEX:
+        if isinstance(found := try_to_load_from_cache(part.repo, name), str):
+            return Path(found).parents[name.count("/")]
+    return None
 
 
 def download_notice(entry: ModelEntry, missing: Sequence[Weights]) -> str:
