@@ -41,7 +41,7 @@ def test_the_frames_that_a_model_sees(frames, fps, model_fps, picked):
     video = silent(frames, fps)
     found = PickedFrames.of(video, 0, frames, model_fps)
     assert found.picked == picked
-    assert found.has_gaps == (len(set(picked)) < frames)
+    assert found.are_all == (picked == tuple(range(frames)))
     assert list(found.pick(iter(range(frames)))) == list(picked)
 
 
@@ -128,17 +128,19 @@ def test_no_change_is_the_source_itself_between_too():
     assert np.array_equal(between.frame(1, source[1]), source[1])
 
 
-def test_through_the_editor(tmp_path):
-    """The embedded model on a drawn clip: as near to the right answer between the frames that it saw as at these."""
-    batch = render_edits([plan_edit(3, "train", "style")], 9, 128, 128)
-    source, seen = Video.from_frames(to_uint8(batch.source[0]), 30), list[Progress]()
-    request = EditRequest(source, "Make the scene look like sepia.", model_fps=15, progress=seen.append)
+@pytest.mark.parametrize(("frames", "fps", "model_fps", "seen"), [(9, 30, 15, 5), (5, 8, 16, 9)])
+def test_through_the_editor(frames, fps, model_fps, seen):
+    """The embedded model on a drawn clip: as near to the right answer between the frames that it saw as at these. Of a
+    slow clip, whose frames it sees twice, each comes to its own place."""
+    batch = render_edits([plan_edit(3, "train", "replace")], frames, 128, 128)
+    source, told = Video.from_frames(to_uint8(batch.source[0]), fps), list[Progress]()
+    request = EditRequest(source, "Make the scene look like sepia.", model_fps=model_fps, progress=told.append)
     edited = opensama.load("tiny", device="cpu").edit(request)
-    assert {p.total for p in seen if p.stage == "Editing"} == {5}
+    assert {p.total for p in told if p.stage == "Editing"} == {seen}
     assert (edited.shape, edited.timestamps) == (source.shape, source.timestamps)
     right = to_uint8(apply_style("sepia", batch.source)[0])
     found = [psnr(frame, one) for frame, one in zip(edited.frames(), right, strict=True)]
-    assert min(found[1::2]) > min(found[::2]) - 1 > 20, found
+    assert min(found[1::2]) > min(found[::2]) - 1 > 25, found
 
 
 def test_what_is_asked_is_checked(folder, picture, tmp_path):

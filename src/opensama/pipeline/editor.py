@@ -262,7 +262,7 @@ class Editor:
         pictures = reference_pictures(request)
         task = request.task or pipe.default_task(plan.frames, len(pictures))
         guidance = pipe.guidance(request.guidance, request.source_guidance, task=task)
-        preserve = defaults.preserve or picked.has_gaps if request.preserve is None else request.preserve
+        preserve = defaults.preserve if request.preserve is None else request.preserve
         report = _Reporter(request.progress, plan.frames)
 
         room = partial(
@@ -293,7 +293,8 @@ class Editor:
         with room():
             latents, _ = without_text_encoders(pipe, self.offload, denoise)
         with room(decoding=True):
-            return self._decode(plan, picked, placement, latents, source if preserve else None, report)
+            kept = preserve or request.model_fps is not None
+            return self._decode(plan, picked, placement, latents, source if kept else None, report)
 
     def _decode(
         self,
@@ -318,7 +319,7 @@ class Editor:
             edited.append(report("Decoding", chunk, done / len(plan)))
             guide.append(torch.cat([luminance(rebuilt), changed[None]]))
         settings = PreserveSettings()
-        kind = partial(BetweenCompositor, picked) if picked.has_gaps else Compositor
+        kind = Compositor if picked.are_all else partial(BetweenCompositor, picked)
         return kind(placement, edited, guide, counter.rule(settings), settings)
 
 

@@ -56,8 +56,9 @@ class PickedFrames:
         return len(self.picked)
 
     @property
-    def has_gaps(self) -> bool:
-        return len(set(self.picked)) < len(self.times)
+    def are_all(self) -> bool:
+        """Whether each frame is seen, and once."""
+        return self.picked == tuple(range(len(self.times)))
 
     def pick(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         """Of the clip's frames those that are picked, as often as they are."""
