@@ -120,7 +120,8 @@ def edit_command(
                     tell(jobs[0].source.notes, show)
                 if left_out:
                     show.note(politeness_note(model, left_out))
-                tell(filter(None, (enhanced_note(job.request) for job in jobs)), show)
+                rewritten = [(job.source.path, enhanced_note(job.request)) for job in jobs]
+                tell((f"{path}: {note}" if several else note for path, note in rewritten if note), show)
                 tell((note for job in jobs for note in advice(entry, job.request)), show)
 
                 editor = load_settings.load(model, anyway, show.note)
