@@ -24,6 +24,12 @@ from tests.pipeline.conftest import bernini, bernini_folder
 __all__ = ["bernini", "bernini_folder", "clips"]
 
 
+def one_of(clips: Path, folder: Path) -> Path:
+    (folder / "clips").mkdir()
+    shutil.copy(clips / "world-0001.mp4", folder / "clips")
+    return folder / "clips"
+
+
 def broken(clip: Clip, masks: np.ndarray, words: str) -> np.ndarray:
     raise RuntimeError("out of paint")
 
@@ -36,6 +42,7 @@ def test_of_several_candidates_the_best_is_kept_and_the_record_says_what_all_wer
         return clip.frames
 
     settings = replace(SETTINGS, kinds=("remove",))
+    clips = one_of(clips, tmp_path)
     several = [Fixed(smeared, "hazy"), Fixed(broken, "broken"), Fixed(idle, "idle", True), WorldInpainter()]
     report = make(clips, tmp_path / "a", inpainters=several, settings=settings)
     found = {record.id: record for record in records(tmp_path / "a")}
@@ -110,10 +117,8 @@ def test_editors_of_different_families_make_candidates(bernini_folder: Path, cli
 
     editors = [open_inpainter(str(bernini_folder), "cpu"), open_inpainter("tiny", "cpu")]
     settings = replace(SETTINGS, kinds=("remove",), elements=1, thresholds={}, least=0.0)
-    (tmp_path / "clips").mkdir()
-    shutil.copy(clips / "world-0001.mp4", tmp_path / "clips")
     vlm = partial(ScriptedVlm, answer)
-    make(tmp_path / "clips", tmp_path / "out", vlm=vlm, inpainters=editors, settings=settings)
+    make(one_of(clips, tmp_path), tmp_path / "out", vlm=vlm, inpainters=editors, settings=settings)
     pairs = [record for record in records(tmp_path / "out") if record.notes["way"] == "made"]
     assert len(pairs) == 1
     said = {one.pop("editor"): one for one in json.loads(pairs[0].notes["candidates"])}

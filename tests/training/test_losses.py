@@ -168,7 +168,7 @@ def bernini_editors(folder: Path) -> None:
     base, manifest = save_base(folder / "base"), save_manifest(made(folder / "data"))
     edits = manifest.with_name("edits.jsonl")
     edits.write_text("".join(f"{line}\n" for line in manifest.read_text().splitlines() if "clip" not in line))
-    names = ("bernini-1.3b-sft", "bernini-1.3b-sft-lora", "sama-bernini-1.3b-stage0", "sama-bernini-1.3b-stage1")
+    names = ("bernini-1.3b-sft", "bernini-1.3b-sft-lora", "sama-bernini-1.3b-stage0")
     for name in names:
         recipe = BERNINI_RECIPES[name]
         settings, small = recipe.model_dump(), tiny_settings(base, manifest if "stage0" in name else edits)
@@ -271,7 +271,6 @@ LOSSES: dict[str, Losses] = {
         "bernini-1.3b-sft": [1.572395, 1.830046, 1.580093],
         "bernini-1.3b-sft-lora": [1.572395, 1.830046, 1.608422],
         "sama-bernini-1.3b-stage0": [1.675729, 1.90407, 1.737648],
-        "sama-bernini-1.3b-stage1": [1.677598, 1.892748, 1.72459],
     },
     "embedded_editors": {
         "tiny-stage0": [0.3912678, 0.4155384],

@@ -1,9 +1,10 @@
 """The transformer that a run begins from, on the meta device, and how its weights come into it, shard by shard.
 
-wan, hunyuan    text-to-video weights: every tensor of them. For SAMA a zero type embedding and fresh semantic modules
-                besides; ICVE has nothing more. Before the first step the target's velocity is the one that the base
-                gives with the source's tokens beside it.
-sama, icve      trained weights: a released file, a transformer's folder as `opensama train` leaves it, or a checkpoint
+wan, hunyuan    the base's weights under its own names: text-to-video ones, or Bernini-R's, which has Wan's names. For
+                SAMA a zero type embedding and fresh semantic modules besides; ICVE and Bernini have nothing more.
+                Before the first step the target's velocity is the one that the base gives with the source's tokens
+                beside it; with semantic tokens, too, where `model.semantic_gate` reads them apart.
+sama, icve, ..  trained weights: a released file, a transformer's folder as `opensama train` leaves it, or a checkpoint
                 of a run (its averaged weights)
 nothing         random weights
 
