@@ -222,7 +222,7 @@ def pairs_command(
     segmenter: str = "",
     inpainter: Annotated[list[str] | None, Parameter(name=("--editor", "--inpainter"), negative=())] = None,
     steps: int = 30,
-    offload: str = "none",
+    offload: str = "auto",
     judge_url: str | None = None,
     judge_model: str | None = None,
     public: Annotated[Path | None, Parameter(name="--with")] = None,
@@ -251,7 +251,7 @@ def pairs_command(
     steps
         Of VACE.
     offload
-        Where the weights of models lie while others compute, as in `opensama edit`; VACE's stay.
+        Where the weights of models lie while others compute, as in `opensama edit`; VACE's stay on the device.
     judge_url
         Another server that scores the pairs. By default the one of --vlm-url.
     judge_model

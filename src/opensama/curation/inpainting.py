@@ -52,7 +52,7 @@ class Inpainter(Protocol):
         ...
 
 
-def open_inpainter(name: str = "", device: str | None = None, *, steps: int = 30, offload: str = "none") -> Inpainter:
+def open_inpainter(name: str = "", device: str | None = None, *, steps: int = 30, offload: str = "auto") -> Inpainter:
     """By name: empty for the published VACE of 1.3B, a folder or hub id for another, "world", or any editor of this
     project by its name or its pipeline's folder. Loads nothing yet. `steps` are VACE's, `offload` is an editor's."""
     if name == "world":
@@ -70,7 +70,7 @@ class InstructedEditor:
 
     instructed = True
 
-    def __init__(self, model: str, *, device: str | None = None, offload: str = "none"):
+    def __init__(self, model: str, *, device: str | None = None, offload: str = "auto"):
         runtime.check_offload(offload)
         self.name = model
         self._device, self._offload = device, offload
