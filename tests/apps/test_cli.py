@@ -27,7 +27,9 @@ from opensama.recipes.tiny import SMOKE
 from opensama.runtime import install_line
 from opensama.values import Progress, UserError
 from tests.apps.conftest import Run
+from tests.media.making import make_video
 from tests.media.test_alpha import make_clear
+from tests.media.test_span import packets
 from tests.ranks import command_from_server
 
 INSTRUCTION = "Make the red ball blue."
@@ -81,6 +83,21 @@ def test_frames_and_box_limit_the_edit(clip: Path, folder: Path) -> None:
     assert close(edited[7:], source[7:])
     assert close(edited[2:7, :, 34:], source[2:7, :, 34:])
     assert not close(edited[2:7, 8:40, :24], source[2:7, 8:40, :24])
+
+
+def test_a_span_is_named_by_frames_or_times_and_all_else_is_copied(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The result is of the source's kind, and what is not encoded again is the same by hash."""
+    source = make_video(tmp_path / "film.mkv", stamps=range(24), options={"g": "6", "preset": "ultrafast", "bf": "0"})
+    asked, made = ["edit", str(source), INSTRUCTION, "--model", str(folder), "--overwrite"], []
+    for span in (["--frames", "8:11"], ["--from", "0:00.8", "--to", "1.1"]):
+        assert main([*asked, *span]) == 0
+        assert "Only the frames 8:12 were encoded again; all else is copied from film.mkv." in capsys.readouterr().err
+        made.append(packets(tmp_path / "film-edited.mkv"))
+    (before,), (after,) = packets(source).values(), made[0].values()
+    assert [at for at in before if before[at] != after[at]] == sorted(before)[8:12]
+    assert made[0] == made[1]
 
 
 def test_what_is_transparent_is_said_and_composed(

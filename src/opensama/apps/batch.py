@@ -163,10 +163,11 @@ class _Batch:
         for item in items:
             try:
                 video = read_video(item.video)
+                span = item.settings.span(video)
             except UserError as error:
                 self._failed(item, error)
                 continue
-            shape = (item.settings.size, video.width, video.height, video.frame_count, item.settings.frames)
+            shape = (item.settings.size, video.width, video.height, video.frame_count, span)
             shapes.setdefault(shape, []).append(item)
         return [item for alike in shapes.values() for item in alike]
 
@@ -211,7 +212,7 @@ class _Batch:
             replace(item.request, progress=show),
             item.out,
             settings.writing(overwrite=True),
-            frames=settings.frames,
+            span=settings.span,
             compare=settings.compare,
         )
         return replace(job, request=settings.completed(job.request, self.model, self.anyway))

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from opensama.apps.edit_checks import check_alpha, compared_path, default_output, parse_range, shorten
+from opensama.apps.edit_checks import check_alpha, compared_path, default_output, parse_range, parse_times, shorten
 from opensama.apps.edit_settings import EditSettings
 from opensama.data.rows import BadRow, text_of
 from opensama.data.tables import is_table, table_rows
@@ -26,7 +26,7 @@ from opensama.values import EditRequest, UserError, how_many, nearest
 
 _NEEDED = ("video", "instruction")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "the name of a file", str: "text"}
-_OTHER_NAMES = {"reference": "references"}  # as the option is called
+_OTHER_NAMES = {"reference": "references", "from": "begin", "to": "end"}  # as the option is called
 _MANY = 2**31  # frames: more than any video has
 
 
@@ -135,12 +135,14 @@ def _item(
     given = {name: value_of(name, values[name]) for name in values}
     said, instruction = given.pop("video"), given.pop("instruction")
     place = given.pop("out", None)
+    if "frames" in given or "begin" in given or "end" in given:  # a row's own choice stands above the one for all
+        given = {"frames": None, "begin": None, "end": None} | given
     settings = replace(defaults, **given)
     if "mask" in given:
         settings = replace(settings, mask=_beside(table, str(given["mask"])))
     if "references" in given:
         settings = replace(settings, references=tuple(_beside(table, str(path)) for path in given["references"]))
-    if "mask" in given and "box" not in given:  # a row's own choice of the two stands above the one for all
+    if "mask" in given and "box" not in given:  # so it does of these two
         settings = replace(settings, box=None)
     if "box" in given and "mask" not in given:
         settings = replace(settings, mask=None)
@@ -152,7 +154,7 @@ def _item(
     instruction, left_out = without_politeness(model, instruction)
     item = BatchItem(
         row, said, video, instruction, left_out, settings,
-        out / (place or default_output(video, settings.alpha == "keep").name),
+        out / (place or default_output(video, settings.alpha == "keep", settings.is_part).name),
     )  # fmt: skip
     request = item.request
     check_family(find(model), request, anyway)
@@ -160,6 +162,7 @@ def _item(
     check_number("quality", settings.quality, 0, 100)
     if settings.frames is not None and "-" not in settings.frames:
         parse_range(settings.frames, _MANY)
+    parse_times(settings.begin, settings.end, None)
     check_alpha(request, item.out)
     if not is_picture(item.out):
         check_coding(format_of(item.out), settings.quality, settings.alpha == "keep", settings.codec)
@@ -172,6 +175,8 @@ def value_of(name: str, value: Any) -> Any:
 
     if isinstance(value, list) and name in ("frames", "box"):
         value = (":" if name == "frames" else ",").join(map(str, value))
+    if name in ("begin", "end") and isinstance(value, int | float):
+        value = str(value)
     if isinstance(value, str):
         value = value.strip()
     if isinstance(value, str) and name == "references":

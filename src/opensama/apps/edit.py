@@ -93,7 +93,7 @@ def edit_command(
     check_family(entry, request, anyway)
     found = input_paths(videos)
     several = found != [Path(videos[0])]
-    places, folder = output_paths(found, out, several, settings.alpha == "keep")
+    places, folder = output_paths(found, out, several, settings.alpha == "keep", settings.is_part)
     used = *found, *places, *filter(None, (settings.mask,)), *settings.references
     check_json(json_file, used, overwrite=overwrite)
     load_settings.check(entry, anyway)
@@ -106,7 +106,7 @@ def edit_command(
             asked = replace(request, progress=show)
             for source, place in zip(found, places, strict=True):
                 with recorded(source, failed, several, show):
-                    job = check_job(source, asked, place, writing, frames=settings.frames, compare=settings.compare)
+                    job = check_job(source, asked, place, writing, span=settings.span, compare=settings.compare)
                     jobs.append(replace(job, request=settings.completed(job.request, model, anyway)))
         after = ""
         if jobs:
@@ -214,21 +214,21 @@ def write(video: Video, path: Path, show: Display, how: Writing = Writing()) -> 
     """Writes a video, with its progress and its notes on the display."""
     from opensama.media.video_io import write_video
 
-    watched = video.with_frames(watch(video.frames, video.frame_count, f"Writing {path.name}", show))
+    watched = replace(video, source=watch(video.frames, f"Writing {path.name}", show))
     write_video(
         watched, path, quality=how.quality, even=how.even, codec=how.codec, overwrite=how.overwrite, on_note=show.note
     )
 
 
 def watch(
-    frames: Callable[[int, int], Iterator[np.ndarray]], total: int, stage: str, show: Callable[[Progress], None]
+    frames: Callable[[int, int], Iterator[np.ndarray]], stage: str, show: Callable[[Progress], None]
 ) -> Callable[[int, int], Iterator[np.ndarray]]:
     """The same frames, counted as they pass."""
 
     def source(start: int, stop: int) -> Iterator[np.ndarray]:
         begin = time.monotonic()
-        for index, frame in enumerate(frames(start, stop), start):
-            show(Progress(stage, index + 1, total, time.monotonic() - begin, "frames"))
+        for done, frame in enumerate(frames(start, stop), 1):
+            show(Progress(stage, done, stop - start, time.monotonic() - begin, "frames"))
             yield frame
 
     return source

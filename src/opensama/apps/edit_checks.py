@@ -7,7 +7,8 @@ in one sentence why not. A job that was made can fail only while it is edited, o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from opensama.first_bytes import is_address
 from opensama.media import VIDEO_SUFFIXES
-from opensama.values import EditRequest, UserError, Video
+from opensama.values import EditRequest, Span, UserError, Video
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Pictures that are written as they were read; others become PNG."""
@@ -47,7 +48,7 @@ def check_job(
     out: Path,
     writing: Writing,
     *,
-    frames: str | None = None,
+    span: Callable[[Video], tuple[int, int] | None] = lambda video: None,
     compare: bool = False,
 ) -> Job:
     """All that can be known about one edit before the model is, and without PyTorch. UserError for what is wrong."""
@@ -63,14 +64,16 @@ def check_job(
     for place in filter(None, (out, compared)):
         check_writable(place, writing.overwrite)
     video = read_video(source, background=request.background)
-    wanted = None if frames is None else parse_range(frames, video.frame_count)
+    wanted = span(video)
     trial = partial(rehearse, quality=writing.quality, even=writing.even, overwrite=writing.overwrite)
     written = video if request.alpha == "keep" else replace(video, transparency=None)
-    trial(written, out, codec=writing.codec)
+    if wanted is not None:
+        written = replace(written, span=Span(video, *wanted))
+    encoded = trial(written, out, codec=writing.codec)
     if compared is not None:
         trial(side_by_side(video, video), compared)
 
-    asked = check_request(replace(request, video=video, frames=wanted))
+    asked = check_request(replace(request, video=video, frames=wanted), encoded)
     assert isinstance(asked.video, Video)
     return Job(asked, asked.video, out, compared)
 
@@ -160,13 +163,15 @@ def _source_stem(stem: str) -> str:
 # --- what comes out
 
 
-def output_paths(found: Sequence[Path], out: str | None, several: bool, alpha: bool) -> tuple[list[Path], Path | None]:
+def output_paths(
+    found: Sequence[Path], out: str | None, several: bool, alpha: bool, part: bool = False
+) -> tuple[list[Path], Path | None]:
     """Where each input's result goes, and the folder that `out` names, if it is one.
 
     `out` is a folder for several inputs, where it is one already, and where it ends in a slash.
     """
     if out is None:
-        return _distinct([default_output(path, alpha) for path in found], found), None
+        return _distinct([default_output(path, alpha, part) for path in found], found), None
     place = Path(out)
     if not (several or place.is_dir() or out.endswith(("/", os.sep))):
         return [place], None
@@ -174,7 +179,7 @@ def output_paths(found: Sequence[Path], out: str | None, several: bool, alpha: b
 
     if not place.is_dir() and (place.exists() or place.suffix.lower() in (*FORMATS, *PICTURES)):
         raise UserError(f"Several results go into a folder, which {place} is not; name a folder with --out.")
-    return _distinct([place / default_output(path, alpha).name for path in found], found), place
+    return _distinct([place / default_output(path, alpha, part).name for path in found], found), place
 
 
 def _distinct(places: list[Path], found: Sequence[Path]) -> list[Path]:
@@ -192,13 +197,14 @@ def _distinct(places: list[Path], found: Sequence[Path]) -> list[Path]:
     return places
 
 
-def default_output(source: Path, alpha: bool = False) -> Path:
+def default_output(source: Path, alpha: bool = False, part: bool = False) -> Path:
     """`holiday.mov` gives `holiday-edited.mp4` beside it, `photo.jpg` gives `photo-edited.jpg`; a folder of pictures
-    gives a file beside the folder.
+    gives a file beside the folder. A video of which only a `part` is edited stays of its kind: all else is copied.
 
     With alpha a video is a .webm where the source is one, else a .mov, and a picture a .webp or a .png.
     """
     from opensama.media import PICTURE_SUFFIXES
+    from opensama.media.video_io.containers import FORMATS
 
     source = Path(os.path.abspath(source)) if source.name in ("", "..") else source
     own = source.suffix.lower()
@@ -208,7 +214,7 @@ def default_output(source: Path, alpha: bool = False) -> Path:
         holds = PICTURES if not alpha else (".png", ".webp")
         suffix = source.suffix if own in holds else ".png"
     else:
-        suffix = ".mp4" if not alpha else ".webm" if own == ".webm" else ".mov"
+        suffix = own if part and own in FORMATS else ".mp4" if not alpha else ".webm" if own == ".webm" else ".mov"
     return source.with_name(f"{source.stem}-edited{suffix}")
 
 
@@ -251,6 +257,37 @@ def parse_range(text: str, count: int) -> tuple[int, int]:
     if not 0 <= start < stop <= count:
         raise UserError(f"The frames {shorten(text)} reach outside the video, which has 0:{count}; choose among these.")
     return start, stop
+
+
+def parse_times(begin: str | None, end: str | None, video: Video | None) -> tuple[int, int] | None:
+    """Two times of a video as frame numbers, the second not included; either may be None, which is the video's own.
+
+    UserError for what is no time, for an end before the beginning, and, if the video is given, outside of it.
+    """
+    first, last = _seconds("--from", begin), _seconds("--to", end)
+    if first is not None and last is not None and last <= first:
+        raise UserError(f"The span from {begin} to {end} ends before it begins: give --from the earlier time.")
+    if video is None:
+        return None
+    length = float((video.timestamps[0] * video.time_base) + video.duration)
+    if (first or 0) >= length or (last or 0) > length + 1 / float(video.fps):
+        raise UserError(
+            f"The span from {begin or 'the beginning'} to {end or 'the end'} reaches outside the video, which lasts "
+            f"{length:.2f} seconds; choose times in it."
+        )
+    return video.frame_range(first, last)
+
+
+def _seconds(option: str, text: str | None) -> float | None:
+    """Seconds of `S`, `M:S` or `H:M:S`, the last of which may have decimals."""
+    if text is None:
+        return None
+    parts = text.strip().split(":")
+    numbers = [float(part) for part in parts if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", part, re.ASCII)]
+    whole = not any("." in part for part in parts[:-1])
+    if len(numbers) != len(parts) or len(parts) > 3 or not whole or any(number >= 60 for number in numbers[1:]):
+        raise UserError(f"{option} wants a time such as 83.5, 1:23.5 or 00:41:10, not {shorten(text)!r}.")
+    return sum(number * 60**place for place, number in enumerate(reversed(numbers)))
 
 
 def parse_box(text: str) -> tuple[int, int, int, int]:

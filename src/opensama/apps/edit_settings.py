@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.edit_checks import Writing, parse_box
-from opensama.values import EditRequest, UserError
+from opensama.apps.edit_checks import Writing, parse_box, parse_range, parse_times
+from opensama.values import EditRequest, UserError, Video
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,11 @@ class EditSettings:
         What the result should not look like, in words. By default the model's own.
     frames
         Edit only the frames A:B, from A up to but not including B, counted from 0; the rest passes through. Either may
-        be left out.
+        be left out. Where the codec allows it, only what these frames need is encoded again, and the rest copied.
+    begin
+        The same as a time, in seconds or as 00:41:10.5: edit only from there on.
+    end
+        Edit only up to this time.
     size
         The area at which the model works, as the side of a square: 128 means as many pixels as 128 x 128, in the
         video's own shape.
@@ -94,6 +98,8 @@ class EditSettings:
     source_guidance: float | None = None
     negative_prompt: str | None = None
     frames: str | None = None
+    begin: Annotated[str | None, Parameter(name="--from")] = None
+    end: Annotated[str | None, Parameter(name="--to")] = None
     size: int | None = None
     mask: Path | None = None
     box: str | None = None
@@ -110,8 +116,27 @@ class EditSettings:
     codec: str | None = None
     even: Annotated[bool, FLAG] = False
 
+    def __post_init__(self) -> None:
+        if self.frames is not None and self.is_timed:
+            raise UserError("The frames to edit were given as numbers and as times: give --frames, or --from and --to.")
+
+    @property
+    def is_timed(self) -> bool:
+        return self.begin is not None or self.end is not None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of a video is to be edited."""
+        return self.frames is not None or self.is_timed
+
+    def span(self, video: Video) -> tuple[int, int] | None:
+        """The frames of the video that are to be edited, start and stop; None for all. UserError outside of it."""
+        if self.frames is not None:
+            return parse_range(self.frames, video.frame_count)
+        return parse_times(self.begin, self.end, video) if self.is_timed else None
+
     def request(self, video: str | Path, instruction: str) -> EditRequest:
-        """What the model is asked, `frames` apart, which the video's length must be known for. UserError for a value
+        """What the model is asked, the span apart, which the video's length must be known for. UserError for a value
         that is wrong whatever the video holds."""
         if self.enhance_model is not None and self.enhance is None:
             raise UserError("No server was named for `enhance_model`: give its address with `enhance`.")

@@ -45,7 +45,7 @@ from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, P
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
 from opensama.pipeline.windows import WindowPlan
-from opensama.values import EditedVideo, EditRequest, Progress, Video
+from opensama.values import EditedVideo, EditRequest, Progress, Span, Video
 from opensama.vlm import Vlm
 
 _T = TypeVar("_T")
@@ -226,7 +226,10 @@ class Editor:
                 changes.see(index, source, frame, limit)
                 yield frame
 
-        edited = EditedVideo.of(video.with_frames(frames), changes.share, self.unknown_words(request.instruction))
+        made = video.with_frames(frames)
+        if (start, stop) != (0, video.frame_count):
+            made = replace(made, span=Span(video, start, stop))
+        edited = EditedVideo.of(made, changes.share, self.unknown_words(request.instruction))
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
     def _place(self) -> None:

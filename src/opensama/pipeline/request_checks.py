@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def check_request(request: EditRequest) -> EditRequest:
+def check_request(request: EditRequest, decoded: tuple[int, int] | None = None) -> EditRequest:
     """The request with its video read, and all that can be wrong in it found before a model is loaded.
 
-    The video's frames are decoded once for that, and the mask's. The video's notes say what a person should know: how
-    it was read, what shows through, how much of the frame a mask or a box leaves to the edit.
+    The frames that are edited, or those `decoded`, start and stop, are decoded once for that, and the mask's. The
+    video's notes say what a person should know: how it was read, what shows through, how much of the frame a mask or a
+    box leaves to the edit.
     """
     video = source_of(request)
-    request.frame_range(video)
+    span = request.frame_range(video)
     limits = limits_of(request, video)
-    check_frames(video, request.progress)
+    check_frames(video, request.progress, decoded or span)
     said = list(video.notes)
     clear = video.transparency
     if request.alpha == "flatten" and clear is not None and clear.any(video.frame_count):

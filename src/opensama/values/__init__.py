@@ -6,7 +6,7 @@ Importing this package costs nothing; numpy is loaded when frames are.
 from opensama.values.progress import Cancelled, Progress, UserError, counted, how_many, nearest
 from opensama.values.request import MAX_INSTRUCTION, EditRequest
 from opensama.values.shapes import frames_down, frames_up
-from opensama.values.video import ColorInfo, EditedVideo, Transparency, Video, background_color, frame_rate
+from opensama.values.video import ColorInfo, EditedVideo, Span, Transparency, Video, background_color, frame_rate
 
 __all__ = [
     "MAX_INSTRUCTION",
@@ -15,6 +15,7 @@ __all__ = [
     "EditRequest",
     "EditedVideo",
     "Progress",
+    "Span",
     "Transparency",
     "UserError",
     "Video",

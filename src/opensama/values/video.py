@@ -104,6 +104,8 @@ class Video:
     """Sentences that a person should read about how the file was read; the writer passes them on."""
     transparency: Transparency | None = None
     """Where the file's format has alpha; the frames are composed on its background."""
+    span: Span | None = None
+    """Where only some frames are other than a source's: the writer copies what it need not encode."""
 
     def __post_init__(self) -> None:
         if not self.timestamps:
@@ -245,6 +247,7 @@ class Video:
             height=height,
             color=replace(self.color, matrix=matrix),
             transparency=None if resized else self.transparency,
+            span=None,
             bit_depth=self.bit_depth if bit_depth is None else bit_depth,
         )
 
@@ -264,7 +267,17 @@ class Video:
             has_audio=False,
             path=None,
             origin=Fraction(0),
+            span=None,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """The frames `start` to `stop` (not included) of a video that is the `source` elsewhere."""
+
+    source: Video
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -123,6 +123,11 @@ class Orientation:
             picture = picture[:, ::-1]
         return np.ascontiguousarray(np.rot90(picture, self.turns)) if self.turns or self.mirrored else picture
 
+    def undo(self, picture: np.ndarray) -> np.ndarray:
+        """The stored picture of an upright one."""
+        picture = np.rot90(picture, -self.turns)
+        return np.ascontiguousarray(picture[:, ::-1] if self.mirrored else picture)
+
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """From the display matrix (a b u, c d v, x y w): a stored point (p, q) is shown at (a p + c q, b p + d q)."""

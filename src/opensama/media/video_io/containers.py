@@ -12,7 +12,10 @@ Other codecs are chosen by name, where the kind of file holds them, and so are e
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
@@ -178,6 +181,12 @@ def has_encoder(name: str) -> bool:
         return False
 
 
+def common_ticks(ticks: int, rates: list[int]) -> int:
+    """Edit lists count in the movie's ticks: ones that picture and sound share keep both exact."""
+    common = math.lcm(ticks, *rates)
+    return common if common < 2**31 else ticks
+
+
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
@@ -243,6 +252,26 @@ def _av1(video: Video, quality: float) -> Encoding:
     notes = _depth_notes(video, 10) if deep else []
     pixel_format = "yuv420p10le" if deep else "yuv420p"
     return Encoding("libsvtav1", pixel_format, video.width, video.height, video.color, options, tuple(notes))
+
+
+@contextmanager
+def own_priority() -> Iterator[None]:
+    """What a block opens leaves this process's threads the scheduling that they had.
+
+    SVT-AV1, run by root, takes the highest real-time priority for its threads and for the one that opens it, which
+    keeps it and hands it to all that it starts afterwards (findings/av1_is_real_time.sh). Linux only.
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    if policy in (os.SCHED_FIFO, os.SCHED_RR):
+        return  # as whoever started this process wanted it
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(ProcessLookupError):  # it has ended
+            if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
+                os.sched_setscheduler(thread, policy, parameters)
 
 
 def _prores(video: Video, quality: float, alpha: bool, whole: bool) -> Encoding:

@@ -104,7 +104,7 @@ class Kept:
             with open_container(video.path) as source:
                 kept = cls(source, video, kind)
             with open_container(video.path) as source:
-                kept.notes += _dynamic_notes(next(source.decode(video_stream(source, video.path)), None))
+                kept.notes += dynamic_notes(next(source.decode(video_stream(source, video.path)), None))
         except (UserError, av.error.FFmpegError):  # a picture, or what else only Pillow reads
             kept = cls(None, video, kind)
         yield kept
@@ -160,7 +160,7 @@ class Kept:
                 gone.append("a cover picture" if cover else f"a second video track ({name})")
             elif stream.type == "attachment":
                 gone.append(f"an attachment ({stream.metadata.get('filename', 'without name')})")
-            elif stream.type == "data" and not _is_of_ours(stream):
+            elif stream.type == "data" and not is_of_ours(stream):
                 gone.append(f"a data track ({name})")
             elif stream.type == "subtitle":
                 if _codec(stream) in _TEXT and self.kind.muxer in _SUBTITLES:
@@ -202,7 +202,7 @@ def _timecode(stream: av.stream.Stream) -> str:
     return stream.metadata.get("timecode") or stream.metadata.get("TIMECODE", "")
 
 
-def _dynamic_notes(frame: av.VideoFrame | None) -> list[str]:
+def dynamic_notes(frame: av.VideoFrame | None) -> list[str]:
     """What changes from frame to frame and cannot be made anew for an edit: HDR10+, Dolby Vision."""
     data = [] if frame is None else list(side_data_of(frame))
     found = sorted({_DYNAMIC[entry.type.name] for entry in data if entry.type.name in _DYNAMIC})
@@ -239,7 +239,7 @@ def _codec(stream: av.stream.Stream) -> str:
     return "" if stream.codec_context is None else stream.codec_context.codec.canonical_name
 
 
-def _is_of_ours(stream: av.stream.Stream) -> bool:
+def is_of_ours(stream: av.stream.Stream) -> bool:
     """Timecode tracks are made anew from the timecode, chapters' texts from the chapters."""
     handler = stream.metadata.get("handler_name", "")
     return "timecode" in stream.metadata or handler in (

@@ -92,24 +92,20 @@ def read_video(
     )
 
 
-def check_frames(video: Video, progress: Callable[[Progress], None] | None = None) -> None:
-    """Decodes a file's frames once, for nothing but the `UserError` that names the first one that is broken.
+def check_frames(
+    video: Video, progress: Callable[[Progress], None] | None = None, span: tuple[int, int] | None = None
+) -> None:
+    """Decodes a file's frames once, or those from start to stop, for nothing but the `UserError` that names the first
+    one that is broken.
 
     Frames that do not come from a file of moving pictures are believed.
     """
     if not isinstance(video.source, FileFrames):
         return
-    source, total, begun = video.source, video.frame_count, time.monotonic()
-    expected = 0
-    for index, _ in _numbered(source.path, source.timeline, None):
-        if index != expected:
-            break
-        expected += 1
+    (start, stop), begun = span or (0, video.frame_count), time.monotonic()
+    for done, _ in enumerate(video.source.decoded(start, stop), 1):
         if progress is not None and time.monotonic() - begun > 1:
-            progress(Progress("Checking", expected, total, time.monotonic() - begun))
-        if expected == total:
-            return
-    raise UserError(broken_frame(source.path, expected))
+            progress(Progress("Checking", done, stop - start, time.monotonic() - begun))
 
 
 # --- the frames
@@ -137,7 +133,12 @@ class FileFrames:
     alpha: bool = False
 
     def __call__(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        convert = self._converter()
+        return map(self._converter(), self.decoded(start, stop))
+
+    def decoded(self, start: int, stop: int) -> Iterator[av.VideoFrame]:
+        """The frames as the decoder gives them."""
+        if start == stop:
+            return
         expected = start
         for place in _places_to_begin(self.timeline, start):
             for index, frame in _numbered(self.path, self.timeline, place, self.threads):
@@ -145,7 +146,7 @@ class FileFrames:
                     continue
                 if index != expected:
                     break
-                yield convert(frame)
+                yield frame
                 expected += 1
                 if expected == stop:
                     return

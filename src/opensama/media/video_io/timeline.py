@@ -48,6 +48,7 @@ class Timeline:
     by_count: bool = False  # the stamps are made up: frames are counted, never sought
     sizes: tuple[Size, ...] = ()  # coded sizes, the most frequent first, where there are several
     notes: tuple[str, ...] = ()
+    cut: bool = False  # whether an edit list leaves out packets behind the last frame
 
 
 def timeline_of(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> Timeline:
@@ -59,6 +60,7 @@ def timeline_of(path: Path, container: av.container.InputContainer, stream: av.V
     shown: dict[int, int] = {}  # stamp: duration
     keys: list[tuple[int, int]] = []
     codec, shown_on = stream.codec_context.codec.canonical_name, 0
+    left_out = -(2**63)  # the latest of what is
     trusted = codec in _ONE_FRAME_A_PACKET and is_a(container, _KNOWS_WHEN) and not _interlaced(stream)
     sizes = SizeWatch(codec)
     try:
@@ -78,7 +80,9 @@ def timeline_of(path: Path, container: av.container.InputContainer, stream: av.V
             if not trusted or sizes.changed:
                 trusted = False
                 break
-            if packet.pts is not None and not packet.is_discard:
+            if packet.pts is not None and packet.is_discard:
+                left_out = max(left_out, packet.pts)
+            elif packet.pts is not None:
                 shown[packet.pts] = packet.duration or 0
     except av.error.FFmpegError as error:
         raise UserError(_cut_off(path)) from error
@@ -96,6 +100,7 @@ def timeline_of(path: Path, container: av.container.InputContainer, stream: av.V
         (end - stamps[0]) * time_base,
         _origin(container, stream, stamps[0]),
         sorted((bisect_left(stamps, stamp), seek_to) for stamp, seek_to in keys),
+        cut=left_out > stamps[-1],
     )
     return _as_browsers(timeline, end) if is_a(container, {"gif"}) else timeline
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,10 +25,11 @@ import numpy as np
 from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
 from opensama.media.video_io.color import FromRGB, tag
-from opensama.media.video_io.containers import Encoding, FileFormat, format_of
+from opensama.media.video_io.containers import Encoding, FileFormat, common_ticks, format_of, own_priority
 from opensama.media.video_io.keeping import Kept
 from opensama.media.video_io.pictures import PictureCoding, is_picture, write_picture
 from opensama.media.video_io.sound import Sound
+from opensama.media.video_io.splicing import NotSpliced, Splice
 from opensama.runtime import whole_file
 from opensama.values import UserError, Video
 
@@ -82,19 +82,39 @@ def write_video(
         for note in video.notes:
             on_note(note)
         return WriteReport(path, video.width, video.height, 1, how.codec, how.pixel_format, "none", video.notes)
-    kind = format_of(path)
+    kind, again = format_of(path), list[str]()
+    try:
+        if (splice := Splice.of(video, kind, quality, even, codec)) is not None:
+            return _write_splice(video, path, splice, overwrite, on_note)
+    except NotSpliced as why:
+        again = [f"All frames are encoded again, not only the span's: {why}."]
     plan = _plan(video, kind, quality, even, codec)
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
         sound, kept = _encode(video, plan, kind, temporary)
         lost = _check_written(temporary, video, kind, kept)
         check_writable(path, overwrite)
-    notes = (*video.notes, *plan.notes, *sound.notes, *kept.notes, *lost)
+    notes = (*video.notes, *again, *plan.notes, *sound.notes, *kept.notes, *lost)
     for note in notes:
         on_note(note)
     return WriteReport(
         path, plan.width, plan.height, video.frame_count, plan.codec, plan.pixel_format, sound.summary, notes
     )
+
+
+def _write_splice(
+    video: Video, path: Path, splice: Splice, overwrite: bool, on_note: Callable[[str], None]
+) -> WriteReport:
+    """Writes a video of which only a span is other than its file. NotSpliced if it turns out that this cannot be."""
+    with _user_errors(path), whole_file(path) as temporary:
+        temporary.touch(exist_ok=False)
+        sound, left_out = splice.write(temporary)
+        check_writable(path, overwrite)
+    notes = (*video.notes, splice.note, *left_out)
+    for note in notes:
+        on_note(note)
+    plan = splice.plan
+    return WriteReport(path, plan.width, plan.height, video.frame_count, plan.codec, plan.pixel_format, sound, notes)
 
 
 def rehearse(
@@ -105,22 +125,26 @@ def rehearse(
     even: bool = False,
     codec: str | None = None,
     overwrite: bool = False,
-) -> None:
+) -> tuple[int, int]:
     """Does all of `write_video` that can fail, with one black picture and a moment of the sound, before a long edit.
 
-    `video` is the source, or anything of the edit's size, times and sound. Leaves nothing behind. Raises `UserError` as
-    `write_video` would.
+    `video` is the source, or anything of the edit's size, times, sound and span. Leaves nothing behind. The frames that
+    will be encoded come out, start and stop. Raises `UserError` as `write_video` would.
     """
     path = Path(path)
     with _user_errors(path):
         check_writable(path, overwrite)
         if is_picture(path):
             _check_picture(video, path, quality, even, codec)
-            return
+            return 0, video.frame_count
         kind = format_of(path)
+        with contextlib.suppress(NotSpliced):
+            if (splice := Splice.of(video, kind, quality, even, codec)) is not None:
+                return splice.start, splice.stop
         plan = _plan(video, kind, quality, even, codec)
         with tempfile.TemporaryDirectory(prefix=".rehearsal.", suffix=".part", dir=path.absolute().parent) as scratch:
             _encode(video, plan, kind, Path(scratch) / path.name, moment=_MOMENT)
+        return 0, video.frame_count
 
 
 def _plan(video: Video, kind: FileFormat, quality: float, even: bool, codec: str | None) -> Encoding:
@@ -163,7 +187,7 @@ def _encode(
             options = {
                 "movflags": "+faststart",
                 "video_track_timescale": str(ticks),
-                "movie_timescale": str(_common_ticks(ticks, sound.rates)),
+                "movie_timescale": str(common_ticks(ticks, sound.rates)),
             }
         container = av.open(f"file:{temporary.absolute()}", "w", format=kind.muxer, options=options)
         try:
@@ -269,35 +293,9 @@ def _add_pictures(
         options["x265-params"] = ":".join(f"{key}={value}" for key, value in parameters.items())
     stream.options = cast(dict[str, object], options)
     if plan.codec == "libsvtav1":
-        with _own_priority():
+        with own_priority():
             context.open()
     return stream
-
-
-@contextlib.contextmanager
-def _own_priority() -> Iterator[None]:
-    """What a block opens leaves this process's threads the scheduling that they had.
-
-    SVT-AV1, run by root, takes the highest real-time priority for its threads and for the one that opens it, which
-    keeps it and hands it to all that it starts afterwards (findings/av1_is_real_time.sh). Linux only.
-    """
-    if not hasattr(os, "sched_setscheduler"):
-        yield
-        return
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    yield
-    if policy in (os.SCHED_FIFO, os.SCHED_RR):
-        return  # as whoever started this process wanted it
-    for thread in map(int, os.listdir("/proc/self/task")):
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
-                os.sched_setscheduler(thread, policy, parameters)
-
-
-def _common_ticks(ticks: int, rates: list[int]) -> int:
-    """Edit lists count in the movie's ticks: ones that picture and sound share keep both exact."""
-    common = math.lcm(ticks, *rates)
-    return common if common < 2**31 else ticks
 
 
 def _padded(picture: np.ndarray, width: int, height: int) -> np.ndarray:
