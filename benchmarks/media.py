@@ -21,10 +21,11 @@ import argparse
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -102,6 +103,8 @@ def long_film(path: Path, minutes: float, width: int, height: int) -> None:
             for one in coded:
                 packet = av.Packet(bytes(one))
                 packet.stream, packet.time_base, packet.is_keyframe = stream, one.time_base, one.is_keyframe
+                assert one.pts is not None
+                assert one.dts is not None
                 packet.pts, packet.dts = one.pts + turn * len(coded), one.dts + turn * len(coded)
                 packet.duration = 1
                 sink.mux(packet)
@@ -114,7 +117,7 @@ def edit_span(path: Path, out: Path, seconds_long: float, copying: bool) -> None
     stop = min(source.frame_count, start + round(seconds_long * RATE))
     check_frames(source, span=(start, stop) if copying else None)
 
-    def frames(first: int, last: int):
+    def frames(first: int, last: int) -> Iterator[np.ndarray]:
         for index, frame in enumerate(source.frames(first, last), first):
             yield 255 - frame if start <= index < stop else frame
 
@@ -123,14 +126,14 @@ def edit_span(path: Path, out: Path, seconds_long: float, copying: bool) -> None
     write_video(video, out, on_note=lambda note: None)
 
 
-def measured(answers, *work) -> None:
+def measured(answers: Any, *work: Any) -> None:
     began = time.perf_counter()
     edit_span(*work)
     status = Path("/proc/self/status").read_text()  # getrusage counts what the process was forked from
     answers.put((time.perf_counter() - began, int(status.split("VmHWM:")[1].split()[0]) / 1024))
 
 
-def alone(*work) -> tuple[float, float]:
+def alone(*work: Any) -> tuple[float, float]:
     """Seconds, and peak MiB of a process of its own."""
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()

@@ -25,6 +25,8 @@ N = 26
 QUICK = {"preset": "ultrafast"}
 X264 = {**QUICK, "g": "6", "bf": "2", "b_strategy": "0"}
 X265 = {"preset": "ultrafast", "x265-params": "keyint=6:min-keyint=6:bframes=2:b-adapt=0:log-level=none"}
+CLOSED = {**X265, "x265-params": f"{X265['x265-params']}:open-gop=0"}
+VP9 = {"g": "6", "cpu-used": "8", "deadline": "realtime"}
 HEVC: dict[str, Any] = {"codec": "libx265", "size": (96, 80), "options": X265}
 AV1: dict[str, Any] = {"codec": "libsvtav1", "options": {"preset": "12", "g": "6"}}
 FILES: dict[str, dict[str, Any]] = {
@@ -37,8 +39,8 @@ FILES: dict[str, dict[str, Any]] = {
     },
     "h264.mkv": {"options": X264, "stamps": [round(i * 1000 / 24) for i in range(N)], "time_base": Fraction(1, 1000)},
     "open-groups.mp4": {**HEVC, "sound": "aac"},
-    "closed-groups.mkv": {**HEVC, "pixels": "yuv420p10le", "options": {**X265, "x265-params": X265["x265-params"] + ":open-gop=0"}},
-    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "6", "cpu-used": "8", "deadline": "realtime"}, "sound": "libopus", "rate": 48000},
+    "closed-groups.mkv": {**HEVC, "pixels": "yuv420p10le", "options": CLOSED},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": VP9, "sound": "libopus", "rate": 48000},
     "av1.mp4": AV1,
     "av1.webm": {**AV1, "sound": "libopus", "rate": 48000},
 }  # fmt: skip
