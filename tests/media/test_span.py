@@ -31,6 +31,11 @@ HEVC: dict[str, Any] = {"codec": "libx265", "size": (96, 80), "options": X265}
 AV1: dict[str, Any] = {"codec": "libsvtav1", "options": {"preset": "12", "g": "6"}}
 FILES: dict[str, dict[str, Any]] = {
     "h264.mp4": {"options": X264, "sound": "aac"},
+    "fragments.mp4": {
+        "options": X264,
+        "time_base": Fraction(1, 24),
+        "container_options": {"movflags": "frag_keyframe+empty_moov"},
+    },
     "turned-ten-bit.mov": {"options": X264, "pixels": "yuv420p10le", "turn": {"degrees": 90}},
     "variable.mp4": {
         "options": {**X264, "bf": "0"},
@@ -135,6 +140,14 @@ def test_players_may_seek_from_the_span_to_anywhere(films, tmp_path, name):
             frames = list(islice(container.decode(stream), 6))
             assert sorted(shown)[index] in [frame.pts for frame in frames]
             assert all((frame.to_ndarray() == shown[frame.pts]).all() for frame in frames)
+
+
+def test_a_sequence_ends_before_an_open_group(films, tmp_path):
+    """H.265 begins a new one nowhere else, and only there may other parameter sets hold."""
+    write_video(edited(films("open-groups.mp4"), 8, 10), tmp_path / "out.mp4", on_note=silent)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        coded = [bytes(packet) for packet in container.demux(video=0)]
+    assert [index for index, packet in enumerate(coded) if packet.endswith(b"\0\0\0\2\x48\1")] == [11]
 
 
 def test_what_an_edit_list_leaves_out_stays_left_out(tmp_path):
