@@ -64,6 +64,18 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return film
 
 
+def remade(source: Path, path: Path, tag: str) -> Path:
+    """The pictures' packets in another file, under another name of their codec."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0], opaque=True)
+        stream.codec_context.codec_tag = tag
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    return path
+
+
 def edited(path: Path, start: int, stop: int) -> Video:
     source = read_video(path)
 
@@ -144,9 +156,11 @@ def test_players_may_seek_from_the_span_to_anywhere(films, tmp_path, name):
 
 def test_a_sequence_ends_before_an_open_group(films, tmp_path):
     """H.265 begins a new one nowhere else, and only there may other parameter sets hold."""
-    write_video(edited(films("open-groups.mp4"), 8, 10), tmp_path / "out.mp4", on_note=silent)
+    named = remade(films("open-groups.mp4"), tmp_path / "hvc1.mp4", tag="hvc1")
+    write_video(edited(named, 8, 10), tmp_path / "out.mp4", on_note=silent)
     with av.open(str(tmp_path / "out.mp4")) as container:
         coded = [bytes(packet) for packet in container.demux(video=0)]
+        assert container.streams.video[0].codec_context.codec_tag == "hvc1"  # as the source's: Apple's players want it
     assert [index for index, packet in enumerate(coded) if packet.endswith(b"\0\0\0\2\x48\1")] == [11]
 
 

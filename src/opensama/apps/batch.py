@@ -66,8 +66,8 @@ def batch_command(
     ----------
     jobs
         The table: .csv, .jsonl or .parquet, with the columns video and instruction and any of out (the result's name),
-        seed, steps, guidance, frames, mask, box and what else is a setting from --seed to --even; the options are for
-        rows that say nothing of their own. Paths in it begin at its folder.
+        seed, steps, guidance, frames, from, to, mask, box and what else is a setting from --seed to --even; the options
+        are for rows that say nothing of their own. Paths in it begin at its folder.
     out
         Folder of the results, and of results.jsonl, failed.jsonl, manifest.parquet and report.json. Killed at any
         point, the same command goes on there.
