@@ -254,3 +254,14 @@ def test_all_kinds_of_tables_say_the_same(films):
     (films / "jobs.csv").write_text("video,instruction\nclip.mp4,Make the quux red.\n")
     with pytest.raises(UserError, match=r"jobs.csv, row 2: .*never been taught"):
         read_batch(films / "jobs.csv", films / "out", EditSettings(), "tiny", False)
+
+
+def test_a_row_may_name_its_span_by_times(films):
+    """Which stand above the frames for all rows; an end before the beginning is said before a video is opened."""
+    row = {"video": "clip.mp4", "instruction": RED, "from": 0.25, "to": "0:00.75"}
+    (films / "jobs.jsonl").write_text(json.dumps(row) + "\n")
+    (item,) = read_batch(films / "jobs.jsonl", films / "out", EditSettings(frames="0:3"), "tiny", False)
+    assert item.settings.span(read_video(films / "clip.mp4")) == (2, 6)  # at eight frames a second
+    (films / "jobs.jsonl").write_text(json.dumps(row | {"to": 0.2}) + "\n")
+    with pytest.raises(UserError, match=r"jobs.jsonl, row 1: The span from 0.25 to 0.2 ends before it begins"):
+        read_batch(films / "jobs.jsonl", films / "out", EditSettings(), "tiny", False)
