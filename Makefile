@@ -56,9 +56,10 @@ fix: $(STAMP) ## mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## write the generated pages anew (docs/commands.md, docs/bad-input.md)
+docs: $(STAMP) ## write the generated pages anew (docs/commands.md, docs/bad-input.md, docs/bad-requests.md)
 	$(BIN)/python -m opensama.apps.reference docs/commands.md
 	$(BIN)/python -m tests.apps.bad_input docs/bad-input.md
+	$(BIN)/python -m tests.apps.bad_requests docs/bad-requests.md
 
 clean: ## remove .venv and what the tools leave behind
 	rm -rf $(VENV) .venv-media .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -26,7 +26,7 @@ from opensama.apps.cli import main as opensama
 from opensama.media.video_io import write_video
 from opensama.training.config import SamaConfig
 from opensama.values import Video
-from tests.apps import bad_batch, bad_curation
+from tests.apps import bad_batch, bad_curation, bad_requests
 from tests.curation.server import ChatServer
 from tests.data import making
 from tests.evaluation.benchmarks import make_vie
@@ -40,6 +40,7 @@ PAGE = """# Broken files and impossible wishes
 Made by `make docs`: each case was run, and this is what the command line said about it. It exits with 2 and leaves no
 output file; where a row says that it works, it exits with 0. What is wrong with a training run is said before its first
 step and before its folder is made; only a disk that fills up comes later, and then the run goes on with `--resume`.
+What the service says about requests is in [bad-requests.md](bad-requests.md).
 
 """
 
@@ -236,6 +237,7 @@ ROWS = [
     Row("an option that does not exist", lambda at: at.edit("clip.mp4", "--stepz", "3")),
     Row("a word where a number belongs", lambda at: at.edit("clip.mp4", "--seed", "lucky")),
     *(Row(*row) for row in bad_batch.ROWS),
+    *(Row(*row) for row in bad_requests.COMMANDS),
     # evaluation
     Row("an unknown benchmark", lambda at: ["evaluate", "davis", "--data", f"{at.files}/bench"]),
     Row("a benchmark that is not there", lambda at: at.evaluate(data="nowhere")),

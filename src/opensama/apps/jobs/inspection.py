@@ -1,0 +1,145 @@
+"""Uploads are looked at before anything believes them: the kind by first bytes, the rest in a process with limits.
+
+A name from outside is never used; a file's ending comes from its bytes, and what no video or picture begins with is
+never opened, lists of addresses that FFmpeg would follow among it. The process has so much memory and time, and no say:
+it answers with a line of JSON. It keeps a broken file from harming the service, and is no sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from opensama.apps.jobs.limits import MIB, JobLimits, Refused
+from opensama.apps.jobs.words import StoredWish, plain
+from opensama.first_bytes import HEAD, kind_of, stand_in
+from opensama.values import UserError
+
+_ASF = bytes.fromhex("3026b2758e66cf11")
+_BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
+    (4, b"ftypqt  ", ".mov"), (4, b"ftypavif", ".avif"), (4, b"ftypavis", ".avif"), (4, b"ftyp", ".mp4"),
+    (4, b"moov", ".mov"), (4, b"mdat", ".mov"), (4, b"wide", ".mov"), (0, b"\x1aE\xdf\xa3", ".mkv"),
+    (8, b"AVI ", ".avi"), (8, b"WEBP", ".webp"), (0, b"\x89PNG\r\n\x1a\n", ".png"), (0, b"\xff\xd8\xff", ".jpg"),
+    (0, b"GIF8", ".gif"), (0, b"FLV\x01", ".flv"), (0, b"OggS", ".ogv"), (0, b"\x00\x00\x01\xba", ".mpg"),
+    (0, _ASF, ".wmv"), (0, b"II*\x00", ".tif"), (0, b"MM\x00*", ".tif"),
+)  # fmt: skip
+"""Where it stands, how a kind of file begins, and what such a file is called here."""
+PRELOADED = ["opensama.apps.jobs.inspection", "opensama.media.video_io.writing", "opensama.pipeline.request_checks"]
+"""What the server of these processes imports once."""
+
+
+def media_suffix(head: bytes, size: int) -> str:
+    """The ending that a file should have which begins so. Refused for what is neither a video nor a picture."""
+    if said := stand_in(head, size):
+        raise Refused("invalid_media", f"The file {said}.")
+    for place, magic, suffix in _BEGINNINGS:
+        if head[place : place + len(magic)] == magic:
+            return ".webm" if suffix == ".mkv" and b"webm" in head[:64] else suffix
+    for first, step in ((0, 188), (4, 192)):  # transport streams, plain and with a clock before each packet
+        if len(head) > first + 2 * step and head[first] == head[first + step] == head[first + 2 * step] == 0x47:
+            return ".ts"
+    kind = kind_of(head)
+    raise Refused("invalid_media", f"The file is neither a video nor a picture{f' but {kind}' if kind else ''}.")
+
+
+def with_suffix(path: Path) -> Path:
+    """The same file under an ending that says what it is."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    named = path.with_suffix(media_suffix(head, path.stat().st_size))
+    os.rename(path, named)
+    return named
+
+
+def inspect(folder: Path, asked: dict[str, Any], limits: JobLimits) -> dict[str, Any]:
+    """What is in a job's files: width, height, frames, fps, seconds, notes. All frames are decoded once, in a process
+    of its own. Refused or UserError for what is wrong with them."""
+    return in_a_process(_look, folder, asked, limits, seconds=limits.inspect_seconds, memory=limits.inspect_memory)
+
+
+def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: Any, seconds: float, memory: int) -> Any:
+    """What `function(folder, *rest)` answers in a process with so many seconds and megabytes."""
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_limited, args=(theirs, function, folder, rest, seconds, memory), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(seconds):
+            raise Refused("invalid_media", f"The file took more than {seconds:g} s to look at; give a shorter one.")
+        answer = json.loads(ours.recv_bytes(MIB))  # JSON: what a decoder was talked into is not unpickled
+    except (EOFError, OSError):
+        raise Refused(
+            "invalid_media", "The file cannot be decoded: its decoder broke down, or wanted too much memory."
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        ours.close()
+    if "refused" in answer:
+        raise Refused(answer["code"], answer["refused"])
+    return answer["found"]
+
+
+def _limited(
+    answer: Connection, function: Callable[..., dict[str, Any]], folder: Path, rest: tuple[Any, ...], seconds: float,
+    memory: int,
+) -> None:  # fmt: skip
+    with suppress(ImportError):  # where the system has no such limits
+        import resource
+
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if _HAS_PROC else 0
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1,) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if held:
+            resource.setrlimit(resource.RLIMIT_AS, (held + memory * MIB,) * 2)
+    try:
+        said: dict[str, Any] = {"found": function(folder, *rest)}
+    except UserError as error:
+        code = error.code if isinstance(error, Refused) else "invalid_media"
+        said = {"refused": plain(str(error), folder), "code": code}
+    except MemoryError:
+        said = {"refused": f"The file wants more than {memory} MB to be decoded.", "code": "invalid_media"}
+    answer.send_bytes(json.dumps(said).encode())
+    answer.close()
+
+
+_HAS_PROC = sys.platform == "linux"
+
+
+def _look(folder: Path, asked: dict[str, Any], limits: JobLimits) -> dict[str, Any]:
+    from opensama.apps.edit_checks import check_job
+    from opensama.media.video_io import read_video
+
+    wish = StoredWish.of(asked, folder)
+    settings = wish.settings
+    video = read_video(wish.source, background=settings.background)
+    _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
+    for other in filter(None, (settings.mask, *settings.references)):
+        beside = read_video(other)
+        _check_limits(beside.width, beside.height, beside.frame_count, float(beside.duration), limits)
+    job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), frames=settings.frames)
+    return {
+        "width": video.width, "height": video.height, "frames": video.frame_count, "fps": round(float(video.fps), 3),
+        "seconds": round(float(video.duration), 3), "notes": [plain(note, folder) for note in job.source.notes],
+    }  # fmt: skip
+
+
+def _check_limits(width: int, height: int, frames: int, seconds: float, limits: JobLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise Refused(
+            "too_many_pixels",
+            f"A frame has {width}x{height} pixels, more than the {limits.max_pixels:,} that may be; make it smaller.",
+        )
+    if frames > limits.max_frames:
+        raise Refused("too_long", f"The video has {frames:,} frames, of {limits.max_frames:,} that may be; cut it.")
+    if frames > 1 and seconds > limits.max_seconds:
+        raise Refused("too_long", f"The video lasts {seconds:.1f} s, of {limits.max_seconds:g} that may be; cut it.")

@@ -1,0 +1,144 @@
+"""What is asked of a job: settings by the names that clients use, and sentences in the words of who reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from opensama.apps.batch_table import value_of
+from opensama.apps.edit_checks import check_alpha, default_output
+from opensama.apps.edit_settings import EditSettings
+from opensama.apps.jobs.limits import JobLimits, Refused
+from opensama.values import EditRequest, UserError, nearest
+
+OTHER_NAMES = {
+    "num_inference_steps": "steps", "guidance_scale": "guidance", "flow_shift": "shift", "span": "frames",
+    "num_outputs_per_prompt": "n", "num_outputs": "n",
+}  # fmt: skip
+"""As other servers call what is a setting here."""
+OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
+"""What other servers let a request choose and a result has from its source."""
+FILES = ("mask", "references")
+_NO_SETTINGS = ("compare", *FILES)  # files come otherwise; source and result side by side are made when asked for
+SETTINGS = tuple(one.name for one in fields(EditSettings) if one.name not in _NO_SETTINGS)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked, read and checked as far as words go."""
+
+    model: str
+    prompt: str
+    settings: EditSettings
+    n: int
+    anyway: bool
+    notes: tuple[str, ...]
+
+    def asked(self, source: str, mask: str | None, references: list[str]) -> dict[str, Any]:
+        """As the queue keeps it; files by their names in the job's folder."""
+        return {
+            "prompt": self.prompt, "n": self.n, "anyway": self.anyway, "notes": list(self.notes), "source": source,
+            "settings": asdict(self.settings) | {"mask": mask, "references": references},
+        }  # fmt: skip
+
+
+def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobLimits, anyway: bool) -> Wish:
+    """The settings that a request names, each by its own name or another server's. Refused or UserError for the rest.
+
+    `models` are the names that may be asked for, the first of them by default, and what each stands for.
+    """
+    from opensama.models.registry import find
+    from opensama.models.vocabulary import check_words, politeness_note, without_politeness
+    from opensama.pipeline.request_checks import check_family
+
+    given = {OTHER_NAMES.get(name, name): value for name, value in values.items() if value not in (None, "")}
+    notes = []
+    for name in OF_SOURCE:
+        if given.pop(name, None) is not None:
+            notes.append(f"{name} was left out: a result has its source's own.")
+    if re.fullmatch(r"\d+x\d+", str(given.get("size"))):
+        notes.append(f"size={given.pop('size')} was left out: a result has its source's own size.")
+    known = ("model", "prompt", "n", "anyway", *SETTINGS)
+    for name in given:
+        if name not in known:
+            raise UserError(f"There is no setting {name[:40]!r}: {nearest(name, known)}")
+    prompt = given.pop("prompt", "")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise UserError("The prompt is missing: say in `prompt` what to change.")
+    model = given.pop("model", next(iter(models)))
+    if model not in models:
+        raise Refused(
+            "model_not_found", f"The model {str(model)[:80]!r} is not served here; choose {', '.join(models)}."
+        )
+    n = _whole("n", given.pop("n", 1))
+    if not 1 <= n <= limits.max_outputs:
+        raise UserError(f"n must be from 1 to {limits.max_outputs}, not {n}.")
+    anyway = anyway or bool(_flag("anyway", given.pop("anyway", False)))
+    settings = EditSettings(**{name: value_of(name, value) for name, value in given.items()})
+    if settings.steps is not None and settings.steps > limits.max_steps:
+        raise UserError(f"steps must be at most {limits.max_steps} here, not {settings.steps}.")
+    said, left_out = without_politeness(models[model], prompt)
+    request = settings.request(Path("source"), said)
+    check_words(models[model], said, anyway)
+    check_family(find(models[model]), request)
+    if left_out:
+        notes.append(politeness_note(model, left_out))
+    return Wish(model, said, settings, n, anyway, tuple(notes))
+
+
+@dataclass(frozen=True)
+class StoredWish:
+    """A job's settings with the files in its folder, ready to be checked or edited."""
+
+    source: Path
+    prompt: str
+    settings: EditSettings
+    n: int
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any], folder: Path) -> StoredWish:
+        kept = dict(asked["settings"])
+        mask = kept["mask"] and folder / kept["mask"]
+        references = tuple(folder / name for name in kept["references"])
+        settings = EditSettings(**kept | {"mask": mask, "references": references})
+        return cls(folder / asked["source"], asked["prompt"], settings, asked["n"])
+
+    def variant(self, index: int) -> EditRequest:
+        """One output of several: the seeds follow one another."""
+        return replace(self.settings, seed=self.settings.seed + index).request(self.source, self.prompt)
+
+    def out(self, index: int) -> Path:
+        """Where that output goes."""
+        ending = default_output(self.source, self.settings.alpha == "keep").suffix
+        return self.source.with_name(f"result-{index}{ending}")
+
+    def check_alpha(self) -> None:
+        check_alpha(self.variant(0), self.out(0))
+
+
+def plain(sentence: str, folder: Path) -> str:
+    """A sentence of the library for who sends requests: settings by their names, no path of the server."""
+    sentence = re.sub(
+        rf"{re.escape(str(folder))}/(source|mask|reference|result)(-\d+)?(\.\w+)?",
+        lambda found: f"The {'video' if found[1] == 'source' else found[1]}",
+        sentence,
+    )
+    sentence = sentence.replace(str(folder), "the server's folder")
+    sentence = re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), sentence)
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise UserError(f"{name} must be a whole number, not {str(value)[:40]!r}.") from None
+
+
+def _flag(name: str, value: Any) -> bool:
+    if str(value).lower() in ("true", "1", "false", "0"):
+        return str(value).lower() in ("true", "1")
+    raise UserError(f"{name} must be true or false, not {str(value)[:40]!r}.")

@@ -1,0 +1,210 @@
+"""The process that owns a device: it loads a model, takes jobs from the queue, and edits them one after the other.
+
+It may be killed at any moment. A file has its name only when it is whole, an output is done when its line of JSON lies
+beside it, and the row says that the job is done last; so whoever takes the job up again makes only what is missing. An
+output that was broken off is made from its first step: all windows of a film are denoised together, and none is done
+before the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from opensama.apps.edit_settings import LoadSettings
+from opensama.apps.jobs.limits import JobLimits
+from opensama.apps.jobs.store import JobStore, VideoJob, sync_folder
+from opensama.apps.jobs.words import StoredWish, plain
+from opensama.apps.progress import Display
+from opensama.runtime import whole_file
+from opensama.values import Cancelled, Progress, UserError
+
+if TYPE_CHECKING:
+    from opensama.pipeline.editor import Editor
+
+IDLE = 0.1  # seconds between two looks at an empty queue
+_EVERY = 0.2  # seconds between two reports
+_SHARES = {"Checking": (0, 2), "Reading": (2, 8), "Editing": (8, 85), "Decoding": (85, 92), "Writing": (92, 99)}
+"""Of the stages in the progress of an output, in percent."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker is told when it begins: where the queue is, and what it may load."""
+
+    folder: Path
+    models: Mapping[str, str]
+    load: LoadSettings
+    limits: JobLimits
+    anyway: bool = False
+
+    @property
+    def keep(self) -> float:
+        """Seconds for which a finished job is kept."""
+        return 3600 * self.limits.keep_hours
+
+    def lock(self, number: int) -> Path:
+        """Held by the worker of that number while it lives, so that two never work under one number."""
+        return self.folder / f"worker-{number}.lock"
+
+
+def work(settings: WorkerSettings, number: int) -> None:
+    """Works until the process that began it is gone. What a `multiprocessing` process is to call."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which ends this process
+    signal.signal(signal.SIGTERM, _leave)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with settings.lock(number).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        store = JobStore(settings.folder)
+        _Worker(settings, number, store).run()
+
+
+def _leave(*_: object) -> NoReturn:
+    """Told to end: what the libraries hold is given back, and the job is taken up again."""
+    raise SystemExit(0)
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # whatever is being computed: the job is taken up again
+
+
+class _Worker:
+    def __init__(self, settings: WorkerSettings, number: int, store: JobStore) -> None:
+        self.settings, self.number, self.store = settings, number, store
+        self.model, self.shape = next(iter(settings.models)), ""
+        self.editor: Editor | None = None
+
+    def run(self) -> None:
+        try:
+            self._load(self.model)
+        except UserError as error:  # each job is told; another model may do
+            print(f"worker {self.number}: {error}", file=sys.stderr, flush=True)
+        while True:
+            try:
+                job = self.store.claim(self.number, self.model, self.shape)
+                if job is None:
+                    time.sleep(IDLE)
+                else:
+                    self._take(job)
+            except sqlite3.OperationalError as error:  # the disk is full: the queue is as it was
+                print(f"worker {self.number}: {error}", file=sys.stderr, flush=True)
+                time.sleep(1)
+
+    def _take(self, job: VideoJob) -> None:
+        """Makes a job's outputs, and says in its row how it ended."""
+        folder, keep = self.store.files(job.id), self.settings.keep
+        show = _JobDisplay(self.store, job)
+        try:
+            outputs = [self._output(job, index, show) for index in range(job.outputs)]
+            ended = self.store.finish(job, {"outputs": outputs, "notes": list(dict.fromkeys(show.notes))}, keep)
+            self.shape = job.shape
+        except Cancelled:
+            ended = False
+        except UserError as error:
+            ended = self.store.fail(job, "edit_failed", plain(str(error), folder), keep)
+        except OSError as error:
+            sentence = f"The edit could not be written ({error.strerror or error}); try again later."
+            ended = self.store.fail(job, "disk_error", plain(sentence, folder), keep)
+        except Exception as error:  # whatever it is, the others go on
+            traceback.print_exc()
+            sentence = f"The edit failed inside the service ({type(error).__name__}); its log says more."
+            ended = self.store.fail(job, "internal_error", sentence, keep)
+        if not ended:
+            self.store.let_go(job)
+
+    def _output(self, job: VideoJob, index: int, show: _JobDisplay) -> dict[str, Any]:
+        """The figures of an output, which is made if it is not there."""
+        from opensama.apps.edit import edit_one
+        from opensama.apps.edit_checks import check_job
+        from opensama.pipeline.advice import advice
+
+        folder = self.store.files(job.id)
+        done = folder / f"result-{index}.json"
+        if done.exists():
+            return json.loads(done.read_text())
+        show.index = index
+        wish = StoredWish.of(job.asked, folder)
+        writing = wish.settings.writing(overwrite=True)
+        request = wish.variant(index)
+        editor = self._load(job.model, show)
+        checked = check_job(
+            wish.source, replace(request, progress=show), wish.out(index), writing, frames=wish.settings.frames
+        )
+        with contextlib.redirect_stdout(io.StringIO()) as said:  # sentences for who looks at a terminal
+            figures = edit_one(editor, checked, writing, show, set())
+        for note in (*advice(editor.entry, checked.request), *said.getvalue().splitlines()):
+            show.note(note)
+        figures |= {"seed": request.seed, "file": checked.out.name}
+        sync_folder(folder)
+        with whole_file(done) as temporary:
+            temporary.write_text(json.dumps(figures))
+        return figures
+
+    def _load(self, model: str, show: _JobDisplay | None = None) -> Editor:
+        """The editor of a model that is served; another one that was loaded goes first."""
+        if self.editor is None or self.model != model:
+            if show is not None:
+                show.stage("Loading the model")
+            self.editor = None
+            gc.collect()
+            _empty_device()
+            self.editor = self.settings.load.load(self.settings.models[model], self.settings.anyway, _log)
+            self.model = model
+        return self.editor
+
+
+class _JobDisplay(Display):
+    """Reports an edit's progress to the queue, and stops the edit there where its job was deleted."""
+
+    def __init__(self, store: JobStore, job: VideoJob) -> None:
+        super().__init__()
+        self.store, self.job, self.index = store, job, 0
+        self.notes = [*job.asked["notes"], *job.media["notes"]]
+        self._said, self._reported = set(), 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if not self.store.is_held(self.job):
+            raise Cancelled
+        now = time.monotonic()
+        if now - self._reported >= _EVERY or progress.stage not in self._said:
+            self._reported = now
+            self._said.add(progress.stage)
+            first, last = _SHARES.get(progress.stage.split()[0], (0, 2))
+            share = (first + (last - first) * progress.fraction) / 100
+            self.store.report(self.job, progress.stage, int(100 * (self.index + share) / self.job.outputs))
+
+    def stage(self, name: str) -> None:
+        """A stage that has no steps has begun."""
+        self(Progress(name, 0, 1))
+
+    def note(self, text: str) -> None:
+        self.notes.append(plain(text, self.store.files(self.job.id)))
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _empty_device() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

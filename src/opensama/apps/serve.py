@@ -1,0 +1,128 @@
+"""`opensama serve`: edits over HTTP, in the form of the OpenAI client, from a queue that survives whatever happens."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from opensama.apps.edit_settings import FLAG, LoadSettings
+from opensama.apps.jobs.limits import JobLimits
+from opensama.apps.options import check_writable_folder
+from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from opensama.apps.jobs.worker import WorkerSettings
+    from opensama.apps.service.access import Access
+
+
+def serve_command(
+    *,
+    folder: Path = Path("opensama-service"),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None,
+    keys: Path | None = None,
+    key: Annotated[list[str] | None, FLAG] = None,
+    new_key: str | None = None,
+    limits: JobLimits | None = None,
+    anyway: Annotated[bool, FLAG] = False,
+    load_settings: LoadSettings | None = None,
+) -> int:
+    """Serve edits over HTTP: `opensama serve`, then `POST /v1/videos/edits`.
+
+    Jobs wait in a queue on disk and survive a restart. The service answers this machine only; another address with
+    --host asks for API keys. Several devices, as in `--device cuda:0,cuda:1`, get a worker each.
+
+    Parameters
+    ----------
+    folder
+        Where the queue and the jobs' files lie. The same folder goes on with the same jobs.
+    host
+        The address to listen at.
+    port
+        The port there; 0 takes a free one.
+    model
+        A model that may be asked for, by its name or folder; give it again for more. The first is the default. By
+        default tiny.
+    keys
+        A file of API keys: a line for each, NAME SHA256, and after it queue=N or rate=N for limits of its own.
+    key
+        Another such key, as NAME:SHA256; give it again for more.
+    new_key
+        Make a key for this name, add its hash to the file of --keys, print it, and end. It is printed this once.
+    anyway
+        Edit, though prompts have words that a model does not know, or it needs more memory or disk than there is.
+    """
+    limits, load_settings = limits or JobLimits(), load_settings or LoadSettings()
+    _check_installed()
+    from opensama.apps.service.access import Access, is_loopback
+    from opensama.apps.service.access import new_key as make_key
+
+    if new_key is not None:
+        if keys is None:
+            raise UserError("--new-key adds a key to a file: name it with --keys.")
+        print(make_key(keys, new_key))
+        return 0
+    access = Access.of(keys, key or ())
+    if not access.keys and not is_loopback(host):
+        raise UserError(
+            f"At {host} others can reach the service, which then wants API keys: make one with --keys FILE --new-key "
+            "NAME, and give --keys FILE."
+        )
+    if not 0 <= port < 65536:
+        raise UserError(f"A port is a number from 0 to 65535, not {port}.")
+    models = _models(model or ["tiny"])
+    devices = [one.strip() or None for one in (load_settings.device or "").split(",")]
+    _check_models(models, devices, load_settings, anyway)
+    from opensama.apps.jobs.worker import WorkerSettings
+
+    return _serve(WorkerSettings(folder, models, load_settings, limits, anyway), devices, access, host, port)
+
+
+def _serve(settings: WorkerSettings, devices: list[str | None], access: Access, host: str, port: int) -> int:
+    from opensama.apps.jobs.engine import JobEngine
+    from opensama.apps.jobs.inspection import PRELOADED
+    from opensama.apps.service.server import bound_socket, server_for
+
+    check_writable_folder(settings.folder, "--folder")
+    with bound_socket(host, port) as bound, JobEngine(settings, devices) as engine:
+        multiprocessing.set_forkserver_preload(PRELOADED)  # of the processes that look at uploads
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Serving {', '.join(settings.models)} at http://{shown}:{bound.getsockname()[1]}/v1", flush=True)
+        server_for(engine, access).run(sockets=[bound])
+    return 0
+
+
+def _check_installed() -> None:
+    """UserError where the extra is missing."""
+    from importlib.util import find_spec
+
+    from opensama.runtime import install_line
+
+    if missing := [name for name in ("fastapi", "uvicorn", "python_multipart") if find_spec(name) is None]:
+        raise UserError(f"Serving needs {', '.join(missing)}; run: {install_line('serve')}")
+
+
+def _models(given: list[str]) -> dict[str, str]:
+    """The models that are served by the names that requests use: of a folder its own name."""
+    from opensama.models.registry import entries
+
+    known, named = [entry.name for entry in entries()], dict[str, str]()
+    for one in given:
+        name = one if one in known or not Path(one).is_dir() else Path(one).resolve().name
+        if named.setdefault(name, one) != one:
+            raise UserError(f"Two models are called {name}: rename one of the folders.")
+    return named
+
+
+def _check_models(models: dict[str, str], devices: list[Any], load_settings: LoadSettings, anyway: bool) -> None:
+    from dataclasses import replace
+
+    from opensama.models.registry import find
+
+    for one in models.values():
+        for device in devices:
+            replace(load_settings, device=device).check(find(one), anyway)

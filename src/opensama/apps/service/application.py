@@ -1,0 +1,318 @@
+"""The routes: each reads its request, asks the engine, and answers in the form that the OpenAI client knows.
+
+Whatever waits (the database, looking at an upload) does so in a thread; the loop only moves bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal, cast
+
+from fastapi import FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from opensama import __version__
+from opensama.apps.jobs.engine import JobEngine
+from opensama.apps.jobs.limits import Owner, Refused
+from opensama.apps.jobs.renditions import Rendition
+from opensama.apps.jobs.store import VideoJob
+from opensama.apps.service.access import Access, Gate, problem
+from opensama.apps.service.bodies import read_body, take_named_files
+from opensama.apps.service.metrics import metrics_text
+from opensama.apps.service.schema import (
+    DeletedVideo,
+    ErrorBody,
+    HealthBody,
+    ModelBody,
+    ModelList,
+    VideoBody,
+    VideoList,
+    body_of,
+)
+from opensama.pipeline.room import free_bytes
+from opensama.values import UserError
+
+_STATUS = {
+    "not_found": 404, "not_ready": 404, "edit_failed": 422, "idempotency_conflict": 422, "queue_full": 429,
+    "server_full": 503, "disk_full": 507, "too_large": 413,
+}  # fmt: skip
+"""HTTP's numbers for refusals; of others 400."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOOK, _ALIVE = 0.2, 10.0  # seconds between two looks at a job that is watched, and between two signs of life
+_MOST_ID = 80  # characters
+_TYPES = {".mp4": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm", ".png": "image/png",
+          ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}  # fmt: skip
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorBody, "description": words}
+    for code, words in {
+        400: "What was asked cannot be done; the sentence says how to mend it.", 401: "No key, or an unknown one.",
+        403: "Asked by a page of another site.", 404: "There is none.", 413: "Too large.",
+        422: "The edit failed, or a key was used twice.", 429: "Too many requests or jobs.", 503: "The queue is full.",
+        507: "The disk is full.",
+    }.items()
+}  # fmt: skip
+JobId = Annotated[str, Path(max_length=_MOST_ID)]
+Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+def create_app(engine: JobEngine, access: Access) -> Gate:
+    """The service over an engine that is open."""
+    app = FastAPI(title="OpenSAMA", version=__version__, docs_url=None, redoc_url=None, responses=_REFUSALS)
+    gate = Gate(app, access, engine.limits, {})
+    _handle_errors(app)
+    _add_videos(app, engine)
+    _add_results(app, engine)
+    _add_service(app, engine, gate)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        if access.keys:
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            schema["security"] = [{"key": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return gate
+
+
+def _add_videos(app: FastAPI, engine: JobEngine) -> None:
+    """Jobs made, looked up, followed and deleted."""
+
+    async def create(request: Request, key: str | None, remixed: str | None = None) -> JSONResponse:
+        owner = _owner(request)
+        await run_in_threadpool(engine.check_room, owner, _content_length(request))
+        if remixed is not None:
+            await run_in_threadpool(engine.find, owner, remixed)
+        with engine.new_upload() as upload:
+            values = await read_body(request, upload)
+
+            def submit() -> VideoJob:
+                if remixed is not None:
+                    engine.take(upload, "video", owner, remixed)
+                source = take_named_files(values, upload, owner) or remixed
+                return engine.submit(owner, upload, values, idempotency_key=key, remixed_from=source)[0]
+
+            job = await run_in_threadpool(submit)
+            return await run_in_threadpool(_answer, engine, job)
+
+    made: dict[str, Any] = {"response_model": VideoBody, "tags": ["videos"]}
+
+    @app.post("/v1/videos/edits", **made, openapi_extra=body_of("video"))
+    async def edit_video(request: Request, key: Key = None) -> Response:
+        """Edit a video by an instruction."""
+        return await create(request, key)
+
+    @app.post("/v1/videos", **made, openapi_extra=body_of("input_reference"))
+    async def create_video(request: Request, key: Key = None) -> Response:
+        """The same, with the source as `input_reference` or `video_reference`."""
+        return await create(request, key)
+
+    @app.post("/v1/videos/{video_id}/remix", **made, openapi_extra=body_of(None))
+    async def remix_video(request: Request, video_id: JobId, key: Key = None) -> Response:
+        """Edit the result of a finished job further."""
+        return await create(request, key, video_id)
+
+    @app.get("/v1/videos", response_model=VideoList, tags=["videos"])
+    def list_videos(
+        request: Request,
+        after: Annotated[str | None, Query(max_length=_MOST_ID)] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> Response:
+        """Your jobs, the newest first."""
+        owner = _owner(request)
+        begin = engine.find(owner, after) if after else None
+        found = engine.store.page(owner.name, begin, limit + 1, order == "desc")
+        data = [_body(engine, job) for job in found[:limit]]
+        ids = [one["id"] for one in data] or [None]
+        more = len(found) > limit
+        return JSONResponse({"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": more})
+
+    @app.get("/v1/videos/{video_id}", response_model=VideoBody, tags=["videos"])
+    def get_video(request: Request, video_id: JobId) -> Response:
+        """A job as it is now."""
+        return _answer(engine, engine.find(_owner(request), video_id))
+
+    @app.delete("/v1/videos/{video_id}", response_model=DeletedVideo, tags=["videos"])
+    def delete_video(request: Request, video_id: JobId) -> Response:
+        """End the job if it runs, and remove it with its files."""
+        engine.delete(_owner(request), video_id)
+        return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
+
+    events: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+    @app.get("/v1/videos/{video_id}/events", tags=["videos"], response_class=StreamingResponse, responses=events)
+    async def video_events(request: Request, video_id: JobId) -> Response:
+        """What becomes of a job, as server-sent events named by its status: the job's JSON whenever it changes."""
+        owner = _owner(request)
+        await run_in_threadpool(engine.find, owner, video_id)
+        return StreamingResponse(_events(engine, owner, video_id), media_type="text/event-stream")
+
+
+def _add_results(app: FastAPI, engine: JobEngine) -> None:
+    binary = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in dict.fromkeys(_TYPES.values())}
+    ranged: dict[int | str, dict[str, Any]] = {
+        200: {"content": binary}, 206: {"content": binary, "description": "The bytes that were asked for."},
+        416: {"description": "No such bytes."},
+    }  # fmt: skip
+
+    @app.get("/v1/videos/{video_id}/content", tags=["videos"], response_class=FileResponse, responses=ranged)
+    def video_content(
+        request: Request,
+        video_id: JobId,
+        variant: Annotated[str, Query(pattern=r"^(video|thumbnail|spritesheet|compare|\d{1,2})$")] = "video",
+        index: Annotated[int, Query(ge=0, le=99)] = 0,
+    ) -> Response:
+        """The result, or what it is shown by: a thumbnail, a sheet of frames, source and result side by side.
+
+        A number as variant is the output of that number; `index` chooses it for the others.
+        """
+        job = engine.find(_owner(request), video_id)
+        if variant.isdigit():
+            variant, index = "video", int(variant)
+        path = engine.result(job, index, None if variant == "video" else cast(Rendition, variant))
+        if not path.exists():
+            raise Refused("not_found", f"The files of {job.id} have expired.")
+        name = f"{job.id}-{variant}-{index}{path.suffix}"
+        return FileResponse(path, media_type=_TYPES[path.suffix], filename=name)
+
+
+def _add_service(app: FastAPI, engine: JobEngine, gate: Gate) -> None:
+    begun = int(time.time())
+    models = [
+        {"id": name, "object": "model", "created": begun, "owned_by": "opensama"} for name in engine.settings.models
+    ]
+
+    @app.get("/v1/models", response_model=ModelList, tags=["models"])
+    def list_models() -> Response:
+        """The models that may be asked for, the default first."""
+        return JSONResponse({"object": "list", "data": models})
+
+    @app.get("/v1/models/{name}", response_model=ModelBody, tags=["models"])
+    def get_model(name: JobId) -> Response:
+        """One of them."""
+        found = [model for model in models if model["id"] == name]
+        if not found:
+            raise Refused("not_found", f"There is no model {name!r} here.")
+        return JSONResponse(found[0])
+
+    @app.get("/healthz", response_model=HealthBody, tags=["service"])
+    def health() -> Response:
+        """Whether jobs are taken in and worked at."""
+        workers = len(engine.workers.pids)
+        return JSONResponse({"status": "ok" if workers else "no worker", "workers": workers}, 200 if workers else 503)
+
+    @app.get("/metrics", tags=["service"], response_class=PlainTextResponse)
+    def metrics() -> Response:
+        """Figures for Prometheus."""
+        free = free_bytes(engine.settings.folder)
+        text = metrics_text(engine.store.figures(), gate.answered, len(engine.workers.pids), free)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _events(engine: JobEngine, owner: Owner, video_id: str) -> AsyncIterator[str]:
+    said, last = "", time.monotonic()
+    yield "retry: 1000\n\n"
+    while True:
+        try:
+            job = await run_in_threadpool(engine.find, owner, video_id)
+        except Refused:
+            yield f"event: deleted\ndata: {json.dumps({'id': video_id, 'deleted': True})}\n\n"
+            return
+        text = json.dumps(await run_in_threadpool(_body, engine, job))
+        if text != said:
+            said, last = text, time.monotonic()
+            yield f"event: {job.status}\ndata: {text}\n\n"
+        elif time.monotonic() - last > _ALIVE:
+            last = time.monotonic()
+            yield ": still here\n\n"
+        if job.is_over:
+            return
+        await asyncio.sleep(_LOOK)
+
+
+def _body(engine: JobEngine, job: VideoJob) -> dict[str, Any]:
+    """A job as clients know it."""
+    media, result = job.media, job.result or {"outputs": [], "notes": [*job.asked["notes"], *job.media["notes"]]}
+    place = engine.store.place_in_queue(job) if job.status == "queued" else None
+    return {
+        "id": job.id, "object": "video", "model": job.model, "status": job.status, "progress": job.progress,
+        "created_at": int(job.created_at), "completed_at": _second(job.completed_at),
+        "expires_at": _second(job.expires_at), "prompt": job.asked["prompt"], "seconds": f"{media['seconds']:g}",
+        "size": f"{media['width']}x{media['height']}",
+        "error": {"code": job.error_code, "message": job.error} if job.status == "failed" else None,
+        "remixed_from_video_id": job.remixed_from, "stage": job.stage, "queue_position": place,
+        "num_outputs": job.outputs, "frames": media["frames"], "fps": media["fps"],
+        "seed": job.asked["settings"]["seed"],
+        "outputs": [{name: one[name] for name in ("seed", "frames", "seconds", "changed", "unknown_words")}
+                    for one in result["outputs"]],
+        "notes": result["notes"],
+    }  # fmt: skip
+
+
+def _second(at: float | None) -> int | None:
+    return None if at is None else int(at)
+
+
+def _answer(engine: JobEngine, job: VideoJob) -> JSONResponse:
+    body = _body(engine, job)
+    wait = {"queued": min(5000, 500 * (1 + (body["queue_position"] or 0))), "in_progress": 500}.get(job.status)
+    return JSONResponse(body, headers={"openai-poll-after-ms": str(wait)} if wait else None)
+
+
+def _owner(request: Request) -> Owner:
+    return cast(Owner, request.state.owner)
+
+
+def _content_length(request: Request) -> int:
+    length = request.headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Every error in the one form, with one sentence."""
+
+    @app.exception_handler(UserError)
+    def refused(request: Request, error: Exception) -> Response:
+        code = error.code if isinstance(error, Refused) else "invalid_value"
+        status = _STATUS.get(code, 400)
+        later = {"Retry-After": "5"} if status in (429, 503, 507) else None
+        return problem(status, code, str(error), later)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: Exception) -> Response:
+        first = cast(RequestValidationError, error).errors()[0]
+        name = str(first["loc"][-1])
+        return problem(400, "invalid_value", f"{name}: {first['msg']}.")
+
+    @app.exception_handler(HTTPException)
+    def unknown(request: Request, error: Exception) -> Response:
+        found = cast(HTTPException, error)
+        said = {404: "There is nothing at this address.", 405: "This address does not take that method."}
+        return problem(found.status_code, "not_found", said.get(found.status_code, str(found.detail)),
+                       dict(found.headers or {}))  # fmt: skip
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(request: Request, error: Exception) -> Response:
+        return problem(400, "invalid_value", "The request was not finished.")  # which nobody reads
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.OperationalError)
+    def full(request: Request, error: Exception) -> Response:
+        if getattr(error, "errno", None) in _FULL or "disk is full" in str(error):
+            return problem(507, "disk_full", "The service's disk is full; try again later.", {"Retry-After": "5"})
+        raise error
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        return problem(500, "internal_error", "The service failed at this; its log says more.")

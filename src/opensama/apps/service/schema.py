@@ -1,0 +1,131 @@
+"""What the service takes and gives, for the OpenAPI description: fields beyond OpenAI's are this service's own."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from opensama.apps.jobs.words import SETTINGS
+
+Status = Literal["queued", "in_progress", "completed", "failed"]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+
+
+class OutputDetail(BaseModel):
+    """One output of a finished job."""
+
+    seed: int
+    frames: int
+    seconds: float = Field(description="Seconds that the edit took, writing included.")
+    changed: float = Field(description="Share of the picture, of the mask or box, that changed visibly.")
+    unknown_words: list[str]
+
+
+class VideoBody(BaseModel):
+    """A job."""
+
+    id: str
+    object: Literal["video"]
+    model: str
+    status: Status
+    progress: int = Field(ge=0, le=100, description="Percent; 100 only when the result is there.")
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    prompt: str
+    seconds: str = Field(description="Of the clip, as a number in text.")
+    size: str = Field(description="Of the clip, as 1280x720.")
+    error: JobError | None
+    remixed_from_video_id: str | None
+    stage: str = Field(description="What the worker is at.")
+    queue_position: int | None = Field(description="Jobs before this one, while it waits.")
+    num_outputs: int
+    frames: int
+    fps: float
+    seed: int
+    outputs: list[OutputDetail]
+    notes: list[str] = Field(description="What a person should know: what was left out, what the model cannot do.")
+
+
+class VideoList(BaseModel):
+    object: Literal["list"]
+    data: list[VideoBody]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedVideo(BaseModel):
+    id: str
+    object: Literal["video.deleted"]
+    deleted: bool
+
+
+class ModelBody(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class HealthBody(BaseModel):
+    status: Literal["ok", "no worker"]
+    workers: int
+
+
+_ANY_FILE = {"type": "string", "format": "binary"}
+_NUMBER_OR_TEXT = {"type": ["number", "string"]}
+_KINDS: dict[str, dict[str, Any]] = {
+    "seed": {"type": ["integer", "string"]}, "steps": {"type": ["integer", "string"]}, "guidance": _NUMBER_OR_TEXT,
+    "shift": _NUMBER_OR_TEXT, "source_guidance": _NUMBER_OR_TEXT, "model_fps": _NUMBER_OR_TEXT,
+    "quality": _NUMBER_OR_TEXT, "size": {"type": ["integer", "string"]}, "preserve": {"type": ["boolean", "string"]},
+    "even": {"type": ["boolean", "string"]}, "box": {"type": ["string", "array"], "items": {"type": "integer"}},
+    "frames": {"type": ["string", "array"], "items": {"type": "integer"}},
+}  # fmt: skip
+_SETTINGS: dict[str, Any] = {name: _KINDS.get(name, {"type": "string"}) for name in SETTINGS}
+_SETTINGS |= {
+    "prompt": {"type": "string", "description": "What to change."}, "model": {"type": "string"},
+    "n": {"type": ["integer", "string"], "description": "Variants, whose seeds follow one another."},
+    "anyway": {"type": ["boolean", "string"], "description": "Edit, though the model does not know all words."},
+    "extra_body": {"type": ["object", "string"], "description": "Any of these, as JSON."},
+}  # fmt: skip
+_NAMED = {
+    "oneOf": [
+        {"type": "string", "description": "A data address, or the id of a finished video."},
+        {"type": "object", "properties": {"id": {"type": "string"}, "url": {"type": "string"}}},
+    ]
+}
+
+
+def body_of(source: str | None) -> dict[str, Any]:
+    """The description of a request's body: a form with files, or JSON; `source` is what the video is called."""
+    files = {source: _ANY_FILE} if source else {}
+    named = {source: _NAMED} if source else {}
+    need = ["prompt", *files]
+    beside = {"mask": _ANY_FILE, "references": {"type": "array", "items": _ANY_FILE}}
+    beside_named = {"mask": _NAMED, "references": {"type": "array", "items": _NAMED}}
+    form = {"type": "object", "required": need, "properties": _SETTINGS | files | beside}
+    said = {"type": "object", "required": need, "properties": _SETTINGS | named | beside_named}
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": said}}
+    return {"requestBody": {"required": True, "content": content}}
