@@ -10,7 +10,7 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import httpx2 as httpx
@@ -19,10 +19,11 @@ import pytest
 from PIL import Image
 
 from opensama.apps.cli import main
+from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.engine import JobEngine
-from opensama.apps.jobs.limits import JobLimits, Owner, Refused
+from opensama.apps.jobs.limits import JobLimits, Owner, RequestRefused
 from opensama.apps.jobs.store import OVERTAKEN, JobStore, NewJob, VideoJob
-from opensama.apps.jobs.words import read_wish
+from opensama.apps.jobs.words import NO_SETTINGS, SETTINGS, read_wish
 from opensama.apps.jobs.worker import WorkerSettings
 from opensama.media.video_io import read_video
 from opensama.values import UserError
@@ -296,7 +297,7 @@ def test_a_killed_service_goes_on_where_it_was(folder, video, tmp_path):
         assert result.stat().st_mtime_ns == made
         assert not engine.store.files(orphan).exists()
         assert engine.store.figures()["requeued"] == 1
-        with pytest.raises(Refused, match="has the outputs 0 to 0"):
+        with pytest.raises(RequestRefused, match="has the outputs 0 to 0"):
             engine.result(jobs[0], 1)
 
 
@@ -380,3 +381,10 @@ def test_words_that_a_model_does_not_know_are_named():
         read_wish(asked, {"small": "tiny"}, JobLimits(), False)
     wish = read_wish(asked | {"anyway": "true"}, {"small": "tiny"}, JobLimits(), False)
     assert (wish.model, wish.prompt, len(wish.notes)) == ("small", "Make it foggy.", 3)
+
+
+def test_each_setting_of_an_edit_is_open_to_requests_or_closed_on_purpose():
+    """`enhance` would have the service send its key to an address of somebody else's."""
+    assert sorted([*SETTINGS, *NO_SETTINGS]) == sorted(one.name for one in fields(EditSettings))
+    with pytest.raises(UserError, match="There is no setting 'enhance'"):
+        read_wish({"prompt": RED, "enhance": "http://127.0.0.1/v1"}, {"small": "tiny"}, JobLimits(), False)

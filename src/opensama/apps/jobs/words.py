@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from opensama.apps.batch_table import value_of
 from opensama.apps.edit_checks import check_alpha, default_output
 from opensama.apps.edit_settings import EditSettings
-from opensama.apps.jobs.limits import JobLimits, Refused
+from opensama.apps.jobs.limits import JobLimits, RequestRefused
 from opensama.values import EditRequest, UserError, nearest
 
 OTHER_NAMES = {
@@ -21,9 +21,14 @@ OTHER_NAMES = {
 """As other servers call what is a setting here."""
 OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
 """What other servers let a request choose and a result has from its source."""
-FILES = ("mask", "references")
-_NO_SETTINGS = ("compare", *FILES)  # files come otherwise; source and result side by side are made when asked for
-SETTINGS = tuple(one.name for one in fields(EditSettings) if one.name not in _NO_SETTINGS)
+SETTINGS = (
+    "seed", "steps", "guidance", "shift", "source_guidance", "negative_prompt", "frames", "size", "box", "task",
+    "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
+)  # fmt: skip
+"""Those of `EditSettings` that a request may choose."""
+NO_SETTINGS = ("mask", "references", "compare", "enhance", "enhance_model")
+"""Those that it may not: files come as files, source and result side by side are made when asked for, and nobody from
+outside names an address for this machine to send something to."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Wish:
 
 
 def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobLimits, anyway: bool) -> Wish:
-    """The settings that a request names, each by its own name or another server's. Refused or UserError for the rest.
+    """The settings that a request names, each by its own name or another server's. RequestRefused or UserError for the rest.
 
     `models` are the names that may be asked for, the first of them by default, and what each stands for.
     """
@@ -70,20 +75,20 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
         raise UserError("The prompt is missing: say in `prompt` what to change.")
     model = given.pop("model", next(iter(models)))
     if model not in models:
-        raise Refused(
+        raise RequestRefused(
             "model_not_found", f"The model {str(model)[:80]!r} is not served here; choose {', '.join(models)}."
         )
     n = _whole("n", given.pop("n", 1))
     if not 1 <= n <= limits.max_outputs:
         raise UserError(f"n must be from 1 to {limits.max_outputs}, not {n}.")
-    anyway = anyway or bool(_flag("anyway", given.pop("anyway", False)))
+    any_words = _flag("anyway", given.pop("anyway", False)) or anyway
     settings = EditSettings(**{name: value_of(name, value) for name, value in given.items()})
     if settings.steps is not None and settings.steps > limits.max_steps:
         raise UserError(f"steps must be at most {limits.max_steps} here, not {settings.steps}.")
     said, left_out = without_politeness(models[model], prompt)
     request = settings.request(Path("source"), said)
-    check_words(models[model], said, anyway)
-    check_family(find(models[model]), request)
+    check_words(models[model], said, any_words)
+    check_family(find(models[model]), request, anyway)
     if left_out:
         notes.append(politeness_note(model, left_out))
     return Wish(model, said, settings, n, anyway, tuple(notes))

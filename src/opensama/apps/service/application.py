@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from opensama import __version__
 from opensama.apps.jobs.engine import JobEngine
-from opensama.apps.jobs.limits import Owner, Refused
+from opensama.apps.jobs.limits import Owner, RequestRefused
 from opensama.apps.jobs.renditions import Rendition
 from opensama.apps.jobs.store import VideoJob
 from opensama.apps.service.access import Access, Gate, problem
@@ -36,7 +36,7 @@ from opensama.apps.service.schema import (
     ModelList,
     VideoBody,
     VideoList,
-    body_of,
+    request_body,
 )
 from opensama.pipeline.room import free_bytes
 from opensama.values import UserError
@@ -107,17 +107,17 @@ def _add_videos(app: FastAPI, engine: JobEngine) -> None:
 
     made: dict[str, Any] = {"response_model": VideoBody, "tags": ["videos"]}
 
-    @app.post("/v1/videos/edits", **made, openapi_extra=body_of("video"))
+    @app.post("/v1/videos/edits", **made, openapi_extra=request_body("video"))
     async def edit_video(request: Request, key: Key = None) -> Response:
         """Edit a video by an instruction."""
         return await create(request, key)
 
-    @app.post("/v1/videos", **made, openapi_extra=body_of("input_reference"))
+    @app.post("/v1/videos", **made, openapi_extra=request_body("input_reference"))
     async def create_video(request: Request, key: Key = None) -> Response:
         """The same, with the source as `input_reference` or `video_reference`."""
         return await create(request, key)
 
-    @app.post("/v1/videos/{video_id}/remix", **made, openapi_extra=body_of(None))
+    @app.post("/v1/videos/{video_id}/remix", **made, openapi_extra=request_body(None))
     async def remix_video(request: Request, video_id: JobId, key: Key = None) -> Response:
         """Edit the result of a finished job further."""
         return await create(request, key, video_id)
@@ -182,7 +182,7 @@ def _add_results(app: FastAPI, engine: JobEngine) -> None:
             variant, index = "video", int(variant)
         path = engine.result(job, index, None if variant == "video" else cast(Rendition, variant))
         if not path.exists():
-            raise Refused("not_found", f"The files of {job.id} have expired.")
+            raise RequestRefused("not_found", f"The files of {job.id} have expired.")
         name = f"{job.id}-{variant}-{index}{path.suffix}"
         return FileResponse(path, media_type=_TYPES[path.suffix], filename=name)
 
@@ -203,7 +203,7 @@ def _add_service(app: FastAPI, engine: JobEngine, gate: Gate) -> None:
         """One of them."""
         found = [model for model in models if model["id"] == name]
         if not found:
-            raise Refused("not_found", f"There is no model {name!r} here.")
+            raise RequestRefused("not_found", f"There is no model {name!r} here.")
         return JSONResponse(found[0])
 
     @app.get("/healthz", response_model=HealthBody, tags=["service"])
@@ -226,7 +226,7 @@ async def _events(engine: JobEngine, owner: Owner, video_id: str) -> AsyncIterat
     while True:
         try:
             job = await run_in_threadpool(engine.find, owner, video_id)
-        except Refused:
+        except RequestRefused:
             yield f"event: deleted\ndata: {json.dumps({'id': video_id, 'deleted': True})}\n\n"
             return
         text = json.dumps(await run_in_threadpool(_body, engine, job))
@@ -284,7 +284,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def refused(request: Request, error: Exception) -> Response:
-        code = error.code if isinstance(error, Refused) else "invalid_value"
+        code = error.code if isinstance(error, RequestRefused) else "invalid_value"
         status = _STATUS.get(code, 400)
         later = {"Retry-After": "5"} if status in (429, 503, 507) else None
         return problem(status, code, str(error), later)

@@ -118,7 +118,7 @@ _NAMED = {
 }
 
 
-def body_of(source: str | None) -> dict[str, Any]:
+def request_body(source: str | None) -> dict[str, Any]:
     """The description of a request's body: a form with files, or JSON; `source` is what the video is called."""
     files = {source: _ANY_FILE} if source else {}
     named = {source: _NAMED} if source else {}
