@@ -21,7 +21,7 @@ from PIL import Image
 from opensama.apps.cli import main
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.engine import JobEngine
-from opensama.apps.jobs.limits import JobLimits, Owner, RequestRefused
+from opensama.apps.jobs.limits import JobLimits, Owner, Refusal
 from opensama.apps.jobs.store import OVERTAKEN, JobStore, NewJob, VideoJob
 from opensama.apps.jobs.words import NO_SETTINGS, SETTINGS, read_wish
 from opensama.apps.jobs.worker import WorkerSettings
@@ -297,7 +297,7 @@ def test_a_killed_service_goes_on_where_it_was(folder, video, tmp_path):
         assert result.stat().st_mtime_ns == made
         assert not engine.store.files(orphan).exists()
         assert engine.store.figures()["requeued"] == 1
-        with pytest.raises(RequestRefused, match="has the outputs 0 to 0"):
+        with pytest.raises(Refusal, match="has the outputs 0 to 0"):
             engine.result(jobs[0], 1)
 
 

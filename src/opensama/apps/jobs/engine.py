@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from opensama.apps.jobs.inspection import inspect, with_suffix
-from opensama.apps.jobs.limits import MIB, Owner, RequestRefused
+from opensama.apps.jobs.limits import MIB, Owner, Refusal
 from opensama.apps.jobs.renditions import Rendition, rendition
 from opensama.apps.jobs.store import JobStore, NewJob, VideoJob
 from opensama.apps.jobs.words import StoredWish, read_wish
@@ -110,13 +110,11 @@ class JobEngine:
     # --- taking in
 
     def check_room(self, owner: Owner, coming: int = 0) -> None:
-        """RequestRefused where no job can be taken in now: asked before an upload of so many bytes is read."""
+        """Refusal where no job can be taken in now: asked before an upload of so many bytes is read."""
         if coming > self.limits.upload_bytes:
-            raise RequestRefused(
-                "too_large", f"A request has at most {self.limits.max_upload} MB; make the video smaller."
-            )
+            raise Refusal("too_large", f"A request has at most {self.limits.max_upload} MB; make the video smaller.")
         if free_bytes(self.settings.folder) - coming < self.limits.free_disk * MIB:
-            raise RequestRefused("disk_full", "The service's disk is nearly full; try again later.")
+            raise Refusal("disk_full", "The service's disk is nearly full; try again later.")
         self.store.check_room(owner, self.limits)
 
     def new_upload(self) -> Upload:
@@ -144,7 +142,7 @@ class JobEngine:
     ) -> tuple[VideoJob, bool]:
         """A job of the upload's files and the settings, in the queue; False where this request made it before.
 
-        Files are `video`, `mask` and `references`. RequestRefused or UserError for all that can be wrong with them.
+        Files are `video`, `mask` and `references`. Refusal or UserError for all that can be wrong with them.
         """
         self._check_files(upload)
         wish = read_wish(values, self.settings.models, self.limits, self.settings.anyway)
@@ -156,7 +154,8 @@ class JobEngine:
         StoredWish.of(asked, upload.folder).check_alpha()
         with self._looks:
             media = inspect(upload.folder, asked, self.settings.models[wish.model], self.limits)
-        shape = f"{media['width']}x{media['height']}x{media['frames']}:{wish.settings.size}:{wish.settings.frames}"
+        part = wish.settings.frames or (wish.settings.begin, wish.settings.end)
+        shape = f"{media['width']}x{media['height']}x{media['frames']}:{wish.settings.size}:{part}"
         new = NewJob(upload.id, wish.model, shape, asked, media, fingerprint, idempotency_key, remixed_from)
         job, is_new = self.store.add(new, owner, self.limits)
         upload.kept = is_new
@@ -190,10 +189,10 @@ class JobEngine:
     # --- looking up
 
     def find(self, owner: Owner, job_id: str) -> VideoJob:
-        """RequestRefused where there is none, which is also what another owner's job is."""
+        """Refusal where there is none, which is also what another owner's job is."""
         job = self.store.get(owner.name, job_id)
         if job is None:
-            raise RequestRefused("not_found", f"There is no video {job_id[:60]!r}; it may have expired.")
+            raise Refusal("not_found", f"There is no video {job_id[:60]!r}; it may have expired.")
         return job
 
     def delete(self, owner: Owner, job_id: str) -> None:
@@ -202,17 +201,13 @@ class JobEngine:
             self.find(owner, job_id)
 
     def result(self, job: VideoJob, index: int, kind: Rendition | None = None) -> Path:
-        """The file of an output, or of what it is shown by. RequestRefused where there is none yet."""
+        """The file of an output, or of what it is shown by. Refusal where there is none yet."""
         if job.status == "failed":
-            raise RequestRefused("edit_failed", f"The video {job.id} has no result: {job.error}")
+            raise Refusal("edit_failed", f"The video {job.id} has no result: {job.error}")
         if job.status != "completed":
-            raise RequestRefused(
-                "not_ready", f"The video {job.id} is not finished; wait until its status is completed."
-            )
+            raise Refusal("not_ready", f"The video {job.id} is not finished; wait until its status is completed.")
         if not 0 <= index < job.outputs:
-            raise RequestRefused(
-                "not_found", f"The video {job.id} has the outputs 0 to {job.outputs - 1}, and no {index}."
-            )
+            raise Refusal("not_found", f"The video {job.id} has the outputs 0 to {job.outputs - 1}, and no {index}.")
         folder = self.store.files(job.id)
         if kind is None:
             assert job.result is not None

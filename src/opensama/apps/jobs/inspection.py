@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from opensama.apps.jobs.limits import MIB, JobLimits, RequestRefused
+from opensama.apps.jobs.limits import MIB, JobLimits, Refusal
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.first_bytes import HEAD, kind_of, stand_in
 from opensama.values import UserError
@@ -36,9 +36,9 @@ PRELOADED = ["opensama.apps.jobs.inspection", "opensama.media.video_io.writing",
 
 
 def media_suffix(head: bytes, size: int) -> str:
-    """The ending that a file should have which begins so. RequestRefused for what is neither a video nor a picture."""
+    """The ending that a file should have which begins so. Refusal for what is neither a video nor a picture."""
     if said := stand_in(head, size):
-        raise RequestRefused("invalid_media", f"The file {said}.")
+        raise Refusal("invalid_media", f"The file {said}.")
     for place, magic, suffix in _BEGINNINGS:
         if head[place : place + len(magic)] == magic:
             return ".webm" if suffix == ".mkv" and b"webm" in head[:64] else suffix
@@ -46,7 +46,7 @@ def media_suffix(head: bytes, size: int) -> str:
         if len(head) > first + 2 * step and head[first] == head[first + step] == head[first + 2 * step] == 0x47:
             return ".ts"
     kind = kind_of(head)
-    raise RequestRefused("invalid_media", f"The file is neither a video nor a picture{f' but {kind}' if kind else ''}.")
+    raise Refusal("invalid_media", f"The file is neither a video nor a picture{f' but {kind}' if kind else ''}.")
 
 
 def with_suffix(path: Path) -> Path:
@@ -60,7 +60,7 @@ def with_suffix(path: Path) -> Path:
 
 def inspect(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) -> dict[str, Any]:
     """What is in a job's files: width, height, frames, fps, seconds, notes. All frames are decoded once, in a process
-    of its own. RequestRefused or UserError for what is wrong with them."""
+    of its own. Refusal or UserError for what is wrong with them."""
     return in_a_process(
         _look, folder, asked, model, limits, seconds=limits.inspect_seconds, memory=limits.inspect_memory
     )
@@ -75,12 +75,10 @@ def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: A
     theirs.close()
     try:
         if not ours.poll(seconds):
-            raise RequestRefused(
-                "invalid_media", f"The file took more than {seconds:g} s to look at; give a shorter one."
-            )
+            raise Refusal("invalid_media", f"The file took more than {seconds:g} s to look at; give a shorter one.")
         answer = json.loads(ours.recv_bytes(MIB))  # JSON: what a decoder was talked into is not unpickled
     except (EOFError, OSError):
-        raise RequestRefused(
+        raise Refusal(
             "invalid_media", "The file cannot be decoded: its decoder broke down, or wanted too much memory."
         ) from None
     finally:
@@ -89,7 +87,7 @@ def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: A
         process.close()
         ours.close()
     if "refused" in answer:
-        raise RequestRefused(answer["code"], answer["refused"])
+        raise Refusal(answer["code"], answer["refused"])
     return answer["found"]
 
 
@@ -108,7 +106,7 @@ def _limited(
     try:
         said: dict[str, Any] = {"found": function(folder, *rest)}
     except UserError as error:
-        code = error.code if isinstance(error, RequestRefused) else "invalid_media"
+        code = error.code if isinstance(error, Refusal) else "invalid_media"
         said = {"refused": plain(str(error), folder), "code": code}
     except MemoryError:
         said = {"refused": f"The file wants more than {memory} MB to be decoded.", "code": "invalid_media"}
@@ -130,7 +128,7 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
     for other in filter(None, (settings.mask, *settings.references)):
         beside = read_video(other)
         _check_limits(beside.width, beside.height, beside.frame_count, float(beside.duration), limits)
-    job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), frames=settings.frames)
+    job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), span=settings.span)
     settings.completed(job.request, model, asked["anyway"])
     return {
         "width": video.width, "height": video.height, "frames": video.frame_count, "fps": round(float(video.fps), 3),
@@ -140,15 +138,11 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
 
 def _check_limits(width: int, height: int, frames: int, seconds: float, limits: JobLimits) -> None:
     if width * height > limits.max_pixels:
-        raise RequestRefused(
+        raise Refusal(
             "too_many_pixels",
             f"A frame has {width}x{height} pixels, more than the {limits.max_pixels:,} that may be; make it smaller.",
         )
     if frames > limits.max_frames:
-        raise RequestRefused(
-            "too_long", f"The video has {frames:,} frames, of {limits.max_frames:,} that may be; cut it."
-        )
+        raise Refusal("too_long", f"The video has {frames:,} frames, of {limits.max_frames:,} that may be; cut it.")
     if frames > 1 and seconds > limits.max_seconds:
-        raise RequestRefused(
-            "too_long", f"The video lasts {seconds:.1f} s, of {limits.max_seconds:g} that may be; cut it."
-        )
+        raise Refusal("too_long", f"The video lasts {seconds:.1f} s, of {limits.max_seconds:g} that may be; cut it.")

@@ -19,7 +19,7 @@ RefusalCode = Literal[
 MIB = 2**20
 
 
-class RequestRefused(UserError):
+class Refusal(UserError):
     """What the service does not do, with a code for programs beside the sentence for people."""
 
     def __init__(self, code: RefusalCode, sentence: str) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from opensama.apps.jobs.limits import JobLimits, Owner, RequestRefused
+from opensama.apps.jobs.limits import JobLimits, Owner, Refusal
 from opensama.values import UserError
 
 VERSION = 1  # of the table
@@ -171,12 +171,12 @@ class JobStore:
         return job, True
 
     def check_room(self, owner: Owner, limits: JobLimits) -> None:
-        """RequestRefused where one more job would be too many: asked before an upload is read."""
+        """Refusal where one more job would be too many: asked before an upload is read."""
         with self._lock:
             self._check_room(self._base, owner, limits)
 
     def known_by_key(self, owner: Owner, key: str | None, fingerprint: str) -> VideoJob | None:
-        """The job that an idempotency key gave before. RequestRefused where another request had the key."""
+        """The job that an idempotency key gave before. Refusal where another request had the key."""
         with self._lock:
             return self._by_key(self._base, owner, key, fingerprint)
 
@@ -324,7 +324,7 @@ class JobStore:
         if found is None:
             return None
         if found["fingerprint"] != fingerprint:
-            raise RequestRefused(
+            raise Refusal(
                 "idempotency_conflict",
                 "This idempotency key was used for another request; give each request a key of its own.",
             )
@@ -334,11 +334,9 @@ class JobStore:
         waiting = base.execute(f"SELECT owner FROM jobs WHERE status IN {_WAITING}").fetchall()
         own, most = sum(row["owner"] == owner.name for row in waiting), owner.queue or limits.queue_per_owner
         if own >= most:
-            raise RequestRefused(
-                "queue_full", f"You have {own} jobs that wait or run, of {most} that you may; wait for one."
-            )
+            raise Refusal("queue_full", f"You have {own} jobs that wait or run, of {most} that you may; wait for one.")
         if len(waiting) >= limits.queue:
-            raise RequestRefused("server_full", f"The queue is full ({limits.queue} jobs); try again later.")
+            raise Refusal("server_full", f"The queue is full ({limits.queue} jobs); try again later.")
 
     def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
         with self._lock:

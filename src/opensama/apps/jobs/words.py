@@ -11,19 +11,20 @@ from typing import Any
 from opensama.apps.batch_table import value_of
 from opensama.apps.edit_checks import check_alpha, default_output
 from opensama.apps.edit_settings import EditSettings
-from opensama.apps.jobs.limits import JobLimits, RequestRefused
+from opensama.apps.jobs.limits import JobLimits, Refusal
 from opensama.values import EditRequest, UserError, nearest
 
 OTHER_NAMES = {
     "num_inference_steps": "steps", "guidance_scale": "guidance", "flow_shift": "shift", "span": "frames",
+    "from": "begin", "to": "end",
     "num_outputs_per_prompt": "n", "num_outputs": "n",
 }  # fmt: skip
 """As other servers call what is a setting here."""
 OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
 """What other servers let a request choose and a result has from its source."""
 SETTINGS = (
-    "seed", "steps", "guidance", "shift", "source_guidance", "negative_prompt", "frames", "size", "box", "task",
-    "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
+    "seed", "steps", "guidance", "shift", "source_guidance", "negative_prompt", "frames", "begin", "end", "size", "box",
+    "task", "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
 )  # fmt: skip
 """Those of `EditSettings` that a request may choose."""
 NO_SETTINGS = ("mask", "references", "compare", "enhance", "enhance_model")
@@ -51,7 +52,7 @@ class Wish:
 
 
 def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobLimits, anyway: bool) -> Wish:
-    """The settings that a request names, each by its own name or another server's. RequestRefused or UserError for the rest.
+    """The settings that a request names, each by its own name or another server's. Refusal or UserError for the rest.
 
     `models` are the names that may be asked for, the first of them by default, and what each stands for.
     """
@@ -75,7 +76,7 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
         raise UserError("The prompt is missing: say in `prompt` what to change.")
     model = given.pop("model", next(iter(models)))
     if model not in models:
-        raise RequestRefused(
+        raise Refusal(
             "model_not_found", f"The model {str(model)[:80]!r} is not served here; choose {', '.join(models)}."
         )
     n = _whole("n", given.pop("n", 1))
@@ -117,7 +118,7 @@ class StoredWish:
 
     def out(self, index: int) -> Path:
         """Where that output goes."""
-        ending = default_output(self.source, self.settings.alpha == "keep").suffix
+        ending = default_output(self.source, self.settings.alpha == "keep", self.settings.is_part).suffix
         return self.source.with_name(f"result-{index}{ending}")
 
     def check_alpha(self) -> None:

@@ -146,7 +146,7 @@ class _Worker:
         request = wish.variant(index)
         editor = self._load(job.model, show)
         checked = check_job(
-            wish.source, replace(request, progress=show), wish.out(index), writing, frames=wish.settings.frames
+            wish.source, replace(request, progress=show), wish.out(index), writing, span=wish.settings.span
         )
         with contextlib.redirect_stdout(io.StringIO()) as said:  # sentences for who looks at a terminal
             figures = edit_one(editor, checked, writing, show, set())

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from opensama import __version__
 from opensama.apps.jobs.engine import JobEngine
-from opensama.apps.jobs.limits import Owner, RequestRefused
+from opensama.apps.jobs.limits import Owner, Refusal
 from opensama.apps.jobs.renditions import Rendition
 from opensama.apps.jobs.store import VideoJob
 from opensama.apps.service.access import Access, Gate, problem
@@ -49,7 +49,7 @@ _STATUS = {
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOOK, _ALIVE = 0.2, 10.0  # seconds between two looks at a job that is watched, and between two signs of life
 _MOST_ID = 80  # characters
-_TYPES = {".mp4": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm", ".png": "image/png",
+_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/x-matroska", ".mov": "video/quicktime", ".webm": "video/webm", ".png": "image/png",
           ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}  # fmt: skip
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody, "description": words}
@@ -182,9 +182,9 @@ def _add_results(app: FastAPI, engine: JobEngine) -> None:
             variant, index = "video", int(variant)
         path = engine.result(job, index, None if variant == "video" else cast(Rendition, variant))
         if not path.exists():
-            raise RequestRefused("not_found", f"The files of {job.id} have expired.")
+            raise Refusal("not_found", f"The files of {job.id} have expired.")
         name = f"{job.id}-{variant}-{index}{path.suffix}"
-        return FileResponse(path, media_type=_TYPES[path.suffix], filename=name)
+        return FileResponse(path, media_type=_TYPES.get(path.suffix, "application/octet-stream"), filename=name)
 
 
 def _add_service(app: FastAPI, engine: JobEngine, gate: Gate) -> None:
@@ -203,7 +203,7 @@ def _add_service(app: FastAPI, engine: JobEngine, gate: Gate) -> None:
         """One of them."""
         found = [model for model in models if model["id"] == name]
         if not found:
-            raise RequestRefused("not_found", f"There is no model {name!r} here.")
+            raise Refusal("not_found", f"There is no model {name!r} here.")
         return JSONResponse(found[0])
 
     @app.get("/healthz", response_model=HealthBody, tags=["service"])
@@ -226,7 +226,7 @@ async def _events(engine: JobEngine, owner: Owner, video_id: str) -> AsyncIterat
     while True:
         try:
             job = await run_in_threadpool(engine.find, owner, video_id)
-        except RequestRefused:
+        except Refusal:
             yield f"event: deleted\ndata: {json.dumps({'id': video_id, 'deleted': True})}\n\n"
             return
         text = json.dumps(await run_in_threadpool(_body, engine, job))
@@ -284,7 +284,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     def refused(request: Request, error: Exception) -> Response:
-        code = error.code if isinstance(error, RequestRefused) else "invalid_value"
+        code = error.code if isinstance(error, Refusal) else "invalid_value"
         status = _STATUS.get(code, 400)
         later = {"Retry-After": "5"} if status in (429, 503, 507) else None
         return problem(status, code, str(error), later)

@@ -23,7 +23,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from opensama.apps.jobs.engine import JobEngine, Upload
-from opensama.apps.jobs.limits import MIB, Owner, RequestRefused
+from opensama.apps.jobs.limits import MIB, Owner, Refusal
 from opensama.first_bytes import is_address
 from opensama.values import UserError
 
@@ -55,9 +55,7 @@ async def _whole(request: Request, engine: JobEngine) -> bytes:
     async for chunk in _chunks(request):
         body += chunk
         if len(body) > most:
-            raise RequestRefused(
-                "too_large", f"A body without files has at most {most // MIB} MB; send the video in a form."
-            )
+            raise Refusal("too_large", f"A body without files has at most {most // MIB} MB; send the video in a form.")
     return bytes(body)
 
 
@@ -93,7 +91,7 @@ async def _read_form(request: Request, upload: Upload, boundary: bytes) -> dict[
         async for chunk in _chunks(request):
             read += len(chunk)
             if read > upload.engine.limits.upload_bytes + _FIELD:
-                raise RequestRefused("too_large", f"A request has at most {upload.engine.limits.max_upload} MB.")
+                raise Refusal("too_large", f"A request has at most {upload.engine.limits.max_upload} MB.")
             parser.write(chunk)
     except MultipartParseError:
         raise UserError("The form is damaged; let an HTTP library write it.") from None
@@ -130,7 +128,7 @@ class _Form:
     def begin(self) -> None:
         self.parts += 1
         if self.parts > _PARTS:
-            raise RequestRefused("too_large", f"The form has more than {_PARTS} parts.")
+            raise Refusal("too_large", f"The form has more than {_PARTS} parts.")
         self._clear()
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
@@ -161,7 +159,7 @@ class _Form:
             return
         self._text += data[start:end]
         if len(self._text) > _FIELD:
-            raise RequestRefused("too_large", f"The field {self._name[:40]!r} is longer than {_FIELD:,} bytes.")
+            raise Refusal("too_large", f"The field {self._name[:40]!r} is longer than {_FIELD:,} bytes.")
 
     def end(self) -> None:
         if self._file is not None:
