@@ -49,8 +49,9 @@ _STATUS = {
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOOK, _ALIVE = 0.2, 10.0  # seconds between two looks at a job that is watched, and between two signs of life
 _MOST_ID = 80  # characters
-_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mkv": "video/x-matroska", ".mov": "video/quicktime", ".webm": "video/webm", ".png": "image/png",
-          ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}  # fmt: skip
+_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
+          ".webm": "video/webm", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
+          ".webp": "image/webp"}  # fmt: skip
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody, "description": words}
     for code, words in {
