@@ -98,6 +98,10 @@ def test_a_span_is_named_by_frames_or_times_and_all_else_is_copied(
     (before,), (after,) = packets(source).values(), made[0].values()
     assert [at for at in before if before[at] != after[at]] == sorted(before)[8:12]
     assert made[0] == made[1]
+    assert main([*asked, "--frames", "8:11", "-o", str(tmp_path / "film.mp4")]) == 0
+    said = capsys.readouterr().err
+    assert said.count("All frames are encoded again, not only the span's: MP4 is another kind of file.") == 1
+    assert said.index("All frames") < said.index("Reading")
 
 
 def test_what_is_transparent_is_said_and_composed(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +153,7 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
 
     begun = time.perf_counter()
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
-    write(edited, job.out, show, writing)
+    write(edited, job.out, show, writing, job.source.notes)
     if job.compared is not None:
         write(
             side_by_side(replace(job.source, notes=()), read_video(job.out)),
@@ -210,13 +210,20 @@ def batch_summary(count: int, failed: list[tuple[Path, str]], after: str) -> int
     return complain(f"{len(failed)} of {count} failed; the sentences above say why.")
 
 
-def write(video: Video, path: Path, show: Display, how: Writing = Writing()) -> None:  # noqa: B008  (frozen)
-    """Writes a video, with its progress and its notes on the display."""
+def write(video: Video, path: Path, show: Display, how: Writing | None = None, said: Sequence[str] = ()) -> None:
+    """Writes a video, with its progress and its notes on the display, but for those that were `said`."""
     from opensama.media.video_io import write_video
 
+    how = how or Writing()
     watched = replace(video, source=watch(video.frames, f"Writing {path.name}", show))
     write_video(
-        watched, path, quality=how.quality, even=how.even, codec=how.codec, overwrite=how.overwrite, on_note=show.note
+        watched,
+        path,
+        quality=how.quality,
+        even=how.even,
+        codec=how.codec,
+        overwrite=how.overwrite,
+        on_note=lambda note: None if note in said else show.note(note),
     )
 
 

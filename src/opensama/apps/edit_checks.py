@@ -69,11 +69,12 @@ def check_job(
     written = video if request.alpha == "keep" else replace(video, transparency=None)
     if wanted is not None:
         written = replace(written, span=Span(video, *wanted))
-    encoded = trial(written, out, codec=writing.codec)
+    said = list(video.notes)
+    encoded = trial(written, out, codec=writing.codec, on_note=said.append)
     if compared is not None:
         trial(side_by_side(video, video), compared)
 
-    asked = check_request(replace(request, video=video, frames=wanted), encoded)
+    asked = check_request(replace(request, video=replace(video, notes=tuple(said)), frames=wanted), encoded)
     assert isinstance(asked.video, Video)
     return Job(asked, asked.video, out, compared)
 

@@ -87,7 +87,7 @@ def write_video(
         if (splice := Splice.of(video, kind, quality, even, codec)) is not None:
             return _write_splice(video, path, splice, overwrite, on_note)
     except NotSpliced as why:
-        again = [f"All frames are encoded again, not only the span's: {why}."]
+        again = [_all_again(why)]
     plan = _plan(video, kind, quality, even, codec)
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
@@ -117,6 +117,10 @@ def _write_splice(
     return WriteReport(path, plan.width, plan.height, video.frame_count, plan.codec, plan.pixel_format, sound, notes)
 
 
+def _all_again(why: NotSpliced) -> str:
+    return f"All frames are encoded again, not only the span's: {why}."
+
+
 def rehearse(
     video: Video,
     path: str | Path,
@@ -125,11 +129,13 @@ def rehearse(
     even: bool = False,
     codec: str | None = None,
     overwrite: bool = False,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> tuple[int, int]:
     """Does all of `write_video` that can fail, with one black picture and a moment of the sound, before a long edit.
 
     `video` is the source, or anything of the edit's size, times, sound and span. Leaves nothing behind. The frames that
-    will be encoded come out, start and stop. Raises `UserError` as `write_video` would.
+    will be encoded come out, start and stop; if these are all though only a span was edited, `on_note` hears why.
+    Raises `UserError` as `write_video` would.
     """
     path = Path(path)
     with _user_errors(path):
@@ -138,9 +144,11 @@ def rehearse(
             _check_picture(video, path, quality, even, codec)
             return 0, video.frame_count
         kind = format_of(path)
-        with contextlib.suppress(NotSpliced):
+        try:
             if (splice := Splice.of(video, kind, quality, even, codec)) is not None:
                 return splice.start, splice.stop
+        except NotSpliced as why:
+            on_note(_all_again(why))
         plan = _plan(video, kind, quality, even, codec)
         with tempfile.TemporaryDirectory(prefix=".rehearsal.", suffix=".part", dir=path.absolute().parent) as scratch:
             _encode(video, plan, kind, Path(scratch) / path.name, moment=_MOMENT)
