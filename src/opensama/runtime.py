@@ -69,6 +69,23 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def own_device(name: str | None = None) -> torch.device:
+    """The device of this process: of torchrun's processes on a machine each takes a GPU of its own.
+
+    UserError if there are more of them than GPUs.
+    """
+    import torch
+
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone or name not in (None, "cuda") or not torch.cuda.is_available():
+        return pick_device(name)
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= there:
+        raise UserError(f"torchrun started more processes a machine than its {there} GPUs: lower --nproc-per-node.")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
 def pick_dtype(name: str | torch.dtype | None, device: torch.device, preferred: str = "bfloat16") -> torch.dtype:
     """The number type asked for, else `preferred` on an accelerator and float32 on a CPU."""
     import torch

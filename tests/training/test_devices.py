@@ -25,11 +25,12 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.windows import WindowPlan
 from opensama.recipes import bernini, icve, sama
 from opensama.recipes.tiny import ICVE_SMOKE, SMOKE
+from opensama.runtime import own_device
 from opensama.training.autoencoder import AutoencoderStage
 from opensama.training.checkpoint import latest_checkpoint
 from opensama.training.config import EditConfig, IcveConfig, MeshSettings, SamaConfig
 from opensama.training.dataset import open_data
-from opensama.training.devices import describe_machine, own_device, stage_device
+from opensama.training.devices import describe_machine, stage_device
 from opensama.training.edit_stage import EditStage
 from opensama.training.embedded_config import TinyConfig
 from opensama.training.frozen import make_encoders, make_vae

@@ -90,6 +90,8 @@ def batch_command(
     if not (out / STATE_FOLDER).exists():
         check_own(items, {})
     load_settings.check(entry, anyway)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("Processes of torchrun share one edit: start opensama batch without torchrun.")
     with BatchState(out) as state:
         check_own(items, state.records)
         keep_table(jobs, out)

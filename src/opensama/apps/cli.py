@@ -14,7 +14,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError, MissingArgumentError
@@ -23,6 +24,7 @@ from opensama import __version__
 from opensama.apps.openmp import choose_wait_policy
 from opensama.apps.options import as_options
 from opensama.apps.progress import duration
+from opensama.runtime import rank
 from opensama.values import UserError
 
 USER_ERROR = 2
@@ -78,9 +80,10 @@ def _run(arguments: Sequence[str]) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     began = time.monotonic()
     try:
-        result = app(arguments)
+        with _quiet_unless_first(arguments):
+            result = app(arguments)
         seconds = time.monotonic() - began
-        if seconds > _LONG and os.environ.get("RANK", "0") == "0":
+        if seconds > _LONG and not rank():
             print(f"total time: {duration(seconds)}", file=sys.stderr)
     except CycloptsError as error:
         return complain(_missing(error) or str(error))
@@ -102,8 +105,25 @@ def _run(arguments: Sequence[str]) -> int:
 
 def complain(sentence: str) -> int:
     """Prints what is wrong as one paragraph on stderr; the exit code of a user's error comes out."""
-    print("opensama: " + " ".join(as_options(sentence).split()), file=sys.stderr)
+    if not rank() or _joined():
+        print("opensama: " + " ".join(as_options(sentence).split()), file=sys.stderr)
     return USER_ERROR
+
+
+@contextmanager
+def _quiet_unless_first(arguments: Sequence[str]) -> Iterator[None]:
+    """Of processes that share an edit, the first one alone says how far it is."""
+    if not rank() or list(arguments[:1]) != ["edit"]:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _joined() -> bool:
+    """Whether this process works with others of torchrun: until then, each finds the same mistakes."""
+    parallel = sys.modules.get("torch.distributed")
+    return parallel is not None and parallel.is_available() and parallel.is_initialized()
 
 
 def ended(stopped: str, left: int) -> int:

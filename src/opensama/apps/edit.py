@@ -7,6 +7,7 @@ are written under a temporary name, so a half-written one never stays.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from opensama.apps.edit_checks import (
 from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
 from opensama.apps.options import OUT, OVERWRITE, as_options, check_json
 from opensama.apps.progress import Display, duration, loading
-from opensama.runtime import whole_file
+from opensama.runtime import rank, whole_file
 from opensama.values import Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def edit_command(
     writing = settings.writing(overwrite)
 
     failed = list[tuple[Path, str]]()
-    with folder_made(folder):
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes of torchrun, of which the first one writes
+    with folder_made(folder if rank() == 0 else None):
         jobs = []
         with Display() as show:
             asked = replace(request, progress=show)
@@ -124,7 +126,7 @@ def edit_command(
                 tell((f"{path}: {note}" if several else note for path, note in rewritten if note), show)
                 tell((note for job in jobs for note in advice(entry, job.request)), show)
 
-                editor = load_settings.load(model, anyway, show.note)
+                editor = load_settings.load(model, anyway, show.note, context_parallel=together)
             loaded = time.perf_counter() - begun
             after = f", after {duration(loaded)} of loading"
         edits: list[dict[str, object]] = []
@@ -133,12 +135,15 @@ def edit_command(
             with Display() as show, recorded(job.source.path, failed, several, show):
                 if several:
                     tell((f"{job.source.path}: {note}" for note in job.source.notes), show)
+                if rank():
+                    editor.edit(job.request)
+                    continue
                 told = edit_one(editor, job, writing, show, heard)
                 print(f"edited in {duration(told['seconds'])}{after if not several else ''}: {job.out}", flush=True)
                 told |= {"loading_seconds": round(loaded, 2)}
                 edits.append({"input": str(job.source.path), "output": str(job.out), "model": model,
                               "instruction": instruction} | told)  # fmt: skip
-        if json_file is not None:
+        if json_file is not None and rank() == 0:
             edits += [{"input": str(source), "error": sentence} for source, sentence in failed]
             with whole_file(json_file) as temporary:
                 temporary.write_text(json.dumps(edits if several else edits[0], indent=2) + "\n")

@@ -231,12 +231,14 @@ class LoadSettings:
             float8=self.float8, anyway=anyway,
         )  # fmt: skip
 
-    def load(self, model: str, anyway: bool, notice: Callable[[str], object]) -> Editor:
-        """The model, loaded; `notice` hears what a person should know of it."""
+    def load(
+        self, model: str, anyway: bool, notice: Callable[[str], object], *, context_parallel: bool = False
+    ) -> Editor:
+        """The model, loaded, also by several processes together; `notice` hears what a person should know of it."""
         from opensama import load
 
         return load(
             model, device=self.device, dtype=self.dtype, weights=self.weights, base=self.base, offload=self.offload,
             memory=self.memory, vae_tiling=self.vae_tiling, float8=self.float8, lora=self.lora or (), anyway=anyway,
-            notice=notice,
+            context_parallel=context_parallel, notice=notice,
         )  # fmt: skip

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch import Tensor, nn
-from torch.distributed._functional_collectives import all_gather_tensor, all_to_all_single_autograd
+from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 
@@ -108,7 +108,9 @@ class Gather(torch.autograd.Function):
         parts = mesh.size()
         longest = -(-n // parts)
         padded = F.pad(share.transpose(0, 1), (0, 0) * (share.ndim - 1) + (0, longest - share.shape[1]))
-        every = all_gather_tensor(padded.contiguous(), 0, mesh.get_group()).unflatten(0, (parts, longest))
+        every = padded.new_empty(parts * longest, *padded.shape[1:])
+        dist.all_gather_into_tensor(every, padded.contiguous(), mesh.get_group())
+        every = every.unflatten(0, (parts, longest))
         shares = [x[:length] for x, length in zip(every, share_lengths(n, parts), strict=True)]
         return torch.cat(shares).transpose(0, 1)
 

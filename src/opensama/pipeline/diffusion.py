@@ -33,6 +33,7 @@ from opensama.models.acceleration import check_steps, sigma_of
 from opensama.models.registry import Defaults
 from opensama.pipeline.checked import CheckedPipeline
 from opensama.pipeline.guidance import AnyGuidance, ForwardPass, Guidance, SamplingPoint, ShownStreams
+from opensama.pipeline.sharing import Alone
 from opensama.pipeline.windows import WindowPlan
 
 TextCondition = dict[str, Tensor]
@@ -64,6 +65,8 @@ class EditPipeline(CheckedPipeline):
     transformer: ModelMixin
     scheduler: SchedulerMixin
 
+    sharing: Alone = Alone()
+    """How its work is divided among processes."""
     whole_timesteps = False
     """Whether the model was trained to see timesteps cut to whole numbers."""
 
@@ -127,7 +130,7 @@ class EditPipeline(CheckedPipeline):
         if len(plan) > 1 and len(pixels) > 1:
             raise ValueError(f"several videos at once must fit the window of {defaults.window} frames")
         return PreparedSource(
-            plan, torch.cat([self.encode_windows(plan, clip.unbind(1)) for clip in pixels]), generator
+            plan, torch.cat([z for clip in pixels for z in self.encode_windows(plan, clip.unbind(1))]), generator
         )
 
     def default_task(self, frames: int, references: int) -> str | None:
@@ -278,7 +281,9 @@ class EditPipeline(CheckedPipeline):
             stop = min(start + size, b)
             part = slice(start, stop)
             at = SamplingPoint(latents[part], place["sigma"], momentum.setdefault(start, {}))
-            parts.append(guidance.combine(partial(ask, part), at))
+            like = [x[part] for x in (latents, semantic) if x is not None]
+            answers = self.sharing.answers(guidance.passes, partial(ask, part), like)
+            parts.append(guidance.combine(answers.__getitem__, at))
             if on_part is not None:
                 on_part(stop / b)
         v, *u = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
@@ -391,13 +396,13 @@ class EditPipeline(CheckedPipeline):
         with model_lock(self.vae):
             return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
 
-    def encode_windows(self, plan: WindowPlan, frames: Iterable[Tensor]) -> Tensor:
-        """A clip's frames [c h w], streamed, as latents of its windows [b c t h w], each encoded on its own."""
-        return torch.cat([self.encode_video(window[None]) for window in plan.gather(frames)])
+    def encode_windows(self, plan: WindowPlan, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """A clip's frames [c h w], streamed, as latents of its windows [1 c t h w], each encoded on its own."""
+        return self.sharing.each(plan.gather(frames), lambda window: self.encode_video(window[None]))
 
     def decode_windows(self, plan: WindowPlan, latents: Tensor) -> Iterator[Tensor]:
         """The clip's frames [c n h w] in [-1, 1], window by window, crossfaded and trimmed."""
-        return plan.stitch(self.decode_latents(window[None])[0] for window in latents)
+        return plan.stitch(self.sharing.each(latents, lambda window: self.decode_latents(window[None])[0]))
 
     def noise(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> Tensor:
         """Initial latents [b c t h w], drawn in float32 on the generator's device (a CPU's is the same everywhere)."""

@@ -44,6 +44,7 @@ from opensama.pipeline.memory_plans import MemoryPlan, plans_for
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
+from opensama.pipeline.sharing import join_for_edits, share_edits
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Span, Video
 from opensama.vlm import Vlm
@@ -143,6 +144,7 @@ def load(
     vae_tiling: bool = False,
     float8: bool = False,
     lora: Sequence[str | Path | Lora] = (),
+    context_parallel: bool = False,
     anyway: bool = False,
     notice: Callable[[str], object] = print,
 ) -> Editor:
@@ -155,14 +157,14 @@ def load(
     `float8` keeps the transformer's weights in 8 bits, which halves them and changes the edit a little. `lora` adds
     LoRAs to the weights, each FILE, "FILE:SCALE", (file, scale), or a folder that training wrote; for one trained
     from plain Wan, `weights` is Wan's transformer folder. Before anything is downloaded its size and licence go to
-    `notice`. Raises UserError for unknown names, for missing or wrong files, where the device's memory is full,
-    and, unless `anyway`, where the model needs more memory
-    or disk than there is.
+    `notice`. `context_parallel` shares each edit among the processes that torchrun has started, see `sharing`. Raises
+    UserError for unknown names, for missing or wrong files, where the device's memory is full, and, unless `anyway`,
+    where the model needs more memory or disk than there is.
     """
     entry = find(name)
     loras = [one if isinstance(one, tuple) else runtime.lora_and_scale(str(one)) for one in lora]
     check_model(entry, device, dtype, weights=weights, base=base, offload=offload, float8=float8, anyway=anyway)
-    where = runtime.pick_device(device)
+    where = join_for_edits(device) if context_parallel else runtime.pick_device(device)
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
     plans = plans_for(
         entry, where, number_type, offload=offload, vae_tiling=vae_tiling, float8=float8, memory=memory
@@ -170,6 +172,9 @@ def load(
     runtime.say_once(download_notice(entry, to_download(entry, weights=weights, base=base)), notice)
     runtime.say_once(entry.licence.notice, notice)
     pipeline = build_pipeline(entry, number_type, weights=weights, base=base, loras=loras)
+    if context_parallel:
+        share_edits(pipeline, where)
+        del plans[1:]  # processes do not go on by different ones
     return Editor(pipeline, entry, where, plans=plans, notice=notice, anyway=anyway)
 
 
@@ -281,8 +286,8 @@ class Editor:
         with room(decoding=True):
             source = torch.cat(
                 [
-                    report("Reading", pipe.encode_video(window[None]), done / len(plan))
-                    for done, window in enumerate(plan.gather(small), 1)
+                    report("Reading", window, done / len(plan))
+                    for done, window in enumerate(pipe.encode_windows(plan, small), 1)
                 ]
             )
             placed = (Placement.of_reference(one.shape[1], one.shape[0], area, multiple).enter(one) for one in pictures)

@@ -59,6 +59,14 @@ class Guidance:
     def asks_negative(self) -> bool:
         return bool(self.text_scale)
 
+    @property
+    def passes(self) -> tuple[ForwardPass, ...]:
+        """The forward passes of a step."""
+        found = [ForwardPass()]
+        if self.asks_negative:
+            found.append(ForwardPass(negative=True))
+        return (*found, ForwardPass(streams="none")) if self.source else tuple(found)
+
     def scaled(self, factor: float) -> Guidance:
         """The same with every scale multiplied; without guidance still without."""
         if not self.asks_negative and not self.source:

@@ -5,7 +5,6 @@ Tensors of one number may lie on the CPU: every device takes them.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,28 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 
-from opensama.runtime import compute_type, pick_device
-from opensama.values import UserError
+from opensama.runtime import compute_type
 
 if TYPE_CHECKING:
     from opensama.training.stage import TrainingStage
 
 _Batch = TypeVar("_Batch")
-
-
-def own_device(name: str | None = None) -> torch.device:
-    """The device of this process: of torchrun's processes on a machine each takes a GPU of its own.
-
-    UserError if there are more of them than GPUs.
-    """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone or name not in (None, "cuda") or not torch.cuda.is_available():
-        return pick_device(name)
-    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local >= there:
-        raise UserError(f"torchrun started more processes a machine than its {there} GPUs: lower --nproc-per-node.")
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
 
 
 def stage_device(stage: TrainingStage) -> torch.device:

@@ -32,9 +32,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from opensama.models.parallel import JointSequence, blocks
-from opensama.runtime import pick_device, quiet_loading
+from opensama.runtime import own_device, pick_device, quiet_loading
 from opensama.training.config import MeshSettings
-from opensama.training.devices import own_device
 from opensama.values import UserError
 
 

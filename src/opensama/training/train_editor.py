@@ -23,7 +23,6 @@ from opensama.data.samples import Shape, shapes_of
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig, StartSettings
 from opensama.training.dataset import fingerprint, layout_for, open_data, open_live, read_training_rows
-from opensama.training.devices import own_device
 from opensama.training.edit_stage import EditStage
 from opensama.training.export import export_editor
 from opensama.training.frozen import make_vae
@@ -104,7 +103,7 @@ def encode_data(
     if config.data.manifest is None:
         raise UserError("There is nothing to encode: name a manifest with `data.manifest`.")
     manifest = read_training_rows(config.data)
-    live = open_live(config, manifest, own_device(device))
+    live = open_live(config, manifest, runtime.own_device(device))
     workers = config.machine.workers
     return precompute(folder, live, fingerprint(config, manifest), rank=rank, world=world, workers=workers)
 
