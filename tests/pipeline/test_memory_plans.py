@@ -103,7 +103,7 @@ def test_a_computer_without_room_for_what_waits(monkeypatch):
 
 
 def test_a_cpu_takes_no_budget():
-    with pytest.raises(UserError, match="leave it away on a CPU"):
+    with pytest.raises(UserError, match="leave it away on cpu"):
         opensama.load("tiny", device="cpu", memory="12GB")
 
 

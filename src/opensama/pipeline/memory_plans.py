@@ -86,7 +86,8 @@ PLANS = (
     MemoryPlan("disk", vae_tiling=True),
 )
 """The quickest first; those that round weights after those that do not, and files last."""
-ON_CPU = (MemoryPlan("none"), MemoryPlan("disk"))
+ELSEWHERE = (MemoryPlan("none"), MemoryPlan("disk"))
+"""On a CPU, and where the computer's memory is the GPU's, too."""
 
 
 def plans_that_fit(need: EditMemory, device: float, host: float) -> list[MemoryPlan]:
@@ -116,11 +117,11 @@ def plans_for(
         if given is not None:
             raise UserError("`memory` chooses where weights lie: leave it or `offload` away.")
         return [MemoryPlan(offload, vae_tiling, float8)]
-    if device.type == "cpu":
+    if device.type != "cuda":  # Apple's shares the computer's memory
         if given is not None:
-            raise UserError("`memory` is that of a GPU: leave it away on a CPU.")
-        return [MemoryPlan(plan.offload, vae_tiling, float8) for plan in ON_CPU]
-    there = _device_memory(device) if given is None else given
+            raise UserError(f"`memory` is that of a CUDA GPU: leave it away on {device.type}.")
+        return [MemoryPlan(plan.offload, vae_tiling, float8) for plan in ELSEWHERE]
+    there = torch.cuda.mem_get_info(device)[0] if given is None else given
     need = edit_memory(entry, dtype)
     found = [
         plan
@@ -149,9 +150,3 @@ def parse_memory(text: str | None) -> float | None:
     if found is None or float(found[1]) <= 0:
         raise UserError(f"{text!r} is no amount of memory: write gigabytes, such as 12GB.")
     return float(found[1]) * GB
-
-
-def _device_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return memory_of_computer()
