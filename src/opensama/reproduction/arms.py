@@ -38,8 +38,10 @@ class SamaBudget(MicroBudget):
     clips: int = 3_000
     video_edits: int = 6_000
     layers: int = 5
+    short: int = 17
+    """Frames of the clips that the embedded model is probed with; it edits 17 at a time."""
     long: int = 49
-    """Frames of the long clips that the embedded model is probed with; it edits 17 at a time."""
+    """Frames of the long ones."""
     probed_families: int = 4
     """Families of edits that the embedded model is probed with."""
     probes: int = 15
@@ -108,6 +110,7 @@ SAMA_BUDGETS = {
         width=64,
         layers=1,
         seeds=2,
+        short=5,
         long=21,
         probed_families=1,
         probes=1,

@@ -226,5 +226,8 @@ def score_shipped(out: Path) -> None:
         editor = load("tiny", device="cpu")
         budget = SamaBudget(**json.loads((out / "plan.json").read_text()))
         write_json(
-            probe_shipped(editor.edit, through(editor), budget.probes, budget.long, budget.probed_families), file
+            probe_shipped(
+                editor.edit, through(editor), budget.probes, budget.short, budget.long, budget.probed_families
+            ),
+            file,
         )

@@ -2,7 +2,7 @@
 
     as trained     edits of the world's test split whose objects move slowly
     fast motion    the same families, the edited object (or the camera) moving quickly
-    long           the scenes of "as trained", 49 frames instead of 17: three windows, where not told otherwise
+    long           the scenes of "as trained", 49 frames instead of 17: three windows, where the budget says no other
     unlike         before textures that no scene of the world has: dead leaves, see `training.textures`
 
 Beside success, the probes of the paper's failures: colour that changes over time, blurred additions, ghosts.
@@ -60,7 +60,9 @@ def chosen(family: str, n: int, fits: Callable[[EditPlan], bool], photos: list[P
     return list(itertools.islice((plan for plan in plans if fits(plan)), n))
 
 
-def conditions(n: int, long: int, folder: Path, families: Sequence[str]) -> dict[str, tuple[int, list[EditPlan]]]:
+def conditions(
+    n: int, frames: int, long: int, folder: Path, families: Sequence[str]
+) -> dict[str, tuple[int, list[EditPlan]]]:
     """Frames and edits of each condition, `n` of each family."""
     folder.mkdir(parents=True, exist_ok=True)
     textures = [folder / f"texture-{i}.png" for i in range(8)]
@@ -73,23 +75,23 @@ def conditions(n: int, long: int, folder: Path, families: Sequence[str]) -> dict
     calm = each(lambda plan: pace(plan) < SLOW)
     unlike = each(lambda plan: plan.source.scene.photo is not None and pace(plan) < SLOW, textures)
     return {
-        "as trained": (17, calm),
-        "fast motion": (17, each(lambda plan: pace(plan) > FAST)),
+        "as trained": (frames, calm),
+        "fast motion": (frames, each(lambda plan: pace(plan) > FAST)),
         "long": (long, calm),
-        "unlike": (17, unlike),
+        "unlike": (frames, unlike),
     }
 
 
-def probe_shipped(edit: Edit, through: Through, n: int, long: int, families: int) -> dict[str, Any]:
-    """Scores of every condition, `n` edits of each of the first `families`; `long` is a number of frames."""
+def probe_shipped(edit: Edit, through: Through, n: int, frames: int, long: int, families: int) -> dict[str, Any]:
+    """Scores of every condition, `n` edits of each of the first `families`; long ones have `long` frames."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for name, (frames, plans) in conditions(n, long, Path(folder), PROBED_FAMILIES[:families]).items():
+        for name, (count, plans) in conditions(n, frames, long, Path(folder), PROBED_FAMILIES[:families]).items():
             rows = []
             for plan in plans:
-                sample = draw_edit(plan, frames, 128, 128)
+                sample = draw_edit(plan, count, 128, 128)
                 output = edit_frames(edit, sample.source, sample.instruction)
                 rows.append(score_output(sample, output, answer_key(sample, through)))
-            out[name] = summarise_scores(rows) | {"frames": frames}
+            out[name] = summarise_scores(rows) | {"frames": count}
             _log.info("the embedded model, %s: %.0f %% of %d", name, 100 * out[name]["success"], len(rows))
     return out
