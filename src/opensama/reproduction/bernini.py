@@ -24,7 +24,7 @@ from opensama.reproduction.arms import NONE, SAMA_BUDGETS, SamaArm, SamaBudget, 
 from opensama.reproduction.runner import Run, RunResult
 from opensama.reproduction.sama import SamaExperiment, make_sama
 from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, over_seeds, paired_difference
-from opensama.reproduction.tables import VERDICTS, lower_by, markdown_table, points
+from opensama.reproduction.tables import VERDICTS, markdown_table, points
 from opensama.world.micro import MICRO_FAMILIES
 
 STREAMS_FOLDER = "bernini"
@@ -100,7 +100,7 @@ class BerniniResults:
         more = ["", "", ""]
         if other is not None:
             lead = "{0.mean:+.3f} ({0.low:+.3f} to {0.high:+.3f})".format(self.lead(arm, other))
-            more = [points(self.gain(arm, other), True), lead, lower_by(self.lower(arm, other))]
+            more = [points(self.gain(arm, other), True), lead, points(self.lower(arm, other), True)]
         error = f"{self.marks(arm, 'error').mean():.3f}"
         return [arm.name, points(bootstrap_mean(marks)), *(f"{100 * f:.0f}" for f in families), error, *more]
 
@@ -110,7 +110,11 @@ def bernini_part(out: Path) -> str:
     r = BerniniResults(out)
     machine = json.loads((r.out / "machine.json").read_text())
     head = ["", "success, %", *MICRO_FAMILIES, "error"]
-    over = ["more, points", "lead, more", "loss, last fifth of stage 1"]
+
+    def over(other: str) -> list[str]:
+        return [f"more points than {other}", f"more lead than {other}", f"lower loss than {other}, %"]
+
+    by_type = over("the type embedding")
     plain = [r.row(arm, None if arm == TYPE_EMBEDDING else TYPE_EMBEDDING) for arm in (*WAYS, NOTHING)]
     anchored = [r.row(arm, None if arm.name == ANCHORED[TYPE_EMBEDDING.name].name else ANCHORED[TYPE_EMBEDDING.name])
                 for arm in ANCHORED.values()]  # fmt: skip
@@ -119,12 +123,17 @@ def bernini_part(out: Path) -> str:
         machine=f"Measured on {machine['machine']}, {machine['workers']} at a time: {r.minutes:.0f} minutes of runs.",
         millions=sum(p.numel() for p in make_sama(TYPE_EMBEDDING, b).parameters()) / 1e6,
         plan=announce(b, len(STREAM_ARMS) * b.seeds),
-        plain=markdown_table([*head, *(f"{name} than the type embedding" for name in over)], plain),
-        anchored=markdown_table([*head, *(f"{name} than the type embedding" for name in over)], anchored),
+        plain=markdown_table([*head, *by_type], plain),
+        anchored=markdown_table([*head, *by_type], anchored),
         added=markdown_table(
-            ["", *over], [r.row(ANCHORED[way.name], way)[:1] + r.row(ANCHORED[way.name], way)[-3:] for way in WAYS]
+            ["", *over("without")],
+            [r.row(ANCHORED[way.name], way)[:1] + r.row(ANCHORED[way.name], way)[-3:] for way in WAYS],
         ),
         summary=_summary(r),
+        unlike=int((r.marks(TYPE_EMBEDDING) != r.marks(PHASE)).sum()),
+        unmarked=int((r.marks(TYPE_EMBEDDING) != r.marks(NOTHING)).sum()),
+        shifted=int((r.marks(TYPE_EMBEDDING) != r.marks(SHIFTED)).sum()),
+        edits=r.marks(PHASE).size,
     )
 
 
