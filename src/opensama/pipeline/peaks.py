@@ -3,7 +3,8 @@
     peak = weights that lie on the device + the most that is allocated beside them at once
 
 A transformer's blocks are alike, so one of each kind is enough. Attention is counted as kernels compute it that never
-write its weights out. What a CUDA context takes, and gaps between allocations, are not in it.
+write its weights out, a norm as a CPU computes it. What a CUDA context takes, and gaps between allocations, are not in
+it.
 """
 
 from __future__ import annotations
