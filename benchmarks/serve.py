@@ -156,6 +156,14 @@ def jobs_of(url: str) -> list[dict[str, Any]]:
                 return found
 
 
+def is_editing(url: str) -> bool:
+    """Whether a worker is at a job: a kill in between would prove little."""
+    try:
+        return 'opensama_jobs{status="in_progress"} 1' in httpx.get(f"{url}/metrics", trust_env=False).text
+    except httpx.TransportError:
+        return False
+
+
 def gets_a_second(url: str, video_id: str, seconds: float = 5, threads: int = 8) -> float:
     until = time.perf_counter() + seconds
 
@@ -195,8 +203,9 @@ def main() -> None:
         over = threading.Event()
 
         def kill() -> None:
-            while len(killed) < options.kills and not over.wait(lot.uniform(0.5, 6)):
-                killed.append(served.kill(lot))
+            while len(killed) < options.kills and not over.wait(0.05):
+                if is_editing(served.url) and not over.wait(lot.uniform(0, 2)):
+                    killed.append(served.kill(lot))
 
         killer = threading.Thread(target=kill)
         killer.start()

@@ -128,7 +128,7 @@ REQUESTS = [
     _get("a path in place of an id", 404, "not_found", "/v1/videos/..%2f..%2fjobs.sqlite3"),
     _get("a page of no length", 400, "invalid_value", "/v1/videos?limit=0"),
     _get("a page behind nothing", 404, "not_found", "/v1/videos?after=video_0"),
-    Request("a method that is not taken", 405, "not_found", "PUT", "/v1/videos", lambda good: {}),
+    Request("a method that is not taken", 405, "method_not_allowed", "PUT", "/v1/videos", lambda good: {}),
     _get("no key", 401, "invalid_api_key", "/v1/videos", ""),
     _get("an unknown key", 401, "invalid_api_key", "/v1/videos", "mallory"),
     _get("a page of another site", 403, "foreign_origin", "/v1/videos", headers={"Origin": "http://evil.example"}),

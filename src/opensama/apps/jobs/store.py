@@ -235,6 +235,8 @@ class JobStore:
     def claim(self, worker: int, model: str, shape: str) -> VideoJob | None:
         """The next job, now this worker's: of the model that is loaded and the shape of the last one where that keeps
         nobody waiting too long, else the oldest."""
+        if not self._read("SELECT 1 FROM jobs WHERE status = 'queued' LIMIT 1"):
+            return None
         with self._write(True) as base:
             row = base.execute(
                 "SELECT id, number FROM jobs WHERE status = 'queued' ORDER BY overtaken < ?, "

@@ -19,6 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Str
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from opensama import __version__
 from opensama.apps.jobs.engine import JobEngine
@@ -298,10 +299,15 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def unknown(request: Request, error: Exception) -> Response:
-        found = cast(HTTPException, error)
-        said = {404: "There is nothing at this address.", 405: "This address does not take that method."}
-        return problem(found.status_code, "not_found", said.get(found.status_code, str(found.detail)),
-                       dict(found.headers or {}))  # fmt: skip
+        status = cast(HTTPException, error).status_code
+        if status == 404:
+            return problem(404, "not_found", "There is nothing at this address.")
+        if status != 405:
+            return problem(status, "invalid_value", str(cast(HTTPException, error).detail))
+        here = [one for one in app.routes if one.matches(request.scope)[0] is not Match.NONE]
+        taken = sorted({method for one in here for method in getattr(one, "methods", ())})
+        said = f"This address takes {', '.join(taken)}, not {request.method[:20]}."
+        return problem(405, "method_not_allowed", said, {"Allow": ", ".join(taken)})
 
     @app.exception_handler(ClientDisconnect)
     def gone(request: Request, error: Exception) -> Response:

@@ -105,7 +105,8 @@ _KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _SETTINGS: dict[str, Any] = {name: _KINDS.get(name, {"type": "string"}) for name in SETTINGS}
 _SETTINGS |= {
-    "prompt": {"type": "string", "description": "What to change."}, "model": {"type": "string"},
+    "prompt": {"type": "string", "minLength": 1, "pattern": r"\S", "description": "What to change."},
+    "model": {"type": "string"},
     "n": {"type": ["integer", "string"], "description": "Variants, whose seeds follow one another."},
     "anyway": {"type": ["boolean", "string"], "description": "Edit, though the model does not know all words."},
     "extra_body": {"type": ["object", "string"], "description": "Any of these, as JSON."},
