@@ -56,7 +56,7 @@ def test_the_openai_client(service, video, clip, folder):
     """All that it can ask, with settings beyond its own; the result is the file that the command writes."""
     import openai
 
-    out = clip.with_name("alone.mp4")
+    out, clip = clip.with_name("alone.mp4"), clip.rename(clip.with_name("source.mp4"))  # as the service calls it
     chosen = ["--seed", "3", "--steps", "2", "--box", "8,8,40,30", "--no-preserve", "--anyway"]
     assert main(["edit", str(clip), RED, "--out", str(out), "--model", str(folder), *chosen]) == 0
     extra = {"seed": 3, "num_inference_steps": 2, "box": [8, 8, 40, 30], "preserve": False, "anyway": True}

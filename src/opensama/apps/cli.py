@@ -46,6 +46,9 @@ app = App(
 
 app.command("opensama.apps.edit:edit_command", name="edit", help="Edit a video by an instruction.", sort_key=0)
 app.command("opensama.apps.batch:batch_command", name="batch", help="Make a table of edits.", sort_key=1)
+app.command(
+    "opensama.apps.inspect:inspect_command", name="inspect", help="How a file was edited, and that again.", sort_key=1
+)
 app.command("opensama.apps.serve:serve_command", name="serve", help="Serve edits over HTTP.", sort_key=1)
 app.command("opensama.apps.demo:demo", name="demo", help="Edit a drawn clip on this machine and show it.", sort_key=1)
 app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from opensama.pipeline.editor import Editor
 
+SIDE_BY_SIDE = "source and result side by side"
+
 
 def edit_command(
     videos: Annotated[list[str], FLAG],
@@ -160,12 +162,9 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
     edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
     write(edited, job.out, show, writing, job.source.notes)
     if job.compared is not None:
-        write(
-            side_by_side(replace(job.source, notes=()), read_video(job.out)),
-            job.compared,
-            show,
-            replace(writing, codec=None),
-        )
+        both = side_by_side(replace(job.source, notes=()), read_video(job.out))
+        record = edited.record and edited.record | {"shows": SIDE_BY_SIDE}
+        write(replace(both, record=record), job.compared, show, replace(writing, codec=None))
         print(f"side by side: {job.compared}")
     print(as_options(change_sentence(edited, job.request)))
     said = closing_advice(editor.entry, job.request, edited.changed)
@@ -227,6 +226,7 @@ def write(video: Video, path: Path, show: Display, how: Writing | None = None, s
         quality=how.quality,
         even=how.even,
         codec=how.codec,
+        record=how.record,
         overwrite=how.overwrite,
         on_note=lambda note: None if note in said else show.note(note),
     )

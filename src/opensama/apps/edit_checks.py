@@ -30,6 +30,7 @@ class Writing:
     even: bool = False
     codec: str | None = None
     overwrite: bool = False
+    record: str = "settings"
 
 
 @dataclass(frozen=True)

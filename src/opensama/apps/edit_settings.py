@@ -89,6 +89,9 @@ class EditSettings:
         encoder of the hardware, such as hevc_nvenc. By default what the ending of the name stands for.
     even
         Pad odd sizes by a pixel, so that every player plays the file.
+    record
+        What the file's own metadata tell of the edit: settings (those that repeat it, the model, and the source's name
+        and SHA-256, but no words), instruction (the words too), or none. `opensama inspect` reads it.
     """
 
     seed: int = 0
@@ -115,6 +118,7 @@ class EditSettings:
     quality: float = 80
     codec: str | None = None
     even: Annotated[bool, FLAG] = False
+    record: str = "settings"
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.is_timed:
@@ -138,8 +142,11 @@ class EditSettings:
     def request(self, video: str | Path, instruction: str) -> EditRequest:
         """What the model is asked, the span apart, which the video's length must be known for. UserError for a value
         that is wrong whatever the video holds."""
+        from opensama.media.video_io.edit_record import check_record
+
         if self.enhance_model is not None and self.enhance is None:
             raise UserError("No server was named for `enhance_model`: give its address with `enhance`.")
+        check_record(self.record)
         return EditRequest(
             video,
             instruction,
@@ -175,7 +182,7 @@ class EditSettings:
 
     def writing(self, overwrite: bool) -> Writing:
         """How the result is written."""
-        return Writing(self.quality, self.even, self.codec, overwrite)
+        return Writing(self.quality, self.even, self.codec, overwrite, self.record)
 
 
 @Parameter(name="*")

@@ -9,7 +9,7 @@ asked for, one at a time, so a long full-HD clip needs the memory of one window 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from opensama.pipeline.memory import (
 )
 from opensama.pipeline.memory_plans import MemoryPlan, plans_for
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
+from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
 from opensama.pipeline.sharing import join_for_edits, share_edits
@@ -175,13 +176,15 @@ def load(
     if context_parallel:
         share_edits(pipeline, where)
         del plans[1:]  # processes do not go on by different ones
-    return Editor(pipeline, entry, where, plans=plans, notice=notice, anyway=anyway)
+    made_with = {"dtype": str(number_type).removeprefix("torch."), **weights_named(entry, weights, loras)}
+    return Editor(pipeline, entry, where, plans=plans, notice=notice, anyway=anyway, made_with=made_with)
 
 
 class Editor:
     """A loaded model that edits videos: `edit(request)`. The diffusers pipeline below it is `pipeline`.
 
-    It lies on `device` by the first of the `plans`; where memory is full, by the next, which `notice` hears.
+    It lies on `device` by the first of the `plans`; where memory is full, by the next, which `notice` hears. Its edits'
+    records have what it was `made_with`: number type, weights and LoRAs.
     """
 
     def __init__(
@@ -193,9 +196,10 @@ class Editor:
         plans: Sequence[MemoryPlan] = (MemoryPlan(),),
         notice: Callable[[str], object] = print,
         anyway: bool = False,
+        made_with: Mapping[str, Any] | None = None,
     ):
         self.pipeline, self.entry, self.device, self.notice = pipeline, entry, torch.device(device), notice
-        self.plans, self.anyway = list(plans), anyway
+        self.plans, self.anyway, self.made_with = list(plans), anyway, dict(made_with or {})
         pipeline.set_progress_bar_config(disable=True)
         self._within_memory(self._place)
 
@@ -234,8 +238,14 @@ class Editor:
         made = video.with_frames(frames)
         if (start, stop) != (0, video.frame_count):
             made = replace(made, span=Span(video, start, stop))
+        made = replace(made, record=self._record(request))
         edited = EditedVideo.of(made, changes.share, self.unknown_words(request.instruction))
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
+
+    def _record(self, request: EditRequest) -> dict[str, Any]:
+        steps = self.pipeline.defaults.steps if request.steps is None else request.steps
+        made_with = self.made_with | ({"float8": True} if self.plans[0].float8 else {})
+        return record_of(self.entry, request, steps, self.device.type, made_with)
 
     def _place(self) -> None:
         plan = self.plans[0]

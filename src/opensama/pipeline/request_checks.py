@@ -44,7 +44,8 @@ def check_request(request: EditRequest, decoded: tuple[int, int] | None = None) 
         said.append(
             f"The {'box' if request.mask is None else 'mask'} covers {format_share(limits.covered())} of the frame."
         )
-    return replace(request, video=replace(video, notes=tuple(said)), references=reference_pictures(request))
+    reference_pictures(request)
+    return replace(request, video=replace(video, notes=tuple(said)))
 
 
 def check_family(entry: ModelEntry, request: EditRequest, anyway: bool = False) -> None:

@@ -106,6 +106,8 @@ class Video:
     """Where the file's format has alpha; the frames are composed on its background."""
     span: Span | None = None
     """Where only some frames are other than a source's: the writer copies what it need not encode."""
+    record: dict[str, Any] | None = None
+    """Of an edit: model and settings, which the writer puts into the file's own metadata."""
 
     def __post_init__(self) -> None:
         if not self.timestamps:
@@ -197,12 +199,14 @@ class Video:
         quality: float = 80,
         even: bool = False,
         codec: str | None = None,
+        record: str = "settings",
         overwrite: bool = False,
         on_note: Callable[[str], None] = print,
     ) -> None:
         """Writes the file, with the source's sound; `opensama.media.video_io.write_video` says what is possible."""
         writer = import_module("opensama.media.video_io")  # which is built on this module
-        writer.write_video(self, path, quality=quality, even=even, codec=codec, overwrite=overwrite, on_note=on_note)
+        how: dict[str, Any] = {"quality": quality, "even": even, "codec": codec, "record": record}
+        writer.write_video(self, path, overwrite=overwrite, on_note=on_note, **how)
 
     @classmethod
     def from_frames(

@@ -25,6 +25,7 @@ OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
 SETTINGS = (
     "seed", "steps", "guidance", "shift", "source_guidance", "negative_prompt", "frames", "begin", "end", "size", "box",
     "task", "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
+    "record",
 )  # fmt: skip
 """Those of `EditSettings` that a request may choose."""
 NO_SETTINGS = ("mask", "references", "compare", "enhance", "enhance_model")

@@ -24,7 +24,7 @@ _OWN = re.compile(
     r"major_brand|minor_version|compatible_brands|encoder|encoded_by|handler_name|vendor_id|duration|bps.*|"
     r"number_of_.*|_statistics.*|hw|software-version|com\.android\.version|language|"
     r".*-[a-z]{3}|variant_bitrate|service_.*|software|application_platform|company_name|product_.*|(.*_)?um?id|"
-    r"operational_pattern_ul|.*_package_.*|modification_date"
+    r"operational_pattern_ul|.*_package_.*|modification_date|opensama_edit"
 )
 """Tags that describe a file's making or coding, which is new."""
 _ALIKE = {

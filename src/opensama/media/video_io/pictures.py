@@ -20,14 +20,17 @@ from typing import Any, cast
 import av
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
+from opensama.media.video_io.edit_record import xmp_of
 from opensama.media.video_io.member import open_file
 from opensama.values import UserError, Video
 
 _ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """By the ending of the name, what Pillow calls the format."""
+_PNG_XMP = "XML:com.adobe.xmp"
 _TURNED = 0x0112  # EXIF's tag for how the camera was held; what is written is upright
 
 
@@ -74,15 +77,20 @@ def write_picture(video: Video, temporary: Path, how: PictureCoding, quality: fl
         share = of_depth(alpha, frame.dtype)
         frame = np.dstack([lifted(frame, share, clear.background), share])
     if how.pixel_format.endswith("be"):
-        temporary.write_bytes(_deep_png(frame, how))
+        temporary.write_bytes(_deep_png(frame, how, xmp_of(video)))
         return
-    picture = Image.fromarray(of_depth(frame, np.uint8))
+    picture, packet = Image.fromarray(of_depth(frame, np.uint8)), xmp_of(video)
     options: dict[str, Any] = {
         "png": {},
         "jpeg": {"quality": max(1, round(quality)), "subsampling": 0, "optimize": True},
         "webp": {"quality": round(quality), "lossless": quality == 100, "exact": True},
     }[how.codec]
-    kept = {"icc_profile": how.profile, "exif": how.exif}
+    kept: dict[str, Any] = {"icc_profile": how.profile, "exif": how.exif}
+    if packet and how.codec == "png":
+        kept["pnginfo"] = PngInfo()
+        kept["pnginfo"].add_itxt(_PNG_XMP, packet.decode())
+    elif packet:
+        kept["xmp"] = packet
     options |= {key: value for key, value in kept.items() if value}
     picture.save(temporary, _ENDINGS["." + how.codec], **options)
 
@@ -100,7 +108,7 @@ def _beside(path: Path | None) -> tuple[bytes | None, bytes | None]:
         return None, None
 
 
-def _deep_png(frame: np.ndarray, how: PictureCoding) -> bytes:
+def _deep_png(frame: np.ndarray, how: PictureCoding, packet: bytes | None) -> bytes:
     """A PNG of 16 bits a colour, which Pillow does not write; profile and EXIF go behind its header."""
     height, width = frame.shape[:2]
     context = cast(av.VideoCodecContext, av.CodecContext.create("png", "w"))
@@ -115,6 +123,8 @@ def _deep_png(frame: np.ndarray, how: PictureCoding) -> bytes:
         added += _chunk(b"iCCP", b"icc\0\0" + zlib.compress(how.profile))
     if how.exif:
         added += _chunk(b"eXIf", how.exif.removeprefix(b"Exif\0\0"))
+    if packet:
+        added += _chunk(b"iTXt", _PNG_XMP.encode() + bytes(5) + packet)
     return signature_and_header + added + whole.read()
 
 

@@ -30,6 +30,7 @@ from av.video.frame import PictureType
 from opensama.media.video_io.bitstream import HEVC_END_OF_SEQUENCE, Entry, NalHead, after_start_codes, entry_of
 from opensama.media.video_io.color import FromRGB, tag
 from opensama.media.video_io.containers import FORMATS, Encoding, FileFormat, common_ticks, own_priority
+from opensama.media.video_io.edit_record import MATROSKA_TAG, append_record, tags_of
 from opensama.media.video_io.hevc_ids import X265, Renumbering
 from opensama.media.video_io.keeping import dynamic_notes, is_of_ours
 from opensama.media.video_io.opening import open_container, video_stream
@@ -135,6 +136,7 @@ class Splice:
             container.close()
             sound = ", ".join(f"copied {track.codec_context.codec.canonical_name}" for track in source.streams.audio)
             gone = [source.streams[index].metadata.get("handler_name", "data") for index in self.left_out]
+        append_record(path, self.video, self.kind)
         self._check(path)
         note = f"Left out, because {self.kind.name} is written without: data tracks ({', '.join(gone)})."
         return sound or "none", [note] if gone else []
@@ -156,7 +158,8 @@ class Splice:
             if isinstance(place, str):
                 options["movflags"] = "+faststart"
         container = av.open(place, "w", format=self.kind.muxer, options=options)
-        container.metadata.update(source.metadata)
+        container.metadata.update({key: tag for key, tag in source.metadata.items() if key.upper() != MATROSKA_TAG})
+        container.metadata.update(tags_of(self.video, self.kind))
         if chapters := source.chapters():
             container.set_chapters(chapters)
         places = {}

@@ -26,6 +26,7 @@ from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
 from opensama.media.video_io.color import FromRGB, tag
 from opensama.media.video_io.containers import Encoding, FileFormat, common_ticks, format_of, own_priority
+from opensama.media.video_io.edit_record import append_record, tags_of, with_record
 from opensama.media.video_io.keeping import Kept
 from opensama.media.video_io.pictures import PictureCoding, is_picture, write_picture
 from opensama.media.video_io.sound import Sound
@@ -59,6 +60,7 @@ def write_video(
     quality: float = 80,
     even: bool = False,
     codec: str | None = None,
+    record: str = "settings",
     overwrite: bool = False,
     on_note: Callable[[str], None] = print,
 ) -> WriteReport:
@@ -67,12 +69,16 @@ def write_video(
 
     `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
     place of 4:4:4. `codec` is one of `CODECS` or a hardware encoder (`hevc_nvenc`), by default the format's own. A
-    video's transparency is kept in MOV, WebM, PNG and WebP. `on_note` gets each sentence that a person should read.
+    video's transparency is kept in MOV, WebM, PNG and WebP. Of an edit the file tells by what settings it was made:
+    `record` is "settings", "instruction" (the words that were typed too) or "none". `on_note` gets each sentence that a
+    person should read.
     Raises `UserError` if the file cannot be written.
     """
     path = Path(path)
     with _user_errors(path):
         check_writable(path, overwrite)
+    written = {"quality": (quality, 80), "even": (even, False), "codec": (codec, None)}
+    video = with_record(video, record, {key: value for key, (value, own) in written.items() if value != own})
     if is_picture(path):
         how = _check_picture(video, path, quality, even, codec)
         with _user_errors(path), whole_file(path) as temporary:
@@ -202,6 +208,7 @@ def _encode(
             stream = _add_pictures(container, video, plan, kind, ticks)
             sound.add_to(container)
             kept.add_to(container, stream)
+            container.metadata.update(tags_of(video, kind))
             convert = FromRGB(plan.pixel_format, plan.color, video.width, video.height)
             duration_at, b_frames = dict(zip(stamps, durations, strict=True)), _b_frames(video)
 
@@ -232,6 +239,7 @@ def _encode(
                 container.close()
             raise
         container.close()
+        append_record(temporary, video, kind)
         return sound, kept
 
 
