@@ -139,7 +139,7 @@ class _Batch:
             for number, item in enumerate(open_items, 1):
                 self._edit(item, f"{number} of {len(open_items)}")
         except (UserError, OSError) as error:
-            if not _disk_is_full(error):
+            if not disk_is_full(error):
                 raise
             self.stopped = f"the disk is full ({self.out})"
         return self._sum_up(time.perf_counter() - begun)
@@ -192,7 +192,7 @@ class _Batch:
                 figures = edit_one(editor, job, writing, show, self.heard)
                 self._check_unchanged(item)
             except Exception as error:  # whatever it is, the others go on
-                if not _disk_is_full(error):
+                if not disk_is_full(error):
                     for place in item.places:
                         place.unlink(missing_ok=True)
                 self._failed(item, error)
@@ -245,7 +245,7 @@ class _Batch:
 
     def _failed(self, item: BatchItem, error: Exception) -> None:
         """Records why, or ends the run where it is no fault of the item's."""
-        if _disk_is_full(error):
+        if disk_is_full(error):
             raise error
         sentence = as_options(str(error)) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         self.state.end(item, self.asked[item.name], error=sentence)
@@ -266,7 +266,7 @@ class _Batch:
         try:
             write_results(records, self.items, self.out, report)
         except OSError as error:
-            if not _disk_is_full(error):
+            if not disk_is_full(error):
                 raise
             self.stopped = self.stopped or f"the disk is full ({self.out})"
         now = f", {self.made} of them now" if self.made != outcomes["done"] else ""
@@ -293,7 +293,7 @@ class _Batch:
         }  # fmt: skip
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def disk_is_full(error: BaseException | None) -> bool:
     """Whether an error says so, or one that it was made of."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -202,18 +202,30 @@ class JobStore:
 
     def delete(self, owner: str, job_id: str) -> bool:
         """The job goes, and its files; one that runs when its worker has let it go. Whether there was one."""
-        with self._write(True) as base:
-            row = base.execute(
-                "SELECT status FROM jobs WHERE id = ? AND owner = ? AND status != 'deleted'", (job_id, owner)
-            ).fetchone()
-            if row is None:
-                return False
-            if row["status"] == "in_progress":
-                base.execute("UPDATE jobs SET status = 'deleted', idempotency_key = NULL WHERE id = ?", (job_id,))
-                return True
-            base.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-        self.drop_folder(job_id)
+        job = self.get(owner, job_id)
+        if job is None:
+            return False
+        try:
+            runs = self._delete(job)
+        except sqlite3.OperationalError:  # a full disk has no room to note that something goes: its files go first
+            if job.status == "in_progress":
+                raise
+            self.drop_folder(job_id)
+            runs = self._delete(job)
+        if not runs:
+            self.drop_folder(job_id)
         return True
+
+    def _delete(self, job: VideoJob) -> bool:
+        """Takes a job's row away, or marks it for the worker that is at it; whether one is."""
+        with self._write(True) as base:
+            running = base.execute(
+                "UPDATE jobs SET status = 'deleted', idempotency_key = NULL WHERE id = ? AND status = 'in_progress'",
+                (job.id,),
+            ).rowcount
+            if not running:
+                base.execute("DELETE FROM jobs WHERE id = ? AND status != 'deleted'", (job.id,))
+            return bool(running)
 
     def expire(self) -> int:
         """Removes what has been kept long enough; how many jobs it was."""

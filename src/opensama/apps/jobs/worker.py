@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from opensama.apps.batch import disk_is_full
 from opensama.apps.edit_settings import LoadSettings
 from opensama.apps.jobs.limits import JobLimits
 from opensama.apps.jobs.store import JobStore, VideoJob, sync_folder
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from opensama.pipeline.editor import Editor
 
 IDLE = 0.1  # seconds between two looks at an empty queue
+_PATIENCE = 5.0  # seconds until a full disk is tried again
 _EVERY = 0.2  # seconds between two reports
 _SHARES = {"Checking": (0, 2), "Reading": (2, 8), "Editing": (8, 85), "Decoding": (85, 92), "Writing": (92, 99)}
 """Of the stages in the progress of an output, in percent."""
@@ -106,7 +108,7 @@ class _Worker:
                     self._take(job)
             except sqlite3.OperationalError as error:  # the disk is full: the queue is as it was
                 print(f"worker {self.number}: {error}", file=sys.stderr, flush=True)
-                time.sleep(1)
+                time.sleep(_PATIENCE)
 
     def _take(self, job: VideoJob) -> None:
         """Makes a job's outputs, and says in its row how it ended."""
@@ -119,7 +121,8 @@ class _Worker:
         except Cancelled:
             ended = False
         except UserError as error:
-            ended = self.store.fail(job, "edit_failed", plain(str(error), folder), keep)
+            code = "disk_full" if disk_is_full(error) else "edit_failed"
+            ended = self.store.fail(job, code, plain(str(error), folder), keep)
         except OSError as error:
             sentence = f"The edit could not be written ({error.strerror or error}); try again later."
             ended = self.store.fail(job, "disk_error", plain(sentence, folder), keep)
