@@ -16,7 +16,11 @@ from opensama.apps.edit_settings import EditSettings, LoadSettings
 def test_every_setting_of_a_request_is_a_parameter_of_edit_and_of_the_command():
     parameters = inspect.signature(opensama.edit).parameters
     assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    settings = {f.name: f.default for f in fields(opensama.EditRequest) if f.name not in ("video", "instruction")}
+    settings = {
+        f.name: f.default
+        for f in fields(opensama.EditRequest)
+        if f.name not in ("video", "instruction", "original_instruction")
+    }
     assert {name: parameters[name].default for name in settings} == settings
     flat = inspect.signature(command).parameters
     options = dict(flat) | {f.name: f for kind in (EditSettings, LoadSettings) for f in fields(kind)}

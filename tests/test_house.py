@@ -21,6 +21,8 @@ DOORS = {
     "ray": {"curation/graph", "pipeline/batch"},
     "gradio": {"apps/web"},
     "fastapi": {"apps/service"},
+    "c2pa": {"media/credentials"},
+    "cryptography": {"media/credentials"},
     "starlette": {"apps/service"},
     "uvicorn": {"apps/service"},
     "python_multipart": {"apps/service"},

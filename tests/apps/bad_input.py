@@ -198,6 +198,18 @@ ROWS = [
     Row("the disk is full", lambda at: at.edit("noise.mp4", "-o", str(at.files / "x.mp4")), limit=FULL),
     Row("frames outside the video", lambda at: at.edit("clip.mp4", "--frames", "5:500")),
     Row("a record that is none", lambda at: at.edit("clip.mp4", "--record", "all")),
+    Row("a certificate without its key", lambda at: at.edit("clip.mp4", "--credentials", "--certificate", "a.pem")),
+    Row(
+        "a certificate that is none",
+        lambda at: at.edit(
+            "clip.mp4",
+            "--credentials",
+            "--certificate",
+            f"{at.files}/clip.mp4",
+            "--certificate-key",
+            f"{at.files}/clip.mp4",
+        ),
+    ),
     Row("an edit to repeat that is none", lambda at: ["inspect", str(at.files / "clip.mp4"), "--repeat"]),
     Row("to inspect what is no video", lambda at: ["inspect", str(at.files / "taken.mp4")]),
     Row("frames that are no range", lambda at: at.edit("clip.mp4", "--frames", "all")),

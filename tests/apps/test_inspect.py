@@ -59,6 +59,29 @@ def test_an_edit_is_made_again_from_what_its_file_tells(folder, clip, tmp_path, 
     assert re.search(rf"repeated: [5-9] of 9 frames differ from {re.escape(str(other))}", capsys.readouterr().out)
 
 
+def test_a_signed_edit_says_so_and_is_repeated_frame_by_frame(folder, clip, tmp_path, capsys, monkeypatch):
+    """Signatures differ each time; the same wish without credentials gives the file without them."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    out, model = tmp_path / "edit.mp4", ["--model", str(folder)]
+    assert main(["edit", str(clip), ASK, "--steps", "1", "--credentials", "-o", str(out), *model]) == 0
+    assert "Made a certificate to sign with" in "".join(capsys.readouterr())
+    assert main(["inspect", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "credentials: valid, signer unknown; signed by OpenSAMA edits of one person, OpenSAMA; c2pa.opened, " in said
+    assert "made of clip.mp4, without credentials" in said
+    root = tmp_path / "configuration" / "opensama" / "credentials" / "root.pem"
+    assert main(["inspect", str(out), "--trust", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["credentials"]["state"] == "trusted"
+    assert main(["inspect", str(out), "--repeat", "--instruction", ASK, *model]) == 0
+    assert f"repeated: all 9 frames are as in {out}" in capsys.readouterr().out
+    assert (
+        main(["edit", str(clip), ASK, "--steps", "1", "--no-credentials", "-o", str(out), "--overwrite", *model]) == 0
+    )
+    capsys.readouterr()
+    assert main(["inspect", str(out)]) == 0
+    assert "credentials: none" in capsys.readouterr().out
+
+
 @pytest.fixture
 def tell(clip: Path, tmp_path: Path) -> Any:
     """A file that tells of an edit of the clip by tiny, but for what is given; None leaves it out."""

@@ -39,7 +39,7 @@ from opensama.apps.progress import Display, duration, loading
 from opensama.values import UserError, counted
 
 if TYPE_CHECKING:
-    from opensama.apps.edit_checks import Job
+    from opensama.apps.edit_checks import Job, Writing
     from opensama.models.registry import ModelEntry
     from opensama.pipeline.editor import Editor
 
@@ -176,10 +176,10 @@ class _Batch:
     def _edit(self, item: BatchItem, number: str) -> None:
         from opensama.apps.edit import edit_one, tell
 
-        writing = item.settings.writing(overwrite=True)
         with Display() as show:
             try:
-                job = self._checked(item, show)
+                writing = item.settings.writing(overwrite=True)
+                job = self._checked(item, writing, show)
             except UserError as error:
                 self._failed(item, error)
                 return
@@ -203,7 +203,7 @@ class _Batch:
         self.made += 1
         print(f"{number}, edited in {duration(figures['seconds'])}: {item.out}", flush=True)
 
-    def _checked(self, item: BatchItem, show: Display) -> Job:
+    def _checked(self, item: BatchItem, writing: Writing, show: Display) -> Job:
         """The item with all that is in its files looked at. UserError for what makes it fail."""
         from opensama.apps.edit_checks import check_job
 
@@ -213,7 +213,7 @@ class _Batch:
             item.video,
             replace(item.request, progress=show),
             item.out,
-            settings.writing(overwrite=True),
+            writing,
             span=settings.span,
             compare=settings.compare,
         )

@@ -192,7 +192,8 @@ def _pairs(done: Iterable[tuple[BatchItem, dict[str, Any]]]) -> Iterator[Record]
 def asked_of(item: BatchItem, model: Mapping[str, object], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """All that an edit depends on: its row with the model's own values where it has none, the model, its sources."""
     settings = asdict(item.settings)
-    settings["mask"] = settings["mask"] and os.path.abspath(settings["mask"])
+    for name in ("mask", "certificate", "certificate_key"):
+        settings[name] = settings[name] and os.path.abspath(settings[name])
     settings["references"] = list(map(os.path.abspath, settings["references"]))
     settings |= {name: value for name, value in defaults.items() if settings[name] is None}
     return {

@@ -227,6 +227,7 @@ def write(video: Video, path: Path, show: Display, how: Writing | None = None, s
         even=how.even,
         codec=how.codec,
         record=how.record,
+        credentials=how.credentials,
         overwrite=how.overwrite,
         on_note=lambda note: None if note in said else show.note(note),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from opensama.first_bytes import is_address
 from opensama.media import VIDEO_SUFFIXES
+from opensama.media.credentials import SigningIdentity
 from opensama.values import EditRequest, Span, UserError, Video
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -31,6 +32,7 @@ class Writing:
     codec: str | None = None
     overwrite: bool = False
     record: str = "settings"
+    credentials: SigningIdentity | None = None
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,13 @@ class EditSettings:
     record
         What the file's own metadata tell of the edit: settings (those that repeat it, the model, and the source's name
         and SHA-256, but no words), instruction (the words too), or none. `opensama inspect` reads it.
+    credentials
+        Sign the result, and what the record tells, as Content Credentials (C2PA). What you sign can be told to come
+        from one signer.
+    certificate
+        Your own certificates to sign with, PEM, the signer's first. By default one that is made on first use.
+    certificate_key
+        The private key of the first of them.
     """
 
     seed: int = 0
@@ -119,6 +126,9 @@ class EditSettings:
     codec: str | None = None
     even: Annotated[bool, FLAG] = False
     record: str = "settings"
+    credentials: bool = False
+    certificate: Path | None = None
+    certificate_key: Path | None = None
 
     def __post_init__(self) -> None:
         if self.frames is not None and self.is_timed:
@@ -147,6 +157,10 @@ class EditSettings:
         if self.enhance_model is not None and self.enhance is None:
             raise UserError("No server was named for `enhance_model`: give its address with `enhance`.")
         check_record(self.record)
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise UserError("To sign, give both `certificate` and `certificate_key`.")
+        if self.certificate is not None and not self.credentials:
+            raise UserError("`certificate` is to sign with: add `credentials=True`.")
         return EditRequest(
             video,
             instruction,
@@ -182,7 +196,15 @@ class EditSettings:
 
     def writing(self, overwrite: bool) -> Writing:
         """How the result is written."""
-        return Writing(self.quality, self.even, self.codec, overwrite, self.record)
+        identity = None
+        if self.credentials:
+            from opensama.media.credentials import own_identity, read_identity
+
+            if self.certificate is not None and self.certificate_key is not None:
+                identity = read_identity(self.certificate, self.certificate_key)
+            else:
+                identity = own_identity()
+        return Writing(self.quality, self.even, self.codec, overwrite, self.record, identity)
 
 
 @Parameter(name="*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ def inspect_command(
     source: Path | None = None,
     instruction: str | None = None,
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    trust: Path | None = None,
     overwrite: Annotated[bool, OVERWRITE] = False,
     anyway: Annotated[bool, FLAG] = False,
     load_settings: LoadSettings | None = None,
@@ -48,6 +50,8 @@ def inspect_command(
         What was asked for, where the file does not tell it.
     model
         The model's folder, where it was made with one of your own.
+    trust
+        Certificates of those who sign and whom you trust, PEM.
     overwrite
         Replace the output where it exists.
     anyway
@@ -67,10 +71,11 @@ def inspect_command(
         return found.run(out or file.with_name(f"{file.stem}-repeated{file.suffix}"), overwrite, anyway)
     if given := [name for name, value in {"out": out, "source": source, "instruction": instruction}.items() if value]:
         raise UserError(f"`{given[0]}` is for an edit that is made again: add `repeat=True`.")
+    signed = _credentials(file, trust)
     if as_json:
-        print(json.dumps({"file": str(file), "streams": streams, "edit": record}, indent=2))
+        print(json.dumps({"file": str(file), "streams": streams, "edit": record, "credentials": signed}, indent=2))
     else:
-        print("\n".join(_lines(file, streams, record)))
+        print("\n".join((*_lines(file, streams, record), *_signed_lines(signed))))
     return 0
 
 
@@ -96,6 +101,24 @@ def _lines(file: Path, streams: list[dict[str, Any]], record: dict[str, Any] | N
     )
     if source := record.get("source"):
         yield f"  source: {_plain(source.get('name'))}, SHA-256 {_plain(source.get('sha256'))}"
+
+
+def _credentials(file: Path, trust: Path | None) -> dict[str, Any]:
+    from opensama.media.credentials import check_installed, credentials_of
+
+    try:
+        check_installed()
+    except UserError as error:
+        if trust is not None:
+            raise
+        return {"state": f"not looked at ({error})"}
+    return asdict(credentials_of(file, trust))
+
+
+def _signed_lines(signed: dict[str, Any]) -> Iterator[str]:
+    said = [signed["state"], f"signed by {signed['signer']}" if signed.get("signer") else ""]
+    said += [", ".join(signed.get("actions", ())), f"made of {signed['parent']}" if signed.get("parent") else ""]
+    yield "  credentials: " + "; ".join(_plain(one) for one in said if one)
 
 
 def _stream(stream: dict[str, Any]) -> str:

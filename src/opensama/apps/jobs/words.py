@@ -25,10 +25,10 @@ OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
 SETTINGS = (
     "seed", "steps", "guidance", "shift", "source_guidance", "negative_prompt", "frames", "begin", "end", "size", "box",
     "task", "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
-    "record",
+    "record", "credentials",
 )  # fmt: skip
 """Those of `EditSettings` that a request may choose."""
-NO_SETTINGS = ("mask", "references", "compare", "enhance", "enhance_model")
+NO_SETTINGS = ("mask", "references", "compare", "enhance", "enhance_model", "certificate", "certificate_key")
 """Those that it may not: files come as files, source and result side by side are made when asked for, and nobody from
 outside names an address for this machine to send something to."""
 

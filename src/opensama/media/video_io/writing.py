@@ -22,6 +22,7 @@ from typing import cast
 import av
 import numpy as np
 
+from opensama.media.credentials import SigningIdentity, side_file, sign
 from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
 from opensama.media.video_io.color import FromRGB, tag
@@ -61,6 +62,7 @@ def write_video(
     even: bool = False,
     codec: str | None = None,
     record: str = "settings",
+    credentials: SigningIdentity | None = None,
     overwrite: bool = False,
     on_note: Callable[[str], None] = print,
 ) -> WriteReport:
@@ -70,28 +72,31 @@ def write_video(
     `quality` runs from 0 to 100 (80: crf 18, hard to tell from the source). `even` pads odd sides by one pixel in
     place of 4:4:4. `codec` is one of `CODECS` or a hardware encoder (`hevc_nvenc`), by default the format's own. A
     video's transparency is kept in MOV, WebM, PNG and WebP. Of an edit the file tells by what settings it was made:
-    `record` is "settings", "instruction" (the words that were typed too) or "none". `on_note` gets each sentence that a
-    person should read.
+    `record` is "settings", "instruction" (the words that were typed too) or "none"; `credentials` sign it. `on_note`
+    gets each sentence that a person should read.
     Raises `UserError` if the file cannot be written.
     """
     path = Path(path)
     with _user_errors(path):
         check_writable(path, overwrite)
     written = {"quality": (quality, 80), "even": (even, False), "codec": (codec, None)}
+    signed = _Signing(path, credentials if video.record is not None else None, overwrite)
     video = with_record(video, record, {key: value for key, (value, own) in written.items() if value != own})
     if is_picture(path):
         how = _check_picture(video, path, quality, even, codec)
         with _user_errors(path), whole_file(path) as temporary:
             temporary.touch(exist_ok=False)
             write_picture(video, temporary, how, quality)
+            signed.sign(temporary, video)
             check_writable(path, overwrite)
+        signed.finish()
         for note in video.notes:
             on_note(note)
         return WriteReport(path, video.width, video.height, 1, how.codec, how.pixel_format, "none", video.notes)
     kind, again = format_of(path), list[str]()
     try:
         if (splice := Splice.of(video, kind, quality, even, codec)) is not None:
-            return _write_splice(video, path, splice, overwrite, on_note)
+            return _write_splice(video, path, splice, signed, overwrite, on_note)
     except NotSpliced as why:
         again = [_all_again(why)]
     plan = _plan(video, kind, quality, even, codec)
@@ -99,7 +104,9 @@ def write_video(
         temporary.touch(exist_ok=False)
         sound, kept = _encode(video, plan, kind, temporary)
         lost = _check_written(temporary, video, kind, kept)
+        signed.sign(temporary, video)
         check_writable(path, overwrite)
+    signed.finish()
     notes = (*video.notes, *again, *plan.notes, *sound.notes, *kept.notes, *lost)
     for note in notes:
         on_note(note)
@@ -108,14 +115,35 @@ def write_video(
     )
 
 
+class _Signing:
+    """Signs a file when all else is in its place; what belongs beside it is written when the file has its name."""
+
+    def __init__(self, path: Path, identity: SigningIdentity | None, overwrite: bool) -> None:
+        self.path, self.identity, self.beside = path, identity, b""
+        self.side = None if identity is None else side_file(path)
+        if self.side is not None and self.side.exists() and not overwrite:
+            raise UserError(f"{self.side} exists; choose another name, or write over it with `overwrite=True`.")
+
+    def sign(self, temporary: Path, video: Video) -> None:
+        if self.identity is not None:
+            self.beside = sign(temporary, self.path, self.identity, video.path, video.record) or b""
+
+    def finish(self) -> None:
+        if self.side is not None:
+            with _user_errors(self.side), whole_file(self.side) as temporary:
+                temporary.write_bytes(self.beside)
+
+
 def _write_splice(
-    video: Video, path: Path, splice: Splice, overwrite: bool, on_note: Callable[[str], None]
+    video: Video, path: Path, splice: Splice, signed: _Signing, overwrite: bool, on_note: Callable[[str], None]
 ) -> WriteReport:
     """Writes a video of which only a span is other than its file. NotSpliced if it turns out that this cannot be."""
     with _user_errors(path), whole_file(path) as temporary:
         temporary.touch(exist_ok=False)
         sound, left_out = splice.write(temporary)
+        signed.sign(temporary, video)
         check_writable(path, overwrite)
+    signed.finish()
     notes = (*video.notes, splice.note, *left_out)
     for note in notes:
         on_note(note)
