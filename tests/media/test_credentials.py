@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from opensama.media.credentials import (
     Credentials,
+    SigningIdentity,
     _certificate,
     credentials_of,
     own_folder,
@@ -128,12 +129,28 @@ def test_the_source_s_credentials_are_kept_and_frames_in_memory_have_no_parent(f
     assert credentials_of(second).parent == "first.mp4, with credentials of its own"
     with Reader(str(second)) as reader:
         assert len(json.loads(reader.json())["manifests"]) == 2
+    data = bytearray((tmp_path / "first.mp4").read_bytes())
+    data[data.index(b"mdat") + 100] ^= 1
+    (tmp_path / "first.mp4").write_bytes(data)  # its own credentials do not hold any more, which is the parent's matter
+    third = signed(tmp_path / "first.mp4", tmp_path / "third.mp4")
+    assert (credentials_of(third).state, credentials_of(third).parent[:9]) == (UNKNOWN, "first.mp4")
+    old = make_video(tmp_path / "old.mov", options={"preset": "ultrafast"})
+    old.write_bytes(old.read_bytes().replace(b"ftyp", b"free", 1))  # as before files said what they are
+    assert credentials_of(signed(old, tmp_path / "new.mov")).parent == "old.mov, without credentials"
     made = replace(Video.from_frames([picture(i, 64, 48) for i in range(2)], 8), record=RECORD)
     write_video(made, tmp_path / "made.mp4", credentials=own_identity())
     found = credentials_of(tmp_path / "made.mp4")
     assert (found.state, found.actions, found.parent) == (UNKNOWN, ("c2pa.created", "c2pa.edited"), "")
     write_video(replace(made, record=None), tmp_path / "plain.mp4", credentials=own_identity())
     assert credentials_of(tmp_path / "plain.mp4").state == "none"  # which is no edit
+
+
+def test_what_c2pa_cannot_sign_leaves_no_file(film, tmp_path):
+    broken = SigningIdentity(b"none", b"none", "es256")
+    for name in ("out.mp4", "out.mkv"):
+        with pytest.raises(UserError, match=rf"{name} could not be signed"):
+            write_video(replace(read_video(film), record=RECORD), tmp_path / name, credentials=broken)
+    assert not list(tmp_path.iterdir())
 
 
 def test_certificates_that_will_not_do_get_a_sentence(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ import datetime
 import io
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def sign(
     """Signs a whole file that will be called `path`; what belongs into its side file comes out, if it has one.
 
     `parent` is what was edited, whose own credentials are kept; without one, such as for frames in memory, the file
-    counts as newly made. `record` is what is told of the edit.
+    counts as newly made. `record` is what is told of the edit. UserError where C2PA cannot do it.
     """
     mime = MIMES.get(path.suffix.lower())
     agent = {"name": "OpenSAMA"} | ({} if record is None else {"version": str(record["opensama"])})
@@ -223,6 +224,7 @@ def sign(
     if record is not None:
         edited["parameters"] = {"com.opensama.edit": record}
     with (
+        _c2pa_errors(path),
         _builder({"title": path.name, "claim_generator_info": [agent]}, [edited]) as builder,
         identity.signer() as signer,
     ):
@@ -231,9 +233,7 @@ def sign(
 
             builder.set_intent(C2paBuilderIntent.EDIT)
             title = {"title": parent.name} if record is not None else {}
-            with parent.open("rb") as source:
-                kind = MIMES.get(parent.suffix.lower(), _BYTES)
-                builder.add_ingredient({**title, "relationship": "parentOf"}, kind, source)
+            _add_parent(builder, {**title, "relationship": "parentOf"}, parent)
         else:  # or the library takes the file itself as its own parent
             _created(builder)
         if mime is None:
@@ -248,6 +248,28 @@ def sign(
         finally:
             signed.unlink(missing_ok=True)
     return None
+
+
+@contextmanager
+def _c2pa_errors(path: Path) -> Iterator[None]:
+    from c2pa import C2paError
+
+    try:
+        yield
+    except C2paError as error:
+        raise UserError(f"{path} could not be signed ({error}); leave `credentials=True` out.") from error
+
+
+def _add_parent(builder: Any, said: dict[str, Any], parent: Path) -> None:
+    """By its bytes alone where C2PA cannot read it, though we can: a MOV from before files said what they are."""
+    from c2pa import C2paError
+
+    with parent.open("rb") as source:
+        try:
+            builder.add_ingredient(said, MIMES.get(parent.suffix.lower(), _BYTES), source)
+        except C2paError:
+            source.seek(0)
+            builder.add_ingredient(said, _BYTES, source)
 
 
 def _builder(said: dict[str, Any], actions: Sequence[dict[str, Any]]) -> Any:

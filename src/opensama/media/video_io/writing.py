@@ -126,7 +126,8 @@ class _Signing:
 
     def sign(self, temporary: Path, video: Video) -> None:
         if self.identity is not None:
-            self.beside = sign(temporary, self.path, self.identity, video.path, video.record) or b""
+            with _user_errors(self.path):
+                self.beside = sign(temporary, self.path, self.identity, video.path, video.record) or b""
 
     def finish(self) -> None:
         if self.side is not None:
