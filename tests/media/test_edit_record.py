@@ -73,8 +73,9 @@ def test_a_span_is_told_in_the_copy_and_the_source_s_own_record_is_not_copied(fi
     first, second = tmp_path / f"first{ending}", tmp_path / f"second{ending}"
     write_video(replace(read_video(film), record=RECORD | {"device": "first"}), first)
     source = read_video(first)
-    span = replace(source, span=Span(source, 0, 2), record=RECORD)
-    write_video(span, second, on_note=[].append)
+    span = replace(source, span=Span(source, 9, 12), record=RECORD)
+    write_video(span, second, on_note=(said := []).append)
+    assert any("all else is copied from" in note for note in said)
     assert read_record(second) == {
         "opensama": "0", "model": {"name": "tiny"}, "settings": {"seed": 7, "steps": 2},
         "source": {"name": first.name, "sha256": hashlib.sha256(first.read_bytes()).hexdigest()},
