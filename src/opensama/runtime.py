@@ -6,6 +6,7 @@ they are downloaded there.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -31,6 +32,8 @@ SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)\.safetensors")
 _PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"}
 _DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("auto", "none", "model", "group", "disk")  # where weights lie while others compute: see pipeline/memory.py
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk that takes no more."""
 _said: set[str] = set()
 
 
@@ -76,8 +79,7 @@ def own_device(name: str | None = None) -> torch.device:
     """
     import torch
 
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone or name not in (None, "cuda") or not torch.cuda.is_available():
+    if world_size() == 1 or name not in (None, "cuda") or not torch.cuda.is_available():
         return pick_device(name)
     local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= there:
@@ -183,6 +185,11 @@ def seeded(seed: int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(seed)
+
+
+def world_size() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:

@@ -7,7 +7,6 @@ An item is a plain value and so is its record, so that other processes can make 
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import time
@@ -36,6 +35,7 @@ from opensama.apps.batch_table import BatchItem, read_batch
 from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
 from opensama.apps.options import OUT, as_options, check_writable_folder
 from opensama.apps.progress import Display, duration, loading
+from opensama.runtime import DISK_FULL, world_size
 from opensama.values import UserError, counted
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def batch_command(
     if not (out / STATE_FOLDER).exists():
         check_own(items, {})
     load_settings.check(entry, anyway)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise UserError("Processes of torchrun share one edit: start opensama batch without torchrun.")
     with BatchState(out) as state:
         check_own(items, state.records)
@@ -296,7 +296,7 @@ class _Batch:
 def disk_is_full(error: BaseException | None) -> bool:
     """Whether an error says so, or one that it was made of."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return True
         error = error.__cause__
     return False

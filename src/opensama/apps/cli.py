@@ -24,7 +24,7 @@ from opensama import __version__
 from opensama.apps.openmp import choose_wait_policy
 from opensama.apps.options import as_options
 from opensama.apps.progress import duration
-from opensama.runtime import rank
+from opensama.runtime import DISK_FULL, rank
 from opensama.values import UserError
 
 USER_ERROR = 2
@@ -153,7 +153,7 @@ def _missing(error: CycloptsError) -> str:
 def _mendable(error: OSError) -> str | None:
     """One sentence for what the disk refuses, or None when it is not the person's to mend."""
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         return f"The disk is full{where}; free some space, or write elsewhere."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"This may not be read or written{where}; change its permissions, or choose another place."

@@ -7,7 +7,6 @@ are written under a temporary name, so a half-written one never stays.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +29,7 @@ from opensama.apps.edit_checks import (
 from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
 from opensama.apps.options import OUT, OVERWRITE, as_options, check_json
 from opensama.apps.progress import Display, duration, loading
-from opensama.runtime import rank, whole_file
+from opensama.runtime import rank, whole_file, world_size
 from opensama.values import Progress, UserError, Video
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def edit_command(
     writing = settings.writing(overwrite)
 
     failed = list[tuple[Path, str]]()
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1  # processes of torchrun, of which the first one writes
+    together = world_size() > 1  # processes of torchrun, of which the first one writes
     with folder_made(folder if rank() == 0 else None):
         jobs = []
         with Display() as show:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import App, Parameter
 
+from opensama import runtime
 from opensama.apps.options import OUT, check_writable_folder
 from opensama.apps.progress import log_lines
 from opensama.values import UserError, how_many, nearest
@@ -97,7 +97,7 @@ def editor(
         assign(settings, assignment, "optimizer.lr=1e-5")
     final = validated_settings(kind, settings)
 
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = runtime.rank(), runtime.world_size()
 
     with log_lines("opensama") if rank == 0 else contextlib.nullcontext():
         if dry_run:
@@ -159,7 +159,6 @@ def tiny_command(
     if start_from is not None and not (start_from / "model_index.json").is_file():
         raise UserError(f"{start_from} is no model folder (it has no model_index.json); check the name.")
 
-    from opensama import runtime
     from opensama.recipes.tiny import RECIPES
     from opensama.training.embedded_config import TinyConfig
 

@@ -249,9 +249,8 @@ class Editor:
 
     def _place(self) -> None:
         plan = self.plans[0]
-        place_on_device(
-            self.pipeline, self.device, plan.offload, vae_tiling=plan.vae_tiling, float8=plan.float8
-        )  # fmt: skip
+        how = {"vae_tiling": plan.vae_tiling, "float8": plan.float8}
+        place_on_device(self.pipeline, self.device, plan.offload, **how)
 
     def _within_memory(self, run: Callable[[], _T]) -> _T:
         """What `run` gives, by the first plan whose memory is enough."""

@@ -153,9 +153,7 @@ def transformer_config(entry: ModelEntry) -> dict[str, Any]:
     else:
         assert entry.base is not None
         sizes = dict(family.bases[entry.base.repo].sizes)
-    with init_empty_weights():
-        model = family.transformer(**{name: value for name, value in sizes.items() if not name.startswith("_")})
-    return {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+    return family.full_config({name: value for name, value in sizes.items() if not name.startswith("_")})
 
 
 def _autoencoder(entry: ModelEntry) -> nn.Module:

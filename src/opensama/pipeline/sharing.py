@@ -8,7 +8,6 @@ The sequence is shared as `models.parallel` says. A process alone does everythin
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import islice
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from opensama.pipeline.guidance import Ask, ForwardPass
-from opensama.runtime import own_device, quiet_loading
+from opensama.runtime import own_device, quiet_loading, world_size
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Together(Alone):
 
 def join_for_edits(device: str | torch.device | None) -> torch.device:
     """Joins the processes of torchrun; this one's device comes out. UserError where torchrun did not start it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         raise UserError(
             "`context_parallel` shares an edit among processes, and there is one: start it with "
             "torchrun --nproc-per-node N, or leave it away."

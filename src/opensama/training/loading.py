@@ -120,11 +120,9 @@ def sizes_of(config: EditConfig) -> dict[str, object]:
 def full_config(sizes: dict[str, object], family: str = "sama") -> dict[str, object]:
     """Sizes with the model's own defaults filled in. UserError for those that make no model."""
     try:
-        with init_empty_weights():
-            model = find_family(family).transformer(**sizes)
+        return find_family(family).full_config(sizes)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"These settings make no {family.upper()} transformer: {error}.") from None
-    return {key: value for key, value in dict(model.config).items() if key[0] != "_"}
 
 
 def spatial_of(family: str, base: str) -> int:

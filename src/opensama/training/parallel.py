@@ -17,7 +17,6 @@ meta device it cuts the shapes and makes room for this process's shards, which `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Literal, NamedTuple, TypeVar
@@ -32,7 +31,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from opensama.models.parallel import JointSequence, blocks
-from opensama.runtime import own_device, pick_device, quiet_loading
+from opensama.runtime import own_device, pick_device, quiet_loading, world_size
 from opensama.training.config import MeshSettings
 from opensama.values import UserError
 
@@ -115,7 +114,7 @@ def _lay_out(copies: int, shards: int | None, context: int) -> _Layout:
 
 def join_processes() -> None:
     """Joins the processes of torchrun, if it started this one and it has not joined yet."""
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if dist.is_initialized() or world_size() == 1:
         return
     own_device()
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

@@ -6,7 +6,6 @@ Whatever waits (the database, looking at an upload) does so in a thread; the loo
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import sqlite3
 import time
@@ -40,6 +39,7 @@ from opensama.apps.service.schema import (
     request_body,
 )
 from opensama.pipeline.room import free_bytes
+from opensama.runtime import DISK_FULL
 from opensama.values import UserError
 
 _STATUS = {
@@ -47,7 +47,6 @@ _STATUS = {
     "server_full": 503, "disk_full": 507, "too_large": 413,
 }  # fmt: skip
 """HTTP's numbers for refusals; of others 400."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LOOK, _ALIVE = 0.2, 10.0  # seconds between two looks at a job that is watched, and between two signs of life
 _MOST_ID = 80  # characters
 _TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
@@ -316,7 +315,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     @app.exception_handler(sqlite3.OperationalError)
     def full(request: Request, error: Exception) -> Response:
-        if getattr(error, "errno", None) in _FULL or "disk is full" in str(error):
+        if getattr(error, "errno", None) in DISK_FULL or "disk is full" in str(error):
             return problem(507, "disk_full", "The service's disk is full; try again later.", {"Retry-After": "5"})
         raise error
 

@@ -32,7 +32,7 @@ from opensama.media.video_io.keeping import Kept
 from opensama.media.video_io.pictures import PictureCoding, is_picture, write_picture
 from opensama.media.video_io.sound import Sound
 from opensama.media.video_io.splicing import NotSpliced, Splice
-from opensama.runtime import whole_file
+from opensama.runtime import DISK_FULL, whole_file
 from opensama.values import UserError, Video
 
 _MOMENT = Fraction(2)
@@ -364,7 +364,7 @@ def _user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise UserError(f"The disk is full: {path} could not be written; free some space.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} may not be written ({error.strerror}); choose another place.") from error

@@ -128,6 +128,14 @@ class Family:
         """The command that trains its embedded model."""
         return "opensama train tiny" + ("" if self.recipe == "tiny" else f" --recipe {self.recipe}")
 
+    def full_config(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Sizes with the transformer's own defaults filled in."""
+        from accelerate import init_empty_weights
+
+        with init_empty_weights():
+            model = self.transformer(**sizes)
+        return {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+
     def is_added(self, name: str) -> bool:
         """Whether the transformer has the tensor of that name and its base has not."""
         return name.split(".")[0] in self.added
