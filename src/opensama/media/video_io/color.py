@@ -170,7 +170,7 @@ class ToRGB:
         self.color, self.deep, self.orientation, self.grey_full = color, deep, orientation, grey_full
         self.background = background
         self._matrix = color.matrix_for(width, height)
-        self._reformatter = VideoReformatter()
+        self._reformatter, self._interleaver = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         picture, alpha = self._colors(frame)
@@ -208,17 +208,19 @@ class ToRGB:
             return self._of_deep_planes(frame)
         alpha = has_alpha(frame.format)
         name = ("rgba64le" if alpha else "rgb48le") if self.deep else ("rgba" if alpha else "rgb24")
-        if self.cover is not None and name == "rgb24":
-            name = "gbrp"  # scaled to a third of the time, and what becomes a tensor need not be turned round
+        as_planes = name == "rgb24" and self.cover is not None  # what becomes a tensor need not be interleaved
+        by_planes = as_planes or (kind == "yuv" and not self.deep)
         changed = self._scaled(
             frame,
-            name,
+            ("gbrap" if alpha else "gbrp") if by_planes else name,  # the same codes in a fifth of the time
             src_colorspace=_number(MATRICES, self._matrix) if kind == "yuv" else None,
             src_color_range=1 if kind == "yuv" and self.color.range != "full" else 2,
             dst_color_range=2,
         )
-        if name == "gbrp":
+        if as_planes:
             return np.stack([_plane(changed, index) for index in (2, 0, 1)]).transpose(1, 2, 0), None
+        if by_planes:
+            changed = self._interleaver.reformat(changed, format=name, interpolation=_EXACT, threads=1)
         picture = changed.to_ndarray()
         return (picture[..., :3], picture[..., 3]) if alpha else (picture, None)
 
