@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from opensama.models.bernini import BerniniTransformer3DModel, source_ids
-from opensama.models.convert import convert_released, convert_to_released, load_released
+from opensama.models.convert import convert_released, convert_to_file, load_released
 from opensama.models.families import find_family
 from opensama.models.rotary import grid_rotary, joined_rotary
 
@@ -64,7 +64,7 @@ def test_golden_after_save_and_load_and_a_round_trip(tmp_path):
     golden_expert().save_pretrained(tmp_path / "ours")
     errors = golden_errors(BerniniTransformer3DModel.from_pretrained(tmp_path / "ours").eval())
     assert max(errors.values()) <= TOLERANCE, errors
-    released = convert_to_released(tmp_path / "ours", tmp_path / "released.safetensors")
+    released = convert_to_file(tmp_path / "ours", tmp_path / "released.safetensors")
     first, again = load_file(GOLDEN / "checkpoint.safetensors"), load_file(released)
     assert first.keys() == again.keys()
     assert all(torch.equal(x, again[name]) for name, x in first.items())

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from opensama.models.convert import (
     TensorsFromRows,
     convert_released,
-    convert_to_released,
+    convert_to_file,
     empty_model,
     load_released,
     read_back,
@@ -85,7 +85,7 @@ def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):
     assert all((ours / name).stat().st_size < 40_000 for name in shards)
     model = SamaTransformer3DModel.from_pretrained(ours, torch_dtype=torch.bfloat16)
     assert model.blocks[1].attn1.to_q.weight.dtype == torch.bfloat16
-    back = convert_to_released(ours, tmp_path / "back.safetensors")
+    back = convert_to_file(ours, tmp_path / "back.safetensors")
     before, after = load_file(file), load_file(back)
     assert set(before) == set(after)
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
@@ -95,7 +95,7 @@ def test_the_round_trip_keeps_every_bit_through_shards(tmp_path):
     with pytest.raises(UserError, match="another folder"):
         convert_released(file, tmp_path, config=CONFIG)
     with pytest.raises(UserError, match="another name"):
-        convert_to_released(ours, ours / "diffusion_pytorch_model.safetensors")
+        convert_to_file(ours, ours / "diffusion_pytorch_model.safetensors")
 
 
 def test_what_a_disk_spoilt_is_found_when_it_is_read_back(tmp_path):
@@ -133,7 +133,7 @@ def test_fused_tensors_come_apart_and_together(tmp_path):
     tensors[f"{block}.attn.to_k.weight"] = tensors[f"{block}.attn.to_k.weight"].half()
     save_file(tensors, weights)
     with pytest.raises(UserError, match=r"make single_blocks\.1\.linear1\.weight are of several types"):
-        convert_to_released(ours, tmp_path / "back.safetensors")
+        convert_to_file(ours, tmp_path / "back.safetensors")
 
 
 def test_shards_are_read_from_an_index_or_a_folder(tmp_path):
@@ -176,9 +176,9 @@ def test_models_without_our_modules_convert_too(tmp_path):
     names = [name for name in load_file(CHECKPOINT) if name.startswith(added)]
     assert len(names) == 11
     file = small_release(tmp_path, **dict.fromkeys(names))
-    folder = convert_released(file, tmp_path / "ours", config=sizes)
+    folder = convert_released(file, tmp_path / "ours", "sama", sizes)
     assert SamaTransformer3DModel.from_pretrained(folder).semantic_head is None
-    back = convert_to_released(folder, tmp_path / "back.safetensors")
+    back = convert_to_file(folder, tmp_path / "back.safetensors")
     assert set(load_file(back)) == set(load_file(file))
 
 
@@ -207,15 +207,15 @@ def test_our_folder_is_checked_on_the_way_back(tmp_path):
     del tensors["proj_out.bias"]
     save_file(tensors, weights)
     with pytest.raises(UserError, match=r"proj_out\.bias is missing"):
-        convert_to_released(folder, tmp_path / "back.safetensors")
+        convert_to_file(folder, tmp_path / "back.safetensors")
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        convert_to_released(folder, tmp_path / "back.safetensors")
+        convert_to_file(folder, tmp_path / "back.safetensors")
     (folder / "config.json").write_text('{"_class_name": "UNet"}')
     with pytest.raises(UserError, match="UNet"):
-        convert_to_released(folder, tmp_path / "back.safetensors")
+        convert_to_file(folder, tmp_path / "back.safetensors")
     with pytest.raises(UserError, match=r"config\.json"):
-        convert_to_released(tmp_path, tmp_path / "back.safetensors")
+        convert_to_file(tmp_path, tmp_path / "back.safetensors")
     assert not (tmp_path / "back.safetensors").exists()
 
 
@@ -275,10 +275,10 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
         with pytest.raises(UserError, match="cannot be made"):
             convert_released(CHECKPOINT, place, config=CONFIG)
     with pytest.raises(UserError, match="cannot be made"):
-        convert_to_released(folder, file / "back.safetensors")
+        convert_to_file(folder, file / "back.safetensors")
     for place in (tmp_path, tmp_path / "back.bin"):  # what is called .bin would not be read again
         with pytest.raises(UserError, match=r"end it in \.safetensors"):
-            convert_to_released(folder, place)
+            convert_to_file(folder, place)
 
 
 def test_nothing_is_left_when_writing_fails(tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from opensama.flow import guide
-from opensama.models.convert import convert_released, convert_to_released, load_released
+from opensama.models.convert import convert_released, convert_to_file, load_released
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.values import UserError
 from tests.models.sizes import ICVE_SIZES
@@ -58,7 +58,7 @@ def test_golden():
 
 def test_golden_after_a_round_trip(tmp_path):
     ours = convert_released(GOLDEN / "checkpoint.safetensors", tmp_path / "ours", "icve", GOLDEN / "config.json")
-    released = convert_to_released(ours, tmp_path / "released.safetensors")
+    released = convert_to_file(ours, tmp_path / "released.safetensors")
     before, after = load_file(GOLDEN / "checkpoint.safetensors"), load_file(released)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from opensama.flow import guide
-from opensama.models.convert import convert_released, convert_to_released, load_released
+from opensama.models.convert import convert_released, convert_to_file, load_released
 from opensama.models.sama import SamaTransformer3DModel
 from tests.ranks import answer_of
 
@@ -71,7 +71,7 @@ def test_golden_after_save_and_load_in_a_new_process(tmp_path):
 
 def test_golden_after_a_round_trip(tmp_path):
     ours = convert_released(GOLDEN / "checkpoint.safetensors", tmp_path / "ours", "sama", GOLDEN / "config.json")
-    released = convert_to_released(ours, tmp_path / "released.safetensors")
+    released = convert_to_file(ours, tmp_path / "released.safetensors")
     again = convert_released(released, tmp_path / "again", "sama", GOLDEN / "config.json")
     errors = golden_errors(SamaTransformer3DModel.from_pretrained(again).eval())
     assert max(errors.values()) <= TOLERANCE, errors

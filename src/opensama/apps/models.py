@@ -77,41 +77,45 @@ def convert(
     out: Path,
     /,
     *,
-    family: str = "sama",
+    family: str | None = None,
     config: Path | None = None,
-    to: Literal["ours", "released"] = "ours",
+    to: Literal["ours", "released", "comfyui", "fp8"] = "ours",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Convert released weights into a transformer's folder, or back.
+    """Convert published weights into a transformer's folder, or a transformer into a file that other tools read.
 
     Parameters
     ----------
     source
-        A .safetensors file (or a folder of shards) with the released names; with --to released, a transformer's folder.
+        A single file (or a folder of shards) with the released names or ComfyUI's, or a transformer's folder.
     out
-        The folder to write; with --to released, the file.
+        The folder to write with --to ours, else the file.
     family
-        Which family's table of names to use: sama, icve or bernini, whose released names are diffusers' own.
+        Which family the weights are of: sama, icve or bernini. By default what their names say.
     config
-        A JSON file with the model's sizes, where they are not those of the released model.
+        A JSON file with the model's sizes, where neither the file nor its tensors say them.
     to
-        Which way.
+        What to write: ours is a transformer's folder as diffusers has it; released is a file with the names of the
+        model's authors, comfyui one with the names that ComfyUI reads, fp8 the same with the blocks' matrices in 8 bits
+        and a scale for each.
     overwrite
         Replace what is at OUT.
     """
     from opensama.models.families import find_family
 
-    find_family(family)
+    if family is not None:
+        find_family(family)
     if not source.exists():
         raise UserError(f"There is no file or folder {source}; check the name.")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists; choose another name, or write over it with --overwrite.")
-    from opensama.models.convert import convert_released, convert_to_released
+    from opensama.models.convert import convert_released, convert_to_file
 
-    written = convert_to_released(source, out) if to == "released" else convert_released(source, out, family, config)
+    if to == "ours":
+        written = convert_released(source, out, family, config)
+    else:
+        written = convert_to_file(source, out, to, family, config)
     print(f"written: {written}")
-    if to == "released":
-        print(f"Sizes that are not the released model's do not stand in it: keep {source}'s config.json for --config.")
 
 
 @app.command

@@ -1,11 +1,11 @@
-"""Released weights to ours and back, from one table of names a family (`families/`), strictly.
+"""Published weights to ours and back, from one table of names a family (`families/`), strictly.
 
-    released single file (or shards) -> a transformer's own folder: config.json and safetensors of at most 5 GB each
-    a transformer's own folder       -> one file with the released names
+    a single file, or shards    -> a transformer's own folder: config.json and safetensors of at most 5 GB each
+    such a folder, or such a file -> one file in another layout: released, ComfyUI's, scaled FP8, GGUF (`layouts.py`)
 
-Tensors are copied one at a time and keep their type: a file larger than the memory converts, and comes back
-bit for bit. What was written is read back at the end. A missing, unexpected or misshapen key is an error that names
-it. Pickles are never opened.
+Tensors are copied one at a time and keep their type where the layout has it: a file larger than the memory converts,
+and comes back bit for bit. What was written is read back at the end. A missing, unexpected or misshapen key is an error
+that names it. Pickles are never opened.
 """
 
 from __future__ import annotations
@@ -18,12 +18,25 @@ from accelerate import init_empty_weights
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from opensama.models.families import MODEL_FAMILIES, Family, Rows, Shapes, find_family
-from opensama.models.weights import SHARD_BYTES, TensorFiles, TensorInfo, write_safetensors, write_shards
+from opensama.models.families import MODEL_FAMILIES, Family, Rows, Shapes, family_of
+from opensama.models.float8 import AsFloat8, matrices
+from opensama.models.layouts import note_for, released_tensors
+from opensama.models.weights import (
+    SHARD_BYTES,
+    Packed,
+    TensorFiles,
+    TensorInfo,
+    Tensors,
+    write_safetensors,
+    write_shards,
+)
 from opensama.runtime import read_object
 from opensama.values import UserError
 
 _Sizes = Path | Mapping[str, object]  # a JSON file of sizes, or what is in it
+
+FILE_LAYOUTS = {"released": ".safetensors", "comfyui": ".safetensors", "fp8": ".safetensors"}
+"""Layouts of single files that are written, and how their names end."""
 
 SAMPLER_KEYS = {
     "latent_shape", "num_inference_steps", "shift", "flow_shift", "cfg_scale", "embedded_guidance_scale",
@@ -31,15 +44,16 @@ SAMPLER_KEYS = {
 
 
 def convert_released(
-    src: Path, out: Path, family: str = "sama", config: _Sizes | None = None, *, shard_bytes: int = SHARD_BYTES
+    src: Path, out: Path, family: str | None = None, config: _Sizes | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> Path:
-    """Writes the transformer's own folder `out` from released weights `src` (a file, an index or a folder of shards).
+    """Writes the transformer's own folder `out` from a single file `src` of any layout (or an index, or a folder of
+    shards); what is in fewer than 16 bits becomes bfloat16.
 
-    `config` gives sizes; without it they are read off the tensors. Weights already in `out` are replaced.
-    Returns `out`.
+    Without `family` the tensors say it. `config` gives sizes; without it the file's header does, or the tensors.
+    Weights already in `out` are replaced. Returns `out`.
     """
     model, ours = released_and_rows(src, family, config)
-    if out.resolve() in {file.resolve().parent for file in ours.files.files}:
+    if out.resolve() in {file.resolve().parent for file in ours.files}:
         raise UserError(f"The released weights are in {out} themselves: convert into another folder.")
     _make_folder(out)
     model.save_config(out)
@@ -48,33 +62,53 @@ def convert_released(
     return out
 
 
-def convert_to_released(model_dir: Path, out_file: Path) -> Path:
-    """Writes the transformer in `model_dir` (its own folder, or a pipeline's) as one file with the released names."""
-    if out_file.suffix != ".safetensors" or out_file.is_dir():
-        raise UserError(f"{out_file} is not the name of a safetensors file: end it in .safetensors.")
-    folder = model_dir if (model_dir / "config.json").exists() else model_dir / "transformer"
-    config_file = folder / "config.json"
-    if not config_file.exists():
-        raise UserError(f"{model_dir} is no transformer's folder: there is no config.json in it.")
-    config = read_object(config_file)
-    row = next((row for row in MODEL_FAMILIES.values() if row.transformer.__name__ == config.get("_class_name")), None)
-    if row is None:
-        raise UserError(f"{config_file} describes a {config.get('_class_name')}, which has no released layout.")
-    files = TensorFiles(folder)
-    with init_empty_weights():
-        model = row.transformer.from_config(config)
-    expected = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    check_tensors(expected, files.shapes, str(folder))
-    released = TensorsFromRows(files, row.layout(expected))
-    if out_file.resolve() in {file.resolve() for file in files.files}:
+def convert_to_file(
+    source: Path, out_file: Path, layout: str = "released", family: str | None = None, config: _Sizes | None = None
+) -> Path:
+    """Writes one file of a layout of FILE_LAYOUTS from a transformer: its own folder, a pipeline's, or a single file of
+    any layout, for which `family` and `config` are as in `convert_released`."""
+    if layout not in FILE_LAYOUTS:
+        raise UserError(f"There is no layout {layout!r}: choose {', '.join(FILE_LAYOUTS)}.")
+    ending = FILE_LAYOUTS[layout]
+    if out_file.suffix != ending or out_file.is_dir():
+        raise UserError(f"{out_file} is not the name of a {ending[1:]} file: end it in {ending}.")
+    model, ours = _model_and_tensors(source, family, config)
+    row, shapes = family_of(model), ours.shapes
+    places = (row.layout if layout == "released" else row.comfy_layout)(shapes)
+    target: Tensors = TensorsFromRows(ours, places)
+    chosen = {f"{name}.weight" for name in matrices(model)}
+    chosen = {name for name, parts in places.items() if all(part.name in chosen for part in parts)}
+    if layout == "fp8":
+        target = AsFloat8(target, chosen)
+    if out_file.resolve() in {file.resolve() for file in ours.files}:
         raise UserError(f"{out_file} is one of the files to convert: choose another name.")
     _make_folder(out_file.parent)
-    write_safetensors(out_file, released.infos, released.tensor)
-    read_back(out_file, released)
+    note = note_for(row, model.config)
+    write_safetensors(out_file, target.infos, target.tensor, note)
+    read_back(out_file, target)
     return out_file
 
 
-def read_back(written: Path, wanted: TensorsFromRows) -> None:
+def _model_and_tensors(source: Path, family: str | None, config: _Sizes | None) -> tuple[ModelMixin, Tensors]:
+    """The model on the meta device, and its tensors, of a transformer's folder or a file of any layout."""
+    if not source.is_dir() or not any((folder / "config.json").exists() for folder in (source, source / "transformer")):
+        if source.is_dir() and not any(source.glob("*.safetensors*")):
+            raise UserError(f"{source} is no transformer's folder: there is no config.json in it.")
+        return released_and_rows(source, family, config)
+    folder = source if (source / "config.json").exists() else source / "transformer"
+    config_file = folder / "config.json"
+    sizes = read_object(config_file)
+    row = next((row for row in MODEL_FAMILIES.values() if row.transformer.__name__ == sizes.get("_class_name")), None)
+    if row is None:
+        raise UserError(f"{config_file} describes a {sizes.get('_class_name')}, which has no released layout.")
+    files = TensorFiles(folder)
+    with init_empty_weights():
+        model = row.transformer.from_config(sizes)
+    check_tensors({name: tuple(p.shape) for name, p in model.state_dict().items()}, files.shapes, str(folder))
+    return model, files
+
+
+def read_back(written: Path, wanted: Tensors) -> None:
     """UserError where what was written is not, to the bit, what was to be written, as on a disk that fails."""
     files = TensorFiles(written)
     for name in wanted.infos:
@@ -89,20 +123,36 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def load_released(
-    src: Path, family: str = "sama", config: _Sizes | None = None, *, dtype: torch.dtype | None = None
+    src: Path,
+    family: str | None = None,
+    config: _Sizes | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    packed: bool = False,
 ) -> ModelMixin:
-    """The model with released weights, straight from their file; parts that diffusers keeps in float32 become that."""
-    model, tensors = released_and_rows(src, family, config)
+    """The model with a single file's weights, straight from it; parts that diffusers keeps in float32 become that.
+
+    With `packed`, matrices of blocks that are stored in fewer bits stay so, and become `dtype` when they compute.
+    """
+    model, tensors = released_and_rows(src, family, config, dtype)
+    kept = matrices(model) if packed else []
+    for name in kept:
+        linear = model.get_submodule(name)
+        if stored := tensors.packed(f"{name}.weight", 0, linear.out_features):
+            stored.fill(linear, dtype or torch.bfloat16)
     return fill_empty(model, tensors.tensor, dtype)
 
 
 def fill_empty(model: ModelMixin, read: Callable[[str], Tensor], dtype: torch.dtype | None) -> ModelMixin:
     """A model of the meta device with the tensors that `read` gives by name, in `dtype` or their own.
 
-    Parts that diffusers keeps in float32 become that where a type is asked for.
+    Parts that diffusers keeps in float32 become that where a type is asked for. What is not on the meta device stays.
     """
     precise, state = set(model._keep_in_fp32_modules or ()), {}
-    for name in model.state_dict():
+    for name, own in model.state_dict(keep_vars=True).items():
+        if not own.is_meta:
+            state[name] = own
+            continue
         tensor = read(name)
         state[name] = tensor.to(torch.float32 if dtype and precise & {*name.split(".")} else dtype or tensor.dtype)
     model.load_state_dict(state, strict=True, assign=True)
@@ -110,47 +160,59 @@ def fill_empty(model: ModelMixin, read: Callable[[str], Tensor], dtype: torch.dt
 
 
 def released_and_rows(
-    src: Path, family: str = "sama", config: _Sizes | None = None
+    src: Path, family: str | None = None, config: _Sizes | None = None, dtype: torch.dtype | None = None
 ) -> tuple[ModelMixin, TensorsFromRows]:
-    """The model on the meta device and the released weights cut for it. Reads headers alone; UserError where they do
-    not fit."""
-    row, files = find_family(family), TensorFiles(src)
-    model = empty_model(row, files.shapes, read_sizes(config))
+    """The model on the meta device and a file's tensors cut for it; those of fewer bits are read in `dtype` (bfloat16).
+
+    Reads headers alone; UserError where they do not fit.
+    """
+    row, files, sizes = released_tensors(src, family, dtype or torch.bfloat16)
+    model = empty_model(row, files.shapes, read_sizes(config) or sizes)
     return model, TensorsFromRows(files, match_released(row, files, model))
 
 
-class TensorsFromRows:
-    """Tensors made of rows of others that lie in files. UserError where the rows of one are of different types."""
+class TensorsFromRows(Tensors):
+    """Tensors made of rows of others. UserError where the rows of one are of different types."""
 
-    def __init__(self, files: TensorFiles, pieces: Mapping[str, list[Rows]]):
-        self.files, self.pieces = files, pieces
-        self.infos: dict[str, TensorInfo] = {}
+    def __init__(self, source: Tensors, pieces: Mapping[str, list[Rows]]):
+        self.source, self.pieces, self.files = source, pieces, source.files
+        self.infos = {}
         for name, parts in pieces.items():
-            first = files.infos[parts[0].name]
-            if any(files.infos[part.name].dtype != first.dtype for part in parts):
+            first = source.infos[parts[0].name]
+            if any(source.infos[part.name].dtype != first.dtype for part in parts):
                 raise UserError(f"The tensors that make {name} are of several types: save them all in one.")
             length = sum(part.stop - part.start for part in parts)
             self.infos[name] = TensorInfo((length, *first.shape[1:]) if first.shape else (), first.dtype)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, from disk to CPU memory."""
-        parts = [self.files.rows(*part) for part in self.pieces[name]]
+        parts = [self.source.rows(*part) for part in self.pieces[name]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Some rows of a tensor; only they are read."""
         if not self.infos[name].shape:
             return self.tensor(name)
+        parts = [self.source.rows(*part) for part in self._within(name, start, stop)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def packed(self, name: str, start: int, stop: int) -> Packed | None:
+        parts = self._within(name, start, stop)
+        return self.source.packed(*parts[0]) if len(parts) == 1 else None
+
+    def note(self) -> Mapping[str, str]:
+        return self.source.note()
+
+    def _within(self, name: str, start: int, stop: int) -> list[Rows]:
+        """The source's rows that some rows of a tensor are."""
         parts, at = [], 0
         for piece in self.pieces[name]:
             first, last = max(start - at, 0), min(stop - at, piece.stop - piece.start)
             if first < last:
-                parts.append(self.files.rows(piece.name, piece.start + first, piece.start + last))
+                parts.append(Rows(piece.name, piece.start + first, piece.start + last))
             at += piece.stop - piece.start
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return parts
 
 
-def match_released(row: Family, files: TensorFiles, model: ModelMixin) -> dict[str, list[Rows]]:
+def match_released(row: Family, files: Tensors, model: ModelMixin) -> dict[str, list[Rows]]:
     """Our tensors, in our model's order, as rows of the released ones, after checking that each has its place."""
     ours = {name: tuple(p.shape) for name, p in model.state_dict().items()}
     layout = row.layout(ours)

@@ -239,7 +239,7 @@ def settings_of(path: Path) -> dict[str, Any]:
 def lora_changes(model: ModelMixin, file: LoraFile) -> list[_Change]:
     """All that a file does. UserError that names what is left over, lacks its other half, or is of another size."""
     shapes = {name: tuple(p.shape) for name, p in weights_of(model).items()}
-    table = lora_targets_of(family_of(model).lora_layout(shapes), shapes)
+    table = lora_targets_of(family_of(model).comfy_layout(shapes), shapes)
     found: dict[tuple[str, str], _Change] = {}
     rest = []
     for key in file.shapes:

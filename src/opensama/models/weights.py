@@ -1,16 +1,17 @@
-"""Safetensors files, read and written one tensor at a time, so that they may be larger than the memory."""
+"""Files of weights, read and written one tensor at a time, so that they may be larger than the memory."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from opensama.first_bytes import check_first_bytes
 from opensama.runtime import check_weights_name, shards, whole_file
@@ -22,6 +23,8 @@ STEM = "diffusion_pytorch_model"  # what diffusers calls a component's weights
 # Bytes of one number, by the file format's names of types.
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 ITEM_BYTES |= {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+TYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class TensorInfo(NamedTuple):
@@ -35,15 +38,75 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
-class TensorFiles:
+class Packed(ABC):
+    """Rows of a matrix as they are stored, in fewer bits than they compute in."""
+
+    @abstractmethod
+    def fill(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        """Makes a layer keep them as its weight, and compute in `dtype`, in place."""
+
+
+class Tensors(ABC):
+    """Named tensors that lie in files: `infos` says what there is, `tensor` reads one, `rows` some rows of it."""
+
+    files: list[Path]
+    infos: dict[str, TensorInfo]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each tensor, by name."""
+        return {name: info.shape for name, info in self.infos.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, from disk to CPU memory."""
+        shape = self.infos[name].shape
+        return self.rows(name, 0, shape[0] if shape else 1)
+
+    @abstractmethod
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Some rows of a tensor; only they are read. A number alone is one row."""
+
+    def packed(self, name: str, start: int, stop: int) -> Packed | None:
+        """Some rows of a tensor as they are stored, None where that is in plain numbers."""
+        return None
+
+    def note(self) -> Mapping[str, str]:
+        """What the files say of themselves beside their tensors."""
+        return {}
+
+
+class Renamed(Tensors):
+    """Tensors under other names: each new one with the old."""
+
+    def __init__(self, source: Tensors, names: Mapping[str, str]):
+        self.source, self.names, self.files = source, names, source.files
+        self.infos = {new: source.infos[old] for new, old in names.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        return self.source.tensor(self.names[name])
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        return self.source.rows(self.names[name], start, stop)
+
+    def packed(self, name: str, start: int, stop: int) -> Packed | None:
+        return self.source.packed(self.names[name], start, stop)
+
+    def note(self) -> Mapping[str, str]:
+        return self.source.note()
+
+
+class TensorFiles(Tensors):
     """The tensors of a safetensors file, of an index's shards, or of the safetensors files in a folder.
 
-    `infos` says what there is; `tensor` reads one. Raises UserError for anything that is not safetensors.
+    Raises UserError for anything that is not safetensors.
     """
 
     def __init__(self, path: Path):
         self.files = weight_files(path)
-        self.infos: dict[str, TensorInfo] = {}
+        self.infos = {}
         self._file: dict[str, Path] = {}
         for file in self.files:
             check_first_bytes(file)
@@ -60,21 +123,15 @@ class TensorFiles:
             except SafetensorError as error:
                 raise UserError(f"{file} is not a whole safetensors file ({error}): download it again.") from error
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.infos)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each tensor, by name."""
-        return {name: info.shape for name, info in self.infos.items()}
-
     def tensor(self, name: str) -> Tensor:
-        """One tensor, from disk to CPU memory."""
         with safe_open(self._file[name], framework="pt") as f:
             return f.get_tensor(name)
 
+    def note(self) -> Mapping[str, str]:
+        with safe_open(self.files[0], framework="pt") as f:
+            return f.metadata() or {}
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Some rows of a tensor; only they are read."""
         shape = self.infos[name].shape
         if not shape or (start, stop) == (0, shape[0]):
             return self.tensor(name)
@@ -102,9 +159,11 @@ def weight_files(path: Path) -> list[Path]:
     return [path]
 
 
-def write_safetensors(file: Path, infos: dict[str, TensorInfo], read: Callable[[str], Tensor]) -> None:
+def write_safetensors(
+    file: Path, infos: dict[str, TensorInfo], read: Callable[[str], Tensor], note: Mapping[str, str] | None = None
+) -> None:
     """Writes one file, tensor by tensor, under a temporary name until it is whole."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **(note or {})}}
     end = 0
     for name, info in infos.items():
         header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [end, end + info.bytes]}

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from opensama import runtime
-from opensama.models.convert import convert_to_released
+from opensama.models.convert import convert_to_file
 from opensama.models.families import find_family
 from opensama.models.lora import merged, plain_name, save_comfy, save_diffusers
 from opensama.models.registry import Defaults
@@ -50,7 +50,7 @@ def export_editor(transformer: ModelMixin, config: EditConfig, out: Path) -> Pat
         sizes["_class_name"] = model.__name__  # sharding has given the class another name
         (folder / "transformer" / "config.json").write_text(json.dumps(sizes, indent=2) + "\n")
         write_shards(folder / "transformer", infos, tensor)
-        convert_to_released(folder, folder / f"{config.family}.safetensors")
+        convert_to_file(folder, folder / f"{config.family}.safetensors")
         complete_pipeline(config, folder)
     else:  # takes part in gathering, tensor by tensor
         for name in infos:

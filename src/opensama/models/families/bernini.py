@@ -76,7 +76,7 @@ FAMILY = Family(
     pipeline_class="opensama.pipeline.bernini:BerniniPipeline",
     lora_loader="diffusers.loaders:WanLoraLoaderMixin",
     names=(),  # the released ones are diffusers' own
-    lora_names=WAN_NAMES,
+    comfy_names=WAN_NAMES,
     config=_config,
     embedded=wan_embedded,
     sizes=WanSizes,
@@ -89,6 +89,7 @@ FAMILY = Family(
         "ByteDance/Bernini-R-Diffusers": WAN_BASES["Wan-AI/Wan2.1-T2V-14B-Diffusers"],
     },
     start="wan",
+    gguf_architecture="wan",
     defaults=_DEFAULTS,
     scheduler="diffusers:UniPCMultistepScheduler",
     tasks=_EDIT_PROMPTS,

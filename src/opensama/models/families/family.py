@@ -79,8 +79,12 @@ class Family:
     """The transformer's config -> these modules with fresh weights."""
     free: tuple[str, ...] = ()
     """Arguments of the transformer that cost no tensor."""
-    lora_names: Names = ()
-    """What LoRA files call its layers, where that is not `names`."""
+    comfy_names: Names = ()
+    """What files for ComfyUI, LoRAs among them, call its layers, where that is not `names`."""
+    comfy_spelling: tuple[tuple[str, str], ...] = ()
+    """Patterns of what ComfyUI calls things inside, as it saves a model itself, and what of `comfy_names` they are."""
+    gguf_architecture: str = ""
+    """What GGUF files call the base; without a name none are written."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2")
     defaults: Defaults = field(default_factory=Defaults)
     scheduler: str = "diffusers:FlowMatchEulerDiscreteScheduler"
@@ -140,6 +144,22 @@ class Family:
         """Whether the transformer has the tensor of that name and its base has not."""
         return name.split(".")[0] in self.added
 
+    def from_comfy(self, key: str) -> str | None:
+        """The released name of a tensor that a file for ComfyUI calls `key`, None for one that the family has not."""
+        if self.to_ours(key) or self.is_added(key) or (not self.names and self._comfy.to_released(key)):
+            return key
+        spelled = key
+        for theirs, inside in self.comfy_spelling:
+            spelled = re.sub(theirs, inside, spelled)
+        if self.to_ours(spelled):
+            return spelled
+        ours = self._comfy.to_ours(spelled) if self.comfy_names else ()
+        return (self.to_released(ours[0]) or ours[0]) if len(ours) == 1 else None
+
+    @property
+    def _comfy(self) -> Family:
+        return replace(self, names=self.comfy_names or self.names)
+
     def to_ours(self, key: str) -> tuple[str, ...]:
         """Our names of a released tensor's rows, in their order; empty if the table has none."""
         return rename(key, {released: as_tuple(ours) for released, ours in self.names})
@@ -149,9 +169,9 @@ class Family:
         table = {part.partition("[")[0]: (released,) for released, ours in self.names for part in as_tuple(ours)}
         return next(iter(rename(key, table)), None)
 
-    def lora_layout(self, ours: Shapes) -> dict[str, list[Rows]]:
-        """`layout`, by the names in LoRA files."""
-        return replace(self, names=self.lora_names or self.names).layout(ours)
+    def comfy_layout(self, ours: Shapes) -> dict[str, list[Rows]]:
+        """`layout`, by the names in files for ComfyUI."""
+        return self._comfy.layout(ours)
 
     def layout(self, ours: Shapes) -> dict[str, list[Rows]]:
         """Every released tensor that a model of these shapes has, as rows of ours one after the other.

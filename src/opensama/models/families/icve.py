@@ -77,6 +77,19 @@ _NAMES: Names = (
     ("final_layer.adaLN_modulation.1", ("norm_out.linear[1]", "norm_out.linear[0]")),  # shift, scale; ours scale, shift
 )
 
+_COMFY_SPELLING = (
+    (r"\b(time_in|guidance_in|t_embedder)\.in_layer\.", r"\1.mlp.0."),
+    (r"\b(time_in|guidance_in|t_embedder)\.out_layer\.", r"\1.mlp.2."),
+    (r"\bc_embedder\.in_layer\.", "c_embedder.linear_1."),
+    (r"\bc_embedder\.out_layer\.", "c_embedder.linear_2."),
+    (r"mod(ulation)?\.lin\.", r"mod\1.linear."),
+    (r"_attn\.(qkv|proj)\.", r"_attn_\1."),
+    (r"_attn\.norm\.([qk])\w+_norm\.\w+$", r"_attn_\1_norm.weight"),
+    (r"(blocks\.\d+)\.norm\.([qk])\w+_norm\.\w+$", r"\1.\2_norm.weight"),
+    (r"(blocks\.\d+\.\w*mlp)\.0\.", r"\1.fc1."),
+    (r"(blocks\.\d+\.\w*mlp)\.2\.", r"\1.fc2."),
+)
+
 RELEASED_SIZES: dict[str, str | None] = {
     "hidden_size": None,
     "heads_num": None,
@@ -205,6 +218,7 @@ FAMILY = Family(
     pipeline_class="opensama.pipeline.icve:IcvePipeline",
     lora_loader="diffusers.loaders:HunyuanVideoLoraLoaderMixin",
     names=_NAMES,
+    comfy_spelling=_COMFY_SPELLING,
     config=_config,
     embedded=_embedded,
     sizes=IcveSizes,
@@ -219,6 +233,7 @@ FAMILY = Family(
     },
     bases={"hunyuanvideo-community/HunyuanVideo": Base()},
     start="hunyuan",
+    gguf_architecture="hyvid",
     free=("source_time",),
     lora_targets=(
         "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "net.0.proj",

@@ -133,6 +133,7 @@ FAMILY = Family(
     parts=WAN_PARTS,
     bases=WAN_BASES,
     start="wan",
+    gguf_architecture="wan",
     added=("token_types", "semantic_embedder", "semantic_head", "semantic_gates"),
     draw_added=draw_added,
     free=("source_rotary", "semantic_rotary", "source_time", "num_anchors"),
