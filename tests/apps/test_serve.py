@@ -242,7 +242,7 @@ def editing(service: Service, video_id: str, owner: str = "alice") -> dict:
 
 
 def test_a_killed_worker_loses_nothing_and_a_deleted_job_stops(service, video):
-    """The job that was running is made once more, to the same bytes; one that is deleted lets the next one begin."""
+    """The job that was running goes on at its step, to the same bytes; one that is deleted lets the next one begin."""
     whole = service.edit(video, steps="30", seed="4")
     waiting = service.edit(video, steps="1")
     expected = service.content(service.finished(whole["id"])["id"])
@@ -255,6 +255,8 @@ def test_a_killed_worker_loses_nothing_and_a_deleted_job_stops(service, video):
     done = service.finished(job["id"])
     assert (done["status"], done["error"]) == ("completed", None)
     assert service.content(job["id"]) == expected
+    assert any(re.search(r"Going on .* after \d+ of 30 steps", note) for note in done["notes"])
+    assert not list(service.engine.store.files(job["id"]).glob("*unfinished*"))
 
     long = service.edit(video, steps="30", n="4")
     editing(service, long["id"])

@@ -156,10 +156,12 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
     from opensama.pipeline.advice import change_sentence, closing_advice
+    from opensama.pipeline.unfinished import Unfinished
 
     begun = time.perf_counter()
-    edited = replace(editor.edit(replace(job.request, progress=show)), notes=())  # which are said
-    write(edited, job.out, show, writing, job.source.notes)
+    with Unfinished(job.out, show.note) as unfinished:
+        edited = replace(editor.edit(replace(job.request, progress=show), unfinished), notes=())  # which are said
+        write(edited, job.out, show, writing, job.source.notes)
     if job.compared is not None:
         both = side_by_side(replace(job.source, notes=()), read_video(job.out))
         record = edited.record and edited.record | {"shows": SIDE_BY_SIDE}

@@ -34,9 +34,10 @@ from opensama.pipeline.diffusion import (
     TextCondition,
     VideoInput,
     as_pixels,
-    expand_batch,
 )
 from opensama.pipeline.guidance import AnyGuidance, ChainGuidance, ForwardPass, Projection, ShownStreams
+from opensama.pipeline.part_store import BatchRows
+from opensama.pipeline.sampling import expand_batch
 from opensama.pipeline.wan import WanEditPipeline, clean_text, text_condition
 from opensama.pipeline.windows import WindowPlan
 
@@ -64,7 +65,7 @@ class CleanStreams(NamedTuple):
     """Clean latents that a model sees before its target: videos [b c t h w], images [b c 1 h w], each [1 ...] for all
     videos of a batch alike, and each of a size of its own."""
 
-    videos: tuple[Tensor, ...] = ()
+    videos: tuple[BatchRows, ...] = ()
     images: tuple[Tensor, ...] = ()
 
 
@@ -175,7 +176,7 @@ class BerniniPipeline(WanEditPipeline):
     def default_task(self, frames: int, references: int) -> str | None:
         return "rv2v" if references else "i2i" if frames == 1 else None
 
-    def with_references(self, source: Tensor, pictures: Sequence[Tensor]) -> CleanStreams:
+    def with_references(self, source: BatchRows, pictures: Sequence[Tensor]) -> CleanStreams:
         return CleanStreams((source,), tuple(self.encode_reference(one[None, :, None]) for one in pictures))
 
     def guidance(

@@ -14,8 +14,7 @@ Letters: `b` videos or windows, `c` channels, `t h w` latent time, rows, columns
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -29,10 +28,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.media.frames import to_pixels
-from opensama.models.acceleration import check_steps, sigma_of
+from opensama.models.acceleration import check_steps
 from opensama.models.registry import Defaults
 from opensama.pipeline.checked import CheckedPipeline
-from opensama.pipeline.guidance import AnyGuidance, ForwardPass, Guidance, SamplingPoint, ShownStreams
+from opensama.pipeline.guidance import AnyGuidance, Guidance, ShownStreams
+from opensama.pipeline.part_store import BatchRows, PartStore, StoredRows
+from opensama.pipeline.sampling import SamplingLoop
 from opensama.pipeline.sharing import Alone
 from opensama.pipeline.windows import WindowPlan
 
@@ -90,7 +91,9 @@ class EditPipeline(CheckedPipeline):
         """One prompt for all of `b` videos, or as many; `prefix` goes before each, by default the model's own."""
         raise NotImplementedError
 
-    def draw(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+    def draw(
+        self, plan: WindowPlan, source: BatchRows, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
         """The noise to begin with, of latents [b c t h w] and of semantic tokens where the model has some."""
         return self.noise(plan, source, generator), None
 
@@ -137,7 +140,7 @@ class EditPipeline(CheckedPipeline):
         """The task of an edit of so many frames with so many pictures beside; None: that of the model's own prompts."""
         return None
 
-    def with_references(self, source: Tensor, pictures: Sequence[Tensor]) -> Any:
+    def with_references(self, source: BatchRows, pictures: Sequence[Tensor]) -> Any:
         """A source and pictures [c h w] in [-1, 1] as `denoise` takes them."""
         assert not pictures, "only a family that says so takes references"
         return source
@@ -205,89 +208,25 @@ class EditPipeline(CheckedPipeline):
         Twins (see `windows`) take the mean of their velocities at every step. `on_part` is told the share of all work
         that is done, after each forward pass of a part of the batch.
         """
-        check_steps(self.experts, steps)
-        device = self._execution_device
-        scheduler, semantic_scheduler = (self.make_scheduler(steps, shift, sampler, device) for _ in range(2))
-        latents = latents.to(device, torch.float32)
-        semantic = None if semantic is None else semantic.to(device, torch.float32)
-        momentum: dict[int, dict[int, Any]] = {}
-        with self.progress_bar(total=steps) as bar:
-            for i, t in enumerate(scheduler.timesteps):
+        rows, tokens = self.denoise_stored(
+            PartStore(), latents, semantic, source, text, negative, steps=steps, shift=shift, guidance=guidance,
+            sampler=sampler, plan=plan, on_step=on_step, on_part=on_part, attention_kwargs=attention_kwargs,
+        )  # fmt: skip
+        return rows[:], None if tokens is None else tokens[:]
 
-                def told(share: float, step: int = i) -> None:
-                    if on_part is not None:
-                        on_part((step + share) / steps)
-
-                place = {"step_index": i, "num_inference_steps": steps, "sigma": sigma_of(scheduler, i)}
-                v, u = self.guided_velocity(
-                    latents, semantic, source, text, negative, t, guidance, place, momentum, attention_kwargs, told
-                )
-                if plan is not None:
-                    v = plan.blend(v)
-                latents = scheduler.step(v, t, latents, return_dict=False)[0]
-                if semantic is not None:
-                    semantic = semantic_scheduler.step(u, t, semantic, return_dict=False)[0]
-                if on_step is not None:
-                    state = {"latents": latents} if semantic is None else {"latents": latents, "semantic": semantic}
-                    state |= on_step(self, i, t, state) or {}
-                    latents, semantic = state["latents"], state.get("semantic")
-                bar.update()
-        return latents, semantic
-
-    def guided_velocity(
+    @torch.no_grad()
+    def denoise_stored(
         self,
-        latents: Tensor,
-        semantic: Tensor | None,
-        source: Tensor | None,
-        text: TextCondition,
-        negative: TextCondition | None,
-        t: Tensor,
-        guidance: AnyGuidance,
-        place: Mapping[str, Any],
-        momentum: dict[int, dict[int, Any]],
-        attention_kwargs: dict[str, object] | None = None,
+        store: PartStore,
+        *given: Any,
+        steps: int,
+        on_step: OnStep | None = None,
         on_part: Callable[[float], object] | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Guided velocities [b c t h w] and [b s e], float32; as many windows a forward pass as fit a token budget.
-
-        `place` tells step caches where the loop is, by the names of diffusers' `CacheContext`; `momentum` holds what
-        guidance keeps from step to step, by a part's first window. `on_part` is told the share of the windows that are
-        done.
-        """
-        model, guidance = self.expert(t, guidance)
-        dtype, device, b = model.dtype, latents.device, len(latents)
-
-        def ask(part: slice, given: ForwardPass) -> list[Tensor]:
-            words = negative if given.negative else text
-            assert words is not None, "guidance asks for a negative prompt"
-            call = {key: expand_batch(x, b)[part].to(device, kept_dtype(key, x) or dtype) for key, x in words.items()}
-            if semantic is not None:
-                call["semantic_hidden_states"] = semantic[part].to(dtype)
-            noisy = latents[part].to(dtype)
-            with model.cache_context(f"{given} {part.start}", timestep=t, **place):
-                answer = model(
-                    hidden_states=noisy,
-                    timestep=t.to(device, torch.float32).expand(len(noisy)),
-                    source_hidden_states=self.shown(source, given.streams, part, noisy),
-                    attention_kwargs=attention_kwargs,
-                    return_dict=False,
-                    **call,
-                )
-            return [x.float() for x in answer if x is not None]
-
-        size = self.windows_at_once(latents)
-        parts = []
-        for start in range(0, b, size):
-            stop = min(start + size, b)
-            part = slice(start, stop)
-            at = SamplingPoint(latents[part], place["sigma"], momentum.setdefault(start, {}))
-            like = [x[part] for x in (latents, semantic) if x is not None]
-            answers = self.sharing.answers(guidance.passes, partial(ask, part), like)
-            parts.append(guidance.combine(answers.__getitem__, at))
-            if on_part is not None:
-                on_part(stop / b)
-        v, *u = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-        return v, (u[0] if u else None)
+        **how: Any,
+    ) -> tuple[StoredRows, StoredRows | None]:
+        """`denoise`, whose parts lie in `store`: what an earlier one left there is not computed again."""
+        check_steps(self.experts, steps)
+        return SamplingLoop(self, store, *given, steps=steps, **how).run(on_step, on_part)
 
     @property
     def experts(self) -> list[ModelMixin]:
@@ -400,11 +339,11 @@ class EditPipeline(CheckedPipeline):
         """A clip's frames [c h w], streamed, as latents of its windows [1 c t h w], each encoded on its own."""
         return self.sharing.each(plan.gather(frames), lambda window: self.encode_video(window[None]))
 
-    def decode_windows(self, plan: WindowPlan, latents: Tensor) -> Iterator[Tensor]:
+    def decode_windows(self, plan: WindowPlan, latents: Iterable[Tensor]) -> Iterator[Tensor]:
         """The clip's frames [c n h w] in [-1, 1], window by window, crossfaded and trimmed."""
         return plan.stitch(self.sharing.each(latents, lambda window: self.decode_latents(window[None])[0]))
 
-    def noise(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> Tensor:
+    def noise(self, plan: WindowPlan, source: BatchRows, generator: torch.Generator | None) -> Tensor:
         """Initial latents [b c t h w], drawn in float32 on the generator's device (a CPU's is the same everywhere)."""
         b, _, _, h, w = source.shape
         clips = b // len(plan)
@@ -431,16 +370,6 @@ def model_lock(model: torch.nn.Module) -> threading.Lock:
 
 _guard = threading.Lock()
 _locks: WeakKeyDictionary[torch.nn.Module, threading.Lock] = WeakKeyDictionary()
-
-
-def expand_batch(x: Tensor, b: int) -> Tensor:
-    """[1 ...] for all alike, or [b ...], as [b ...]."""
-    return x.expand(b, *x.shape[1:]) if len(x) == 1 else x
-
-
-def kept_dtype(key: str, x: Tensor) -> torch.dtype | None:
-    """The type of what goes into a model as it is: masks, and numbers that it embeds as it does time."""
-    return x.dtype if key == "guidance" or not x.is_floating_point() else None
 
 
 def as_pixels(video: VideoInput) -> Tensor:

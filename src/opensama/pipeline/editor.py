@@ -41,16 +41,20 @@ from opensama.pipeline.memory import (
     without_text_encoders,
 )
 from opensama.pipeline.memory_plans import MemoryPlan, plans_for
+from opensama.pipeline.part_store import PartStore, StoredRows
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
 from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
-from opensama.pipeline.sharing import join_for_edits, share_edits
+from opensama.pipeline.sharing import Alone, join_for_edits, share_edits
+from opensama.pipeline.unfinished import Unfinished, identity_of
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Span, Video
 from opensama.vlm import Vlm
 
 _T = TypeVar("_T")
+KEPT = 7
+"""Numbers that are kept for one of the source's latents at most: it, a velocity, what a solver of two orders knows."""
 
 
 def edit(
@@ -213,14 +217,17 @@ class Editor:
         return unknown_words(self.entry, instruction)
 
     @torch.no_grad()
-    def edit(self, request: EditRequest) -> EditedVideo:
-        """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it."""
+    def edit(self, request: EditRequest, unfinished: Unfinished | None = None) -> EditedVideo:
+        """The edited video. Same seed, same result. Stops with `Cancelled` when the request's callback raises it.
+
+        What is done lies with `unfinished` meanwhile, and an edit that was broken off there goes on.
+        """
         video = source_of(request)
         check_family(self.entry, replace(request, video=video), self.anyway)
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
         with self.pipeline.freed():
-            carrier = self._within_memory(partial(self._small_edit, request, video, start, stop))
+            carrier = self._within_memory(partial(self._small_edit, request, video, start, stop, unfinished))
 
         def triples(first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor | None]]:
             weights = limits(first, last)
@@ -267,7 +274,9 @@ class Editor:
             if run != self._place:
                 self._within_memory(self._place)
 
-    def _small_edit(self, request: EditRequest, video: Video, start: int, stop: int) -> Compositor:
+    def _small_edit(
+        self, request: EditRequest, video: Video, start: int, stop: int, unfinished: Unfinished | None
+    ) -> Compositor:
         """The edit at model size, ready to be carried to full size."""
         pipe, defaults = self.pipeline, self.pipeline.defaults
         area = request.size**2 if request.size else defaults.area
@@ -292,19 +301,19 @@ class Editor:
             text = pipe.encode_text(request.instruction, prefix=prefix)
             negative = pipe.encode_negative(request.negative_prompt, 1, guidance)
         small = (placement.enter(frame) for frame in picked.pick(video.frames(start, stop)))
+        store = PartStore()
+        if unfinished is not None and type(pipe.sharing) is Alone:  # several would not end at one place
+            size = 4 * len(plan) * plan.length * _cells(pipe, placement)
+            identity = identity_of(request, video, self._record(request))
+            store = unfinished.store(identity, KEPT * size, steps)
         with room(decoding=True):
-            source = torch.cat(
-                [
-                    report("Reading", window, done / len(plan))
-                    for done, window in enumerate(pipe.encode_windows(plan, small), 1)
-                ]
-            )
+            source = self._encoded(plan, small, store, report)
             placed = (Placement.of_reference(one.shape[1], one.shape[0], area, multiple).enter(one) for one in pictures)
-            shown = pipe.with_references(source, list(placed))
+            shown = pipe.with_references(source[:] if len(plan) == 1 else source, list(placed))
         noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
         shift = defaults.shift if request.shift is None else request.shift
         denoise = partial(
-            pipe.denoise, noise, semantic, shown, text, negative,
+            pipe.denoise_stored, store, noise, semantic, shown, text, negative,
             steps=steps, shift=shift, guidance=guidance, plan=plan, on_part=partial(report, "Editing", None),
         )  # fmt: skip
         with room():
@@ -313,13 +322,26 @@ class Editor:
             kept = preserve or request.model_fps is not None
             return self._decode(plan, picked, placement, latents, source if kept else None, report)
 
+    def _encoded(self, plan: WindowPlan, small: Iterator[Tensor], store: PartStore, report: _Reporter) -> StoredRows:
+        """The source's windows as latents, which are not encoded again where the store has all of them."""
+        pipe = self.pipeline
+        if len(StoredRows(store, "source", "latents")) == len(plan):
+            return StoredRows(store, "source", "latents")
+        held: list[Tensor] = []
+        for done, window in enumerate(pipe.encode_windows(plan, small), 1):
+            held.append(report("Reading", window, done / len(plan)))
+            if done == len(plan) or len(held) == pipe.windows_at_once(window):
+                store.put("source", done - len(held), 0, {"latents": torch.cat(held)})
+                held.clear()
+        return StoredRows(store, "source", "latents")
+
     def _decode(
         self,
         plan: WindowPlan,
         picked: PickedFrames,
         placement: Placement,
-        latents: Tensor,
-        source: Tensor | None,
+        latents: StoredRows,
+        source: StoredRows | None,
         report: _Reporter,
     ) -> Compositor:
         pipe, size = self.pipeline, (placement.height, placement.width)
@@ -338,6 +360,11 @@ class Editor:
         settings = PreserveSettings()
         kind = Compositor if picked.are_all else partial(BetweenCompositor, picked)
         return kind(placement, edited, guide, counter.rule(settings), settings)
+
+
+def _cells(pipe: EditPipeline, placement: Placement) -> int:
+    """Numbers of one latent frame."""
+    return pipe.transformer.config.out_channels * placement.height * placement.width // pipe.spatial**2
 
 
 class _Reporter:

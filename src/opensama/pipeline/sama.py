@@ -17,6 +17,7 @@ from torch import Tensor
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.semantic import anchor_count
 from opensama.pipeline.diffusion import OnStep, OutputType, SamplerName, TextCondition, VideoInput
+from opensama.pipeline.part_store import BatchRows
 from opensama.pipeline.wan import WanEditPipeline, clean_text, text_condition
 from opensama.pipeline.windows import WindowPlan
 
@@ -96,12 +97,14 @@ class SamaPipeline(WanEditPipeline):
         """Text [1 l d] for one prompt, [b l d] for as many: cleaned, prefixed, padding zeroed."""
         return self.embed_texts([clean_text(p) for p in self.prompts(prompt, b, prefix)])
 
-    def draw(self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+    def draw(
+        self, plan: WindowPlan, source: BatchRows, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
         noise = self.noise(plan, source, generator)
         return noise, self.semantic_noise(plan, source, generator)
 
     def semantic_noise(
-        self, plan: WindowPlan, source: Tensor, generator: torch.Generator | None, anchors: int | None = None
+        self, plan: WindowPlan, source: BatchRows, generator: torch.Generator | None, anchors: int | None = None
     ) -> Tensor | None:
         """Initial semantic tokens [b s e], drawn after the video's noise; windows of one clip share theirs.
 

@@ -21,11 +21,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from opensama.values import frames_up
+
+if TYPE_CHECKING:
+    from opensama.pipeline.part_store import StoredRows
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,28 @@ class WindowPlan:
         """[1 c total h w] cut into windows [w c t h w]: the same noise for twins; a first latent has its group's."""
         return torch.cat([clip[:, :, k : k + self.length] for k in self.starts])
 
-    def blend(self, windows: Tensor) -> Tensor:
-        """[w c t h w] with every latent replaced by the weighted mean over its twins; first latents stay."""
+    def blend(self, windows: Tensor | StoredRows, part: slice = slice(None)) -> Tensor:
+        """[w c t h w] with every latent replaced by the weighted mean over its twins; first latents stay.
+
+        Of some windows, by `part`, the same numbers: only those that overlap them are read.
+        """
+        first, stop, _ = part.indices(len(self))
         if len(self) == 1:
-            return windows
-        weights = self.weights.float().to(windows)
-        clip = windows.new_zeros(windows.shape[1], self.total, *windows.shape[3:])
-        for w, k in enumerate(self.starts):
-            clip[:, k + 1 : k + self.length] += weights[w, 1:, None, None] * windows[w, :, 1:]
-        blended = windows.clone()
-        for w, k in enumerate(self.starts):
-            blended[w, :, 1:] = clip[:, k + 1 : k + self.length]
+            return windows[part]
+        low, high = self.starts[first], self.starts[stop - 1] + self.length
+        near = [w for w, k in enumerate(self.starts) if k < high and low < k + self.length]
+        read = windows[near[0] : near[-1] + 1]
+        weights = self.weights.float().to(read)
+        clip = read.new_zeros(
+            read.shape[1], self.starts[near[-1]] - self.starts[near[0]] + self.length, *read.shape[3:]
+        )
+        for w, window in zip(near, read, strict=True):
+            k = self.starts[w] - self.starts[near[0]]
+            clip[:, k + 1 : k + self.length] += weights[w, 1:, None, None] * window[:, 1:]
+        blended = read[first - near[0] : stop - near[0]].clone()
+        for w, window in zip(range(first, stop), blended, strict=True):
+            k = self.starts[w] - self.starts[near[0]]
+            window[:, 1:] = clip[:, k + 1 : k + self.length]
         return blended
 
     def gather(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -2,8 +2,7 @@
 
 It may be killed at any moment. A file has its name only when it is whole, an output is done when its line of JSON lies
 beside it, and the row says that the job is done last; so whoever takes the job up again makes only what is missing. An
-output that was broken off is made from its first step: all windows of a film are denoised together, and none is done
-before the others.
+output that was broken off goes on after its last forward pass (`pipeline.unfinished`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,170 @@
+"""An edit that was broken off goes on: what is done of it lies in a folder beside its result until that is written.
+
+    NAME.mp4.unfinished-KEY/
+        about.json                               SHA-256 of source, settings and model; KEY is of all three
+        lock                                     held by the process that is at work
+        source-*, velocity-*, state-*            see `part_store`
+
+Of the words that were typed only the SHA-256 is there.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from opensama.media.video_io.edit_record import sha256_of
+from opensama.pipeline.part_store import FolderStore, PartStore
+from opensama.pipeline.room import GB, free_bytes
+from opensama.runtime import whole_file
+from opensama.values import Cancelled, EditRequest, UserError, Video
+
+WORTH = 10.0  # seconds of work that a person would not want to wait for again
+_LARGEST = 1 << 30  # bytes of a source that is read for its SHA-256; of a larger one size and time are taken
+
+
+class Unfinished:
+    """Where one edit is kept until its result `out` is written; `with` it around edit and writing.
+
+    It goes when the block ends, but stays where the block is broken off after `WORTH` seconds; a kill leaves it in any
+    case. `notice` hears whether the edit goes on, and why it does not.
+    """
+
+    def __init__(self, out: Path, notice: Callable[[str], object] = print, worth: float = WORTH):
+        self.out, self.notice, self.worth = out, notice, worth
+        self.folder: Path | None = None
+        self._lock: IO[str] | None = None
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.folder is None:
+            return
+        brief = time.monotonic() - self._begun < self.worth
+        if error is None or brief or isinstance(error, Cancelled):
+            self._remove()
+            return
+        self._unlock()
+        if FolderStore(self.folder).starts("velocity"):
+            self.notice(f"What is done of the edit is kept in {self.folder}: the same command goes on from there.")
+        else:
+            self._remove()
+
+    def store(self, identity: Mapping[str, str], size: int, steps: int) -> PartStore:
+        """The store of an edit of that identity, which takes up to `size` bytes, with what was done of it before.
+
+        UserError where another process is at work on it. In memory where the disk has no room.
+        """
+        key = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.out.with_name(f"{self.out.name}.unfinished-{key}")
+        if self.folder is not None and self.folder != folder:  # begun otherwise by this process
+            self._remove()
+        new, own = not folder.exists(), self.folder == folder
+        if new:
+            self._tell_others(identity)
+            free = free_bytes(self.out.parent)
+            if free < size:
+                self.notice(
+                    f"To go on after a kill this edit would keep up to {size / GB:.1f} GB beside its result, where "
+                    f"{free / GB:.1f} GB are free: it is kept in memory, and a kill loses it."
+                )
+                return PartStore()
+            folder.mkdir(parents=True)
+        self._take(folder)
+        try:
+            store = FolderStore(folder)
+        except (SafetensorError, KeyError, ValueError):
+            self.notice(f"What was kept of this edit in {folder} is damaged, and it begins anew.")
+            for path in folder.glob("*.safetensors"):
+                path.unlink()
+            store = FolderStore(folder)
+        if new:
+            with whole_file(folder / "about.json") as temporary:
+                temporary.write_text(json.dumps(dict(identity), indent=2) + "\n")
+        elif (starts := store.starts("velocity")) and not own:
+            done = max(0, min(store.step("state", start) for start in starts))
+            self.notice(f"Going on with this edit, which was broken off after {done} of {steps} steps.")
+        return store
+
+    def _tell_others(self, identity: Mapping[str, str]) -> None:
+        """Says of edits to the same place that were broken off in what they were others."""
+        for folder in sorted(self.out.parent.glob(f"{glob.escape(self.out.name)}.unfinished-*")):
+            with suppress(OSError, ValueError, AttributeError):
+                then = json.loads((folder / "about.json").read_text())
+                other = [name for name, value in identity.items() if then.get(name) != value]
+                self.notice(
+                    f"An edit to {self.out.name} that was broken off had another {' and '.join(other)}, so this one "
+                    f"begins anew; it stays in {folder} until you delete that."
+                )
+
+    def _take(self, folder: Path) -> None:
+        if self.folder == folder:
+            return
+        self.folder, self._lock = folder, (folder / "lock").open("w")
+        try:
+            import fcntl
+        except ImportError:  # not on this system
+            return
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.folder = None
+            self._unlock()
+            raise UserError(
+                f"Another process makes {self.out} by this edit now: wait for it, or choose another name with `out`."
+            ) from None
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _remove(self) -> None:
+        assert self.folder is not None
+        self._unlock()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder = None
+
+
+def identity_of(request: EditRequest, video: Video, record: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of what an edit's numbers hang on: its source, its settings with the words, and the model."""
+    pictures = [one for one in (request.mask, *request.references) if isinstance(one, np.ndarray)]
+    settings = [record["settings"], record["instruction"], [_sha256(one.tobytes()) for one in pictures]]
+    model = [record["model"], record["device"], record["opensama"], torch.__version__]
+    return {
+        "source": _source_of(video, *request.frame_range(video)),
+        "setting": _sha256(json.dumps(settings, sort_keys=True).encode()),
+        "model": _sha256(json.dumps(model, sort_keys=True).encode()),
+    }
+
+
+def _source_of(video: Video, start: int, stop: int) -> str:
+    if video.path is None or not video.path.exists():
+        digest = hashlib.sha256()
+        for frame in video.frames(start, stop):
+            digest.update(frame.tobytes())
+        return digest.hexdigest()
+    state = video.path.stat()
+    if video.path.is_dir() or state.st_size <= _LARGEST:
+        return sha256_of(video.path)
+    return _sha256(f"{state.st_size} {state.st_mtime_ns}".encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
