@@ -279,11 +279,11 @@ def missing_parts(folder: Path, parts: Sequence[str]) -> list[str]:
 
 
 def check_weights_name(path: Path) -> None:
-    """UserError for a file that is no safetensors file, and no index of some, by its name."""
+    """UserError for a file that by its name is no safetensors or GGUF file, and no index of some."""
     if path.suffix in _PICKLES:
         raise UserError(f"{path} is a pickle, which can run code when opened: use the safetensors file instead.")
-    if path.suffix != ".safetensors" and not path.name.endswith(".index.json"):
-        raise UserError(f"{path} does not end in .safetensors: only safetensors files are read.")
+    if path.suffix not in (".safetensors", ".gguf") and not path.name.endswith(".index.json"):
+        raise UserError(f"{path} does not end in .safetensors or .gguf: only such files are read.")
 
 
 def weight_file(folder: Path, part: str) -> Path:

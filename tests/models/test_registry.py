@@ -68,7 +68,7 @@ def test_a_near_miss_is_named(typed, meant):
 
 def test_an_unknown_name_gets_the_choice():
     names = ", ".join(entry.name for entry in entries())
-    with pytest.raises(UserError, match=re.escape(f"choose {names} or a model folder")):
+    with pytest.raises(UserError, match=re.escape(f"choose {names} or a model's folder or file")):
         find("xyzzy")
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import opensama
 from opensama import runtime
 from opensama.apps.cli import main
 from opensama.media.video_io import read_video, write_video
+from opensama.models.convert import FILE_LAYOUTS, convert_to_file
 from opensama.models.registry import find
 from opensama.pipeline.assemble import build_pipeline
 from opensama.values import EditRequest, UserError, Video
@@ -382,3 +384,55 @@ def test_the_command_line_edits_with_icve(hunyuan, icve_weights, picture, tmp_pa
     assert all(line in said.out for line in ("window: 81", "area: 92160", "European Union", "leoisufa/ICVE"))
     assert main(["edit", str(tmp_path / "in.mp4"), "make it blue", "--model", "icve-13b:80p"]) == 2
     assert "choose 768x480x61 or 384x240x81" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def single_files(weights, tmp_path_factory) -> Path:
+    """The golden weights in layouts of other tools."""
+    folder = tmp_path_factory.mktemp("diffusion_models")
+    sizes = GOLDEN / "config.json"
+    for layout, ending in FILE_LAYOUTS.items():
+        convert_to_file(weights / "sama_14b_ema.safetensors", folder / f"{layout}{ending}", layout, config=sizes)
+    return folder
+
+
+@pytest.mark.parametrize(("layout", "error"), [("comfyui", 0.0), ("fp8", 0.05)])
+def test_a_single_file_is_a_model(base, weights, single_files, picture, layout, error):
+    """Its base's other parts, the defaults of the model that it is one of; FP8 stays FP8 in memory."""
+    file = single_files / f"{layout}{FILE_LAYOUTS[layout]}"
+    editor = opensama.load(file, device="cpu", base=base, notice=lambda text: None)
+    assert editor.entry.licence == find("sama-14b").licence
+    assert editor.pipeline.defaults.steps == 50
+    linear = editor.pipeline.transformer.blocks[0].ffn.net[2].weight
+    assert (linear.element_size() < 4) == bool(error)
+    exact = opensama.load("sama-14b", device="cpu", base=base, weights=weights, notice=lambda text: None)
+    frames = []
+    for pipeline in (editor.pipeline, exact.pipeline):
+        pipeline.set_progress_bar_config(disable=True)
+        frames.append(np.asarray(pipeline(picture(5, 32, 48), "make it blue", num_inference_steps=1, seed=0).frames))
+    away = np.abs(frames[0] - frames[1]).mean() / frames[1].std()
+    assert away <= error
+    assert (away > 0) == bool(error)
+    video = Video.from_frames(picture(1, 32, 48), 25)
+    record = editor.edit(EditRequest(video, "Make it blue.", steps=1, size=64)).record
+    assert record["model"]["name"] == file.name
+    assert record["model"]["weights"] == {file.name: sha256(file.read_bytes()).hexdigest()}
+
+
+def test_what_a_single_file_lacks_is_said(base, single_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    file = single_files / "comfyui.safetensors"
+    with pytest.raises(UserError, match=r"weights itself: leave `weights` out"):
+        opensama.load(file, device="cpu", base=base, weights=file)
+    with pytest.raises(UserError, match=r"has no text_encoder/\*, tokenizer/\*, vae/\*.*: get .* from https://hugg"):
+        opensama.load(file, device="cpu", base=tmp_path)
+    plain = {name: x for name, x in load_file(file).items() if not name.startswith(("segment", "siglip", "semantic"))}
+    save_file(plain, tmp_path / "wan.safetensors")
+    said = r"wan\.safetensors may be BERNINI's or its base's.*give `model=bernini-1.3b` or `model=bernini-14b`"
+    with pytest.raises(UserError, match=said):
+        find(tmp_path / "wan.safetensors")
+    save_file(plain, tmp_path / "bernini_renderer.safetensors")
+    assert find(tmp_path / "bernini_renderer.safetensors").defaults == find("bernini-1.3b").defaults
+    (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        find(tmp_path / "cut.safetensors")

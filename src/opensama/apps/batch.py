@@ -72,7 +72,7 @@ def batch_command(
         Folder of the results, and of results.jsonl, failed.jsonl, manifest.parquet and report.json. Killed at any
         point, the same command goes on there.
     model
-        A name that `opensama models list` shows, or a pipeline folder.
+        A name that `opensama models list` shows, a pipeline folder, or a file of weights.
     retry_failed
         Try again what failed before. Rows that were changed since then are tried in any case.
     anyway
@@ -127,7 +127,7 @@ class _Batch:
         }  # fmt: skip
         how = self.load_settings
         model = {
-            "name": os.path.abspath(self.model) if self._is_folder() else self.model, "dtype": how.dtype,
+            "name": os.path.abspath(self.model) if self._is_path() else self.model, "dtype": how.dtype,
             "float8": how.float8, "lora": [os.path.abspath(lora) for lora in how.lora or ()],
             "weights": how.weights and os.path.abspath(how.weights), "base": how.base and os.path.abspath(how.base),
         }  # fmt: skip
@@ -144,11 +144,11 @@ class _Batch:
             self.stopped = f"the disk is full ({self.out})"
         return self._sum_up(time.perf_counter() - begun)
 
-    def _is_folder(self) -> bool:
-        """Whether the model was named by its folder."""
+    def _is_path(self) -> bool:
+        """Whether the model was named by its folder or file."""
         from opensama.models.registry import entries
 
-        return os.path.isdir(self.model) and self.model not in [entry.name for entry in entries()]
+        return os.path.exists(self.model) and self.model not in [entry.name for entry in entries()]
 
     def _is_open(self, item: BatchItem) -> bool:
         """Whether an item is to be edited now."""

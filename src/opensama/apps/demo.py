@@ -37,7 +37,7 @@ def demo(
     out
         The folder to write into.
     model
-        A name that `opensama models list` shows, or a pipeline folder.
+        A name that `opensama models list` shows, a pipeline folder, or a file of weights.
     seed
         Another number draws another clip and another instruction.
     family

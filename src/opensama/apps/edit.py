@@ -70,7 +70,7 @@ def edit_command(
         The file to write: .mp4, .mov, .mkv or .webm, of a picture .png, .jpg or .webp; or a folder, which several
         results go into. By default NAME-edited beside the source, .mp4, or a picture's own ending.
     model
-        A name that `opensama models list` shows, or a pipeline folder.
+        A name that `opensama models list` shows, a pipeline folder, or a file of weights.
     overwrite
         Replace the output where it exists.
     anyway

@@ -39,7 +39,7 @@ def gallery(
     out
         The folder to write into.
     model
-        A name that `opensama models list` shows, or a pipeline folder.
+        A name that `opensama models list` shows, a pipeline folder, or a file of weights.
     number
         How many edits a family, and styles a clip of your own.
     split

@@ -28,7 +28,7 @@ def list_models() -> None:
     names, states = (max(len(row[i]) for row in rows) for i in (0, 1))
     for name, state, summary in rows:
         print(f"{name:<{names}}  {state:<{states}}  {summary}")
-    print("A folder written by a pipeline's save_pretrained is a model too: --model FOLDER.")
+    print("A folder written by a pipeline's save_pretrained is a model too, and a single file: --model PATH.")
 
 
 @app.command
@@ -38,7 +38,8 @@ def info(name: str, /) -> None:
     Parameters
     ----------
     name
-        A name that `opensama models list` shows, one with a preset (NAME:PRESET), or a pipeline folder.
+        A name that `opensama models list` shows, one with a preset (NAME:PRESET), a pipeline folder, or a file of
+        weights.
     """
     from opensama.models.registry import WORDS_FILE, find
     from opensama.pipeline.room import is_cached

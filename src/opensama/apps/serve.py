@@ -107,14 +107,14 @@ def _check_installed() -> None:
 
 
 def _models(given: list[str]) -> dict[str, str]:
-    """The models that are served by the names that requests use: of a folder its own name."""
+    """The models that are served by the names that requests use: of a folder or a file its own name."""
     from opensama.models.registry import entries
 
     known, named = [entry.name for entry in entries()], dict[str, str]()
     for one in given:
-        name = one if one in known or not Path(one).is_dir() else Path(one).resolve().name
+        name = one if one in known or not Path(one).exists() else Path(one).resolve().name
         if named.setdefault(name, one) != one:
-            raise UserError(f"Two models are called {name}: rename one of the folders.")
+            raise UserError(f"Two models are called {name}: rename one of them.")
     return named
 
 

@@ -1,19 +1,24 @@
 """The models that this project can load: one row each: licence, where its weights are, needs, defaults.
 
 A new model is a new row; a preset of it is asked for as NAME:PRESET. A folder saved by a pipeline's `save_pretrained`
-is a model too: its `model_index.json` carries the defaults it was trained for. Nothing here imports torch, so listing
-models is instant.
+is a model too: its `model_index.json` carries the defaults it was trained for. So is a single file of a transformer, in
+any layout of `layouts.py`: the rest is its base's. Nothing here imports torch, so listing models is instant, unless a
+file is asked for.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from opensama.models.defaults import Defaults
-from opensama.models.families import MODEL_FAMILIES
+from opensama.models.families import MODEL_FAMILIES, Family, Shapes
 from opensama.models.families.bernini import FAMILY as BERNINI
 from opensama.models.families.icve import FAMILY as ICVE
 from opensama.models.families.sama import FAMILY as SAMA
@@ -21,6 +26,7 @@ from opensama.runtime import read_object
 from opensama.values import UserError
 
 WORDS_FILE = "words.txt"
+WEIGHT_ENDINGS = (".safetensors", ".gguf")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -41,6 +47,7 @@ class Weights:
     files: tuple[str, ...] = ()
     size: str = ""
     bits: int = 16  # of a number in the files
+    packed: bool = False  # whether they stay as they are in memory
 
     @property
     def url(self) -> str:
@@ -51,7 +58,8 @@ class Weights:
 class ModelEntry:
     """One model: a local pipeline `folder`, or without one put together from `base` and a single file `edit`.
 
-    What the folder itself lacks is in `shared`, another model's folder.
+    What the folder itself lacks is in `shared`, another model's folder. Of a model that was asked for by the path of
+    its single file, this is `file`, and `config` holds its transformer's arguments as far as they are known.
     """
 
     name: str
@@ -65,6 +73,8 @@ class ModelEntry:
     shared: Path | None = None
     base: Weights | None = None
     edit: Weights | None = None
+    file: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
     styles: tuple[str, ...] = ()  # of a model that edits drawings: those it was taught, `opensama.world.STYLES`
     footage: tuple[str, ...] = ()  # of a model that edits drawings: what comes out on footage, as looked at
 
@@ -184,7 +194,7 @@ def entries() -> tuple[ModelEntry, ...]:
 
 
 def find(name: str | Path) -> ModelEntry:
-    """The row for a model's name, with a preset or without, or for a folder that holds a pipeline.
+    """The row for a model's name, with a preset or without, for a folder that holds a pipeline, or for a single file.
 
     Raises UserError with the nearest name for anything else.
     """
@@ -196,15 +206,20 @@ def find(name: str | Path) -> ModelEntry:
     if path.is_dir():
         named = next((entry for entry in _ENTRIES if entry.folder == path.resolve()), None)
         return _as_saved(named) if named else _from_folder(path)
+    if path.is_file():
+        return _of_file(path, path.stat().st_mtime_ns, path.stat().st_size)
     known = [entry.name for entry in _ENTRIES]
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)} or a model folder."
-    raise UserError(f"There is no model and no folder {str(name)!r}: {hint}")
+    hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(known)} or a model's folder or file."
+    raise UserError(f"There is no model and no folder or file {str(name)!r}: {hint}")
 
 
 def is_editor(name: str | Path) -> bool:
-    """Whether `find` has a row for it: a model's name, or the folder of one of our families' pipelines."""
-    if str(name).partition(":")[0] in {entry.name for entry in _ENTRIES}:
+    """Whether `find` has a row for it: a model's name, the folder of one of our families' pipelines, or weights."""
+    path = Path(name).expanduser()
+    if str(name).partition(":")[0] in {entry.name for entry in _ENTRIES} or (
+        path.suffix in WEIGHT_ENDINGS and path.is_file()
+    ):
         return True
     index = Path(name).expanduser() / "model_index.json"
     known = {family.pipeline_name for family in MODEL_FAMILIES.values()}
@@ -274,3 +289,52 @@ def _from_folder(path: Path) -> ModelEntry:
         folder=path,
         defaults=Defaults.from_dict(saved.get("defaults") or {}),
     )
+
+
+@lru_cache(maxsize=8)
+def _of_file(path: Path, _changed: int, size: int) -> ModelEntry:
+    """A row for a transformer's single file: that of its family whose base has its sizes, or else the family's first.
+
+    UserError for other files, and for one that could as well be its base's.
+    """
+    from opensama.models.layouts import released_tensors
+    from opensama.runtime import check_weights_name
+
+    check_weights_name(path)
+    family, tensors, config = released_tensors(path)
+    rows = [entry for entry in _ENTRIES if entry.family == family.name and entry.base is not None]
+    if not config and not family.added and family.name not in f"{path.parent.name}/{path.name}".lower():
+        names = " or ".join(f"`model={entry.name}`" for entry in rows)
+        raise UserError(
+            f"{path} may be {family.name.upper()}'s or its base's, which have the same tensors: rename it so that it"
+            f" says {family.name}, or give {names} and name it with `weights`."
+        )
+    found = config or _config_of(family, tensors.shapes)
+    like = next((entry for entry in rows if found and _is_of_size(found, entry)), rows[0])
+    return replace(
+        like,
+        name=str(path),
+        summary=f"the weights in {path.name}, in place of {like.name}'s",
+        memory=f"about {size / 1e9:.1f} GB for the transformer",
+        edit=Weights(str(path), (path.name,), f"{size / 1e9:.3f} GB"),
+        presets={},
+        file=path,
+        config=found,
+    )
+
+
+def _config_of(family: Family, shapes: Shapes) -> Mapping[str, Any]:
+    """A transformer's arguments by its tensors' shapes; none where these do not say enough."""
+    try:
+        return family.config(shapes, {})
+    except (UserError, LookupError, ArithmeticError):
+        return {}
+
+
+def _is_of_size(config: Mapping[str, Any], entry: ModelEntry) -> bool:
+    """Whether a transformer of these arguments is as wide and deep as a model's own."""
+    assert entry.base is not None
+    family = MODEL_FAMILIES[entry.family]
+    usual = {name: one.default for name, one in signature(family.transformer.__init__).parameters.items()}
+    usual |= family.bases[entry.base.repo].sizes
+    return all(config[name] == usual[name] for name in ("num_attention_heads", "attention_head_dim", "num_layers"))

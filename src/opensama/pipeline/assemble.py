@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 from opensama import runtime
 from opensama.models.convert import check_tensors, load_released, released_and_rows
 from opensama.models.families import MODEL_FAMILIES, find_family, imported
+from opensama.models.layouts import released_tensors
 from opensama.models.lora_files import Lora, empty_base, load_base, load_loras, loras_of_experts, plan_changes
 from opensama.models.registry import ModelEntry, Weights
 from opensama.models.weights import TensorFiles
@@ -44,7 +45,7 @@ def build_pipeline(
         return _from_folder(entry.folder, entry, dtype, loras)
     assert entry.base is not None
     assert entry.edit is not None
-    return _from_base(entry, entry.base, entry.edit, dtype, weights, base, loras)
+    return _from_base(entry, entry.base, entry.edit, dtype, entry.file or weights, base, loras)
 
 
 def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Sequence[Lora] = ()) -> EditPipeline:
@@ -100,7 +101,7 @@ def _from_base(
     if plain is not None and not is_transformer(plain, edit):
         plain = None
     file = plain or _released_file(edit, weights)
-    TensorFiles(file)  # a wrong file is said before anything more is downloaded
+    noted = {} if file.is_dir() else released_tensors(file, entry.family)[2]  # a wrong file is said before downloads
     second = file.parent / "transformer_2" if two else None
     if second is not None:
         _check_second(entry, second)
@@ -111,7 +112,7 @@ def _from_base(
         raise UserError(f"The folder {folder} has no {', '.join(missing)}: get {'them' if missing[1:] else 'it'} from"
                         f" {base.url} ({base.size}).")  # fmt: skip
 
-    sizes = folder / "transformer" / "config.json"
+    sizes = noted or folder / "transformer" / "config.json"
     if file.is_dir():  # what does not fit is said before a text encoder of many gigabytes is loaded
         empty_base(file, entry.family, loras)
     else:
@@ -131,7 +132,7 @@ def _from_base(
     if file.is_dir():
         transformer = load_base(file, entry.family, loras, dtype)
     else:
-        transformer = load_released(file, entry.family, sizes, dtype=dtype)
+        transformer = load_released(file, entry.family, sizes, dtype=dtype, packed=not loras)
         load_loras(transformer, loras)
     if second is not None:
         parts["transformer_2"] = load_base(second, entry.family, low[0], dtype)

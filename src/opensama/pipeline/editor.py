@@ -153,7 +153,7 @@ def load(
     anyway: bool = False,
     notice: Callable[[str], object] = print,
 ) -> Editor:
-    """An editor with a model of the registry, or with the one in a folder.
+    """An editor with a model of the registry, with the one in a folder, or with a transformer's single file.
 
     A model that consists of a base and a single file takes them from the hub; `base` (a folder) and `weights` (a file,
     or the folder it is in) name local ones. `offload` says where weights lie while others compute (see `memory_plans`):

@@ -148,7 +148,9 @@ def _edit_memory(name: str, dtype: torch.dtype, latent_frames: int, size: tuple[
 def transformer_config(entry: ModelEntry) -> dict[str, Any]:
     """All arguments of a model's transformer: its folder's, or those of the base that it was trained from."""
     family = find_family(entry.family)
-    if entry.folder is not None:
+    if entry.config:
+        sizes = dict(entry.config)
+    elif entry.folder is not None:
         sizes = read_object(entry.folder / "transformer" / "config.json")
     else:
         assert entry.base is not None

@@ -45,9 +45,9 @@ def record_of(
 
 
 def _model_name(entry: ModelEntry) -> str:
-    """As it may be asked for again; of a model folder only its own name."""
-    if entry.folder is not None and Path(entry.name) == entry.folder:
-        return entry.folder.resolve().name
+    """As it may be asked for again; of a model's folder or file only its own name."""
+    if (place := entry.folder or entry.file) is not None and Path(entry.name) == place:
+        return place.resolve().name
     preset = next((name for name, defaults in entry.presets.items() if defaults == entry.defaults), None)
     return entry.name if preset is None else f"{entry.name}:{preset}"
 
@@ -66,8 +66,8 @@ def weights_named(entry: ModelEntry, weights: str | Path | None, loras: Sequence
 
 
 def _weight_files(entry: ModelEntry, weights: str | Path | None) -> Iterator[tuple[str, Path]]:
-    if weights is not None:
-        folder = Path(weights).expanduser()
+    if weights is not None or entry.file is not None:
+        folder = Path(weights or entry.file or "").expanduser()
     elif entry.folder is not None:
         folder = entry.folder
     else:

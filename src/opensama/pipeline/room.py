@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opensama.models.registry import ModelEntry, Weights
+from opensama.models.registry import WEIGHT_ENDINGS, ModelEntry, Weights
 from opensama.runtime import (
     check_dtype,
     check_offload,
@@ -110,6 +110,8 @@ def check_given(entry: ModelEntry, *, weights: str | Path | None = None, base: s
     """
     if entry.folder is not None and (weights is not None or base is not None):
         raise UserError(f"The model {entry.name} is one folder: leave `weights` and `base` out.")
+    if entry.file is not None and weights is not None:
+        raise UserError(f"The model {entry.name} is a file of weights itself: leave `weights` out.")
     if entry.edit is not None and weights is not None:
         path = Path(weights).expanduser()
         if path.is_file():
@@ -127,7 +129,7 @@ def is_transformer(folder: Path, edit: Weights) -> bool:
 
 def to_download(entry: ModelEntry, *, weights: object = None, base: object = None) -> list[Weights]:
     """The parts of a model that are neither given nor in the hub's cache, each with the size of what it still lacks."""
-    parts = ((entry.base, base), (entry.edit, weights))
+    parts = ((entry.base, base), (entry.edit, entry.file or weights))
     return [_rest(part) for part, given in parts if part is not None and given is None and not is_cached(part)]
 
 
@@ -142,7 +144,7 @@ def _rest(part: Weights) -> Weights:
 
 def weighed(entry: ModelEntry, *, weights: str | Path | None = None, base: str | Path | None = None) -> ModelEntry:
     """The entry with the sizes of the files that are given in place of the released ones."""
-    return replace(entry, base=_weighed(entry.base, base), edit=_weighed(entry.edit, weights))
+    return replace(entry, base=_weighed(entry.base, base), edit=_weighed(entry.edit, entry.file or weights))
 
 
 def _weighed(part: Weights | None, given: str | Path | None) -> Weights | None:
@@ -150,19 +152,21 @@ def _weighed(part: Weights | None, given: str | Path | None) -> Weights | None:
         return part
     path = Path(given).expanduser()
     files = [path] if path.is_file() else [file for pattern in part.files for file in path.glob(pattern)]
-    held = sum(file.stat().st_size for file in files or path.glob("*.safetensors") if file.suffix == ".safetensors")
+    held = sum(file.stat().st_size for file in files or path.glob("*.safetensors") if file.suffix in WEIGHT_ENDINGS)
     bits = _bits_of([*files, *path.glob("*.safetensors")]) or part.bits
-    return replace(part, size=f"{held / GB:.3f} GB", bits=bits)
+    return replace(part, size=f"{held / GB:.3f} GB", bits=bits, packed=bits < STORED and path.is_file())
 
 
 def _bits_of(files: Sequence[Path]) -> int | None:
-    """Bits of most of the numbers in the first safetensors file among these, None where none says so."""
+    """Bits of most of the numbers in the first file of weights among these, 8 for fewer, None where none says so."""
     for file in files:
+        if file.suffix == ".gguf":
+            return 8
         if file.suffix == ".safetensors":
             with suppress(OSError, ValueError), file.open("rb") as opened:
                 header = opened.read(min(int.from_bytes(opened.read(8), "little"), 10**8))
-                found = Counter(re.findall(rb'"dtype"\s*:\s*"[A-Z]+(\d+)', header)).most_common(1)
-                return int(found[0][0]) if found else None
+                found = Counter(re.findall(rb'"dtype"\s*:\s*"[A-Z]+(\d+)', header))
+                return 8 if b"8" in found else int(found.most_common(1)[0][0]) if found else None
     return None
 
 
@@ -214,9 +218,10 @@ def shortage(
     float8: bool = False,
 ) -> str:
     """What is short for a model here, and what would fit; nothing where it fits."""
-    parts = [gigabytes(part.size) * STORED / part.bits for part in (entry.base, entry.edit) if part is not None]
-    if not parts:
+    given = [part for part in (entry.base, entry.edit) if part is not None]
+    if not given:
         return ""
+    parts = [gigabytes(part.size) * STORED / (bits if part.packed else part.bits) for part in given]
     download, free = sum(gigabytes(part.size) for part in missing), machine.disk / GB
     if download > free:
         return (
@@ -234,7 +239,7 @@ def shortage(
     if machine.device_memory is None:
         return ""
     own = machine.device_memory / GB
-    if float8 and len(parts) == 2:
+    if float8 and len(parts) == 2 and not given[1].packed:
         parts[1] /= bits / 8
         held = bits / STORED * sum(parts)
     needs = {"none": held, "model": bits / STORED * max(parts), "group": 0.0, "disk": 0.0, "auto": 0.0}
