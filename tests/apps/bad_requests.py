@@ -86,6 +86,14 @@ def _edit(what: str, code: str, values: Any, status: int = 400) -> Request:
     return Request(what, status, code, "POST", "/v1/videos/edits", values)
 
 
+def _upload(what: str, code: str, data: dict[str, str], more: str = "", video: bytes | None = None) -> Request:
+    def values(good: bytes) -> dict[str, Any]:
+        files = {"video": ("a.mp4", video or good)} | ({more: ("b", good)} if more else {})
+        return {"data": data, "files": files}
+
+    return Request(what, 400, code, "POST", "/v1/videos/uploads", values)
+
+
 def _get(what: str, status: int, code: str, address: str, owner: str = "alice", **values: Any) -> Request:
     return Request(what, status, code, "GET", address, lambda good: values, owner)
 
@@ -124,6 +132,10 @@ REQUESTS = [
     _edit("an address in place of a file", "invalid_value", said(video="https://example.org/a.mp4")),
     _edit("a data address that is no base64", "invalid_value", said(video="data:video/mp4;base64,%")),
     _edit("a video that there is none of", "not_found", said(video={"id": "video_0"}), 404),
+    _edit("an output that is no number", "invalid_value", said(video={"id": "video_0", "index": "last"})),
+    _upload("an upload with settings", "invalid_value", {"prompt": PROMPT}),
+    _upload("an upload with a mask", "invalid_value", {}, "mask"),
+    _upload("an upload of an archive", "invalid_media", {}, video=b"PK\x03\x04" + bytes(99)),
     _get("a job that there is none of", 404, "not_found", "/v1/videos/video_0"),
     _get("a path in place of an id", 404, "not_found", "/v1/videos/..%2f..%2fjobs.sqlite3"),
     _get("a page of no length", 400, "invalid_value", "/v1/videos?limit=0"),
@@ -177,6 +189,7 @@ COMMANDS: list[tuple[str, Callable[[Place], list[str]], int, str, str]] = [
     ("a file of keys that is not there", serve("--keys", "{files}/none.txt"), 2, "", ""),
     ("a line that is no key", serve("--key", "alice:secret"), 2, "", ""),
     ("a key that no file is to hold", serve("--new-key", "alice"), 2, "", ""),
+    ("the page for others, without keys", lambda at: ["web", "--host", "0.0.0.0"], 2, "", ""),
     ("a model that cannot be served", serve("--model", "tinny"), 2, "", ""),
     ("a port beyond all", serve("--port", "70000"), 2, "", ""),
     ("an address that is not this machine's", serve("--host", "192.0.2.1", "--key", "a:" + "0" * 64), 2, "", ""),

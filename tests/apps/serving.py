@@ -75,14 +75,15 @@ def settings_for(folder: Path, model: Path, **limits: Any) -> WorkerSettings:
 
 
 @contextmanager
-def serving(settings: WorkerSettings, *owners: str) -> Iterator[Service]:
-    """The service while the block runs; owners are lines of a file of keys without the hash: `carol queue=1`."""
+def serving(settings: WorkerSettings, *owners: str, page: bool = False, port: int = 0) -> Iterator[Service]:
+    """The service while the block runs, or the `page`; owners are lines of a file of keys without the hash: `carol
+    queue=1`."""
     lines = []
     for owner in owners:
         name, *limits = owner.split()
         lines.append(" ".join([name, hashlib.sha256(f"key-{name}".encode()).hexdigest(), *limits]))
-    with bound_socket("127.0.0.1", 0) as bound, JobEngine(settings, ["cpu"], "forkserver") as engine:
-        server = server_for(engine, Access.of(None, lines))
+    with bound_socket("127.0.0.1", port) as bound, JobEngine(settings, ["cpu"], "forkserver") as engine:
+        server = server_for(engine, Access.of(None, lines), page)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         service = Service(engine, f"http://127.0.0.1:{bound.getsockname()[1]}")

@@ -203,7 +203,7 @@ def test_what_cannot_be_voted_on_is_said_in_one_sentence(out: Path, capsys: pyte
 
 def until(view: Any, expression: str) -> None:
     """Waits as `wait_for_function` does, which the page's own policy forbids."""
-    for _ in range(200):
+    for _ in range(600):
         if view.evaluate(expression):
             return
         view.wait_for_timeout(50)

@@ -80,10 +80,13 @@ def make_video(
     return path
 
 
-def _sing(voice: Any, seconds: float, start: float, rate: int, layout: str = "stereo") -> list[av.Packet]:
-    """A beeping tone of that length."""
+def _sing(
+    voice: Any, seconds: float, start: float, rate: int, layout: str = "stereo", wave: np.ndarray | None = None
+) -> list[av.Packet]:
+    """A beeping tone of that length, or a `wave` of one's own, float32."""
     time = np.arange(int(seconds * rate)) / rate
-    wave = (0.3 * np.sin(2 * np.pi * 440 * time) * (np.sin(2 * np.pi * 3 * time) > 0)).astype(np.float32)
+    if wave is None:
+        wave = (0.3 * np.sin(2 * np.pi * 440 * time) * (np.sin(2 * np.pi * 3 * time) > 0)).astype(np.float32)
     if not voice.codec_context.is_open:
         voice.codec_context.open()
     block = voice.codec_context.frame_size or 1024
@@ -97,8 +100,8 @@ def _sing(voice: Any, seconds: float, start: float, rate: int, layout: str = "st
     return packets + voice.encode(None)
 
 
-def add_sound(source: Path, path: Path, sound: str = "aac", rate: int = 44_100) -> Path:
-    """The video of `source` as it is, beside a tone as long as it."""
+def add_sound(source: Path, path: Path, sound: str = "aac", rate: int = 44_100, wave: np.ndarray | None = None) -> Path:
+    """The video of `source` as it is, beside a tone as long as it, or a `wave`."""
     with av.open(str(source)) as inside, av.open(str(path), "w") as container:
         given = inside.streams.video[0]
         stream: Any = container.add_stream_from_template(given)
@@ -109,7 +112,7 @@ def add_sound(source: Path, path: Path, sound: str = "aac", rate: int = 44_100) 
                 container.mux(packet)
         assert given.duration is not None
         assert given.time_base is not None
-        for packet in _sing(voice, float(given.duration * given.time_base), 0.0, rate):
+        for packet in _sing(voice, float(given.duration * given.time_base), 0.0, rate, wave=wave):
             container.mux(packet)
     return path
 

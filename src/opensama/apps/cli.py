@@ -49,6 +49,7 @@ app.command("opensama.apps.batch:batch_command", name="batch", help="Make a tabl
 app.command(
     "opensama.apps.inspect:inspect_command", name="inspect", help="How a file was edited, and that again.", sort_key=1
 )
+app.command("opensama.apps.web:web_command", name="web", help="Edit in a browser.", sort_key=1)
 app.command("opensama.apps.serve:serve_command", name="serve", help="Serve edits over HTTP.", sort_key=1)
 app.command("opensama.apps.demo:demo", name="demo", help="Edit a drawn clip on this machine and show it.", sort_key=1)
 app.command("opensama.apps.models:app", name="models", help="The models: list, explain, convert.", sort_key=2)

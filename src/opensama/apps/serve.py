@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,23 +20,10 @@ if TYPE_CHECKING:
     from opensama.apps.service.access import Access
 
 
-def serve_command(
-    *,
-    folder: Path = Path("opensama-service"),
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None,
-    keys: Path | None = None,
-    key: Annotated[list[str] | None, FLAG] = None,
-    new_key: str | None = None,
-    limits: JobLimits | None = None,
-    anyway: Annotated[bool, FLAG] = False,
-    load_settings: LoadSettings | None = None,
-) -> int:
-    """Serve edits over HTTP: `opensama serve`, then `POST /v1/videos/edits`.
-
-    Jobs wait in a queue on disk and survive a restart. The service answers this machine only; another address with
-    --host asks for API keys. Several devices, as in `--device cuda:0,cuda:1`, get a worker each.
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Where to serve, and for whom.
 
     Parameters
     ----------
@@ -56,43 +45,79 @@ def serve_command(
     anyway
         Edit, though prompts have words that a model does not know, or it needs more memory or disk than there is.
     """
-    limits, load_settings = limits or JobLimits(), load_settings or LoadSettings()
+
+    folder: Path = Path("opensama-service")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None
+    keys: Path | None = None
+    key: Annotated[list[str] | None, FLAG] = None
+    new_key: str | None = None
+    anyway: Annotated[bool, FLAG] = False
+
+
+def serve_command(
+    *,
+    service: ServiceSettings | None = None,
+    limits: JobLimits | None = None,
+    load_settings: LoadSettings | None = None,
+) -> int:
+    """Serve edits over HTTP: `opensama serve`, then `POST /v1/videos/edits`.
+
+    Jobs wait in a queue on disk and survive a restart. The service answers this machine only; another address with
+    --host asks for API keys. Several devices, as in `--device cuda:0,cuda:1`, get a worker each.
+    """
+    return run_service(service or ServiceSettings(), limits or JobLimits(), load_settings or LoadSettings())
+
+
+def run_service(
+    service: ServiceSettings, limits: JobLimits, load_settings: LoadSettings, *, page: bool = False, opens: bool = False
+) -> int:
+    """Serves until it is told to end, with `page` the page, too, which `opens` in this machine's browser."""
     _check_installed()
     from opensama.apps.service.access import Access, is_loopback
     from opensama.apps.service.access import new_key as make_key
 
-    if new_key is not None:
-        if keys is None:
+    if service.new_key is not None:
+        if service.keys is None:
             raise UserError("--new-key adds a key to a file: name it with --keys.")
-        print(make_key(keys, new_key))
+        print(make_key(service.keys, service.new_key))
         return 0
-    access = Access.of(keys, key or ())
-    if not access.keys and not is_loopback(host):
+    access = Access.of(service.keys, service.key or ())
+    if not access.keys and not is_loopback(service.host):
         raise UserError(
-            f"At {host} others can reach the service, which then wants API keys: make one with --keys FILE --new-key "
-            "NAME, and give --keys FILE."
+            f"At {service.host} others can reach the service, which then wants API keys: make one with --keys FILE "
+            "--new-key NAME, and give --keys FILE."
         )
-    if not 0 <= port < 65536:
-        raise UserError(f"A port is a number from 0 to 65535, not {port}.")
-    models = _models(model or ["tiny"])
+    if not 0 <= service.port < 65536:
+        raise UserError(f"A port is a number from 0 to 65535, not {service.port}.")
+    models = _models(service.model or ["tiny"])
     devices = [one.strip() or None for one in (load_settings.device or "").split(",")]
-    _check_models(models, devices, load_settings, anyway)
+    _check_models(models, devices, load_settings, service.anyway)
     from opensama.apps.jobs.worker import WorkerSettings
 
-    return _serve(WorkerSettings(folder, models, load_settings, limits, anyway), devices, access, host, port)
+    settings = WorkerSettings(service.folder, models, load_settings, limits, service.anyway)
+    return _serve(settings, devices, access, service, page, opens)
 
 
-def _serve(settings: WorkerSettings, devices: list[str | None], access: Access, host: str, port: int) -> int:
+def _serve(
+    settings: WorkerSettings, devices: list[str | None], access: Access, service: ServiceSettings, page: bool,
+    opens: bool,
+) -> int:  # fmt: skip
     from opensama.apps.jobs.engine import JobEngine
     from opensama.apps.jobs.inspection import PRELOADED
     from opensama.apps.service.server import bound_socket, server_for
 
     check_writable_folder(settings.folder, "--folder")
-    with bound_socket(host, port) as bound, JobEngine(settings, devices) as engine:
+    host = service.host
+    with bound_socket(host, service.port) as bound, JobEngine(settings, devices) as engine:
         multiprocessing.set_forkserver_preload(PRELOADED)  # of the processes that look at uploads
         shown = f"[{host}]" if ":" in host else host
-        print(f"Serving {', '.join(settings.models)} at http://{shown}:{bound.getsockname()[1]}/v1", flush=True)
-        server_for(engine, access).run(sockets=[bound])
+        address = f"http://{shown}:{bound.getsockname()[1]}/"
+        print(f"Serving {', '.join(settings.models)} at {address}{'' if page else 'v1'}", flush=True)
+        if opens:
+            webbrowser.open(address)
+        server_for(engine, access, page).run(sockets=[bound])
     return 0
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+from opensama.media.frames import evenly_spaced, picked
 from opensama.pipeline.buckets import unit
+from opensama.values import Video
 
 _CELLS = 32  # a side
 VISIBLE = 8 / 255
@@ -52,14 +54,41 @@ class Changes:
 
 def changed_cells(source: np.ndarray, edited: np.ndarray, limit: Tensor | None) -> tuple[int, int]:
     """How many cells of a frame changed, and how many may."""
-    cell = max(1, round(math.sqrt(source.shape[0] * source.shape[1]) / _CELLS))
-
-    def cells(x: Tensor) -> Tensor:
-        return functional.avg_pool2d(x[None], cell, ceil_mode=True)[0]
-
-    off = cells((unit(edited) - unit(source)).permute(2, 0, 1)).abs().amax(0) > VISIBLE
+    cell = _cell(source)
+    off = _visible(unit(edited) - unit(source), cell)
     if limit is None:
         return int(off.sum()), off.numel()
-    free = cells(limit[None].float())[0]
+    free = _means(limit[None].float(), cell)[0]
     free = free > min(0.5, float(free.max()) / 2)
     return int((off & free).sum()), int(free.sum())
+
+
+def kept_part(source: Video, edited: Video) -> tuple[float, float]:
+    """The share of the picture whose cells did not change, and the PSNR of their pixels in dB: 99 where these are the
+    source's own. `edited` may be padded below and at the right. Of each as many frames are looked at as of an edit."""
+    pairs = zip(*(picked(one, evenly_spaced(source.frame_count, _FRAMES)) for one in (source, edited)), strict=True)
+    kept = cells = pixels = 0
+    error = 0.0
+    for before, after in pairs:
+        off = unit(after)[: before.shape[0], : before.shape[1]] - unit(before)
+        still = ~_visible(off, cell := _cell(before))
+        kept, cells = kept + int(still.sum()), cells + still.numel()
+        fine = still.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[: off.shape[0], : off.shape[1]]
+        error, pixels = error + float(off[fine].double().square().sum()), pixels + 3 * int(fine.sum())
+    psnr = 99.0 if not error else min(99.0, 10 * math.log10(pixels / error))
+    return kept / cells, psnr if pixels else 0.0
+
+
+def _cell(frame: np.ndarray) -> int:
+    """Pixels of a cell's side."""
+    return max(1, round(math.sqrt(frame.shape[0] * frame.shape[1]) / _CELLS))
+
+
+def _means(x: Tensor, cell: int) -> Tensor:
+    """Of c h w, cell by cell."""
+    return functional.avg_pool2d(x[None], cell, ceil_mode=True)[0]
+
+
+def _visible(off: Tensor, cell: int) -> Tensor:
+    """Which cells a difference h w 3 is visible in."""
+    return _means(off.permute(2, 0, 1), cell).abs().amax(0) > VISIBLE

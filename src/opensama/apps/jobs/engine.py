@@ -14,11 +14,12 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from opensama.apps.jobs.inspection import inspect, with_suffix
+from opensama.apps.edit_settings import EditSettings
+from opensama.apps.jobs.inspection import inspect, inspect_clip, with_suffix
 from opensama.apps.jobs.limits import MIB, Owner, Refusal
 from opensama.apps.jobs.renditions import Rendition, rendition
 from opensama.apps.jobs.store import JobStore, NewJob, VideoJob
@@ -120,10 +121,10 @@ class JobEngine:
     def new_upload(self) -> Upload:
         return Upload(self, self.store.new_folder())
 
-    def take(self, upload: Upload, name: str, owner: Owner, job_id: str) -> None:
-        """A finished job's first result goes into the upload as the file of a field."""
+    def take(self, upload: Upload, name: str, owner: Owner, job_id: str, index: int = 0) -> None:
+        """A finished job's result goes into the upload as the file of a field."""
         job = self.find(owner, job_id)
-        path = self.result(job, 0)
+        path = self.result(job, index)
         place = upload.next_place(name)
         try:
             os.link(path, place)
@@ -160,6 +161,27 @@ class JobEngine:
         job, is_new = self.store.add(new, owner, self.limits)
         upload.kept = is_new
         return job, is_new
+
+    def keep(self, owner: Owner, upload: Upload) -> VideoJob:
+        """A job of the upload's video that is finished as it is, its result the video: to be edited, several times.
+
+        Refusal or UserError for all that can be wrong with it.
+        """
+        self._check_files(upload)
+        if beside := upload.files.keys() - {"video"}:
+            raise UserError(f"Only a video is kept: send {', '.join(sorted(beside))} with an edit.")
+        source = self._named(upload)["source"]
+        with self._looks:
+            media = inspect_clip(upload.folder, source, self.limits)
+        asked = {
+            "prompt": "", "n": 1, "anyway": False, "notes": [], "source": source,
+            "settings": asdict(EditSettings()),
+        }  # fmt: skip
+        made = {"file": source, "seed": 0, "frames": media["frames"], "seconds": 0.0, "changed": 0.0}
+        result = {"outputs": [made | {"unknown_words": []}], "notes": media["notes"]}
+        new = NewJob(upload.id, "", "", asked, media, "")
+        job, upload.kept = self.store.add(new, owner, self.limits, result)
+        return job
 
     def _check_files(self, upload: Upload) -> None:
         for name, found in upload.files.items():
@@ -209,11 +231,20 @@ class JobEngine:
         if not 0 <= index < job.outputs:
             raise Refusal("not_found", f"The video {job.id} has the outputs 0 to {job.outputs - 1}, and no {index}.")
         folder = self.store.files(job.id)
+        assert job.result is not None
+        file = job.result["outputs"][index]["file"]
         if kind is None:
-            assert job.result is not None
-            return folder / job.result["outputs"][index]["file"]
+            return folder / file
         with self._looks:
-            return rendition(kind, folder, job.asked, index, self.limits)
+            return rendition(kind, folder, job.asked, file, self.limits)
+
+    def source(self, job: VideoJob, kind: Rendition | None = None) -> Path:
+        """The file that a job edits, or what it is shown by."""
+        folder, file = self.store.files(job.id), job.asked["source"]
+        if kind is None:
+            return folder / file
+        with self._looks:
+            return rendition(kind, folder, job.asked, file, self.limits)
 
     def wait(self, owner: Owner, job_id: str, seconds: float) -> VideoJob:
         """The job when it is over, or as it is after so many seconds."""

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from opensama.apps.jobs.limits import MIB, JobLimits, Refusal
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.first_bytes import HEAD, kind_of, stand_in
-from opensama.values import UserError
+from opensama.values import UserError, Video
 
 _ASF = bytes.fromhex("3026b2758e66cf11")
 _BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
@@ -63,6 +63,13 @@ def inspect(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) 
     of its own. Refusal or UserError for what is wrong with them."""
     return in_a_process(
         _look, folder, asked, model, limits, seconds=limits.inspect_seconds, memory=limits.inspect_memory
+    )
+
+
+def inspect_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
+    """The same of a video that nothing is asked of yet."""
+    return in_a_process(
+        _look_at_clip, folder, name, limits, seconds=limits.inspect_seconds, memory=limits.inspect_memory
     )
 
 
@@ -130,9 +137,22 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
         _check_limits(beside.width, beside.height, beside.frame_count, float(beside.duration), limits)
     job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), span=settings.span)
     settings.completed(job.request, model, asked["anyway"])
+    return _found(video, job.source.notes, folder)
+
+
+def _look_at_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
+    from opensama.media.video_io import check_frames, read_video
+
+    video = read_video(folder / name)
+    _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
+    check_frames(video)
+    return _found(video, video.notes, folder)
+
+
+def _found(video: Video, notes: Iterable[str], folder: Path) -> dict[str, Any]:
     return {
         "width": video.width, "height": video.height, "frames": video.frame_count, "fps": round(float(video.fps), 3),
-        "seconds": round(float(video.duration), 3), "notes": [plain(note, folder) for note in job.source.notes],
+        "seconds": round(float(video.duration), 3), "notes": [plain(note, folder) for note in notes],
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from opensama.values.numbers import check_int, check_number
 
 RefusalCode = Literal[
     "not_found", "not_ready", "edit_failed", "idempotency_conflict", "queue_full", "server_full", "disk_full",
-    "too_large", "too_long", "too_many_pixels", "model_not_found", "invalid_media", "invalid_value",
+    "too_large", "too_long", "too_many_pixels", "model_not_found", "invalid_media", "invalid_value", "unknown_words",
 ]  # fmt: skip
 """What a program is told a refusal by."""
 

@@ -1,4 +1,5 @@
-"""What a result is shown by: a picture of its middle, a sheet of frames, itself beside its source. Made when asked for.
+"""What a result is shown by: a picture of the middle of what was edited, a sheet or a strip of frames, itself beside
+its source, and a preview that every browser plays. Made when asked for.
 
 They are made in a process with limits, as uploads are looked at, and kept in the job's folder.
 """
@@ -14,42 +15,59 @@ from opensama.apps.jobs.limits import JobLimits
 from opensama.apps.jobs.words import StoredWish
 from opensama.runtime import whole_file
 
-Rendition = Literal["thumbnail", "spritesheet", "compare"]
+Rendition = Literal["thumbnail", "spritesheet", "strip", "preview", "compare"]
 _SIDE, _SHEET_SIDE, _ON_SHEET = 320, 240, 16  # pixels of a thumbnail and of a frame on a sheet; frames there
+_STRIP_SIDE, _ON_STRIP = 120, 12
+_PREVIEW = 1280  # pixels of a preview's longer side, at most
+_STILLS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".avif")
 
 
-def rendition(kind: Rendition, folder: Path, asked: dict[str, Any], index: int, limits: JobLimits) -> Path:
-    """The file of a finished output's rendition, made if it is not there."""
-    place = rendition_path(kind, folder, asked, index)
-    if not place.exists():
-        in_a_process(_make, folder, asked, kind, index, seconds=limits.inspect_seconds, memory=limits.inspect_memory)
-    return place
+def rendition(kind: Rendition, folder: Path, asked: dict[str, Any], file: str, limits: JobLimits) -> Path:
+    """The rendition of a `file` in a job's folder, its source or a result; made if it is not there."""
+    for ending in (".png", ".mp4", ".webp", ".jpg"):
+        if (made := _place(kind, folder / file, ending)).exists():
+            return made
+    seconds, memory = limits.inspect_seconds, limits.inspect_memory
+    return folder / in_a_process(_make, folder, asked, file, kind, seconds=seconds, memory=memory)["file"]
 
 
-def rendition_path(kind: Rendition, folder: Path, asked: dict[str, Any], index: int) -> Path:
-    still = StoredWish.of(asked, folder).out(index).suffix in (".png", ".jpg", ".jpeg", ".webp")
-    ending = {"thumbnail": ".webp", "spritesheet": ".jpg", "compare": ".png" if still else ".mp4"}[kind]
-    return folder / f"{kind}-{index}{ending}"
+def _place(kind: Rendition, file: Path, ending: str) -> Path:
+    """`result-0.mp4` is shown by `thumbnail-0.webp`, and `source.mp4` by `thumbnail-source.webp`."""
+    return file.with_name(f"{kind}-{file.stem.removeprefix('result-')}{ending}")
 
 
-def _make(folder: Path, asked: dict[str, Any], kind: Rendition, index: int) -> dict[str, Any]:
+def _make(folder: Path, asked: dict[str, Any], file: str, kind: Rendition) -> dict[str, Any]:
+    import numpy as np
     from PIL import Image
 
-    from opensama.media.frames import contact_sheet, evenly_spaced, fitted, picked, side_by_side
+    from opensama.media.frames import contact_sheet, evenly_spaced, fitted, of_depth, picked, side_by_side
     from opensama.media.video_io import read_video, write_video
 
-    wish = StoredWish.of(asked, folder)
-    result, place = read_video(wish.out(index)), rendition_path(kind, folder, asked, index)
-    if kind == "compare":
-        pair = replace(side_by_side(read_video(wish.source), result), notes=())
-        write_video(pair, place, overwrite=True, on_note=lambda _: None)
-        return {}
+    result = read_video(folder / file)
+    still = result.frame_count == 1 and Path(file).suffix in _STILLS
+    if kind in ("compare", "preview"):
+        place = _place(kind, folder / file, ".png" if still else ".mp4")
+        if kind == "compare":
+            shown = side_by_side(read_video(folder / asked["source"]), result)
+        else:
+            scale = min(1.0, _PREVIEW / max(result.width, result.height))
+            size = max(1, round(result.width * scale)), max(1, round(result.height * scale))
+            small = result if scale == 1 else read_video(folder / file, cover=size)
+            shown = small.with_frames(
+                lambda start, stop: (of_depth(frame, np.uint8) for frame in small.frames(start, stop)), bit_depth=8
+            )
+            shown = replace(shown, transparency=None)
+        write_video(replace(shown, notes=()), place, even=kind == "preview", overwrite=True, on_note=lambda _: None)
+        return {"file": place.name}
     if kind == "thumbnail":
-        picture, how = next(picked(result, [result.frame_count // 2])), "WEBP"
-        picture = fitted(picture, _SIDE)
+        start, stop = StoredWish.of(asked, folder).settings.span(result) or (0, result.frame_count)
+        picture, how = fitted(next(picked(result, [(start + stop) // 2])), _SIDE), "WEBP"
     else:
-        frames = picked(result, evenly_spaced(result.frame_count, _ON_SHEET))
-        picture, how = contact_sheet([fitted(frame, _SHEET_SIDE) for frame in frames]), "JPEG"
+        number, side = (_ON_STRIP, _STRIP_SIDE) if kind == "strip" else (_ON_SHEET, _SHEET_SIDE)
+        frames = [fitted(frame, side) for frame in picked(result, evenly_spaced(result.frame_count, number))]
+        laid: dict[str, int] = {"columns": number, "gap": 0} if kind == "strip" else {}
+        picture, how = contact_sheet(frames, **laid), "JPEG"
+    place = _place(kind, folder / file, ".webp" if how == "WEBP" else ".jpg")
     with whole_file(place) as temporary:
         Image.fromarray(picture).save(temporary, how, quality=82)
-    return {}
+    return {"file": place.name}

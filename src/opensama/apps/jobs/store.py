@@ -151,21 +151,31 @@ class JobStore:
 
     # --- for who asks
 
-    def add(self, new: NewJob, owner: Owner, limits: JobLimits) -> tuple[VideoJob, bool]:
-        """The job in the queue, and whether it is new: a repeated key gives the job that it gave before."""
+    def add(
+        self, new: NewJob, owner: Owner, limits: JobLimits, result: Mapping[str, Any] | None = None
+    ) -> tuple[VideoJob, bool]:
+        """The job in the queue, and whether it is new: a repeated key gives the job that it gave before.
+
+        One that comes with its `result` is finished as it comes, and counts as nobody's work.
+        """
         sync_folder(self.files(new.id))
         with self._write(True) as base:
             if (known := self._by_key(base, owner, new.idempotency_key, new.fingerprint)) is not None:
                 return known, False
             self._check_room(base, owner, limits)
-            values = {
+            values: dict[str, Any] = {
                 "id": new.id, "owner": owner.name, "status": "queued", "model": new.model, "shape": new.shape,
                 "asked": json.dumps(new.asked), "media": json.dumps(new.media), "remixed_from": new.remixed_from,
                 "idempotency_key": new.idempotency_key, "fingerprint": new.fingerprint, "created_at": time.time(),
             }  # fmt: skip
+            if result is not None:
+                now = time.time()
+                values |= {"status": "completed", "progress": 100, "result": json.dumps(result)}
+                values |= {"completed_at": now, "expires_at": now + 3600 * limits.keep_hours}
             names, places = ", ".join(values), ", ".join(f":{name}" for name in values)
             base.execute(f"INSERT INTO jobs ({names}) VALUES ({places})", values)
-            _count(base, "submitted", 1)
+            if result is None:
+                _count(base, "submitted", 1)
         job = self.get(owner.name, new.id)
         assert job is not None
         return job, True

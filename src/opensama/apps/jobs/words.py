@@ -89,11 +89,21 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
         raise UserError(f"steps must be at most {limits.max_steps} here, not {settings.steps}.")
     said, left_out = without_politeness(models[model], prompt)
     request = settings.request(Path("source"), said)
-    check_words(models[model], said, any_words)
+    try:
+        check_words(models[model], said, any_words)
+    except UserError as error:
+        raise Refusal("unknown_words", str(error)) from None
     check_family(find(models[model]), request, anyway)
     if left_out:
         notes.append(politeness_note(model, left_out))
     return Wish(model, said, settings, n, anyway, tuple(notes))
+
+
+def chosen_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a job's settings that are not as they are by default, by the names that requests use."""
+    plain_ones = asdict(EditSettings())
+    kept = {name: asked["settings"][name] for name in SETTINGS}
+    return {name: value for name, value in kept.items() if value != plain_ones[name]}
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class _Worker:
             figures = edit_one(editor, checked, writing, show, set())
         for note in (*advice(editor.entry, checked.request), *said.getvalue().splitlines()):
             show.note(note)
-        figures |= {"seed": request.seed, "file": checked.out.name}
+        figures |= {"seed": request.seed, "file": checked.out.name, **_kept_figures(wish, checked.out)}
         sync_folder(folder)
         with whole_file(done) as temporary:
             temporary.write_text(json.dumps(figures))
@@ -199,6 +199,16 @@ class _JobDisplay(Display):
 
     def note(self, text: str) -> None:
         self.notes.append(plain(text, self.store.files(self.job.id)))
+
+
+def _kept_figures(wish: StoredWish, result: Path) -> dict[str, float]:
+    """What the written file kept of its source: a share of the picture, and how well, in dB."""
+    from opensama.media.video_io import read_video
+    from opensama.pipeline.changes import kept_part
+
+    source, edited = (read_video(path, background=wish.settings.background) for path in (wish.source, result))
+    share, psnr = kept_part(source, edited)
+    return {"kept": round(share, 4), "kept_db": round(psnr, 1)}
 
 
 def _log(text: str) -> None:

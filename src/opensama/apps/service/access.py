@@ -12,12 +12,13 @@ import ipaddress
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,13 +27,16 @@ from opensama.values import UserError
 
 OPEN = ("/healthz",)
 """Answered without a key."""
+COOKIE = "opensama"
+"""By which a browser is known: a key, or, where there are none, what it was given."""
+_TOKEN = re.compile(r"[\w-]{43}")
 _LINE = re.compile(r"(?P<name>[\w.@-]{1,64})[\s:]+(?P<hash>[0-9a-fA-F]{64})(?P<limits>(?:\s+(?:queue|rate)=\d{1,9})*)")
 _LOCAL = Owner("local")
 
 
 @dataclass
 class Access:
-    """The keys by their hashes; without any, everybody on this machine is one owner."""
+    """The keys by their hashes; without any, everybody on this machine is one owner, but each browser of the page."""
 
     keys: dict[bytes, Owner] = field(default_factory=dict)
 
@@ -60,11 +64,14 @@ class Access:
             raise UserError(f"{file} holds no key; --new-key NAME adds one.")
         return access
 
-    def owner_of(self, authorization: str) -> Owner | None:
-        """Whose key a header holds."""
+    def owner_of(self, authorization: str, cookie: str = "") -> Owner | None:
+        """Whose key a header holds, or, without that header, a browser's cookie."""
         if not self.keys:
-            return _LOCAL
+            known = is_browser(cookie) and not authorization
+            return Owner(f"browser-{_hash(cookie).hex()[:32]}") if known else _LOCAL
         kind, _, key = authorization.partition(" ")
+        if not authorization:
+            kind, key = "bearer", cookie
         return self.keys.get(_hash(key.strip())) if kind.lower() == "bearer" else None
 
 
@@ -83,12 +90,22 @@ def new_key(file: Path, name: str) -> str:
     return key
 
 
+def is_browser(cookie: str) -> bool:
+    """Whether a cookie is one that the page gives where there are no keys."""
+    return _TOKEN.fullmatch(cookie) is not None
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address is this machine's own, which no other reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def cookie_of(headers: Headers) -> str:
+    """The page's cookie, empty where there is none."""
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def _hash(key: str) -> bytes:
@@ -111,6 +128,8 @@ class Gate:
     limits: JobLimits
     answered: dict[int, int]
     """How many requests got which status."""
+    opened: Collection[str] = OPEN
+    """Paths that are answered without a key; of these `/` also to who follows a link of another site."""
     _spent: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +143,7 @@ class Gate:
                 self.answered[status] = self.answered.get(status, 0) + 1
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+                headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
@@ -140,13 +159,14 @@ class Gate:
             foreign = origin is not None and urlsplit(origin).netloc != host
         except ValueError:
             name, foreign = "", True
-        if foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        follows = scope["path"] == "/" and headers.get("sec-fetch-dest") == "document" and scope["method"] == "GET"
+        if foreign or (not follows and headers.get("sec-fetch-site", "none") not in ("none", "same-origin")):
             return problem(403, "foreign_origin", "Pages of other sites may not ask this service.")
         if not self.access.keys and not is_loopback(name):
             return problem(403, "foreign_host", "This service answers to the names of this machine only.")
-        if scope["path"] in OPEN:
+        if scope["path"] in self.opened:
             return None
-        owner = self.access.owner_of(headers.get("authorization", ""))
+        owner = self.access.owner_of(headers.get("authorization", ""), cookie_of(headers))
         if owner is None:
             said = "Give an API key of this service, in the header Authorization: Bearer KEY."
             return problem(401, "invalid_api_key", said, {"WWW-Authenticate": "Bearer"})

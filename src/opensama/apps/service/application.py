@@ -25,18 +25,22 @@ from opensama.apps.jobs.engine import JobEngine
 from opensama.apps.jobs.limits import Owner, Refusal
 from opensama.apps.jobs.renditions import Rendition
 from opensama.apps.jobs.store import VideoJob
-from opensama.apps.service.access import Access, Gate, problem
+from opensama.apps.jobs.words import chosen_settings
+from opensama.apps.service.access import OPEN, Access, Gate, problem
 from opensama.apps.service.bodies import read_body, take_named_files
 from opensama.apps.service.metrics import metrics_text
+from opensama.apps.service.page import add_page
 from opensama.apps.service.schema import (
     DeletedVideo,
     ErrorBody,
     HealthBody,
     ModelBody,
     ModelList,
+    OutputDetail,
     VideoBody,
     VideoList,
     request_body,
+    upload_body,
 )
 from opensama.pipeline.room import free_bytes
 from opensama.runtime import DISK_FULL
@@ -61,18 +65,21 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         507: "The disk is full.",
     }.items()
 }  # fmt: skip
+_VARIANTS = r"^(video|thumbnail|spritesheet|strip|preview|compare|source|source-preview|\d{1,2})$"
 JobId = Annotated[str, Path(max_length=_MOST_ID)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
-def create_app(engine: JobEngine, access: Access) -> Gate:
-    """The service over an engine that is open."""
+def create_app(engine: JobEngine, access: Access, page: bool = False) -> Gate:
+    """The service over an engine that is open, and with `page` the page for people, too."""
     app = FastAPI(title="OpenSAMA", version=__version__, docs_url=None, redoc_url=None, responses=_REFUSALS)
     gate = Gate(app, access, engine.limits, {})
     _handle_errors(app)
     _add_videos(app, engine)
     _add_results(app, engine)
     _add_service(app, engine, gate)
+    if page:
+        gate.opened = (*OPEN, *add_page(app, engine, access))
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -123,6 +130,17 @@ def _add_videos(app: FastAPI, engine: JobEngine) -> None:
         """Edit the result of a finished job further."""
         return await create(request, key, video_id)
 
+    @app.post("/v1/videos/uploads", **made, openapi_extra=upload_body())
+    async def upload_video(request: Request) -> Response:
+        """Keep a video to edit it several times: a job without an instruction, completed as it comes, whose result it
+        is."""
+        owner = _owner(request)
+        await run_in_threadpool(engine.check_room, owner, _content_length(request))
+        with engine.new_upload() as upload:
+            if values := await read_body(request, upload):
+                raise UserError(f"An upload has no settings, such as {next(iter(values))[:40]}: give them to the edit.")
+            return await run_in_threadpool(lambda: _answer(engine, engine.keep(owner, upload)))
+
     @app.get("/v1/videos", response_model=VideoList, tags=["videos"])
     def list_videos(
         request: Request,
@@ -171,17 +189,22 @@ def _add_results(app: FastAPI, engine: JobEngine) -> None:
     def video_content(
         request: Request,
         video_id: JobId,
-        variant: Annotated[str, Query(pattern=r"^(video|thumbnail|spritesheet|compare|\d{1,2})$")] = "video",
+        variant: Annotated[str, Query(pattern=_VARIANTS)] = "video",
         index: Annotated[int, Query(ge=0, le=99)] = 0,
     ) -> Response:
-        """The result, or what it is shown by: a thumbnail, a sheet of frames, source and result side by side.
+        """The result, or what it is shown by: a thumbnail, a sheet or a strip of frames, source and result side by
+        side, a `preview` that every browser plays; or the source, and its preview.
 
         A number as variant is the output of that number; `index` chooses it for the others.
         """
         job = engine.find(_owner(request), video_id)
         if variant.isdigit():
             variant, index = "video", int(variant)
-        path = engine.result(job, index, None if variant == "video" else cast(Rendition, variant))
+        kind = cast(Rendition, variant.removeprefix("source-"))
+        if variant.startswith("source"):
+            path = engine.source(job, None if variant == "source" else kind)
+        else:
+            path = engine.result(job, index, None if variant == "video" else kind)
         if not path.exists():
             raise Refusal("not_found", f"The files of {job.id} have expired.")
         name = f"{job.id}-{variant}-{index}{path.suffix}"
@@ -255,8 +278,8 @@ def _body(engine: JobEngine, job: VideoJob) -> dict[str, Any]:
         "remixed_from_video_id": job.remixed_from, "stage": job.stage, "queue_position": place,
         "num_outputs": job.outputs, "frames": media["frames"], "fps": media["fps"],
         "seed": job.asked["settings"]["seed"],
-        "outputs": [{name: one[name] for name in ("seed", "frames", "seconds", "changed", "unknown_words")}
-                    for one in result["outputs"]],
+        "settings": chosen_settings(job.asked),
+        "outputs": [{name: one.get(name) for name in OutputDetail.model_fields} for one in result["outputs"]],
         "notes": result["notes"],
     }  # fmt: skip
 

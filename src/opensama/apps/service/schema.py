@@ -35,6 +35,8 @@ class OutputDetail(BaseModel):
     seconds: float = Field(description="Seconds that the edit took, writing included.")
     changed: float = Field(description="Share of the picture, of the mask or box, that changed visibly.")
     unknown_words: list[str]
+    kept: float | None = Field(description="Share of the whole picture that looks as it did.")
+    kept_db: float | None = Field(description="PSNR of that part against the source, in dB, of the file; at most 99.")
 
 
 class VideoBody(BaseModel):
@@ -59,6 +61,7 @@ class VideoBody(BaseModel):
     frames: int
     fps: float
     seed: int
+    settings: dict[str, Any] = Field(description="What was chosen beside model, prompt and seed.")
     outputs: list[OutputDetail]
     notes: list[str] = Field(description="What a person should know: what was left out, what the model cannot do.")
 
@@ -130,3 +133,9 @@ def request_body(source: str | None) -> dict[str, Any]:
     said = {"type": "object", "required": need, "properties": _SETTINGS | named | beside_named}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": said}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def upload_body() -> dict[str, Any]:
+    """The description of an upload's body: a form with the file `video`."""
+    form = {"type": "object", "required": ["video"], "properties": {"video": _ANY_FILE}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}

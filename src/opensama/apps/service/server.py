@@ -26,11 +26,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
         raise UserError(f"{host} port {port} cannot be used ({why}): choose others with --host and --port.") from None
 
 
-def server_for(engine: JobEngine, access: Access) -> uvicorn.Server:
+def server_for(engine: JobEngine, access: Access, page: bool = False) -> uvicorn.Server:
     """A server whose `run(sockets=[...])` serves until `should_exit`."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the sender is told of a damaged form
     config = uvicorn.Config(
-        create_app(engine, access), lifespan="off", ws="none", log_level="warning", access_log=False,
+        create_app(engine, access, page), lifespan="off", ws="none", log_level="warning", access_log=False,
         server_header=False, limit_concurrency=_CONNECTIONS, timeout_graceful_shutdown=3, timeout_keep_alive=15,
     )  # fmt: skip
     return uvicorn.Server(config)
