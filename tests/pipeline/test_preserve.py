@@ -122,13 +122,22 @@ def test_sources_smaller_than_the_model_and_odd_ones(size):
         assert result.dtype == np.uint8
 
 
-def test_a_part_of_an_enlarged_picture_is_that_part_of_the_whole():
-    pixels = torch.rand(3, 24, 40)
-    whole = preserve.enlarge(pixels, preserve.Region.whole(100, 160))
-    part = preserve.Region(100, 160, slice(20, 50), slice(100, 131))
-    for smooth in (True, False):
-        whole = preserve.enlarge(pixels, preserve.Region.whole(100, 160), smooth=smooth)
-        torch.testing.assert_close(preserve.enlarge(pixels, part, smooth=smooth), whole[:, 20:50, 100:131])
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (40, 70)])
+def test_full_size_is_pytorchs_bicubic_in_strips_and_in_parts(size, monkeypatch):
+    source = scene(*size)[1]
+    place = Placement.of(size[1], size[0], 128 * 128, 16)
+    edit = FrameBuffer(1, 3, place.height, place.width)
+    edit.append(torch.randn(3, 1, place.height, place.width).clamp(-1, 1) / 2)
+    how = {"mode": "bicubic", "align_corners": False, "antialias": True}
+    whole = functional.interpolate(place.leave(edit[:1].float()), size, **how)[0].permute(1, 2, 0)
+    result = Compositor(place, edit).frame(0, source)
+    assert np.abs(result - (whole.numpy() + 1) * 127.5).max() <= 0.501
+    monkeypatch.setattr(preserve, "_CHUNK", 1000)
+    assert np.array_equal(Compositor(place, edit).frame(0, source), result)
+    limit = torch.zeros(size)
+    limit[7:31, 12:60] = 1
+    part = Compositor(place, edit).frame(0, source, limit)
+    assert np.abs(part[7:31, 12:60].astype(int) - result[7:31, 12:60]).max() <= 1
 
 
 def test_a_long_spool_lives_in_a_file(monkeypatch):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -27,9 +28,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from opensama.pipeline.buckets import Placement, unit
+from opensama.pipeline.buckets import Placement
 
 IN_MEMORY = 256 * 2**20  # bytes; larger clips wait in an unnamed temporary file
+_CHUNK = 131_072  # pixels that are computed at a time, so that what lies between stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -140,30 +142,33 @@ class Compositor:
     def frame(self, index: int, source: np.ndarray, limit: Tensor | None = None) -> np.ndarray:
         """Frame `index` of the edit over `source` (h w 3 integers), changed only where `limit` [h w] is not 0."""
         height, width = source.shape[:2]
-        part = Region.whole(height, width)
-        weight = limit
+        part = Region(height, width, slice(0, height), slice(0, width))
         small = self.small(index, source)
         if small is None:
             return source
+        mask = None
         if small.changes is not None and self.rule is not None and not self.rule.whole:
             mask = change_mask(small.changes, self.rule)
-            if not mask.any():
-                return source
-            mask = enlarge(mask[None], part, smooth=False)[0]
-            weight = mask if limit is None else mask * limit
-        if weight is not None:
-            part = Region(height, width, *bounds(weight))
-            if not part.area:
-                return source
-        old = unit(source[part.rows, part.columns]).permute(2, 0, 1)
-        new = self._picture(small, old, part)
-        if weight is not None:
-            new = torch.lerp(old, new, weight[part.rows, part.columns])
-        top = int(np.iinfo(source.dtype).max)
-        result = source.copy()
-        result[part.rows, part.columns] = (
-            new.permute(1, 2, 0).mul(top).round_().clamp_(0, top).numpy().astype(source.dtype)
-        )
+            part = part.of_mask(mask)
+        if limit is not None:
+            part = part.within(*bounds(limit))
+        if not part.area:
+            return source
+        rows_of = self._pictures(small, part)
+        weight_of = None if mask is None else _Enlarged(mask[None], part, smooth=False)
+        result, top = source.copy(), int(np.iinfo(source.dtype).max)
+        old_part, new_part = (picture[part.rows, part.columns] for picture in (source, result))
+        step = max(1, _CHUNK // old_part.shape[1])
+        for rows in (slice(first, first + step) for first in range(0, len(old_part), step)):
+            old = torch.from_numpy(old_part[rows].transpose(0, 2, 1).astype(np.float32, order="C"))
+            new = rows_of(rows, old * (2 / top)).add_(1).mul_(top / 2)
+            weight = None if weight_of is None else weight_of[rows]
+            if limit is not None:
+                free = limit[part.rows, part.columns][rows][:, None]
+                weight = free if weight is None else weight * free
+            if weight is not None:
+                new = new.sub_(old).mul_(weight).add_(old)
+            new_part[rows] = new.round_().clamp_(0, top).numpy().astype(source.dtype).transpose(0, 2, 1)
         return result
 
     def small(self, index: int, source: np.ndarray) -> SmallFrame | None:
@@ -174,14 +179,19 @@ class Compositor:
         near = self.placement.leave(self.guide[max(0, index - 1) : index + 2].float())
         return SmallFrame(edit, near[min(index, 1), :1], near[:, 1])
 
-    def _picture(self, small: SmallFrame, source: Tensor, part: Region) -> Tensor:
-        """N [3 rows columns] in [0, 1] for the part; `source` is S there."""
-        new = enlarge(small.edit, part)
-        if small.luma is not None and self.rule is not None and self.settings.detail:
-            gain = detail_gain(small.luma, small.edit, prior=0.5 if self.rule.whole else 0.0) * self.settings.detail
-            fine = luminance(source) * 2 - 1 - enlarge(small.luma, part)
-            new = new + enlarge(gain, part, smooth=False) * fine
-        return (new + 1) / 2
+    def _pictures(self, small: SmallFrame, part: Region) -> Callable[[slice, Tensor], Tensor]:
+        """N in [-1, 1] of some rows of the part, [rows 3 columns], given 2 S there."""
+        edit = _Enlarged(small.edit, part)
+        if small.luma is None or self.rule is None or not self.settings.detail:
+            return lambda rows, source: edit[rows]
+        gains = detail_gain(small.luma, small.edit, prior=0.5 if self.rule.whole else 0.0) * self.settings.detail
+        luma, gain = _Enlarged(small.luma, part), _Enlarged(gains, part, smooth=False)
+
+        def rows_of(rows: slice, source: Tensor) -> Tensor:
+            fine = luminance(source, 1).sub_(1).sub_(luma[rows])
+            return gain[rows].mul_(fine).add_(edit[rows])
+
+        return rows_of
 
 
 class SmallFrame(NamedTuple):
@@ -201,13 +211,37 @@ class Region:
     rows: slice
     columns: slice
 
-    @classmethod
-    def whole(cls, height: int, width: int) -> Region:
-        return cls(height, width, slice(0, height), slice(0, width))
-
     @property
     def area(self) -> int:
         return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
+    def of_mask(self, mask: Tensor) -> Region:
+        """The part where a mask [h w] from 0 to 1 is not 0 once it is enlarged to full size."""
+        h, w = mask.shape
+        down, across = _taps(h, self.height, False), _taps(w, self.width, False)
+        return self.within(_span(down @ mask.amax(1)), _span(across @ mask.amax(0)))
+
+    def within(self, rows: slice, columns: slice) -> Region:
+        """The part that also lies in these."""
+        return Region(self.height, self.width, _common(self.rows, rows), _common(self.columns, columns))
+
+
+class _Enlarged:
+    """Pixels [c h w] at a region's full size, some of its rows at a time: [rows c columns].
+
+    Bicubic, or bilinear for masks and gains (no overshoot).
+    """
+
+    def __init__(self, pixels: Tensor, part: Region, *, smooth: bool = True):
+        self.channels, h, _ = pixels.shape
+        self.down = _taps(h, part.height, smooth)[part.rows]
+        wide = functional.interpolate(pixels[None], (h, part.width), **_interpolation(smooth))[0]
+        self.wide = wide[..., part.columns].transpose(0, 1).reshape(h, -1)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        down = self.down[rows]
+        near = _span(down.any(0))
+        return (down[:, near] @ self.wide[near]).reshape(len(down), self.channels, -1)
 
 
 class FrameBuffer:
@@ -234,20 +268,10 @@ class FrameBuffer:
         return torch.from_numpy(np.array(self.array[frames]))
 
 
-def luminance(pixels: Tensor) -> Tensor:
-    """Y [1 ...] of RGB [3 ...] (BT.709), same range."""
-    return 0.2126 * pixels[0:1] + 0.7152 * pixels[1:2] + 0.0722 * pixels[2:3]
-
-
-def enlarge(pixels: Tensor, part: Region, *, smooth: bool = True) -> Tensor:
-    """[c h w] at the part's full size, only the part: bicubic, or bilinear for masks and gains (no overshoot)."""
-    if 4 * part.area > part.height * part.width:
-        whole = functional.interpolate(pixels[None], (part.height, part.width), **_interpolation(smooth))[0]
-        return whole[:, part.rows, part.columns]
-    down = _taps(pixels.shape[1], part.height, smooth)[part.rows]
-    across = _taps(pixels.shape[2], part.width, smooth)[part.columns]
-    near, wide = bounds(down.T @ torch.ones(len(down), 1)), bounds(across.T @ torch.ones(len(across), 1))
-    return down[:, near[0]] @ pixels[:, near[0], wide[0]] @ across[:, wide[0]].T
+def luminance(pixels: Tensor, axis: int = 0) -> Tensor:
+    """Y [1 ...] of RGB [3 ...] (BT.709), same range; the colours lie along `axis`."""
+    red, green, blue = pixels.split(1, axis)
+    return (0.2126 * red).add_(green, alpha=0.7152).add_(blue, alpha=0.0722)
 
 
 @lru_cache(maxsize=16)
@@ -262,14 +286,23 @@ def _interpolation(smooth: bool) -> dict[str, Any]:
 
 def blur(x: Tensor, radius: int) -> Tensor:
     """The mean over (2 radius + 1)^2 pixels of [b c h w], counting only those inside."""
-    return functional.avg_pool2d(x.float(), 2 * radius + 1, 1, radius, count_include_pad=False)
+    side = 2 * radius + 1
+    across = functional.avg_pool2d(x.float(), (1, side), 1, (0, radius), count_include_pad=False)
+    return functional.avg_pool2d(across, (side, 1), 1, (radius, 0), count_include_pad=False)
 
 
 def bounds(weight: Tensor) -> tuple[slice, slice]:
     """Rows and columns of the smallest box that holds all of a mask [h w]; empty slices if it is all zero."""
+    return _span(weight.any(1)), _span(weight.any(0))
 
-    def span(used: Tensor) -> slice:
-        places = used.nonzero()
-        return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
-    return span(weight.any(1)), span(weight.any(0))
+def _span(used: Tensor) -> slice:
+    """From the first to the last that is not 0; an empty slice if there is none."""
+    places = used.nonzero()
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+def _common(a: slice, b: slice) -> slice:
+    """Where both are; empty where they do not meet."""
+    start = max(a.start, b.start)
+    return slice(start, max(start, min(a.stop, b.stop)))
