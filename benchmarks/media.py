@@ -99,15 +99,20 @@ def long_film(path: Path, minutes: float, width: int, height: int) -> None:
         for i in range(2 * GROUP):
             coded += stream.encode(av.VideoFrame.from_ndarray(few[min(i % 32, 32 - i % 32)], format="rgb24"))
         coded += stream.encode(None)
-        for turn in range(round(minutes * 60 * RATE) // len(coded)):
-            for one in coded:
-                packet = av.Packet(bytes(one))
-                packet.stream, packet.time_base, packet.is_keyframe = stream, one.time_base, one.is_keyframe
-                assert one.pts is not None
-                assert one.dts is not None
-                packet.pts, packet.dts = one.pts + turn * len(coded), one.dts + turn * len(coded)
-                packet.duration = 1
-                sink.mux(packet)
+        repeat_packets(sink, stream, coded, minutes)
+
+
+def repeat_packets(sink: Any, stream: Any, coded: list[av.Packet], minutes: float) -> None:
+    """So many minutes of the same packets, one a frame, again and again."""
+    for turn in range(round(minutes * 60 * RATE) // len(coded)):
+        for one in coded:
+            packet = av.Packet(bytes(one))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, one.time_base, one.is_keyframe
+            assert one.pts is not None
+            assert one.dts is not None
+            packet.pts, packet.dts = one.pts + turn * len(coded), one.dts + turn * len(coded)
+            packet.duration = 1
+            sink.mux(packet)
 
 
 def edit_span(path: Path, out: Path, seconds_long: float, copying: bool) -> None:

@@ -9,6 +9,7 @@ its rate changes it: 0.1 crosses the frame in ten seconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,13 +35,16 @@ class Cuts:
         except ImportError:
             raise UserError(f"PySceneDetect is not installed; run: {install_line('curate')}") from None
         self._code = scenedetect.FrameTimecode
-        self._detector = AdaptiveDetector(min_scene_len=SHORTEST)
+        from opensama.media.motion import opencv
+
+        self._cv2, self._detector = opencv(), AdaptiveDetector(min_scene_len=SHORTEST)
         self._count = 0
         self.starts = [0]
 
     def add(self, frame: np.ndarray) -> None:
         """The next frame, uint8 RGB `h w 3`, small."""
-        found = self._detector.process_frame(self._code(self._count, 25.0), frame[..., ::-1].copy())
+        bgr = self._cv2.merge([frame[..., 2], frame[..., 1], frame[..., 0]])
+        found = self._detector.process_frame(self._code(self._count, 25.0), bgr)
         self.starts += [int(code.frame_num) for code in found]
         self._count += 1
 
@@ -50,20 +54,17 @@ def scenes(item: GraphItem, *, frames: int) -> list[GraphItem]:
 
     As many clips of so many frames as fit lie one behind the other; both ends of the scene share the rest.
     """
-    from opensama.media.frames import eight_bit
     from opensama.media.motion import Flow
     from opensama.media.video_io import read_video
 
     path = Path(item["_path"])
     video = read_video(path)
-    scale = _SIDE / max(video.width, video.height)
-    size = max(1, round(video.width * scale)), max(1, round(video.height * scale))
     times = seconds_of(video)
     stride = max(1, round(float(video.fps) / PAIRS_A_SECOND))
     cuts, flow = Cuts(), Flow()
     before: np.ndarray | None = None
     speeds: dict[int, float] = {}  # by the number of the second frame
-    for number, frame in enumerate(map(eight_bit, read_video(path, cover=size, threads=0).frames())):
+    for number, frame in enumerate(small_frames(path)):
         cuts.add(frame)
         if before is not None and number % stride == 0:
             speeds[number] = mean_speed(flow(before, frame), times[number] - times[number - 1])
@@ -91,6 +92,17 @@ def scenes(item: GraphItem, *, frames: int) -> list[GraphItem]:
     if not found:
         raise Drop("no scene that lasts")
     return found
+
+
+def small_frames(path: Path) -> Iterator[np.ndarray]:
+    """Every frame of a file, uint8 RGB `h w 3`, its longer side of 256 pixels."""
+    from opensama.media.frames import eight_bit
+    from opensama.media.video_io import read_video
+
+    video = read_video(path)
+    scale = _SIDE / max(video.width, video.height)
+    size = max(1, round(video.width * scale)), max(1, round(video.height * scale))
+    yield from map(eight_bit, read_video(path, cover=size, threads=0).frames())
 
 
 def seconds_of(video: Video) -> list[float]:
