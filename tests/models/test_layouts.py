@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import re
+import resource
+import signal
+import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -15,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opensama.apps.cli import main
 from opensama.models.bernini import BerniniTransformer3DModel
-from opensama.models.convert import convert_released, convert_to_file, load_released
+from opensama.models.convert import FILE_LAYOUTS, convert_released, convert_to_file, load_released
 from opensama.models.families import family_of, find_family
 from opensama.models.float8 import matrices
 from opensama.models.icve import IcveTransformer3DModel
@@ -81,16 +89,33 @@ EQUAL = 1e-6  # of answers that the same numbers give, which lie elsewhere in me
 LAYOUTS = {  # relative error of a matrix, and of the answer
     "released": (0.0, EQUAL),
     "comfyui": (0.0, EQUAL),
-    "fp8": (0.03, 0.06),
+    "fp8": (0.03, 0.03),
+    "gguf:q8_0": (0.006, 0.006),
+    "gguf:bf16": (0.002, 0.002),
+    "gguf:q5_1": (0.04, 0.04),
+    "gguf:q5_0": (0.045, 0.045),
+    "gguf:q4_1": (0.08, 0.08),
+    "gguf:q4_0": (0.09, 0.09),
 }
+EVERYWHERE = list(LAYOUTS)[:4]
+HALF = 5e-4  # of answers of GGUF's blocks, which diffusers multiplies out in float16
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", CLASSES)
+def written(source: Path, folder: Path, layout: str) -> Path:
+    """A file of a layout, as LAYOUTS names them."""
+    layout, _, quantization = layout.partition(":")
+    how = {"quantization": quantization} if quantization else {}
+    return convert_to_file(source, folder / f"weights{FILE_LAYOUTS[layout]}", layout, **how)
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [(family, layout) for layout in LAYOUTS for family in CLASSES if family == "icve" or layout in EVERYWHERE],
+)
 def test_each_layout_holds_the_model_and_comes_back(folders, tmp_path, family, layout):
     """Without being told family or sizes; as a folder, and as a model whose matrices stay as they are stored."""
     model, (matrix_error, answer_error) = model_of(family), LAYOUTS[layout]
-    file = convert_to_file(folders[family], tmp_path / "weights.safetensors", layout)
+    file = written(folders[family], tmp_path, layout)
     back = load_file(convert_released(file, tmp_path / "ours") / "diffusion_pytorch_model.safetensors")
     packed = {f"{name}.weight" for name in matrices(model)} if matrix_error else set()
     for name, exact in model.state_dict().items():
@@ -103,7 +128,10 @@ def test_each_layout_holds_the_model_and_comes_back(folders, tmp_path, family, l
     kept = load_released(file, dtype=torch.float32, packed=True)
     assert away(answer(spread), exact) <= answer_error
     assert (away(answer(spread), exact) > 100 * EQUAL) == bool(matrix_error)
-    assert away(answer(kept), answer(spread)) <= EQUAL
+    assert away(answer(kept), answer(spread)) <= (HALF if layout.startswith("gguf") else EQUAL)
+    if matrix_error and layout != "gguf:bf16":
+        stored = {name: kept.get_submodule(name).weight.element_size() for name in matrices(model)}
+        assert set(stored.values()) == {1}
     assert not [*tmp_path.rglob("*.part")]
 
 
@@ -194,6 +222,94 @@ def test_float8_files_are_as_comfyui_has_them(folders, tmp_path):
     assert {infos[name].dtype for name in infos.keys() - eight - {"scaled_fp8"}} == {"F32"}
 
 
+def test_gguf_files_are_as_comfyui_gguf_has_them(folders, tmp_path):
+    """Its architecture, names of the base's authors, matrices of blocks in blocks, all else whole."""
+    for family, architecture in (("bernini", "wan"), ("icve", "hyvid")):
+        reader = gguf.GGUFReader(convert_to_file(folders[family], tmp_path / f"{family}.gguf", "gguf"))
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+        assert fields["general.architecture"] == architecture
+        assert fields["general.file_type"] == gguf.LlamaFileType.MOSTLY_Q8_0
+        kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+        plain = TensorFiles(convert_to_file(folders[family], tmp_path / f"{family}.safetensors", "comfyui"))
+        eight = TensorFiles(convert_to_file(folders[family], tmp_path / f"{family}8.safetensors", "fp8"))
+        assert {tensor.name: tuple(tensor.shape[::-1]) for tensor in reader.tensors} == plain.shapes
+        blocks = {name for name, info in eight.infos.items() if info.dtype == "F8_E4M3"} & kinds.keys()
+        assert kinds == {name: "Q8_0" if name in blocks else "F32" for name in kinds}
+
+
+def test_other_gguf_files_are_read(tmp_path):
+    """K blocks, 16 bits, a folded matrix and a prefix, as others' files have them."""
+    draw, kinds = np.random.default_rng(3), gguf.GGMLQuantizationType
+    sizes = SIZES | WIDE | {"num_attention_heads": 8, "ffn_dim": 256, "num_layers": 1}
+    model = SamaTransformer3DModel(**sizes).eval()
+    model.save_pretrained(tmp_path / "model")
+    plain = TensorFiles(convert_to_file(tmp_path / "model", tmp_path / "plain.safetensors", "comfyui"))
+    writer = gguf.GGUFWriter(tmp_path / "other.gguf", "wan")
+    made: dict[str, Tensor] = {}
+    for name, info in plain.infos.items():
+        kind = {"self_attn.q.weight": kinds.Q4_K, "self_attn.k.weight": kinds.Q6_K, "ffn.0.weight": kinds.Q3_K}
+        kind |= {"ffn.2.weight": kinds.IQ4_XS, "cross_attn.o.weight": kinds.F16, "text_embedding.2.weight": kinds.Q8_0}
+        kind |= {"text_embedding.0.weight": kinds.Q8_0}
+        found = kind.get(name.removeprefix("blocks.0."), kinds.F32)
+        x, folded = plain.tensor(name), name == "text_embedding.0.weight"
+        if folded:
+            writer.add_array(f"comfy.gguf.orig_shape.model.diffusion_model.{name}", list(info.shape))
+            x = x.reshape(-1, 64)
+        if found in (kinds.F32, kinds.F16, kinds.Q8_0):
+            data = gguf.quants.quantize(x.numpy(), found)
+        else:  # which the package does not make: any bytes are some numbers, as long as their scales are small
+            size, length = gguf.GGML_QUANT_SIZES[found]
+            data = draw.integers(0, 256, (x.shape[0], x.shape[1] // size, length), np.uint8)
+            at = {kinds.Q4_K: (0, 2), kinds.Q6_K: (208,), kinds.Q3_K: (108,), kinds.IQ4_XS: (0,)}[found]
+            for place in at:
+                data[:, :, place : place + 2] = np.array([0.0001], np.float16).view(np.uint8)
+            data = data.reshape(x.shape[0], -1)
+        made[name] = torch.from_numpy(gguf.quants.dequantize(data, found).copy()).reshape(info.shape)
+        writer.add_tensor(f"model.diffusion_model.{name}", data, raw_dtype=found)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    spread, kept = (
+        load_released(tmp_path / "other.gguf", config=sizes, dtype=torch.float32, packed=packed)
+        for packed in (False, True)
+    )
+    released = find_family("sama").layout({name: tuple(p.shape) for name, p in spread.state_dict().items()})
+    for name, rows in released.items():
+        assert torch.equal(spread.state_dict()[rows[0].name], made[name]), name
+    assert away(answer(kept), answer(spread)) <= HALF
+    q, o = kept.blocks[0].attn1.to_q.weight, kept.blocks[0].attn2.to_out[0].weight
+    assert (q.dtype, o.dtype) == (torch.uint8, torch.float32)
+
+
+def test_a_file_larger_than_the_memory_converts(tmp_path):
+    """What is held at once is some of the largest tensor, whatever the file's size."""
+    sizes = SIZES | {"num_attention_heads": 8, "attention_head_dim": 32, "ffn_dim": 1024, "num_layers": 12}
+    model = SamaTransformer3DModel(**sizes)
+    model.save_pretrained(tmp_path / "model")
+    largest = max(p.nbytes for p in model.parameters())
+    del model
+    whole = (tmp_path / "model" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert whole > 30 * largest
+    for source, layout in (("model", "fp8"), ("model", "gguf"), ("weights.gguf", "comfyui")):
+        source, place = tmp_path / source, tmp_path / f"weights{FILE_LAYOUTS[layout]}"
+        held = most_memory(partial(convert_to_file, source, place, layout))
+        assert held < 8 * largest, (layout, held / largest)
+
+
+def most_memory(run: Callable[[], object]) -> int:
+    """By how many bytes this process grows at most while it runs something."""
+
+    def resident(key: str) -> int:
+        return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is that of now
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
 def with_format(form: str) -> Callable[[dict[str, Tensor]], None]:
     def change(tensors: dict[str, Tensor]) -> None:
         text = json.dumps({"format": form}).encode()
@@ -235,7 +351,7 @@ def test_files_of_no_family_are_refused(folders, tmp_path):
     convert_to_file(folders["sama"], tmp_path / "sama.safetensors", "comfyui")
     with pytest.raises(UserError, match="no icve weights"):
         convert_released(tmp_path / "sama.safetensors", tmp_path / "ours", "icve")
-    with pytest.raises(UserError, match="no layout 'onnx': choose released, comfyui, fp8"):
+    with pytest.raises(UserError, match="no layout 'onnx': choose released, comfyui, fp8, gguf"):
         convert_to_file(folders["sama"], tmp_path / "sama.safetensors", "onnx")
     with torch.no_grad():
         spoilt = CLASSES["sama"]()
@@ -245,3 +361,35 @@ def test_files_of_no_family_are_refused(folders, tmp_path):
         convert_to_file(tmp_path / "spoilt", tmp_path / "spoilt.safetensors", "fp8")
     assert not (tmp_path / "ours").exists()
     assert not (tmp_path / "spoilt.safetensors").exists()
+
+
+def test_what_is_wrong_with_a_gguf_file_is_said(folders, tmp_path, monkeypatch):
+    file = convert_to_file(folders["icve"], tmp_path / "weights.gguf", "gguf")
+    data = file.read_bytes()
+    for cut in (data[:-40], data[:3000], data[:30], b"GGUF", b"not a GGUF file at all"):
+        (tmp_path / "cut.gguf").write_bytes(cut)
+        with pytest.raises(UserError, match=r"cut\.gguf is not a whole GGUF file"):
+            load_released(tmp_path / "cut.gguf")
+    with pytest.raises(UserError, match="no sama weights"):
+        load_released(file, "sama")
+    with pytest.raises(UserError, match="not written as 'q4_k': choose q8_0, "):
+        convert_to_file(folders["icve"], tmp_path / "x.gguf", "gguf", quantization="q4_k")
+    with pytest.raises(UserError, match=r"end it in \.gguf"):
+        convert_to_file(folders["icve"], tmp_path / "x.safetensors", "gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(UserError, match=r"need the gguf package: run .* -m pip install"):
+        load_released(file)
+
+
+@pytest.mark.parametrize("layout", ["comfyui", "fp8", "gguf"])
+def test_a_full_disk_leaves_nothing_under_the_name(folders, tmp_path, layout, capsys):
+    place = tmp_path / f"weights{FILE_LAYOUTS[layout]}"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # no file may grow beyond: the same error
+    try:
+        assert main(["models", "convert", str(folders["sama"]), str(place), "--to", layout]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "disk" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

@@ -396,9 +396,9 @@ def single_files(weights, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("layout", "error"), [("comfyui", 0.0), ("fp8", 0.05)])
+@pytest.mark.parametrize(("layout", "error"), [("comfyui", 0.0), ("fp8", 0.05), ("gguf", 0.02)])
 def test_a_single_file_is_a_model(base, weights, single_files, picture, layout, error):
-    """Its base's other parts, the defaults of the model that it is one of; FP8 stays FP8 in memory."""
+    """Its base's other parts, the defaults of the model that it is one of; few bits stay so in memory."""
     file = single_files / f"{layout}{FILE_LAYOUTS[layout]}"
     editor = opensama.load(file, device="cpu", base=base, notice=lambda text: None)
     assert editor.entry.licence == find("sama-14b").licence

@@ -27,6 +27,7 @@ EXTRAS = {  # and the package of each that our code, or transformers for it, imp
     "curate": "scenedetect-headless",
     "cluster": "ray",
     "evaluate": "matplotlib",
+    "gguf": "gguf",
     "credentials": "c2pa-python",
 }
 

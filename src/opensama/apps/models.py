@@ -80,7 +80,8 @@ def convert(
     *,
     family: str | None = None,
     config: Path | None = None,
-    to: Literal["ours", "released", "comfyui", "fp8"] = "ours",
+    to: Literal["ours", "released", "comfyui", "fp8", "gguf"] = "ours",
+    quantization: str = "q8_0",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Convert published weights into a transformer's folder, or a transformer into a file that other tools read.
@@ -98,7 +99,9 @@ def convert(
     to
         What to write: ours is a transformer's folder as diffusers has it; released is a file with the names of the
         model's authors, comfyui one with the names that ComfyUI reads, fp8 the same with the blocks' matrices in 8 bits
-        and a scale for each.
+        and a scale for each, gguf one for ComfyUI-GGUF.
+    quantization
+        What the blocks' matrices become in a GGUF file: q8_0, q5_1, q5_0, q4_1, q4_0 or bf16.
     overwrite
         Replace what is at OUT.
     """
@@ -115,7 +118,7 @@ def convert(
     if to == "ours":
         written = convert_released(source, out, family, config)
     else:
-        written = convert_to_file(source, out, to, family, config)
+        written = convert_to_file(source, out, to, family, config, quantization=quantization)
     print(f"written: {written}")
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from opensama.models.families import MODEL_FAMILIES, Family, Rows, Shapes, family_of
 from opensama.models.float8 import AsFloat8, matrices
-from opensama.models.layouts import note_for, released_tensors
+from opensama.models.gguf_files import WRITTEN, write_gguf
+from opensama.models.layouts import NOTE, note_for, released_tensors
 from opensama.models.weights import (
     SHARD_BYTES,
     Packed,
@@ -35,7 +36,7 @@ from opensama.values import UserError
 
 _Sizes = Path | Mapping[str, object]  # a JSON file of sizes, or what is in it
 
-FILE_LAYOUTS = {"released": ".safetensors", "comfyui": ".safetensors", "fp8": ".safetensors"}
+FILE_LAYOUTS = {"released": ".safetensors", "comfyui": ".safetensors", "fp8": ".safetensors", "gguf": ".gguf"}
 """Layouts of single files that are written, and how their names end."""
 
 SAMPLER_KEYS = {
@@ -63,28 +64,41 @@ def convert_released(
 
 
 def convert_to_file(
-    source: Path, out_file: Path, layout: str = "released", family: str | None = None, config: _Sizes | None = None
+    source: Path,
+    out_file: Path,
+    layout: str = "released",
+    family: str | None = None,
+    config: _Sizes | None = None,
+    *,
+    quantization: str = "q8_0",
 ) -> Path:
     """Writes one file of a layout of FILE_LAYOUTS from a transformer: its own folder, a pipeline's, or a single file of
-    any layout, for which `family` and `config` are as in `convert_released`."""
+    any layout, for which `family` and `config` are as in `convert_released`. `quantization` is GGUF's."""
     if layout not in FILE_LAYOUTS:
         raise UserError(f"There is no layout {layout!r}: choose {', '.join(FILE_LAYOUTS)}.")
     ending = FILE_LAYOUTS[layout]
     if out_file.suffix != ending or out_file.is_dir():
         raise UserError(f"{out_file} is not the name of a {ending[1:]} file: end it in {ending}.")
+    if quantization.lower() not in WRITTEN:
+        raise UserError(f"GGUF files are not written as {quantization!r}: choose {', '.join(WRITTEN)}.")
     model, ours = _model_and_tensors(source, family, config)
     row, shapes = family_of(model), ours.shapes
     places = (row.layout if layout == "released" else row.comfy_layout)(shapes)
     target: Tensors = TensorsFromRows(ours, places)
     chosen = {f"{name}.weight" for name in matrices(model)}
     chosen = {name for name, parts in places.items() if all(part.name in chosen for part in parts)}
-    if layout == "fp8":
-        target = AsFloat8(target, chosen)
     if out_file.resolve() in {file.resolve() for file in ours.files}:
         raise UserError(f"{out_file} is one of the files to convert: choose another name.")
+    if layout == "gguf" and not row.gguf_architecture:
+        raise UserError(f"There is no GGUF layout for {row.name}: choose another.")
     _make_folder(out_file.parent)
     note = note_for(row, model.config)
-    write_safetensors(out_file, target.infos, target.tensor, note)
+    if layout == "gguf":
+        write_gguf(out_file, target, row.gguf_architecture, note, chosen, quantization.lower())
+        return out_file
+    if layout == "fp8":
+        target = AsFloat8(target, chosen)
+    write_safetensors(out_file, target.infos, target.tensor, {NOTE: note})
     read_back(out_file, target)
     return out_file
 

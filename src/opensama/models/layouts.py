@@ -19,6 +19,7 @@ import torch
 
 from opensama.models.families import MODEL_FAMILIES, Family, find_family
 from opensama.models.float8 import ScaledFloat8
+from opensama.models.gguf_files import NOTE_KEY, GgufFile
 from opensama.models.weights import Renamed, TensorFiles, Tensors
 from opensama.values import UserError
 
@@ -29,6 +30,8 @@ _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "net.
 
 def open_weights(path: Path, dtype: torch.dtype = torch.bfloat16) -> Tensors:
     """The tensors of a file, of an index's shards or of a folder; what is stored in fewer bits is read in `dtype`."""
+    if path.suffix == ".gguf":
+        return without_prefix(GgufFile(path, dtype))
     stored = without_prefix(TensorFiles(path))
     names = {key.rpartition(".")[2] for key in stored.infos}
     eight = any(info.dtype.startswith("F8_") for info in stored.infos.values())
@@ -52,7 +55,8 @@ def released_tensors(
 
 def note_of(tensors: Tensors, path: Path) -> dict[str, Any]:
     """What a file of ours says of its model; of others nothing."""
-    text = tensors.note().get(NOTE)
+    note = tensors.note()
+    text = note.get(NOTE, note.get(NOTE_KEY))
     if text is None:
         return {}
     try:
@@ -64,10 +68,10 @@ def note_of(tensors: Tensors, path: Path) -> dict[str, Any]:
     return found
 
 
-def note_for(family: Family, config: Mapping[str, Any]) -> dict[str, str]:
+def note_for(family: Family, config: Mapping[str, Any]) -> str:
     """What a file's header says of its model."""
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
-    return {NOTE: json.dumps({"family": family.name, "config": sizes})}
+    return json.dumps({"family": family.name, "config": sizes})
 
 
 def without_prefix(tensors: Tensors) -> Tensors:

@@ -133,7 +133,8 @@ def _from_base(
         transformer = load_base(file, entry.family, loras, dtype)
     else:
         transformer = load_released(file, entry.family, sizes, dtype=dtype, packed=not loras)
-        load_loras(transformer, loras)
+        if loras:
+            load_loras(transformer, loras)
     if second is not None:
         parts["transformer_2"] = load_base(second, entry.family, low[0], dtype)
     family = find_family(entry.family)
