@@ -48,12 +48,9 @@ def ours(path: Path) -> list[int]:
 
 
 def peers(path: Path, folder: Path) -> list[int]:
-    command = [Path(sys.executable).with_name("scenedetect"), "-i", path, "-o", folder, "-m", str(SHORTEST)]
-    subprocess.run(
-        [*command, "detect-adaptive", "list-scenes", "-q", "-s", "-f", "cuts.csv"],
-        check=True,
-        capture_output=True,
-    )
+    detect = Path(sys.executable).with_name("scenedetect")
+    words = f"-i {path} -o {folder} -m {SHORTEST} detect-adaptive list-scenes -q -s -f cuts.csv".split()
+    subprocess.run([detect, *words], check=True, capture_output=True)
     with open(folder / "cuts.csv", newline="") as file:
         return [int(row["Start Frame"]) - 1 for row in csv.DictReader(file)]
 

@@ -26,7 +26,8 @@ _EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL
 _EXACT_TINY = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 """For 16-bit RGB of a few rows: there swscale 9's exact path filters two rows at a time, and wrongly."""
 _AVERAGES = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-"""For pictures at most a third as wide and high: there bicubic weights differ little from averages, at thrice the time."""
+"""For pictures at most a third as wide and high: bicubic weights differ little from averages there, and take thrice
+the time."""
 
 # FFmpeg's numbers (ITU-T H.273) and names.
 MATRICES = {
