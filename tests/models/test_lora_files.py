@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from opensama.apps.cli import main
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.lora import add_lora, merged, save_comfy, save_diffusers
+from opensama.models.lora_convert import LORA_LAYOUTS, convert_lora
 from opensama.models.lora_files import load_base, load_loras
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.values import UserError
@@ -250,3 +252,84 @@ def test_a_lora_from_plain_wan_makes_it_an_editor(wan, tmp_path):
     close(from_comfy, merged_state(model))
     with pytest.raises(UserError, match=r"lack .*: give the folder of a LoRA that was trained from them"):
         load_base(wan, "sama", [], torch.float32)
+
+
+@pytest.mark.parametrize("layout", LORA_LAYOUTS)
+def test_a_lora_is_written_in_each_layout_and_comes_back(plain, tmp_path, layout):
+    """From the names of ComfyUI and of diffusers; the change is the same, and so are its numbers on the way back."""
+    for source in ("comfyui", "diffusers"):
+        tensors, expected = example(source, plain)
+        save_file(tensors, tmp_path / "lora.safetensors")
+        written = convert_lora(tmp_path / "lora.safetensors", tmp_path / "out.safetensors", layout, "sama", SIZES)
+        wan, ours = LAYERS[0]
+        stem, down, _ = LAYOUTS[layout](wan, ours)
+        assert f"{stem}.{down}" in load_file(written)
+        model = copy.deepcopy(plain)
+        load_loras(model, [(written, 1.0)])
+        close(model, expected)
+        back = load_file(convert_lora(written, tmp_path / "back.safetensors", source, "sama", SIZES))
+        if layout != "kijai" or source == "diffusers":  # which has alpha within its matrices
+            assert back.keys() == tensors.keys()
+            assert all(torch.equal(back[key], x) for key, x in tensors.items())
+    assert not [*tmp_path.rglob("*.part")]
+
+
+def test_fused_matrices_and_whole_differences_are_written(tmp_path):
+    """HunyuanVideo's fused layers come apart for diffusers and together again, halves swapped where ours are."""
+    torch.manual_seed(0)
+    model = IcveTransformer3DModel(**ICVE_SIZES).eval()
+    d = model.transformer_blocks[0].attn.to_q.in_features
+
+    def to(layout: str, source: Path, name: str) -> Path:
+        return convert_lora(source, tmp_path / name, layout, "icve", ICVE_SIZES)
+
+    keys = {"double_blocks.0.img_attn_qkv": 3, "single_blocks.1.linear1": 7, "final_layer.adaLN_modulation.1": 2}
+    tensors = {}
+    for key, rows in keys.items():
+        stem = f"diffusion_model.{key}"
+        tensors |= {f"{stem}.lora_down.weight": random(RANK, d), f"{stem}.lora_up.weight": random(rows * d, RANK)}
+        tensors[f"{stem}.alpha"] = torch.tensor(ALPHA)
+    file = tmp_path / "comfyui.safetensors"
+    save_file(tensors, file)
+    expected = copy.deepcopy(model)
+    load_loras(expected, [(file, 1.0)])
+    for layout in LORA_LAYOUTS:
+        other = copy.deepcopy(model)
+        load_loras(other, [(to(layout, file, f"{layout}_.safetensors"), 1.0)])
+        close(other, expected.state_dict())
+    back = load_file(to("comfyui", tmp_path / "diffusers_.safetensors", "back.safetensors"))
+    assert all(torch.equal(back[key], x) for key, x in tensors.items())
+
+    k, qkv = "transformer_blocks.0.attn.to_k", "double_blocks.0.img_attn_qkv"
+    only_k = {f"{k}.lora_A.weight": random(RANK, d), f"{k}.lora_B.weight": random(d, RANK)}
+    wholes = {f"{qkv}.diff": random(3 * d, d), f"{qkv}.diff_b": random(3 * d)}
+    for more in (only_k, wholes):
+        save_file(more, tmp_path / "more.safetensors")
+        expected, other = copy.deepcopy(model), copy.deepcopy(model)
+        load_loras(expected, [(tmp_path / "more.safetensors", 1.0)])
+        load_loras(other, [(to("musubi", tmp_path / "more.safetensors", "out.safetensors"), 1.0)])
+        close(other, expected.state_dict())
+    with pytest.raises(UserError, match=r"to_q\.weight as a whole, .* choose comfyui"):
+        to("diffusers", tmp_path / "more.safetensors", "out.safetensors")
+
+
+def test_what_training_wrote_is_converted_by_the_command(tmp_path, capsys):
+    """A folder brings its sizes along, and what its family adds."""
+    model = trained(SamaTransformer3DModel(**SIZES), also_new=True)
+    save_diffusers(model, tmp_path / "lora")
+    before = {name: p.clone() for name, p in SamaTransformer3DModel(**SIZES).state_dict().items()}
+    assert main(["models", "convert-lora", str(tmp_path / "lora"), str(tmp_path / "out.safetensors")]) == 0
+    assert capsys.readouterr().out == f"written: {tmp_path / 'out.safetensors'}\n"
+    added = load_file(tmp_path / "lora" / "added_modules.safetensors")
+    written = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(written["diffusion_model.segment_embedding.set_weight"], added["token_types.weight"])
+    plain = SamaTransformer3DModel(**SIZES)
+    plain.load_state_dict(before)
+    other = copy.deepcopy(plain)
+    load_loras(plain, [(tmp_path / "lora", 1.0)])
+    load_loras(other, [(tmp_path / "out.safetensors", 1.0)])
+    close(other, plain.state_dict())
+    save_file({"unet.q.lora_A.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
+    assert main(["models", "convert-lora", str(tmp_path / "other.safetensors"), str(tmp_path / "x.safetensors")]) == 2
+    assert "no LoRA for this model" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()

@@ -123,6 +123,41 @@ def convert(
 
 
 @app.command
+def convert_lora(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    to: Literal["diffusers", "comfyui", "kijai", "musubi"] = "comfyui",
+    family: str | None = None,
+    config: Path | None = None,
+    overwrite: Annotated[bool, OVERWRITE] = False,
+) -> None:
+    """Convert a LoRA into a file of another tool's layout.
+
+    Parameters
+    ----------
+    source
+        A file of any layout that --lora takes, or the folder that training wrote.
+    out
+        The file to write.
+    to
+        Whose layout.
+    family
+        Which family's model it is for: sama, icve or bernini. By default the first that it fits.
+    config
+        The config.json of its model's transformer, where that has not the sizes of a known one.
+    """
+    if not source.exists():
+        raise UserError(f"There is no file or folder {source}; check the name.")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists; choose another name, or write over it with --overwrite.")
+    from opensama.models.lora_convert import convert_lora as write_lora
+
+    print(f"written: {write_lora(source, out, to, family, config)}")
+
+
+@app.command
 def card(folder: Path, /, *, scores: Path | None = None, overwrite: Annotated[bool, OVERWRITE] = False) -> None:
     """Write an embedded model's card (README.md) from its folder, the notes of its training and its scores.
 
