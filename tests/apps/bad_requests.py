@@ -133,6 +133,7 @@ REQUESTS = [
     _edit("a data address that is no base64", "invalid_value", said(video="data:video/mp4;base64,%")),
     _edit("a video that there is none of", "not_found", said(video={"id": "video_0"}), 404),
     _edit("an output that is no number", "invalid_value", said(video={"id": "video_0", "index": "last"})),
+    _edit("a frame that is no number", "invalid_value", said(video={"id": "video_0", "frame": -1})),
     _upload("an upload with settings", "invalid_value", {"prompt": PROMPT}),
     _upload("an upload with a mask", "invalid_value", {}, "mask"),
     _upload("an upload of an archive", "invalid_media", {}, video=b"PK\x03\x04" + bytes(99)),

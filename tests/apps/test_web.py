@@ -31,7 +31,7 @@ from tests.apps.test_vote import CHROMIUM, until
 from tests.media.making import add_sound, hear, make_video
 from tests.pipeline.conftest import moving_picture
 
-browser_test = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+has_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 NAMES = """[...document.querySelectorAll("button, input, select, textarea, a[href], video, [tabindex]")].filter(one =>
   one.checkVisibility() && !(one.ariaHidden || one.labels?.length || one.ariaLabel || one.innerText?.trim())
 ).map(one => one.outerHTML)"""
@@ -107,7 +107,8 @@ def frames_of(address: str, view: Any, path: Path) -> Path:
     return path
 
 
-@browser_test
+@pytest.mark.slow
+@has_browser
 def test_from_an_upload_to_a_refined_result(site: Site, clip: Path, tmp_path: Path) -> None:
     view = site.person()
     uploaded(view, clip)
@@ -123,7 +124,10 @@ def test_from_an_upload_to_a_refined_result(site: Site, clip: Path, tmp_path: Pa
     view.click("#accept")
     view.wait_for_selector("#further:visible")
     source, first, second, whole = site.jobs()
-    assert [job.asked["settings"]["frames"] for job in (first, second, whole)] == ["0:1", "0:1", None]
+    assert [job.media["frames"] for job in (first, second, whole)] == [1, 1, 9]
+    files = site.service.engine.store.files
+    alone = read_video(files(first.id) / "source.png").array()
+    assert np.array_equal(alone, read_video(clip).array()[:1])
     assert [job.asked["settings"]["seed"] for job in (first, second, whole)] == [0, 1, 1]
     assert {job.remixed_from for job in (first, second, whole)} == {source.id}
     assert re.match(
@@ -176,7 +180,7 @@ def test_from_an_upload_to_a_refined_result(site: Site, clip: Path, tmp_path: Pa
     view.click("#whole")
     until(view, "document.querySelectorAll('#tree .node').length === 6")
     view.wait_for_selector("#further:visible")
-    files, branch = site.service.engine.store.files, site.jobs()[-1]
+    branch = site.jobs()[-1]
     assert (files(branch.id) / "source.mp4").read_bytes() == (files(refined.id) / "result-1.mp4").read_bytes()
     view.click("#undo")
     assert view.url.endswith(f"#{refined.id}/1")
@@ -198,7 +202,8 @@ def test_from_an_upload_to_a_refined_result(site: Site, clip: Path, tmp_path: Pa
     view.context.close()
 
 
-@browser_test
+@pytest.mark.slow
+@has_browser
 def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path: Path) -> None:
     """A box by mouse, a painted mask, a span on the strip; and sources that the browser itself cannot play."""
     view = site.person()
@@ -241,7 +246,9 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     view.click("#accept")
     view.wait_for_selector("#further:visible")
     key, whole = site.jobs()[-2:]
-    assert (key.asked["settings"]["frames"], whole.asked["settings"]["frames"]) == ("1:2", "1:9")
+    assert whole.asked["settings"]["frames"] == "1:9"
+    second = read_video(site.service.engine.store.files(key.remixed_from) / "source.avi").array()[1:2]
+    assert np.array_equal(read_video(site.service.engine.store.files(key.id) / "source.png").array(), second)
     masks = [
         read_video(site.service.engine.store.files(job.id) / "mask.png").array()[0, :, :, 0] for job in (key, whole)
     ]
@@ -257,7 +264,8 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     view.context.close()
 
 
-@browser_test
+@pytest.mark.slow
+@has_browser
 def test_what_cannot_be_done_is_one_sentence(site: Site, clip: Path, tmp_path: Path) -> None:
     view = site.person()
     write_video(Video.from_frames(np.zeros((17, 16, 16, 3), np.uint8), 8), tmp_path / "long.mp4")
@@ -288,7 +296,8 @@ def test_what_cannot_be_done_is_one_sentence(site: Site, clip: Path, tmp_path: P
     view.context.close()
 
 
-@browser_test
+@pytest.mark.slow
+@has_browser
 def test_two_people_a_cancelled_edit_and_a_server_that_goes(site: Site, clip: Path) -> None:
     """Neither sees the other's; a cancelled edit ends; the page goes on where the server comes back."""
     alice, bob = site.person(), site.person()

@@ -21,7 +21,7 @@ from typing import Any, Self
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.inspection import inspect, inspect_clip, with_suffix
 from opensama.apps.jobs.limits import MIB, Owner, Refusal
-from opensama.apps.jobs.renditions import Rendition, rendition
+from opensama.apps.jobs.renditions import Rendition, extract_frame, rendition
 from opensama.apps.jobs.store import JobStore, NewJob, VideoJob
 from opensama.apps.jobs.words import StoredWish, read_wish
 from opensama.apps.jobs.worker import WorkerSettings
@@ -121,16 +121,22 @@ class JobEngine:
     def new_upload(self) -> Upload:
         return Upload(self, self.store.new_folder())
 
-    def take(self, upload: Upload, name: str, owner: Owner, job_id: str, index: int = 0) -> None:
-        """A finished job's result goes into the upload as the file of a field."""
+    def take(
+        self, upload: Upload, name: str, owner: Owner, job_id: str, index: int = 0, frame: int | None = None
+    ) -> None:
+        """A finished job's result, or one frame of it as a picture, goes into the upload as the file of a field."""
         job = self.find(owner, job_id)
         path = self.result(job, index)
         place = upload.next_place(name)
-        try:
-            os.link(path, place)
-        except OSError:  # of another file system
-            shutil.copyfile(path, place)
-        upload.digests.setdefault(name, []).append(f"{job.id}:{path.name}")
+        if frame is not None:
+            with self._looks:
+                extract_frame(path, frame, place, self.limits)
+        else:
+            try:
+                os.link(path, place)
+            except OSError:  # of another file system
+                shutil.copyfile(path, place)
+        upload.digests.setdefault(name, []).append(f"{job.id}:{path.name}:{frame}")
 
     def submit(
         self,

@@ -14,6 +14,7 @@ from opensama.apps.jobs.inspection import in_a_process
 from opensama.apps.jobs.limits import JobLimits
 from opensama.apps.jobs.words import StoredWish
 from opensama.runtime import whole_file
+from opensama.values import UserError
 
 Rendition = Literal["thumbnail", "spritesheet", "strip", "preview", "compare"]
 _SIDE, _SHEET_SIDE, _ON_SHEET = 320, 240, 16  # pixels of a thumbnail and of a frame on a sheet; frames there
@@ -29,6 +30,24 @@ def rendition(kind: Rendition, folder: Path, asked: dict[str, Any], file: str, l
             return made
     seconds, memory = limits.inspect_seconds, limits.inspect_memory
     return folder / in_a_process(_make, folder, asked, file, kind, seconds=seconds, memory=memory)["file"]
+
+
+def extract_frame(file: Path, frame: int, place: Path, limits: JobLimits) -> None:
+    """One frame of a video as a PNG at `place`. UserError where the video has no such frame."""
+    seconds, memory = limits.inspect_seconds, limits.inspect_memory
+    in_a_process(_extract, file.parent, file.name, frame, str(place), seconds=seconds, memory=memory)
+
+
+def _extract(folder: Path, file: str, frame: int, place: str) -> dict[str, Any]:
+    from opensama.media.video_io import read_video, write_video
+
+    video = read_video(folder / file)
+    if not 0 <= frame < video.frame_count:
+        raise UserError(f"The video has the frames 0 to {video.frame_count - 1}, and no {frame}.")
+    picture = Path(place).with_suffix(".png")
+    write_video(replace(video.clip(frame, frame + 1), notes=()), picture, record="none", on_note=lambda _: None)
+    picture.rename(place)
+    return {}
 
 
 def _place(kind: Rendition, file: Path, ending: str) -> Path:

@@ -103,6 +103,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _is_rest(scope: Scope, headers: Headers) -> bool:
+    """Whether a player asks for more of a file that it has begun: with the first piece it is one request."""
+    asks = headers.get("range", "bytes=0-")
+    return scope["method"] == "GET" and scope["path"].endswith("/content") and not asks.startswith("bytes=0-")
+
+
 def cookie_of(headers: Headers) -> str:
     """The page's cookie, empty where there is none."""
     return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
@@ -171,7 +177,7 @@ class Gate:
             said = "Give an API key of this service, in the header Authorization: Bearer KEY."
             return problem(401, "invalid_api_key", said, {"WWW-Authenticate": "Bearer"})
         scope.setdefault("state", {})["owner"] = owner
-        wait = self._wait(owner)
+        wait = 0.0 if _is_rest(scope, headers) else self._wait(owner)
         if wait > 0:
             said = f"Too many requests: {owner.rate or self.limits.rate} a minute may be; wait {wait:.0f} s."
             return problem(429, "too_many_requests", said, {"Retry-After": str(int(wait) + 1)})

@@ -230,7 +230,8 @@ def take_named_files(values: dict[str, Any], upload: Upload, owner: Owner) -> st
                 continue
             job_id, address = _named(name, one)
             if job_id is not None:
-                upload.engine.take(upload, place, owner, job_id, _index(name, one))
+                index = _number(name, one, "index") or 0
+                upload.engine.take(upload, place, owner, job_id, index, _number(name, one, "frame"))
                 source = job_id if place == "video" else source
             else:
                 _write_address(name, address, upload, place)
@@ -253,12 +254,14 @@ def _named(name: str, value: Any) -> tuple[str | None, str]:
     raise UserError(f'{name} must be a file, {{"id": "video_..."}}, or a data address (data:video/mp4;base64,...).')
 
 
-def _index(name: str, value: Any) -> int:
-    """Which of a job's outputs is meant: the first, unless `{"id": ..., "index": 2}` says so."""
-    index = str(value.get("index", 0)) if isinstance(value, dict) else "0"
-    if not re.fullmatch(r"[0-9]{1,2}", index):
-        raise UserError(f"The index of {name} must be a whole number from 0 on, not {index[:40]!r}.")
-    return int(index)
+def _number(name: str, value: Any, key: str) -> int | None:
+    """Which of a job's outputs is meant, or which of its frames: what `{"id": ..., "index": 1, "frame": 0}` says."""
+    if not isinstance(value, dict) or value.get(key) is None:
+        return None
+    number = str(value[key])
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise UserError(f"The {key} of {name} must be a whole number from 0 on, not {number[:40]!r}.")
+    return int(number)
 
 
 def _write_address(name: str, address: str, upload: Upload, place: str) -> None:

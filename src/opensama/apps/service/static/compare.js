@@ -43,7 +43,7 @@ export class Compare {
     for (const [value, text] of Object.entries(VIEWS)) {
       this.views.append(made("label", {}, made("input", {type: "radio", name: "view", value}), text));
     }
-    this.empty = made("div", {class: "empty"}, made("strong", {}, "Drop a video here"), made("span", {}, "or choose one, or try the sample clip"));
+    this.empty = made("div", {class: "empty"}, made("strong", {}, "Drop a video here"), made("span", {}, "or click to choose one; there is a sample clip, too"));
     this.controls = made("div", {class: "controls"}, this.play, this.mute, this.time, this.says, this.views);
     root.append(this.empty, this.frame, this.controls);
     this.#listen();

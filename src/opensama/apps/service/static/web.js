@@ -4,7 +4,7 @@ import {Compare} from "/page/compare.js";
 import {Region, Trim} from "/page/region.js";
 import {ask, content, events, upload} from "/page/work.js";
 
-const BUSY = 400, CALM = 3000; // milliseconds between two looks at the jobs
+const BUSY = 500, CALM = 3000; // milliseconds between two looks at the jobs
 const by = id => document.getElementById(id);
 const fields = ["prompt", "model", "n", "steps", "seed", "guidance"].map(by);
 const jobs = new Map(), nodes = new Map(), seen = new Map();
@@ -13,15 +13,12 @@ let facts = null, base = null, selected = null, pending = 0, timer = 0, drawn = 
 const job = choice => choice && jobs.get(choice.id);
 const isUpload = one => !one.prompt;
 const isOver = one => one.status === "completed" || one.status === "failed";
-const isKeyFrame = one => {
-  const span = /^(\d+):(\d+)$/.exec(one.settings.frames || "");
-  return Boolean(span && one.frames > 1 && span[2] - span[1] === 1);
-};
+const isKeyFrame = one => one.frames === 1 && (kept(one.id)?.frame !== undefined || jobs.get(one.remixed_from_video_id)?.frames > 1);
 const percent = share => (100 * share).toFixed(1) + " %";
 const kept = id => JSON.parse(sessionStorage.getItem("ask:" + id) || "null");
 const tell = text => { by("news").textContent = text; };
 const fail = error => {
-  by("fault").textContent = error ? error.message : "";
+  by("fault").textContent = !error ? "" : error instanceof TypeError ? "The server does not answer; try again." : error.message;
   by("fault").hidden = !error;
   if (!error) return;
   if (error.code === "unknown_words") {
@@ -55,16 +52,18 @@ const settings = () => {
   for (const name of ["steps", "guidance"]) if (by(name).value !== "") said[name] = Number(by(name).value);
   return said;
 };
-const send = async (said, mine, anyway) => {
+/* `frame` is that of a key frame, else undefined; `whole` is what is asked of the clip. */
+const send = async (whole, frame) => {
+  const {frames, ...alone} = whole;
   try {
-    const made = await ask("POST", "/v1/videos/edits", anyway ? {...said, anyway: true} : said);
-    try { sessionStorage.setItem("ask:" + made.id, JSON.stringify({...mine, anyway})); } catch { /* a mask larger than the browser keeps */ }
+    const made = await ask("POST", "/v1/videos/edits", frame === undefined ? whole : {...alone, n: 1, video: {...whole.video, frame}});
+    try { sessionStorage.setItem("ask:" + made.id, JSON.stringify({whole, frame})); } catch { /* a mask larger than the browser keeps */ }
     jobs.set(made.id, made);
     select({id: made.id, index: 0});
     by("viewer").scrollIntoView({block: "nearest"});
     tell("The edit is in the queue.");
   } catch (error) {
-    error.again = guarded(() => send(said, mine, true));
+    error.again = guarded(() => send({...whole, anyway: true}, frame));
     throw error;
   }
 };
@@ -73,27 +72,26 @@ const edit = guarded(async keyFrame => {
   if (!source) throw new Error("Choose a video first: drop one, or try the sample clip.");
   const whole = {...settings(), ...region.asked(), video: base, n: Number(by("n").value)};
   if (trim.span) whole.frames = trim.span;
-  const alone = {...whole, n: 1, frames: `${trim.start}:${trim.start + 1}`};
-  await send(keyFrame && source.frames > 1 ? alone : whole, whole);
+  await send(whole, keyFrame && source.frames > 1 ? trim.start : undefined);
 });
 const accept = guarded(async () => {
-  const one = job(selected);
-  const {anyway, ...asked} = kept(one.id) || {...one.settings, frames: undefined, prompt: one.prompt, model: one.model, video: {id: one.remixed_from_video_id}};
-  await send({...asked, seed: one.seed}, asked, anyway);
+  const one = job(selected), asked = kept(one.id)?.whole || {...one.settings, prompt: one.prompt, model: one.model, video: {id: one.remixed_from_video_id}};
+  await send({...asked, seed: one.seed});
 });
 const reseed = guarded(async () => {
   const one = job(selected), asked = kept(one.id);
   by("seed").value = one.seed + (one.num_outputs || 1);
-  if (!asked) { await edit(isKeyFrame(one)); return; }
-  const {anyway, ...whole} = {...asked, seed: Number(by("seed").value)};
-  await send(isKeyFrame(one) ? {...whole, n: 1, frames: one.settings.frames} : whole, whole, anyway);
+  if (asked) await send({...asked.whole, seed: Number(by("seed").value)}, asked.frame); else await edit(isKeyFrame(one));
 });
 const take = guarded(async file => {
   if (!file) return;
   if (file.size > facts.most.megabytes * 2 ** 20) throw new Error(`The file has ${(file.size / 2 ** 20).toFixed(0)} MB, of ${facts.most.megabytes} that may be; make it smaller.`);
   by("upload").hidden = false;
   try {
-    const made = await upload(file, share => { by("upload").value = share; });
+    const made = await upload(file, share => {
+      by("upload").value = share;
+      by("base").textContent = share < 1 ? "Sending the video." : "The server looks at the video.";
+    });
     jobs.set(made.id, made);
     base = {id: made.id, index: 0};
     select(base);
@@ -101,6 +99,7 @@ const take = guarded(async file => {
   } finally {
     by("upload").hidden = true;
     by("file").value = "";
+    render();
   }
 });
 const record = guarded(async () => {
@@ -110,7 +109,7 @@ const record = guarded(async () => {
   recorder.ondataavailable = event => parts.push(event.data);
   recorder.onstop = () => {
     record.running = null;
-    by("camera").textContent = "Record with the camera";
+    by("camera").textContent = "Camera";
     stream.getTracks().forEach(track => track.stop());
     take(new Blob(parts));
   };
@@ -127,7 +126,7 @@ const look = (choice, at = 0) => {
   const one = job(choice);
   if (!one) { viewer.clear(); return; }
   const [width, height] = one.size.split("x").map(Number);
-  const picture = {width, height, fps: one.fps, still: one.frames === 1, at: isKeyFrame(one) ? Number(one.settings.frames.split(":")[0]) : at};
+  const picture = {width, height, fps: one.fps, still: one.frames === 1, at};
   const alone = isUpload(one) || one.status !== "completed" || region.where !== "all" && choice.id === base?.id;
   viewer.show(alone ? {source: isUpload(one) ? shown(one, 0) : one.status === "completed" ? shown(one, choice.index) : sourceOf(one), ...picture} : {source: sourceOf(one), result: shown(one, choice.index), ...picture});
   if (alone && at) viewer.seek((at + 0.5) / viewer.fps);
@@ -170,7 +169,7 @@ const recall = () => {
 const rootOf = choice => {
   const one = job(choice);
   if (!one || isUpload(one)) return choice;
-  return jobs.has(one.remixed_from_video_id) ? {id: one.remixed_from_video_id, index: kept(one.id)?.video.index || 0} : null;
+  return jobs.has(one.remixed_from_video_id) ? {id: one.remixed_from_video_id, index: kept(one.id)?.whole.video.index || 0} : null;
 };
 
 const render = () => {
@@ -210,7 +209,7 @@ const renderReport = one => {
   by("further").hidden = !done || key;
   by("download").hidden = !done;
   by("download").href = done ? content(one.id, "video", selected.index) : "#";
-  by("undo").hidden = !jobs.has(one.remixed_from_video_id);
+  by("undo").hidden = !isOver(one) || !jobs.has(one.remixed_from_video_id);
   renderVariants(one, done && one.num_outputs > 1);
 };
 const renderVariants = (one, several) => {
@@ -286,8 +285,8 @@ const refresh = async () => {
     document.title = running ? `${running.progress} % – OpenSAMA` : "OpenSAMA";
     if (facts) render();
   } catch (error) {
-    if (error.status !== 401) fail(error);
     if (error.status === 401) return;
+    if (error.status !== 429) fail(error); // which only wants a pause
   }
   timer = setTimeout(refresh, [...jobs.values()].every(isOver) ? CALM : BUSY);
 };
@@ -306,6 +305,7 @@ const begin = async () => {
   by("leave").hidden = !facts.keys;
   by("camera").hidden = !navigator.mediaDevices?.getUserMedia || typeof MediaRecorder === "undefined";
   by("limit").textContent = `or choose a file: up to ${facts.most.megabytes} MB and ${facts.most.seconds} s`;
+  by("kept-for").textContent = facts.most.hours;
   by("model").replaceChildren(...facts.models.map(model => option(model.name)));
   by("n").replaceChildren(...[...Array(facts.most.outputs).keys()].map(number => option(number + 1)));
   by("steps").max = facts.most.steps;
@@ -345,6 +345,7 @@ by("link").addEventListener("click", async () => {
 });
 by("sample").addEventListener("click", guarded(async () => take(await (await fetch("/page/sample.mp4")).blob())));
 by("camera").addEventListener("click", record);
+viewer.empty.addEventListener("click", () => by("file").click());
 by("file").addEventListener("change", () => take(by("file").files[0]));
 by("ask").addEventListener("input", remember);
 document.querySelectorAll("[name=where]").forEach(choice => choice.addEventListener("change", () => {
