@@ -116,6 +116,21 @@ def test_what_the_new_file_holds_is_kept_and_the_rest_named(
         assert found["titles"] == [None, "Commentary"]
 
 
+def test_a_clip_takes_what_lies_in_its_time(tmp_path):
+    """From 1 to 2.4 s: the ends of what began before, the beginnings of what goes on; the source's timecode is wrong
+    there."""
+    clip = read_video(rich(tmp_path)).clip(25, 60, sound=True)
+    write_video(clip, tmp_path / "clip.mp4", on_note=lambda note: None)
+    found = inside(tmp_path / "clip.mp4")
+    inner = [(max(0, a - 1000), min(1400, b - 1000), title) for a, b, title in CHAPTERS if a < 2400 and b > 1000]
+    lines = [(0, 500, LINES[0][2]), (1000, 1400, LINES[1][2])]
+    for got, expected in ((found["chapters"], inner), (found["lines"], lines)):
+        assert [row[2] for row in got] == [row[2] for row in expected]
+        for row, wanted in zip(got, expected, strict=True):
+            assert row[:2] == pytest.approx(wanted[:2], abs=30)  # Matroska's clock begins with the sound's
+    assert found["timecode"] == set()
+
+
 def test_a_second_picture_track_is_named_by_its_codec_not_by_who_decodes_it(tmp_path):
     with av.open(str(tmp_path / "two.mp4"), "w") as output:
         tracks: list[Any] = [output.add_stream("libx264", rate=10), output.add_stream("libsvtav1", rate=10)]

@@ -204,3 +204,33 @@ def test_channels_that_aac_does_not_have_are_said(layout: str, made: str, tmp_pa
         assert container.streams.audio[0].codec_context.layout.name == made
     assert len(notes) == 1
     assert (f"It is {made} at 44100 Hz now." in notes[0]) is (made != layout)
+
+
+@pytest.mark.parametrize(
+    ("source", "sound", "rate", "ending", "made"),
+    [
+        ("film.mp4", "aac", 44_100, ".mp4", "copied aac"),
+        ("film.mp4", "aac", 44_100, ".mkv", "copied aac"),
+        ("film.mov", "pcm_s16le", 48_000, ".mov", "copied pcm_s16le"),
+        ("film.mov", "pcm_s16le", 48_000, ".mp4", "pcm_s16le made aac"),
+        ("film.mkv", "libopus", 48_000, ".webm", "copied opus"),
+    ],
+)
+def test_a_clip_takes_its_own_sound_along(
+    source: str, sound: str, rate: int, ending: str, made: str, tmp_path: Path
+) -> None:
+    """Frames 30 to 79 of 100 at 25 a second: 1.2 to 3.2 s, with the beeps that lie there, each third of a second."""
+    film = make_video(
+        tmp_path / source, stamps=range(0, 4000, 40), last=40, time_base=MILLISECONDS, sound=sound, rate=rate
+    )
+    clip = read_video(film).clip(30, 80, sound=True)
+    path, notes = tmp_path / f"clip{ending}", list[str]()
+    report = write_video(clip, path, on_note=notes.append)
+    assert (report.frame_count, report.sound) == (50, made)
+    assert not any("edit list" in note for note in notes)
+    begins, heard = hear(path)
+    assert begins == pytest.approx(0, abs=0.03)
+    assert heard.shape[-1] / rate == pytest.approx(2, abs=0.06)
+    expected = [n / 3 - 1.2 for n in range(4, 10)]
+    assert beeps_after_pictures(path) == pytest.approx(expected, abs=0.03)
+    assert not read_video(film).clip(30, 80).has_audio

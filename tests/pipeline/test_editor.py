@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 import opensama
+from opensama.media.frames import resize_frame
 from opensama.media.video_io import read_video, write_video
 from opensama.pipeline.editor import Editor
+from opensama.pipeline.part_store import PartStore
+from opensama.pipeline.previews import LatentPreview
 from opensama.values import Cancelled, EditRequest, Progress, UserError, Video
 
 ASK = "Make the ball blue."
@@ -183,6 +187,40 @@ def test_preserve_keeps_what_the_edit_left_alone(changed, picture):
     error = ((edited[left].astype(float) - source[left]) ** 2).mean()
     assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 40
     assert np.abs(edited[:, :, 80:].astype(int) - source[:, :, 80:]).mean() > 10
+
+
+def test_previews_show_the_edit_on_its_way(editor, video):
+    """After a step the clean latents in the colours that fit the source's; when decoded, the pictures themselves."""
+    shown: dict[str, list[np.ndarray]] = {}
+
+    def look(progress: Progress) -> None:
+        if progress.preview is not None:
+            shown.setdefault(progress.stage, []).append(progress.preview())
+
+    edited = editor.edit(EditRequest(video, ASK, steps=3, progress=look, preserve=False))
+    assert list(shown) == ["Editing", "Decoding"]
+    assert {(one.shape, one.dtype.name) for one in shown["Editing"] + shown["Decoding"]} == {((32, 32, 3), "uint8")}
+    assert len(shown["Editing"]) == 3
+    small = resize_frame(next(edited.frames(0, 1)), 32, 32)
+    assert np.abs(shown["Decoding"][0].astype(float) - small).mean() < 4
+
+
+def test_a_preview_of_clean_latents_has_the_colors_of_their_pictures():
+    """A made-up autoencoder whose cells mix colours linearly; x = sigma noise + (1 - sigma) clean, as in the model."""
+    generator = torch.Generator().manual_seed(0)
+    frame, mix = torch.rand(3, 64, 96, generator=generator) * 2 - 1, torch.randn(6, 3, generator=generator)
+    cells = functional.avg_pool2d(frame, 8)
+    clean = torch.einsum("cr,rhw->chw", mix, cells)
+    noise = torch.randn(clean.shape, generator=generator)
+    store, sigmas, preview = PartStore(), [1.0, 0.4, 0.0], LatentPreview(clean, frame)
+    latents = [(sigma * noise + (1 - sigma) * clean)[None, :, None] for sigma in sigmas]
+    expected = functional.interpolate(cells[None], size=(64, 96), mode="bilinear")[0].permute(1, 2, 0)
+    for step, error in enumerate((torch.zeros_like(clean), torch.zeros_like(clean), noise)):
+        if step:
+            store.put("state", 0, step, {"latents": latents[min(step, 1)]})
+        store.put("velocity", 0, min(step, 1), {"latents": (noise - clean + error)[None, :, None]})
+        away = np.abs(preview.of(store, latents[0], sigmas)() - (expected.numpy() + 1) * 127.5)
+        assert (away.max() < 1) == (not error.any())
 
 
 def test_progress_tells_each_stage_and_may_cancel(editor, video):

@@ -43,6 +43,7 @@ from opensama.pipeline.memory import (
 from opensama.pipeline.memory_plans import MemoryPlan, plans_for
 from opensama.pipeline.part_store import PartStore, StoredRows
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
+from opensama.pipeline.previews import LatentPreview, frame_picture
 from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download
@@ -60,7 +61,7 @@ KEPT = 7
 def edit(
     video: Video | Path | str,
     instruction: str,
-    model: str | Path = "tiny",
+    model: str | Path | Editor = "tiny",
     *,
     seed: int = 0,
     steps: int | None = None,
@@ -90,16 +91,24 @@ def edit(
     float8: bool = False,
     lora: Sequence[str | Path | Lora] = (),
     anyway: bool = False,
+    notice: Callable[[str], object] = print,
+    unfinished: Unfinished | None = None,
 ) -> EditedVideo:
     """The video edited by the instruction: `EditRequest` says what the settings mean, `load` those of the model.
 
-    What can be wrong is said, and what a person should know of how the video was read and of the model is printed,
-    before the model is loaded. UserError also for words that a model of few words does not know, and where this machine
-    is too small for the model, unless `anyway`. `enhance` is the address of a server, or a `Vlm`, that first puts the
-    instruction into words that the model was trained with; these are printed.
+    What can be wrong is said, and what a person should know of how the video was read and of the model goes to
+    `notice`, before the model is loaded. UserError also for words that a model of few words does not know, and where
+    this machine is too small for the model, unless `anyway`. `enhance` is the address of a server, or a `Vlm`, that
+    first puts the instruction into words that the model was trained with; these go to `notice` too. A `model` that is
+    an `Editor` is loaded already, and the settings of loading say nothing. An edit that was broken off goes on where
+    `unfinished` kept it.
     """
-    instruction, left_out = without_politeness(model, instruction)
-    check_words(model, instruction, anyway or enhance is not None)
+    if isinstance(model, Editor):
+        loaded, name, entry, anyway = model, model.entry.name, model.entry, anyway or model.anyway
+    else:
+        loaded, name, entry = None, str(model), find(model)
+    instruction, left_out = without_politeness(name, instruction)
+    check_words(name, instruction, anyway or enhance is not None)
     request = EditRequest(
         video,
         instruction,
@@ -121,20 +130,20 @@ def edit(
         alpha=alpha,
         progress=progress,
     )
-    check_family(find(model), request, anyway)
+    check_family(entry, request, anyway)
     asked = check_request(request)
-    check_family(find(model), asked, anyway)
+    check_family(entry, asked, anyway)
     if enhance is not None:
-        asked = enhanced(asked, model, enhancer_at(enhance) if isinstance(enhance, str) else enhance, anyway=anyway)
+        asked = enhanced(asked, name, enhancer_at(enhance) if isinstance(enhance, str) else enhance, anyway=anyway)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
-    said = politeness_note(model, left_out), enhanced_note(asked)
-    for note in filter(None, (*notes, *said, *advice(find(model), asked))):
-        print(note)
-    editor = load(
-        model, device=device, dtype=dtype, weights=weights, base=base,
-        offload=offload, memory=memory, vae_tiling=vae_tiling, float8=float8, lora=lora, anyway=anyway,
+    said = politeness_note(name, left_out), enhanced_note(asked)
+    for note in filter(None, (*notes, *said, *advice(entry, asked))):
+        notice(note)
+    editor = loaded or load(
+        name, device=device, dtype=dtype, weights=weights, base=base, offload=offload, memory=memory,
+        vae_tiling=vae_tiling, float8=float8, lora=lora, anyway=anyway, notice=notice,
     )  # fmt: skip
-    return replace(editor.edit(asked), notes=())  # which are said
+    return replace(editor.edit(asked, unfinished), notes=())  # which are said
 
 
 def load(
@@ -245,7 +254,8 @@ class Editor:
         made = video.with_frames(frames)
         if (start, stop) != (0, video.frame_count):
             made = replace(made, span=Span(video, start, stop))
-        made = replace(made, record=self._record(request))
+        part = {"shows": "only a part of its source"} if video.is_clip else {}
+        made = replace(made, record=self._record(request) | part)
         edited = EditedVideo.of(made, changes.share, self.unknown_words(request.instruction))
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
@@ -312,6 +322,10 @@ class Editor:
             shown = pipe.with_references(source[:] if len(plan) == 1 else source, list(placed))
         noise, semantic = pipe.draw(plan, source, runtime.seeded(request.seed))
         shift = defaults.shift if request.shift is None else request.shift
+        if request.progress is not None:
+            first = placement.enter(next(picked.pick(video.frames(start, stop))))
+            sigmas = pipe.make_scheduler(steps, shift, None, torch.device("cpu")).sigmas.tolist()
+            report.look = partial(LatentPreview(source[:1][0, :, 0], first).of, store, noise, sigmas)
         denoise = partial(
             pipe.denoise_stored, store, noise, semantic, shown, text, negative,
             steps=steps, shift=shift, guidance=guidance, plan=plan, on_part=partial(report, "Editing", None),
@@ -374,11 +388,19 @@ class _Reporter:
         self.tell = tell
         self.total, self.unit = (frames, "frames") if frames > 1 else (100, "%")
         self.stage, self.begun, self.last = "", 0.0, time.monotonic()
+        self.look: Callable[[], Callable[[], np.ndarray]] | None = None
+        """Gives what makes a preview of the edit."""
 
     def __call__(self, stage: str, value: Any, share: float) -> Any:
         if stage != self.stage:  # it began where the one before it ended
             self.stage, self.begun = stage, self.last
         self.last = time.monotonic()
+        preview: Callable[[], np.ndarray] | None = None
+        if stage == "Decoding":
+            preview = partial(frame_picture, value[:, 0])
+        elif stage == "Editing" and self.look is not None:
+            preview = self.look()
         if self.tell is not None:
-            self.tell(Progress(stage, round(self.total * share), self.total, self.last - self.begun, self.unit))
+            done, seconds = round(self.total * share), self.last - self.begun
+            self.tell(Progress(stage, done, self.total, seconds, self.unit, preview))
         return value

@@ -147,8 +147,9 @@ def identity_of(request: EditRequest, video: Video, record: Mapping[str, Any]) -
     pictures = [one for one in (request.mask, *request.references) if isinstance(one, np.ndarray)]
     settings = [record["settings"], record["instruction"], [_sha256(one.tobytes()) for one in pictures]]
     model = [record["model"], record["device"], record["opensama"], torch.__version__]
+    source = _source_of(video, *request.frame_range(video))
     return {
-        "source": _source_of(video, *request.frame_range(video)),
+        "source": _sha256(f"{source} {video.origin} {video.shape}".encode()) if video.is_clip else source,
         "setting": _sha256(json.dumps(settings, sort_keys=True).encode()),
         "model": _sha256(json.dumps(model, sort_keys=True).encode()),
     }

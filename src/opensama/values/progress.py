@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _T = TypeVar("_T")
 
@@ -41,6 +44,8 @@ class Progress:
     total: int
     seconds: float = 0.0
     unit: str = ""
+    preview: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
+    """Makes a small picture `h w 3`, uint8, of what the edit looks like by now, where there is something to see."""
 
     @property
     def fraction(self) -> float:

@@ -98,6 +98,8 @@ class Video:
     """The file that the sound is copied from."""
     origin: Fraction = Fraction(0)
     """Seconds in the file at `path` that are zero here (0 for most; transport streams begin anywhere)."""
+    is_clip: bool = False
+    """Whether sound and subtitles outside of these frames are left out: of a part of the file at `path`."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What only the writer needs: HDR mastering metadata."""
     notes: tuple[str, ...] = ()
@@ -255,8 +257,8 @@ class Video:
             bit_depth=self.bit_depth if bit_depth is None else bit_depth,
         )
 
-    def clip(self, start: int, stop: int | None = None) -> Video:
-        """Frames `start` to `stop` (not included) as a silent video; time stamps begin at zero."""
+    def clip(self, start: int, stop: int | None = None, *, sound: bool = False) -> Video:
+        """Frames `start` to `stop` (not included), silent unless their `sound` is wanted; time stamps begin at zero."""
         stop = self.frame_count if stop is None else stop
         if not 0 <= start < stop <= self.frame_count:
             raise UserError(f"Frames {start}:{stop} lie outside the video, which has frames 0:{self.frame_count}.")
@@ -268,9 +270,10 @@ class Video:
             duration=(stamps[-1] + self.durations[stop - 1]) * self.time_base,
             source=lambda a, b: whole_source(start + a, start + b),
             transparency=alpha and replace(alpha, source=lambda a, b: alpha.source(start + a, start + b)),
-            has_audio=False,
-            path=None,
-            origin=Fraction(0),
+            has_audio=sound and self.has_audio,
+            path=self.path if sound else None,
+            origin=self.origin + self.timestamps[start] * self.time_base if sound else Fraction(0),
+            is_clip=sound,
             span=None,
         )
 

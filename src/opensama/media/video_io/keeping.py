@@ -87,7 +87,7 @@ class Kept:
         self.tags = _tags(source.metadata)
         self.language = pictures.metadata.get("language", "")
         self.languages = [_language(stream) for stream in source.streams.audio if video.has_audio]
-        self.timecode = _timecode(pictures) or self.tags.get("timecode", "")
+        self.timecode = "" if video.is_clip else _timecode(pictures) or self.tags.get("timecode", "")
         self.tags.pop("timecode", None)
         self.chapters = _chapters(source, video)
         self._name_what_goes(source, pictures)
@@ -182,6 +182,8 @@ class Kept:
             text = _plain(_codec(packet.stream), bytes(packet))
             begin = packet.pts * as_fraction(packet.time_base) - video.origin
             end = begin + (packet.duration or 0) * as_fraction(packet.time_base)
+            if video.is_clip:
+                end = min(end, video.duration)
             if text and end > max(begin, Fraction(0)):
                 self._lines.append(_Line(track_of[packet.stream_index], max(begin, Fraction(0)), end, text))
         self._lines.sort(key=lambda line: line.begin)

@@ -30,6 +30,7 @@ _LAYOUTS = {
     "libopus": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
 }
 _LEAD_IN = 4096  # samples that an edit list may leave out at the beginning because they only warm the decoder up
+_BEFORE = 2  # seconds of sound before a clip that are looked at, since packets may come late
 _APART = Fraction(1, 10)  # seconds by which times must be moved to be worth a word
 
 
@@ -40,6 +41,7 @@ class Sound:
         self, source: av.container.InputContainer | None, video: Video, kind: FileFormat, heard: dict[int, Track]
     ) -> None:
         streams = [] if source is None else list(source.streams.audio)
+        until = video.duration if video.is_clip else None
         self._tracks: dict[int, _Copied | _Made] = {}
         self._left_out: list[str] = []
         for stream in streams:
@@ -47,9 +49,9 @@ class Sound:
             if track is None:
                 self._left_out.append("A sound track in an unknown format was left out.")
             elif _is_copied(stream, kind, track):
-                self._tracks[stream.index] = _Copied(stream, kind, track)
+                self._tracks[stream.index] = _Copied(stream, kind, track, until)
             elif track.formats:
-                self._tracks[stream.index] = _Made(stream, kind, track)
+                self._tracks[stream.index] = _Made(stream, kind, track, until)
             else:
                 name = stream.codec_context.codec.canonical_name
                 self._left_out.append(f"A sound track ({name}) cannot be decoded and was left out.")
@@ -118,10 +120,10 @@ def _is_copied(stream: av.AudioStream, kind: FileFormat, track: Track) -> bool:
 
 
 class _Track:
-    """One sound track; times come out in ticks of one sample."""
+    """One sound track; times come out in ticks of one sample. Of a clip, only what lies from zero `until` its end."""
 
-    def __init__(self, stream: av.AudioStream, kind: FileFormat, heard: Track) -> None:
-        self.source, self.kind, self.heard = stream, kind, heard
+    def __init__(self, stream: av.AudioStream, kind: FileFormat, heard: Track, until: Fraction | None = None) -> None:
+        self.source, self.kind, self.heard, self.until = stream, kind, heard, until
         self.name = stream.codec_context.codec.canonical_name
         self.rate = stream.codec_context.sample_rate
         self.time_base = tick_of(stream)
@@ -165,6 +167,8 @@ class _Track:
         """Writes the packet, or what becomes of it; None ends the track. A track that fails just ends."""
         if self.broken is not None:
             return
+        if self.until is not None and packet is not None and packet.size and not -_BEFORE <= self.due < self.until:
+            return
         try:
             self._write(packet, output)
         except (av.error.FFmpegError, ValueError) as error:
@@ -206,6 +210,8 @@ class _Copied(_Track):
         stream = self.source
         if stream.duration and stream.start_time is not None and self.time_base <= Fraction(1, self.rate):
             self._end = round(((stream.start_time + stream.duration) * self.time_base - self.offset) * self.rate)
+        if self.until is not None:
+            self._end = min(self._end or round(self.until * self.rate), round(self.until * self.rate))
 
     def _write(self, packet: av.Packet | None, output: av.container.OutputContainer) -> None:
         if packet is None or packet.size == 0:
@@ -221,7 +227,9 @@ class _Copied(_Track):
         if self._samples and abs(told - expected) <= self.time_base * self.rate + 1:
             at = expected
         duration = self._samples or round((packet.duration or 0) * self.time_base * self.rate) or self._usual
-        if self.kind.milliseconds and self.name != "opus" and at < 0:  # Matroska has no times below zero
+        if self.until is not None and at + duration <= -self._usual:  # one more warms the decoder up
+            return
+        if self.kind.milliseconds and at < 0 and (self.name != "opus" or self.until is not None):  # no times below zero
             if at + duration <= 0:
                 return
             duration, at = at + duration, 0
@@ -253,8 +261,8 @@ def _skipped(packet: av.Packet) -> int:
 class _Made(_Track):
     """Decoded, made alike where its format changes, gaps filled with silence, encoded as what the file takes."""
 
-    def __init__(self, stream: av.AudioStream, kind: FileFormat, heard: Track) -> None:
-        super().__init__(stream, kind, heard)
+    def __init__(self, stream: av.AudioStream, kind: FileFormat, heard: Track, until: Fraction | None = None) -> None:
+        super().__init__(stream, kind, heard, until)
         found = heard.widest
         self.encoder, self.samples = kind.encoder, "fltp"
         self.rate, self.layout = found.rate, found.layout
@@ -310,6 +318,7 @@ class _Made(_Track):
             ),
             graph.add("aresample", f"{self.rate}:async=1:min_hard_comp=0.02"),
             graph.add("aformat", f"sample_fmts={self.samples}:channel_layouts={self.layout}"),
+            *(() if self.until is None else (graph.add("atrim", f"start=0:end={float(self.until)}"),)),
             graph.add("asetnsamples", f"n={context.frame_size or 1024}:p=0"),
             graph.add("abuffersink"),
         ]
