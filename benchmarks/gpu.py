@@ -26,6 +26,7 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from opensama import runtime
+from opensama.apps.bench import fill_randomly
 from opensama.media.video_io import write_video
 from opensama.models.families.sama import SamaSizes
 from opensama.models.sama import SamaTransformer3DModel
@@ -146,23 +147,10 @@ PIECES: dict[str, tuple[Piece, int]] = {  # what, and seconds that it may take
 
 
 def random_weights(sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> SamaTransformer3DModel:
-    """The transformer on the device, of one block of random numbers again and again: no one waits for 14 billion."""
     with torch.device("meta"):
         model = SamaTransformer3DModel(**sizes)
-    precise = set(SamaTransformer3DModel._keep_in_fp32_modules or ())
-    block = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).to(device) * 0.02
-    for name, p in list(model.named_parameters()):
-        owner = model.get_submodule(name.rpartition(".")[0])
-        kind = torch.float32 if precise & {*name.split(".")} else dtype
-        numbers = torch.empty(p.numel(), dtype=kind, device=device)
-        for part in numbers.split(len(block)):
-            part.copy_(block[: len(part)])
-        setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(numbers.view(p.shape), requires_grad=False))
-    for module in model.modules():  # buffers: rotary tables that SAMA does not read
-        for key, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[key] = torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
-    return model.eval()
+    fill_randomly(model, dtype, device)
+    return model
 
 
 def timed(device: torch.device, run: Callable[[], Any], warm: int = 0) -> float:

@@ -247,6 +247,8 @@ ROWS = [
     Row("a GPU's memory on a CPU", lambda at: at.edit("clip.mp4", "--memory", "12GB", "--device", "cpu")),
     Row("a GPU's memory beside an offload", lambda at: at.edit("clip.mp4", "--memory", "12GB", "--offload", "group")),
     Row("doctor: memory for no model", lambda at: ["doctor", "--memory", "12GB"]),
+    Row("bench: a clip of no frame", lambda at: ["bench", "--frames", "0"]),
+    Row("bench: a peer that there is none of", lambda at: ["bench", "--against", "pytorch"]),
     Row("a LoRA that is not there", lambda at: at.edit("clip.mp4", "--lora", "none.safetensors:0.5")),
     Row("a LoRA whose scale is no number", lambda at: at.edit("clip.mp4", "--lora", f"{at.files / 'clip.mp4'}:much")),
     Row("an option that does not exist", lambda at: at.edit("clip.mp4", "--stepz", "3")),

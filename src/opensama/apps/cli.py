@@ -60,6 +60,7 @@ app.command("opensama.apps.curate:app", name="curate", help="Make training data 
 app.command("opensama.apps.reproduce:reproduce", name="reproduce", help="Test the papers' claims in small.", sort_key=5)
 app.command("opensama.apps.gallery:gallery", name="gallery", help="A page of edits to look at.", sort_key=5)
 app.command("opensama.apps.world:app", name="world", help="The drawn world: look at it.", sort_key=6)
+app.command("opensama.apps.bench:bench", name="bench", help="How long an edit's parts take here.", sort_key=7)
 app.command("opensama.apps.doctor:doctor", name="doctor", help="What is installed and what will run here.", sort_key=7)
 
 

@@ -10,7 +10,7 @@ it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
@@ -111,6 +111,15 @@ def window_shape(entry: ModelEntry) -> tuple[int, int, int]:
     return entry.defaults.window, placement.height, placement.width
 
 
+def window_grid(entry: ModelEntry, frames: int | None = None) -> tuple[int, int, int]:
+    """Latent times, rows and columns of a window of so many frames, by default of the longest."""
+    longest, height, width = window_shape(entry)
+    with init_empty_weights():
+        spatial = _spatial(_autoencoder(entry))
+    plan = WindowPlan.of(frames or longest, entry.defaults.window, entry.defaults.overlap)
+    return plan.length, ceil(height / spatial), ceil(width / spatial)
+
+
 @lru_cache(maxsize=32)
 def _edit_memory(name: str, dtype: torch.dtype, latent_frames: int, size: tuple[int, int]) -> EditMemory:
     entry = find(name)
@@ -119,9 +128,9 @@ def _edit_memory(name: str, dtype: torch.dtype, latent_frames: int, size: tuple[
         whole, vae = family.transformer(**config), _autoencoder(entry)
     vae.to(META)  # its buffers, too
     spatial = _spatial(vae)
-    height, width = (ceil(side / spatial) * spatial for side in size)
-    tokens = latent_frames, height // spatial, width // spatial
-    denoising = peak_of_step(family, config, tokens, entry.defaults.max_text_tokens, dtype)
+    grid = latent_frames, ceil(size[0] / spatial), ceil(size[1] / spatial)
+    height, width = grid[1] * spatial, grid[2] * spatial
+    denoising = peak_of_step(family, config, grid, entry.defaults.max_text_tokens, dtype)
     numbers = {part: sum(p.numel() for p in module.parameters()) for part, module in (("t", whole), ("v", vae))}
     blocks = [child for child in whole.children() if isinstance(child, nn.ModuleList)]
     in_blocks = [sum(p.numel() for p in block.parameters()) for stack in blocks for block in stack]
@@ -195,23 +204,32 @@ def peak_of_step(
     for name, p in model.named_parameters():
         kept = any(part in name.split(".") for part in getattr(model, "_keep_in_fp32_modules", None) or ())
         p.data = p.data.to(torch.float32 if kept else dtype)
-    own: Any = model.config
 
     def new(*shape: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.empty(shape, device=META, dtype=kind)
 
-    latents = new(1, own["in_channels"], *grid)
-    batch = {"noisy": latents, "source": latents.clone(), "sigma": new(1, kind=torch.float32)}
-    width = own.get("text_dim") or own["text_embed_dim"]
-    batch["text"] = new(1, text, width)
-    if not family.pads_text:
-        batch |= {"text_mask": new(1, text, kind=torch.bool), "pooled": new(1, own["pooled_projection_dim"])}
-    if own.get("semantic_dim"):
-        batch["noisy_semantic"] = new(1, own["num_anchors"] * own["semantic_tokens_per_anchor"], own["semantic_dim"])
-    call = family.condition(batch)
+    call = transformer_inputs(family, model.config, grid, text, new)
     with _Fused(), PeakMemory(model) as memory:
         model(**call, return_dict=False)
     return memory.peak
+
+
+def transformer_inputs(
+    family: Family, config: Mapping[str, Any], grid: tuple[int, int, int], text: int, new: Callable[..., Tensor]
+) -> dict[str, object]:
+    """Arguments of a forward pass over source and target of so many latent times, rows and columns.
+
+    `new(*shape, kind=dtype)` makes their tensors; without a `kind` they are in the number type of the latents.
+    """
+    latents = new(1, config["in_channels"], *grid)
+    batch = {"noisy": latents, "source": latents.clone(), "sigma": new(1, kind=torch.float32)}
+    batch["text"] = new(1, text, config.get("text_dim") or config["text_embed_dim"])
+    if not family.pads_text:
+        batch |= {"text_mask": new(1, text, kind=torch.bool), "pooled": new(1, config["pooled_projection_dim"])}
+    if config.get("semantic_dim"):
+        tokens = config["num_anchors"] * config["semantic_tokens_per_anchor"]
+        batch["noisy_semantic"] = new(1, tokens, config["semantic_dim"])
+    return family.condition(batch)
 
 
 @torch.no_grad()
