@@ -221,8 +221,10 @@ def command_line(*words: str) -> list[str]:
 
 def workflows(server: Server) -> list[str]:
     """What is wrong with the result of each example workflow."""
-    wrong = []
-    for file in sorted((PACK / "example_workflows").glob("*.json")):
+    files = sorted((PACK / "example_workflows").glob("*.json"))
+    offered = server.call("/workflow_templates").get("opensama", [])
+    wrong = [f"{file.stem} is not among the templates" for file in files if file.stem not in offered]
+    for file in files:
         begun, history = time.monotonic(), server.wait(server.queue(server.prompt(json.loads(file.read_text()))))
         if history["status"]["status_str"] != "success":
             wrong.append(f"{file.stem}: {error_of(history)}")
