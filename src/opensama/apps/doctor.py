@@ -97,11 +97,11 @@ def say_needs(model: str, memory: str | None) -> int:
 
     from opensama.models.families import find_family
     from opensama.models.registry import find
-    from opensama.pipeline.memory_plans import PLANS, parse_memory, plans_that_fit
+    from opensama.pipeline.memory_plans import PLANS, largest_size, parse_memory, plans_that_fit
     from opensama.pipeline.peaks import edit_memory, transformer_config, window_shape
-    from opensama.pipeline.room import GB, memory_of_computer
+    from opensama.pipeline.room import GB, memory_of_computer, weighed
 
-    entry, given = find(model), parse_memory(memory)
+    entry, given = weighed(find(model)), parse_memory(memory)
     dtype = getattr(torch, entry.defaults.dtype)
     need, (frames, height, width) = edit_memory(entry, dtype), window_shape(entry)
     device, host = find_device(), memory_of_computer()
@@ -110,6 +110,8 @@ def say_needs(model: str, memory: str | None) -> int:
     print(f"{entry.name}: {frames} frames of {width}x{height} in {entry.defaults.dtype}; {name}, predicted")
     print(f"  {'settings':<44}{'weights on the GPU':>19}{'at the peak':>13}{'in the computer':>17}")
     for plan in PLANS:
+        if plan.float8 and need.float8 is None:  # few bits are what the file has
+            continue
         sizes = plan.resident(need), plan.peak(need), plan.host(need)
         said = as_options(plan.options).replace(",", "")
         print(f"  {said:<44}" + "".join(f"{size / unit:>{n}.1f}" for size, n in zip(sizes, (19, 13, 17), strict=True)))
@@ -122,6 +124,15 @@ def say_needs(model: str, memory: str | None) -> int:
         return 0
     places = f"{there / GB:.0f} GB of a GPU and {host / GB:.0f} GB of this computer"
     fits = plans_that_fit(need, there, host)
+    if not fits and not plans_that_fit(need, 1e15, host):
+        waiting = min(plan.host(need) for plan in PLANS) / GB
+        print(f"nothing fits into {places}, which needs {waiting:.1f} GB at the least while weights are loaded")
+        return 2
+    if not fits and (found := largest_size(entry, dtype, there, host)):
+        size, (height, width), plan = found
+        said = as_options(plan.options).replace(",", "")
+        print(f"nothing fits into {places} at that size; {frames} frames of {width}x{height} do: --size {size} {said}")
+        return 0
     if not fits:
         print(f"nothing fits into {places}")
         return 2

@@ -212,6 +212,9 @@ class TensorsFromRows(Tensors):
         parts = self._within(name, start, stop)
         return self.source.packed(*parts[0]) if len(parts) == 1 else None
 
+    def packing(self, name: str) -> str | None:
+        return self.source.packing(self.pieces[name][0].name) if len(self.pieces[name]) == 1 else None
+
     def note(self) -> Mapping[str, str]:
         return self.source.note()
 

@@ -76,13 +76,17 @@ def keep_float8(model: ModelMixin) -> None:
 
 
 def matrices(model: ModelMixin) -> list[str]:
-    """The linear layers of a transformer's blocks, but for those that modulate or embed, by their names."""
+    """The linear layers of a transformer's blocks, but for those that modulate or embed, by their names.
+
+    A layer that keeps its weight packed, and the matrices of an adapter, are not among them.
+    """
     inside = {module for block in blocks(model) for module in block.modules()}
     left_out = model._skip_layerwise_casting_patterns or ()
     return [
         name
         for name, module in model.named_modules()
-        if type(module) is nn.Linear and module in inside and not any(re.search(part, name) for part in left_out)
+        if type(module) is nn.Linear and module in inside
+        if not any(re.search(part, name) for part in (*left_out, r"\.lora_"))
     ]
 
 
@@ -128,8 +132,11 @@ class ScaledFloat8(Tensors):
             return found
         return found.float().mul_(self._scale(name, start, stop).view(-1, *[1] * (found.ndim - 1))).to(self.dtype)
 
+    def packing(self, name: str) -> str | None:
+        return "float8" if self.source.infos[name].dtype.startswith("F8_") else None
+
     def packed(self, name: str, start: int, stop: int) -> Packed | None:
-        if not self.source.infos[name].dtype.startswith("F8_"):
+        if self.packing(name) is None:
             return None
         return Float8Rows(self.source.rows(name, start, stop), self._scale(name, start, stop))
 

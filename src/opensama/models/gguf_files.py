@@ -74,13 +74,18 @@ class GgufFile(Tensors):
         found = found.reshape(shape)
         return found if cut or not shape else found[start:stop]
 
-    def packed(self, name: str, start: int, stop: int) -> Packed | None:
+    def packing(self, name: str) -> str | None:
         from diffusers.quantizers.gguf.utils import SUPPORTED_GGUF_QUANT_TYPES
 
         kind, stored, *_ = self._stored[name]
-        if kind.name in _PLAIN or kind not in SUPPORTED_GGUF_QUANT_TYPES or stored != self.infos[name].shape:
+        kept = kind.name not in _PLAIN and kind in SUPPORTED_GGUF_QUANT_TYPES and stored == self.infos[name].shape
+        return kind.name if kept else None
+
+    def packed(self, name: str, start: int, stop: int) -> Packed | None:
+        if self.packing(name) is None:
             return None
-        return GgufRows(torch.from_numpy(self.raw(name, start, stop)).reshape(stop - start, -1), kind)
+        blocks = torch.from_numpy(self.raw(name, start, stop)).reshape(stop - start, -1)
+        return GgufRows(blocks, self._stored[name][0])
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """The bytes of some rows, all by default; only they are read."""

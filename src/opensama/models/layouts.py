@@ -11,15 +11,18 @@ What a file is called says nothing: its tensors do. Files of our own say their f
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 
 from opensama.models.families import MODEL_FAMILIES, Family, find_family
-from opensama.models.float8 import ScaledFloat8
-from opensama.models.gguf_files import NOTE_KEY, GgufFile
+from opensama.models.float8 import Float8Rows, ScaledFloat8, matrices
+from opensama.models.gguf_files import NOTE_KEY, GgufFile, GgufRows, gguf_package
 from opensama.models.weights import Renamed, TensorFiles, Tensors
 from opensama.values import UserError
 
@@ -36,6 +39,43 @@ def open_weights(path: Path, dtype: torch.dtype = torch.bfloat16) -> Tensors:
     names = {key.rpartition(".")[2] for key in stored.infos}
     eight = any(info.dtype.startswith("F8_") for info in stored.infos.values())
     return ScaledFloat8(stored, dtype) if eight or "comfy_quant" in names else stored
+
+
+def packing_of(path: Path) -> tuple[str, float] | None:
+    """How the most of a file's numbers are kept in memory if not as plain numbers, and how many bits each takes."""
+    tensors, numbers = open_weights(path), Counter[str]()
+    for name, info in tensors.infos.items():
+        if len(info.shape) == 2 and (kind := tensors.packing(name)) is not None:
+            numbers[kind] += math.prod(info.shape)
+    if not numbers:
+        return None
+    return numbers.most_common(1)[0][0], sum(n * bits_of(kind) for kind, n in numbers.items()) / numbers.total()
+
+
+def bits_of(kind: str) -> float:
+    """Bits of a number that is stored so, see `Tensors.packing`."""
+    if kind == "float8":
+        return 8.0
+    gguf = gguf_package()
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return 8 * size / block
+
+
+def keep_packed(model: ModelMixin, kind: str, dtype: torch.dtype) -> None:
+    """Makes a model of the meta device keep its matrices as a file of that kind has them."""
+    for name in matrices(model):
+        linear = model.get_submodule(name)
+        rows, columns = linear.weight.shape
+        if kind == "float8":
+            empty = torch.empty(rows, columns, dtype=torch.float8_e4m3fn, device="meta")
+            Float8Rows(empty, torch.ones(())).fill(linear, dtype)
+            continue
+        gguf = gguf_package()
+        quantization = gguf.GGMLQuantizationType[kind]
+        block, size = gguf.GGML_QUANT_SIZES[quantization]
+        if columns % block == 0:
+            empty = torch.empty(rows, columns // block * size, dtype=torch.uint8, device="meta")
+            GgufRows(empty, quantization).fill(linear, dtype)
 
 
 def released_tensors(

@@ -46,8 +46,8 @@ class Weights:
     repo: str
     files: tuple[str, ...] = ()
     size: str = ""
-    bits: int = 16  # of a number in the files
-    packed: bool = False  # whether they stay as they are in memory
+    bits: float = 16  # of a number in the files, of packed ones of a number of the transformer's matrices
+    packed: str = ""  # how they are kept in memory where that is as they are stored, see `Tensors.packing`
 
     @property
     def url(self) -> str:

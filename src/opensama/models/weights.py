@@ -73,6 +73,10 @@ class Tensors(ABC):
         """Some rows of a tensor as they are stored, None where that is in plain numbers."""
         return None
 
+    def packing(self, name: str) -> str | None:
+        """How `packed` rows of a tensor are stored: "float8", or a GGUF type."""
+        return None
+
     def note(self) -> Mapping[str, str]:
         """What the files say of themselves beside their tensors."""
         return {}
@@ -93,6 +97,9 @@ class Renamed(Tensors):
 
     def packed(self, name: str, start: int, stop: int) -> Packed | None:
         return self.source.packed(self.names[name], start, stop)
+
+    def packing(self, name: str) -> str | None:
+        return self.source.packing(self.names[name])
 
     def note(self) -> Mapping[str, str]:
         return self.source.note()

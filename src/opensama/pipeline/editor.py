@@ -46,7 +46,7 @@ from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, P
 from opensama.pipeline.previews import LatentPreview, frame_picture
 from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
-from opensama.pipeline.room import check_model, download_notice, to_download
+from opensama.pipeline.room import check_model, download_notice, to_download, unpacked, weighed
 from opensama.pipeline.sharing import Alone, join_for_edits, share_edits
 from opensama.pipeline.unfinished import Unfinished, identity_of
 from opensama.pipeline.windows import WindowPlan
@@ -180,8 +180,9 @@ def load(
     check_model(entry, device, dtype, weights=weights, base=base, offload=offload, float8=float8, anyway=anyway)
     where = join_for_edits(device) if context_parallel else runtime.pick_device(device)
     number_type = runtime.pick_dtype(dtype, where, entry.defaults.dtype)
+    real = unpacked(entry) if loras else weighed(entry, weights=weights)
     plans = plans_for(
-        entry, where, number_type, offload=offload, vae_tiling=vae_tiling, float8=float8, memory=memory
+        real, where, number_type, offload=offload, vae_tiling=vae_tiling, float8=float8, memory=memory
     )  # fmt: skip
     runtime.say_once(download_notice(entry, to_download(entry, weights=weights, base=base)), notice)
     runtime.say_once(entry.licence.notice, notice)

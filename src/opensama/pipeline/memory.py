@@ -35,6 +35,7 @@ from diffusers.utils.torch_utils import empty_device_cache
 from torch import nn
 
 from opensama import runtime
+from opensama.models.float8 import keep_float8
 from opensama.values import UserError
 
 _T = TypeVar("_T")
@@ -54,15 +55,14 @@ def place_on_device(
 ) -> None:
     """Puts a pipeline of the CPU's memory where it is to compute. UserError where the device, or the disk, is full.
 
-    `float8` keeps the transformers' weights in 8 bits, but for norms and embeddings; each layer computes as before.
+    `float8` keeps the matrices of the transformers' blocks in 8 bits with a scale each; each layer computes as before.
     """
     runtime.check_offload(offload)
     if vae_tiling:
         pipeline.vae.enable_tiling()
     if float8:
         for model in pipeline.experts:
-            if model.dtype != torch.float8_e4m3fn:
-                model.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=model.dtype)
+            keep_float8(model)
     with enough_memory(device, offload, vae_tiling=vae_tiling):
         if offload == "none":
             pipeline.to(device)

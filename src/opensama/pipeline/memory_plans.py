@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import isqrt
 
 import torch
 
 from opensama.models.registry import ModelEntry
-from opensama.pipeline.peaks import EditMemory, edit_memory
+from opensama.pipeline.peaks import EditMemory, edit_memory, window_shape
 from opensama.pipeline.room import GB, memory_of_computer
 from opensama.runtime import check_offload
 from opensama.values import UserError
@@ -40,25 +41,23 @@ class MemoryPlan:
         said += ", `vae_tiling=True`" if self.vae_tiling else ""
         return said + (", `float8=True`" if self.float8 else "")
 
-    def transformer(self, need: EditMemory) -> int:
-        """Bytes of its weights; norms, tables and embeddings stay as they are."""
-        return need.ends + (need.transformer - need.ends) // need.itemsize if self.float8 else need.transformer
-
     def resident(self, need: EditMemory) -> int:
         """Bytes of weights that are on the device at once."""
-        parts = (self.transformer(need) // need.transformers, need.text_encoders, need.autoencoder)
+        need = self._need(need)
+        parts = (need.transformer // need.transformers, need.text_encoders, need.autoencoder)
         if self.offload == "none":
-            return self.transformer(need) + need.text_encoders + need.autoencoder
+            return need.transformer + need.text_encoders + need.autoencoder
         if self.offload == "model":
             return max(parts)
         return max(need.ends + 2 * need.block, 2 * need.text_layer, need.autoencoder)
 
     def peak(self, need: EditMemory) -> int:
         """Bytes on the device at the hungriest moment."""
+        need = self._need(need)
         coding = need.coding_tiled if self.vae_tiling else need.coding
         if self.offload == "none":
             return self.resident(need) + max(need.denoising, coding)
-        denoising = self.transformer(need) // need.transformers + need.denoising
+        denoising = need.transformer // need.transformers + need.denoising
         text = need.text_encoders
         if self.offload != "model":
             denoising, text = need.ends + 2 * need.block + need.denoising, 2 * need.text_layer
@@ -70,7 +69,12 @@ class MemoryPlan:
             return max(need.transformer // need.transformers, need.text_encoders)
         if self.offload == "none":
             return need.transformer // need.transformers
-        return self.transformer(need) + need.text_encoders + need.autoencoder
+        need = self._need(need)
+        return need.transformer + need.text_encoders + need.autoencoder
+
+    def _need(self, need: EditMemory) -> EditMemory:
+        """With the transformer's matrices in 8 bits where this plan says so."""
+        return need.float8 or need if self.float8 else need
 
 
 PLANS = (
@@ -93,7 +97,30 @@ ELSEWHERE = (MemoryPlan("none"), MemoryPlan("disk"))
 def plans_that_fit(need: EditMemory, device: float, host: float) -> list[MemoryPlan]:
     """Those of PLANS whose peak fits into so many bytes of a device, and whose waiting weights into the computer's."""
     usable = (1 - SLACK) * device - CONTEXT
-    return [plan for plan in PLANS if plan.peak(need) <= usable and (host <= 0 or plan.host(need) <= host)]
+    return [
+        plan
+        for plan in PLANS
+        if (need.float8 or not plan.float8) and plan.peak(need) <= usable and (host <= 0 or plan.host(need) <= host)
+    ]
+
+
+def largest_size(
+    entry: ModelEntry, dtype: torch.dtype, device: float, host: float
+) -> tuple[int, tuple[int, int], MemoryPlan] | None:
+    """The largest `size` below the model's own at which its longest window fits, that window's (height, width), and
+    the plan, of those with `vae_tiling`; None where that is below 256."""
+    step, own = entry.defaults.multiple, isqrt(entry.defaults.area)
+    found, sides = None, range(256, own, step)
+    low, high = 0, len(sides)  # all below low fit, none from high on
+    while low < high:
+        middle = (low + high) // 2
+        shape = window_shape(entry, sides[middle] ** 2)[1:]
+        need = edit_memory(entry, dtype, size=(shape[0], shape[1]), tiled_only=True)
+        if plans := plans_that_fit(need, device, host):
+            found, low = (sides[middle], (shape[0], shape[1]), plans[0]), middle + 1
+        else:
+            high = middle
+    return found
 
 
 def plans_for(
@@ -126,7 +153,7 @@ def plans_for(
     found = [
         plan
         for plan in plans_that_fit(need, there, memory_of_computer())
-        if plan.vae_tiling >= vae_tiling and plan.float8 >= float8
+        if plan.vae_tiling >= vae_tiling and (plan.float8 >= float8 or need.float8 is None)
     ]
     if not found:
         least = min(PLANS, key=lambda plan: plan.peak(need))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from inspect import signature
 from math import ceil, prod
 from typing import Any
 
@@ -25,6 +26,8 @@ from torch.utils._pytree import tree_leaves
 
 from opensama.models.families import find_family, imported
 from opensama.models.families.family import Family
+from opensama.models.float8 import matrices
+from opensama.models.layouts import keep_packed
 from opensama.models.registry import ModelEntry, find
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.assemble import EMBEDDED_VAE
@@ -34,6 +37,7 @@ from opensama.runtime import read_object
 
 META = torch.device("meta")
 _BLOCKS = ("num_layers", "num_single_layers", "num_refiner_layers")
+_TOO_MUCH = 2**62
 _CHUNK = 9  # frames after which an autoencoder that goes from group to group of four has met everything
 
 
@@ -92,66 +96,94 @@ class EditMemory:
     coding: int
     """The larger of encoding and decoding."""
     coding_tiled: int
-    itemsize: int
-    """Of a number of the transformer's weights."""
+    float8: EditMemory | None = None
+    """The same with the transformer's matrices in 8 bits; None where they are stored in few bits already."""
 
 
 def edit_memory(
-    entry: ModelEntry, dtype: torch.dtype, *, frames: int | None = None, size: tuple[int, int] | None = None
+    entry: ModelEntry,
+    dtype: torch.dtype,
+    *,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    tiled_only: bool = False,
 ) -> EditMemory:
-    """Of one window of so many frames and (height, width); by default those of `window_shape`."""
+    """Of one window of so many frames and (height, width); by default those of `window_shape`.
+
+    With `tiled_only` the autoencoder is not tried whole, which takes the most time: that then fits nowhere.
+    """
     longest, *sides = window_shape(entry)
     plan = WindowPlan.of(frames or longest, entry.defaults.window, entry.defaults.overlap)
-    return _edit_memory(entry.name, dtype, plan.length, size or (sides[0], sides[1]))
+    packed = (entry.edit.packed, entry.edit.bits) if entry.edit is not None else ("", 16.0)
+    return _edit_memory(entry.name, dtype, plan.length, size or (sides[0], sides[1]), *packed, tiled_only)
 
 
-def window_shape(entry: ModelEntry) -> tuple[int, int, int]:
-    """Frames, height and width of a model's longest window, of a film at 16:9."""
-    placement = Placement.of(1920, 1080, entry.defaults.area, entry.defaults.multiple)
+def window_shape(entry: ModelEntry, area: int | None = None) -> tuple[int, int, int]:
+    """Frames, height and width of a model's longest window, of a film at 16:9, at its own area or another."""
+    placement = Placement.of(1920, 1080, area or entry.defaults.area, entry.defaults.multiple)
     return entry.defaults.window, placement.height, placement.width
 
 
 def window_grid(entry: ModelEntry, frames: int | None = None) -> tuple[int, int, int]:
     """Latent times, rows and columns of a window of so many frames, by default of the longest."""
     longest, height, width = window_shape(entry)
-    with init_empty_weights():
-        spatial = _spatial(_autoencoder(entry))
+    spatial = _spatial(_autoencoder(entry))
     plan = WindowPlan.of(frames or longest, entry.defaults.window, entry.defaults.overlap)
     return plan.length, ceil(height / spatial), ceil(width / spatial)
 
 
 @lru_cache(maxsize=32)
-def _edit_memory(name: str, dtype: torch.dtype, latent_frames: int, size: tuple[int, int]) -> EditMemory:
+def _edit_memory(
+    name: str,
+    dtype: torch.dtype,
+    latent_frames: int,
+    size: tuple[int, int],
+    packed: str,
+    bits: float,
+    tiled_only: bool,
+) -> EditMemory:
     entry = find(name)
-    family, config = find_family(entry.family), transformer_config(entry)
-    with init_empty_weights():
-        whole, vae = family.transformer(**config), _autoencoder(entry)
-    vae.to(META)  # its buffers, too
+    family = find_family(entry.family)
+    config, whole = _transformer(name)
+    vae = _autoencoder(entry)
     spatial = _spatial(vae)
     grid = latent_frames, ceil(size[0] / spatial), ceil(size[1] / spatial)
     height, width = grid[1] * spatial, grid[2] * spatial
-    denoising = peak_of_step(family, config, grid, entry.defaults.max_text_tokens, dtype)
+    words = entry.defaults.max_text_tokens
     numbers = {part: sum(p.numel() for p in module.parameters()) for part, module in (("t", whole), ("v", vae))}
-    blocks = [child for child in whole.children() if isinstance(child, nn.ModuleList)]
-    in_blocks = [sum(p.numel() for p in block.parameters()) for stack in blocks for block in stack]
+    kept = {f"{name}.weight" for name in matrices(whole)}
+    stacks = [(name, child) for name, child in whole.named_children() if isinstance(child, nn.ModuleList)]
+    blocks = [(f"{name}.{i}.", block) for name, stack in stacks for i, block in enumerate(stack)]
+    in_blocks = [sum(p.numel() for p in block.parameters()) for _, block in blocks]
+    kept_in_block = [sum(p.numel() for n, p in b.named_parameters() if at + n in kept) for at, b in blocks]
+    in_matrices = sum(p.numel() for n, p in whole.named_parameters() if n in kept)
     text = int(1e9 * sum(gb for part, gb in family.sizes.encoders.items() if part.startswith("text")))
     if entry.folder is not None:
         text = _text_bytes(entry)
     copies = 2 if any("transformer_2/" in name for name in (entry.edit.files if entry.edit else ())) else 1
     width_of = dtype.itemsize
-    return EditMemory(
-        transformer=copies * numbers["t"] * width_of,
+
+    def transformer(kind: str, bits: float) -> dict[str, Any]:
+        """Of its weights with the matrices kept so."""
+        saved = (width_of - bits / 8) if kind else 0.0
+        block = max(n * width_of - saved * m for n, m in zip(in_blocks, kept_in_block, strict=True))
+        return {
+            "transformer": copies * round(numbers["t"] * width_of - saved * in_matrices),
+            "block": round(block),
+            "denoising": peak_of_step(family, config, grid, words, dtype, kind),
+        }
+
+    plain = EditMemory(
+        **transformer(packed, bits),
         transformers=copies,
         text_encoders=text * width_of // 2,
         autoencoder=numbers["v"] * 4,
-        block=max(in_blocks) * width_of,
         ends=(numbers["t"] - sum(in_blocks)) * width_of,
         text_layer=text * width_of // 2 // 8,  # an embedding of a quarter million words is the largest piece
-        denoising=denoising,
-        coding=_peak_of_coding(vae, latent_frames, height, width, tiled=False),
+        coding=_TOO_MUCH if tiled_only else _peak_of_coding(vae, latent_frames, height, width, tiled=False),
         coding_tiled=_peak_of_coding(vae, latent_frames, height, width, tiled=True),
-        itemsize=width_of,
     )
+    return plain if packed else replace(plain, float8=replace(plain, **transformer("float8", 8.0)))
 
 
 def transformer_config(entry: ModelEntry) -> dict[str, Any]:
@@ -167,17 +199,34 @@ def transformer_config(entry: ModelEntry) -> dict[str, Any]:
     return family.full_config({name: value for name, value in sizes.items() if not name.startswith("_")})
 
 
+@lru_cache(maxsize=4)
+def _transformer(name: str) -> tuple[dict[str, Any], Any]:
+    """A model's transformer on the meta device, and its arguments."""
+    entry = find(name)
+    config = transformer_config(entry)
+    with init_empty_weights():
+        return config, find_family(entry.family).transformer(**config)
+
+
+@lru_cache(maxsize=4)
+def _base_autoencoder(family: str) -> nn.Module:
+    """A family's base's, on the meta device."""
+    with init_empty_weights():
+        return imported(find_family(family).parts["vae"])().eval().to(META)  # its buffers, too
+
+
 def _autoencoder(entry: ModelEntry) -> nn.Module:
-    """On whatever device is the default: a folder's own, or a family's base's."""
-    kind = imported(find_family(entry.family).parts["vae"])
+    """A model folder's own, or its base's, on the meta device."""
     if entry.folder is None:
-        return kind().eval()
+        return _base_autoencoder(entry.family)
+    kind = imported(find_family(entry.family).parts["vae"])
     folder = entry.folder if (entry.folder / "vae").is_dir() else entry.shared
     assert folder is not None
     index = read_object(folder / "model_index.json")["vae"][1]
     if index != kind.__name__:
         kind = imported(EMBEDDED_VAE)
-    return kind.from_config(read_object(folder / "vae" / "config.json")).eval()
+    with init_empty_weights():
+        return kind.from_config(read_object(folder / "vae" / "config.json")).eval().to(META)
 
 
 def _spatial(vae: nn.Module) -> int:
@@ -194,16 +243,18 @@ def _text_bytes(entry: ModelEntry) -> int:
 
 @torch.no_grad()
 def peak_of_step(
-    family: Family, config: dict[str, Any], grid: tuple[int, int, int], text: int, dtype: torch.dtype
+    family: Family, config: dict[str, Any], grid: tuple[int, int, int], text: int, dtype: torch.dtype, packed: str = ""
 ) -> int:
-    """Bytes that the transformer allocates in one forward pass over source and target."""
+    """Bytes that the transformer allocates in one forward pass over source and target, its matrices `packed` or not."""
+    usual = signature(family.transformer.__init__).parameters
+    kinds = [name for name in _BLOCKS if name in usual and config.get(name, usual[name].default)]
     with init_empty_weights():
-        whole = family.transformer(**config)
-        kinds = [name for name in _BLOCKS if whole.config.get(name)]
         model = family.transformer(**config | dict.fromkeys(kinds, 1)).eval()
     for name, p in model.named_parameters():
         kept = any(part in name.split(".") for part in getattr(model, "_keep_in_fp32_modules", None) or ())
         p.data = p.data.to(torch.float32 if kept else dtype)
+    if packed:
+        keep_packed(model, packed, dtype)
 
     def new(*shape: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.empty(shape, device=META, dtype=kind)
@@ -243,15 +294,22 @@ def _peak_of_coding(vae: Any, latent_frames: int, height: int, width: int, *, ti
         sides = (getattr(vae, f"tile_sample_min_{side}", 256) for side in ("height", "width"))
         worked = min(height, next(sides)), min(width, next(sides))
     few = min(frames, 1 + getattr(vae, "tile_sample_min_num_frames", _CHUNK - 1))
-    spatial = _spatial(vae)
-    channels = vae.config["z_dim" if "z_dim" in vae.config else "latent_channels"]
-    pixels = torch.empty(1, 3, few, *worked, device=META)
-    z = torch.empty(1, channels, (few - 1) // 4 + 1, *(side // spatial for side in worked), device=META)
+    peak = _peak_of_frames(vae, few, worked)
+    whole, part = frames * height * width, few * worked[0] * worked[1]
+    return peak + (whole - part) * 3 * 4 * 2  # the frames so far, and once more as they are joined
+
+
+@lru_cache(maxsize=32)
+@torch.no_grad()
+def _peak_of_frames(vae: Any, frames: int, size: tuple[int, int]) -> int:
+    """Bytes that the autoencoder allocates to encode so many frames of a size, and to decode them, the larger."""
+    spatial, channels = _spatial(vae), vae.config["z_dim" if "z_dim" in vae.config else "latent_channels"]
+    pixels = torch.empty(1, 3, frames, *size, device=META)
+    z = torch.empty(1, channels, (frames - 1) // 4 + 1, *(side // spatial for side in size), device=META)
     peaks = []
     calls: tuple[Callable[[], Any], ...] = (lambda: vae.encode(pixels).latent_dist.mode(), lambda: vae.decode(z).sample)
     for call in calls:
         with _Fused(), PeakMemory(vae) as memory:
             call()
         peaks.append(memory.peak)
-    whole, part = frames * height * width, few * worked[0] * worked[1]
-    return max(peaks) + (whole - part) * 3 * 4 * 2  # the frames so far, and once more as they are joined
+    return max(peaks)

@@ -147,21 +147,28 @@ def weighed(entry: ModelEntry, *, weights: str | Path | None = None, base: str |
     return replace(entry, base=_weighed(entry.base, base), edit=_weighed(entry.edit, entry.file or weights))
 
 
+def unpacked(entry: ModelEntry) -> ModelEntry:
+    """The entry with its transformer in plain numbers, as LoRAs need it."""
+    return entry if entry.edit is None else replace(entry, edit=replace(entry.edit, packed="", bits=STORED))
+
+
 def _weighed(part: Weights | None, given: str | Path | None) -> Weights | None:
     if part is None or given is None:
         return part
     path = Path(given).expanduser()
     files = [path] if path.is_file() else [file for pattern in part.files for file in path.glob(pattern)]
     held = sum(file.stat().st_size for file in files or path.glob("*.safetensors") if file.suffix in WEIGHT_ENDINGS)
-    bits = _bits_of([*files, *path.glob("*.safetensors")]) or part.bits
-    return replace(part, size=f"{held / GB:.3f} GB", bits=bits, packed=bits < STORED and path.is_file())
+    bits, packed = _bits_of([*files, *path.glob("*.safetensors")]) or part.bits, ""
+    if path.is_file() and (bits < STORED or path.suffix == ".gguf"):
+        from opensama.models.layouts import packing_of
+
+        packed, bits = packing_of(path) or ("", STORED)
+    return replace(part, size=f"{held / GB:.3f} GB", bits=bits, packed=packed)
 
 
 def _bits_of(files: Sequence[Path]) -> int | None:
-    """Bits of most of the numbers in the first file of weights among these, 8 for fewer, None where none says so."""
+    """Bits of most of the numbers in the first safetensors file among these, None where none says so."""
     for file in files:
-        if file.suffix == ".gguf":
-            return 8
         if file.suffix == ".safetensors":
             with suppress(OSError, ValueError), file.open("rb") as opened:
                 header = opened.read(min(int.from_bytes(opened.read(8), "little"), 10**8))
