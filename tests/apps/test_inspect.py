@@ -115,7 +115,7 @@ def tell(clip: Path, tmp_path: Path) -> Any:
         ({"model": {"name": "mine"}}, [], "was made with the model 'mine', which is not here"),
         ({"model": {"name": "tiny", "weights": {"a": "b"}}}, [], "The weights of tiny are others than"),
         ({"model": {"name": "tiny", "loras": [{"name": "x", "scale": 0.5}]}}, [], "with the LoRA x:0.5: give --lora"),
-        ({"shows": "both"}, [], "shows both: repeat the result itself"),
+        ({"shows": "both"}, [], "shows both, so it cannot be repeated"),
         ({}, ["--json"], "leave it out with --repeat"),
     ],
 )

@@ -48,7 +48,7 @@ class Repetition:
         if record is None:
             raise UserError(f"{file} says nothing of an edit by OpenSAMA, so there is none to repeat.")
         if "shows" in record:
-            raise UserError(f"{file} shows {record['shows']}: repeat the result itself.")
+            raise UserError(f"{file} shows {record['shows']}, so it cannot be repeated: give a whole result.")
         said = instruction or record.get("instruction")
         if said is None:
             raise UserError(
