@@ -24,8 +24,8 @@ from opensama.media.video_io import read_video, write_video
 from opensama.media.video_io.edit_record import read_record
 from opensama.models.registry import find
 from opensama.models.weights import TensorFiles
-from opensama.pipeline.unfinished import Unfinished
-from opensama.values import UserError, Video
+from opensama.pipeline.unfinished import Unfinished, identity_of
+from opensama.values import EditRequest, UserError, Video
 from tests.comfyui.stand_in import (
     PACK,
     Comfy,
@@ -364,3 +364,9 @@ def test_an_edit_that_comfyui_ended_under_goes_on(
     _, _, report = nodes["OpenSAMAEditVideo"].execute(editor, video, ASK, 0, **given).values
     assert "Going on with this edit, which was broken off after 1 of 1 steps." in report
     assert not kept.exists()
+
+
+def test_parts_of_one_film_are_edits_of_their_own(film: Path) -> None:
+    video, record = read_video(film), {"settings": {}, "instruction": ASK, "model": {}, "device": "", "opensama": ""}
+    parts = (video, *(video.clip(*part, sound=True) for part in ((0, 6), (6, 12), (0, 8))))
+    assert len({identity_of(EditRequest(part, ASK), part, record)["source"] for part in parts}) == 4
