@@ -239,6 +239,7 @@ ROWS = [
     Row("a mask that is black", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "black.png"))),
     Row("a mask of another shape", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "tall.png"))),
     Row("no steps", lambda at: at.edit("clip.mp4", "--steps", "0")),
+    Row("a speed that is none", lambda at: at.edit("clip.mp4", "--speed", "turbo")),
     Row("a size beyond reason", lambda at: at.edit("clip.mp4", "--size", "100000")),
     Row("a device that is not here", lambda at: at.edit("clip.mp4", "--device", "abacus")),
     Row("a number type that is none", lambda at: at.edit("clip.mp4", "--dtype", "int4")),

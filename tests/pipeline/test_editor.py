@@ -97,7 +97,7 @@ def test_every_field_of_the_request_counts(editor, video):
     plain = EditRequest(video, ASK, preserve=False)
     base = editor.edit(plain).array()
     for change in (
-        {"steps": 3}, {"guidance": 4.0}, {"shift": 8.0}, {"source_guidance": 2.0}, {"size": 64},
+        {"steps": 3}, {"guidance": 4.0}, {"shift": 8.0}, {"source_guidance": 2.0}, {"size": 64}, {"speed": "fast"},
         {"instruction": "Remove the box."}, {"guidance": 4.0, "negative_prompt": "ugly"},
     ):  # fmt: skip
         assert not np.array_equal(editor.edit(replace(plain, **change)).array(), base), change

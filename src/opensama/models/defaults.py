@@ -26,6 +26,7 @@ class Defaults:
     max_text_tokens: int = 512
     preserve: bool = False  # keep the source's own pixels where the edit changed nothing
     dtype: str = "bfloat16"  # on an accelerator; a CPU computes in float32
+    cache: float | None = None  # threshold of a first-block cache, where one was measured on the model
     embedded_guidance: float | None = None  # guidance that the model reads as a number, where it does
     text_layer: int = -1  # which of the text encoder's hidden states ICVE reads; SAMA reads the last
 

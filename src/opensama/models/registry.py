@@ -90,7 +90,7 @@ TINY = ModelEntry(
     folder=ASSETS / "tiny",
     defaults=Defaults(
         steps=2, guidance=1.0, shift=8.0, area=128 * 128, multiple=16, window=17, overlap=2,
-        prompt_prefix="", negative_prompt="", max_text_tokens=40, preserve=True, dtype="float32",
+        prompt_prefix="", negative_prompt="", max_text_tokens=40, preserve=True, dtype="float32", cache=0.1,
     ),
     styles=(
         "watercolor", "pencil sketch", "pixel art", "cartoon", "neon", "black and white", "sepia", "night", "sunset",
@@ -107,7 +107,7 @@ TINY_ICVE = ModelEntry(
     memory=TINY.memory,
     folder=ASSETS / "tiny-icve",
     shared=TINY.folder,
-    defaults=TINY.defaults,
+    defaults=replace(TINY.defaults, cache=None),
     styles=TINY.styles,
     footage=TINY.footage,
 )

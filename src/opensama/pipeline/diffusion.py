@@ -198,6 +198,7 @@ class EditPipeline(CheckedPipeline):
         shift: float,
         guidance: AnyGuidance,
         sampler: SamplerName | None = None,
+        guided: float = 1.0,
         plan: WindowPlan | None = None,
         on_step: OnStep | None = None,
         on_part: Callable[[float], object] | None = None,
@@ -205,12 +206,14 @@ class EditPipeline(CheckedPipeline):
     ) -> tuple[Tensor, Tensor | None]:
         """From noise [b c t h w] and [b s e] to data, both float32. With several windows `b` counts them.
 
-        Twins (see `windows`) take the mean of their velocities at every step. `on_part` is told the share of all work
-        that is done, after each forward pass of a part of the batch.
+        Steps from the share `guided` of them on have one forward pass, without guidance. Twins (see `windows`) take the
+        mean of their velocities at every step. `on_part` is told the share of all work that is done, after each forward
+        pass of a part of the batch.
         """
         rows, tokens = self.denoise_stored(
             PartStore(), latents, semantic, source, text, negative, steps=steps, shift=shift, guidance=guidance,
-            sampler=sampler, plan=plan, on_step=on_step, on_part=on_part, attention_kwargs=attention_kwargs,
+            sampler=sampler, guided=guided, plan=plan, on_step=on_step, on_part=on_part,
+            attention_kwargs=attention_kwargs,
         )  # fmt: skip
         return rows[:], None if tokens is None else tokens[:]
 

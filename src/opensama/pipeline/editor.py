@@ -48,6 +48,7 @@ from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download, unpacked, weighed
 from opensama.pipeline.sharing import Alone, join_for_edits, share_edits
+from opensama.pipeline.speed import SPEED_MODES, step_cache, steps_of
 from opensama.pipeline.unfinished import Unfinished, identity_of
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Span, Video
@@ -68,6 +69,7 @@ def edit(
     guidance: float | None = None,
     shift: float | None = None,
     source_guidance: float | None = None,
+    speed: str = "exact",
     negative_prompt: str | None = None,
     frames: tuple[int, int] | None = None,
     size: int | None = None,
@@ -117,6 +119,7 @@ def edit(
         guidance=guidance,
         shift=shift,
         source_guidance=source_guidance,
+        speed=speed,
         negative_prompt=negative_prompt,
         frames=frames,
         size=size,
@@ -261,7 +264,7 @@ class Editor:
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
     def _record(self, request: EditRequest) -> dict[str, Any]:
-        steps = self.pipeline.defaults.steps if request.steps is None else request.steps
+        steps = steps_of(request, self.pipeline.defaults)
         made_with = self.made_with | ({"float8": True} if self.plans[0].float8 else {})
         return record_of(self.entry, request, steps, self.device.type, made_with)
 
@@ -295,7 +298,7 @@ class Editor:
         placement = Placement.of(video.width, video.height, area, multiple)
         picked = PickedFrames.of(video, start, stop, request.model_fps)
         plan = WindowPlan.of(len(picked), defaults.window, defaults.overlap, defaults.shortest)
-        steps = defaults.steps if request.steps is None else request.steps
+        mode, steps = SPEED_MODES[request.speed], steps_of(request, defaults)
         pictures = reference_pictures(request)
         task = request.task or pipe.default_task(plan.frames, len(pictures))
         guidance = pipe.guidance(request.guidance, request.source_guidance, task=task)
@@ -329,9 +332,10 @@ class Editor:
             report.look = partial(LatentPreview(source[:1][0, :, 0], first).of, store, noise, sigmas)
         denoise = partial(
             pipe.denoise_stored, store, noise, semantic, shown, text, negative,
-            steps=steps, shift=shift, guidance=guidance, plan=plan, on_part=partial(report, "Editing", None),
+            steps=steps, shift=shift, guidance=guidance, sampler=mode.sampler, guided=mode.guided, plan=plan,
+            on_part=partial(report, "Editing", None),
         )  # fmt: skip
-        with room():
+        with room(), step_cache(pipe.experts, defaults.cache if mode.cached else None):
             latents, _ = without_text_encoders(pipe, self.offload, denoise)
         with room(decoding=True):
             kept = preserve or request.model_fps is not None

@@ -74,6 +74,10 @@ class Guidance:
         source, text = (None if scale is None else factor * scale for scale in (self.source, self.text))
         return Guidance(factor * self.scale, source, text)
 
+    def unguided(self) -> Guidance:
+        """One pass, the prompt's."""
+        return Guidance(1.0)
+
     def combine(self, ask: Ask, at: SamplingPoint) -> list[Tensor]:
         """The guided velocities of one step."""
         full = ask(ForwardPass())
@@ -110,6 +114,10 @@ class ChainGuidance:
     def scaled(self, factor: float) -> ChainGuidance:
         """The same with every scale multiplied."""
         return replace(self, scales=tuple(factor * scale for scale in self.scales))
+
+    def unguided(self) -> ChainGuidance:
+        """One pass, the last, which has every condition."""
+        return ChainGuidance(self.passes[-1:], ())
 
     def combine(self, ask: Ask, at: SamplingPoint) -> list[Tensor]:
         """The guided velocities of one step."""

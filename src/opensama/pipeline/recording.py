@@ -34,6 +34,8 @@ def record_of(
         settings["mask"] = _named(request.mask)
     if request.references:
         settings["references"] = [_named(one) for one in request.references]
+    if request.speed != "exact":
+        settings["speed"] = request.speed
     if request.background != "white":
         settings["background"] = request.background
     if request.alpha != "flatten":

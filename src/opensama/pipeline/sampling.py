@@ -65,12 +65,13 @@ class SamplingLoop:
         shift: float,
         guidance: AnyGuidance,
         sampler: SamplerName | None = None,
+        guided: float = 1.0,
         plan: WindowPlan | None = None,
         attention_kwargs: dict[str, object] | None = None,
     ):
         self.pipe, self.store, self.device = pipe, store, pipe._execution_device
         self.latents, self.semantic, self.source = latents, semantic, source
-        self.text, self.negative, self.guidance = text, negative, guidance
+        self.text, self.negative, self.guidance, self.guided = text, negative, guidance, guided
         self.plan, self.attention_kwargs = plan, attention_kwargs
         self.solver, self.semantic_solver = (
             Solver(pipe.make_scheduler(steps, shift, sampler, self.device)) for _ in range(2)
@@ -115,6 +116,8 @@ class SamplingLoop:
         """Keeps a part's guided velocities, and what guidance keeps from step to step."""
         pipe, state = self.pipe, self._state(part)
         model, guidance = pipe.expert(t, self.guidance)
+        if i >= self.guided * len(self.solver.scheduler.timesteps):
+            guidance = guidance.unguided()
         latents, semantic = state["latents"], state.get("semantic")
         dtype, b, rows = model.dtype, len(self.latents), len(latents)
         sigma = sigma_of(self.solver.scheduler, i)

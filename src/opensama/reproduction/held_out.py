@@ -71,7 +71,7 @@ def _edits_by(model: torch.nn.Module, edits: Sequence[EditSample], frozen: Froze
     parts = {"tokenizer": frozen.tokenizer, "text_encoder": frozen.text, "vae": frozen.vae, "transformer": model.eval()}
     pipeline = family_of(model).pipeline(
         **parts, scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        defaults=replace(TINY.defaults, max_text_tokens=TEXT_TOKENS).to_dict(),
+        defaults=replace(TINY.defaults, max_text_tokens=TEXT_TOKENS, cache=None).to_dict(),
     )  # fmt: skip
     pipeline.set_progress_bar_config(disable=True)
     for start in range(0, len(edits), 40):

@@ -285,7 +285,7 @@ def export_embedded(folder: Path, family: str, parts: _Parts) -> Path:
         vae=parts.vae,
         transformer=parts.transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=TINY.defaults.shift),
-        defaults=TINY.defaults.to_dict(),
+        defaults=replace(TINY.defaults, cache=None).to_dict(),  # which was measured on the embedded model
     )
     with quiet_loading():
         pipeline.save_pretrained(folder)

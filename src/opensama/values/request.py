@@ -18,6 +18,10 @@ MAX_INSTRUCTION = 2_000
 """Characters. The text encoders read 512 tokens; what is longer would be cut without a word."""
 
 
+SPEEDS = ("exact", "balanced", "fast")
+"""The model's own way, and two that trade quality for time."""
+
+
 @dataclass(frozen=True, eq=False)
 class EditRequest:
     """One edit to make. None means the model's own default. A wrong value is a `UserError`."""
@@ -45,6 +49,8 @@ class EditRequest:
     """What kind of edit it is, for models that were trained with different words before the prompts of each."""
     model_fps: float | None = None
     """The model sees so many frames a second, and what it changed is carried to the frames between; None: all."""
+    speed: str = "exact"
+    """`exact`: the model's own way; `balanced` and `fast` trade quality for time, see `opensama.pipeline.speed`."""
     preserve: bool | None = None
     """Keep the source's own pixels where the edit left them alone."""
     background: str = "white"
@@ -75,6 +81,8 @@ class EditRequest:
         if self.model_fps is not None and self.preserve is False:
             raise UserError("With `model_fps` changes are carried into the source's own frames: leave `preserve` on.")
         background_color(self.background)
+        if self.speed not in SPEEDS:
+            raise UserError(f"There is no speed {str(self.speed)[:40]!r}: choose {', '.join(SPEEDS)}.")
         if self.alpha not in ("flatten", "keep"):
             raise UserError(f"Alpha is either flatten or keep, not {self.alpha!r}.")
         if self.negative_prompt is not None and not isinstance(self.negative_prompt, str):

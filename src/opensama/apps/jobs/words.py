@@ -23,8 +23,8 @@ OTHER_NAMES = {
 OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
 """What other servers let a request choose and a result has from its source."""
 SETTINGS = (
-    "seed", "steps", "guidance", "shift", "source_guidance", "negative_prompt", "frames", "begin", "end", "size", "box",
-    "task", "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
+    "seed", "steps", "guidance", "shift", "source_guidance", "speed", "negative_prompt", "frames", "begin", "end",
+    "size", "box", "task", "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
     "record", "credentials",
 )  # fmt: skip
 """Those of `EditSettings` that a request may choose."""
