@@ -1,7 +1,7 @@
 """An edit that was broken off goes on: what is done of it lies in a folder beside its result until that is written.
 
     NAME.mp4.unfinished-KEY/
-        about.json                               SHA-256 of source, settings and model; KEY is of all three
+        about.json                               SHA-256 of source, settings and model; KEY is of these and the name
         lock                                     held by the process that is at work
         source-*, velocity-*, state-*            see `part_store`
 
@@ -47,6 +47,7 @@ class Unfinished:
         self.folder: Path | None = None
         self._lock: IO[str] | None = None
         self._begun = time.monotonic()
+        self._name = out.name[:57]  # file systems take 255 bytes, and a letter may have four
 
     def __enter__(self) -> Unfinished:
         return self
@@ -71,8 +72,8 @@ class Unfinished:
 
         UserError where another process is at work on it. In memory where the disk has no room.
         """
-        key = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.out.with_name(f"{self.out.name}.unfinished-{key}")
+        key = _sha256(json.dumps([self.out.name, dict(identity)], sort_keys=True).encode())[:12]
+        folder = self.out.with_name(f"{self._name}.unfinished-{key}")
         if self.folder is not None and self.folder != folder:  # begun otherwise by this process
             self._remove()
         new, own = not folder.exists(), self.folder == folder
@@ -104,7 +105,7 @@ class Unfinished:
 
     def _tell_others(self, identity: Mapping[str, str]) -> None:
         """Says of edits to the same place that were broken off in what they were others."""
-        for folder in sorted(self.out.parent.glob(f"{glob.escape(self.out.name)}.unfinished-*")):
+        for folder in sorted(self.out.parent.glob(f"{glob.escape(self._name)}.unfinished-*")):
             with suppress(OSError, ValueError, AttributeError):
                 then = json.loads((folder / "about.json").read_text())
                 other = [name for name, value in identity.items() if then.get(name) != value]
