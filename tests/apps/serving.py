@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,14 +75,16 @@ def settings_for(folder: Path, model: Path, **limits: Any) -> WorkerSettings:
 
 
 @contextmanager
-def serving(settings: WorkerSettings, *owners: str, page: bool = False, port: int = 0) -> Iterator[Service]:
+def serving(
+    settings: WorkerSettings, *owners: str, page: bool = False, port: int = 0, devices: Sequence[str] = ("cpu",)
+) -> Iterator[Service]:
     """The service while the block runs, or the `page`; owners are lines of a file of keys without the hash: `carol
     queue=1`."""
     lines = []
     for owner in owners:
         name, *limits = owner.split()
         lines.append(" ".join([name, hashlib.sha256(f"key-{name}".encode()).hexdigest(), *limits]))
-    with bound_socket("127.0.0.1", port) as bound, JobEngine(settings, ["cpu"], "forkserver") as engine:
+    with bound_socket("127.0.0.1", port) as bound, JobEngine(settings, devices, "forkserver") as engine:
         server = server_for(engine, Access.of(None, lines), page)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()

@@ -13,10 +13,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel
 
 from opensama import __version__
 from opensama.apps.jobs.engine import JobEngine
+from opensama.apps.jobs.limits import Refusal
 from opensama.apps.service.access import COOKIE, Access, cookie_of, is_browser, problem
 
 _STATIC = {"web.js": "text/javascript", "work.js": "text/javascript", "compare.js": "text/javascript",
@@ -25,6 +25,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; media-src 'self' blob:; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_KEY = 1000  # bytes
 _MONTH = 30 * 24 * 3600
 EXAMPLES = {
     "style": ("Make the scene look like sunset.", "Put the scene in fog.", "Let the video look like night.",
@@ -38,12 +39,6 @@ EXAMPLES = {
     "hide": ("Pixelate the bird.", "Cover the flower with a mosaic."),
 }  # fmt: skip
 """Instructions by kind, in words that the embedded model knows; those of things fit the sample clip."""
-
-
-class Session(BaseModel):
-    """What a person signs in with."""
-
-    key: str
 
 
 def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
@@ -62,9 +57,9 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
         return answer
 
     @app.post("/page/session", **hidden)
-    def sign_in(request: Request, session: Session) -> Response:
-        """Keeps an API key in a cookie that no script reads."""
-        key = session.key.strip()
+    async def sign_in(request: Request) -> Response:
+        """Keeps an API key, which is the request's body, in a cookie that no script reads."""
+        key = (await _short_text(request)).strip()
         if not access.keys or access.owner_of(f"Bearer {key}") is None:
             return problem(401, "invalid_api_key", "This is no API key of this service; ask whoever runs it for one.")
         answer = JSONResponse({"signed_in": True})
@@ -90,6 +85,16 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
         data = files("opensama.apps.service").joinpath("static", name).read_bytes()
         app.add_api_route(f"/page/{name}", _sender(data, kind), **hidden)
     return ("/", "/page/session", *(f"/page/{name}" for name in _STATIC))
+
+
+async def _short_text(request: Request) -> str:
+    """A body that anybody may send, and therefore a short one."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _KEY:
+            raise Refusal("too_large", f"A key has at most {_KEY} bytes.")
+    return body.decode("utf-8", "replace")
 
 
 def _sender(data: bytes, kind: str) -> Any:

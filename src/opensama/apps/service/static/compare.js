@@ -32,9 +32,13 @@ export class Compare {
   constructor(root, fault) {
     Object.assign(this, {root, fault, view: "divider", sound: true, fps: 24, still: false, source: null, result: null});
     this.panes = made("div", {class: "panes"});
-    this.divider = made("div", {class: "divider", role: "slider", tabindex: "0", "aria-label": "Divider between source and result", "aria-valuemin": "0", "aria-valuemax": "100"});
+    this.divider = made("div", {
+      class: "divider", role: "slider", tabindex: "0", "aria-label": "Divider between source and result",
+      "aria-valuemin": "0", "aria-valuemax": "100",
+    });
     this.tags = [made("span", {class: "tag left"}, "source"), made("span", {class: "tag right"}, "result")];
-    this.frame = made("div", {class: "frame", tabindex: "0", role: "group", "aria-label": "Video. " + HELP}, this.panes, this.divider, ...this.tags);
+    const group = {class: "frame", tabindex: "0", role: "group", "aria-label": "Video. " + HELP};
+    this.frame = made("div", group, this.panes, this.divider, ...this.tags);
     this.play = made("button", {type: "button", class: "icon", "data-do": "play"});
     this.mute = made("button", {type: "button", class: "icon", "data-do": "mute"});
     this.time = made("input", {type: "range", min: "0", max: "1", step: "0.001", value: "0", "aria-label": "Time"});
@@ -43,7 +47,9 @@ export class Compare {
     for (const [value, text] of Object.entries(VIEWS)) {
       this.views.append(made("label", {}, made("input", {type: "radio", name: "view", value}), text));
     }
-    this.empty = made("div", {class: "empty"}, made("strong", {}, "Drop a video here"), made("span", {}, "or click to choose one; there is a sample clip, too"));
+    const first = made("strong", {}, "Drop a video here");
+    const rest = made("span", {}, "or click to choose one; there is a sample clip, too");
+    this.empty = made("div", {class: "empty"}, first, rest);
     this.controls = made("div", {class: "controls"}, this.play, this.mute, this.time, this.says, this.views);
     root.append(this.empty, this.frame, this.controls);
     this.#listen();
@@ -122,9 +128,15 @@ export class Compare {
   get frameNumber() { return this.still ? 0 : Math.floor(this.master.currentTime * this.fps + 0.001); }
 
   #pane(side, {src, fallback}) {
-    const media = made(this.still ? "img" : "video", this.still ? {alt: side} : {playsinline: "", preload: "auto", "aria-label": side});
+    const [name, said] = this.still
+      ? ["img", {alt: side}]
+      : ["video", {playsinline: "", preload: "auto", "aria-label": side}];
+    const media = made(name, said);
     const other = () => {
-      if (media.dataset.other || !fallback) { this.fault("The browser cannot show this " + (this.still ? "picture" : "video") + "; download it to look at it."); return; }
+      if (media.dataset.other || !fallback) {
+        this.fault(`The browser cannot show this ${this.still ? "picture" : "video"}; download it to look at it.`);
+        return;
+      }
       media.dataset.other = "yes";
       media.src = fallback;
       if (!this.still) this.seek(this.time.value * 1);
@@ -133,7 +145,9 @@ export class Compare {
     if (!this.still) {
       media.disablePictureInPicture = true;
       media.addEventListener("loadedmetadata", () => { if (!media.videoWidth) other(); this.#tell(); });
-      for (const name of ["timeupdate", "play", "pause", "ended", "seeked"]) media.addEventListener(name, () => this.#tell());
+      for (const event of ["timeupdate", "play", "pause", "ended", "seeked"]) {
+        media.addEventListener(event, () => this.#tell());
+      }
       media.addEventListener("play", () => this.#follow());
     }
     media.src = src;
@@ -201,8 +215,9 @@ export class Compare {
     this.frame.addEventListener("keydown", event => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const way = {ArrowLeft: -1, ArrowRight: 1}[event.key], view = Object.keys(VIEWS)[event.key - 1];
-      if (event.target === this.divider && way) this.place(this.at + way * (event.shiftKey ? 10 : 2));
-      else if (event.target === this.divider && (event.key === "Home" || event.key === "End")) this.place(event.key === "End" ? 100 : 0);
+      const end = {Home: 0, End: 100}[event.key], onDivider = event.target === this.divider;
+      if (onDivider && way) this.place(this.at + way * (event.shiftKey ? 10 : 2));
+      else if (onDivider && end !== undefined) this.place(end);
       else if (event.key === " ") this.toggle();
       else if (way && !this.still) this.step(way);
       else if (view && this.result) this.look(view);

@@ -33,7 +33,9 @@ export class Region {
     this.parts.boxes.hidden = where !== "box";
     this.parts.paints.hidden = where !== "mask";
     this.parts.how.hidden = where === "all";
-    this.parts.how.textContent = where === "box" ? "Drag a box on the picture, or type it in pixels." : "Paint on the picture where the edit may change it.";
+    this.parts.how.textContent = where === "box"
+      ? "Drag a box on the picture, or type it in pixels."
+      : "Paint on the picture where the edit may change it.";
     this.draw();
   }
 
@@ -77,8 +79,11 @@ export class Region {
 
   #at(event) {
     const box = this.canvas.getBoundingClientRect();
-    const inside = (value, most) => Math.min(most, Math.max(0, value));
-    return [inside((event.clientX - box.left) / box.width * this.width, this.width), inside((event.clientY - box.top) / box.height * this.height, this.height)];
+    const inside = (share, most) => Math.min(1, Math.max(0, share)) * most;
+    return [
+      inside((event.clientX - box.left) / box.width, this.width),
+      inside((event.clientY - box.top) / box.height, this.height),
+    ];
   }
 
   #begin(event) {
@@ -109,7 +114,9 @@ export class Region {
   }
 
   #clear() { this.painted.getContext("2d").clearRect(0, 0, this.width, this.height); }
-  #isPainted() { return this.painted.getContext("2d").getImageData(0, 0, this.width, this.height).data.some(value => value); }
+  #isPainted() {
+    return this.painted.getContext("2d").getImageData(0, 0, this.width, this.height).data.some(value => value);
+  }
 
   #mask() {
     const whole = document.createElement("canvas");
@@ -150,11 +157,14 @@ export class Trim {
   get start() { return Number(this.parts.first.value); }
   get stop() { return Number(this.parts.last.value) + 1; }
   /* As a request has it; nothing where all of it is edited. */
-  get span() { return this.frames > 1 && (this.start > 0 || this.stop < this.frames) ? `${this.start}:${this.stop}` : null; }
+  get span() {
+    return this.frames > 1 && (this.start > 0 || this.stop < this.frames) ? `${this.start}:${this.stop}` : null;
+  }
 
   #set(which) {
     const {first, last} = this.parts;
-    if (this.start >= this.stop) (which === "first" ? first : last).value = which === "first" ? last.value : first.value;
+    if (this.start >= this.stop && which === "first") first.value = last.value;
+    if (this.start >= this.stop && which === "last") last.value = first.value;
     this.seek(which === "first" ? this.start : this.stop - 1);
     this.#tell();
     this.changed();
@@ -166,6 +176,9 @@ export class Trim {
     this.parts.before.style.width = share(this.start);
     this.parts.after.style.left = share(this.stop);
     this.parts.after.style.right = "0";
-    this.parts.span.textContent = this.span ? `Frames ${this.start} to ${this.stop - 1} are edited, ${seconds(this.start)} to ${seconds(this.stop)} s; the rest stays.` : `All ${this.frames} frames are edited; drag the ends to choose fewer.`;
+    const times = `${seconds(this.start)} to ${seconds(this.stop)} s`;
+    this.parts.span.textContent = this.span
+      ? `Frames ${this.start} to ${this.stop - 1} are edited, ${times}; the rest stays.`
+      : `All ${this.frames} frames are edited; drag the ends to choose fewer.`;
   }
 }

@@ -6,26 +6,30 @@ import {ask, content, events, upload} from "/page/work.js";
 
 const BUSY = 500, CALM = 3000; // milliseconds between two looks at the jobs
 const by = id => document.getElementById(id);
+const make = (name, values = {}) => Object.assign(document.createElement(name), values);
 const fields = ["prompt", "model", "n", "steps", "seed", "guidance"].map(by);
 const jobs = new Map(), nodes = new Map(), seen = new Map();
+const fresh = new Set(); // ids of jobs that were made since the list of jobs was asked for
 let facts = null, base = null, selected = null, pending = 0, timer = 0, drawn = "";
 
 const job = choice => choice && jobs.get(choice.id);
+const add = one => { jobs.set(one.id, one); fresh.add(one.id); };
 const isUpload = one => !one.prompt;
 const isOver = one => one.status === "completed" || one.status === "failed";
-const isKeyFrame = one => one.frames === 1 && (kept(one.id)?.frame !== undefined || jobs.get(one.remixed_from_video_id)?.frames > 1);
+const isKeyFrame = one => {
+  return one.frames === 1 && (kept(one.id)?.frame !== undefined || jobs.get(one.remixed_from_video_id)?.frames > 1);
+};
 const percent = share => (100 * share).toFixed(1) + " %";
 const kept = id => JSON.parse(sessionStorage.getItem("ask:" + id) || "null");
 const tell = text => { by("news").textContent = text; };
 const fail = error => {
-  by("fault").textContent = !error ? "" : error instanceof TypeError ? "The server does not answer; try again." : error.message;
   by("fault").hidden = !error;
   if (!error) return;
+  by("fault").textContent = error instanceof TypeError ? "The server does not answer; try again." : error.message;
   if (error.code === "unknown_words") {
-    by("fault").textContent = error.message.replace(/, choose a larger model, or add .*$/, ", or choose a larger model.") + " ";
-    const anyway = document.createElement("button");
-    anyway.type = "button";
-    anyway.textContent = "Edit anyway";
+    const said = error.message.replace(/, choose a larger model, or add .*$/, ", or choose a larger model.");
+    by("fault").textContent = said + " ";
+    const anyway = make("button", {type: "button", textContent: "Edit anyway"});
     anyway.addEventListener("click", () => error.again());
     by("fault").append(anyway);
   }
@@ -42,13 +46,21 @@ const guarded = action => async (...given) => {
 };
 
 const viewer = new Compare(by("viewer"), text => fail(new Error(text)));
-const region = new Region(viewer.frame, {boxes: by("boxes"), paints: by("paints"), how: by("how"), wipe: by("wipe"), brush: by("brush"), box: ["x", "y", "w", "h"].map(side => by("box-" + side))}, () => remember());
-const trim = new Trim({box: by("trim"), strip: by("strip"), first: by("first"), last: by("last"), before: by("before"), after: by("after"), span: by("span")}, frame => look(base, frame), () => remember());
+const parts = (...ids) => Object.fromEntries(ids.map(id => [id, by(id)]));
+const sides = [..."xywh"].map(side => by("box-" + side));
+const region = new Region(
+  viewer.frame, {...parts("boxes", "paints", "how", "wipe", "brush"), box: sides}, () => remember(),
+);
+const trim = new Trim(
+  {...parts("strip", "first", "last", "before", "after", "span"), box: by("trim")},
+  frame => look(base, frame), () => remember(),
+);
 
 /* --- what is asked */
 
 const settings = () => {
-  const said = {prompt: by("prompt").value.trim() || by("prompt").placeholder, model: by("model").value, seed: Number(by("seed").value) || 0};
+  const prompt = by("prompt").value.trim() || by("prompt").placeholder;
+  const said = {prompt, model: by("model").value, seed: Number(by("seed").value) || 0};
   for (const name of ["steps", "guidance"]) if (by(name).value !== "") said[name] = Number(by(name).value);
   return said;
 };
@@ -56,9 +68,12 @@ const settings = () => {
 const send = async (whole, frame) => {
   const {frames, ...alone} = whole;
   try {
-    const made = await ask("POST", "/v1/videos/edits", frame === undefined ? whole : {...alone, n: 1, video: {...whole.video, frame}});
-    try { sessionStorage.setItem("ask:" + made.id, JSON.stringify({whole, frame})); } catch { /* a mask larger than the browser keeps */ }
-    jobs.set(made.id, made);
+    const asked = frame === undefined ? whole : {...alone, n: 1, video: {...whole.video, frame}};
+    const made = await ask("POST", "/v1/videos/edits", asked);
+    try {
+      sessionStorage.setItem("ask:" + made.id, JSON.stringify({whole, frame}));
+    } catch { /* a mask larger than the browser keeps */ }
+    add(made);
     select({id: made.id, index: 0});
     by("viewer").scrollIntoView({block: "nearest"});
     tell("The edit is in the queue.");
@@ -75,24 +90,27 @@ const edit = guarded(async keyFrame => {
   await send(whole, keyFrame && source.frames > 1 ? trim.start : undefined);
 });
 const accept = guarded(async () => {
-  const one = job(selected), asked = kept(one.id)?.whole || {...one.settings, prompt: one.prompt, model: one.model, video: {id: one.remixed_from_video_id}};
+  const one = job(selected), {prompt, model, settings} = one;
+  const asked = kept(one.id)?.whole || {...settings, prompt, model, video: {id: one.remixed_from_video_id}};
   await send({...asked, seed: one.seed});
 });
 const reseed = guarded(async () => {
   const one = job(selected), asked = kept(one.id);
   by("seed").value = one.seed + (one.num_outputs || 1);
-  if (asked) await send({...asked.whole, seed: Number(by("seed").value)}, asked.frame); else await edit(isKeyFrame(one));
+  if (asked) await send({...asked.whole, seed: Number(by("seed").value)}, asked.frame);
+  else await edit(isKeyFrame(one));
 });
 const take = guarded(async file => {
   if (!file) return;
-  if (file.size > facts.most.megabytes * 2 ** 20) throw new Error(`The file has ${(file.size / 2 ** 20).toFixed(0)} MB, of ${facts.most.megabytes} that may be; make it smaller.`);
+  const megabytes = Math.ceil(file.size / 2 ** 20), most = facts.most.megabytes;
+  if (megabytes > most) throw new Error(`The file has ${megabytes} MB, of ${most} that may be; make it smaller.`);
   by("upload").hidden = false;
   try {
     const made = await upload(file, share => {
       by("upload").value = share;
       by("base").textContent = share < 1 ? "Sending the video." : "The server looks at the video.";
     });
-    jobs.set(made.id, made);
+    add(made);
     base = {id: made.id, index: 0};
     select(base);
     tell("The video is here. Say what to change.");
@@ -104,7 +122,9 @@ const take = guarded(async file => {
 });
 const record = guarded(async () => {
   if (record.running) { record.running.stop(); return; }
-  const stream = await navigator.mediaDevices.getUserMedia({video: true, audio: true}).catch(() => { throw new Error("The browser gives no camera; allow it, or choose a file."); });
+  const stream = await navigator.mediaDevices.getUserMedia({video: true, audio: true}).catch(() => {
+    throw new Error("The browser gives no camera; allow it, or choose a file.");
+  });
   const parts = [], recorder = new MediaRecorder(stream);
   recorder.ondataavailable = event => parts.push(event.data);
   recorder.onstop = () => {
@@ -127,8 +147,10 @@ const look = (choice, at = 0) => {
   if (!one) { viewer.clear(); return; }
   const [width, height] = one.size.split("x").map(Number);
   const picture = {width, height, fps: one.fps, still: one.frames === 1, at};
-  const alone = isUpload(one) || one.status !== "completed" || region.where !== "all" && choice.id === base?.id;
-  viewer.show(alone ? {source: isUpload(one) ? shown(one, 0) : one.status === "completed" ? shown(one, choice.index) : sourceOf(one), ...picture} : {source: sourceOf(one), result: shown(one, choice.index), ...picture});
+  const done = one.status === "completed";
+  const alone = isUpload(one) || !done || region.where !== "all" && choice.id === base?.id;
+  const source = alone && done ? shown(one, choice.index) : sourceOf(one);
+  viewer.show({source, result: alone ? null : shown(one, choice.index), ...picture});
   if (alone && at) viewer.seek((at + 0.5) / viewer.fps);
   region.open(choice.id === base?.id && alone);
 };
@@ -142,9 +164,10 @@ const select = choice => {
 const remember = () => {
   const query = new URLSearchParams();
   for (const field of fields) if (field.value && field.value !== field.dataset.plain) query.set(field.id, field.value);
-  if (region.where === "box" && by("box-w").value) query.set("box", ["x", "y", "w", "h"].map(side => by("box-" + side).value).join(","));
+  if (region.where === "box" && sides[2].value) query.set("box", sides.map(side => side.value).join(","));
   if (trim.span) query.set("frames", trim.span);
-  history.replaceState(null, "", (query.size ? "?" + query : location.pathname) + (selected ? `#${selected.id}/${selected.index}` : ""));
+  const place = selected ? `#${selected.id}/${selected.index}` : "";
+  history.replaceState(null, "", (query.size ? "?" + query : location.pathname) + place);
 };
 const recall = () => {
   const query = new URLSearchParams(location.search);
@@ -160,7 +183,7 @@ const recall = () => {
   if (box.length === 4) {
     document.querySelector("[name=where][value=box]").checked = true;
     region.choose("box");
-    box.forEach((value, place) => { by("box-" + "xywh"[place]).value = value; });
+    box.forEach((value, place) => { sides[place].value = value; });
     region.draw();
   }
   if (span && job(base)) trim.choose(Math.min(span[1], job(base).frames - 1), Math.min(span[2], job(base).frames));
@@ -169,13 +192,17 @@ const recall = () => {
 const rootOf = choice => {
   const one = job(choice);
   if (!one || isUpload(one)) return choice;
-  return jobs.has(one.remixed_from_video_id) ? {id: one.remixed_from_video_id, index: kept(one.id)?.whole.video.index || 0} : null;
+  const id = one.remixed_from_video_id;
+  return jobs.has(id) ? {id, index: kept(one.id)?.whole.video.index || 0} : null;
 };
 
 const render = () => {
   const source = job(base), one = job(selected);
-  by("base").textContent = source ? `${isUpload(source) ? "The next edit begins with your video" : "The next edit goes on from “" + source.prompt + "”"}: ${source.size}, ${source.frames === 1 ? "a picture" : source.frames + " frames, " + source.seconds + " s"}.` : "No video yet.";
+  by("base").textContent = "No video yet.";
   if (source) {
+    const from = isUpload(source) ? "begins with your video" : `goes on from “${source.prompt}”`;
+    const long = source.frames === 1 ? "a picture" : `${source.frames} frames, ${source.seconds} s`;
+    by("base").textContent = `The next edit ${from}: ${source.size}, ${long}.`;
     const [width, height] = source.size.split("x").map(Number);
     region.size(width, height);
     trim.show(source.frames, source.fps, source.frames > 1 ? content(source.id, "strip", base.index) : "");
@@ -190,7 +217,20 @@ const left = one => {
   const first = seen.get(one.id) || {at: Date.now(), progress: one.progress};
   seen.set(one.id, first);
   const gone = one.progress - first.progress, seconds = (Date.now() - first.at) / 1000;
-  return gone >= 5 && seconds > 1 ? `, about ${Math.max(1, Math.round(seconds * (100 - one.progress) / gone))} s left` : "";
+  const more = Math.max(1, Math.round(seconds * (100 - one.progress) / gone));
+  return gone >= 5 && seconds > 1 ? `, about ${more} s left` : "";
+};
+const stageOf = one => {
+  const before = one.queue_position;
+  if (one.status !== "queued") return `${one.stage || "Begun"}: ${one.progress} %${left(one)}.`;
+  if (!before) return "Waiting: next in the queue.";
+  return `Waiting: ${before} ${before === 1 ? "edit is" : "edits are"} before this one.`;
+};
+const keptOf = output => {
+  const psnr = output.kept_db >= 99 ? "99 dB or more" : `${output.kept_db} dB`;
+  const share = output.kept === null ? "not measured" : `${percent(output.kept)} of the picture`;
+  const how = output.kept > 0 ? `, at ${psnr}` : "";
+  return `Kept untouched: ${share}${how}. Made in ${output.seconds} s with seed ${output.seed}.`;
 };
 const renderReport = one => {
   by("report").hidden = !one || isUpload(one);
@@ -199,11 +239,12 @@ const renderReport = one => {
   by("said").textContent = `${key ? "Key frame: " : ""}“${one.prompt}”`;
   by("running").hidden = isOver(one);
   if (one.status === "in_progress") by("bar").value = one.progress; else by("bar").removeAttribute("value");
-  by("stage").textContent = one.status === "queued" ? (one.queue_position ? `Waiting: ${one.queue_position} ${one.queue_position === 1 ? "edit is" : "edits are"} before this one.` : "Waiting: next in the queue.") : `${one.stage || "Begun"}: ${one.progress} %${left(one)}.`;
+  by("stage").textContent = stageOf(one);
   by("failed").hidden = one.status !== "failed";
   by("failed").textContent = one.error ? one.error.message : "";
-  by("kept").textContent = output ? `Kept untouched: ${output.kept === null ? "not measured" : `${percent(output.kept)} of the picture${output.kept > 0 ? `, at ${output.kept_db >= 99 ? "99 dB or more" : output.kept_db + " dB"}` : ""}`}. Made in ${output.seconds} s with seed ${output.seed}.` : "";
-  by("notes").replaceChildren(...(isOver(one) && !key ? one.notes : []).filter(note => !/% of .* changed$/.test(note)).map(note => Object.assign(document.createElement("li"), {textContent: note})));
+  by("kept").textContent = output ? keptOf(output) : "";
+  const notes = isOver(one) && !key ? one.notes.filter(note => !/% of .* changed$/.test(note)) : [];
+  by("notes").replaceChildren(...notes.map(note => make("li", {textContent: note})));
   by("accept").hidden = !done || !key;
   by("reseed").hidden = !isOver(one);
   by("further").hidden = !done || key;
@@ -218,8 +259,11 @@ const renderVariants = (one, several) => {
   if (!several || place.dataset.of !== one.id) place.replaceChildren();
   place.dataset.of = several ? one.id : "";
   if (several && !place.children.length) one.outputs.forEach((output, index) => {
-    const clip = Object.assign(document.createElement(one.frames === 1 ? "img" : "video"), {src: content(one.id, "video", index), muted: true, loop: true, autoplay: !matchMedia("(prefers-reduced-motion: reduce)").matches, alt: "", tabIndex: -1, ariaHidden: "true"});
-    const button = Object.assign(document.createElement("button"), {type: "button", ariaLabel: `Variant with seed ${output.seed}`});
+    const clip = make(one.frames === 1 ? "img" : "video", {
+      src: content(one.id, "video", index), muted: true, loop: true, alt: "", tabIndex: -1, ariaHidden: "true",
+      autoplay: !matchMedia("(prefers-reduced-motion: reduce)").matches,
+    });
+    const button = make("button", {type: "button", ariaLabel: `Variant with seed ${output.seed}`});
     button.append(clip);
     button.addEventListener("click", () => select({id: one.id, index}));
     place.append(button);
@@ -241,14 +285,19 @@ const renderTree = () => {
     node.blank.hidden = !node.picture.hidden;
     node.bar.hidden = isOver(one);
     node.bar.value = one.progress;
-    node.name.textContent = (one.status === "failed" ? "Failed: " : isKeyFrame(one) ? "Key frame: " : "") + (one.prompt || `Video, ${one.size}`);
+    const kind = one.status === "failed" ? "Failed: " : isKeyFrame(one) ? "Key frame: " : "";
+    node.name.textContent = kind + (one.prompt || `Video, ${one.size}`);
     node.button.setAttribute("aria-current", selected?.id === one.id);
   }
 };
 const newNode = one => {
-  const make = (name, values = {}) => Object.assign(document.createElement(name), values);
-  const node = {item: make("li"), branches: make("ul"), button: make("button", {type: "button"}), picture: make("img", {alt: ""}), blank: make("div", {className: "blank"}), bar: make("progress", {max: 100}), name: make("span")};
-  const away = make("button", {type: "button", className: "away", textContent: "×", title: "Remove", ariaLabel: `Remove ${one.prompt || "the video"}`}), box = make("div", {className: "node"});
+  const node = {
+    item: make("li"), branches: make("ul"), button: make("button", {type: "button"}), picture: make("img", {alt: ""}),
+    blank: make("div", {className: "blank"}), bar: make("progress", {max: 100}), name: make("span"),
+  };
+  const away = make("button", {type: "button", className: "away", textContent: "×", title: "Remove"});
+  away.ariaLabel = `Remove ${one.prompt || "the video"}`;
+  const box = make("div", {className: "node"});
   node.button.append(node.picture, node.blank, node.bar, node.name);
   node.button.addEventListener("click", () => select({id: one.id, index: 0}));
   away.addEventListener("click", () => remove(one.id));
@@ -270,14 +319,17 @@ const remove = guarded(async id => {
 const refresh = async () => {
   clearTimeout(timer);
   try {
+    fresh.clear();
     const found = (await ask("GET", "/v1/videos?limit=100")).data;
     const before = new Map(jobs);
     jobs.clear();
     for (const one of found) jobs.set(one.id, one);
-    for (const [id, one] of before) if (!jobs.has(id) && Date.now() / 1000 - one.created_at < 2) jobs.set(id, one); // made since
+    for (const id of fresh) if (!jobs.has(id) && before.has(id)) jobs.set(id, before.get(id));
     for (const one of found) {
       const was = before.get(one.id);
-      if (was && was.status !== one.status) tell(one.status === "completed" ? `Done: ${one.prompt}` : one.status === "failed" ? `Failed: ${one.error.message}` : `Begun: ${one.prompt}`);
+      if (!was || was.status === one.status) continue;
+      const became = {completed: `Done: ${one.prompt}`, failed: `Failed: ${one.error?.message}`}[one.status];
+      tell(became || `Begun: ${one.prompt}`);
     }
     if (selected && !jobs.has(selected.id)) selected = base && jobs.has(base.id) ? base : null;
     if (base && !jobs.has(base.id)) base = null;
@@ -291,13 +343,14 @@ const refresh = async () => {
   timer = setTimeout(refresh, [...jobs.values()].every(isOver) ? CALM : BUSY);
 };
 events.away = () => {
-  by("banner").textContent = "The server does not answer. This page asks until it does, and then goes on; nothing that was in the queue is lost.";
+  by("banner").textContent = "The server does not answer. This page asks until it does, and then goes on; nothing "
+    + "that was in the queue is lost.";
   by("banner").hidden = false;
 };
 events.back = () => { by("banner").hidden = true; tell("The server is back."); };
 events.stranger = () => { by("login").hidden = false; by("work").hidden = true; };
 
-const option = (value, text = value) => Object.assign(document.createElement("option"), {value, textContent: text});
+const option = value => make("option", {value, textContent: value});
 const begin = async () => {
   try { facts = await ask("GET", "/page/facts"); } catch (error) { if (error.status !== 401) throw error; return; }
   by("login").hidden = true;
@@ -311,9 +364,11 @@ const begin = async () => {
   by("steps").max = facts.most.steps;
   by("kind").replaceChildren(...Object.keys(facts.examples).map(kind => option(kind)));
   for (const field of fields) field.dataset.plain = field.value;
-  const suit = () => { by("steps").placeholder = facts.models.find(model => model.name === by("model").value)?.steps ?? ""; };
+  const suit = () => {
+    by("steps").placeholder = facts.models.find(model => model.name === by("model").value)?.steps ?? "";
+  };
   const offer = () => by("examples").replaceChildren(...facts.examples[by("kind").value].map(text => {
-    const chip = Object.assign(document.createElement("button"), {type: "button", textContent: text});
+    const chip = make("button", {type: "button", textContent: text});
     chip.addEventListener("click", () => { by("prompt").value = text; remember(); });
     return chip;
   }));
@@ -327,20 +382,37 @@ const begin = async () => {
 
 by("login").addEventListener("submit", async event => {
   event.preventDefault();
-  try { await ask("POST", "/page/session", {key: by("secret").value}); by("no-key").textContent = ""; by("secret").value = ""; await begin(); } catch (error) { by("no-key").textContent = error.message; }
+  try {
+    await ask("POST", "/page/session", by("secret").value);
+    by("no-key").textContent = by("secret").value = "";
+    await begin();
+  } catch (error) { by("no-key").textContent = error.message; }
 });
-by("leave").addEventListener("click", guarded(async () => { await ask("DELETE", "/page/session"); location.reload(); }));
+by("leave").addEventListener("click", guarded(async () => {
+  await ask("DELETE", "/page/session");
+  location.reload();
+}));
 by("ask").addEventListener("submit", event => { event.preventDefault(); edit(true); });
 by("whole").addEventListener("click", () => edit(false));
 by("accept").addEventListener("click", accept);
 by("reseed").addEventListener("click", reseed);
 by("cancel").addEventListener("click", () => remove(selected.id));
-by("further").addEventListener("click", () => { base = selected; by("prompt").value = ""; by("prompt").focus(); drawn = ""; render(); tell("The next edit goes on from this result."); });
+by("further").addEventListener("click", () => {
+  base = selected;
+  by("prompt").value = drawn = "";
+  by("prompt").focus();
+  render();
+  tell("The next edit goes on from this result.");
+});
 by("undo").addEventListener("click", () => { base = rootOf(selected); select(base); });
 by("dice").addEventListener("click", () => { by("seed").value = Math.floor(Math.random() * 1e6); remember(); });
 by("link").addEventListener("click", async () => {
   const address = location.href.split("#")[0];
-  try { await navigator.clipboard.writeText(address); tell("The link is copied."); by("link").textContent = "Copied"; } catch { prompt("The link with these settings:", address); }
+  try {
+    await navigator.clipboard.writeText(address);
+    tell("The link is copied.");
+    by("link").textContent = "Copied";
+  } catch { prompt("The link with these settings:", address); }
   setTimeout(() => { by("link").textContent = "Copy a link with these settings"; }, 2000);
 });
 by("sample").addEventListener("click", guarded(async () => take(await (await fetch("/page/sample.mp4")).blob())));

@@ -11,32 +11,34 @@ let away = false;
 const heard = () => { if (away) { away = false; events.back(); } };
 const lost = () => { if (!away) { away = true; events.away(); } };
 const pause = time => new Promise(done => setTimeout(done, time));
-const key = () => [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(16).padStart(2, "0")).join("");
+const key = () => [...crypto.getRandomValues(new Uint8Array(16))].map(byte => byte.toString(36)).join("-");
 
 const refusal = (status, text) => {
   let said = {};
   try { said = JSON.parse(text).error || {}; } catch { /* not of this service: a proxy's own page */ }
   if (status === 401) events.stranger();
-  return new Refused(said.message || `The server answered with the status ${status}; its log says more.`, said.code, status);
+  const otherwise = `The server answered with the status ${status}; its log says more.`;
+  return new Refused(said.message || otherwise, said.code, status);
 };
 
 /* The JSON of an answer. Where nobody answers it is asked again, the same request, until somebody does. */
 export const ask = async (method, path, body) => {
-  const headers = body === undefined ? {} : {"Content-Type": "application/json"};
+  const text = typeof body === "string", headers = {};
+  if (body !== undefined) headers["Content-Type"] = text ? "text/plain" : "application/json";
   if (method === "POST" && path.startsWith("/v1/")) headers["Idempotency-Key"] = key();
   for (;;) {
-    let answer, text;
+    let answer, said;
     try {
-      answer = await fetch(path, {method, headers, body: body === undefined ? undefined : JSON.stringify(body)});
-      text = await answer.text();
+      answer = await fetch(path, {method, headers, body: body === undefined || text ? body : JSON.stringify(body)});
+      said = await answer.text();
     } catch {
       lost();
       await pause(PAUSE);
       continue;
     }
     heard();
-    if (!answer.ok) throw refusal(answer.status, text);
-    return JSON.parse(text);
+    if (!answer.ok) throw refusal(answer.status, said);
+    return JSON.parse(said);
   }
 };
 
@@ -47,7 +49,10 @@ export const upload = async (file, progress) => {
     form.append("video", file, "video");
     const request = new XMLHttpRequest();
     const done = new Promise((good, bad) => {
-      request.onload = () => request.status < 300 ? good(JSON.parse(request.responseText)) : bad(refusal(request.status, request.responseText));
+      request.onload = () => {
+        if (request.status < 300) good(JSON.parse(request.responseText));
+        else bad(refusal(request.status, request.responseText));
+      };
       request.onerror = () => good(null);
     });
     request.upload.onprogress = event => progress(event.loaded / (event.total || 1));
@@ -55,7 +60,9 @@ export const upload = async (file, progress) => {
     request.send(form);
     const made = await done;
     if (made) { heard(); return made; }
-    if (await fetch("/healthz").then(() => true, () => false)) throw new Refused("The upload was broken off, or the file has changed; try again.");
+    if (await fetch("/healthz").then(() => true, () => false)) {
+      throw new Refused("The upload was broken off, or the file has changed; try again.");
+    }
     lost();
     await pause(PAUSE);
   }
