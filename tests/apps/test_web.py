@@ -215,6 +215,7 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     until(view, "document.querySelector('.source video').videoWidth === 64")
     view.fill("#steps", "1")
     view.fill("#prompt", "make the ball blue")
+    view.select_option("#speed", "balanced")
     view.click("text=In a box")
     view.click("#whole")
     assert view.inner_text("#fault") == "Drag a box on the picture first, or choose Everywhere."
@@ -236,7 +237,8 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     view.click("#whole")
     view.wait_for_selector("#further:visible")
     asked = site.jobs()[-1].asked["settings"]
-    assert (asked["box"], asked["frames"]) == ("16,12,32,24", "1:9")
+    assert (asked["box"], asked["frames"], asked["speed"]) == ("16,12,32,24", "1:9", "balanced")
+    assert "speed=balanced" in view.url
     assert "box=16%2C12%2C32%2C24&frames=1%3A9" in view.url
 
     view.click("#tree .node >> nth=0")

@@ -7,7 +7,7 @@ import {ask, content, events, upload} from "/page/work.js";
 const BUSY = 500, CALM = 3000; // milliseconds between two looks at the jobs
 const by = id => document.getElementById(id);
 const make = (name, values = {}) => Object.assign(document.createElement(name), values);
-const fields = ["prompt", "model", "n", "steps", "seed", "guidance"].map(by);
+const fields = ["prompt", "model", "n", "speed", "steps", "seed", "guidance"].map(by);
 const jobs = new Map(), nodes = new Map(), seen = new Map();
 const fresh = new Set(); // ids of jobs that were made since the list of jobs was asked for
 let facts = null, base = null, selected = null, pending = 0, timer = 0, drawn = "";
@@ -61,6 +61,7 @@ const trim = new Trim(
 const settings = () => {
   const prompt = by("prompt").value.trim() || by("prompt").placeholder;
   const said = {prompt, model: by("model").value, seed: Number(by("seed").value) || 0};
+  if (by("speed").value !== "exact") said.speed = by("speed").value;
   for (const name of ["steps", "guidance"]) if (by(name).value !== "") said[name] = Number(by(name).value);
   return said;
 };
