@@ -436,3 +436,13 @@ def test_what_a_single_file_lacks_is_said(base, single_files, tmp_path, monkeypa
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-5])
     with pytest.raises(UserError, match="not a whole safetensors file"):
         find(tmp_path / "cut.safetensors")
+
+
+def test_a_lora_on_few_bits_makes_them_plain_numbers(base, single_files, tmp_path):
+    down, up = torch.randn(2, 48), torch.randn(48, 2)
+    name = "blocks.0.self_attn.q"
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "lora.safetensors")
+    file, quiet = single_files / "fp8.safetensors", {"device": "cpu", "base": base, "notice": lambda text: None}
+    plain = opensama.load(file, **quiet).pipeline.transformer.blocks[0].attn1.to_q
+    added = opensama.load(file, lora=[tmp_path / "lora.safetensors"], **quiet).pipeline.transformer.blocks[0].attn1.to_q
+    torch.testing.assert_close(added.weight, plain.scale * plain.weight.float() + up @ down)
