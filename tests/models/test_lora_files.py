@@ -17,7 +17,7 @@ from torch import Tensor
 from opensama.apps.cli import main
 from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.lora import add_lora, merged, save_comfy, save_diffusers
-from opensama.models.lora_convert import LORA_LAYOUTS, convert_lora
+from opensama.models.lora_convert import LORA_LAYOUTS, convert_lora_file
 from opensama.models.lora_files import load_base, load_loras
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.values import UserError
@@ -260,14 +260,14 @@ def test_a_lora_is_written_in_each_layout_and_comes_back(plain, tmp_path, layout
     for source in ("comfyui", "diffusers"):
         tensors, expected = example(source, plain)
         save_file(tensors, tmp_path / "lora.safetensors")
-        written = convert_lora(tmp_path / "lora.safetensors", tmp_path / "out.safetensors", layout, "sama", SIZES)
+        written = convert_lora_file(tmp_path / "lora.safetensors", tmp_path / "out.safetensors", layout, "sama", SIZES)
         wan, ours = LAYERS[0]
         stem, down, _ = LAYOUTS[layout](wan, ours)
         assert f"{stem}.{down}" in load_file(written)
         model = copy.deepcopy(plain)
         load_loras(model, [(written, 1.0)])
         close(model, expected)
-        back = load_file(convert_lora(written, tmp_path / "back.safetensors", source, "sama", SIZES))
+        back = load_file(convert_lora_file(written, tmp_path / "back.safetensors", source, "sama", SIZES))
         if layout != "kijai" or source == "diffusers":  # which has alpha within its matrices
             assert back.keys() == tensors.keys()
             assert all(torch.equal(back[key], x) for key, x in tensors.items())
@@ -281,7 +281,7 @@ def test_fused_matrices_and_whole_differences_are_written(tmp_path):
     d = model.transformer_blocks[0].attn.to_q.in_features
 
     def to(layout: str, source: Path, name: str) -> Path:
-        return convert_lora(source, tmp_path / name, layout, "icve", ICVE_SIZES)
+        return convert_lora_file(source, tmp_path / name, layout, "icve", ICVE_SIZES)
 
     keys = {"double_blocks.0.img_attn_qkv": 3, "single_blocks.1.linear1": 7, "final_layer.adaLN_modulation.1": 2}
     tensors = {}

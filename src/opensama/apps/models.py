@@ -152,9 +152,9 @@ def convert_lora(
         raise UserError(f"There is no file or folder {source}; check the name.")
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists; choose another name, or write over it with --overwrite.")
-    from opensama.models.lora_convert import convert_lora as write_lora
+    from opensama.models.lora_convert import convert_lora_file
 
-    print(f"written: {write_lora(source, out, to, family, config)}")
+    print(f"written: {convert_lora_file(source, out, to, family, config)}")
 
 
 @app.command

@@ -52,7 +52,7 @@ class _Whole(NamedTuple):
     value: Tensor
 
 
-def convert_lora(
+def convert_lora_file(
     source: Path, out: Path, layout: str, family: str | None = None, config: Path | dict[str, object] | None = None
 ) -> Path:
     """Writes the LoRA `source`, a file or the folder that training wrote, as one file of a layout of LORA_LAYOUTS.
