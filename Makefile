@@ -17,7 +17,7 @@ AV ?= 19
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check media fix docs clean
+.PHONY: help setup demo test check media extras fix docs site clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,13 @@ media: ## the media tests with another PyAV, in an environment of its own withou
 	PYTHONPATH=src .venv-media/bin/python -c 'import av; print("PyAV", av.__version__)'
 	PYTHONPATH=src .venv-media/bin/python -m pytest -q -p no:cacheprovider $(or $(TESTS),tests/media --ignore=tests/media/test_frames.py --ignore=tests/media/test_cover.py)
 
+extras: $(STAMP) ## ask pip whether each extra can be installed alone, and all of them together
+	@set -e; all=$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"])'); \
+	rm -rf .venv-extras && $(PYTHON) -m venv .venv-extras; \
+	for extra in $$all $$(echo $$all | tr ' ' ','); do \
+	  .venv-extras/bin/python -m pip install --quiet --dry-run --constraint constraints.txt $(PIP_ARGS) ".[$$extra]" && echo "$$extra: can be installed"; \
+	done; rm -rf .venv-extras; $(BIN)/python -m pip check
+
 fix: $(STAMP) ## mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -61,5 +68,9 @@ docs: $(STAMP) ## write the generated pages anew (docs/commands.md, docs/bad-inp
 	$(BIN)/python -m tests.apps.bad_input docs/bad-input.md
 	$(BIN)/python -m tests.apps.bad_requests docs/bad-requests.md
 
+site: ## build the documentation as a site in site/, in an environment of its own
+	test -x .venv-site/bin/mkdocs || { $(PYTHON) -m venv .venv-site && .venv-site/bin/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) mkdocs-material "mkdocstrings[python]" ruff; }
+	.venv-site/bin/mkdocs build --strict --quiet
+
 clean: ## remove .venv and what the tools leave behind
-	rm -rf $(VENV) .venv-media .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-media .venv-extras .venv-site site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

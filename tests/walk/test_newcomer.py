@@ -20,15 +20,17 @@ from opensama.values import Video
 from opensama.world import sample_edit
 from tests.test_docs import PAGES, commands
 
-WALKED = ("README.md", "edit.md", "models.md", "data.md", "curate.md", "train.md")
+WALKED = ("README.md", "edit.md", "models.md", "data.md", "curate.md", "train.md", "tutorials.md")
 MADE = {  # what a command of the pages writes, without the options that change how and not what
     'opensama edit holiday.mp4 "Make the scene look like sunset."': "holiday-edited.mp4",
+    'opensama edit holiday.mp4 "Make the scene look like sunset." --frames 0:2 --out span.mp4': "span.mp4",
     'opensama edit a.mp4 b.mov "Make the ball red."': "b-edited.mp4",
     'opensama edit films "Make the ball red." --out edited': "edited/one-edited.mp4",
     "opensama data show openve.parquet --out openve.html": "openve.html",
     "opensama data shard openve.parquet --out openve-shards --megabytes 1000": "openve-shards/manifest.parquet",
 }
 REFUSED = {  # what is not here, and the word of the sentence that says so
+    "edit film.mp4": "There is no file film.mp4",
     'with a dog." --model sama-14b': "would fit here|could not be downloaded|--weights",
     "sama_14b_ema.safetensors my-transformer": "There is no file or folder",
     "data import ditto": "There is no folder Ditto-1M",

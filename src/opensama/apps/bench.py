@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 _FPS = 16
 _NO_SOURCE = {"source_hidden_states": None}
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
-class Machine:
+class MachineSpeed:
     """What was measured on, and what it can do at all: operations and bytes (read and written) a second."""
 
     device: str
@@ -140,7 +140,7 @@ def bench(
 
 def edit_parts(
     model: str, settings: LoadSettings, frames: int, size: tuple[int, int], steps: int | None, rounds: int, anyway: bool
-) -> tuple[Machine, list[Part], nn.Module, Call]:
+) -> tuple[MachineSpeed, list[Part], nn.Module, _Call]:
     """The parts of one edit of a drawn clip, read from a file and written to one."""
     from opensama.media.video_io import read_video, write_video
     from opensama.values import EditRequest, Video
@@ -157,7 +157,7 @@ def edit_parts(
     text = Part("the instruction to prompt embeddings")
     encode, decode = Part("a window to latents"), Part("latents to a window")
     forward, whole = Part("a forward pass"), Part("the edit, from file to file")
-    calls: list[Call] = []
+    calls: list[_Call] = []
     with tempfile.TemporaryDirectory() as folder, _watched(editor, text, encode, decode, forward, calls):
         path = Path(folder) / "clip.mp4"
         write_video(Video.from_frames(drawn.source, _FPS), path, on_note=lambda note: None)
@@ -175,7 +175,7 @@ def edit_parts(
 
 def random_passes(
     entry: ModelEntry, settings: LoadSettings, frames: int | None, rounds: int, anyway: bool
-) -> tuple[Machine, list[Part], nn.Module, Call]:
+) -> tuple[MachineSpeed, list[Part], nn.Module, _Call]:
     """Forward passes over a model's longest window, or over so many frames, with random weights."""
     import torch
     from accelerate import init_empty_weights
@@ -205,7 +205,7 @@ def random_passes(
         return drawn > 0 if kind == torch.bool else drawn.to(kind)
 
     batch = transformer_inputs(family, config, window_grid(entry, frames), entry.defaults.max_text_tokens, new)
-    call: Call = (), {**batch, "return_dict": False}
+    call: _Call = (), {**batch, "return_dict": False}
     part = Part(f"a forward pass, {tokens_of(model, call):,} tokens")
     model(**call[1])
     for _ in range(rounds):
@@ -215,7 +215,7 @@ def random_passes(
     return machine, [part], model, call
 
 
-def against_diffusers(transformer: nn.Module, call: Call, rounds: int) -> dict[str, Any]:
+def against_diffusers(transformer: nn.Module, call: _Call, rounds: int) -> dict[str, Any]:
     """The same call of our transformer and of diffusers' over as many tokens, in turns: seconds of each and the ratio.
 
     The peer has random weights; its clip has one frame of one row of as many tokens as ours has jointly.
@@ -259,7 +259,7 @@ def against_diffusers(transformer: nn.Module, call: Call, rounds: int) -> dict[s
     return {"peer": kind.__name__, "tokens": joint, "seconds": [part.seconds for part in sides], "ratio": ratio}
 
 
-def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
+def measure_machine(device: torch.device, dtype: torch.dtype) -> MachineSpeed:
     """The device, the libraries' versions, and the fastest of a few matrix products and of a few copies."""
     import diffusers
     import torch
@@ -278,7 +278,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
         with _timed(copy, device):
             there.copy_(numbers)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})"
-    return Machine(
+    return MachineSpeed(
         name,
         torch.get_num_threads(),
         dtype_name(dtype),
@@ -288,7 +288,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     )
 
 
-def say(machine: Machine, parts: list[Part], peer: dict[str, Any] | None) -> None:
+def say(machine: MachineSpeed, parts: list[Part], peer: dict[str, Any] | None) -> None:
     """Prints the table."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     print(f"{machine.device}, {os.cpu_count()} CPU cores, {machine.threads} threads, {machine.dtype}; {versions}")
@@ -313,7 +313,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def tokens_of(transformer: nn.Module, call: Call) -> int:
+def tokens_of(transformer: nn.Module, call: _Call) -> int:
     """Video and semantic tokens of a call, those of the source among them."""
     config: Any = transformer.config
     cell = math.prod(config["patch_size"])
@@ -325,7 +325,7 @@ def tokens_of(transformer: nn.Module, call: Call) -> int:
     return tokens + (0 if semantic is None else semantic.shape[1])
 
 
-def operations_of(entry: ModelEntry, transformer: nn.Module, call: Call) -> float:
+def operations_of(entry: ModelEntry, transformer: nn.Module, call: _Call) -> float:
     """Operations of a call by `models/costs.py`: PyTorch's counter leaves out attention on a CPU."""
     from opensama.models.families import find_family
 
@@ -391,7 +391,7 @@ def _wait_for(device: torch.device | None) -> None:
 
 @contextmanager
 def _watched(
-    editor: Editor, text: Part, encode: Part, decode: Part, forward: Part, calls: list[Call]
+    editor: Editor, text: Part, encode: Part, decode: Part, forward: Part, calls: list[_Call]
 ) -> Iterator[None]:
     """Times the parts of the editor's edits, and keeps the call of its transformer that was the last."""
     pipe: Any = editor.pipeline
