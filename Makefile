@@ -54,9 +54,9 @@ media: ## the media tests with another PyAV, in an environment of its own withou
 
 extras: $(STAMP) ## ask pip whether each extra can be installed alone, and all of them together
 	@set -e; all=$$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"])'); \
-	rm -rf .venv-extras && $(PYTHON) -m venv .venv-extras; \
+	rm -rf .venv-extras && $(PYTHON) -m venv .venv-extras && grep ^torch== constraints.txt > .venv-extras/torch.txt; \
 	for extra in $$all $$(echo $$all | tr ' ' ','); do \
-	  .venv-extras/bin/python -m pip install --quiet --dry-run --constraint constraints.txt $(PIP_ARGS) ".[$$extra]" && echo "$$extra: can be installed"; \
+	  .venv-extras/bin/python -m pip install --quiet --dry-run --constraint .venv-extras/torch.txt $(PIP_ARGS) ".[$$extra]" && echo "$$extra: can be installed"; \
 	done; rm -rf .venv-extras; $(BIN)/python -m pip check
 
 fix: $(STAMP) ## mend what the linter and the formatter can mend

@@ -43,4 +43,5 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links out of this folder keep their words: the site does not have what they lead to."""
     markdown = markdown.replace(f"](../{WORKFLOWS}/", "](workflows/")
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?:\.\./|(?:SECURITY|CHANGELOG|CONTRIBUTING|LICENSE)\b)[^)]*\)", r"\1", markdown)
+    outside = r"(?:\.\./|(?:SECURITY|CHANGELOG|CONTRIBUTING|LICENSE)\b)"
+    return re.sub(rf"(?<!!)\[([^\]]+)\]\({outside}[^)]*\)", r"\1", markdown)

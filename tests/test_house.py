@@ -115,7 +115,7 @@ def test_import_is_light() -> None:
 def test_tree_speaks_of_itself_only() -> None:
     """No path of somebody's machine and no package host is written anywhere: who installs chooses where from."""
     forbidden = re.compile(
-        r"(?<![\w.~-])/(work|home/\w|root/|Users/\w|tmp/venv|opt/(pypi|wheels))"
+        r"(?<![\w.~-])/(work\b|home/\w|root/|Users/\w|tmp/venv|opt/(pypi|wheels))"
         r"|https?://(pypi|files\.pythonhosted|download\.pytorch|test\.pypi|deb\.debian|archive\.ubuntu|registry\.npmjs)"
     )
     here = Path(__file__).resolve()

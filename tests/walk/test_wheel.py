@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -38,7 +39,8 @@ def test_the_demo_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     python = Path(sysconfig.get_path("scripts", "venv", place)) / "python"
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(pip, check=True)
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     code = "import opensama, sys; sys.exit(not opensama.__file__.startswith(sys.argv[1]))"
-    subprocess.run([python, "-c", code, packages], check=True, cwd=tmp_path)
-    subprocess.run([python.with_name("opensama"), "demo"], check=True, cwd=tmp_path, capture_output=True)
+    subprocess.run([python, "-c", code, packages], check=True, cwd=tmp_path, env=alone)
+    subprocess.run([python.with_name("opensama"), "demo"], check=True, cwd=tmp_path, env=alone, capture_output=True)
     assert {path.suffix for path in (tmp_path / "demo-output").iterdir()} >= {".mp4", ".png"}
