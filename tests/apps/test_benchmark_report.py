@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import pytest
 from opensama.apps.cli import main as opensama
 from opensama.evaluation.report import compare_results, report_items, score_range, score_text, standings
 from opensama.values import UserError, how_many
+from tests.browser import CHROMIUM, has_browser
 from tests.evaluation.benchmarks import clip, darker, make_vie, save
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TASKS = ("add", "swap", "style", "add", "add", "style")
 MARKS = {"timid": 3, "bold": 8}
 
@@ -159,7 +158,7 @@ def test_what_cannot_be_shown_is_said_in_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+@has_browser
 def test_a_browser_plays_rows_together(out: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import pytest
 from opensama.apps.cli import main as opensama
 from opensama.apps.show import ManifestSummary, value_histogram
 from opensama.data.manifest import Record, read_manifest_table, write_manifest
+from tests.browser import CHROMIUM, has_browser
 from tests.data import making
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EDIT = Record(
     "0", "pair", "b.mp4", "a.mp4", width=64, height=48, frames=10, fps=8.0, seconds=1.25, dataset="one", task="recolor",
     instruction="Make the <b> ball blue", scores={"quality": 9.0}, license="CC0",
@@ -105,7 +104,7 @@ def test_shards_from_the_command_line(page, capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+@has_browser
 def test_a_browser_plays_and_filters(page):
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:

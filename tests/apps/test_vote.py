@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +18,9 @@ from opensama.apps.vote import VoteSession, find_pairs, serve
 from opensama.evaluation.results import read_results
 from opensama.evaluation.votes import tally_votes
 from opensama.media.video_io import read_video
+from tests.browser import CHROMIUM, has_browser
 from tests.evaluation.benchmarks import clip, darker, save
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MARKS = {"secret-best": 5.0, "secret-good": 3.0, "secret-bad": 1.0}
 SHADES = {"secret-best": 0.2, "secret-good": 0.5, "secret-bad": 0.8}
 
@@ -211,7 +210,7 @@ def until(view: Any, expression: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
+@has_browser
 def test_a_browser_votes_by_keys(out: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     session = opened(out)

@@ -28,11 +28,11 @@ from opensama.models.registry import find, unknown_words
 from opensama.pipeline.changes import kept_part
 from opensama.values import Video
 from tests.apps.serving import Service, serving
-from tests.apps.test_vote import CHROMIUM, until
+from tests.apps.test_vote import until
+from tests.browser import CHROMIUM, has_browser
 from tests.media.making import add_sound, hear, make_video
 from tests.pipeline.conftest import moving_picture
 
-has_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no browser")
 NAMES = """[...document.querySelectorAll("button, input, select, textarea, a[href], video, [tabindex]")].filter(one =>
   one.checkVisibility() && !(one.ariaHidden || one.labels?.length || one.ariaLabel || one.innerText?.trim())
 ).map(one => one.outerHTML)"""

@@ -26,6 +26,7 @@ from opensama.media.credentials import (
 from opensama.media.video_io import read_video, write_video
 from opensama.media.video_io.edit_record import COMPOSITE, read_record
 from opensama.values import UserError, Video
+from tests.browser import CHROMIUM, has_browser
 from tests.media.making import make_video, picture
 
 RECORD = {
@@ -173,3 +174,19 @@ def test_certificates_that_will_not_do_get_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"Content Credentials need c2pa and cryptography; run: .*\[credentials\]"):
         own_identity()
+
+
+@has_browser
+def test_a_browser_plays_a_signed_file_to_its_end(film, tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    out = signed(film, tmp_path / "out.mp4")
+    (tmp_path / "page.html").write_text(f'<video src="{out.name}" muted></video>')
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        ended = "new Promise((ended, failed) => { const v = document.querySelector('video');"
+        ended += " v.onended = () => ended(v.videoWidth); v.onerror = () => failed(v.error.message);"
+        ended += " v.playbackRate = 4; v.play().catch(failed); })"
+        assert page.evaluate(ended) == read_video(out).width
+        browser.close()
