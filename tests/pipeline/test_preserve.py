@@ -127,13 +127,16 @@ def test_full_size_is_pytorchs_bicubic_in_strips_and_in_parts(size, monkeypatch)
     source = scene(*size)[1]
     place = Placement.of(size[1], size[0], 128 * 128, 16)
     edit = FrameBuffer(1, 3, place.height, place.width)
-    edit.append(torch.randn(3, 1, place.height, place.width).clamp(-1, 1) / 2)
+    drawn = torch.randn(3, 1, place.height, place.width, generator=torch.Generator().manual_seed(0))
+    edit.append(drawn.clamp(-1, 1) / 2)
     how = {"mode": "bicubic", "align_corners": False, "antialias": True}
     whole = functional.interpolate(place.leave(edit[:1].float()), size, **how)[0].permute(1, 2, 0)
     result = Compositor(place, edit).frame(0, source)
     assert np.abs(result - (whole.numpy() + 1) * 127.5).max() <= 0.501
     monkeypatch.setattr(preserve, "_CHUNK", 1000)
-    assert np.array_equal(Compositor(place, edit).frame(0, source), result)
+    strips = Compositor(place, edit).frame(0, source).astype(int) - result
+    assert np.abs(strips).max() <= 1  # sums in another order, where a value lies between two codes
+    assert np.abs(strips).mean() < 1e-4
     limit = torch.zeros(size)
     limit[7:31, 12:60] = 1
     part = Compositor(place, edit).frame(0, source, limit)

@@ -108,4 +108,5 @@ def defaults_of(config: EditConfig) -> Defaults:
         prompt_prefix=data.prefix,
         negative_prompt=data.negative_prompt,
         max_text_tokens=data.text_tokens,
+        cache=None,  # a threshold holds for the weights that it was measured on
     )
