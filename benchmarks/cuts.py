@@ -22,6 +22,7 @@ import av
 from media import RATE, repeat_packets
 
 from opensama.curation.scenes import SHORTEST, Cuts, small_frames
+from opensama.media.video_io import read_video
 from opensama.world import render, sample_scene, to_uint8
 
 SHOTS, SHOT_FRAMES = 8, 72
@@ -42,7 +43,7 @@ def film(path: Path, minutes: float, width: int, height: int) -> None:
 
 def ours(path: Path) -> list[int]:
     cuts = Cuts()
-    for frame in small_frames(path):
+    for frame in small_frames(read_video(path)):
         cuts.add(frame)
     return cuts.starts
 

@@ -100,7 +100,8 @@ def bench(
         What to compare a forward pass with, in turns in the same process: diffusers' own transformer of the same sizes
         over as many tokens.
     rounds
-        How often each forward pass is repeated; the median is said.
+        How often a forward pass is repeated with --random-weights or --against; the median is said. An edit has as many
+        as its steps ask for.
     anyway
         Measure, though the model needs more memory or disk than this machine has.
     json_file
@@ -125,9 +126,7 @@ def bench(
             machine, parts, transformer, call = random_passes(entry, load_settings, frames, rounds, anyway)
         else:
             frames = entry.defaults.window if frames is None else frames
-            machine, parts, transformer, call = edit_parts(
-                model, load_settings, frames, (width, height), steps, rounds, anyway
-            )
+            machine, parts, transformer, call = edit_parts(model, load_settings, frames, (width, height), steps, anyway)
         peer = None if against is None else against_diffusers(transformer, call, rounds)
         machine.peak = peak_memory(next(transformer.parameters()).device)
     say(machine, parts, peer)
@@ -139,7 +138,7 @@ def bench(
 
 
 def edit_parts(
-    model: str, settings: LoadSettings, frames: int, size: tuple[int, int], steps: int | None, rounds: int, anyway: bool
+    model: str, settings: LoadSettings, frames: int, size: tuple[int, int], steps: int | None, anyway: bool
 ) -> tuple[MachineSpeed, list[Part], nn.Module, _Call]:
     """The parts of one edit of a drawn clip, read from a file and written to one."""
     from opensama.media.video_io import read_video, write_video
@@ -194,7 +193,7 @@ def random_passes(
     there = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_of_computer()
     if need > there and not anyway:
         raise UserError(
-            f"The weights of {entry.name} take {need / GB:.0f} GB in {str(dtype).removeprefix('torch.')}, and "
+            f"The weights of {entry.name} take {need / GB:.0f} GB in {dtype_name(dtype)}, and "
             f"{device} has {there / GB:.0f} GB: choose a smaller model or number type."
         )
     fill_randomly(model, dtype, device)
@@ -310,6 +309,7 @@ def say(machine: MachineSpeed, parts: list[Part], peer: dict[str, Any] | None) -
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` of `torch.float32`."""
     return str(dtype).removeprefix("torch.")
 
 

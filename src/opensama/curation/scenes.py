@@ -57,14 +57,13 @@ def scenes(item: GraphItem, *, frames: int) -> list[GraphItem]:
     from opensama.media.motion import Flow
     from opensama.media.video_io import read_video
 
-    path = Path(item["_path"])
-    video = read_video(path)
+    video = read_video(Path(item["_path"]))
     times = seconds_of(video)
     stride = max(1, round(float(video.fps) / PAIRS_A_SECOND))
     cuts, flow = Cuts(), Flow()
     before: np.ndarray | None = None
     speeds: dict[int, float] = {}  # by the number of the second frame
-    for number, frame in enumerate(small_frames(path)):
+    for number, frame in enumerate(small_frames(video)):
         cuts.add(frame)
         if before is not None and number % stride == 0:
             speeds[number] = mean_speed(flow(before, frame), times[number] - times[number - 1])
@@ -94,15 +93,15 @@ def scenes(item: GraphItem, *, frames: int) -> list[GraphItem]:
     return found
 
 
-def small_frames(path: Path) -> Iterator[np.ndarray]:
-    """Every frame of a file, uint8 RGB `h w 3`, its longer side of 256 pixels."""
+def small_frames(video: Video) -> Iterator[np.ndarray]:
+    """Every frame of a file's video, uint8 RGB `h w 3`, its longer side of 256 pixels."""
     from opensama.media.frames import eight_bit
     from opensama.media.video_io import read_video
 
-    video = read_video(path)
+    assert video.path is not None
     scale = _SIDE / max(video.width, video.height)
     size = max(1, round(video.width * scale)), max(1, round(video.height * scale))
-    yield from map(eight_bit, read_video(path, cover=size, threads=0).frames())
+    yield from map(eight_bit, read_video(video.path, cover=size, threads=0).frames())
 
 
 def seconds_of(video: Video) -> list[float]:
