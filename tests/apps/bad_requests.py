@@ -8,14 +8,16 @@ writes that page anew:
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
+import av
 import httpx2 as httpx
 import numpy as np
 
@@ -27,13 +29,13 @@ from tests.pipeline.conftest import moving_picture
 
 PAGE = """# Requests that are refused
 
-Each of these was sent to a running `opensama serve` (of 1 MB, 2 s, 20 frames and 128x128 pixels at most, so that small
-files do), and this is what it answered, as `error.message`. Nothing stays of a request that is refused.
+Each of these was sent to a running `opensama serve` (of 1 MB, 2 s, 20 frames, 128x128 pixels and 4 streams at most, so
+that small files do), and this is what it answered, as `error.message`. Nothing stays of a request that is refused.
 
 | what | status | code | what is said |
 |---|---|---|---|
 """
-LIMITS = {"max_upload": 1, "max_seconds": 2, "max_pixels": 128 * 128, "max_frames": 20}
+LIMITS = {"max_upload": 1, "max_seconds": 2, "max_pixels": 128 * 128, "max_frames": 20, "max_streams": 4}
 PROMPT = "Make the ball red."
 
 
@@ -74,6 +76,21 @@ def film(width: int, height: int, frames: int) -> Callable[[bytes], bytes]:
             path = Path(folder) / "a.mp4"
             write_video(Video.from_frames(np.zeros((frames, height, width, 3), np.uint8), 8), path)
             return path.read_bytes()
+
+    return made
+
+
+def of_streams(number: int) -> Callable[[bytes], bytes]:
+    """A film in so many streams of one frame each."""
+
+    def made(good: bytes) -> bytes:
+        held = io.BytesIO()
+        with av.open(held, "w", "matroska") as out:
+            streams = [out.add_stream("mpeg4", 8, width=16, height=16) for _ in range(number)]
+            for stream in cast(list[av.VideoStream], streams):
+                frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), "rgb24")
+                out.mux([*stream.encode(frame), *stream.encode(None)])
+        return held.getvalue()
 
     return made
 
@@ -122,6 +139,7 @@ REQUESTS = [
     _edit("too long", "too_long", form(film(8, 8, 17))),
     _edit("too many frames", "too_long", form(film(8, 8, 21))),
     _edit("too large frames", "too_many_pixels", form(film(256, 128, 1))),
+    _edit("too many streams", "too_many_streams", form(of_streams(5))),
     _edit("too many bytes", "too_large", form(lambda good: bytes(3 << 20)), 413),
     _edit("a body that is no JSON", "invalid_value", body(b"{", "application/json")),
     _edit("JSON that is no object", "invalid_value", body(b"[]", "application/json")),
@@ -195,6 +213,7 @@ COMMANDS: list[tuple[str, Callable[[Place], list[str]], int, str, str]] = [
     ("a port beyond all", serve("--port", "70000"), 2, "", ""),
     ("an address that is not this machine's", serve("--host", "192.0.2.1", "--key", "a:" + "0" * 64), 2, "", ""),
     ("a limit of nothing", serve("--queue", "0"), 2, "", ""),
+    ("no time for a job", serve("--job-seconds", "0"), 2, "", ""),
     ("a queue in a file's place", lambda at: ["serve", "--port", "0", "--folder", f"{at.files}/clip.mp4"], 2, "", ""),
 ]
 

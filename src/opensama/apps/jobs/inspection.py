@@ -2,14 +2,18 @@
 
 A name from outside is never used; a file's ending comes from its bytes, and what no video or picture begins with is
 never opened, lists of addresses that FFmpeg would follow among it. The process has so much memory and time, and no say:
-it answers with a line of JSON. It keeps a broken file from harming the service, and is no sandbox.
+it answers with a line of JSON, and each way in which it can end without one has its sentence. It keeps a broken file
+from harming the service, and is no sandbox.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from opensama.apps.jobs.limits import MIB, JobLimits, Refusal
+from opensama.apps.jobs.limits import MIB, JobLimits, Refusal, RefusalCode
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.first_bytes import HEAD, kind_of, stand_in
 from opensama.values import UserError, Video
@@ -74,7 +78,10 @@ def inspect_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
 
 
 def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: Any, seconds: float, memory: int) -> Any:
-    """What `function(folder, *rest)` answers in a process with so many seconds and megabytes."""
+    """What `function(folder, *rest)` answers in a process with so many seconds and megabytes.
+
+    Refusal where it does not come to an end within them, or its decoder ends it.
+    """
     context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_limited, args=(theirs, function, folder, rest, seconds, memory), daemon=True)
@@ -82,12 +89,12 @@ def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: A
     theirs.close()
     try:
         if not ours.poll(seconds):
-            raise Refusal("invalid_media", f"The file took more than {seconds:g} s to look at; give a shorter one.")
+            raise Refusal("took_too_long", _TOO_LONG.format(seconds))
         answer = json.loads(ours.recv_bytes(MIB))  # JSON: what a decoder was talked into is not unpickled
     except (EOFError, OSError):
-        raise Refusal(
-            "invalid_media", "The file cannot be decoded: its decoder broke down, or wanted too much memory."
-        ) from None
+        process.join(_GRACE)
+        code, sentence = _ENDED.get(process.exitcode or 0, ("invalid_media", _BROKE_DOWN))
+        raise Refusal(code, sentence.format(seconds)) from None
     finally:
         process.kill()
         process.join()
@@ -98,30 +105,64 @@ def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: A
     return answer["found"]
 
 
+_NEAR = 0.75  # of the memory; a decoder that fails so near to it, in silence, may have found none
+_GRACE = 1.0  # seconds for a process that has let go of its pipe to end
+_TOO_LONG = "The file took more than {:g} s to look at; give a shorter or smaller one."
+_TOO_MUCH = "The file wants more than {} MB to be decoded; give a smaller one."
+_BROKE_DOWN = "The file cannot be decoded: its decoder broke down. Convert it to another format."
+_ENDED: dict[int, tuple[RefusalCode, str]] = {
+    -signal.SIGXCPU: ("took_too_long", _TOO_LONG),
+    -signal.SIGKILL: ("invalid_media", "The file wants more memory than there is to be decoded; give a smaller one."),
+}
+"""What a process ended by that signal says of its file: the system's answer to a limit, or to a lack of memory."""
+
+
 def _limited(
     answer: Connection, function: Callable[..., dict[str, Any]], folder: Path, rest: tuple[Any, ...], seconds: float,
     memory: int,
 ) -> None:  # fmt: skip
+    most = math.inf
     with suppress(ImportError):  # where the system has no such limits
         import resource
 
-        held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if _HAS_PROC else 0
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1,) * 2)
+        held = _address_space("VmSize")
+        spent = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        processor = math.ceil(spent + seconds) * (os.cpu_count() or 1)  # of all threads; also where nobody waits
+        resource.setrlimit(resource.RLIMIT_CPU, (processor, processor + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if held:
             resource.setrlimit(resource.RLIMIT_AS, (held + memory * MIB,) * 2)
+        most = held + memory * MIB * _NEAR
     try:
         said: dict[str, Any] = {"found": function(folder, *rest)}
-    except UserError as error:
-        code = error.code if isinstance(error, Refusal) else "invalid_media"
-        said = {"refused": plain(str(error), folder), "code": code}
-    except MemoryError:
-        said = {"refused": f"The file wants more than {memory} MB to be decoded.", "code": "invalid_media"}
+    except Exception as error:
+        if _lacks_memory(error) or _address_space("VmPeak") > most:
+            said = {"refused": _TOO_MUCH.format(memory), "code": "invalid_media"}
+        elif isinstance(error, UserError):
+            code = error.code if isinstance(error, Refusal) else "invalid_media"
+            said = {"refused": plain(str(error), folder), "code": code}
+        else:
+            raise  # our log says more
     answer.send_bytes(json.dumps(said).encode())
     answer.close()
 
 
-_HAS_PROC = sys.platform == "linux"
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether a lack of memory is what an error comes of; threads without room for a stack are to be tried again."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _address_space(which: str) -> int:
+    """Bytes that this process has mapped (VmSize), or had at most (VmPeak); 0 where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{which}:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) -> dict[str, Any]:
@@ -130,9 +171,11 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
 
     wish = StoredWish.of(asked, folder)
     settings = wish.settings
+    _check_streams(wish.source, limits)
     video = read_video(wish.source, background=settings.background)
     _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
     for other in filter(None, (settings.mask, *settings.references)):
+        _check_streams(other, limits)
         beside = read_video(other)
         _check_limits(beside.width, beside.height, beside.frame_count, float(beside.duration), limits)
     job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), span=settings.span)
@@ -143,6 +186,7 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
 def _look_at_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
     from opensama.media.video_io import check_frames, read_video
 
+    _check_streams(folder / name, limits)
     video = read_video(folder / name)
     _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
     check_frames(video)
@@ -154,6 +198,20 @@ def _found(video: Video, notes: Iterable[str], folder: Path) -> dict[str, Any]:
         "width": video.width, "height": video.height, "frames": video.frame_count, "fps": round(float(video.fps), 3),
         "seconds": round(float(video.duration), 3), "notes": [plain(note, folder) for note in notes],
     }  # fmt: skip
+
+
+def _check_streams(path: Path, limits: JobLimits) -> None:
+    """Refusal for a file of more streams than may be: each has a decoder and buffers of its own."""
+    from opensama.media import PICTURE_SUFFIXES
+    from opensama.media.video_io.opening import streams_in
+
+    if path.suffix in PICTURE_SUFFIXES:
+        return
+    if (streams := streams_in(path)) > limits.max_streams:
+        raise Refusal(
+            "too_many_streams",
+            f"The file has {streams} streams, of {limits.max_streams} that may be; take out those that are not needed.",
+        )
 
 
 def _check_limits(width: int, height: int, frames: int, seconds: float, limits: JobLimits) -> None:

@@ -12,7 +12,8 @@ from opensama.values.numbers import check_int, check_number
 
 RefusalCode = Literal[
     "not_found", "not_ready", "edit_failed", "idempotency_conflict", "queue_full", "server_full", "disk_full",
-    "too_large", "too_long", "too_many_pixels", "model_not_found", "invalid_media", "invalid_value", "unknown_words",
+    "too_large", "too_long", "too_many_pixels", "too_many_streams", "took_too_long", "model_not_found",
+    "invalid_media", "invalid_value", "unknown_words",
 ]  # fmt: skip
 """What a program is told a refusal by."""
 
@@ -42,6 +43,8 @@ class JobLimits:
         Frames of a video.
     max_pixels
         Pixels of a frame.
+    max_streams
+        Streams of a file: pictures, sound, subtitles.
     max_steps
         Denoising steps of an edit.
     max_outputs
@@ -60,6 +63,8 @@ class JobLimits:
         Seconds in which an upload must have been looked at, all of its frames decoded.
     inspect_memory
         Megabytes that looking at an upload may take.
+    job_seconds
+        Seconds for which a worker is at one job, all of its outputs, before it is ended as failed.
     tries
         How often a job may take its worker down with it before it counts as failed.
     """
@@ -68,6 +73,7 @@ class JobLimits:
     max_seconds: float = 120
     max_frames: int = 7200
     max_pixels: int = 3840 * 2160
+    max_streams: int = 32
     max_steps: int = 200
     max_outputs: int = 4
     queue_per_owner: int = 20
@@ -77,12 +83,13 @@ class JobLimits:
     keep_hours: float = 24
     inspect_seconds: float = 120
     inspect_memory: int = 4096
+    job_seconds: float = 6 * 3600
     tries: int = 3
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             said = name.replace("_", " ")
-            if name in ("max_seconds", "keep_hours", "inspect_seconds"):
+            if name in ("max_seconds", "keep_hours", "inspect_seconds", "job_seconds"):
                 check_number(said, value, 1e-3, 1e6)
             else:
                 check_int(said, value, 0 if name == "free_disk" else 1, 10**9)

@@ -276,6 +276,10 @@ class JobStore:
             )  # fmt: skip
             return _job(base.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (row["id"],)).fetchone())
 
+    def running(self) -> list[VideoJob]:
+        """The jobs that workers are at."""
+        return [_job(row) for row in self._read(f"SELECT {_COLUMNS} FROM jobs WHERE status = 'in_progress'")]
+
     def is_held(self, job: VideoJob) -> bool:
         """Whether a worker may go on with a job: nobody has deleted it."""
         found = self._read("SELECT status, worker FROM jobs WHERE id = ?", job.id)

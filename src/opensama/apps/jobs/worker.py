@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from opensama.apps.batch import disk_is_full
 from opensama.apps.edit_settings import LoadSettings
-from opensama.apps.jobs.limits import JobLimits
+from opensama.apps.jobs.limits import JobLimits, Refusal
 from opensama.apps.jobs.store import JobStore, VideoJob, sync_folder
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.apps.progress import Display
@@ -112,7 +112,7 @@ class _Worker:
     def _take(self, job: VideoJob) -> None:
         """Makes a job's outputs, and says in its row how it ended."""
         folder, keep = self.store.files(job.id), self.settings.keep
-        show = _JobDisplay(self.store, job)
+        show = _JobDisplay(self.store, job, self.settings.limits.job_seconds)
         try:
             outputs = [self._output(job, index, show) for index in range(job.outputs)]
             ended = self.store.finish(job, {"outputs": outputs, "notes": list(dict.fromkeys(show.notes))}, keep)
@@ -120,7 +120,7 @@ class _Worker:
         except Cancelled:
             ended = False
         except UserError as error:
-            code = "disk_full" if disk_is_full(error) else "edit_failed"
+            code = error.code if isinstance(error, Refusal) else "disk_full" if disk_is_full(error) else "edit_failed"
             ended = self.store.fail(job, code, plain(str(error), folder), keep)
         except OSError as error:
             sentence = f"The edit could not be written ({error.strerror or error}); try again later."
@@ -174,10 +174,11 @@ class _Worker:
 
 
 class _JobDisplay(Display):
-    """Reports an edit's progress to the queue, and stops the edit there where its job was deleted."""
+    """Reports an edit's progress to the queue, and stops the edit there where its job was deleted or takes too long."""
 
-    def __init__(self, store: JobStore, job: VideoJob) -> None:
+    def __init__(self, store: JobStore, job: VideoJob, seconds: float) -> None:
         super().__init__()
+        self._until, self._seconds = time.monotonic() + seconds, seconds
         self.store, self.job, self.index = store, job, 0
         self.notes = [*job.asked["notes"], *job.media["notes"]]
         self._said, self._reported = set(), 0.0
@@ -186,6 +187,8 @@ class _JobDisplay(Display):
         if not self.store.is_held(self.job):
             raise Cancelled
         now = time.monotonic()
+        if now > self._until:
+            raise Refusal("took_too_long", took_too_long(self._seconds))
         if now - self._reported >= _EVERY or progress.stage not in self._said:
             self._reported = now
             self._said.add(progress.stage)
@@ -199,6 +202,11 @@ class _JobDisplay(Display):
 
     def note(self, text: str) -> None:
         self.notes.append(plain(text, self.store.files(self.job.id)))
+
+
+def took_too_long(seconds: float) -> str:
+    """What is said of a job that was ended for its time."""
+    return f"The edit took more than {seconds:g} s, and was ended; ask for fewer frames, steps or outputs."
 
 
 def _kept_figures(wish: StoredWish, result: Path) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""One worker process a device: begun, begun again when it dies, and ended with the service."""
+"""One worker process a device: begun, begun again when it dies, ended when it hangs, and with the service.
+
+A worker itself ends a job that takes too long, at its next step; one that comes to no step is killed.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,15 @@ from multiprocessing.process import BaseProcess
 from typing import IO, Any
 
 from opensama.apps.jobs.store import JobStore
-from opensama.apps.jobs.worker import WorkerSettings, work
+from opensama.apps.jobs.worker import WorkerSettings, took_too_long, work
 from opensama.values import UserError
 
 _PATIENCE = 30.0  # seconds for workers of a service that was killed to notice it
 _GRACE = 5.0  # for a worker to end by itself
 _SHORT = 10.0  # seconds: a worker that dies sooner is begun again after a pause that doubles
 _LONGEST = 60.0
+_LOOK = 5.0  # seconds between two looks at how long jobs have taken
+_LATE = 60.0  # seconds that a worker may be over a job's time before it is killed
 
 
 class WorkerPool:
@@ -37,6 +42,7 @@ class WorkerPool:
         self._processes: dict[int, BaseProcess] = {}
         self._begun: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
+        self._seen: dict[tuple[str, int], float] = {}
         self._lock = threading.Lock()
         self._ending, self._told = self._context.Pipe(duplex=False)
 
@@ -95,10 +101,12 @@ class WorkerPool:
         due: dict[int, float] = {}
         while True:
             running = {process.sentinel: number for number, process in self._processes.items() if number not in due}
-            pause = min([at - time.monotonic() for at in due.values()], default=None)
-            ready = connection.wait([*running, self._ending], None if pause is None else max(0.0, pause))
+            pause = min([_LOOK, *(at - time.monotonic() for at in due.values())])
+            ready = connection.wait([*running, self._ending], max(0.0, pause))
             if self._ending in ready:
                 return
+            if not ready:
+                self._end_late(set(running.values()))
             for sentinel in ready:
                 number = running[sentinel]  # type: ignore[index]
                 self._processes[number].join()
@@ -110,6 +118,17 @@ class WorkerPool:
                 del due[number]
                 self._processes[number].close()
                 self._start(number)
+
+    def _end_late(self, running: set[int]) -> None:
+        """Ends workers that are at a job for too long, and the job."""
+        now, limits = time.monotonic(), self.settings.limits
+        jobs = {(job.id, job.crashes): job for job in self.store.running()}
+        self._seen = {try_: self._seen.get(try_, now) for try_ in jobs}  # by our own clock, which stands in a sleep
+        for try_, job in jobs.items():
+            if job.worker is not None and job.worker in running and now - self._seen[try_] > limits.job_seconds + _LATE:
+                self._processes[job.worker].kill()
+                self._processes[job.worker].join()
+                self.store.fail(job, "took_too_long", took_too_long(limits.job_seconds), self.settings.keep)
 
 
 def wait_for_lock(file: IO[str], seconds: float) -> bool:

@@ -1,6 +1,7 @@
 """The routes: each reads its request, asks the engine, and answers in the form that the OpenAI client knows.
 
-Whatever waits (the database, looking at an upload) does so in a thread; the loop only moves bytes.
+Whatever waits (the database, looking at an upload) does so in a thread, long waits in threads of their own kind; the
+loop only moves bytes.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
@@ -53,6 +56,7 @@ _STATUS = {
 """HTTP's numbers for refusals; of others 400."""
 _LOOK, _ALIVE = 0.2, 10.0  # seconds between two looks at a job that is watched, and between two signs of life
 _MOST_ID = 80  # characters
+_LOOKERS = 16  # threads that wait for files to be looked at; others answer all else meanwhile
 _TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
           ".webm": "video/webm", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
           ".webp": "image/webp"}  # fmt: skip
@@ -66,6 +70,15 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     }.items()
 }  # fmt: skip
 _VARIANTS = r"^(video|thumbnail|spritesheet|strip|preview|compare|source|source-preview|\d{1,2})$"
+T = TypeVar("T")
+
+
+class Looking(Protocol):
+    """Calls a function that looks at files in a thread that nothing else waits for."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]: ...
+
+
 JobId = Annotated[str, Path(max_length=_MOST_ID)]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
@@ -75,8 +88,9 @@ def create_app(engine: JobEngine, access: Access, page: bool = False) -> Gate:
     app = FastAPI(title="OpenSAMA", version=__version__, docs_url=None, redoc_url=None, responses=_REFUSALS)
     gate = Gate(app, access, engine.limits, {})
     _handle_errors(app)
-    _add_videos(app, engine)
-    _add_results(app, engine)
+    looking = cast(Looking, partial(to_thread.run_sync, limiter=CapacityLimiter(_LOOKERS)))
+    _add_videos(app, engine, looking)
+    _add_results(app, engine, looking)
     _add_service(app, engine, gate)
     if page:
         gate.opened = (*OPEN, *add_page(app, engine, access))
@@ -93,7 +107,7 @@ def create_app(engine: JobEngine, access: Access, page: bool = False) -> Gate:
     return gate
 
 
-def _add_videos(app: FastAPI, engine: JobEngine) -> None:
+def _add_videos(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
     """Jobs made, looked up, followed and deleted."""
 
     async def create(request: Request, key: str | None, remixed: str | None = None) -> JSONResponse:
@@ -110,7 +124,7 @@ def _add_videos(app: FastAPI, engine: JobEngine) -> None:
                 source = take_named_files(values, upload, owner) or remixed
                 return engine.submit(owner, upload, values, idempotency_key=key, remixed_from=source)[0]
 
-            job = await run_in_threadpool(submit)
+            job = await looking(submit)
             return await run_in_threadpool(_answer, engine, job)
 
     made: dict[str, Any] = {"response_model": VideoBody, "tags": ["videos"]}
@@ -139,7 +153,7 @@ def _add_videos(app: FastAPI, engine: JobEngine) -> None:
         with engine.new_upload() as upload:
             if values := await read_body(request, upload):
                 raise UserError(f"An upload has no settings, such as {next(iter(values))[:40]}: give them to the edit.")
-            return await run_in_threadpool(lambda: _answer(engine, engine.keep(owner, upload)))
+            return _answer(engine, await looking(lambda: engine.keep(owner, upload)))
 
     @app.get("/v1/videos", response_model=VideoList, tags=["videos"])
     def list_videos(
@@ -178,7 +192,7 @@ def _add_videos(app: FastAPI, engine: JobEngine) -> None:
         return StreamingResponse(_events(engine, owner, video_id), media_type="text/event-stream")
 
 
-def _add_results(app: FastAPI, engine: JobEngine) -> None:
+def _add_results(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
     binary = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in dict.fromkeys(_TYPES.values())}
     ranged: dict[int | str, dict[str, Any]] = {
         200: {"content": binary}, 206: {"content": binary, "description": "The bytes that were asked for."},
@@ -186,7 +200,7 @@ def _add_results(app: FastAPI, engine: JobEngine) -> None:
     }  # fmt: skip
 
     @app.get("/v1/videos/{video_id}/content", tags=["videos"], response_class=FileResponse, responses=ranged)
-    def video_content(
+    async def video_content(
         request: Request,
         video_id: JobId,
         variant: Annotated[str, Query(pattern=_VARIANTS)] = "video",
@@ -197,14 +211,16 @@ def _add_results(app: FastAPI, engine: JobEngine) -> None:
 
         A number as variant is the output of that number; `index` chooses it for the others.
         """
-        job = engine.find(_owner(request), video_id)
+        job = await run_in_threadpool(engine.find, _owner(request), video_id)
         if variant.isdigit():
             variant, index = "video", int(variant)
         kind = cast(Rendition, variant.removeprefix("source-"))
-        if variant.startswith("source"):
-            path = engine.source(job, None if variant == "source" else kind)
+        if variant in ("source", "video"):
+            path = engine.source(job) if variant == "source" else engine.result(job, index)
+        elif variant.startswith("source"):
+            path = await looking(lambda: engine.source(job, kind))
         else:
-            path = engine.result(job, index, None if variant == "video" else kind)
+            path = await looking(lambda: engine.result(job, index, kind))
         if not path.exists():
             raise Refusal("not_found", f"The files of {job.id} have expired.")
         name = f"{job.id}-{variant}-{index}{path.suffix}"

@@ -53,6 +53,12 @@ def open_container(path: Path) -> Iterator[av.container.InputContainer]:
         container.close()
 
 
+def streams_in(path: Path) -> int:
+    """How many streams a file has, of whatever kind. UserError for what is no container."""
+    with open_container(path) as container:
+        return len(container.streams)
+
+
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     """The film among a file's video streams: no cover or thumbnail, moving rather than still, then the largest, the
     longest, the default one, in this order."""
