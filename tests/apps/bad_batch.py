@@ -100,6 +100,8 @@ ROWS: list[tuple[str, Callable[[Place], list[str]], int, str, str]] = [
     ("results in a file's place, of a table", batch(edits("clip.mp4,..."), out="clip.mp4"), 2, "", ""),
     ("a setting out of range for all rows", batch(edits("clip.mp4,..."), "--steps", "0"), 2, "", ""),
     ("a table for an unknown model", batch(edits("clip.mp4,..."), "--model", "tinny"), 2, "", ""),
+    ("workers of a table without Ray", batch(edits("clip.mp4,..."), "--workers", "2"), 2, "", ""),
+    ("a device for Ray to choose", batch(edits("clip.mp4,..."), "--ray", "--device", "cuda:1"), 2, "", ""),
     ("a table of a broken and a good video", batch(edits("taken.mp4,...", "one.mp4,..."), out="half"), 2, "", "half"),
     ("a row's box outside the picture", batch(edits('clip.mp4,...,,"0,0,500,500"'), out="boxed"), 2, "", "boxed"),
     ("the disk is full in a batch", batch(edits("noise.mp4,..."), out="filled"), 2, _FULL, "filled"),

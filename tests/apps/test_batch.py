@@ -151,8 +151,17 @@ def test_what_fails_is_recorded_and_tried_again_on_demand(batch, films, loads, c
     assert read_video(out / "broken-edited.mp4").frame_count == 5
 
 
+def test_many_like_failures_end_the_run(batch, capsys):
+    """For then it is not the rows; those that are left wait."""
+    rows = [{"video": "clip.mp4", "instruction": RED, "out": f"{n}.mp4", "box": "0,0,500,9"} for n in range(30)]
+    assert batch(rows) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "stopped: 25 items one after another failed, The box" in said
+    assert said.endswith("; 5 are left, and the same command goes on with them.")
+
+
 def test_a_killed_batch_goes_on(batch, films, folder, tmp_path):
-    """Nothing is made twice, and nothing half-written is left."""
+    """Nothing is made twice, and nothing half-written is left; the reports say how it stood."""
     rows = [
         {"video": "clip.mp4", "instruction": RED, "seed": seed, "out": f"{seed}.mp4", "preserve": 0}
         for seed in range(6)
@@ -162,13 +171,19 @@ def test_a_killed_batch_goes_on(batch, films, folder, tmp_path):
     command = ["batch", table, "--out", out, "--model", folder]
     process = command_from_server(command, tmp_path / "said", tmp_path / "err")
     state = out / "state" / "edits.jsonl"
-    until(lambda: state.exists() and b'"done"' in state.read_bytes())
+    results = out / "results.jsonl"
+    until(lambda: results.exists() and b'"done"' in results.read_bytes())
     time.sleep(random.uniform(0, 1))
     process.kill()
     process.join()
     made = [name for name, _ in ends_of_torn(state)]
     kept = {name: (out / name).stat().st_mtime_ns for name in made}
     assert made
+    told = [json.loads(line)["outcome"] for line in results.read_text().splitlines()]
+    report = json.loads((out / "report.json").read_text())
+    assert 1 <= told.count("done") <= len(made)
+    assert (len(told), told.count("failed")) == (6, 0)
+    assert report["done"] + report["left"] == 6
     assert batch(rows) == 0
     assert Counter(ends(out)) == Counter((f"{seed}.mp4", "done") for seed in range(6))
     assert {name: (out / name).stat().st_mtime_ns for name in made} == kept

@@ -9,21 +9,21 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opensama.curation.graph import OBJECT_STORE, GraphReport, run_graph
+from opensama.curation.graph import GraphReport, run_graph
 from opensama.curation.stage import GraphStage
 from opensama.data.manifest import Record, iter_records
 from opensama.values import Progress, UserError
+from tests.cluster import cluster
 from tests.curation import steps
 
+__all__ = ["cluster"]
 COUNT = 60
 
 
@@ -129,20 +129,6 @@ def kill_at_random_moments(out: Path, runner: str, workers: int, waits: list[flo
             killed += 1
             assert time.monotonic() - began < 120
     return killed
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a cluster that has begun and goes on, which this process has joined."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
-        # where memory is short it ends workers, and begins their work anew
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")
-        there = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE)
-        yield there.address_info["gcs_address"]
-        assert ray.is_initialized()
-        ray.shutdown()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")

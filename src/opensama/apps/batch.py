@@ -2,7 +2,8 @@
 
     table -> items -> those that are not done, by shape -> checked, edited, written, recorded -> results.jsonl
 
-An item is a plain value and so is its record, so that other processes can make edits as this one does.
+An item is a plain value and so is its record: with --ray other processes, on other nodes, make the edits as this one
+does (`BatchWorker`), and this one records them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,23 +29,23 @@ from opensama.apps.batch_state import (
     check_table,
     keep_table,
     outcome_of,
-    stamps,
     sweep,
     write_results,
 )
 from opensama.apps.batch_table import BatchItem, read_batch
+from opensama.apps.batch_worker import BatchWorker, RayBatchWorker, disk_is_full, failure
 from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
-from opensama.apps.options import OUT, as_options, check_writable_folder
-from opensama.apps.progress import Display, duration, loading
-from opensama.runtime import DISK_FULL, world_size
+from opensama.apps.options import OUT, check_writable_folder
+from opensama.apps.progress import Display, duration
+from opensama.pipeline.batch import ACTOR_TRIES, RepeatedFailures
+from opensama.runtime import world_size
 from opensama.values import UserError, counted
 
 if TYPE_CHECKING:
-    from opensama.apps.edit_checks import Job, Writing
     from opensama.models.registry import ModelEntry
-    from opensama.pipeline.editor import Editor
 
 _SHOWN = 20  # failures that are told at the end
+_REPORTING = 50  # parts of the time, of which writing how the batch stands may take one
 
 
 def batch_command(
@@ -56,6 +58,8 @@ def batch_command(
     settings: EditSettings | None = None,
     anyway: Annotated[bool, FLAG] = False,
     load_settings: LoadSettings | None = None,
+    ray: Annotated[bool, FLAG] = False,
+    workers: int | None = None,
 ) -> int:
     """Make a table of edits: `opensama batch jobs.csv --out edited`.
 
@@ -78,10 +82,16 @@ def batch_command(
     anyway
         Edit, though instructions have words that the model does not know, the model is known to fail at such sizes, or
         it needs more memory or disk than this machine has.
+    ray
+        Let the workers of a Ray cluster make the edits, each with a model of its own: of the cluster that RAY_ADDRESS
+        names, or of one that begins on this machine. All its nodes must see the files under the same names.
+    workers
+        How many these are. By default one for each GPU of the cluster, or where it has none, for each node.
     """
     settings, load_settings = settings or EditSettings(), load_settings or LoadSettings()
     from opensama.models.registry import find
 
+    load_settings.check_ray(ray, workers)
     entry = find(model)
     settings.request(jobs, "what is wrong for every row")
     check_writable_folder(out)
@@ -89,14 +99,15 @@ def batch_command(
     check_table(jobs, out)
     if not (out / STATE_FOLDER).exists():
         check_own(items, {})
-    load_settings.check(entry, anyway)
+    load_settings.check(entry, anyway or ray)  # Ray's workers are elsewhere
     if world_size() > 1:
         raise UserError("Processes of torchrun share one edit: start opensama batch without torchrun.")
     with BatchState(out) as state:
         check_own(items, state.records)
         keep_table(jobs, out)
         sweep(items, out)
-        return _Batch(items, state, out, model, entry, load_settings, anyway, retry_failed).run()
+        worker = BatchWorker(model, load_settings, anyway)
+        return _Batch(items, state, out, entry, worker, retry_failed, ray, workers).run()
 
 
 @dataclass
@@ -106,28 +117,30 @@ class _Batch:
     items: Sequence[BatchItem]
     state: BatchState
     out: Path
-    model: str
     entry: ModelEntry
-    load_settings: LoadSettings
-    anyway: bool
+    worker: BatchWorker
     retry_failed: bool
-    editor: Editor | None = None
-    seconds_of_loading: float = 0.0
+    ray: bool
+    workers: int | None
     made: int = 0
+    seconds_of_loading: float = 0.0
     stopped: str = ""
     heard: set[str] = field(default_factory=set)
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    repeated: RepeatedFailures = field(default_factory=RepeatedFailures)
+    began: float = field(default_factory=time.perf_counter)
+    reported: float = 0.0
+    seconds_of_reporting: float = 0.0
 
     def run(self) -> int:
-        begun = time.perf_counter()
         own = self.entry.defaults
         defaults = {
             "steps": own.steps, "guidance": own.guidance, "shift": own.shift, "size": round(own.area**0.5),
             "preserve": own.preserve, "negative_prompt": own.negative_prompt,
         }  # fmt: skip
-        how = self.load_settings
+        how, name = self.worker.load_settings, self.worker.model
         model = {
-            "name": os.path.abspath(self.model) if self._is_path() else self.model, "dtype": how.dtype,
+            "name": os.path.abspath(name) if self._is_path() else name, "dtype": how.dtype,
             "float8": how.float8, "lora": [os.path.abspath(lora) for lora in how.lora or ()],
             "weights": how.weights and os.path.abspath(how.weights), "base": how.base and os.path.abspath(how.base),
         }  # fmt: skip
@@ -136,19 +149,24 @@ class _Batch:
             with Display() as show:
                 looked = counted(self.items, "Looking at results", show if self.state.records else None)
                 open_items = self._by_shape([item for item in looked if self._is_open(item)])
-            for number, item in enumerate(open_items, 1):
-                self._edit(item, f"{number} of {len(open_items)}")
+            if open_items:
+                self._report()
+                (self._edit_on_ray if self.ray else self._edit_here)(open_items)
         except (UserError, OSError) as error:
             if not disk_is_full(error):
                 raise
             self.stopped = f"the disk is full ({self.out})"
-        return self._sum_up(time.perf_counter() - begun)
+        except KeyboardInterrupt:
+            self._report()
+            raise
+        return self._sum_up()
 
     def _is_path(self) -> bool:
         """Whether the model was named by its folder or file."""
         from opensama.models.registry import entries
 
-        return os.path.exists(self.model) and self.model not in [entry.name for entry in entries()]
+        model = self.worker.model
+        return os.path.exists(model) and model not in [entry.name for entry in entries()]
 
     def _is_open(self, item: BatchItem) -> bool:
         """Whether an item is to be edited now."""
@@ -167,94 +185,94 @@ class _Batch:
                 video = read_video(item.video)
                 span = item.settings.span(video)
             except UserError as error:
-                self._failed(item, error)
+                self._record(item, failure(error))
                 continue
             shape = (item.settings.size, video.width, video.height, video.frame_count, span)
             shapes.setdefault(shape, []).append(item)
         return [item for alike in shapes.values() for item in alike]
 
-    def _edit(self, item: BatchItem, number: str) -> None:
-        from opensama.apps.edit import edit_one, tell
+    def _edit_here(self, items: Sequence[BatchItem]) -> None:
+        for number, item in enumerate(items, 1):
+            asked = self.asked[item.name]
 
-        with Display() as show:
-            try:
-                writing = item.settings.writing(overwrite=True)
-                job = self._checked(item, writing, show)
-            except UserError as error:
-                self._failed(item, error)
+            def begin(item: BatchItem = item, asked: Mapping[str, Any] = asked) -> None:
+                self.state.begin(item, asked)
+                item.clear()
+
+            with Display() as show:
+                told = self.worker.edit(item, asked, show, begin, self.heard)
+            self.seconds_of_loading = self.worker.seconds_of_loading
+            self._take(item, told, f"{number} of {len(items)}")
+            if self.stopped:
                 return
-            editor = self.editor = self.editor or self._loaded(show)
-            try:
-                notes = self._notes(item, job)
-                tell((note for note in notes if note not in self.heard), show)
-                self.heard.update(notes)
+
+    def _edit_on_ray(self, items: Sequence[BatchItem]) -> None:
+        """The same by actors. All are noted as begun before, for this process hears of an edit at its end."""
+        from opensama.apps.edit import tell
+        from opensama.pipeline.batch import by_ray, ray_cluster, share_of
+
+        with ray_cluster(without="leave out `ray`"):
+            share = share_of(self.workers, on_gpu=self.worker.load_settings.device != "cpu")
+            for item in items:
                 self.state.begin(item, self.asked[item.name])
-                figures = edit_one(editor, job, writing, show, self.heard)
-                self._check_unchanged(item)
-            except Exception as error:  # whatever it is, the others go on
-                if not disk_is_full(error):
-                    for place in item.places:
-                        place.unlink(missing_ok=True)
-                self._failed(item, error)
-                return
-        video = job.source
-        shape = {"width": video.width, "height": video.height, "frames": video.frame_count, "fps": float(video.fps)}
-        self.state.end(item, self.asked[item.name], **figures, shape=shape)
-        self.made += 1
-        print(f"{number}, edited in {duration(figures['seconds'])}: {item.out}", flush=True)
+            make = partial(RayBatchWorker, self.worker, Path.cwd())
+            given = [(item, self.asked[item.name]) for item in items]
+            with closing(by_ray(make, given, share, self.state.folder)) as results:
+                for count, (number, told) in enumerate(results, 1):
+                    told = told or {"error": f"The edit ended its worker {ACTOR_TRIES} times; it is not tried again."}
+                    if "ends" in told:
+                        raise told["ends"]
+                    notes = told.pop("notes", [])
+                    with Display() as show:
+                        tell((note for note in notes if note not in self.heard), show)
+                    self.heard.update(notes)
+                    self.seconds_of_loading = max(self.seconds_of_loading, told.pop("loading_seconds", 0.0))
+                    self._take(items[number], told, f"{count} of {len(items)}")
+                    if self.stopped:
+                        return
 
-    def _checked(self, item: BatchItem, writing: Writing, show: Display) -> Job:
-        """The item with all that is in its files looked at. UserError for what makes it fail."""
-        from opensama.apps.edit_checks import check_job
+    def _take(self, item: BatchItem, told: dict[str, Any], number: str) -> None:
+        """Records how an edit ended, and says so."""
+        self._record(item, told)
+        if "error" not in told:
+            self.made += 1
+            print(f"{number}, edited in {duration(told['seconds'])}: {item.out}", flush=True)
+        self.stopped = self.repeated(told.get("error", ""))
+        if time.perf_counter() - self.reported > _REPORTING * self.seconds_of_reporting:
+            self._report()
 
-        self._check_unchanged(item)
-        settings = item.settings
-        job = check_job(
-            item.video,
-            replace(item.request, progress=show),
-            item.out,
-            writing,
-            span=settings.span,
-            compare=settings.compare,
-        )
-        return replace(job, request=settings.completed(job.request, self.model, self.anyway))
+    def _record(self, item: BatchItem, told: Mapping[str, Any]) -> None:
+        self.state.end(item, self.asked[item.name], **told)
+        if "error" in told:
+            print(f"{item.video}: left out", file=sys.stderr, flush=True)
 
-    def _check_unchanged(self, item: BatchItem) -> None:
-        with suppress(OSError, UserError):
-            if stamps(item.sources) == self.asked[item.name]["sources"]:
-                return
-        raise UserError(f"{item.video} changed while the batch ran; the same command edits it as it is then.")
-
-    def _notes(self, item: BatchItem, job: Job) -> list[str]:
-        """What is to be known before an edit, of its video and of the model."""
-        from opensama.models.vocabulary import politeness_note
-        from opensama.pipeline.advice import advice
-        from opensama.pipeline.enhance import enhanced_note
-
-        of_video = [f"{item.video}: {note}" for note in job.source.notes]
-        said = politeness_note(self.model, item.left_out), enhanced_note(job.request)
-        of_model = [*said, *advice(self.entry, job.request)]
-        return [note for note in (*of_video, *of_model) if note]
-
-    def _loaded(self, show: Display) -> Editor:
+    def _report(self) -> None:
+        """Writes how the batch stands, for people and programs."""
         begun = time.perf_counter()
-        loading(self.model)
-        editor = self.load_settings.load(self.model, self.anyway, show.note)
-        self.seconds_of_loading = time.perf_counter() - begun
-        return editor
+        records = [self.state.of(item, self.asked[item.name]) for item in self.items]
+        outcomes = Counter(map(outcome_of, records))
+        seconds = begun - self.began
+        edited = seconds - self.seconds_of_loading
+        report = {
+            "items": len(self.items), "done": outcomes["done"], "failed": outcomes["failed"], "left": outcomes["left"],
+            "stopped": self.stopped, "made": self.made, "seconds": round(seconds, 2),
+            "loading_seconds": round(self.seconds_of_loading, 2),
+            "edits_an_hour": round(3600 * self.made / edited, 1) if self.made else None,
+        }  # fmt: skip
+        write_results(records, self.items, self.out, report)
+        self.reported = time.perf_counter()
+        self.seconds_of_reporting = self.reported - begun
 
-    def _failed(self, item: BatchItem, error: Exception) -> None:
-        """Records why, or ends the run where it is no fault of the item's."""
-        if disk_is_full(error):
-            raise error
-        sentence = as_options(str(error)) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self.state.end(item, self.asked[item.name], error=sentence)
-        print(f"{item.video}: left out", file=sys.stderr, flush=True)
-
-    def _sum_up(self, seconds: float) -> int:
+    def _sum_up(self) -> int:
         """Writes the results, says how the batch stands, and gives the exit code."""
         from opensama.apps.cli import complain, ended
 
+        try:
+            self._report()
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            self.stopped = self.stopped or f"the disk is full ({self.out})"
         records = [self.state.of(item, self.asked[item.name]) for item in self.items]
         outcomes = Counter(map(outcome_of, records))
         failures = []
@@ -262,13 +280,6 @@ class _Batch:
             if record is not None and record["outcome"] == "failed":
                 named = str(item.video) in record["error"]
                 failures.append(f"row {item.row}: {'' if named else f'{item.video}: '}{record['error']}")
-        report = self._report(outcomes, seconds)
-        try:
-            write_results(records, self.items, self.out, report)
-        except OSError as error:
-            if not disk_is_full(error):
-                raise
-            self.stopped = self.stopped or f"the disk is full ({self.out})"
         now = f", {self.made} of them now" if self.made != outcomes["done"] else ""
         after = f"{now}, after {duration(self.seconds_of_loading)} of loading" if self.made else ""
         print(f"edited {outcomes['done']} of {len(self.items)}{after}: {self.out / 'results.jsonl'}")
@@ -282,21 +293,3 @@ class _Batch:
             f"{len(failures)} of {len(self.items)} failed; {self.out / 'failed.jsonl'} says why, and --retry-failed "
             "tries them again."
         )
-
-    def _report(self, outcomes: Mapping[str, int], seconds: float) -> dict[str, object]:
-        edited = seconds - self.seconds_of_loading
-        return {
-            "items": len(self.items), "done": outcomes["done"], "failed": outcomes["failed"], "left": outcomes["left"],
-            "stopped": self.stopped, "made": self.made, "seconds": round(seconds, 2),
-            "loading_seconds": round(self.seconds_of_loading, 2),
-            "edits_an_hour": round(3600 * self.made / edited, 1) if self.made else None,
-        }  # fmt: skip
-
-
-def disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error says so, or one that it was made of."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return True
-        error = error.__cause__
-    return False

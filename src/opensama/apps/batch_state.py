@@ -42,10 +42,8 @@ class BatchState(Journal):
         self.records[entry["out"]] = entry
 
     def begin(self, item: BatchItem, asked: Mapping[str, Any]) -> None:
-        """The item's results, from now on this batch's own. What is there is broken or of other settings, and goes."""
+        """The item's results are from now on this batch's own."""
         self.append(_record(item, "begun", asked))
-        for place in item.places:
-            place.unlink(missing_ok=True)
 
     def end(self, item: BatchItem, asked: Mapping[str, Any], **told: Any) -> None:
         """Done, or with an `error` failed."""
@@ -132,9 +130,13 @@ def check_own(items: Sequence[BatchItem], known: Mapping[str, object]) -> None:
 def sweep(items: Sequence[BatchItem], out: Path) -> None:
     """Removes what a killed run left half-written."""
     stems = {place.stem[:60] for item in items for place in item.places} | {Path(name).stem for name in REPORTS}
-    for path in (*out.glob(".*.part"), *(out / STATE_FOLDER).glob(".table.*.part")):
+    for path in (
+        *out.glob(".*.part"),
+        *(out / STATE_FOLDER).glob(".table.*.part"),
+        *(out / STATE_FOLDER).glob("tries-*"),
+    ):
         found = _PART.fullmatch(path.name)
-        if path.is_dir() and path.name.startswith(".rehearsal."):
+        if path.is_dir() and path.name.startswith((".rehearsal.", "tries-")):
             shutil.rmtree(path, ignore_errors=True)
         elif found is not None and found["stem"] in (*stems, "table"):
             path.unlink(missing_ok=True)

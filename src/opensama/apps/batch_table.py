@@ -61,6 +61,11 @@ class BatchItem:
         """The files that the edit makes."""
         return [self.out, *([compared_path(self.out)] if self.settings.compare else [])]
 
+    def clear(self) -> None:
+        """Removes what is in these places: it is broken or of other settings."""
+        for place in self.places:
+            place.unlink(missing_ok=True)
+
 
 def read_batch(table: Path, out: Path, defaults: EditSettings, model: str, anyway: bool) -> list[BatchItem]:
     """The table's edits, with `defaults` for what a row does not say; their results lie in the folder `out`.

@@ -266,6 +266,13 @@ class LoadSettings:
             float8=self.float8, anyway=anyway,
         )  # fmt: skip
 
+    def check_ray(self, ray: bool, workers: int | None) -> None:
+        """UserError for `workers` without Ray, and for a device that they cannot be told."""
+        if workers is not None and not ray:
+            raise UserError("`workers` are those of a Ray cluster: add `ray=True`.")
+        if ray and self.device not in (None, "cpu", "cuda"):
+            raise UserError(f"Ray chooses each worker's device: leave out `device={self.device}`.")
+
     def load(
         self, model: str, anyway: bool, notice: Callable[[str], object], *, context_parallel: bool = False
     ) -> Editor:

@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import socket
 import threading
 import time
 from collections import Counter
@@ -26,18 +24,14 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from opensama.curation.run_state import Outcome, RunState
 from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, reason_of, stages_fingerprint
-from opensama.runtime import install_line
+from opensama.pipeline.batch import RepeatedFailures, ray_cluster
 from opensama.values import Progress, UserError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-
-STUCK = 25  # failures one after another, of one stage and for one reason: it is not the items
-OBJECT_STORE = 256 * 2**20  # bytes of a Ray of our own: rows are small, frames never travel
 
 
 @dataclass
@@ -134,7 +128,7 @@ class _StopRule:
 
     def __init__(self, stages: Sequence[GraphStage]):
         self.names = [stage.name for stage in stages]
-        self.last, self.times = "", 0
+        self.repeated = RepeatedFailures()
 
     def __call__(self, end: RowEnd | None) -> str:
         """Why the run stops, or nothing. UserError and RuntimeError where a stage cannot begin."""
@@ -145,10 +139,7 @@ class _StopRule:
             raise UserError(reason)
         if kind == "broken":
             raise RuntimeError(reason)
-        same = f"{self.names[end['stage']]}: {reason}" if end and kind == "failed" else ""
-        self.times = self.times + 1 if same == self.last else 1
-        self.last = same
-        return f"{self.times} items one after another failed, {same}" if same and self.times == STUCK else ""
+        return self.repeated(f"{self.names[end['stage']]}: {reason}" if end and kind == "failed" else "")
 
 
 # --- the two runners: rows in, rows that have ended or passed all stages out, in any order
@@ -205,19 +196,13 @@ class _WorkerPool:
 
 def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int | None) -> Generator[GraphRow]:
     """On Ray Data: tasks, and pools of actors for stages with a state; Ray holds back whoever is too quick."""
-    try:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-        import ray.data
-    except ImportError:
-        raise UserError(f"Ray is not installed; run: {install_line('cluster')}") from None
     if not rows:
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress is shown
-    began = not ray.is_initialized()
-    if began:
-        _begin_ray(workers)
-    try:
+    with ray_cluster(workers, without="run with `runner=local`"):
+        import ray
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own progress is shown
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.max_errored_blocks = -1  # a worker that dies takes its rows along, not the run; they are made next time
@@ -246,40 +231,6 @@ def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int
             data = data.flat_map(_Actor, fn_constructor_args=(index, stage), compute=pool, **needs)
         for out in data.iter_rows():
             yield json.loads(out["row"])
-    finally:
-        if began:
-            ray.shutdown()
-
-
-def _begin_ray(workers: int | None) -> None:
-    """Joins the cluster that RAY_ADDRESS names, or begins one on this machine. UserError where neither is to be had."""
-    import ray
-
-    address = os.environ.get("RAY_ADDRESS", "")
-    own = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    if address and workers is not None:
-        raise UserError("RAY_ADDRESS names a cluster, which has its own workers; leave `workers` away.")
-    try:
-        if address:
-            _check_listening(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
-    except Exception as error:  # Ray's own are of many types, Exception itself among them
-        ray.shutdown()  # what had begun
-        reason = reason_of(error)
-        if address:
-            advice = "start the cluster (ray start --head), mend or unset RAY_ADDRESS, or run with `runner=local`"
-            raise UserError(
-                f"No Ray cluster answers at RAY_ADDRESS={address} ({reason_of(error)}): {advice}."
-            ) from error
-        advice = "its logs are under /tmp/ray, or under RAY_TMPDIR if that is set; `runner=local` does without it"
-        raise UserError(f"Ray does not start on this machine ({reason}): {advice}.") from error
-
-
-def _check_listening(address: str) -> None:
-    """OSError or ValueError where nobody listens: Ray itself would try for a quarter of an hour."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname and place.port:  # "auto" and "local" have none
-        socket.create_connection((place.hostname, place.port), timeout=10).close()
 
 
 def _fit(there: float, wanted: list[tuple[float, bool]]) -> float:

@@ -1,0 +1,68 @@
+"""Edits on Ray: a batch and a service whose workers are actors give what they give without it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from opensama.apps.cli import main
+from opensama.media.video_io import write_video
+from opensama.pipeline.batch import by_ray, share_of
+from opensama.values import Video
+from tests.cluster import cluster
+from tests.pipeline.conftest import moving_picture
+from tests.pipeline.dying import DyingWorker
+
+__all__ = ["cluster"]
+RED = "Make the ball red."
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray"),
+]
+
+
+def test_a_batch_on_ray_is_the_batch_of_one_process(clip: Path, folder: Path) -> None:
+    """Files byte for byte, records but for the seconds, manifest; what is done is not made again."""
+    films = clip.parent
+    write_video(Video.from_frames(moving_picture()[:5], 8), films / "short.mp4")
+    (films / "broken.mp4").write_bytes(b"no video at all, whatever it is called")
+    rows = [
+        {"video": "clip.mp4", "instruction": RED, "out": "a.mp4", "seed": 3, "frames": "2:7"},
+        {"video": "clip.mp4", "instruction": RED, "compare": True},
+        {"video": "short.mp4", "instruction": RED, "box": "0,0,500,9"},
+        {"video": "broken.mp4", "instruction": RED},
+    ]
+    (films / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["batch", str(films / "jobs.jsonl"), "--model", str(folder), "--steps", "2", "--anyway", "--out"]
+    here, there = films / "here", films / "there"
+    assert main([*command, str(here)]) == 2
+    for _ in range(2):
+        assert main([*command, str(there), "--ray"]) == 2
+    names = {path.name for path in here.iterdir() if path.is_file()}
+    assert names == {path.name for path in there.iterdir() if path.is_file()}
+    assert {"a.mp4", "clip-edited.mp4", "clip-edited-compare.mp4", "manifest.parquet"} <= names
+    assert all(
+        (here / name).read_bytes() == (there / name).read_bytes() for name in names - {"results.jsonl", "report.json"}
+    )
+    assert untimed(there / "results.jsonl") == untimed(here / "results.jsonl")
+    ends = [json.loads(line)["outcome"] for line in (there / "state" / "edits.jsonl").read_text().splitlines()]
+    assert Counter(ends) == {"begun": 3, "done": 2, "failed": 2}
+    assert {path.name for path in (there / "state").iterdir()} == {"edits.jsonl", "lock", "table.json"}
+
+
+def untimed(results: Path) -> list[dict[str, object]]:
+    return [{**json.loads(line), "seconds": 0} for line in results.read_text().splitlines()]
+
+
+def test_an_actor_that_dies_loses_only_its_item(tmp_path: Path) -> None:
+    """Which is tried again by another, and given up in the end; the others are each made once."""
+    (tmp_path / "tries").mkdir()
+    worker = partial(DyingWorker, tmp_path / "tries")
+    share = share_of(None, on_gpu=True)
+    assert dict(by_ray(worker, [0, 1, 2, 4], share, tmp_path, tries=2)) == {0: 0, 1: None, 2: 4, 3: 16}
+    assert Counter(path.name[0] for path in (tmp_path / "tries").iterdir()) == {"0": 1, "1": 2, "2": 1, "4": 1}
