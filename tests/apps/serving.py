@@ -20,6 +20,7 @@ from opensama.apps.jobs.limits import JobLimits
 from opensama.apps.jobs.worker import WorkerSettings
 from opensama.apps.service.access import Access
 from opensama.apps.service.server import bound_socket, server_for
+from opensama.pipeline.batch import ActorShare
 from tests import ranks  # whose list of modules the server of processes imports
 
 assert ranks
@@ -47,6 +48,10 @@ class Service:
         answer = self.of(owner).post("/v1/videos/edits", data=asked, files={"video": ("../../x.mp4", video)})
         assert answer.status_code == status, answer.text
         return answer.json()
+
+    def job(self, video_id: str, owner: str = "alice") -> Answer:
+        """The job as it is now."""
+        return self.of(owner).get(f"/v1/videos/{video_id}").raise_for_status().json()
 
     def finished(self, video_id: str, owner: str = "alice", seconds: float = 60) -> Answer:
         """The job when it is over."""
@@ -76,7 +81,12 @@ def settings_for(folder: Path, model: Path, **limits: Any) -> WorkerSettings:
 
 @contextmanager
 def serving(
-    settings: WorkerSettings, *owners: str, page: bool = False, port: int = 0, devices: Sequence[str] = ("cpu",)
+    settings: WorkerSettings,
+    *owners: str,
+    page: bool = False,
+    port: int = 0,
+    devices: Sequence[str] = ("cpu",),
+    share: ActorShare | None = None,
 ) -> Iterator[Service]:
     """The service while the block runs, or the `page`; owners are lines of a file of keys without the hash: `carol
     queue=1`."""
@@ -84,7 +94,7 @@ def serving(
     for owner in owners:
         name, *limits = owner.split()
         lines.append(" ".join([name, hashlib.sha256(f"key-{name}".encode()).hexdigest(), *limits]))
-    with bound_socket("127.0.0.1", port) as bound, JobEngine(settings, devices, "forkserver") as engine:
+    with bound_socket("127.0.0.1", port) as bound, JobEngine(settings, devices, "forkserver", share) as engine:
         server = server_for(engine, Access.of(None, lines), page)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()

@@ -151,6 +151,14 @@ def test_what_fails_is_recorded_and_tried_again_on_demand(batch, films, loads, c
     assert read_video(out / "broken-edited.mp4").frame_count == 5
 
 
+def test_processes_of_torchrun_make_no_batch(batch, films, capsys, monkeypatch):
+    """They share one edit; each would make them all."""
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert batch([{"video": "clip.mp4", "instruction": RED}]) == 2
+    assert "start opensama batch without torchrun" in capsys.readouterr().err
+    assert not (films / "out" / "state").exists()
+
+
 def test_many_like_failures_end_the_run(batch, capsys):
     """For then it is not the rows; those that are left wait."""
     rows = [{"video": "clip.mp4", "instruction": RED, "out": f"{n}.mp4", "box": "0,0,500,9"} for n in range(30)]

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -13,6 +14,8 @@ from opensama.apps.cli import main
 from opensama.media.video_io import write_video
 from opensama.pipeline.batch import by_ray, share_of
 from opensama.values import Video
+from tests.apps.serving import serving, settings_for
+from tests.apps.test_batch import until
 from tests.cluster import cluster
 from tests.pipeline.conftest import moving_picture
 from tests.pipeline.dying import DyingWorker
@@ -66,3 +69,28 @@ def test_an_actor_that_dies_loses_only_its_item(tmp_path: Path) -> None:
     share = share_of(None, on_gpu=True)
     assert dict(by_ray(worker, [0, 1, 2, 4], share, tmp_path, tries=2)) == {0: 0, 1: None, 2: 4, 3: 16}
     assert Counter(path.name[0] for path in (tmp_path / "tries").iterdir()) == {"0": 1, "1": 2, "2": 1, "4": 1}
+
+
+def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
+    """An edit whose actor is killed in the middle is the one of the command; one that is deleted ends at its next step,
+    and leaves the actor to others; no file stays on the node."""
+    out, source = tmp_path / "alone.mp4", clip.rename(clip.with_name("source.mp4"))  # as the service calls it
+    asked = {"steps": 6, "preserve": "false", "size": 64}
+    options = ["--steps", "6", "--no-preserve", "--size", "64", "--anyway", "--out", str(out), "--model", str(folder)]
+    assert main(["edit", str(source), RED, *options]) == 0
+    there = sorted(Path(gettempdir()).glob("opensama-worker-*"))
+    with serving(settings_for(tmp_path / "service", folder), "alice", share=share_of(1, on_gpu=True)) as service:
+        long = service.edit(source.read_bytes(), **asked | {"steps": 200})["id"]
+        until(lambda: service.job(long)["progress"] > 8)
+        (mine,) = {*Path(gettempdir()).glob("opensama-worker-*")} - {*there}
+        assert (mine / "job" / "source.mp4").read_bytes() == source.read_bytes()
+        service.kill_worker()
+        until(lambda: service.job(long)["status"] == "queued")
+        until(lambda: service.job(long)["progress"] > 8)
+        assert not mine.exists()
+        service.of("alice").delete(f"/v1/videos/{long}").raise_for_status()
+        job = service.edit(source.read_bytes(), **asked)["id"]
+        assert service.finished(job)["status"] == "completed"
+        assert service.content(job) == out.read_bytes()
+        until(lambda: not [*Path(gettempdir()).glob("opensama-worker-*/job/*")])
+        assert len(service.engine.workers.pids) == 1

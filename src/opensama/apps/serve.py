@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import webbrowser
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class ServiceSettings:
         Make a key for this name, add its hash to the file of --keys, print it, and end. It is printed this once.
     anyway
         Edit, though prompts have words that a model does not know, or it needs more memory or disk than there is.
+    ray
+        Let actors on the nodes of a Ray cluster make the edits: of the cluster that RAY_ADDRESS names, or of one that
+        begins on this machine. The queue and all files stay here.
+    workers
+        How many actors. By default one for each GPU of the cluster, or where it has none, for each node.
     """
 
     folder: Path = Path("opensama-service")
@@ -54,6 +60,8 @@ class ServiceSettings:
     key: Annotated[list[str] | None, FLAG] = None
     new_key: str | None = None
     anyway: Annotated[bool, FLAG] = False
+    ray: Annotated[bool, FLAG] = False
+    workers: int | None = None
 
 
 def serve_command(
@@ -91,9 +99,10 @@ def run_service(
         )
     if not 0 <= service.port < 65536:
         raise UserError(f"A port is a number from 0 to 65535, not {service.port}.")
+    load_settings.check_ray(service.ray, service.workers)
     models = _models(service.model or ["tiny"])
     devices = [one.strip() or None for one in (load_settings.device or "").split(",")]
-    _check_models(models, devices, load_settings, service.anyway)
+    _check_models(models, devices, load_settings, service.anyway or service.ray)
     from opensama.apps.jobs.worker import WorkerSettings
 
     settings = WorkerSettings(service.folder, models, load_settings, limits, service.anyway)
@@ -107,10 +116,18 @@ def _serve(
     from opensama.apps.jobs.engine import JobEngine
     from opensama.apps.jobs.inspection import PRELOADED
     from opensama.apps.service.server import bound_socket, server_for
+    from opensama.pipeline.batch import ray_cluster, share_of
 
     check_writable_folder(settings.folder, "--folder")
     host = service.host
-    with bound_socket(host, service.port) as bound, JobEngine(settings, devices) as engine:
+    with contextlib.ExitStack() as stack:
+        share = None
+        if service.ray:
+            stack.enter_context(ray_cluster(without="leave out `ray`"))
+            share = share_of(service.workers, on_gpu=devices != ["cpu"])
+            devices = devices * share.actors
+        bound = stack.enter_context(bound_socket(host, service.port))
+        engine = stack.enter_context(JobEngine(settings, devices, share=share))
         multiprocessing.set_forkserver_preload(PRELOADED)  # of the processes that look at uploads
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{bound.getsockname()[1]}/"

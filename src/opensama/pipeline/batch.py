@@ -17,7 +17,7 @@ import math
 import os
 import pickle
 import socket
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,12 @@ def share_of(workers: int | None, *, on_gpu: bool) -> ActorShare:
     each node, which then has all its cores. UserError for more than there is room for."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    return fair_share([node["Resources"] for node in ray.nodes() if node["Alive"]], workers, on_gpu=on_gpu)
+
+
+def fair_share(resources: Iterable[Mapping[str, float]], workers: int | None, *, on_gpu: bool) -> ActorShare:
+    """The same of nodes with these resources, their CPU and GPU."""
+    nodes = [node for node in resources if node.get("CPU")]
     gpus = [int(node.get("GPU", 0)) for node in nodes] if on_gpu else []
     if workers is not None and workers < 1:
         raise UserError(f"There must be at least one worker, not {workers}.")
@@ -212,12 +217,12 @@ class RayCall:
         return bool(ray.wait([self._reference], timeout=seconds)[0])
 
     def result(self) -> Any:
-        """What it returns. ActorLost where the actor is no more."""
+        """What it returns, or the error that it raises. ActorLost where the actor is no more."""
         import ray
 
         try:
             return ray.get(self._reference)
-        except ray.exceptions.RayTaskError:
-            raise
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause or error from None
         except ray.exceptions.RayError as error:
             raise ActorLost(str(error)) from error

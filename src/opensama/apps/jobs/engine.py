@@ -26,6 +26,7 @@ from opensama.apps.jobs.store import JobStore, NewJob, VideoJob
 from opensama.apps.jobs.words import StoredWish, read_wish
 from opensama.apps.jobs.worker import WorkerSettings
 from opensama.apps.jobs.workers import WorkerPool, wait_for_lock
+from opensama.pipeline.batch import ActorShare
 from opensama.pipeline.room import free_bytes
 from opensama.values import UserError
 
@@ -67,10 +68,14 @@ class JobEngine:
     """A queue in a folder, and the workers that edit what is in it. One process a folder may have one."""
 
     def __init__(
-        self, settings: WorkerSettings, devices: Sequence[str | None] = (None,), start_method: str = "spawn"
+        self,
+        settings: WorkerSettings,
+        devices: Sequence[str | None] = (None,),
+        start_method: str = "spawn",
+        share: ActorShare | None = None,
     ) -> None:
         self.settings, self.limits = settings, settings.limits
-        self._devices, self._start_method = devices, start_method
+        self._devices, self._start_method, self._share = devices, start_method, share
         self._looks = threading.BoundedSemaphore(_LOOKS)
         self._closed = threading.Event()
 
@@ -86,7 +91,7 @@ class JobEngine:
         except BaseException:
             self._lock.close()
             raise
-        self.workers = WorkerPool(self.store, self.settings, self._devices, self._start_method)
+        self.workers = WorkerPool(self.store, self.settings, self._devices, self._start_method, self._share)
         try:
             self.workers.begin()
         except BaseException:

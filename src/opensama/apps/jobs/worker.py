@@ -25,12 +25,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from opensama.apps.batch import disk_is_full
+from opensama.apps.batch_worker import disk_is_full
 from opensama.apps.edit_settings import LoadSettings
 from opensama.apps.jobs.limits import JobLimits, Refusal
 from opensama.apps.jobs.store import JobStore, VideoJob, sync_folder
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.apps.progress import Display
+from opensama.pipeline.batch import ActorLost
 from opensama.runtime import whole_file
 from opensama.values import Cancelled, Progress, UserError
 
@@ -74,7 +75,7 @@ def work(settings: WorkerSettings, number: int) -> None:
     with settings.lock(number).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         store = JobStore(settings.folder)
-        _Worker(settings, number, store).run()
+        QueueWorker(settings, number, store).run()
 
 
 def _leave(*_: object) -> NoReturn:
@@ -87,93 +88,128 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)  # whatever is being computed: the job is taken up again
 
 
-class _Worker:
+class QueueWorker:
+    """Takes jobs from the queue one after the other, and says in their rows how they ended."""
+
     def __init__(self, settings: WorkerSettings, number: int, store: JobStore) -> None:
         self.settings, self.number, self.store = settings, number, store
         self.model, self.shape = next(iter(settings.models)), ""
-        self.editor: Editor | None = None
+        self.editor_of = LoadedModel(settings)
 
     def run(self) -> None:
         try:
-            self._load(self.model)
+            self.prepare()
         except UserError as error:  # each job is told; another model may do
             print(f"worker {self.number}: {error}", file=sys.stderr, flush=True)
         while True:
             try:
                 job = self.store.claim(self.number, self.model, self.shape)
                 if job is None:
-                    time.sleep(IDLE)
+                    self.rest()
                 else:
-                    self._take(job)
+                    self.take(job)
             except sqlite3.OperationalError as error:  # the disk is full: the queue is as it was
                 print(f"worker {self.number}: {error}", file=sys.stderr, flush=True)
                 time.sleep(_PATIENCE)
 
-    def _take(self, job: VideoJob) -> None:
+    def take(self, job: VideoJob) -> None:
         """Makes a job's outputs, and says in its row how it ended."""
         folder, keep = self.store.files(job.id), self.settings.keep
-        show = _JobDisplay(self.store, job, self.settings.limits.job_seconds)
+        show = JobDisplay(self.store, job, self.settings.limits.job_seconds)
         try:
             outputs = [self._output(job, index, show) for index in range(job.outputs)]
             ended = self.store.finish(job, {"outputs": outputs, "notes": list(dict.fromkeys(show.notes))}, keep)
             self.shape = job.shape
         except Cancelled:
             ended = False
-        except UserError as error:
-            code = error.code if isinstance(error, Refusal) else "disk_full" if disk_is_full(error) else "edit_failed"
-            ended = self.store.fail(job, code, plain(str(error), folder), keep)
-        except OSError as error:
-            sentence = f"The edit could not be written ({error.strerror or error}); try again later."
-            ended = self.store.fail(job, "disk_error", plain(sentence, folder), keep)
+        except ActorLost:
+            raise
         except Exception as error:  # whatever it is, the others go on
-            traceback.print_exc()
-            sentence = f"The edit failed inside the service ({type(error).__name__}); its log says more."
-            ended = self.store.fail(job, "internal_error", sentence, keep)
+            code, sentence, log = fault_of(error, folder)
+            print(log, end="", file=sys.stderr, flush=True)
+            ended = self.store.fail(job, code, sentence, keep)
         if not ended:
             self.store.let_go(job)
 
-    def _output(self, job: VideoJob, index: int, show: _JobDisplay) -> dict[str, Any]:
+    def _output(self, job: VideoJob, index: int, show: JobDisplay) -> dict[str, Any]:
         """The figures of an output, which is made if it is not there."""
-        from opensama.apps.edit import edit_one
-        from opensama.apps.edit_checks import check_job
-        from opensama.pipeline.advice import advice
-
         folder = self.store.files(job.id)
         done = folder / f"result-{index}.json"
         if done.exists():
             return json.loads(done.read_text())
         show.index = index
-        wish = StoredWish.of(job.asked, folder)
-        writing = wish.settings.writing(overwrite=True)
-        request = wish.variant(index)
-        editor = self._load(job.model, show)
-        checked = check_job(
-            wish.source, replace(request, progress=show), wish.out(index), writing, span=wish.settings.span
-        )
-        with contextlib.redirect_stdout(io.StringIO()) as said:  # sentences for who looks at a terminal
-            figures = edit_one(editor, checked, writing, show, set())
-        for note in (*advice(editor.entry, checked.request), *said.getvalue().splitlines()):
-            show.note(note)
-        figures |= {"seed": request.seed, "file": checked.out.name, **_kept_figures(wish, checked.out)}
+        figures = self.make(job, index, show)
         sync_folder(folder)
         with whole_file(done) as temporary:
             temporary.write_text(json.dumps(figures))
         return figures
 
-    def _load(self, model: str, show: _JobDisplay | None = None) -> Editor:
-        """The editor of a model that is served; another one that was loaded goes first."""
-        if self.editor is None or self.model != model:
+    # --- what is done elsewhere where the model is
+
+    def rest(self) -> None:
+        """The queue is empty."""
+        time.sleep(IDLE)
+
+    def prepare(self) -> None:
+        """Loads the first model. UserError where it cannot be."""
+        self.editor_of(self.model)
+
+    def make(self, job: VideoJob, index: int, show: JobDisplay) -> dict[str, Any]:
+        """Makes an output, and gives its figures."""
+        editor = self.editor_of(job.model, show)
+        self.model = job.model
+        return make_output(editor, StoredWish.of(job.asked, self.store.files(job.id)), index, show)
+
+
+class LoadedModel:
+    """The editor of one of the models that are served; another one that was loaded goes first."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.model = ""
+        self._editor: Editor | None = None
+
+    def __call__(self, model: str, show: Display | None = None) -> Editor:
+        if self._editor is None or self.model != model:
             if show is not None:
-                show.stage("Loading the model")
-            self.editor = None
+                show(Progress("Loading the model", 0, 1))
+            self._editor = None
             gc.collect()
             _empty_device()
-            self.editor = self.settings.load.load(self.settings.models[model], self.settings.anyway, _log)
+            self._editor = self.settings.load.load(self.settings.models[model], self.settings.anyway, _log)
             self.model = model
-        return self.editor
+        return self._editor
 
 
-class _JobDisplay(Display):
+def make_output(editor: Editor, wish: StoredWish, index: int, show: Display) -> dict[str, Any]:
+    """Makes one of a job's outputs, beside its source, and gives its figures."""
+    from opensama.apps.edit import edit_one
+    from opensama.apps.edit_checks import check_job
+    from opensama.pipeline.advice import advice
+
+    writing = wish.settings.writing(overwrite=True)
+    request = wish.variant(index)
+    checked = check_job(wish.source, replace(request, progress=show), wish.out(index), writing, span=wish.settings.span)
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # sentences for who looks at a terminal
+        figures = edit_one(editor, checked, writing, show, set())
+    for note in (*advice(editor.entry, checked.request), *said.getvalue().splitlines()):
+        show.note(note)
+    return figures | {"seed": request.seed, "file": checked.out.name, **_kept_figures(wish, checked.out)}
+
+
+def fault_of(error: Exception, folder: Path) -> tuple[str, str, str]:
+    """What made an edit fail: a code, a sentence without the job's `folder`, and what the log is to say."""
+    if isinstance(error, UserError):
+        code = error.code if isinstance(error, Refusal) else "disk_full" if disk_is_full(error) else "edit_failed"
+        return code, plain(str(error), folder), ""
+    if isinstance(error, OSError):
+        sentence = f"The edit could not be written ({error.strerror or error}); try again later."
+        return "disk_error", plain(sentence, folder), ""
+    sentence = f"The edit failed inside the service ({type(error).__name__}); its log says more."
+    return "internal_error", sentence, "".join(traceback.format_exception(error))
+
+
+class JobDisplay(Display):
     """Reports an edit's progress to the queue, and stops the edit there where its job was deleted or takes too long."""
 
     def __init__(self, store: JobStore, job: VideoJob, seconds: float) -> None:
@@ -195,10 +231,6 @@ class _JobDisplay(Display):
             first, last = _SHARES.get(progress.stage.split()[0], (0, 2))
             share = (first + (last - first) * progress.fraction) / 100
             self.store.report(self.job, progress.stage, int(100 * (self.index + share) / self.job.outputs))
-
-    def stage(self, name: str) -> None:
-        """A stage that has no steps has begun."""
-        self(Progress(name, 0, 1))
 
     def note(self, text: str) -> None:
         self.notes.append(plain(text, self.store.files(self.job.id)))

@@ -16,8 +16,10 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from typing import IO, Any
 
+from opensama.apps.jobs.remote import RayWorker
 from opensama.apps.jobs.store import JobStore
 from opensama.apps.jobs.worker import WorkerSettings, took_too_long, work
+from opensama.pipeline.batch import ActorShare
 from opensama.values import UserError
 
 _PATIENCE = 30.0  # seconds for workers of a service that was killed to notice it
@@ -31,15 +33,21 @@ _LATE = 60.0  # seconds that a worker may be over a job's time before it is kill
 class WorkerPool:
     """Workers for some devices; `with WorkerPool(...)` runs them.
 
-    `start_method` is that of `multiprocessing`: a process that is to use a GPU must be spawned.
+    `start_method` is that of `multiprocessing`: a process that is to use a GPU must be spawned. With a `share` of a Ray
+    cluster, which has begun, they are actors there.
     """
 
     def __init__(
-        self, store: JobStore, settings: WorkerSettings, devices: Sequence[str | None], start_method: str = "spawn"
+        self,
+        store: JobStore,
+        settings: WorkerSettings,
+        devices: Sequence[str | None],
+        start_method: str = "spawn",
+        share: ActorShare | None = None,
     ) -> None:
-        self.store, self.settings, self.devices = store, settings, devices
+        self.store, self.settings, self.devices, self.share = store, settings, devices, share
         self._context: Any = multiprocessing.get_context(start_method)
-        self._processes: dict[int, BaseProcess] = {}
+        self._processes: dict[int, BaseProcess | RayWorker] = {}
         self._begun: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
         self._seen: dict[tuple[str, int], float] = {}
@@ -91,7 +99,11 @@ class WorkerPool:
 
     def _start(self, number: int) -> None:
         settings = replace(self.settings, load=replace(self.settings.load, device=self.devices[number]))
-        process = self._context.Process(target=work, args=(settings, number), name=f"worker-{number}")
+        process: BaseProcess | RayWorker
+        if self.share is None:
+            process = self._context.Process(target=work, args=(settings, number), name=f"worker-{number}")
+        else:
+            process = RayWorker(settings, number, self.store, self.share)
         process.start()
         self._begun[number] = time.monotonic()
         with self._lock:
