@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opensama.apps.batch_table import BatchItem
+from opensama.apps.edit_checks import parse_regions
 from opensama.data.journal import Journal
 from opensama.runtime import whole_file
 from opensama.values import UserError
@@ -196,6 +197,8 @@ def asked_of(item: BatchItem, model: Mapping[str, object], defaults: Mapping[str
     settings = asdict(item.settings)
     for name in ("mask", "certificate", "certificate_key"):
         settings[name] = settings[name] and os.path.abspath(settings[name])
+    regions = parse_regions(item.settings.regions).items()
+    settings["regions"] = [[n, os.path.abspath(one) if isinstance(one, Path) else one] for n, one in regions]
     settings["references"] = list(map(os.path.abspath, settings["references"]))
     settings |= {name: value for name, value in defaults.items() if settings[name] is None}
     return {

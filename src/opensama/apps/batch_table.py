@@ -17,7 +17,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from opensama.apps.edit_checks import check_alpha, compared_path, default_output, parse_range, parse_times, shorten
+from opensama.apps.edit_checks import (
+    check_alpha,
+    compared_path,
+    default_output,
+    parse_range,
+    parse_regions,
+    parse_times,
+    shorten,
+)
 from opensama.apps.edit_settings import EditSettings
 from opensama.data.rows import BadRow, text_of
 from opensama.data.tables import is_table, table_rows
@@ -26,7 +34,8 @@ from opensama.values import EditRequest, UserError, how_many, nearest
 
 _NEEDED = ("video", "instruction")
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "the name of a file", str: "text"}
-_OTHER_NAMES = {"reference": "references", "from": "begin", "to": "end"}  # as the option is called
+_LISTS = {"references": "names of files", "regions": "regions such as 1:40,60,200,200"}
+_OTHER_NAMES = {"reference": "references", "region": "regions", "from": "begin", "to": "end"}  # as the option is called
 _MANY = 2**31  # frames: more than any video has
 
 
@@ -54,7 +63,7 @@ class BatchItem:
     @property
     def sources(self) -> list[Path]:
         """The files that the edit is made of."""
-        return [self.video, *filter(None, (self.settings.mask,)), *self.settings.references]
+        return [self.video, *self.settings.masks, *self.settings.references]
 
     @property
     def places(self) -> list[Path]:
@@ -147,12 +156,14 @@ def _item(
         settings = replace(settings, mask=_beside(table, str(given["mask"])))
     if "references" in given:
         settings = replace(settings, references=tuple(_beside(table, str(path)) for path in given["references"]))
+    if "regions" in given:
+        settings = replace(settings, regions=tuple(_region_beside(table, region) for region in given["regions"]))
     if "mask" in given and "box" not in given:  # so it does of these two
         settings = replace(settings, box=None)
     if "box" in given and "mask" not in given:
         settings = replace(settings, mask=None)
     video = _beside(table, said)
-    for source in filter(None, (video, settings.mask, *settings.references)):
+    for source in (video, *settings.masks, *settings.references):
         _check_source(source)
     if place is not None and (Path(place).name != place or place.startswith(".")):
         raise UserError(f"The result {shorten(place)!r} must be a plain name, of a file in the folder of --out.")
@@ -184,13 +195,13 @@ def value_of(name: str, value: Any) -> Any:
         value = str(value)
     if isinstance(value, str):
         value = value.strip()
-    if isinstance(value, str) and name == "references":
+    if isinstance(value, str) and name in ("references", "regions"):
         value = [part.strip() for part in value.split(";") if part.strip()]
     kind = _setting_types().get(name, str)
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError:
-        wanted = next((words for one, words in _KINDS.items() if kind in (one, one | None)), "names of files")
+        wanted = next((words for one, words in _KINDS.items() if kind in (one, one | None)), _LISTS.get(name, "text"))
         raise UserError(f"The {name.replace('_', ' ')} must be {wanted}, not {shorten(repr(value))}.") from None
 
 
@@ -202,6 +213,12 @@ def _setting_types() -> dict[str, Any]:
 def _beside(table: Path, said: str) -> Path:
     """A path that a table names, from the table's folder on."""
     return Path(said) if is_address(said) else table.parent / Path(said).expanduser()
+
+
+def _region_beside(table: Path, said: str) -> str:
+    """A region, whose mask's path begins at the table's folder."""
+    region = parse_regions([said])
+    return next(f"{n}:{_beside(table, str(mask))}" if isinstance(mask, Path) else said for n, mask in region.items())
 
 
 def _check_source(path: Path) -> None:

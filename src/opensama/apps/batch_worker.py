@@ -94,7 +94,8 @@ class BatchWorker:
         from opensama.pipeline.enhance import enhanced_note
 
         of_video = [f"{item.video}: {note}" for note in job.source.notes]
-        said = politeness_note(self.model, item.left_out), enhanced_note(job.request)
+        split = item.settings.splitting.note(job.request)
+        said = politeness_note(self.model, item.left_out), split, enhanced_note(job.request)
         of_model = [*said, *advice(editor.entry, job.request)]
         return [note for note in (*of_video, *of_model) if note]
 

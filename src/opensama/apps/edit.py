@@ -30,7 +30,7 @@ from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
 from opensama.apps.options import OUT, OVERWRITE, as_options, check_json
 from opensama.apps.progress import Display, duration, loading
 from opensama.runtime import rank, whole_file, world_size
-from opensama.values import Progress, UserError, Video
+from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,8 +78,8 @@ def edit_command(
         or it needs more memory or disk than this machine has.
     json_file
         Also write into this file what was edited and how: file, model, instruction, seconds of the edit and of loading
-        the model, the share of the picture (of the mask or box) that changed, words that the model does not know, and
-        what --enhance made of the instruction.
+        the model, the share of the picture (of the mask or box) that changed, words that the model does not know, what
+        --enhance made of the instruction, and the edits that --split found in it.
         Of several edits a list, in which those that failed come last, with the sentence that says why.
     """
     settings, load_settings = settings or EditSettings(), load_settings or LoadSettings()
@@ -96,7 +96,7 @@ def edit_command(
     found = input_paths(videos)
     several = found != [Path(videos[0])]
     places, folder = output_paths(found, out, several, settings.alpha == "keep", settings.is_part)
-    used = *found, *places, *filter(None, (settings.mask,)), *settings.references
+    used = *found, *places, *settings.masks, *settings.references
     check_json(json_file, used, overwrite=overwrite)
     load_settings.check(entry, anyway)
     writing = settings.writing(overwrite)
@@ -123,7 +123,8 @@ def edit_command(
                     tell(jobs[0].source.notes, show)
                 if left_out:
                     show.note(politeness_note(model, left_out))
-                rewritten = [(job.source.path, enhanced_note(job.request)) for job in jobs]
+                notes = (settings.splitting.note, enhanced_note)
+                rewritten = [(job.source.path, note(job.request)) for job in jobs for note in notes]
                 tell((f"{path}: {note}" if several else note for path, note in rewritten if note), show)
                 tell((note for job in jobs for note in advice(entry, job.request)), show)
 
@@ -155,7 +156,7 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
     """One edit, made and written; its figures come out. What is to be said of the model goes into `heard`, once."""
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
-    from opensama.pipeline.advice import change_sentence, closing_advice
+    from opensama.pipeline.advice import change_sentences, closing_advice
     from opensama.pipeline.unfinished import Unfinished
 
     begun = time.perf_counter()
@@ -167,18 +168,35 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
         record = edited.record and edited.record | {"shows": SIDE_BY_SIDE}
         write(replace(both, record=record), job.compared, show, replace(writing, codec=None))
         print(f"side by side: {job.compared}")
-    print(as_options(change_sentence(edited, job.request)))
+    for sentence in change_sentences(edited, job.request):
+        print(as_options(sentence))
     said = closing_advice(editor.entry, job.request, edited.changed)
     if said and said not in heard:
         heard.add(said)
         print(as_options(said))
-    told = {} if job.request.original_instruction is None else {"enhanced": job.request.instruction}
+    told: dict[str, Any] = {}
+    if job.request.original_instruction is not None:
+        told["enhanced"] = job.request.instruction
+    if job.request.edits:
+        told["edits"] = _edits_told(edited, job.request)
     return told | {
         "unknown_words": list(edited.unknown_words),
         "changed": round(edited.changed, 4),
         "frames": edited.frame_count,
         "seconds": round(time.perf_counter() - begun, 2),
     }
+
+
+def _edits_told(edited: EditedVideo, request: EditRequest) -> list[dict[str, Any]]:
+    """Each of several edits, and how much of the picture it changed where it was made alone."""
+    shares: list[float | None] = [round(after.changed, 4) for after in edited.chain]
+    shares = shares or [None] * len(request.edits)
+    return [
+        {"instruction": edit.instruction, "changed": share}
+        | ({} if edit.box is None else {"box": list(edit.box)})
+        | ({} if edit.mask is None else {"mask": str(edit.mask)})
+        for edit, share in zip(request.edits, shares, strict=True)
+    ]
 
 
 def tell(notes: Iterable[str], show: Display) -> None:

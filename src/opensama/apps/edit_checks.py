@@ -303,6 +303,19 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return x, y, width, height
 
 
+def parse_regions(said: Sequence[str]) -> dict[int, tuple[int, int, int, int] | Path]:
+    """`N:X,Y,W,H` and `N:FILE` as boxes and masks, by the number of the edit that they are for."""
+    found: dict[int, tuple[int, int, int, int] | Path] = {}
+    for text in said:
+        number, colon, region = text.partition(":")
+        if not colon or not region or not re.fullmatch(r"[0-9]{1,4}", number.strip()):
+            raise UserError(f"--region wants N:X,Y,W,H or N:FILE, as in 2:10,20,200,100, not {shorten(text)!r}.")
+        if int(number) in found:
+            raise UserError(f"There are two regions for edit {int(number)}; draw both into one mask.")
+        found[int(number)] = parse_box(region) if re.fullmatch(r"[-\d\s.]*(,[-\d\s.]*)+", region) else Path(region)
+    return found
+
+
 def shorten(text: str, limit: int = 40) -> str:
     """The beginning of what was typed, for a message that stays one sentence."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from opensama.apps.edit_checks import Writing, parse_box, parse_range, parse_times
+from opensama.apps.edit_checks import Writing, parse_box, parse_range, parse_regions, parse_times
 from opensama.values import EditRequest, UserError, Video
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from opensama.models.registry import ModelEntry
     from opensama.pipeline.editor import Editor
+    from opensama.pipeline.split import Splitting
 
 FLAG = Parameter(negative=())
 
@@ -71,6 +72,15 @@ class EditSettings:
     model_fps
         Let the model see only so many frames a second, such as the 16 that Wan's models were trained with, and carry
         what it changed to the frames between. By default it sees all.
+    split
+        Take several edits in one instruction ("Remove the ball and add snow.") apart and make them one after the other.
+        rules: by verbs, commas and and, asking nobody. Or the address of an OpenAI-compatible server, as for enhance,
+        whose language model says which edits these are. off: the instruction is told as it is.
+    one_pass
+        Make these edits in one pass of the model, within the regions of all, in place of one after the other.
+    regions
+        Where one of these edits may change anything: N:X,Y,W,H or N:FILE, a box or a mask for the Nth edit, from 1 on;
+        give it again for others. An edit without one may change what mask or box say, else everything.
     enhance
         The address of an OpenAI-compatible server, such as http://localhost:8000/v1 (key in OPENAI_API_KEY), with a
         model that sees pictures: it is shown three frames of the video, and puts the instruction into words that the
@@ -121,6 +131,9 @@ class EditSettings:
     references: Annotated[tuple[Path, ...], Parameter(name="--reference", negative=(), show_default=False)] = ()
     task: str | None = None
     model_fps: float | None = None
+    split: str = "off"
+    one_pass: Annotated[bool, FLAG] = False
+    regions: Annotated[tuple[str, ...], Parameter(name="--region", negative=(), show_default=False)] = ()
     enhance: str | None = None
     enhance_model: str | None = None
     compare: Annotated[bool, FLAG] = False
@@ -159,14 +172,15 @@ class EditSettings:
         that is wrong whatever the video holds."""
         from opensama.media.video_io.edit_record import check_record
 
-        if self.enhance_model is not None and self.enhance is None:
+        splitting = self.splitting
+        if self.enhance_model is not None and self.enhance is None and not splitting.asks:
             raise UserError("No server was named for `enhance_model`: give its address with `enhance`.")
         check_record(self.record)
         if (self.certificate is None) != (self.certificate_key is None):
             raise UserError("To sign, give both `certificate` and `certificate_key`.")
         if self.certificate is not None and not self.credentials:
             raise UserError("`certificate` is to sign with: add `credentials=True`.")
-        return EditRequest(
+        request = EditRequest(
             video,
             instruction,
             seed=self.seed,
@@ -185,15 +199,31 @@ class EditSettings:
             preserve=self.preserve,
             background=self.background,
             alpha=self.alpha,
+            one_pass=self.one_pass,
         )
+        return splitting.by_rules(request)
+
+    @property
+    def splitting(self) -> Splitting:
+        """How the instruction is split. UserError for what is none."""
+        from opensama.pipeline.split import Splitting
+
+        return Splitting(self.split, parse_regions(self.regions), self.one_pass, self.enhance_model)
+
+    @property
+    def masks(self) -> list[Path]:
+        """The files of masks, of all or of single edits."""
+        own = (region for region in parse_regions(self.regions).values() if isinstance(region, Path))
+        return [*filter(None, (self.mask,)), *own]
 
     def completed(self, request: EditRequest, model: str, anyway: bool) -> EditRequest:
-        """The request, its video being read, checked against the model; its instruction rewritten where that is asked
-        for."""
+        """The request, its video being read, checked against the model; its instruction split by a server and rewritten
+        where that is asked for."""
         from opensama.models.registry import find
         from opensama.pipeline.request_checks import check_family
 
         check_family(find(model), request, anyway)
+        request = self.splitting.by_server(request, model, anyway)
         if self.enhance is None:
             return request
         from opensama.pipeline.enhance import enhanced, enhancer_at

@@ -28,6 +28,7 @@ _OPTIONS = {
     "columns": "--column",
     "data.manifest": "--data",
     "references": "--reference",
+    "regions": "--region",
 }  # settings that have another name in Python
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from opensama.apps.batch_table import value_of
 from opensama.apps.edit import edit_command
+from opensama.apps.edit_checks import parse_regions
 from opensama.apps.edit_settings import EditSettings, LoadSettings
 from opensama.apps.jobs.words import SETTINGS
 from opensama.runtime import lora_and_scale
@@ -107,11 +108,24 @@ def _settings(file: Path, told: Mapping[str, Any], beside: Sequence[Path]) -> Ed
             found[name] = tuple(_found(file, one, beside, "reference") for one in value)
             for path, one in zip(found[name], value, strict=True):
                 _check_same(path, one)
-        elif name in SETTINGS:
+        elif name == "regions" and isinstance(value, list):
+            found[name] = tuple(_region(file, one, beside) for one in value)
+        elif name in SETTINGS and not (name == "split" and value != "rules"):  # never an address
             found[name] = value_of(name, value)
         else:
             raise UserError(f"{file} was made with the setting {str(name)[:40]!r}, which this version does not know.")
     return EditSettings(**found)
+
+
+def _region(file: Path, told: object, beside: Sequence[Path]) -> str:
+    """A box or a mask of one edit, as the command takes it."""
+    if isinstance(told, str) and all(isinstance(one, tuple) for one in parse_regions([told]).values()):
+        return told
+    if not isinstance(told, dict) or not isinstance(told.get("edit"), int):
+        raise UserError(f"{file} names a region that is none.")
+    path = _found(file, told, beside, "mask")
+    _check_same(path, told)
+    return f"{told['edit']}:{path}"
 
 
 def _found(file: Path, told: object, folders: Sequence[Path], what: str) -> Path:

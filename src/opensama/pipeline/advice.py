@@ -68,11 +68,20 @@ def grain(frame: np.ndarray) -> float:
     return float((4 * middle - light[:-2, 1:-1] - light[2:, 1:-1] - light[1:-1, :-2] - light[1:-1, 2:]).abs().median())
 
 
+def change_sentences(edited: EditedVideo, request: EditRequest) -> list[str]:
+    """Of each edit of a chain how much it changed, and last of all together."""
+    each = zip(request.single_edits(), edited.chain, strict=False)
+    said = [f"{n}. {one.instruction} {change_sentence(after, one)}" for n, (one, after) in enumerate(each, 1)]
+    return [*said, change_sentence(edited, request)]
+
+
 def change_sentence(edited: EditedVideo, request: EditRequest) -> str:
     """`96.2 % of the picture changed`, or of the mask or the box, and what to do where that is as good as nothing."""
     free = (
         "the box" if request.box is not None else "the picture" if request.mask is None else "what the mask leaves free"
     )
+    if request.edits and all(edit.box is not None or edit.mask is not None for edit in request.edits):
+        free = "what the regions leave free"
     said = f"{100 * edited.changed:.1f} % of {free} changed"
     if edited.changed >= HARDLY:
         return said

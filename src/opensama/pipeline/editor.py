@@ -8,12 +8,11 @@ asked for, one at a time, so a long full-HD clip needs the memory of one window 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,18 +42,24 @@ from opensama.pipeline.memory import (
 from opensama.pipeline.memory_plans import MemoryPlan, plans_for
 from opensama.pipeline.part_store import PartStore, StoredRows
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
-from opensama.pipeline.previews import LatentPreview, frame_picture
+from opensama.pipeline.previews import EditReporter, LatentPreview
 from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download, unpacked, weighed
 from opensama.pipeline.sharing import Alone, join_for_edits, share_edits
 from opensama.pipeline.speed import SPEED_MODES, step_cache, steps_of
+from opensama.pipeline.split import Splitting
 from opensama.pipeline.unfinished import Unfinished, identity_of
 from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditedVideo, EditRequest, Progress, Span, Video
 from opensama.vlm import Vlm
 
+if TYPE_CHECKING:
+    from opensama.pipeline.split import Region
+
 _T = TypeVar("_T")
+_Triple = tuple[np.ndarray, np.ndarray, Tensor | None]
+_StoreOf = Callable[[tuple[int, int], int, int], PartStore]
 KEPT = 7
 """Numbers that are kept for one of the source's latents at most: it, a velocity, what a solver of two orders knows."""
 
@@ -82,6 +87,9 @@ def edit(
     background: str = "white",
     alpha: str = "flatten",
     enhance: str | Vlm | None = None,
+    split: str | Vlm = "off",
+    one_pass: bool = False,
+    regions: Mapping[int, Region] | None = None,
     progress: Callable[[Progress], None] | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -101,8 +109,10 @@ def edit(
     What can be wrong is said, and what a person should know of how the video was read and of the model goes to
     `notice`, before the model is loaded. UserError also for words that a model of few words does not know, and where
     this machine is too small for the model, unless `anyway`. `enhance` is the address of a server, or a `Vlm`, that
-    first puts the instruction into words that the model was trained with; these go to `notice` too. A `model` that is
-    an `Editor` is loaded already, and the settings of loading say nothing. An edit that was broken off goes on where
+    first puts the instruction into words that the model was trained with; these go to `notice` too. `split` takes
+    several edits in one instruction apart, by "rules" or as such a server says, and makes them one after the other, or
+    in `one_pass`; `regions` limit single ones, by number from 1 on, see `opensama.pipeline.split`. A `model` that is an
+    `Editor` is loaded already, and the settings of loading say nothing. An edit that was broken off goes on where
     `unfinished` kept it.
     """
     if isinstance(model, Editor):
@@ -131,15 +141,19 @@ def edit(
         preserve=preserve,
         background=background,
         alpha=alpha,
+        one_pass=one_pass,
         progress=progress,
     )
+    splitting = Splitting(split, regions or {}, one_pass)
+    request = splitting.by_rules(request)
     check_family(entry, request, anyway)
     asked = check_request(request)
     check_family(entry, asked, anyway)
+    asked = splitting.by_server(asked, name, anyway)
     if enhance is not None:
         asked = enhanced(asked, name, enhancer_at(enhance) if isinstance(enhance, str) else enhance, anyway=anyway)
     notes = asked.video.notes if isinstance(asked.video, Video) else ()
-    said = politeness_note(name, left_out), enhanced_note(asked)
+    said = politeness_note(name, left_out), splitting.note(asked), enhanced_note(asked)
     for note in filter(None, (*notes, *said, *advice(entry, asked))):
         notice(note)
     editor = loaded or load(
@@ -237,12 +251,40 @@ class Editor:
         """
         video = source_of(request)
         check_family(self.entry, replace(request, video=video), self.anyway)
+        store = self._store_of(request, video, unfinished)
+        start, stop = request.frame_range(video)
+        if request.edits and not request.one_pass:
+            edited = self._chain(request, video, store)
+        else:
+            edited = self._edit(request, video, partial(store, (0, 1)))
+        if (start, stop) != (0, video.frame_count):
+            edited = replace(edited, span=Span(video, start, stop))
+        part = {"shows": "only a part of its source"} if video.is_clip else {}
+        edited = replace(edited, record=self._record(request) | part)
+        return edited if request.alpha == "keep" else replace(edited, transparency=None)
+
+    def _chain(self, request: EditRequest, video: Video, store: _StoreOf) -> EditedVideo:
+        """Each edit over the result of the one before, whose frames are made again when they are asked for."""
+        singles, made = request.single_edits(), list[EditedVideo]()
+        for number, single in enumerate(singles):
+            edit, tell = (number, len(singles)), request.progress
+            single = replace(single, progress=None if tell is None else partial(_tell_of_chain, tell, edit))
+            made.append(self._edit(single, made[-1] if made else video, partial(store, edit)))
+        last, limits = made[-1], limits_of(request, video)
+
+        def triples(first: int, stop: int) -> Iterator[_Triple]:
+            return zip(video.frames(first, stop), last.frames(first, stop), limits(first, stop), strict=True)
+
+        changes = Changes(triples, *request.frame_range(video))
+        return EditedVideo.of(last, changes.share, self.unknown_words(request.instruction), tuple(made))
+
+    def _edit(self, request: EditRequest, video: Video, store: Callable[[int, int], PartStore]) -> EditedVideo:
         start, stop = request.frame_range(video)
         limits = limits_of(request, video)
         with self.pipeline.freed():
-            carrier = self._within_memory(partial(self._small_edit, request, video, start, stop, unfinished))
+            carrier = self._within_memory(partial(self._small_edit, request, video, start, stop, store))
 
-        def triples(first: int, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor | None]]:
+        def triples(first: int, last: int) -> Iterator[_Triple]:
             weights = limits(first, last)
             for index, source in enumerate(video.frames(first, last), first):
                 limit = next(weights)
@@ -255,13 +297,15 @@ class Editor:
                 changes.see(index, source, frame, limit)
                 yield frame
 
-        made = video.with_frames(frames)
-        if (start, stop) != (0, video.frame_count):
-            made = replace(made, span=Span(video, start, stop))
-        part = {"shows": "only a part of its source"} if video.is_clip else {}
-        made = replace(made, record=self._record(request) | part)
-        edited = EditedVideo.of(made, changes.share, self.unknown_words(request.instruction))
-        return edited if request.alpha == "keep" else replace(edited, transparency=None)
+        return EditedVideo.of(video.with_frames(frames), changes.share, self.unknown_words(request.instruction))
+
+    def _store_of(self, request: EditRequest, video: Video, unfinished: Unfinished | None) -> _StoreOf:
+        """Gives the store of one of the request's edits, of a size and so many steps."""
+        if unfinished is None or type(self.pipeline.sharing) is not Alone:  # several would not end at one place
+            return lambda edit, size, steps: PartStore()
+        return lambda edit, size, steps: unfinished.store(
+            identity_of(request, video, self._record(request)), size, steps, edit
+        )
 
     def _record(self, request: EditRequest) -> dict[str, Any]:
         steps = steps_of(request, self.pipeline.defaults)
@@ -289,7 +333,12 @@ class Editor:
                 self._within_memory(self._place)
 
     def _small_edit(
-        self, request: EditRequest, video: Video, start: int, stop: int, unfinished: Unfinished | None
+        self,
+        request: EditRequest,
+        video: Video,
+        start: int,
+        stop: int,
+        stored: Callable[[int, int], PartStore],
     ) -> Compositor:
         """The edit at model size, ready to be carried to full size."""
         pipe, defaults = self.pipeline, self.pipeline.defaults
@@ -303,7 +352,7 @@ class Editor:
         task = request.task or pipe.default_task(plan.frames, len(pictures))
         guidance = pipe.guidance(request.guidance, request.source_guidance, task=task)
         preserve = defaults.preserve if request.preserve is None else request.preserve
-        report = _Reporter(request.progress, plan.frames)
+        report = EditReporter(request.progress, plan.frames)
 
         room = partial(
             enough_memory, pipe._execution_device, self.offload, side=int(area**0.5),
@@ -315,11 +364,7 @@ class Editor:
             text = pipe.encode_text(request.instruction, prefix=prefix)
             negative = pipe.encode_negative(request.negative_prompt, 1, guidance)
         small = (placement.enter(frame) for frame in picked.pick(video.frames(start, stop)))
-        store = PartStore()
-        if unfinished is not None and type(pipe.sharing) is Alone:  # several would not end at one place
-            size = 4 * len(plan) * plan.length * _cells(pipe, placement)
-            identity = identity_of(request, video, self._record(request))
-            store = unfinished.store(identity, KEPT * size, steps)
+        store = stored(KEPT * 4 * len(plan) * plan.length * _cells(pipe, placement), steps)
         with room(decoding=True):
             source = self._encoded(plan, small, store, report)
             placed = (Placement.of_reference(one.shape[1], one.shape[0], area, multiple).enter(one) for one in pictures)
@@ -341,7 +386,7 @@ class Editor:
             kept = preserve or request.model_fps is not None
             return self._decode(plan, picked, placement, latents, source if kept else None, report)
 
-    def _encoded(self, plan: WindowPlan, small: Iterator[Tensor], store: PartStore, report: _Reporter) -> StoredRows:
+    def _encoded(self, plan: WindowPlan, small: Iterator[Tensor], store: PartStore, report: EditReporter) -> StoredRows:
         """The source's windows as latents, which are not encoded again where the store has all of them."""
         pipe = self.pipeline
         if len(StoredRows(store, "source", "latents")) == len(plan):
@@ -361,7 +406,7 @@ class Editor:
         placement: Placement,
         latents: StoredRows,
         source: StoredRows | None,
-        report: _Reporter,
+        report: EditReporter,
     ) -> Compositor:
         pipe, size = self.pipeline, (placement.height, placement.width)
         edited = FrameBuffer(plan.frames, 3, *size)
@@ -386,26 +431,5 @@ def _cells(pipe: EditPipeline, placement: Placement) -> int:
     return pipe.transformer.config.out_channels * placement.height * placement.width // pipe.spatial**2
 
 
-class _Reporter:
-    """Tells the request's callback how far a stage of the edit is, in frames (a picture: in %); hands the value on."""
-
-    def __init__(self, tell: Callable[[Progress], None] | None, frames: int):
-        self.tell = tell
-        self.total, self.unit = (frames, "frames") if frames > 1 else (100, "%")
-        self.stage, self.begun, self.last = "", 0.0, time.monotonic()
-        self.look: Callable[[], Callable[[], np.ndarray]] | None = None
-        """Gives what makes a preview of the edit."""
-
-    def __call__(self, stage: str, value: Any, share: float) -> Any:
-        if stage != self.stage:  # it began where the one before it ended
-            self.stage, self.begun = stage, self.last
-        self.last = time.monotonic()
-        preview: Callable[[], np.ndarray] | None = None
-        if stage == "Decoding":
-            preview = partial(frame_picture, value[:, 0])
-        elif stage == "Editing" and self.look is not None:
-            preview = self.look()
-        if self.tell is not None:
-            done, seconds = round(self.total * share), self.last - self.begun
-            self.tell(Progress(stage, done, self.total, seconds, self.unit, preview))
-        return value
+def _tell_of_chain(tell: Callable[[Progress], None], edit: tuple[int, int], progress: Progress) -> None:
+    tell(replace(progress, stage=f"{progress.stage} {edit[0] + 1} of {edit[1]}", edit=edit))

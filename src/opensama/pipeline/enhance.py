@@ -10,6 +10,7 @@ from opensama.media.frames import eight_bit, fitted, frames_for
 from opensama.models.families import find_family
 from opensama.models.registry import find, known_words_of, unknown_words
 from opensama.pipeline.request_checks import reference_pictures, source_of
+from opensama.pipeline.split_rules import join_edits
 from opensama.values import MAX_INSTRUCTION, EditRequest, UserError
 from opensama.vlm import (
     IMAGE,
@@ -38,8 +39,14 @@ def enhanced(request: EditRequest, model: str | Path, vlm: Vlm, *, anyway: bool 
     """The request with its instruction rewritten for a model; what was said goes into `original_instruction`.
 
     Shown are three frames of what is to be edited, and the references. UserError in one sentence where there is no
-    rewriting to be had; and, unless `anyway`, where a model of few words does not know all of its words.
+    rewriting to be had; and, unless `anyway`, where a model of few words does not know all of its words. Of several
+    edits each is rewritten.
     """
+    if request.edits:
+        said = [enhanced(one, model, vlm, anyway=anyway).instruction for one in request.single_edits()]
+        edits = tuple(replace(edit, instruction=text) for edit, text in zip(request.edits, said, strict=True))
+        original = request.original_instruction or request.instruction
+        return replace(request, edits=edits, instruction=join_edits(said), original_instruction=original)
     question, read = question_for(request, model), partial(read_prompt, model=model, anyway=anyway)
     try:
         try:
@@ -55,7 +62,7 @@ def enhanced(request: EditRequest, model: str | Path, vlm: Vlm, *, anyway: bool 
 
 def enhanced_note(request: EditRequest) -> str:
     """A sentence with what a model is told in place of what was said; nothing where that is the same."""
-    if request.original_instruction is None:
+    if request.original_instruction is None or request.edits:  # which are named one by one
         return ""
     return f"For {request.original_instruction!r} the model is told: {request.instruction}"
 

@@ -8,7 +8,7 @@ PyTorch is imported when weights are asked for: what is wrong with a mask or a b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,7 +41,9 @@ class Limits:
 
 def limits_of(request: EditRequest, video: Video) -> Limits:
     """What limits the edit. UserError for a mask that cannot be read, holds nothing, or has another length or shape
-    than the video."""
+    than the video. Of several edits in one pass the weights are the largest of all."""
+    if request.edits:
+        return _any_of([limits_of(one, video) for one in request.single_edits()], video)
     if request.box is not None:
         return _still(_box(request.box, video))
     if request.mask is None:
@@ -54,6 +56,21 @@ def limits_of(request: EditRequest, video: Video) -> Limits:
 
     read = read_video(Path(request.mask), background="black")
     return _moving(read.frames, read.frame_count, (read.height, read.width), video)
+
+
+def _any_of(several: Sequence[Limits], video: Video) -> Limits:
+    def weights(start: int, stop: int) -> Iterator[Tensor | None]:
+        import torch
+
+        for each in zip(*(one(start, stop) for one in several), strict=True):
+            limited = [weight for weight in each if weight is not None]
+            yield torch.stack(limited).amax(0) if len(limited) == len(each) else None
+
+    def covered() -> float:
+        count = video.frame_count
+        return sum(1.0 if one is None else float(one.mean()) for one in weights(0, count)) / count
+
+    return Limits(weights, covered)
 
 
 def _box(box: tuple[int, int, int, int], video: Video) -> np.ndarray:

@@ -8,7 +8,10 @@ Letters: `w` windows, `c` channels, `t h w` latent time, rows and columns, `H W`
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from torch.nn import functional
 
 from opensama.media.frames import to_frames
 from opensama.pipeline.part_store import PartStore
+from opensama.values import Progress
 
 
 class LatentPreview:
@@ -41,6 +45,31 @@ class LatentPreview:
         x = (store.rows("state", 0, "latents", slice(1)) if begun else noise)[0, :, middle].float().cpu()
         clean = x - sigmas[store.step("velocity", 0)] * v
         return lambda: self.picture(clean)
+
+
+class EditReporter:
+    """Tells the request's callback how far a stage of the edit is, in frames (a picture: in %); hands the value on."""
+
+    def __init__(self, tell: Callable[[Progress], None] | None, frames: int):
+        self.tell = tell
+        self.total, self.unit = (frames, "frames") if frames > 1 else (100, "%")
+        self.stage, self.begun, self.last = "", 0.0, time.monotonic()
+        self.look: Callable[[], Callable[[], np.ndarray]] | None = None
+        """Gives what makes a preview of the edit."""
+
+    def __call__(self, stage: str, value: Any, share: float) -> Any:
+        if stage != self.stage:  # it began where the one before it ended
+            self.stage, self.begun = stage, self.last
+        self.last = time.monotonic()
+        preview: Callable[[], np.ndarray] | None = None
+        if stage == "Decoding":
+            preview = partial(frame_picture, value[:, 0])
+        elif stage == "Editing" and self.look is not None:
+            preview = self.look()
+        if self.tell is not None:
+            done, seconds = round(self.total * share), self.last - self.begun
+            self.tell(Progress(stage, done, self.total, seconds, self.unit, preview=preview))
+        return value
 
 
 def frame_picture(frame: Tensor) -> np.ndarray:

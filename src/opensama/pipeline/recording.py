@@ -13,6 +13,7 @@ from opensama import __version__, runtime
 from opensama.media.video_io.edit_record import file_named, sha256_of
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry
+from opensama.pipeline.split_rules import join_edits, split_by_rules
 from opensama.values import EditRequest
 
 _MOST = 1 << 30
@@ -25,6 +26,7 @@ def record_of(
 ) -> dict[str, Any]:
     """An edit's record: settings by the names that the command has them under, those at their defaults left out."""
     settings: dict[str, Any] = {"seed": request.seed, "steps": steps}
+    instruction = request.instruction
     settings |= {name: value for name in _SETTINGS if (value := getattr(request, name)) is not None}
     if request.frames is not None:
         settings["frames"] = "{}:{}".format(*request.frames)
@@ -34,6 +36,17 @@ def record_of(
         settings["mask"] = _named(request.mask)
     if request.references:
         settings["references"] = [_named(one) for one in request.references]
+    if request.edits:
+        said = tuple(edit.instruction for edit in request.edits)
+        instruction = instruction if split_by_rules(instruction) == said else join_edits(said)
+        settings["split"] = "rules"  # which find these edits in the instruction again
+        regions = list[Any]()
+        for number, edit in enumerate(request.edits, 1):
+            if edit.box is not None:
+                regions.append(f"{number}:{','.join(map(str, edit.box))}")
+            elif edit.mask is not None:
+                regions.append({"edit": number} | _named(edit.mask))
+        settings |= ({"regions": regions} if regions else {}) | ({"one_pass": True} if request.one_pass else {})
     if request.speed != "exact":
         settings["speed"] = request.speed
     if request.background != "white":
@@ -42,7 +55,7 @@ def record_of(
         settings["alpha"] = request.alpha
     return {
         "opensama": __version__, "model": {"name": _model_name(entry), **made_with}, "device": device,
-        "instruction": request.instruction, "settings": settings,
+        "instruction": instruction, "settings": settings,
     }  # fmt: skip
 
 

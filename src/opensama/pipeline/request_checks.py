@@ -29,7 +29,7 @@ def check_request(request: EditRequest, decoded: tuple[int, int] | None = None) 
     """
     video = source_of(request)
     span = request.frame_range(video)
-    limits = limits_of(request, video)
+    limited = [(one, limits_of(one, video)) for one in request.single_edits()]
     check_frames(video, request.progress, decoded or span)
     said = list(video.notes)
     clear = video.transparency
@@ -40,10 +40,10 @@ def check_request(request: EditRequest, decoded: tuple[int, int] | None = None) 
         said.append(
             f"{name} has transparent places, {shown} in the result; `background` chooses, `alpha=keep` keeps them."
         )
-    if request.mask is not None or request.box is not None:
-        said.append(
-            f"The {'box' if request.mask is None else 'mask'} covers {format_share(limits.covered())} of the frame."
-        )
+    for number, (one, limits) in enumerate(limited, 1):
+        if one.mask is not None or one.box is not None:
+            region = f"The {'box' if one.mask is None else 'mask'}{f' of edit {number}' if request.edits else ''}"
+            said.append(f"{region} covers {format_share(limits.covered())} of the frame.")
     reference_pictures(request)
     return replace(request, video=replace(video, notes=tuple(said)))
 

@@ -4,6 +4,7 @@
         about.json                               SHA-256 of source, settings and model; KEY is of these and the name
         lock                                     held by the process that is at work
         source-*, velocity-*, state-*            see `part_store`
+        edit-2/                                  the same of the second edit of a chain, and so on
 
 Of the words that were typed only the SHA-256 is there.
 """
@@ -45,6 +46,7 @@ class Unfinished:
     def __init__(self, out: Path, notice: Callable[[str], object] = print, worth: float = WORTH):
         self.out, self.notice, self.worth = out, notice, worth
         self.folder: Path | None = None
+        self._own = set[Path]()  # folders that this process has begun or gone on with
         self._lock: IO[str] | None = None
         self._begun = time.monotonic()
         self._name = out.name[:57]  # file systems take 255 bytes, and a letter may have four
@@ -62,13 +64,14 @@ class Unfinished:
             self._remove()
             return
         self._unlock()
-        if FolderStore(self.folder).starts("velocity"):
+        if next(self.folder.rglob("velocity-*.safetensors"), None) is not None:
             self.notice(f"What is done of the edit is kept in {self.folder}: the same command goes on from there.")
         else:
             self._remove()
 
-    def store(self, identity: Mapping[str, str], size: int, steps: int) -> PartStore:
-        """The store of an edit of that identity, which takes up to `size` bytes, with what was done of it before.
+    def store(self, identity: Mapping[str, str], size: int, steps: int, edit: tuple[int, int] = (0, 1)) -> PartStore:
+        """The store of an edit of that identity, which takes up to `size` bytes, with what was done of it before;
+        `edit` is which of a chain, whose edits have one identity, and of how many.
 
         UserError where another process is at work on it. In memory where the disk has no room.
         """
@@ -76,9 +79,12 @@ class Unfinished:
         folder = self.out.with_name(f"{self._name}.unfinished-{key}")
         if self.folder is not None and self.folder != folder:  # begun otherwise by this process
             self._remove()
-        new, own = not folder.exists(), self.folder == folder
+        inside = folder / f"edit-{edit[0] + 1}" if edit[0] else folder
+        new, own = not inside.exists(), inside in self._own
+        self._own.add(inside)
         if new:
-            self._tell_others(identity)
+            if inside == folder:
+                self._tell_others(identity)
             free = free_bytes(self.out.parent)
             if free < size:
                 self.notice(
@@ -86,21 +92,22 @@ class Unfinished:
                     f"{free / GB:.1f} GB are free: it is kept in memory, and a kill loses it."
                 )
                 return PartStore()
-            folder.mkdir(parents=True)
+            inside.mkdir(parents=True)
         self._take(folder)
+        which = "this edit" if edit[1] == 1 else f"edit {edit[0] + 1} of {edit[1]}"
         try:
-            store = FolderStore(folder)
+            store = FolderStore(inside)
         except (SafetensorError, KeyError, ValueError):
-            self.notice(f"What was kept of this edit in {folder} is damaged, and it begins anew.")
-            for path in folder.glob("*.safetensors"):
+            self.notice(f"What was kept of {which} in {inside} is damaged, and it begins anew.")
+            for path in inside.glob("*.safetensors"):
                 path.unlink()
-            store = FolderStore(folder)
+            store = FolderStore(inside)
         if new:
             with whole_file(folder / "about.json") as temporary:
                 temporary.write_text(json.dumps(dict(identity), indent=2) + "\n")
         elif (starts := store.starts("velocity")) and not own:
             done = max(0, min(store.step("state", start) for start in starts))
-            self.notice(f"Going on with this edit, which was broken off after {done} of {steps} steps.")
+            self.notice(f"Going on with {which}, which was broken off after {done} of {steps} steps.")
         return store
 
     def _tell_others(self, identity: Mapping[str, str]) -> None:
@@ -140,12 +147,14 @@ class Unfinished:
         assert self.folder is not None
         self._unlock()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._own.clear()
         self.folder = None
 
 
 def identity_of(request: EditRequest, video: Video, record: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of what an edit's numbers hang on: its source, its settings with the words, and the model."""
-    pictures = [one for one in (request.mask, *request.references) if isinstance(one, np.ndarray)]
+    masks = [request.mask, *(edit.mask for edit in request.edits)]
+    pictures = [one for one in (*masks, *request.references) if isinstance(one, np.ndarray)]
     settings = [record["settings"], record["instruction"], [_sha256(one.tobytes()) for one in pictures]]
     model = [record["model"], record["device"], record["opensama"], torch.__version__]
     source = _source_of(video, *request.frame_range(video))
@@ -157,7 +166,7 @@ def identity_of(request: EditRequest, video: Video, record: Mapping[str, Any]) -
 
 
 def _source_of(video: Video, start: int, stop: int) -> str:
-    if video.path is None or not video.path.exists():
+    if video.path is None or not video.path.exists() or video.record is not None:  # frames of no file, or of an edit
         digest = hashlib.sha256()
         for frame in video.frames(start, stop):
             digest.update(frame.tobytes())

@@ -4,11 +4,12 @@ Importing this package costs nothing; numpy is loaded when frames are.
 """
 
 from opensama.values.progress import Cancelled, Progress, UserError, counted, how_many, nearest
-from opensama.values.request import MAX_INSTRUCTION, EditRequest
+from opensama.values.request import MAX_EDITS, MAX_INSTRUCTION, EditRequest, SubEdit
 from opensama.values.shapes import frames_down, frames_up
 from opensama.values.video import ColorInfo, EditedVideo, Span, Transparency, Video, background_color, frame_rate
 
 __all__ = [
+    "MAX_EDITS",
     "MAX_INSTRUCTION",
     "Cancelled",
     "ColorInfo",
@@ -16,6 +17,7 @@ __all__ = [
     "EditedVideo",
     "Progress",
     "Span",
+    "SubEdit",
     "Transparency",
     "UserError",
     "Video",

@@ -46,6 +46,8 @@ class Progress:
     unit: str = ""
     preview: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
     """Makes a small picture `h w 3`, uint8, of what the edit looks like by now, where there is something to see."""
+    edit: tuple[int, int] = (0, 1)
+    """Which edit of a chain is made, from 0 on, and of how many; `stage` says so in words."""
 
     @property
     def fraction(self) -> float:

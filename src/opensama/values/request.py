@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,17 @@ MAX_INSTRUCTION = 2_000
 
 SPEEDS = ("exact", "balanced", "fast")
 """The model's own way, and two that trade quality for time."""
+MAX_EDITS = 10
+"""That one instruction may be split into."""
+
+
+@dataclass(frozen=True, eq=False)
+class SubEdit:
+    """One of the edits that an instruction asks for, with its region; without one it has the request's."""
+
+    instruction: str
+    mask: str | Path | np.ndarray | None = None
+    box: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +68,11 @@ class EditRequest:
     """What shows through transparent places: a CSS name or #rrggbb; not for a Video, which is composed already."""
     alpha: str = "flatten"
     """`keep`: the result has the source's transparency, for .mov and .webm files; `flatten`: none."""
+    edits: Sequence[SubEdit] = ()
+    """What the instruction was split into, two edits or more; see `opensama.pipeline.split`."""
+    one_pass: bool = False
+    """Whether these are made in one pass by the whole instruction, within the regions of all; else they are a chain,
+    each a pass over the result of the one before."""
     original_instruction: str | None = None
     """What a person said, where `instruction` is that in other words, see `opensama.pipeline.enhance`."""
     progress: Callable[[Progress], None] | None = None
@@ -96,21 +112,8 @@ class EditRequest:
             start, stop = whole_numbers("frames", self.frames, "start, stop")
             if not 0 <= start < stop:
                 raise UserError(f"Frames {start}:{stop} are not a range; give A:B with 0 <= A < B.")
-        if self.mask is not None and self.box is not None:
-            raise UserError("A mask and a box were both given; choose one.")
-        if self.box is not None:
-            x, y, width, height = whole_numbers("box", self.box, "x, y, width, height")
-            if min(x, y) < 0 or min(width, height) < 1:
-                raise UserError(f"The box {x},{y},{width},{height} is empty or begins outside; give X,Y,W,H in pixels.")
-        if self.mask is not None and not isinstance(self.mask, str | Path):
-            import numpy as np
-
-            if not isinstance(self.mask, np.ndarray):
-                raise UserError(f"The mask must be a file or a numpy array, not a {type(self.mask).__name__}.")
-            if self.mask.ndim not in (2, 3) or not self.mask.size or self.mask.dtype.kind not in "buif":
-                raise UserError(
-                    f"The mask is {self.mask.dtype} {self.mask.shape}; give numbers or bools, (h, w) or (t, h, w)."
-                )
+        check_region(self.mask, self.box)
+        self._check_edits()
 
     def _check_references(self) -> None:
         if isinstance(self.references, str | Path) or not isinstance(self.references, Sequence):
@@ -125,6 +128,25 @@ class EditRequest:
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype.kind != "u" or not picture.size:
                 raise UserError(f"A reference is {picture.dtype} {picture.shape}; give unsigned integers (h, w, 3).")
 
+    def _check_edits(self) -> None:
+        count = len(self.edits)
+        if count == 1 or count > MAX_EDITS:
+            raise UserError(f"The instruction asks for {count} edits, and 2 to {MAX_EDITS} can be split: say fewer.")
+        for number, edit in enumerate(self.edits, 1):
+            if not edit.instruction.strip():
+                raise UserError(f"Edit {number} of {count} is empty: say what to change, or leave it out.")
+            check_region(edit.mask, edit.box)
+
+    def single_edits(self) -> list[EditRequest]:
+        """A request for each of the edits, of this request's video; itself where it is one."""
+        if not self.edits:
+            return [self]
+        own = [edit if edit.mask is not None or edit.box is not None else self for edit in self.edits]
+        return [
+            replace(self, instruction=edit.instruction, mask=of.mask, box=of.box, edits=())
+            for edit, of in zip(self.edits, own, strict=True)
+        ]
+
     def frame_range(self, video: Video) -> tuple[int, int]:
         """The frames to edit, checked against the video."""
         if self.frames is None:
@@ -133,3 +155,20 @@ class EditRequest:
         if stop > video.frame_count:
             raise UserError(f"Frames {start}:{stop} lie outside the video, which has frames 0:{video.frame_count}.")
         return start, stop
+
+
+def check_region(mask: str | Path | np.ndarray | None, box: Sequence[int] | None) -> None:
+    """UserError for a mask or a box that is none, whatever the video's size."""
+    if mask is not None and box is not None:
+        raise UserError("A mask and a box were both given; choose one.")
+    if box is not None:
+        x, y, width, height = whole_numbers("box", box, "x, y, width, height")
+        if min(x, y) < 0 or min(width, height) < 1:
+            raise UserError(f"The box {x},{y},{width},{height} is empty or begins outside; give X,Y,W,H in pixels.")
+    if mask is not None and not isinstance(mask, str | Path):
+        import numpy as np
+
+        if not isinstance(mask, np.ndarray):
+            raise UserError(f"The mask must be a file or a numpy array, not a {type(mask).__name__}.")
+        if mask.ndim not in (2, 3) or not mask.size or mask.dtype.kind not in "buif":
+            raise UserError(f"The mask is {mask.dtype} {mask.shape}; give numbers or bools, (h, w) or (t, h, w).")

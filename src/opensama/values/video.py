@@ -292,6 +292,8 @@ class EditedVideo(Video):
     """What an edit gives: a video, and what was seen of the edit."""
 
     count: Callable[[], float] = field(default=lambda: 1.0)
+    chain: tuple[EditedVideo, ...] = ()
+    """Where several edits were made one after the other: the video after each of them."""
     unknown_words: tuple[str, ...] = ()
     """Words of the instruction that the model has never been taught: what it made of them is chance."""
 
@@ -304,9 +306,15 @@ class EditedVideo(Video):
         return self.count()
 
     @classmethod
-    def of(cls, video: Video, count: Callable[[], float], unknown_words: tuple[str, ...] = ()) -> EditedVideo:
+    def of(
+        cls,
+        video: Video,
+        count: Callable[[], float],
+        unknown_words: tuple[str, ...] = (),
+        chain: tuple[EditedVideo, ...] = (),
+    ) -> EditedVideo:
         own = {one.name: getattr(video, one.name) for one in fields(Video)}
-        return cls(**own, count=count, unknown_words=unknown_words)
+        return cls(**own, count=count, unknown_words=unknown_words, chain=chain)
 
 
 def frame_rate(fps: Fraction | float) -> Fraction:

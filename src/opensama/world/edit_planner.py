@@ -113,10 +113,13 @@ def _draw(
         source,
         _after(source, changes),
         tuple(
-            EditPart(p.family, p.edited, p.change, _after(source, changes[:i] + changes[i + 1 :]), f"{name}/{i}")
+            EditPart(
+                p.family, p.edited, phrasing.as_sentence(p.text), p.change,
+                _after(source, changes[:i] + changes[i + 1 :]), f"{name}/{i}",
+            )
             for i, p in enumerate(parts)
         ),
-    )
+    )  # fmt: skip
 
 
 def _after(look: StyledScene, changes: Sequence[Change]) -> StyledScene:

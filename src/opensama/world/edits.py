@@ -44,6 +44,7 @@ class EditPart:
 
     family: str
     edited: str  # the object, style, background or word that it is about
+    instruction: str  # what asks for this part alone
     change: Change
     before: StyledScene  # the right answer without this part
     seed: str

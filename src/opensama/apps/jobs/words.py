@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from opensama.apps.batch_table import value_of
 from opensama.apps.edit_checks import check_alpha, default_output
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.limits import JobLimits, Refusal
-from opensama.values import EditRequest, UserError, nearest
+from opensama.values import EditRequest, SubEdit, UserError, nearest
 
 OTHER_NAMES = {
     "num_inference_steps": "steps", "guidance_scale": "guidance", "flow_shift": "shift", "span": "frames",
@@ -25,7 +25,7 @@ OF_SOURCE = ("seconds", "fps", "num_frames", "width", "height")
 SETTINGS = (
     "seed", "steps", "guidance", "shift", "source_guidance", "speed", "negative_prompt", "frames", "begin", "end",
     "size", "box", "task", "model_fps", "preserve", "background", "alpha", "quality", "codec", "even",
-    "record", "credentials",
+    "record", "credentials", "split", "one_pass", "regions",
 )  # fmt: skip
 """Those of `EditSettings` that a request may choose."""
 NO_SETTINGS = ("mask", "references", "compare", "enhance", "enhance_model", "certificate", "certificate_key")
@@ -43,12 +43,14 @@ class Wish:
     n: int
     anyway: bool
     notes: tuple[str, ...]
+    edits: Sequence[SubEdit] = ()
 
     def asked(self, source: str, mask: str | None, references: list[str]) -> dict[str, Any]:
         """As the queue keeps it; files by their names in the job's folder."""
         return {
             "prompt": self.prompt, "n": self.n, "anyway": self.anyway, "notes": list(self.notes), "source": source,
             "settings": asdict(self.settings) | {"mask": mask, "references": references},
+            "edits": [{"instruction": edit.instruction, "box": edit.box} for edit in self.edits],
         }  # fmt: skip
 
 
@@ -87,6 +89,10 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
     settings = EditSettings(**{name: value_of(name, value) for name, value in given.items()})
     if settings.steps is not None and settings.steps > limits.max_steps:
         raise UserError(f"steps must be at most {limits.max_steps} here, not {settings.steps}.")
+    if settings.split not in ("off", "rules"):
+        raise UserError(f"Split is off or rules here, not {settings.split[:40]!r}.")
+    if len(settings.masks):
+        raise UserError("Regions are boxes here, such as 1:40,60,200,200, one for each edit.")
     said, left_out = without_politeness(models[model], prompt)
     request = settings.request(Path("source"), said)
     try:
@@ -96,14 +102,31 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
     check_family(find(models[model]), request, anyway)
     if left_out:
         notes.append(politeness_note(model, left_out))
-    return Wish(model, said, settings, n, anyway, tuple(notes))
+    if split := settings.splitting.note(request):
+        notes.append(split)
+    return Wish(model, said, settings, n, anyway, tuple(notes), request.edits)
 
 
 def chosen_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a job's settings that are not as they are by default, by the names that requests use."""
     plain_ones = asdict(EditSettings())
-    kept = {name: asked["settings"][name] for name in SETTINGS}
+    kept = {name: asked["settings"].get(name, plain_ones[name]) for name in SETTINGS}
+    kept["regions"] = tuple(kept["regions"])
     return {name: value for name, value in kept.items() if value != plain_ones[name]}
+
+
+def edits_of(asked: Mapping[str, Any], status: str, stage: str) -> list[dict[str, Any]]:
+    """A job's edits, where its instruction asks for several, each with what has become of it."""
+    edits = asked.get("edits", [])
+    at = re.search(r" (\d+) of \d+$", stage)
+    now = int(at[1]) if at is not None else len(edits) + 1 if stage.startswith("Writing") else 1
+
+    def state(number: int) -> str:
+        if status != "in_progress" or asked["settings"]["one_pass"]:
+            return status
+        return "completed" if number < now else "in_progress" if number == now else "queued"
+
+    return [edit | {"status": state(number)} for number, edit in enumerate(edits, 1)]
 
 
 @dataclass(frozen=True)
@@ -120,7 +143,8 @@ class StoredWish:
         kept = dict(asked["settings"])
         mask = kept["mask"] and folder / kept["mask"]
         references = tuple(folder / name for name in kept["references"])
-        settings = EditSettings(**kept | {"mask": mask, "references": references})
+        given = {"mask": mask, "references": references, "regions": tuple(kept.get("regions", ()))}
+        settings = EditSettings(**kept | given)
         return cls(folder / asked["source"], asked["prompt"], settings, asked["n"])
 
     def variant(self, index: int) -> EditRequest:

@@ -229,7 +229,7 @@ class JobDisplay(Display):
             self._reported = now
             self._said.add(progress.stage)
             first, last = _SHARES.get(progress.stage.split()[0], (0, 2))
-            share = (first + (last - first) * progress.fraction) / 100
+            share = _of_chain(first + (last - first) * progress.fraction, *progress.edit) / 100
             self.store.report(self.job, progress.stage, int(100 * (self.index + share) / self.job.outputs))
 
     def note(self, text: str) -> None:
@@ -239,6 +239,12 @@ class JobDisplay(Display):
 def took_too_long(seconds: float) -> str:
     """What is said of a job that was ended for its time."""
     return f"The edit took more than {seconds:g} s, and was ended; ask for fewer frames, steps or outputs."
+
+
+def _of_chain(percent: float, edit: int, edits: int) -> float:
+    """Of an output, where an edit alone would be at `percent` and this is one of a chain, from 0 on."""
+    begin, end = _SHARES["Reading"][0], _SHARES["Decoding"][1]
+    return begin + (edit * (end - begin) + percent - begin) / edits if edits > 1 else percent
 
 
 def _kept_figures(wish: StoredWish, result: Path) -> dict[str, float]:

@@ -28,7 +28,7 @@ from opensama.apps.jobs.engine import JobEngine
 from opensama.apps.jobs.limits import Owner, Refusal
 from opensama.apps.jobs.renditions import Rendition
 from opensama.apps.jobs.store import VideoJob
-from opensama.apps.jobs.words import chosen_settings
+from opensama.apps.jobs.words import chosen_settings, edits_of
 from opensama.apps.service.access import OPEN, Access, Gate, problem
 from opensama.apps.service.bodies import read_body, take_named_files
 from opensama.apps.service.metrics import metrics_text
@@ -294,7 +294,7 @@ def _body(engine: JobEngine, job: VideoJob) -> dict[str, Any]:
         "remixed_from_video_id": job.remixed_from, "stage": job.stage, "queue_position": place,
         "num_outputs": job.outputs, "frames": media["frames"], "fps": media["fps"],
         "seed": job.asked["settings"]["seed"],
-        "settings": chosen_settings(job.asked),
+        "settings": chosen_settings(job.asked), "edits": edits_of(job.asked, job.status, job.stage),
         "outputs": [{name: one.get(name) for name in OutputDetail.model_fields} for one in result["outputs"]],
         "notes": result["notes"],
     }  # fmt: skip

@@ -27,6 +27,22 @@ class JobError(BaseModel):
     message: str
 
 
+class EditDetail(BaseModel):
+    """One of several edits that an instruction was split into."""
+
+    instruction: str
+    box: list[int] | None
+    status: Status
+
+
+class EditFigures(BaseModel):
+    """What one of them did to an output."""
+
+    instruction: str
+    changed: float | None = Field(description="Share of the picture, of its box, that changed; null in one pass.")
+    box: list[int] | None = None
+
+
 class OutputDetail(BaseModel):
     """One output of a finished job."""
 
@@ -35,6 +51,7 @@ class OutputDetail(BaseModel):
     seconds: float = Field(description="Seconds that the edit took, writing included.")
     changed: float = Field(description="Share of the picture, of the mask or box, that changed visibly.")
     unknown_words: list[str]
+    edits: list[EditFigures] | None = Field(description="Of a split instruction, what each edit changed.")
     kept: float | None = Field(description="Share of the whole picture that looks as it did.")
     kept_db: float | None = Field(description="PSNR of that part against the source, in dB, of the file; at most 99.")
 
@@ -62,6 +79,7 @@ class VideoBody(BaseModel):
     fps: float
     seed: int
     settings: dict[str, Any] = Field(description="What was chosen beside model, prompt and seed.")
+    edits: list[EditDetail] = Field(description="Of a split instruction, in the order in which they are made.")
     outputs: list[OutputDetail]
     notes: list[str] = Field(description="What a person should know: what was left out, what the model cannot do.")
 
@@ -105,6 +123,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "quality": _NUMBER_OR_TEXT, "size": {"type": ["integer", "string"]}, "preserve": {"type": ["boolean", "string"]},
     "even": {"type": ["boolean", "string"]}, "box": {"type": ["string", "array"], "items": {"type": "integer"}},
     "frames": {"type": ["string", "array"], "items": {"type": "integer"}},
+    "split": {"type": "string", "enum": ["off", "rules"], "description": "Take several edits in one prompt apart."},
+    "one_pass": {"type": ["boolean", "string"]},
+    "regions": {"type": ["string", "array"], "items": {"type": "string"}, "description": "N:X,Y,W,H for the Nth edit."},
 }  # fmt: skip
 _SETTINGS: dict[str, Any] = {name: _KINDS.get(name, {"type": "string"}) for name in SETTINGS}
 _SETTINGS |= {
