@@ -19,7 +19,7 @@ def test_every_setting_of_a_request_is_a_parameter_of_edit_and_of_the_command():
     settings = {
         f.name: f.default
         for f in fields(opensama.EditRequest)
-        if f.name not in ("video", "instruction", "original_instruction")
+        if f.name not in ("video", "instruction", "original_instruction", "edits")
     }
     assert {name: parameters[name].default for name in settings} == settings
     flat = inspect.signature(command).parameters

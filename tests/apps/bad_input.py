@@ -33,7 +33,7 @@ from tests.evaluation.benchmarks import make_vie
 from tests.media.broken import CORPUS, broken_in_the_middle
 from tests.ranks import command_from_server
 
-INSTRUCTION = "Make the ball red."
+INSTRUCTION, TWO = "Make the ball red.", "Make the ball red and remove the box."
 GOLDEN = Path(__file__).parents[1] / "golden" / "sama"
 PAGE = """# Broken files and impossible wishes
 
@@ -43,6 +43,10 @@ step and before its folder is made; only a disk that fills up comes later, and t
 What the service says about requests is in [bad-requests.md](bad-requests.md).
 
 """
+
+
+def split(at: Place, instruction: str, *options: str) -> list[str]:
+    return at.edit("clip.mp4", "--split", "rules", *options, instruction=instruction)
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,18 @@ ROWS = [
     ),
     Row("a server that rewrites nothing", lambda at: at.edit("clip.mp4", "--enhance", bad_curation.chatty())),
     Row("a rewriting server that wants another key", lambda at: at.edit("clip.mp4", "--enhance", refusing())),
+    Row("an edit of several that is empty", lambda at: split(at, "Remove the ball;; add snow.")),
+    Row("twenty edits in one instruction", lambda at: split(at, 20 * "Add snow. ")),
+    Row("a region for an edit that is not there", lambda at: split(at, TWO, "--region", "3:0,0,9,9")),
+    Row("a region for the second of one edit", lambda at: split(at, INSTRUCTION, "--region", "2:0,0,9,9")),
+    Row("a region that is none", lambda at: split(at, TWO, "--region", "0,0,9,9")),
+    Row("two regions for one edit", lambda at: split(at, TWO, "--region", "1:0,0,9,9", "--region", "1:0,0,9,8")),
+    Row("an edit's box outside the picture", lambda at: split(at, TWO, "--region", "2:0,0,500,500")),
+    Row("an edit's mask that is not there", lambda at: split(at, TWO, "--region", f"2:{at.files / 'none.png'}")),
+    Row("a region without a split", lambda at: at.edit("clip.mp4", "--region", "1:0,0,9,9")),
+    Row("one pass without a split", lambda at: at.edit("clip.mp4", "--one-pass")),
+    Row("a split that is none", lambda at: at.edit("clip.mp4", "--split", "commas")),
+    Row("a server that splits nothing", lambda at: at.edit("clip.mp4", "--split", bad_curation.chatty())),
     Row("a task of another model", lambda at: at.edit("clip.mp4", "--model", "sama-14b", "--task", "mv2v")),
     Row("a mask that is not there", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "none.png"))),
     Row("a mask that is black", lambda at: at.edit("clip.mp4", "--mask", str(at.files / "black.png"))),

@@ -75,7 +75,7 @@ class Site:
 def site(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     sync_api = pytest.importorskip("playwright.sync_api")
     limits = JobLimits(free_disk=1, max_seconds=2, keep_hours=1)
-    models = {"model": str(folder), "tiny": "tiny"}
+    models = {"model": str(folder), "tiny": "tiny", "bernini-1.3b": "bernini-1.3b"}
     settings = WorkerSettings(tmp_path_factory.mktemp("web"), models, LoadSettings(device="cpu"), limits)
     given = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_api.sync_playwright() as playwright:
@@ -258,6 +258,51 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     assert np.array_equal(*masks)
     assert (masks[0][24, 10:54] == 255).all()
     assert not masks[0][:10].any()
+
+    view.click("#tree .node >> nth=0")  # two edits: all where is painted from frame to frame, one in a file's mask, too
+    view.check("#moving")
+    for _ in range(4):
+        view.locator(".frame").press("ArrowRight")
+    until(view, "/frame [3-6]$/.test(document.querySelector('.controls output').value)")
+    began = int(view.inner_text(".controls output").rpartition(" ")[2])
+    drag([(0.5, 0.1), (0.5, 0.9)])
+    view.fill("#prompt", "make the ball blue and remove the green box")
+    view.fill("#negative", "blurred")
+    view.select_option("#split", "rules")
+    view.wait_for_selector("#edits li >> nth=1")
+    view.select_option("#of", "2")
+    white = np.zeros((48, 64, 3), np.uint8)
+    white[20:40] = 255
+    Video.from_frames(white[None], 1).save(tmp_path / "white.png")
+    view.click("text=Mask from a file")
+    view.set_input_files("#mask-file", tmp_path / "white.png")
+    assert view.inner_text("#edits li >> nth=1") == "Remove the green box. – in a mask of its own"
+    view.click("#whole")
+    view.wait_for_selector("#steps-made li >> nth=1")
+    view.wait_for_selector("#further:visible")
+    both = site.jobs()[-1]
+    asked = both.asked["settings"]
+    assert (asked["split"], asked["regions"], asked["negative_prompt"]) == ("rules", ["2:mask-2.png"], "blurred")
+    assert re.fullmatch(r"Remove the green box\. – changed [\d.]+ %", view.inner_text("#steps-made li >> nth=1"))
+    files = site.service.engine.store.files(both.id)
+    film = read_video(files / "mask.avi").array()[..., 0]
+    assert len(film) == both.media["frames"]
+    assert np.array_equal(film[began - 1], masks[0])
+    assert (film[began:, 10:40, 32] == 255).all()
+    assert not film[began:, :, :20].any()
+    assert np.array_equal(read_video(files / "mask-2.png").array()[0], white)
+
+    assert view.is_hidden("#references")
+    view.select_option("#model", "bernini-1.3b")
+    view.set_input_files("#references", tmp_path / "white.png")
+    view.click("#key-frame")
+    until(view, "document.querySelectorAll('#tree .node').length === 6")
+    sent = site.jobs()[-1]
+    files = site.service.engine.store.files(sent.id)
+    assert sent.asked["settings"]["references"] == ["reference-0.png"]
+    assert np.array_equal(read_video(files / "reference-0.png").array()[0], white)
+    assert np.array_equal(read_video(files / "mask.png").array()[0, ..., 0], film[1])  # of the key frame alone
+    view.select_option("#model", "model")
 
     view.click("#camera")
     view.wait_for_timeout(500)

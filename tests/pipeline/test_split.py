@@ -317,7 +317,7 @@ class TestChain:
 
 def test_a_job_of_the_service_has_them_as_steps():
     wish = read_wish({"prompt": BOTH, "split": "rules", "regions": "1:0,0,8,8"}, {"small": "tiny"}, JobLimits(), False)
-    asked = json.loads(json.dumps(wish.asked("source.mp4", None, [])))
+    asked = json.loads(json.dumps(wish.asked("source.mp4", None, [], [])))
     assert [edit["status"] for edit in edits_of(asked, "queued", "")] == ["queued", "queued"]
     assert edits_of(asked, "in_progress", "Editing 2 of 2") == [
         {"instruction": BALL, "box": [0, 0, 8, 8], "status": "completed"},
@@ -325,4 +325,4 @@ def test_a_job_of_the_service_has_them_as_steps():
     ]
     assert [edit["status"] for edit in edits_of(asked, "in_progress", "Writing result-0.mp4")] == ["completed"] * 2
     assert any(note.startswith("2 edits, one after the other") for note in wish.notes)
-    assert edits_of(json.loads(json.dumps(wish.asked("a", None, []))) | {"edits": []}, "completed", "") == []
+    assert edits_of(json.loads(json.dumps(wish.asked("a", None, [], []))) | {"edits": []}, "completed", "") == []

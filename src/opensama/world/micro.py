@@ -109,8 +109,9 @@ def plan_micro_edit(seed: int | str, family: str | None = None, *, fast: bool = 
         case Swap(new=Thing() as new):
             asked = phrasing.clause(rng, "recolor", "train", old=old.name, color=new.color)
     edited = change.style if isinstance(change, Restyle) else old.name
-    part = MicroPart(family, edited, change, source, f"{name}/0")
-    return EditPlan(family, phrasing.as_sentence(asked), source, change.on(source), (part,))
+    said = phrasing.as_sentence(asked)
+    part = MicroPart(family, edited, said, change, source, f"{name}/0")
+    return EditPlan(family, said, source, change.on(source), (part,))
 
 
 def _change(rng: random.Random, family: str, old: Thing, scene: Scene) -> Swap | Restyle:

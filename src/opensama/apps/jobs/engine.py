@@ -28,8 +28,10 @@ from opensama.apps.jobs.worker import WorkerSettings
 from opensama.apps.jobs.workers import WorkerPool, wait_for_lock
 from opensama.pipeline.batch import ActorShare
 from opensama.pipeline.room import free_bytes
-from opensama.values import UserError
+from opensama.values import MAX_EDITS, UserError
 
+EDIT_MASKS = tuple(f"mask-{number}" for number in range(1, MAX_EDITS + 1))
+"""The files of masks of single edits of a split instruction."""
 _TIDY = 30.0  # seconds between two looks for what has expired
 _HANDOVER = 3.0  # seconds for a service that ends to let go of the folder
 _LOOKS = 2  # files that are looked at at the same time
@@ -143,6 +145,13 @@ class JobEngine:
                 shutil.copyfile(path, place)
         upload.digests.setdefault(name, []).append(f"{job.id}:{path.name}:{frame}")
 
+    def pick_frame(self, upload: Upload, name: str, frame: int) -> None:
+        """Leaves one frame of the last file of a field that is a film; the picture itself of one that is none."""
+        place = upload.files[name][-1]
+        with self._looks:
+            extract_frame(place, frame, place, self.limits, of_film=True)
+        upload.digests[name][-1] += f":{frame}"
+
     def submit(
         self,
         owner: Owner,
@@ -154,11 +163,12 @@ class JobEngine:
     ) -> tuple[VideoJob, bool]:
         """A job of the upload's files and the settings, in the queue; False where this request made it before.
 
-        Files are `video`, `mask` and `references`. Refusal or UserError for all that can be wrong with them.
+        Files are `video`, `mask`, `references` and, for single edits, `mask-1` and so on. Refusal or UserError for all
+        that can be wrong with them.
         """
         self._check_files(upload)
         wish = read_wish(values, self.settings.models, self.limits, self.settings.anyway)
-        said = json.dumps([wish.model, wish.asked("", None, []), upload.digests], sort_keys=True, default=str)
+        said = json.dumps([wish.model, wish.asked("", None, [], []), upload.digests], sort_keys=True, default=str)
         fingerprint = hashlib.sha256(said.encode()).hexdigest()
         if (known := self.store.known_by_key(owner, idempotency_key, fingerprint)) is not None:
             return known, False
@@ -196,7 +206,7 @@ class JobEngine:
 
     def _check_files(self, upload: Upload) -> None:
         for name, found in upload.files.items():
-            if name not in ("video", "mask", "references"):
+            if name not in ("video", "mask", "references", *EDIT_MASKS):
                 raise UserError(f"The file {name[:40]!r} is of no use here; the video is sent as `video`.")
             if len(found) > 1 and name != "references":
                 raise UserError(f"{len(found)} files came as {name}, and an edit takes one.")
@@ -205,13 +215,16 @@ class JobEngine:
 
     def _named(self, upload: Upload) -> dict[str, Any]:
         """Gives the files their names by what they are and hold: source.mp4, mask.png, reference-0.jpg."""
-        names: dict[str, Any] = {"source": "", "mask": None, "references": []}
+        names: dict[str, Any] = {"source": "", "mask": None, "references": [], "regions": []}
         for field_name, found in upload.files.items():
             for place in found:
                 place = with_suffix(place)
                 if field_name == "references":
                     named = place.with_name(f"reference-{len(names['references'])}{place.suffix}")
                     names["references"].append(named.name)
+                elif field_name in EDIT_MASKS:
+                    named = place.with_name(f"{field_name}{place.suffix}")
+                    names["regions"].append(f"{field_name.removeprefix('mask-')}:{named.name}")
                 else:
                     stem = "source" if field_name == "video" else "mask"
                     named = place.with_name(f"{stem}{place.suffix}")

@@ -174,7 +174,7 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
     _check_streams(wish.source, limits)
     video = read_video(wish.source, background=settings.background)
     _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
-    for other in filter(None, (settings.mask, *settings.references)):
+    for other in (*settings.masks, *settings.references):
         _check_streams(other, limits)
         beside = read_video(other)
         _check_limits(beside.width, beside.height, beside.frame_count, float(beside.duration), limits)

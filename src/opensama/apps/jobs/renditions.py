@@ -32,16 +32,19 @@ def rendition(kind: Rendition, folder: Path, asked: dict[str, Any], file: str, l
     return folder / in_a_process(_make, folder, asked, file, kind, seconds=seconds, memory=memory)["file"]
 
 
-def extract_frame(file: Path, frame: int, place: Path, limits: JobLimits) -> None:
-    """One frame of a video as a PNG at `place`. UserError where the video has no such frame."""
+def extract_frame(file: Path, frame: int, place: Path, limits: JobLimits, *, of_film: bool = False) -> None:
+    """One frame of a video as a PNG at `place`, `of_film` only where it has several. UserError where it has no such
+    frame."""
     seconds, memory = limits.inspect_seconds, limits.inspect_memory
-    in_a_process(_extract, file.parent, file.name, frame, str(place), seconds=seconds, memory=memory)
+    in_a_process(_extract, file.parent, file.name, frame, str(place), of_film, seconds=seconds, memory=memory)
 
 
-def _extract(folder: Path, file: str, frame: int, place: str) -> dict[str, Any]:
+def _extract(folder: Path, file: str, frame: int, place: str, of_film: bool) -> dict[str, Any]:
     from opensama.media.video_io import read_video, write_video
 
     video = read_video(folder / file)
+    if of_film and video.frame_count == 1:
+        return {}
     if not 0 <= frame < video.frame_count:
         raise UserError(f"The video has the frames 0 to {video.frame_count - 1}, and no {frame}.")
     picture = Path(place).with_suffix(".png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opensama.apps.batch_table import value_of
-from opensama.apps.edit_checks import check_alpha, default_output
+from opensama.apps.edit_checks import check_alpha, default_output, parse_regions
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.limits import JobLimits, Refusal
 from opensama.values import EditRequest, SubEdit, UserError, nearest
@@ -45,11 +45,12 @@ class Wish:
     notes: tuple[str, ...]
     edits: Sequence[SubEdit] = ()
 
-    def asked(self, source: str, mask: str | None, references: list[str]) -> dict[str, Any]:
+    def asked(self, source: str, mask: str | None, references: list[str], regions: list[str]) -> dict[str, Any]:
         """As the queue keeps it; files by their names in the job's folder."""
         return {
             "prompt": self.prompt, "n": self.n, "anyway": self.anyway, "notes": list(self.notes), "source": source,
-            "settings": asdict(self.settings) | {"mask": mask, "references": references},
+            "settings": asdict(self.settings)
+            | {"mask": mask, "references": references, "regions": [*self.settings.regions, *regions]},
             "edits": [{"instruction": edit.instruction, "box": edit.box} for edit in self.edits],
         }  # fmt: skip
 
@@ -92,7 +93,7 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
     if settings.split not in ("off", "rules"):
         raise UserError(f"Split is off or rules here, not {settings.split[:40]!r}.")
     if len(settings.masks):
-        raise UserError("Regions are boxes here, such as 1:40,60,200,200, one for each edit.")
+        raise UserError("Regions are boxes here, such as 1:40,60,200,200; a mask for an edit is a file, `mask-1`.")
     said, left_out = without_politeness(models[model], prompt)
     request = settings.request(Path("source"), said)
     try:
@@ -143,7 +144,11 @@ class StoredWish:
         kept = dict(asked["settings"])
         mask = kept["mask"] and folder / kept["mask"]
         references = tuple(folder / name for name in kept["references"])
-        given = {"mask": mask, "references": references, "regions": tuple(kept.get("regions", ()))}
+        regions = tuple(
+            f"{number}:{folder / region}" if isinstance(region, Path) else f"{number}:{','.join(map(str, region))}"
+            for number, region in parse_regions(kept.get("regions", ())).items()
+        )
+        given = {"mask": mask, "references": references, "regions": regions}
         settings = EditSettings(**kept | given)
         return cls(folder / asked["source"], asked["prompt"], settings, asked["n"])
 

@@ -22,7 +22,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from opensama.apps.jobs.engine import JobEngine, Upload
+from opensama.apps.jobs.engine import EDIT_MASKS, JobEngine, Upload
 from opensama.apps.jobs.limits import MIB, Owner, Refusal
 from opensama.first_bytes import is_address
 from opensama.values import UserError
@@ -30,6 +30,7 @@ from opensama.values import UserError
 VIDEO = ("video", "input_reference", "video_reference", "source_video")
 """By which a source comes."""
 _FILES = dict.fromkeys(VIDEO, "video") | {"mask": "mask"}
+_FILES |= {name: name for name in EDIT_MASKS}
 _FILES |= dict.fromkeys(("reference", "references", "input_references"), "references")
 _MERGED = ("extra_body", "extra_params")  # settings in a setting, as some servers have it
 _PARTS, _FIELD = 200, MIB  # of a form, and bytes of one that is no file
@@ -235,6 +236,8 @@ def take_named_files(values: dict[str, Any], upload: Upload, owner: Owner) -> st
                 source = job_id if place == "video" else source
             else:
                 _write_address(name, address, upload, place)
+                if (frame := _number(name, one, "frame")) is not None:
+                    upload.engine.pick_frame(upload, place, frame)
     return source
 
 

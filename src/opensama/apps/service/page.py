@@ -18,9 +18,10 @@ from opensama import __version__
 from opensama.apps.jobs.engine import JobEngine
 from opensama.apps.jobs.limits import Refusal
 from opensama.apps.service.access import COOKIE, Access, cookie_of, is_browser, problem
+from opensama.values import MAX_INSTRUCTION
 
-_STATIC = {"web.js": "text/javascript", "work.js": "text/javascript", "compare.js": "text/javascript",
-           "region.js": "text/javascript", "sample.mp4": "video/mp4"}  # fmt: skip
+_STATIC = dict.fromkeys(("web.js", "work.js", "compare.js", "region.js", "edits.js", "avi.js"), "text/javascript")
+_STATIC |= {"sample.mp4": "video/mp4"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; media-src 'self' blob:; "
     "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -81,19 +82,26 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
                 "seconds": limits.max_seconds, "hours": limits.keep_hours}  # fmt: skip
         return JSONResponse({"models": models, "most": most, "examples": EXAMPLES, "keys": bool(access.keys)})
 
+    @app.post("/page/edits", **hidden)
+    async def edits(request: Request) -> Response:
+        """The edits that the rules find in an instruction, which is the request's body."""
+        from opensama.pipeline.split_rules import split_by_rules
+
+        return JSONResponse({"edits": split_by_rules(await _short_text(request, 4 * MAX_INSTRUCTION))})
+
     for name, kind in _STATIC.items():
         data = files("opensama.apps.service").joinpath("static", name).read_bytes()
         app.add_api_route(f"/page/{name}", _sender(data, kind), **hidden)
     return ("/", "/page/session", *(f"/page/{name}" for name in _STATIC))
 
 
-async def _short_text(request: Request) -> str:
+async def _short_text(request: Request, most: int = _KEY) -> str:
     """A body that anybody may send, and therefore a short one."""
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _KEY:
-            raise Refusal("too_large", f"A key has at most {_KEY} bytes.")
+        if len(body) > most:
+            raise Refusal("too_large", f"{'A key' if most == _KEY else 'An instruction'} has at most {most} bytes.")
     return body.decode("utf-8", "replace")
 
 
@@ -108,7 +116,11 @@ def _remember(request: Request, answer: Response, cookie: str) -> None:
 
 def _model_facts(name: str, given: str) -> dict[str, Any]:
     """A model as the page offers it: how many steps it takes by itself, and whether it knows few words."""
+    from opensama.models.families import find_family
     from opensama.models.registry import find, known_words_of
 
     entry = find(given)
-    return {"name": name, "steps": entry.defaults.steps, "few_words": bool(known_words_of(entry))}
+    return {
+        "name": name, "steps": entry.defaults.steps, "few_words": bool(known_words_of(entry)),
+        "references": find_family(entry.family).takes_references,
+    }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from opensama.apps.jobs.engine import EDIT_MASKS
 from opensama.apps.jobs.words import SETTINGS
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -148,8 +149,8 @@ def request_body(source: str | None) -> dict[str, Any]:
     files = {source: _ANY_FILE} if source else {}
     named = {source: _NAMED} if source else {}
     need = ["prompt", *files]
-    beside = {"mask": _ANY_FILE, "references": {"type": "array", "items": _ANY_FILE}}
-    beside_named = {"mask": _NAMED, "references": {"type": "array", "items": _NAMED}}
+    beside = dict.fromkeys(("mask", *EDIT_MASKS), _ANY_FILE) | {"references": {"type": "array", "items": _ANY_FILE}}
+    beside_named = dict.fromkeys(("mask", *EDIT_MASKS), _NAMED) | {"references": {"type": "array", "items": _NAMED}}
     form = {"type": "object", "required": need, "properties": _SETTINGS | files | beside}
     said = {"type": "object", "required": need, "properties": _SETTINGS | named | beside_named}
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": said}}

@@ -31,6 +31,7 @@ export class Compare {
   /* `fault` hears a sentence where neither a file nor its preview can be shown. */
   constructor(root, fault) {
     Object.assign(this, {root, fault, view: "divider", sound: true, fps: 24, still: false, source: null, result: null});
+    this.moved = () => {}; // hears when another frame may be shown
     this.panes = made("div", {class: "panes"});
     this.divider = made("div", {
       class: "divider", role: "slider", tabindex: "0", "aria-label": "Divider between source and result",
@@ -177,6 +178,7 @@ export class Compare {
     this.time.max = over || 1;
     this.time.value = master.currentTime;
     this.time.setAttribute("aria-valuetext", clock(master.currentTime) + " of " + clock(over));
+    this.moved();
     this.says.textContent = clock(master.currentTime) + " / " + clock(over) + ", frame " + this.frameNumber;
     const shown = master.paused ? "play" : "pause";
     if (this.play.dataset.icon !== shown) {

@@ -1,66 +1,118 @@
 "use strict";
-/* A box or painted places on the source's frame, and the first and last frame to edit on a strip. */
+/* The part of the picture that an edit may change: a box, what is painted, or a file; and the frames to edit. */
+import {avi} from "/page/avi.js";
+
 const FILL = "rgba(79, 174, 124, .45)";
+const MOST = 40; // megabytes of a mask
+const HOW = {
+  box: "Drag a box on the picture, or type it in pixels.",
+  mask: "Paint on the picture where the edit may change it.",
+  file: "White may change, black stays: a picture, or a video of as many frames as the clip.",
+};
+
+/* A blob as a data address. */
+export const address = blob => new Promise((good, bad) => {
+  const reader = new FileReader();
+  reader.onload = () => good(reader.result);
+  reader.onerror = () => bad(new Error("The file cannot be read; choose it again."));
+  reader.readAsDataURL(blob);
+});
 
 export class Region {
-  /* `frame` is what the source is shown in; `parts` are the page's own fields. */
-  constructor(frame, parts, changed) {
-    Object.assign(this, {frame, parts, changed, where: "all", width: 0, height: 0});
+  /* `frame` is what the source is shown in; `parts` are the page's own fields; `now` gives the frame that is shown. */
+  constructor(frame, parts, now, changed) {
+    Object.assign(this, {frame, parts, now, changed, where: "all", width: 0, height: 0});
+    this.layers = new Map(); // painted pictures, by the frame from which each holds
+    this.file = null;
     this.canvas = document.createElement("canvas");
     this.canvas.className = "draw";
     this.canvas.hidden = true;
     this.canvas.setAttribute("aria-label", "The source's frame to draw on; a box can be typed, too");
-    this.painted = document.createElement("canvas");
     frame.append(this.canvas);
     this.canvas.addEventListener("pointerdown", event => this.#begin(event));
     this.canvas.addEventListener("pointermove", event => this.#move(event));
     this.canvas.addEventListener("pointerup", () => { this.last = null; this.changed(); });
-    parts.wipe.addEventListener("click", () => { this.#clear(); this.draw(); this.changed(); });
+    parts.wipe.addEventListener("click", () => { this.layers.clear(); this.draw(); this.changed(); });
+    parts.moving.addEventListener("change", () => {
+      const layer = this.#layer();
+      this.layers = new Map(layer ? [[0, layer]] : []);
+      this.draw();
+    });
+    parts.file.addEventListener("change", () => { this.file = parts.file.files[0] || null; this.changed(); });
     for (const field of parts.box) field.addEventListener("input", () => { this.draw(); this.changed(); });
   }
 
   size(width, height) {
     if (width === this.width && height === this.height) return;
     Object.assign(this, {width, height});
-    this.canvas.width = this.painted.width = width;
-    this.canvas.height = this.painted.height = height;
+    this.canvas.width = width;
+    this.canvas.height = height;
+    this.layers.clear();
     this.parts.box.forEach((field, place) => { field.max = place % 2 ? height : width; field.value = ""; });
     this.draw();
   }
 
   choose(where) {
     this.where = where;
+    const chosen = this.parts.choices.find(choice => choice.value === where);
+    chosen.checked = true;
     this.parts.boxes.hidden = where !== "box";
     this.parts.paints.hidden = where !== "mask";
+    this.parts.files.hidden = where !== "file";
     this.parts.how.hidden = where === "all";
-    this.parts.how.textContent = where === "box"
-      ? "Drag a box on the picture, or type it in pixels."
-      : "Paint on the picture where the edit may change it.";
+    this.parts.how.textContent = HOW[where] || "";
     this.draw();
   }
 
-  /* Whether one can draw: where the source alone is shown. */
-  open(may) { this.canvas.hidden = !may || this.where === "all"; }
+  /* What is drawn, to be put back; without it nothing is. */
+  keep() {
+    const {where, layers, file} = this;
+    return {where, layers, file, moving: this.parts.moving.checked, box: this.parts.box.map(field => field.value)};
+  }
 
-  /* What is to be asked: {box}, {mask} as a data address, or nothing; a sentence where it is missing. */
-  asked() {
-    if (this.where === "box") {
-      const values = this.parts.box.map(field => field.value);
-      if (values.some(value => value === "")) throw new Error("Drag a box on the picture first, or choose Everywhere.");
-      return {box: values.join(",")};
+  put({where = "all", layers = new Map(), file = null, moving = false, box = ["", "", "", ""]} = {}) {
+    Object.assign(this, {layers, file});
+    this.parts.moving.checked = moving;
+    this.parts.file.value = ""; // a page may not choose a file; its name is shown beside
+    this.parts.box.forEach((field, place) => { field.value = box[place]; });
+    this.choose(where);
+    if (where === "file" && file) this.parts.how.textContent = `${file.name}. ${HOW.file}`;
+  }
+
+  /* Whether one can draw: where the source alone is shown. */
+  open(may) { this.canvas.hidden = !may || !["box", "mask"].includes(this.where); }
+
+  /* What is to be asked of a kept region, for a clip of so many frames: {box}, {mask} as a data address, or nothing; a
+     sentence where it is missing. */
+  async asked({where, layers, file, box}, frames, fps) {
+    if (where === "box") {
+      if (box.some(value => value === "")) throw new Error("Drag a box on the picture first, or choose Everywhere.");
+      return {box: box.join(",")};
     }
-    if (this.where === "mask") {
-      if (!this.#isPainted()) throw new Error("Paint on the picture first, or choose Everywhere.");
-      return {mask: this.#mask()};
-    }
-    return {};
+    let mask = file;
+    if (where === "mask") {
+      const painted = [...layers].filter(([, layer]) => isPainted(layer)).sort(([a], [b]) => a - b);
+      if (!painted.length) throw new Error("Paint on the picture first, or choose Everywhere.");
+      const pictures = await Promise.all(painted.map(([, layer]) => this.#picture(layer)));
+      mask = pictures[0];
+      if (painted.length > 1 && frames > 1) {
+        const stored = await Promise.all(pictures.map(async one => new Uint8Array(await one.arrayBuffer())));
+        const at = frame => Math.max(0, painted.findLastIndex(([from]) => from <= frame));
+        mask = avi([...Array(frames).keys()].map(frame => stored[at(frame)]), this.width, this.height, fps);
+      }
+    } else if (where !== "file") return {};
+    if (!mask) throw new Error("Choose a mask's file first, or choose Everywhere.");
+    if (mask.size > MOST * 2 ** 20) throw new Error(`The mask has more than ${MOST} MB; make it smaller.`);
+    return {mask: await address(mask)};
   }
 
   draw() {
     const pen = this.canvas.getContext("2d");
     pen.clearRect(0, 0, this.width, this.height);
     if (this.where === "mask") {
-      pen.drawImage(this.painted, 0, 0);
+      const layer = this.#layer();
+      if (!layer) return;
+      pen.drawImage(layer, 0, 0);
       pen.globalCompositeOperation = "source-in";
       pen.fillStyle = FILL;
       pen.fillRect(0, 0, this.width, this.height);
@@ -77,6 +129,12 @@ export class Region {
     }
   }
 
+  /* What is painted for the frame that is shown. */
+  #layer() {
+    const from = [...this.layers.keys()].sort((a, b) => a - b);
+    return this.layers.get(from.findLast(frame => frame <= this.now()) ?? from[0]);
+  }
+
   #at(event) {
     const box = this.canvas.getBoundingClientRect();
     const inside = (share, most) => Math.min(1, Math.max(0, share)) * most;
@@ -89,6 +147,10 @@ export class Region {
   #begin(event) {
     event.stopPropagation();
     this.canvas.setPointerCapture(event.pointerId);
+    const from = this.parts.moving.checked ? this.now() : 0;
+    if (this.where === "mask" && !this.layers.has(from)) {
+      this.layers.set(from, Object.assign(document.createElement("canvas"), {width: this.width, height: this.height}));
+    }
     this.last = this.start = this.#at(event);
     this.#move(event);
   }
@@ -100,7 +162,7 @@ export class Region {
       const box = [Math.min(x, x0), Math.min(y, y0), Math.abs(x - x0), Math.abs(y - y0)].map(Math.round);
       this.parts.box.forEach((field, place) => { field.value = place < 2 ? box[place] : Math.max(1, box[place]); });
     } else {
-      const pen = this.painted.getContext("2d");
+      const pen = this.#layer().getContext("2d");
       pen.strokeStyle = "#fff";
       pen.lineCap = pen.lineJoin = "round";
       pen.lineWidth = this.parts.brush.value / 100 * this.width;
@@ -113,21 +175,18 @@ export class Region {
     this.draw();
   }
 
-  #clear() { this.painted.getContext("2d").clearRect(0, 0, this.width, this.height); }
-  #isPainted() {
-    return this.painted.getContext("2d").getImageData(0, 0, this.width, this.height).data.some(value => value);
-  }
-
-  #mask() {
-    const whole = document.createElement("canvas");
-    whole.width = this.width;
-    whole.height = this.height;
+  /* A layer on black, as a PNG. */
+  #picture(layer) {
+    const whole = Object.assign(document.createElement("canvas"), {width: this.width, height: this.height});
     const pen = whole.getContext("2d");
     pen.fillRect(0, 0, this.width, this.height);
-    pen.drawImage(this.painted, 0, 0);
-    return whole.toDataURL("image/png");
+    pen.drawImage(layer, 0, 0);
+    return new Promise(good => whole.toBlob(good, "image/png"));
   }
 }
+const isPainted = layer => {
+  return layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data.some(value => value);
+};
 
 export class Trim {
   /* `seek` is told the frame under a handle. */

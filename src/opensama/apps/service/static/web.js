@@ -1,14 +1,16 @@
 "use strict";
 /* The page: what is asked, what becomes of it, and the chain of what was made. The queue itself is the server's. */
 import {Compare} from "/page/compare.js";
-import {Region, Trim} from "/page/region.js";
+import {Edits, ofFrame, renderSteps} from "/page/edits.js";
+import {Region, Trim, address} from "/page/region.js";
 import {ask, content, events, upload} from "/page/work.js";
 
 const BUSY = 500, CALM = 3000; // milliseconds between two looks at the jobs
 const by = id => document.getElementById(id);
 const make = (name, values = {}) => Object.assign(document.createElement(name), values);
-const fields = ["prompt", "model", "n", "speed", "steps", "seed", "guidance"].map(by);
+const fields = ["prompt", "split", "model", "n", "speed", "steps", "seed", "guidance", "negative"].map(by);
 const jobs = new Map(), nodes = new Map(), seen = new Map();
+const asks = new Map(); // what was asked, by job; a browser keeps no large mask for long
 const fresh = new Set(); // ids of jobs that were made since the list of jobs was asked for
 let facts = null, base = null, selected = null, pending = 0, timer = 0, drawn = "";
 
@@ -20,7 +22,7 @@ const isKeyFrame = one => {
   return one.frames === 1 && (kept(one.id)?.frame !== undefined || jobs.get(one.remixed_from_video_id)?.frames > 1);
 };
 const percent = share => (100 * share).toFixed(1) + " %";
-const kept = id => JSON.parse(sessionStorage.getItem("ask:" + id) || "null");
+const kept = id => asks.get(id) || JSON.parse(sessionStorage.getItem("ask:" + id) || "null");
 const tell = text => { by("news").textContent = text; };
 const fail = error => {
   by("fault").hidden = !error;
@@ -48,8 +50,16 @@ const guarded = action => async (...given) => {
 const viewer = new Compare(by("viewer"), text => fail(new Error(text)));
 const parts = (...ids) => Object.fromEntries(ids.map(id => [id, by(id)]));
 const sides = [..."xywh"].map(side => by("box-" + side));
+const choices = [...document.querySelectorAll("[name=where]")];
 const region = new Region(
-  viewer.frame, {...parts("boxes", "paints", "how", "wipe", "brush"), box: sides}, () => remember(),
+  viewer.frame,
+  {...parts("boxes", "paints", "files", "how", "wipe", "brush", "moving"), file: by("mask-file"), box: sides, choices},
+  () => (viewer.source ? viewer.frameNumber : 0), () => remember(),
+);
+viewer.moved = () => region.draw();
+const edits = new Edits(
+  {...parts("prompt", "split", "of"), list: by("edits"), row: by("of-row")}, region,
+  () => { remember(); if (facts) render(); },
 );
 const trim = new Trim(
   {...parts("strip", "first", "last", "before", "after", "span"), box: by("trim")},
@@ -63,14 +73,16 @@ const settings = () => {
   const said = {prompt, model: by("model").value, seed: Number(by("seed").value) || 0};
   if (by("speed").value !== "exact") said.speed = by("speed").value;
   for (const name of ["steps", "guidance"]) if (by(name).value !== "") said[name] = Number(by(name).value);
+  if (by("negative").value.trim()) said.negative_prompt = by("negative").value.trim();
   return said;
 };
 /* `frame` is that of a key frame, else undefined; `whole` is what is asked of the clip. */
 const send = async (whole, frame) => {
   const {frames, ...alone} = whole;
   try {
-    const asked = frame === undefined ? whole : {...alone, n: 1, video: {...whole.video, frame}};
+    const asked = frame === undefined ? whole : {...ofFrame(alone, frame), n: 1, video: {...whole.video, frame}};
     const made = await ask("POST", "/v1/videos/edits", asked);
+    asks.set(made.id, {whole, frame});
     try {
       sessionStorage.setItem("ask:" + made.id, JSON.stringify({whole, frame}));
     } catch { /* a mask larger than the browser keeps */ }
@@ -86,7 +98,9 @@ const send = async (whole, frame) => {
 const edit = guarded(async keyFrame => {
   const source = job(base);
   if (!source) throw new Error("Choose a video first: drop one, or try the sample clip.");
-  const whole = {...settings(), ...region.asked(), video: base, n: Number(by("n").value)};
+  await edits.look();
+  const whole = {...settings(), ...await edits.asked(source.frames, source.fps), video: base, n: Number(by("n").value)};
+  if (!by("shown").hidden) whole.references = await Promise.all([...by("references").files].map(address));
   if (trim.span) whole.frames = trim.span;
   await send(whole, keyFrame && source.frames > 1 ? trim.start : undefined);
 });
@@ -165,7 +179,9 @@ const select = choice => {
 const remember = () => {
   const query = new URLSearchParams();
   for (const field of fields) if (field.value && field.value !== field.dataset.plain) query.set(field.id, field.value);
-  if (region.where === "box" && sides[2].value) query.set("box", sides.map(side => side.value).join(","));
+  const boxes = edits.boxes, {where, box} = edits.kept[0];
+  if (where === "box" && box[2]) query.set("box", box.join(","));
+  if (boxes) query.set("regions", boxes);
   if (trim.span) query.set("frames", trim.span);
   const place = selected ? `#${selected.id}/${selected.index}` : "";
   history.replaceState(null, "", (query.size ? "?" + query : location.pathname) + place);
@@ -181,12 +197,9 @@ const recall = () => {
   selected ||= base;
   drawn = "";
   render();
-  if (box.length === 4) {
-    document.querySelector("[name=where][value=box]").checked = true;
-    region.choose("box");
-    box.forEach((value, place) => { sides[place].value = value; });
-    region.draw();
-  }
+  if (box.length === 4) region.put({where: "box", box});
+  if (query.has("regions")) edits.boxes = query.get("regions");
+  edits.look();
   if (span && job(base)) trim.choose(Math.min(span[1], job(base).frames - 1), Math.min(span[2], job(base).frames));
   look(selected);
 };
@@ -238,13 +251,14 @@ const renderReport = one => {
   if (!one || isUpload(one)) return;
   const done = one.status === "completed", key = isKeyFrame(one), output = done ? one.outputs[selected.index] : null;
   by("said").textContent = `${key ? "Key frame: " : ""}“${one.prompt}”`;
+  renderSteps(by("steps-made"), one, output, percent);
   by("running").hidden = isOver(one);
   if (one.status === "in_progress") by("bar").value = one.progress; else by("bar").removeAttribute("value");
   by("stage").textContent = stageOf(one);
   by("failed").hidden = one.status !== "failed";
   by("failed").textContent = one.error ? one.error.message : "";
   by("kept").textContent = output ? keptOf(output) : "";
-  const notes = isOver(one) && !key ? one.notes.filter(note => !/% of .* changed$/.test(note)) : [];
+  const notes = isOver(one) && !key ? one.notes.filter(note => !/% of .* changed$|^\d+ edits, /.test(note)) : [];
   by("notes").replaceChildren(...notes.map(note => make("li", {textContent: note})));
   by("accept").hidden = !done || !key;
   by("reseed").hidden = !isOver(one);
@@ -366,11 +380,13 @@ const begin = async () => {
   by("kind").replaceChildren(...Object.keys(facts.examples).map(kind => option(kind)));
   for (const field of fields) field.dataset.plain = field.value;
   const suit = () => {
-    by("steps").placeholder = facts.models.find(model => model.name === by("model").value)?.steps ?? "";
+    const model = facts.models.find(one => one.name === by("model").value);
+    by("steps").placeholder = model?.steps ?? "";
+    by("shown").hidden = !model?.references;
   };
   const offer = () => by("examples").replaceChildren(...facts.examples[by("kind").value].map(text => {
     const chip = make("button", {type: "button", textContent: text});
-    chip.addEventListener("click", () => { by("prompt").value = text; remember(); });
+    chip.addEventListener("click", () => { by("prompt").value = text; remember(); edits.look(); });
     return chip;
   }));
   by("model").onchange = suit;
@@ -421,7 +437,7 @@ by("camera").addEventListener("click", record);
 viewer.empty.addEventListener("click", () => by("file").click());
 by("file").addEventListener("change", () => take(by("file").files[0]));
 by("ask").addEventListener("input", remember);
-document.querySelectorAll("[name=where]").forEach(choice => choice.addEventListener("change", () => {
+choices.forEach(choice => choice.addEventListener("change", () => {
   region.choose(choice.value);
   if (base && choice.value !== "all") selected = base;
   render();
