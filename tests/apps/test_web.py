@@ -276,14 +276,14 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     Video.from_frames(white[None], 1).save(tmp_path / "white.png")
     view.click("text=Mask from a file")
     view.set_input_files("#mask-file", tmp_path / "white.png")
-    assert view.inner_text("#edits li >> nth=1") == "Remove the green box. – in a mask of its own"
+    assert view.inner_text("#edits li >> nth=1") == "Remove the green box. (in a mask of its own)"
     view.click("#whole")
     view.wait_for_selector("#steps-made li >> nth=1")
     view.wait_for_selector("#further:visible")
     both = site.jobs()[-1]
     asked = both.asked["settings"]
     assert (asked["split"], asked["regions"], asked["negative_prompt"]) == ("rules", ["2:mask-2.png"], "blurred")
-    assert re.fullmatch(r"Remove the green box\. – changed [\d.]+ %", view.inner_text("#steps-made li >> nth=1"))
+    assert re.fullmatch(r"Remove the green box\. \(changed [\d.]+ %\)", view.inner_text("#steps-made li >> nth=1"))
     files = site.service.engine.store.files(both.id)
     film = read_video(files / "mask.avi").array()[..., 0]
     assert len(film) == both.media["frames"]

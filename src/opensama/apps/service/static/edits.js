@@ -32,7 +32,7 @@ export class Edits {
       this.kept.length = Math.min(this.kept.length, found.length + 1);
     }
     this.found = found;
-    this.#show();
+    this.show();
     this.changed();
   }
 
@@ -66,25 +66,26 @@ export class Edits {
     for (const [, number, box] of said.matchAll(/(\d+):([\d,]+)/g)) {
       this.kept[number] = {where: "box", box: box.split(",")};
     }
-    this.#show();
+    this.show();
   }
 
   #choose(number) {
     this.kept[this.at] = this.region.keep();
     this.at = number;
     this.region.put(this.kept[number]);
-    this.#show();
+    this.show();
     this.changed();
   }
 
-  #show() {
+  /* The list of edits, and the choice among them. */
+  show() {
     const {list, of, row} = this.parts;
     row.hidden = !this.several;
     list.hidden = this.parts.split.value === "off" || !this.found.length;
     list.replaceChildren(...this.found.map((text, place) => {
       const one = place + 1 === this.at ? this.region.keep() : this.kept[place + 1];
       const item = Object.assign(document.createElement("li"), {textContent: text || "(empty)"});
-      if (one && one.where !== "all") item.append(` – ${one.where === "box" ? "in a box" : "in a mask"} of its own`);
+      if (one && one.where !== "all") item.append(` (in a ${one.where === "box" ? "box" : "mask"} of its own)`);
       return item;
     }));
     const option = (value, textContent) => Object.assign(document.createElement("option"), {value, textContent});
@@ -107,7 +108,7 @@ export const renderSteps = (place, job, output, percent) => {
   place.replaceChildren(...steps.map(({instruction, status}, number) => {
     const share = output?.edits?.[number]?.changed, item = document.createElement("li");
     const now = {in_progress: "now", queued: "waits", failed: "failed"}[status] || "done";
-    item.textContent = `${instruction} – ${typeof share === "number" ? `changed ${percent(share)}` : now}`;
+    item.textContent = `${instruction} (${typeof share === "number" ? `changed ${percent(share)}` : now})`;
     if (status === "in_progress") item.setAttribute("aria-current", "step");
     item.className = status === "queued" ? "waits" : "";
     return item;

@@ -54,13 +54,11 @@ const choices = [...document.querySelectorAll("[name=where]")];
 const region = new Region(
   viewer.frame,
   {...parts("boxes", "paints", "files", "how", "wipe", "brush", "moving"), file: by("mask-file"), box: sides, choices},
-  () => (viewer.source ? viewer.frameNumber : 0), () => remember(),
+  () => (viewer.source ? viewer.frameNumber : 0), () => { edits.show(); remember(); },
 );
 viewer.moved = () => region.draw();
-const edits = new Edits(
-  {...parts("prompt", "split", "of"), list: by("edits"), row: by("of-row")}, region,
-  () => { remember(); if (facts) render(); },
-);
+const fieldsOfEdits = {...parts("prompt", "split", "of"), list: by("edits"), row: by("of-row")};
+const edits = new Edits(fieldsOfEdits, region, () => { remember(); if (facts) render(); });
 const trim = new Trim(
   {...parts("strip", "first", "last", "before", "after", "span"), box: by("trim")},
   frame => look(base, frame), () => remember(),
@@ -439,6 +437,7 @@ by("file").addEventListener("change", () => take(by("file").files[0]));
 by("ask").addEventListener("input", remember);
 choices.forEach(choice => choice.addEventListener("change", () => {
   region.choose(choice.value);
+  edits.show();
   if (base && choice.value !== "all") selected = base;
   render();
 }));
