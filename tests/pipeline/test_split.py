@@ -134,7 +134,7 @@ class TestWhatIsWrong:
         ("how", "sentence"),
         [
             ({"how": "rule"}, "There is no split 'rule': choose off, rules, or a server's address"),
-            ({"regions": {1: (0, 0, 8, 8)}}, "`regions` are of single edits: add `split=rules`"),
+            ({"regions": {1: (0, 0, 8, 8)}}, "`regions` is for edits of a split instruction: add `split=rules`"),
             ({"one_pass": True}, "`one_pass` is about the edits of a split instruction"),
         ],
     )
@@ -159,7 +159,7 @@ class TestWhatIsWrong:
         assert main(["edit", "none.mp4", BOTH, "--split", "rules", "--region", "3:1,2,3,4"]) == 2
         assert "There is a region for edit 3" in capsys.readouterr().err
         assert main(["edit", "none.mp4", BOTH, "--region", "1:1,2,3,4"]) == 2
-        assert "--region are of single edits: add --split rules" in capsys.readouterr().err
+        assert "--region is for edits of a split instruction: add --split rules" in capsys.readouterr().err
 
 
 class TestServer:

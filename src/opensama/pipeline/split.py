@@ -44,7 +44,7 @@ class Splitting:
             )
         if self.how == "off" and self.regions:
             raise UserError(
-                "`regions` are of single edits: add `split=rules`, or limit the whole instruction by `box` or `mask`."
+                "`regions` is for edits of a split instruction: add `split=rules`, or limit all by `box` or `mask`."
             )
         if self.how == "off" and self.one_pass:
             raise UserError("`one_pass` is about the edits of a split instruction: add `split=rules`.")

@@ -21,7 +21,7 @@ from typing import Any, Self
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.inspection import inspect, inspect_clip, with_suffix
 from opensama.apps.jobs.limits import MIB, Owner, Refusal
-from opensama.apps.jobs.renditions import Rendition, extract_frame, rendition
+from opensama.apps.jobs.renditions import Rendition, extract_frame, leave_frame, rendition
 from opensama.apps.jobs.store import JobStore, NewJob, VideoJob
 from opensama.apps.jobs.words import StoredWish, read_wish
 from opensama.apps.jobs.worker import WorkerSettings
@@ -149,7 +149,7 @@ class JobEngine:
         """Leaves one frame of the last file of a field that is a film; the picture itself of one that is none."""
         place = upload.files[name][-1]
         with self._looks:
-            extract_frame(place, frame, place, self.limits, of_film=True)
+            leave_frame(place, frame, self.limits)
         upload.digests[name][-1] += f":{frame}"
 
     def submit(

@@ -167,30 +167,33 @@ def _address_space(which: str) -> int:
 
 def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) -> dict[str, Any]:
     from opensama.apps.edit_checks import check_job
-    from opensama.media.video_io import read_video
 
     wish = StoredWish.of(asked, folder)
     settings = wish.settings
-    _check_streams(wish.source, limits)
-    video = read_video(wish.source, background=settings.background)
-    _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
+    video = read_checked(wish.source, limits, settings.background)
     for other in (*settings.masks, *settings.references):
-        _check_streams(other, limits)
-        beside = read_video(other)
-        _check_limits(beside.width, beside.height, beside.frame_count, float(beside.duration), limits)
+        read_checked(other, limits)
     job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), span=settings.span)
     settings.completed(job.request, model, asked["anyway"])
     return _found(video, job.source.notes, folder)
 
 
 def _look_at_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
-    from opensama.media.video_io import check_frames, read_video
+    from opensama.media.video_io import check_frames
 
-    _check_streams(folder / name, limits)
-    video = read_video(folder / name)
-    _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
+    video = read_checked(folder / name, limits)
     check_frames(video)
     return _found(video, video.notes, folder)
+
+
+def read_checked(path: Path, limits: JobLimits, background: str = "white") -> Video:
+    """A video from outside, of a kind that its bytes have told. Refusal where it has more than may be of anything."""
+    from opensama.media.video_io import read_video
+
+    _check_streams(path, limits)
+    video = read_video(path, background=background)
+    _check_limits(video.width, video.height, video.frame_count, float(video.duration), limits)
+    return video
 
 
 def _found(video: Video, notes: Iterable[str], folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from opensama.apps.jobs.inspection import in_a_process
+from opensama.apps.jobs.inspection import in_a_process, read_checked, with_suffix
 from opensama.apps.jobs.limits import JobLimits
 from opensama.apps.jobs.words import StoredWish
 from opensama.runtime import whole_file
@@ -32,18 +32,28 @@ def rendition(kind: Rendition, folder: Path, asked: dict[str, Any], file: str, l
     return folder / in_a_process(_make, folder, asked, file, kind, seconds=seconds, memory=memory)["file"]
 
 
-def extract_frame(file: Path, frame: int, place: Path, limits: JobLimits, *, of_film: bool = False) -> None:
-    """One frame of a video as a PNG at `place`, `of_film` only where it has several. UserError where it has no such
-    frame."""
+def extract_frame(file: Path, frame: int, place: Path, limits: JobLimits) -> None:
+    """One frame of a video as a PNG at `place`. UserError where the video has no such frame."""
     seconds, memory = limits.inspect_seconds, limits.inspect_memory
-    in_a_process(_extract, file.parent, file.name, frame, str(place), of_film, seconds=seconds, memory=memory)
+    in_a_process(_extract, file.parent, file.name, frame, str(place), None, seconds=seconds, memory=memory)
 
 
-def _extract(folder: Path, file: str, frame: int, place: str, of_film: bool) -> dict[str, Any]:
+def leave_frame(upload: Path, frame: int, limits: JobLimits) -> None:
+    """Puts one frame of a video from outside in its place; a picture stays. Refusal or UserError for what is wrong with
+    it."""
+    seconds, memory = limits.inspect_seconds, limits.inspect_memory
+    file = with_suffix(upload)
+    in_a_process(_extract, file.parent, file.name, frame, str(upload), limits, seconds=seconds, memory=memory)
+    if not upload.exists():
+        file.rename(upload)
+    file.unlink(missing_ok=True)
+
+
+def _extract(folder: Path, file: str, frame: int, place: str, limits: JobLimits | None) -> dict[str, Any]:
     from opensama.media.video_io import read_video, write_video
 
-    video = read_video(folder / file)
-    if of_film and video.frame_count == 1:
+    video = read_video(folder / file) if limits is None else read_checked(folder / file, limits)
+    if limits is not None and video.frame_count == 1:
         return {}
     if not 0 <= frame < video.frame_count:
         raise UserError(f"The video has the frames 0 to {video.frame_count - 1}, and no {frame}.")
