@@ -206,12 +206,12 @@ def ends_of_torn(state: Path) -> list[tuple[str, str]]:
     return [(entry["out"], entry["outcome"]) for entry in entries if entry["outcome"] == "done"]
 
 
-def until(met: Callable[[], bool], seconds: float = 120) -> None:
-    """Waits for a condition. An error when it is not met in time."""
+def until(met: Callable[[], bool], seconds: float = 120, pause: float = 0.005) -> None:
+    """Waits for a condition, with a pause between two looks. An error when it is not met in time."""
     late = time.monotonic() + seconds
     while not met():
         assert time.monotonic() < late
-        time.sleep(0.005)
+        time.sleep(pause)
 
 
 def test_a_source_that_changes_meanwhile_fails_its_edits(batch, films):

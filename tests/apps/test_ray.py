@@ -72,25 +72,25 @@ def test_an_actor_that_dies_loses_only_its_item(tmp_path: Path) -> None:
 
 
 def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
-    """An edit whose actor is killed in the middle is the one of the command; one that is deleted ends at its next step,
-    and leaves the actor to others; no file stays on the node."""
+    """An edit is the one of the command; one that is deleted ends at its next step, and leaves the actor to others; one
+    whose actor is killed waits for the next, which removes what was left of it: no file stays on a node."""
     out, source = tmp_path / "alone.mp4", clip.rename(clip.with_name("source.mp4"))  # as the service calls it
     asked = {"steps": 6, "preserve": "false", "size": 64}
     options = ["--steps", "6", "--no-preserve", "--size", "64", "--anyway", "--out", str(out), "--model", str(folder)]
     assert main(["edit", str(source), RED, *options]) == 0
     there = sorted(Path(gettempdir()).glob("opensama-worker-*"))
     with serving(settings_for(tmp_path / "service", folder), "alice", share=share_of(1, on_gpu=True)) as service:
-        long = service.edit(source.read_bytes(), **asked | {"steps": 200})["id"]
-        until(lambda: service.job(long)["progress"] > 8)
-        (mine,) = {*Path(gettempdir()).glob("opensama-worker-*")} - {*there}
-        assert (mine / "job" / "source.mp4").read_bytes() == source.read_bytes()
-        service.kill_worker()
-        until(lambda: service.job(long)["status"] == "queued")
-        until(lambda: service.job(long)["progress"] > 8)
-        assert not mine.exists()
-        service.of("alice").delete(f"/v1/videos/{long}").raise_for_status()
-        job = service.edit(source.read_bytes(), **asked)["id"]
+        job, long = (service.edit(source.read_bytes(), **asked | {"steps": steps})["id"] for steps in (6, 200))
         assert service.finished(job)["status"] == "completed"
         assert service.content(job) == out.read_bytes()
-        until(lambda: not [*Path(gettempdir()).glob("opensama-worker-*/job/*")])
-        assert len(service.engine.workers.pids) == 1
+        until(lambda: service.job(long)["progress"] > 8, pause=0.2)
+        service.of("alice").delete(f"/v1/videos/{long}").raise_for_status()
+        killed = service.edit(source.read_bytes(), **asked | {"steps": 200})["id"]
+        until(lambda: service.job(killed)["progress"] > 8, pause=0.2)
+        assert not service.engine.store.files(long).exists()
+        (mine,) = {*Path(gettempdir()).glob("opensama-worker-*")} - {*there}
+        assert [path.name for path in mine.glob("job/source*")] == ["source.mp4"]
+        (pid,) = service.engine.workers.pids
+        service.kill_worker()
+        until(lambda: service.job(killed)["status"] == "queued", pause=0.2)
+        until(lambda: not mine.exists() and service.engine.workers.pids not in ([], [pid]), pause=0.2)
