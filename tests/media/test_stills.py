@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def test_a_picture_of_reserved_length_is_refused(file: str, how: dict[str, Any],
     (tmp_path / file).write_bytes(reserved((tmp_path / file).read_bytes()))
     with pytest.raises(UserError, match="is damaged"):
         read_video(tmp_path / file)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda data: data.replace(b"iloc", b"free"), lambda data: data[: data.index(b"mdat") + 4] + bytes(9999)],
+    ids=["no place of its picture", "nothing but zeros"],
+)
+def test_an_avif_without_a_picture_is_refused(damaged: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """Pillow raises a RuntimeError, which no other of its formats does: at opening, or at decoding."""
+    path = tmp_path / "a.avif"
+    Image.fromarray(NOISE).save(path)
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(RuntimeError, match="Failed to decode"), Image.open(path) as image:
+        image.load()
+    with pytest.raises(UserError, match="is damaged"):
+        read_video(path)
 
 
 def test_a_wrong_checksum_in_a_png_is_refused_and_what_follows_a_jpeg_is_not(tmp_path: Path) -> None:

@@ -85,7 +85,14 @@ Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_le
 
 def create_app(engine: JobEngine, access: Access, page: bool = False) -> Gate:
     """The service over an engine that is open, and with `page` the page for people, too."""
-    app = FastAPI(title="OpenSAMA", version=__version__, docs_url=None, redoc_url=None, responses=_REFUSALS)
+    app = FastAPI(
+        title="OpenSAMA",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses=_REFUSALS,
+        redirect_slashes=False,
+    )
     gate = Gate(app, access, engine.limits, {})
     _handle_errors(app)
     looking = cast(Looking, partial(to_thread.run_sync, limiter=CapacityLimiter(_LOOKERS)))

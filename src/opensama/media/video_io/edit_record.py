@@ -28,6 +28,7 @@ from PIL import Image
 from opensama.media.video_io.containers import FileFormat
 from opensama.media.video_io.member import first_bytes_of, open_file
 from opensama.media.video_io.opening import open_container
+from opensama.media.video_io.stills import PILLOW_RAISES
 from opensama.values import UserError, Video
 
 RECORDS = ("settings", "instruction", "none")
@@ -118,7 +119,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     try:
         with open_file(path) as file, Image.open(file) as image:
             packet = image.info.get("xmp")
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+    except PILLOW_RAISES:
         return None
     return _record_in(packet if isinstance(packet, bytes) else None)
 

@@ -26,6 +26,7 @@ from opensama.media.frames import of_depth
 from opensama.media.video_io.alpha import lifted
 from opensama.media.video_io.edit_record import xmp_of
 from opensama.media.video_io.member import open_file
+from opensama.media.video_io.stills import PILLOW_RAISES
 from opensama.values import UserError, Video
 
 _ENDINGS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -104,7 +105,7 @@ def _beside(path: Path | None) -> tuple[bytes | None, bytes | None]:
             profile, exif = image.info.get("icc_profile"), image.getexif()
             exif.pop(_TURNED, None)
             return profile, exif.tobytes() if len(exif) else None
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+    except PILLOW_RAISES:
         return None, None
 
 

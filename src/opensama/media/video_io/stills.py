@@ -36,6 +36,10 @@ _TURNS = {
     8: (1, False),
 }
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+PILLOW_RAISES = (
+    OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, RuntimeError, Image.DecompressionBombError,
+)  # fmt: skip
+"""What a file that is damaged, or no picture, makes of Pillow: each of its formats has errors of its own."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -85,7 +89,7 @@ def is_film(path: Path) -> bool:
     try:
         with open_file(path) as file, Image.open(file) as image:
             return bool(getattr(image, "is_animated", False))
-    except (OSError, ValueError, SyntaxError):
+    except PILLOW_RAISES:
         return False
 
 
@@ -111,7 +115,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 yield image
     except UserError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PILLOW_RAISES as error:
         head = first_bytes_of(path, 12)
         if head.startswith(_BEGINNINGS) or head[4:] in (b"ftypavif", b"ftypmif1"):
             raise UserError(
@@ -123,7 +127,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _load(image: Image.Image, path: Path) -> None:
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error) as error:
+    except PILLOW_RAISES as error:
         raise UserError(_damaged(path)) from error
 
 
@@ -134,7 +138,7 @@ def _damaged(path: Path) -> str:
 def _orientation(image: Image.Image) -> Orientation:
     try:
         return Orientation(*_TURNS.get(image.getexif().get(0x0112, 1), (0, False)))
-    except (OSError, ValueError, SyntaxError, struct.error):
+    except PILLOW_RAISES:
         return Orientation()
 
 
