@@ -34,9 +34,9 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.fuzz_inputs import PROMPT, Sent, damaged_file, form_body, odd_request, valid_files
-from benchmarks.serve import Served, patiently
+sys.path.insert(0, str(Path(__file__).parent))
+from fuzz_inputs import PROMPT, Sent, damaged_file, form_body, odd_request, valid_file
+from serve import Served, patiently
 
 STATUSES = {200, 206, 400, 401, 403, 404, 405, 413, 416, 422, 429, 503, 507}
 """Those that docs/serve.md names."""
@@ -89,7 +89,7 @@ class Fuzzer:
 
     def jobs(self) -> list[str]:
         """Ids that a request may name: of a clip that was kept, which is put there anew where it was deleted."""
-        parts = [("video", "a.mp4", valid_files()["mp4"])]
+        parts = [("video", "a.mp4", valid_file("mp4"))]
         with self._lock:
             if self.ask(Sent("GET", f"/v1/videos/{self._kept}", [], b""))[0] != 200:
                 self._kept = json.loads(self.ask(_posted("/v1/videos/uploads", cast(Any, parts)))[2])["id"]
@@ -102,7 +102,7 @@ class Fuzzer:
             return "media", _posted("/v1/videos/uploads", [file])
         fields = [("prompt", None, PROMPT.encode()), ("steps", None, b"1"), ("anyway", None, b"1")]
         if lot.random() < 0.15:
-            clip = ("video", "a.mp4", valid_files()["mp4"])
+            clip = ("video", "a.mp4", valid_file("mp4"))
             return "media", _posted("/v1/videos/edits", [*fields, clip, (lot.choice(["mask", "reference"]), "b", data)])
         if lot.random() < 0.3:
             fields.append(lot.choice([("frames", None, b"1:3"), ("box", None, b"0,0,16,16"), ("alpha", None, b"keep")]))
@@ -261,8 +261,9 @@ def _report(
         print(f"| {what} | {value} |")
     for fault in fuzzer.faults[:60]:
         print(fault)
-    for said, many in Counter(re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception)\b.*$", log, re.MULTILINE)).most_common(30):
-        print(f"in the log, {many} times: {said[:300]}")
+    places = re.findall(r'(File "[^"]+", line \d+, in \w+)\n(?:    .*\n)+((?:\w+\.)*\w*(?:Error|Exception)\b.*)', log)
+    for (place, said), many in Counter(places).most_common(30):
+        print(f"in the log, {many} times: {said[:200]} at {place}")
 
 
 if __name__ == "__main__":

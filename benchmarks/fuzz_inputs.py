@@ -23,30 +23,30 @@ PROMPT = "Make the scene look like night."
 # --- media
 
 
+_FILMS = {
+    "mp4": ("mp4", "libx264", "aac"), "mp4 fragments": ("mp4", "libx264", "aac"), "mp4 hevc": ("mp4", "libx265", ""),
+    "mov": ("mov", "prores_ks", "pcm_s16le"), "mov jpeg": ("mov", "mjpeg", "alac"),
+    "mkv": ("matroska", "mpeg4", "flac"), "mkv ffv1": ("matroska", "ffv1", ""),
+    "webm": ("webm", "libvpx-vp9", "libopus"), "avi": ("avi", "mpeg4", "mp2"),
+    "avi jpeg": ("avi", "mjpeg", "pcm_s16le"), "ts": ("mpegts", "mpeg2video", "mp2"),
+    "ts h264": ("mpegts", "libx264", "aac"), "mpg": ("mpeg", "mpeg2video", "mp2"), "flv": ("flv", "flv1", "aac"),
+    "wmv": ("asf", "wmv2", "wmav2"), "gif": ("gif", "gif", ""),
+}  # fmt: skip
+_PICTURES = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP", "still gif": "GIF", "tiff": "TIFF", "avif": "AVIF",
+             "moving webp": "WEBP", "moving png": "PNG"}  # fmt: skip
+KINDS = sorted([*_FILMS, *_PICTURES])
+
+
 @cache
-def valid_files() -> dict[str, bytes]:
-    """A small valid file of each kind, by its name."""
-    kinds = {
-        "mp4": ("mp4", "libx264", "aac"), "mp4 fragments": ("mp4", "libx264", "aac"),
-        "mp4 hevc": ("mp4", "libx265", ""),
-        "mov": ("mov", "prores_ks", "pcm_s16le"), "mov jpeg": ("mov", "mjpeg", "alac"),
-        "mkv": ("matroska", "mpeg4", "flac"),
-        "mkv ffv1": ("matroska", "ffv1", ""), "webm": ("webm", "libvpx-vp9", "libopus"), "avi": ("avi", "mpeg4", "mp2"),
-        "avi jpeg": ("avi", "mjpeg", "pcm_s16le"), "ts": ("mpegts", "mpeg2video", "mp2"),
-        "ts h264": ("mpegts", "libx264", "aac"),
-        "mpg": ("mpeg", "mpeg2video", "mp2"), "flv": ("flv", "flv1", "aac"), "wmv": ("asf", "wmv2", "wmav2"),
-        "gif": ("gif", "gif", ""),
-    }  # fmt: skip
-    found = {name: _film(*kind, fragments="fragments" in name) for name, kind in kinds.items()}
-    for form in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF"):
-        held = io.BytesIO()
-        Image.fromarray(_picture(0)).save(held, form)
-        found[form.lower()] = held.getvalue()
-    for form in ("WEBP", "PNG"):
-        held = io.BytesIO()
-        Image.fromarray(_picture(0)).save(held, form, save_all=True, append_images=[Image.fromarray(_picture(4))])
-        found[f"moving {form.lower()}"] = held.getvalue()
-    return found
+def valid_file(name: str) -> bytes:
+    """A small valid file of one of the kinds."""
+    if name in _FILMS:
+        return _film(*_FILMS[name], fragments="fragments" in name)
+    held, more = io.BytesIO(), {}
+    if name.startswith("moving"):
+        more = {"save_all": True, "append_images": [Image.fromarray(_picture(4))]}
+    Image.fromarray(_picture(0)).save(held, _PICTURES[name], **cast(Any, more))
+    return held.getvalue()
 
 
 def _picture(shift: int) -> np.ndarray:
@@ -82,9 +82,9 @@ def _film(form: str, codec: str, sound: str, fragments: bool) -> bytes:
 @cache
 def packets_of(name: str) -> list[tuple[int, int]]:
     """Where a valid file's packets lie; those of pictures are all behind their heads."""
-    data = valid_files()[name]
+    data = valid_file(name)
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             found = [(packet.pos, packet.size) for packet in container.demux() if packet.pos and packet.size > 8]
     except av.error.FFmpegError:
         found = []
@@ -93,8 +93,8 @@ def packets_of(name: str) -> list[tuple[int, int]]:
 
 def damaged_file(lot: random.Random) -> tuple[str, bytes]:
     """A valid file's name, and the file with one to eight changes, seven of ten within its packets."""
-    name = lot.choice(sorted(valid_files()))
-    data = bytearray(valid_files()[name])
+    name = lot.choice(KINDS)
+    data = bytearray(valid_file(name))
     for _ in range(lot.choice([1, 1, 2, 4, 8])):
         if lot.random() < 0.7:
             at, size = lot.choice(packets_of(name))

@@ -1,10 +1,11 @@
 """`opensama serve` under many clients and under kill -9: is anything lost, mixed up or made twice, and how fast is it?
 
-    python benchmarks/serve.py [--clients 50] [--kills 20] [--model tiny]
+    python benchmarks/serve.py [--clients 50] [--kills 20] [--jobs 1000] [--model tiny]
 
 Each client edits a clip that shows its own number, outside of the box that the edit may change, and reads it in the
 result. Then all do so again while the service or its worker is killed at random moments; who is killed is begun again,
-and clients repeat their requests with the same idempotency keys. Any wrong number ends the run with an error.
+and clients repeat their requests with the same idempotency keys. Any wrong number ends the run with an error. With
+`--jobs` so many more are edited one after another, and the memory of service and worker is looked at on the way.
 """
 
 from __future__ import annotations
@@ -92,9 +93,9 @@ class Served:
         self.begin()
         return "service"
 
-    def memory(self) -> float:
-        """MB that the service itself holds."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+    def memory(self, pid: int | None = None) -> float:
+        """MB that the service itself holds, or another process."""
+        status = Path(f"/proc/{pid or self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", status)
         return int(found[1]) / 1024 if found else 0.0
 
@@ -179,10 +180,51 @@ def gets_a_second(url: str, video_id: str, seconds: float = 5, threads: int = 8)
         return sum(pool.map(lambda _: ask(), range(threads))) / seconds
 
 
+def first_frame(url: str, folder: Path) -> tuple[float, float]:
+    """Seconds from an upload to the edited frame that the page shows first, of a clip of 49 frames of 512x320, and
+    those of the upload alone."""
+    shades = np.linspace(0, 200, 49, dtype=np.uint8)[:, None, None, None]
+    ramp = np.linspace(0, 55, 512, dtype=np.uint8)[None, None, :, None]
+    write_video(Video.from_frames(np.broadcast_to(shades + ramp, (49, 320, 512, 3)), 24), folder / "clip.mp4")
+    with httpx.Client(base_url=url, timeout=300, trust_env=False) as client:
+        begun = time.perf_counter()
+        files = {"video": (folder / "clip.mp4").read_bytes()}
+        kept = client.post("/v1/videos/uploads", files=files).raise_for_status().json()["id"]
+        uploaded = time.perf_counter() - begun
+        job = client.post("/v1/videos/edits", json={"prompt": PROMPT, "video": {"id": kept, "frame": 0}}).json()
+        while job["status"] not in ("completed", "failed"):
+            time.sleep(0.05)
+            job = client.get(f"/v1/videos/{job['id']}").json()
+        assert job["status"] == "completed", job
+        assert client.get(f"/v1/videos/{job['id']}/content").raise_for_status().content
+    return time.perf_counter() - begun, uploaded
+
+
+def memory_over(served: Served, jobs: int, folder: Path) -> dict[int, tuple[float, float]]:
+    """MB of service and worker after so many jobs of one clip, none of which is deleted."""
+    found = {}
+    with httpx.Client(base_url=served.url, timeout=300, trust_env=False) as client:
+        files = {"video": numbered(1, folder / "memory.mp4")}
+        kept = client.post("/v1/videos/uploads", files=files).raise_for_status().json()["id"]
+        for done in range(1, jobs + 1):
+            asked = {"prompt": PROMPT, "video": {"id": kept}, "steps": 1, "seed": done}
+            job = client.post("/v1/videos/edits", json=asked).raise_for_status().json()
+            while job["status"] not in ("completed", "failed"):
+                time.sleep(0.02)
+                job = client.get(f"/v1/videos/{job['id']}").json()
+            assert job["status"] == "completed", job
+            if done in (jobs // 20, jobs // 4, jobs // 2, jobs):
+                (worker,) = served.workers()
+                found[done] = served.memory(), served.memory(worker)
+                print(f"{done} jobs: service and worker {found[done]} MB", file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=0)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -195,11 +237,13 @@ def main() -> None:
             patiently(lambda: client.get("/healthz"))
         answers = time.perf_counter() - begun
         first = edit(served.url, 0, "first", folder)
+        key_frame = first_frame(served.url, folder)
         before = served.memory()
         times = edit_all(served.url, options.clients, "quiet", folder)
         after = served.memory()
         rate = gets_a_second(served.url, jobs_of(served.url)[0]["id"])
 
+        held = memory_over(served, options.jobs, folder) if options.jobs else {}
         over = threading.Event()
 
         def kill() -> None:
@@ -217,7 +261,7 @@ def main() -> None:
             over.set()
             killer.join()
         patiently(lambda: httpx.get(f"{served.url}/healthz", trust_env=False))
-        jobs = jobs_of(served.url)
+        jobs = [job for job in jobs_of(served.url) if job["model"]]  # an upload has none
         text = httpx.get(f"{served.url}/metrics", trust_env=False).text
         served.end()
     figures = {found[1]: float(found[2]) for found in re.finditer(r"^opensama_(\w+)_total (\S+)$", text, re.MULTILINE)}
@@ -232,6 +276,12 @@ def main() -> None:
         "the middle one's": f"{statistics.median(times):.1f} s",
         "`GET` of a job, 8 clients": f"{rate:.0f} a second",
         "memory of the service before and after them": f"{before:.0f} and {after:.0f} MB",
+        "from upload to the first edited frame, 49 frames of 512x320": f"{key_frame[0]:.1f} s",
+        "of it the upload, decoded whole": f"{key_frame[1]:.1f} s",
+        **{
+            f"memory of service and worker after {done:,} jobs more": f"{service:.0f} and {worker:.0f} MB"
+            for done, (service, worker) in held.items()
+        },
         "kill -9 of the service, of a worker": f"{killed.count('service')}, {killed.count('worker')}",
         "edits begun again after a kill": f"{figures['requeued']:.0f}",
         "jobs taken in, and done once": f"{figures['submitted']:.0f}, {figures['completed']:.0f}",

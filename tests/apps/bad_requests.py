@@ -124,7 +124,9 @@ REQUESTS = [
     _edit("more steps than may be", "invalid_value", form(steps="5000")),
     _edit("more variants than may be", "invalid_value", form(n="9")),
     _edit("a model that is not served", "model_not_found", form(model="../../etc")),
+    _edit("a model that is no name", "model_not_found", said(video="data:;base64,AAAA", model={"id": 3})),
     _edit("a box outside the picture", "invalid_media", form(box="0,0,500,9")),
+    _edit("a webhook that nobody has allowed", "invalid_value", form(webhook="https://example.org/x")),
     _edit("frames backwards", "invalid_media", form(span="4:2")),
     _edit("a codec of another kind of file", "invalid_media", form(codec="prores")),
     _edit("transparency of a video without", "invalid_media", form(alpha="keep")),
@@ -213,6 +215,8 @@ COMMANDS: list[tuple[str, Callable[[Place], list[str]], int, str, str]] = [
     ("a port beyond all", serve("--port", "70000"), 2, "", ""),
     ("an address that is not this machine's", serve("--host", "192.0.2.1", "--key", "a:" + "0" * 64), 2, "", ""),
     ("a limit of nothing", serve("--queue", "0"), 2, "", ""),
+    ("a webhook without TLS", serve("--webhook", "http://example.org/x"), 2, "", ""),
+    ("a webhook to this machine", serve("--webhook", "https://127.0.0.1/x"), 2, "", ""),
     ("no time for a job", serve("--job-seconds", "0"), 2, "", ""),
     ("a queue in a file's place", lambda at: ["serve", "--port", "0", "--folder", f"{at.files}/clip.mp4"], 2, "", ""),
 ]

@@ -6,11 +6,12 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2 as httpx
 
@@ -25,6 +26,7 @@ from tests import ranks  # whose list of modules the server of processes imports
 
 assert ranks
 Answer = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass
@@ -105,3 +107,12 @@ def serving(
             service.close()
             server.should_exit = True
             thread.join()
+
+
+def wait_for(what: Callable[[], T], seconds: float = 60) -> T:
+    """What `what()` gives when it gives something."""
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found

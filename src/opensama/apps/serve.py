@@ -41,6 +41,13 @@ class ServiceSettings:
         A file of API keys: a line for each, NAME SHA256, and after it queue=N or rate=N for limits of its own.
     key
         Another such key, as NAME:SHA256; give it again for more.
+    webhook
+        An address that a request may name as its webhook, to be told when its job is over; give it again for more.
+    webhook_secret
+        The file of the secret by which these are signed, made where there is none. By default webhook-secret in the
+        folder.
+    webhook_private
+        Let webhooks be addresses of this machine or its network, and begin with http.
     new_key
         Make a key for this name, add its hash to the file of --keys, print it, and end. It is printed this once.
     anyway
@@ -58,6 +65,9 @@ class ServiceSettings:
     model: Annotated[list[str] | None, Parameter(name=["--model", "-m"], negative=())] = None
     keys: Path | None = None
     key: Annotated[list[str] | None, FLAG] = None
+    webhook: Annotated[list[str] | None, Parameter(negative=())] = None
+    webhook_secret: Path | None = None
+    webhook_private: Annotated[bool, FLAG] = False
     new_key: str | None = None
     anyway: Annotated[bool, FLAG] = False
     ray: Annotated[bool, FLAG] = False
@@ -100,12 +110,15 @@ def run_service(
     if not 0 <= service.port < 65536:
         raise UserError(f"A port is a number from 0 to 65535, not {service.port}.")
     load_settings.check_ray(service.ray, service.workers)
+    from opensama.apps.service.webhooks import check_webhooks
+
+    webhooks = check_webhooks(service.webhook or (), service.webhook_private)
     models = _models(service.model or ["tiny"])
     devices = [one.strip() or None for one in (load_settings.device or "").split(",")]
     _check_models(models, devices, load_settings, service.anyway or service.ray)
     from opensama.apps.jobs.worker import WorkerSettings
 
-    settings = WorkerSettings(service.folder, models, load_settings, limits, service.anyway)
+    settings = WorkerSettings(service.folder, models, load_settings, limits, service.anyway, webhooks)
     return _serve(settings, devices, access, service, page, opens)
 
 
@@ -116,6 +129,7 @@ def _serve(
     from opensama.apps.jobs.engine import JobEngine
     from opensama.apps.jobs.inspection import PRELOADED
     from opensama.apps.service.server import bound_socket, server_for
+    from opensama.apps.service.webhooks import WebhookSender, secret_in
     from opensama.pipeline.batch import ray_cluster, share_of
 
     check_writable_folder(settings.folder, "--folder")
@@ -131,6 +145,10 @@ def _serve(
         multiprocessing.set_forkserver_preload(PRELOADED)  # of the processes that look at uploads
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{bound.getsockname()[1]}/"
+        if settings.webhooks:
+            file = service.webhook_secret or settings.folder / "webhook-secret"
+            stack.enter_context(WebhookSender(engine, secret_in(file), service.webhook_private))
+            print(f"Webhooks are signed by the secret in {file}", flush=True)
         print(f"Serving {', '.join(settings.models)} at {address}{'' if page else 'v1'}", flush=True)
         if opens:
             webbrowser.open(address)

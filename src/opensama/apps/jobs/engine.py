@@ -167,7 +167,8 @@ class JobEngine:
         that can be wrong with them.
         """
         self._check_files(upload)
-        wish = read_wish(values, self.settings.models, self.limits, self.settings.anyway)
+        settings = self.settings
+        wish = read_wish(values, settings.models, self.limits, settings.anyway, settings.webhooks)
         said = json.dumps([wish.model, wish.asked("", None, [], []), upload.digests], sort_keys=True, default=str)
         fingerprint = hashlib.sha256(said.encode()).hexdigest()
         if (known := self.store.known_by_key(owner, idempotency_key, fingerprint)) is not None:

@@ -7,7 +7,6 @@ Writes that must outlive a loss of power wait for the disk; reports of progress 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import sqlite3
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from opensama.apps.jobs.limits import JobLimits, Owner, Refusal
+from opensama.runtime import sync_folder
 from opensama.values import UserError
 
 VERSION = 1  # of the table
@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE UNIQUE INDEX IF NOT EXISTS by_key ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_status ON jobs (status, number);
 CREATE INDEX IF NOT EXISTS by_owner ON jobs (owner, number);
+CREATE TABLE IF NOT EXISTS webhooks (
+  job TEXT PRIMARY KEY, id TEXT NOT NULL, url TEXT NOT NULL, tries INTEGER NOT NULL DEFAULT 0, due REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL);
 """
 _JSON = ("asked", "media", "result")
@@ -96,6 +99,19 @@ class NewJob:
     remixed_from: str | None = None
 
 
+@dataclass(frozen=True)
+class Webhook:
+    """What is to be sent of a job that is over."""
+
+    job: str
+    owner: str
+    id: str
+    """Of the event, which stays the same at every try."""
+    url: str
+    tries: int
+    """Those that have failed."""
+
+
 _COLUMNS = ", ".join(one.name for one in fields(VideoJob))
 
 
@@ -144,6 +160,7 @@ class JobStore:
         """Removes rows that were to be deleted, and folders that no row speaks of. While nobody writes."""
         with self._write(True) as base:
             base.execute("DELETE FROM jobs WHERE status = 'deleted'")
+            base.execute("DELETE FROM webhooks WHERE job NOT IN (SELECT id FROM jobs)")
         known = {row["id"] for row in self._read("SELECT id FROM jobs")}
         for place in (self.folder / "files").iterdir():
             if place.name not in known:
@@ -235,6 +252,7 @@ class JobStore:
             ).rowcount
             if not running:
                 base.execute("DELETE FROM jobs WHERE id = ? AND status != 'deleted'", (job.id,))
+            base.execute("DELETE FROM webhooks WHERE job = ?", (job.id,))
             return bool(running)
 
     def expire(self) -> int:
@@ -246,6 +264,7 @@ class JobStore:
         """What there is to measure: jobs by status, the age of the one that waits longest, and totals of all times."""
         found = {f"jobs_{status}": 0.0 for status in ("queued", "in_progress", "completed", "failed")}
         found |= dict.fromkeys(("submitted", "completed", "failed", "edit_seconds", "requeued"), 0.0)
+        found |= dict.fromkeys(("webhooks_sent", "webhooks_given_up"), 0.0)
         for row in self._read("SELECT status, count(*) AS many FROM jobs WHERE status != 'deleted' GROUP BY status"):
             found[f"jobs_{row['status']}"] = row["many"]
         oldest = self._read("SELECT min(created_at) AS at FROM jobs WHERE status = 'queued'")[0]["at"]
@@ -312,6 +331,12 @@ class JobStore:
             if ended.rowcount:
                 _count(base, status, 1)
                 _count(base, "edit_seconds", now - (job.started_at or now))
+                if url := job.asked.get("webhook"):
+                    event = f"evt_{secrets.token_hex(16)}"
+                    base.execute(
+                        "INSERT OR REPLACE INTO webhooks (job, id, url, due) VALUES (?, ?, ?, ?)",
+                        (job.id, event, url, now),
+                    )
         return bool(ended.rowcount)
 
     def let_go(self, job: VideoJob) -> None:
@@ -341,6 +366,29 @@ class JobStore:
             self.fail(job, "worker_ended", f"The edit ended its worker {tries} times; it is not tried again.", keep)
         for job in deleted:
             self.let_go(job)
+
+    # --- for who tells of it
+
+    def due_webhooks(self, limit: int = 20) -> list[Webhook]:
+        """Those whose time has come, of jobs that are there."""
+        found = self._read(
+            "SELECT job, owner, webhooks.id, url, tries FROM webhooks JOIN jobs ON jobs.id = job "
+            "WHERE due <= ? AND status IN ('completed', 'failed') ORDER BY due LIMIT ?", time.time(), limit,
+        )  # fmt: skip
+        return [Webhook(*row) for row in found]
+
+    def delay_webhook(self, webhook: Webhook, seconds: float) -> None:
+        """A try has failed; the next one is due in so many seconds."""
+        with self._write(True) as base:
+            base.execute(
+                "UPDATE webhooks SET tries = tries + 1, due = ? WHERE job = ?", (time.time() + seconds, webhook.job)
+            )
+
+    def end_webhook(self, webhook: Webhook, how: str) -> None:
+        """It has been sent or given up, which the total of that name counts."""
+        with self._write(True) as base:
+            if base.execute("DELETE FROM webhooks WHERE job = ?", (webhook.job,)).rowcount:
+                _count(base, how, 1)
 
     # --- parts
 
@@ -383,16 +431,6 @@ class JobStore:
                 if self._base.in_transaction:  # a full disk may have ended it already
                     self._base.execute("ROLLBACK")
                 raise
-
-
-def sync_folder(folder: Path) -> None:
-    """A folder's files and their names are on the disk, also for who pulls the plug."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _job(row: sqlite3.Row) -> VideoJob:

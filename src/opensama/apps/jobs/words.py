@@ -44,6 +44,7 @@ class Wish:
     anyway: bool
     notes: tuple[str, ...]
     edits: Sequence[SubEdit] = ()
+    webhook: str | None = None
 
     def asked(self, source: str, mask: str | None, references: list[str], regions: list[str]) -> dict[str, Any]:
         """As the queue keeps it; files by their names in the job's folder."""
@@ -52,13 +53,16 @@ class Wish:
             "settings": asdict(self.settings)
             | {"mask": mask, "references": references, "regions": [*self.settings.regions, *regions]},
             "edits": [{"instruction": edit.instruction, "box": edit.box} for edit in self.edits],
-        }  # fmt: skip
+        } | ({} if self.webhook is None else {"webhook": self.webhook})  # fmt: skip
 
 
-def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobLimits, anyway: bool) -> Wish:
+def read_wish(
+    values: Mapping[str, Any], models: Mapping[str, str], limits: JobLimits, anyway: bool, webhooks: Sequence[str] = ()
+) -> Wish:
     """The settings that a request names, each by its own name or another server's. Refusal or UserError for the rest.
 
-    `models` are the names that may be asked for, the first of them by default, and what each stands for.
+    `models` are the names that may be asked for, the first of them by default, and what each stands for; `webhooks` the
+    addresses.
     """
     from opensama.models.registry import find
     from opensama.models.vocabulary import check_words, politeness_note, without_politeness
@@ -71,7 +75,7 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
             notes.append(f"{name} was left out: a result has its source's own.")
     if re.fullmatch(r"\d+x\d+", str(given.get("size"))):
         notes.append(f"size={given.pop('size')} was left out: a result has its source's own size.")
-    known = ("model", "prompt", "n", "anyway", *SETTINGS)
+    known = ("model", "prompt", "n", "anyway", "webhook", *SETTINGS)
     for name in given:
         if name not in known:
             raise UserError(f"There is no setting {name[:40]!r}: {nearest(name, known)}")
@@ -79,10 +83,13 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
     if not isinstance(prompt, str) or not prompt.strip():
         raise UserError("The prompt is missing: say in `prompt` what to change.")
     model = given.pop("model", next(iter(models)))
-    if model not in models:
+    if not isinstance(model, str) or model not in models:
         raise Refusal(
             "model_not_found", f"The model {str(model)[:80]!r} is not served here; choose {', '.join(models)}."
         )
+    webhook = given.pop("webhook", None)
+    if webhook is not None and webhook not in webhooks:
+        raise UserError("The webhook is not one that this service sends to; ask whoever runs it to allow the address.")
     n = _whole("n", given.pop("n", 1))
     if not 1 <= n <= limits.max_outputs:
         raise UserError(f"n must be from 1 to {limits.max_outputs}, not {n}.")
@@ -105,7 +112,7 @@ def read_wish(values: Mapping[str, Any], models: Mapping[str, str], limits: JobL
         notes.append(politeness_note(model, left_out))
     if split := settings.splitting.note(request):
         notes.append(split)
-    return Wish(model, said, settings, n, anyway, tuple(notes), request.edits)
+    return Wish(model, said, settings, n, anyway, tuple(notes), request.edits, webhook)
 
 
 def chosen_settings(asked: Mapping[str, Any]) -> dict[str, Any]:

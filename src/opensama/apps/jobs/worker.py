@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from opensama.apps.batch_worker import disk_is_full
 from opensama.apps.edit_settings import LoadSettings
 from opensama.apps.jobs.limits import JobLimits, Refusal
-from opensama.apps.jobs.store import JobStore, VideoJob, sync_folder
+from opensama.apps.jobs.store import JobStore, VideoJob
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.apps.progress import Display
 from opensama.pipeline.batch import ActorLost
-from opensama.runtime import whole_file
+from opensama.runtime import sync_folder, whole_file
 from opensama.values import Cancelled, Progress, UserError
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class WorkerSettings:
     load: LoadSettings
     limits: JobLimits
     anyway: bool = False
+    webhooks: tuple[str, ...] = ()
+    """The addresses that a request may name, to be told when its job is over."""
 
     @property
     def keep(self) -> float:

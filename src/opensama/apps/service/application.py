@@ -173,7 +173,7 @@ def _add_videos(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
         owner = _owner(request)
         begin = engine.find(owner, after) if after else None
         found = engine.store.page(owner.name, begin, limit + 1, order == "desc")
-        data = [_body(engine, job) for job in found[:limit]]
+        data = [video_body(engine, job) for job in found[:limit]]
         ids = [one["id"] for one in data] or [None]
         more = len(found) > limit
         return JSONResponse({"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": more})
@@ -276,7 +276,7 @@ async def _events(engine: JobEngine, owner: Owner, video_id: str) -> AsyncIterat
         except Refusal:
             yield f"event: deleted\ndata: {json.dumps({'id': video_id, 'deleted': True})}\n\n"
             return
-        text = json.dumps(await run_in_threadpool(_body, engine, job))
+        text = json.dumps(await run_in_threadpool(video_body, engine, job))
         if text != said:
             said, last = text, time.monotonic()
             yield f"event: {job.status}\ndata: {text}\n\n"
@@ -288,7 +288,7 @@ async def _events(engine: JobEngine, owner: Owner, video_id: str) -> AsyncIterat
         await asyncio.sleep(_LOOK)
 
 
-def _body(engine: JobEngine, job: VideoJob) -> dict[str, Any]:
+def video_body(engine: JobEngine, job: VideoJob) -> dict[str, Any]:
     """A job as clients know it."""
     media, result = job.media, job.result or {"outputs": [], "notes": [*job.asked["notes"], *job.media["notes"]]}
     place = engine.store.place_in_queue(job) if job.status == "queued" else None
@@ -312,7 +312,7 @@ def _second(at: float | None) -> int | None:
 
 
 def _answer(engine: JobEngine, job: VideoJob) -> JSONResponse:
-    body = _body(engine, job)
+    body = video_body(engine, job)
     wait = {"queued": min(5000, 500 * (1 + (body["queue_position"] or 0))), "in_progress": 500}.get(job.status)
     return JSONResponse(body, headers={"openai-poll-after-ms": str(wait)} if wait else None)
 

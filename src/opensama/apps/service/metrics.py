@@ -16,7 +16,8 @@ def _lines(figures: Mapping[str, float], answered: Mapping[int, int], workers: i
     counters = {
         "submitted": "Jobs taken in.", "completed": "Jobs done.", "failed": "Jobs failed.",
         "requeued": "Jobs begun again after their worker had ended.",
-        "edit_seconds": "Seconds that workers were at jobs.",
+        "edit_seconds": "Seconds that workers were at jobs.", "webhooks_sent": "Webhooks that were taken.",
+        "webhooks_given_up": "Webhooks that nobody took.",
     }  # fmt: skip
     for name, words in counters.items():
         yield from _metric(f"opensama_{name}_total", "counter", words, {"": figures[name]})

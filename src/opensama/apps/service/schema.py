@@ -134,6 +134,7 @@ _SETTINGS |= {
     "model": {"type": "string"},
     "n": {"type": ["integer", "string"], "description": "Variants, whose seeds follow one another."},
     "anyway": {"type": ["boolean", "string"], "description": "Edit, though the model does not know all words."},
+    "webhook": {"type": "string", "description": "Told when the job is over: an address that the operator allows."},
     "extra_body": {"type": ["object", "string"], "description": "Any of these, as JSON."},
 }  # fmt: skip
 _NAMED = {
