@@ -200,9 +200,8 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--clients", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, Served(Path(name), options.model) as served:
         folder = Path(name)
-        served = Served(folder, options.model)
         fuzzer = Fuzzer(served.url, options.seed)
         health = f"{served.url}/healthz"
         patiently(lambda: httpx.get(health, trust_env=False))
@@ -224,7 +223,6 @@ def main() -> None:
         time.sleep(2)
         left = len(list((folder / "queue" / "files").iterdir()))
         alive, same = served.process.poll() is None, served.workers() == workers
-        served.end()
         log = (folder / "log").read_text(errors="replace")
     _report(fuzzer, seconds, early or after, after, left, log)
     assert answered == 200, "the service is down"

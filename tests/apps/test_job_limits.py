@@ -34,19 +34,19 @@ def video(clip_file) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "code", "said"),
+    ("function", "given", "seconds", "code", "said"),
     [
-        (time.sleep, 60, "took_too_long", "took more than 0.5 s"),
-        (signal.raise_signal, signal.SIGXCPU, "took_too_long", "took more than 0.5 s"),  # RLIMIT_CPU's
-        (bytearray, 1 << 40, "invalid_media", "wants more than 64 MB"),
-        (signal.raise_signal, signal.SIGKILL, "invalid_media", "more memory than there is"),  # the system's, too
-        (signal.raise_signal, signal.SIGABRT, "invalid_media", "its decoder broke down"),
+        (time.sleep, 60, 0.5, "took_too_long", "took more than 0.5 s"),
+        (signal.raise_signal, signal.SIGXCPU, 60, "took_too_long", "took more than 60 s"),  # RLIMIT_CPU's
+        (bytearray, 1 << 40, 60, "invalid_media", "wants more than 64 MB"),
+        (signal.raise_signal, signal.SIGKILL, 60, "invalid_media", "more memory than there is"),  # the system's, too
+        (signal.raise_signal, signal.SIGABRT, 60, "invalid_media", "its decoder broke down"),
     ],
 )
-def test_each_end_of_a_process_that_looks_at_a_file_has_its_sentence(function, given, code, said):
+def test_each_end_of_a_process_that_looks_at_a_file_has_its_sentence(function, given, seconds, code, said):
     """What is called is the hanging, dying or greedy decoder."""
     with pytest.raises(Refusal, match=said) as refused:
-        in_a_process(function, given, seconds=0.5, memory=64)
+        in_a_process(function, given, seconds=seconds, memory=64)
     assert refused.value.code == code
 
 
@@ -61,7 +61,7 @@ def test_a_large_picture_wants_memory_and_is_not_damaged(tmp_path, suffix, memor
 
 
 def test_a_job_has_its_time(folder, video, tmp_path, monkeypatch):
-    """One that takes too long ends at its next step; a worker that hangs is ended with it; the next job is edited."""
+    """One that takes too long ends at its next step; a worker that hangs is ended; another takes the next job."""
     monkeypatch.setattr(workers, "_LOOK", 0.1)
     monkeypatch.setattr(workers, "_LATE", 0.5)
     settings, owner = settings_for(tmp_path, folder, job_seconds=1), Owner("local")
@@ -81,7 +81,8 @@ def test_a_job_has_its_time(folder, video, tmp_path, monkeypatch):
         os.kill(before, signal.SIGSTOP)
         hung = engine.wait(owner, hung.id, 60)
         assert (hung.status, hung.error_code, hung.crashes) == ("failed", "took_too_long", 0)
-        assert engine.wait(owner, edit(steps=1).id, 60).status == "completed"
+        after = edit(steps=1)
+        wait_for(lambda: engine.find(owner, after.id).started_at)
         assert engine.workers.pids != [before]
 
 
