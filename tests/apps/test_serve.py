@@ -382,7 +382,7 @@ def test_the_command_serves_and_ends(folder, tmp_path, capsys):
     process = command_from_server(["serve", *given], out, err)
     try:
         url = wait_for(lambda: out.exists() and re.search(r"http://127\.0\.0\.1:\d+", out.read_text()))[0]
-        with httpx.Client(base_url=url, trust_env=False) as client:
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
             assert client.get("/v1/models").status_code == 401
             found = client.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).json()["data"]
             assert [one["id"] for one in found] == [folder.name]

@@ -139,6 +139,6 @@ def test_a_webhook_to_this_network_must_be_allowed(name):
 def test_a_request_names_a_webhook_that_is_allowed():
     asked, allowed = {"prompt": RED, "anyway": "1", "webhook": "https://a.example/x"}, ("https://a.example/x",)
     wish = read_wish(asked, {"small": "tiny"}, JobLimits(), False, allowed)
-    assert wish.asked("source.mp4", None, [])["webhook"] == "https://a.example/x"
+    assert wish.asked("source.mp4", None, [], [])["webhook"] == "https://a.example/x"
     with pytest.raises(UserError, match="The webhook is not one that this service sends to"):
         read_wish(asked | {"webhook": "https://a.example/y"}, {"small": "tiny"}, JobLimits(), False, allowed)
