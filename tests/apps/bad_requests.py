@@ -37,6 +37,10 @@ that small files do), and this is what it answered, as `error.message`. Nothing 
 """
 LIMITS = {"max_upload": 1, "max_seconds": 2, "max_pixels": 128 * 128, "max_frames": 20, "max_streams": 4}
 PROMPT = "Make the ball red."
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwCAAAAACEICPDAAAAJ0lEQVR42u3MMREAAAgEoNf+nTWEmwcBqMlNRyAQ"
+    "CAQCgUAgEDwNFnjTAV+xE6eAAAAAAElFTkSuQmCC"
+)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,11 @@ REQUESTS = [
     _edit("a video that is cut off", "invalid_media", form(lambda good: good[:700])),
     _edit("a video with damaged frames", "invalid_media", form(lambda good: good[:1500] + bytes(len(good) - 1500))),
     _edit("a mask that is no picture", "invalid_media", form(mask="data:;base64,AAAA")),
+    _edit("a server that is to split the prompt", "invalid_value", form(split="http://127.0.0.1:1/v1")),
+    _edit("a region of a single edit as a path", "invalid_value", form(split="rules", regions="1:/etc/passwd")),
+    _edit("a region for an edit that is not there", "invalid_value", form(split="rules", regions="2:0,0,8,8")),
+    _edit("a mask for an edit that is not there", "invalid_value", form(**{"split": "rules", "mask-2": PIXEL})),
+    _edit("a frame of a mask that is no picture", "invalid_media", said(mask={"url": "data:;base64,AAAA", "frame": 1})),
     _edit("too long", "too_long", form(film(8, 8, 17))),
     _edit("too many frames", "too_long", form(film(8, 8, 21))),
     _edit("too large frames", "too_many_pixels", form(film(256, 128, 1))),

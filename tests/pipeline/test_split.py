@@ -18,6 +18,7 @@ from opensama.apps.jobs.words import edits_of, read_wish
 from opensama.media.video_io import read_video, write_video
 from opensama.media.video_io.edit_record import read_record
 from opensama.pipeline.editor import Editor
+from opensama.pipeline.enhance import enhanced
 from opensama.pipeline.part_store import FolderStore
 from opensama.pipeline.split import Splitting
 from opensama.pipeline.split_rules import join_edits, split_by_rules
@@ -189,6 +190,18 @@ class TestServer:
         with pytest.raises(UserError, match=sentence):
             Splitting(ScriptedVlm(lambda question: answer)).by_server(request(), "tiny")
 
+    def test_each_is_rewritten_on_its_own(self):
+        """Where `enhance` is asked for, too."""
+
+        def say(question) -> str:
+            (wish,) = (line for line in question.text.splitlines() if line.startswith("Somebody wishes"))
+            return json.dumps({"prompt": wish.upper()})
+
+        found = enhanced(Splitting("rules", {1: (0, 0, 8, 8)}).by_rules(request()), "sama-14b", ScriptedVlm(say))
+        assert [edit.instruction for edit in found.edits] == [f"SOMEBODY WISHES: {one.upper()}" for one in (BALL, CAR)]
+        assert (found.edits[0].box, found.original_instruction) == ((0, 0, 8, 8), BOTH)
+        assert found.instruction.splitlines() == [edit.instruction for edit in found.edits]
+
     def test_regions_are_held_to_the_video(self):
         vlm = ScriptedVlm(lambda question: json.dumps({"edits": [BALL, CAR]}))
         with pytest.raises(UserError, match="The box 0,0,99,8 reaches outside the video"):
@@ -212,15 +225,19 @@ def clip(picture, tmp_path):
 class TestChain:
     def test_it_is_one_edit_after_the_other(self, editor, picture):
         """Each over the result of the one before, with its own region, in memory; what is told says which it is."""
-        video, told = Video.from_frames(picture(9, 32, 48), 25), list[Progress]()
-        edits = (SubEdit(BALL, box=(0, 0, 16, 16)), SubEdit(CAR, box=(20, 8, 24, 20)))
+        video, told, notes = Video.from_frames(picture(9, 32, 48), 25), list[Progress](), list[str]()
         how = {"seed": 3, "preserve": False}
-        chained = editor.edit(request(video, edits=edits, **how, progress=told.append))
-        first = editor.edit(request(video, BALL, box=edits[0].box, **how))
-        second = editor.edit(request(first, CAR, box=edits[1].box, **how))
+        boxes = {1: (0, 0, 16, 16), 2: (20, 8, 24, 20)}
+        chained = opensama.edit(
+            video, BOTH, editor, split="rules", regions=boxes, progress=told.append, notice=notes.append, **how
+        )
+        assert f"2 edits, one after the other: (1) {BALL} [in the box 0,0,16,16] (2) {CAR}" in notes[-1]
+        first = editor.edit(request(video, BALL, box=boxes[1], **how))
+        second = editor.edit(request(first, CAR, box=boxes[2], **how))
         assert np.array_equal(chained.array(), second.array())
         assert np.array_equal(chained.chain[0].array(), first.array())
         assert [round(one.changed, 6) for one in chained.chain] == [round(first.changed, 6), round(second.changed, 6)]
+        told = [one for one in told if one.edit[1] > 1]  # the source is checked once
         stages = list(dict.fromkeys(one.stage for one in told))
         assert stages == [f"{stage} {n} of 2" for n in (1, 2) for stage in ("Reading", "Editing", "Decoding")]
         assert {one.edit for one in told} == {(0, 2), (1, 2)}
