@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from opensama.apps.cli import main
 from opensama.media.video_io import write_video
@@ -21,7 +23,7 @@ from tests.pipeline.conftest import moving_picture
 from tests.pipeline.dying import DyingWorker
 
 __all__ = ["cluster"]
-RED = "Make the ball red."
+RED, BOTH = "Make the ball red.", "Make the ball red and make the square blue."
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.usefixtures("cluster"),
@@ -75,12 +77,15 @@ def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
     """An edit is the one of the command; one that is deleted ends at its next step, and leaves the actor to others; one
     whose actor is killed waits for the next, which removes what was left of it: no file stays on a node."""
     out, source = tmp_path / "alone.mp4", clip.rename(clip.with_name("source.mp4"))  # as the service calls it
-    asked = {"steps": 6, "preserve": "false", "size": 64}
-    options = ["--steps", "6", "--no-preserve", "--size", "64", "--anyway", "--out", str(out), "--model", str(folder)]
-    assert main(["edit", str(source), RED, *options]) == 0
-    there = sorted(Path(gettempdir()).glob("opensama-worker-*"))
+    Image.fromarray(np.pad(np.full((20, 20), 255, np.uint8), ((0, 28), (0, 44)))).save(mask := tmp_path / "mask-2.png")
+    asked = {"preserve": "false", "size": 64}
+    options = ["--steps", "6", "--no-preserve", "--size", "64", "--split", "rules", "--region", f"2:{mask}", "--anyway"]
+    assert main(["edit", str(source), BOTH, "--out", str(out), "--model", str(folder), *options]) == 0
     with serving(settings_for(tmp_path / "service", folder), "alice", share=share_of(1, on_gpu=True)) as service:
-        job, long = (service.edit(source.read_bytes(), **asked | {"steps": steps})["id"] for steps in (6, 200))
+        two = asked | {"prompt": BOTH, "steps": 6, "split": "rules", "anyway": "true"}
+        files = {"video": source.read_bytes(), "mask-2": mask.read_bytes()}
+        job = service.of("alice").post("/v1/videos/edits", data=two, files=files).raise_for_status().json()["id"]
+        long = service.edit(source.read_bytes(), **asked | {"steps": 200})["id"]
         assert service.finished(job)["status"] == "completed"
         assert service.content(job) == out.read_bytes()
         until(lambda: service.job(long)["progress"] > 8, pause=0.2)
@@ -88,9 +93,11 @@ def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
         killed = service.edit(source.read_bytes(), **asked | {"steps": 200})["id"]
         until(lambda: service.job(killed)["progress"] > 8, pause=0.2)
         assert not service.engine.store.files(long).exists()
-        (mine,) = {*Path(gettempdir()).glob("opensama-worker-*")} - {*there}
-        assert [path.name for path in mine.glob("job/source*")] == ["source.mp4"]
         (pid,) = service.engine.workers.pids
+        (mine,) = Path(gettempdir()).glob(f"opensama-worker-{pid}-*")
+        assert [path.name for path in mine.glob("job/source*")] == ["source.mp4"]
         service.kill_worker()
         until(lambda: service.job(killed)["status"] == "queued", pause=0.2)
         until(lambda: not mine.exists() and service.engine.workers.pids not in ([], [pid]), pause=0.2)
+        (pid,) = service.engine.workers.pids
+    assert not [*Path(gettempdir()).glob(f"opensama-worker-{pid}-*")]

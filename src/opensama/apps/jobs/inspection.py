@@ -171,7 +171,7 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
     wish = StoredWish.of(asked, folder)
     settings = wish.settings
     video = read_checked(wish.source, limits, settings.background)
-    for other in (*settings.masks, *settings.references):
+    for other in wish.files[1:]:
         read_checked(other, limits)
     job = check_job(wish.source, wish.variant(0), wish.out(0), settings.writing(overwrite=True), span=settings.span)
     settings.completed(job.request, model, asked["anyway"])

@@ -33,6 +33,7 @@ from opensama.values import Cancelled, Progress, UserError
 
 _PIECE = 8 * 2**20  # bytes of a file that travel at once
 _FOLLOW = 0.2  # seconds between two looks at an edit
+_GRACE = 5.0  # seconds for an actor to remove its files
 _FOLDER = "opensama-worker-"
 _BEGUN = Progress("Checking", 0, 1)
 
@@ -70,9 +71,12 @@ class RayWorker:
 
     def terminate(self) -> None:
         self._ending = True
+        self._actor.begin("close").is_over(_GRACE)
         self._actor.kill()
 
-    kill = terminate
+    def kill(self) -> None:
+        self._ending = True
+        self._actor.kill()
 
     def join(self, timeout: float | None = None) -> None:
         self._thread.join(timeout)
@@ -127,12 +131,11 @@ class _Dispatcher(QueueWorker):
         return told["figures"]
 
     def _send(self, job: VideoJob, folder: Path) -> None:
-        settings = job.asked["settings"]
         self.actor.call("clear")
-        for name in filter(None, (job.asked["source"], settings["mask"], *settings["references"])):
-            with (folder / name).open("rb") as file:
+        for place in StoredWish.of(job.asked, folder).files:
+            with place.open("rb") as file:
                 while piece := file.read(_PIECE):
-                    self.actor.call("put", name, piece)
+                    self.actor.call("put", place.name, piece)
 
     def _fetch(self, place: Path) -> None:
         with whole_file(place) as temporary, temporary.open("wb") as file:
@@ -152,7 +155,7 @@ class EditActor:
         self.editor_of = LoadedModel(settings)
         self.last, self.cancelled = (0, _BEGUN), 0
         self._remove_left()
-        self._place = Path(mkdtemp(prefix=_FOLDER))
+        self._place = Path(mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
         self._lock = (self._place / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.folder = self._place / "job"
@@ -184,6 +187,10 @@ class EditActor:
         """Removes the job's files."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700)
+
+    def close(self) -> None:
+        """Removes the folder; nothing is to be done after it."""
+        shutil.rmtree(self._place, ignore_errors=True)
 
     def put(self, name: str, piece: bytes) -> None:
         """Writes a piece at a file's end."""

@@ -159,6 +159,11 @@ class StoredWish:
         settings = EditSettings(**kept | given)
         return cls(folder / asked["source"], asked["prompt"], settings, asked["n"])
 
+    @property
+    def files(self) -> list[Path]:
+        """All that the edit is made of."""
+        return [self.source, *self.settings.masks, *self.settings.references]
+
     def variant(self, index: int) -> EditRequest:
         """One output of several: the seeds follow one another."""
         return replace(self.settings, seed=self.settings.seed + index).request(self.source, self.prompt)
