@@ -113,3 +113,14 @@ def test_footage_with_sound_comes_back(tmp_path: Path) -> None:
     assert np.array_equal(hear(source)[1], hear(tmp_path / "out.mp4")[1])
     for mine, given_frame in zip(read_video(tmp_path / "out.mp4").frames(0, 3), video.frames(0, 3), strict=True):
         assert away(mine, given_frame) < 3
+
+
+def test_sound_without_a_single_frame_is_left_out(tmp_path: Path) -> None:
+    """A transport stream says a rate in its sound alone: where none can be decoded there is none to copy it by."""
+    stamps = list(range(0, 800, 100))
+    source = make_video(tmp_path / "in.ts", stamps=stamps, last=100, time_base=MILLISECONDS, sound="aac")
+    source.write_bytes(source.read_bytes().replace(b"\xff\xf1", bytes(2)))
+    report = write_video(read_video(source), tmp_path / "out.mp4", on_note=silent)
+    assert report.sound == "none"
+    assert "A sound track (aac) cannot be decoded and was left out." in report.notes
+    assert len(list(read_video(tmp_path / "out.mp4").frames())) == 8

@@ -116,7 +116,8 @@ def _is_copied(stream: av.AudioStream, kind: FileFormat, track: Track) -> bool:
     """A packet that is copied must be what the head of the new file says of the whole track."""
     if stream.codec_context.codec.canonical_name not in kind.copied or len(track.formats) > 1:
         return False
-    return not track.formats or track.formats[0].rate == stream.codec_context.sample_rate
+    rate = stream.codec_context.sample_rate  # 0 where only frames would say it, and there are none
+    return rate > 0 and (not track.formats or track.formats[0].rate == rate)
 
 
 class _Track:
