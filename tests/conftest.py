@@ -12,8 +12,16 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None, max_examples=40)  # new ones in every run
+from tests import fork_server
+
+settings.register_profile("patient", deadline=None, max_examples=25)  # new ones in every run
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def server() -> None:
+    """Before the first test does anything."""
+    fork_server.start()
 
 
 @pytest.fixture(autouse=True)

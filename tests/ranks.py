@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -65,19 +64,18 @@ def _command(command: list[str], out: Path, err: Path, first: str) -> None:
     sys.exit(main())
 
 
-def command_in_ranks(command: Sequence[str], processes: int) -> None:
-    """`torchrun --nproc-per-node PROCESSES -m opensama.apps.cli COMMAND`, on CPUs."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    in_ranks(_command_of_rank, (list(map(str, command)), processes, port), processes)
+def command_in_ranks(command: Sequence[str | Path], processes: int) -> None:
+    """`torchrun --standalone --nproc-per-node PROCESSES -m opensama.apps.cli COMMAND`, on CPUs."""
+    import opensama.apps.cli
+
+    launch = ["--standalone", "--nproc-per-node", str(processes), "--start-method", "forkserver", "--run-path"]
+    process = from_server(_torchrun, [*launch, opensama.apps.cli.__file__, *map(str, command)])
+    process.join()
+    assert process.exitcode == 0
 
 
-def _command_of_rank(rank: int, command: list[str], processes: int, port: int) -> None:
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": "",
-    }  # fmt: skip
-    from opensama.apps.cli import main
+def _torchrun(arguments: list[str]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from torch.distributed.run import main
 
-    assert main(command) == 0
+    main(arguments)
