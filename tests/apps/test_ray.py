@@ -1,8 +1,10 @@
-"""Edits on Ray: a batch and a service whose workers are actors give what they give without it."""
+"""On Ray a batch, a service and curation give what they give without it. One cluster for all: it is slow to begin."""
 
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,16 +15,25 @@ import pytest
 from PIL import Image
 
 from opensama.apps.cli import main
+from opensama.curation.filters import filter_manifest
+from opensama.curation.graph import run_graph
+from opensama.data.manifest import iter_records
 from opensama.media.video_io import write_video
 from opensama.pipeline.batch import by_ray, share_of
 from opensama.values import Video
+from opensama.vlm import open_vlm
 from tests.apps.serving import serving, settings_for
 from tests.apps.test_batch import until
 from tests.cluster import cluster
+from tests.curation import steps
+from tests.curation.server import ChatServer
+from tests.curation.test_filters import asking, pairs
+from tests.curation.test_graph import counts
 from tests.pipeline.conftest import moving_picture
 from tests.pipeline.dying import DyingWorker
+from tests.ranks import from_server
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "pairs"]
 RED, BOTH = "Make the ball red.", "Make the ball red and make the square blue."
 pytestmark = [
     pytest.mark.slow,
@@ -101,3 +112,76 @@ def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
         until(lambda: not mine.exists() and service.engine.workers.pids not in ([], [pid]), pause=0.2)
         (pid,) = service.engine.workers.pids
     assert not [*Path(gettempdir()).glob(f"opensama-worker-{pid}-*")]
+
+
+# --- curation
+
+
+def run_marking(out: Path, count: int, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    run_graph(steps.marking(out, seconds=0.3), steps.items(count), out, runner="ray")
+
+
+def marks(out: Path) -> Counter[str]:
+    """How often each part of an item was done."""
+    return Counter(path.stem for path in (out / "marks").iterdir())
+
+
+def marks_at_rest(out: Path) -> Counter[str]:
+    """The same, when a worker of a run that was killed does nothing any more."""
+    found, deadline = marks(out), time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        if (now := marks(out)) != found:
+            found, deadline = now, time.monotonic() + 1.0
+    return found
+
+
+def test_a_curation_killed_on_ray_does_what_is_missing(cluster: str, tmp_path: Path) -> None:
+    """What was done not again; in the end all is as one process makes it."""
+    out, whole, count = tmp_path / "out", tmp_path / "whole", 16
+    for folder in (out, whole):
+        (folder / "marks").mkdir(parents=True)
+    here = run_graph(steps.marking(whole), steps.items(count), whole)
+
+    def done() -> list[str]:
+        lines = [line for path in (out / "state").glob("*.jsonl") for line in path.read_text().splitlines(True)]
+        return [record["id"] for line in lines if line.endswith("\n") for record in json.loads(line)["records"]]
+
+    process = from_server(run_marking, out, count, os.environ | {"RAY_ADDRESS": cluster})
+    deadline = time.monotonic() + 300
+    while len(done()) < 4:
+        assert process.is_alive()
+        assert time.monotonic() < deadline, "the run did not begin"
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    before, once = marks_at_rest(out), done()
+    assert {before[name] for name in once} == {1}
+    assert len(once) < sum(marks(whole).values())  # it was killed in the middle
+    there = run_graph(steps.marking(out, seconds=0.3), steps.items(count), out, runner="ray")
+    after = marks(out)
+    assert after.keys() == marks(whole).keys()  # all of them,
+    assert {after[name] for name in once} == {1}  # what was done not again,
+    assert all(after[name] - before[name] == 1 for name in after.keys() - set(once))  # and the rest just once
+    for name in ("manifest.parquet", "failed.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert counts(there) == counts(here)
+    assert sum(stage.failed for stage in there.stages) == 1
+    assert {int(state.name.split("-")[0]) for state in (out / "states").iterdir()} - {os.getpid()}, "done elsewhere"
+
+
+def test_workers_of_a_filter_spend_one_budget(pairs: Path, tmp_path: Path) -> None:
+    """What they leave is done here, and it is as if all were done here."""
+    cache = tmp_path / "answers"
+    with ChatServer() as server:
+        vlm = partial(open_vlm, server.url, cache=cache, budget=31, budget_id="one run")
+        report = filter_manifest(pairs, tmp_path / "ray", vlm, runner="ray")
+        assert "budget of 31" in report.stopped
+        assert report.kept + report.refused >= 2
+        assert len(server.questions) == 31
+        report = filter_manifest(pairs, tmp_path / "ray", asking(server, cache))
+        assert (report.stopped, report.left, len(server.questions)) == ("", 0, 45)
+        filter_manifest(pairs, tmp_path / "here", asking(server))
+    for name in ("manifest.parquet", "refused.parquet"):
+        assert list(iter_records(tmp_path / "ray" / name)) == list(iter_records(tmp_path / "here" / name))

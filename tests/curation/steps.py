@@ -91,13 +91,19 @@ def corrupt(item: GraphItem) -> GraphItem:
     return item | {"task": "cooking"}
 
 
-def mark(item: GraphItem, *, folder: Path, seconds: float) -> GraphItem:
+def mark(teller: Teller, item: GraphItem, *, folder: Path, seconds: float) -> GraphItem:
     """Takes its time, and leaves a file for each time that it was called."""
     time.sleep(seconds)
     (folder / f"{item['id']}.{random.getrandbits(64)}").touch()
-    return item
+    return tell(teller, item, words="part")
 
 
-def marking(folder: Path, seconds: float = 0.0) -> list[GraphStage]:
-    """Cuts each item and marks its parts."""
-    return [GraphStage("cut", cut), GraphStage("mark", partial(mark, folder=folder, seconds=seconds))]
+def marking(out: Path, seconds: float = 0.0) -> list[GraphStage]:
+    """Drops and fails, cuts each item and marks its parts, in OUT/marks; workers leave files in OUT/states."""
+    (out / "states").mkdir(exist_ok=True)
+    marks = partial(mark, folder=out / "marks", seconds=seconds)
+    return [
+        GraphStage("check", check),
+        GraphStage("cut", cut),
+        GraphStage("mark", marks, setup=partial(Teller, out / "states")),
+    ]

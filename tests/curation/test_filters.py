@@ -430,25 +430,6 @@ def test_killed_and_called_again(pairs, tmp_path):
         assert list(iter_records(out / name)) == list(iter_records(tmp_path / "whole" / name))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-@pytest.mark.slow
-def test_ray_workers_and_one_process_agree(pairs, tmp_path):
-    """Two workers spend one budget; what they leave is done here, and it is as if all were done here."""
-    pytest.importorskip("ray", reason="Ray is not installed")
-    cache = tmp_path / "answers"
-    with ChatServer() as server:
-        vlm = partial(open_vlm, server.url, cache=cache, budget=31, budget_id="one run")
-        report = filter_manifest(pairs, tmp_path / "ray", vlm, runner="ray", workers=2)
-        assert "budget of 31" in report.stopped
-        assert report.kept + report.refused >= 2
-        assert len(server.questions) == 31
-        report = filter_manifest(pairs, tmp_path / "ray", asking(server, cache))
-        assert (report.stopped, report.left, len(server.questions)) == ("", 0, 45)
-        filter_manifest(pairs, tmp_path / "here", asking(server))
-    for name in ("manifest.parquet", "refused.parquet"):
-        assert list(iter_records(tmp_path / "ray" / name)) == list(iter_records(tmp_path / "here" / name))
-
-
 def test_edits_of_footage_are_ranked(tmp_path):
     """An edit before the source itself and before the edit of another clip, from and to another size."""
     footage.record(tmp_path / "source.mp4", footage.shot(7, 12))

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ from opensama.curation.graph import GraphReport, run_graph
 from opensama.curation.stage import GraphStage
 from opensama.data.manifest import Record, iter_records
 from opensama.values import Progress, UserError
-from tests.cluster import cluster
 from tests.curation import steps
 
-__all__ = ["cluster"]
 COUNT = 60
 
 
@@ -105,19 +102,19 @@ from pathlib import Path
 from opensama.curation.graph import run_graph
 from tests.curation import steps
 
-run_graph(steps.chain(wait=0.02), steps.items({count}), Path(sys.argv[1]), runner=sys.argv[2], workers=int(sys.argv[3]))
+run_graph(steps.chain(wait=0.02), steps.items({count}), Path(sys.argv[1]), workers=2)
 """
 
 
-def kill_at_random_moments(out: Path, runner: str, workers: int, waits: list[float]) -> int:
+def kill_at_random_moments(out: Path, waits: list[float]) -> int:
     """Begins the run in another process and kills it, several times, then lets it end; times it was killed."""
     killed = 0
     for wait in [*waits, 600.0]:
-        command = [sys.executable, "-c", KILLED.format(count=COUNT), str(out), runner, str(workers)]
+        command = [sys.executable, "-c", KILLED.format(count=COUNT), str(out)]
         process = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
         state = out / "state"
         began = time.monotonic()
-        while runner == "local" and not (state / "lock").exists() and process.poll() is None:
+        while not (state / "lock").exists() and process.poll() is None:
             time.sleep(0.01)  # Python's own beginning is not what is tested
         try:
             process.wait(wait)
@@ -131,80 +128,9 @@ def kill_at_random_moments(out: Path, runner: str, workers: int, waits: list[flo
     return killed
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-@pytest.mark.slow
-def test_two_ray_workers_and_one_process_agree(cluster: str, tmp_path: Path) -> None:
-    states = tmp_path / "states"
-    states.mkdir()
-    here = run_graph(steps.chain(), steps.items(24), tmp_path / "here")
-    there = run_graph(steps.chain(folder=states), steps.items(24), tmp_path / "there", runner="ray")
-    assert (tmp_path / "there/manifest.parquet").read_bytes() == (tmp_path / "here/manifest.parquet").read_bytes()
-    assert failures(tmp_path / "there") == failures(tmp_path / "here")
-    assert counts(there) == counts(here)
-    assert {int(state.name.split("-")[0]) for state in states.iterdir()} - {os.getpid()}  # it was done elsewhere
-
-
-MARKED = """
-import sys
-from pathlib import Path
-from opensama.curation.graph import run_graph
-from tests.curation import steps
-
-out = Path(sys.argv[1])
-run_graph(steps.marking(out / "marks", seconds=0.3), steps.items({count}), out, runner="ray")
-"""
-
-
-def marks(out: Path) -> Counter[str]:
-    """How often each item was done."""
-    return Counter(path.stem for path in (out / "marks").iterdir())
-
-
-def marks_at_rest(out: Path) -> Counter[str]:
-    """The same, when a worker of a run that was killed does nothing any more."""
-    found, until = marks(out), time.monotonic() + 1.0
-    while time.monotonic() < until:
-        time.sleep(0.05)
-        if (now := marks(out)) != found:
-            found, until = now, time.monotonic() + 1.0
-    return found
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray", "ignore::FutureWarning:ray")
-@pytest.mark.slow
-def test_killed_on_ray_it_does_what_is_missing(cluster: str, tmp_path: Path) -> None:
-    out, count = tmp_path / "out", 16
-    for folder in (out, tmp_path):
-        (folder / "marks").mkdir(parents=True)
-    run_graph(steps.marking(tmp_path / "marks"), steps.items(count), tmp_path / "whole")
-
-    def done() -> list[str]:
-        lines = [line for path in (out / "state").glob("*.jsonl") for line in path.read_text().splitlines(True)]
-        return [record["id"] for line in lines if line.endswith("\n") for record in json.loads(line)["records"]]
-
-    command = [sys.executable, "-c", MARKED.format(count=count), str(out)]
-    environment = os.environ | {"RAY_ADDRESS": cluster}
-    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment) as process:
-        until = time.monotonic() + 300
-        while len(done()) < 4:
-            assert process.poll() is None
-            assert time.monotonic() < until, "the run did not begin"
-            time.sleep(0.02)
-        process.kill()
-    before, once = marks_at_rest(out), done()
-    assert {before[name] for name in once} == {1}
-    assert len(once) < sum(marks(tmp_path).values())  # it was killed in the middle
-    run_graph(steps.marking(out / "marks", seconds=0.3), steps.items(count), out, runner="ray")
-    assert (out / "manifest.parquet").read_bytes() == (tmp_path / "whole/manifest.parquet").read_bytes()
-    after = marks(out)
-    assert after.keys() == marks(tmp_path).keys()  # all of them,
-    assert {after[name] for name in once} == {1}  # what was done not again,
-    assert all(after[name] - before[name] == 1 for name in after.keys() - set(once))  # and the rest just once
-
-
 def test_killed_at_any_moment_it_goes_on(expected: tuple[Path, GraphReport], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert kill_at_random_moments(out, "local", 2, [0.05, 0.31, 0.17]) >= 1
+    assert kill_at_random_moments(out, [0.05, 0.31, 0.17]) >= 1
     assert (out / "manifest.parquet").read_bytes() == (expected[0] / "manifest.parquet").read_bytes()
     report = json.loads((out / "report.json").read_text())
     assert [stage["taken"] for stage in report["stages"]] == [stage.taken for stage in expected[1].stages]
