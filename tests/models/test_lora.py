@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from opensama.models.families import MODEL_FAMILIES
-from opensama.models.lora import add_lora, lora_state, merged, save_comfy, save_diffusers
+from opensama.models.lora import add_lora, count_lora, lora_state, merged, save_comfy, save_diffusers
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.pipeline.sama import SamaPipeline
 from opensama.values import UserError
@@ -50,6 +50,9 @@ def test_only_low_rank_matrices_are_trained(plain):
     add_lora(model, 4, 8, TARGETS)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(names) == 2 * SIZES["num_layers"] * 6
+    for new in (False, True):
+        moving = (p.numel() for p in trained(plain, also_new=new).parameters() if p.requires_grad)
+        assert count_lora(plain, 4, TARGETS, also_new=new) == sum(moving)
     assert all(".lora_" in name for name in names)
     torch.testing.assert_close(answers(model), answers(plain))
     assert not torch.allclose(answers(trained(plain, also_new=False))[0], answers(plain)[0], atol=1e-3)

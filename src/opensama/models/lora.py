@@ -39,20 +39,34 @@ ADDED_FILE = "added_modules.safetensors"
 
 def add_lora(model: ModelMixin, r: int, alpha: int, targets: Sequence[str], *, also_new: bool = False) -> None:
     """Freezes the transformer but what its family adds (`also_new`); gives layers of its blocks low-rank matrices."""
-    inside = {module for block in blocks(model) for module in block.modules() if isinstance(module, nn.Linear)}
-    names = [name for name, module in model.named_modules() if module in inside]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            known = sorted({re.sub(r"^\w+\.\d+\.(attn\d?\.)?", "", name) for name in names})
-            raise UserError(f"No block has a layer {target!r} for lora.targets: there are {', '.join(known)}.")
-    chosen = [name for name in names if any(name.endswith(f".{target}") for target in targets)]
+    chosen = list(lora_layers(model, targets))
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, init_lora_weights=True))
     if also_new:
-        for part in family_of(model).added:
-            module = getattr(model, part, None)
-            if module is not None:
-                module.requires_grad_(True)
+        for part in added_modules(model):
+            part.requires_grad_(True)
+
+
+def count_lora(model: ModelMixin, r: int, targets: Sequence[str], *, also_new: bool = False) -> int:
+    """The parameters that `add_lora` leaves to be trained, without adding any."""
+    matrices = sum(r * (layer.in_features + layer.out_features) for layer in lora_layers(model, targets).values())
+    return matrices + sum(p.numel() for part in added_modules(model) if also_new for p in part.parameters())
+
+
+def lora_layers(model: ModelMixin, targets: Sequence[str]) -> dict[str, nn.Linear]:
+    """The layers of a transformer's blocks that targets name. UserError for a target that names none."""
+    inside = {module for block in blocks(model) for module in block.modules() if isinstance(module, nn.Linear)}
+    layers = {name: module for name, module in model.named_modules() if module in inside}
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            known = sorted({re.sub(r"^\w+\.\d+\.(attn\d?\.)?", "", name) for name in layers})
+            raise UserError(f"No block has a layer {target!r} for lora.targets: there are {', '.join(known)}.")
+    return {name: layer for name, layer in layers.items() if any(name.endswith(f".{target}") for target in targets)}
+
+
+def added_modules(model: ModelMixin) -> list[nn.Module]:
+    """What a transformer's family adds to its base."""
+    return [part for name in family_of(model).added if (part := getattr(model, name, None)) is not None]
 
 
 def lora_state(model: nn.Module) -> dict[str, Tensor]:

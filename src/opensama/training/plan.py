@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
@@ -22,7 +21,7 @@ from torch import nn
 from opensama.data.samples import BatchSampler, Shape, ShapeIndex
 from opensama.models.costs import INPUT_BYTES, training_flops
 from opensama.models.families import find_family
-from opensama.models.lora import add_lora
+from opensama.models.lora import count_lora
 from opensama.models.parallel import blocks
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.buckets import buckets
@@ -258,12 +257,11 @@ def count_parameters(config: EditConfig, model: Mapping[str, object]) -> tuple[i
     empty = _empty_transformer(config, model)
     every = sum(p.numel() for p in empty.parameters())
     each = [sum(p.numel() for p in block.parameters()) for block in blocks(empty)]
+    trained = sum(p.numel() for p in empty.parameters() if p.requires_grad)
     if config.lora is not None:
         new = config.model.start == find_family(config.family).start
-        empty = deepcopy(empty)
-        with init_empty_weights():
-            add_lora(empty, config.lora.rank, config.lora.alpha, config.lora.targets, also_new=new)
-    return every, sum(p.numel() for p in empty.parameters() if p.requires_grad), max(each), len(each)
+        trained = count_lora(empty, config.lora.rank, config.lora.targets, also_new=new)
+    return every, trained, max(each), len(each)
 
 
 def _empty_transformer(config: EditConfig, model: Mapping[str, object]) -> nn.Module:

@@ -136,9 +136,11 @@ class Family:
         """Sizes with the transformer's own defaults filled in."""
         from accelerate import init_empty_weights
 
-        with init_empty_weights():
-            model = self.transformer(**sizes)
-        return {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+        defaults = {name: given.default for name, given in signature(self.transformer.__init__).parameters.items()}
+        layers = {name: sizes.get(name, defaults[name]) for name in defaults if name.endswith("layers")}
+        with init_empty_weights():  # one layer shows as well as all that the sizes fit together
+            model = self.transformer(**{**sizes, **{name: min(1, count) for name, count in layers.items()}})
+        return {name: value for name, value in dict(model.config).items() if not name.startswith("_")} | layers
 
     def is_added(self, name: str) -> bool:
         """Whether the transformer has the tensor of that name and its base has not."""
