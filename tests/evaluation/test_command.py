@@ -39,10 +39,10 @@ def test_what_cannot_be_asked(
 
 def test_calibrate_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "calibration.json"
-    asked = ["--calibrate", "-n", "1", "--families", "add,absent", "--device", "cpu", "--json", str(figures)]
+    asked = ["--calibrate", "-n", "1", "--families", "remove,absent", "--device", "cpu", "--json", str(figures)]
     assert main(["evaluate", "world", *asked]) == 0
     assert "percent that pass" in capsys.readouterr().out
-    assert set(json.loads(figures.read_text())) == {"add", "all", "table"}
+    assert set(json.loads(figures.read_text())) == {"remove", "all", "table"}
 
 
 def test_a_tier_is_drawn_and_marked_by_its_own_edits(tmp_path: Path) -> None:

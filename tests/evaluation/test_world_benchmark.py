@@ -134,8 +134,8 @@ def test_files_of_another_system_are_marked_and_what_is_wrong_told(
     assert (len(items), data.faults) == (6, [])
     theirs.mkdir()
     for item in items:
-        target = sample_edit(f"0-{item.notes['number']}", "test", item.task, 17, 256).target
-        write_video(Video.from_frames(target, 16), theirs / f"{item.id}.mp4", quality=95)
+        target = sample_edit(f"0-{item.notes['number']}", "test", item.task, 17, 128).target
+        write_video(Video.from_frames(target.repeat(2, 1).repeat(2, 2), 16), theirs / f"{item.id}.mp4", quality=95)
     (theirs / "style-test-0-0.mp4").unlink()
     (theirs / "style-test-0-1.mp4").write_bytes(b"no video")
     short = sample_edit("0-2", "test", "style", 9, 128).target

@@ -78,11 +78,15 @@ def latents_of(pipe: Any, b: int = 1, **changes: Any) -> Tensor:
     return pipe(source_latents=source, prompt=ASK, output_type="latent", **(settings | changes)).frames
 
 
+@pytest.fixture(scope="module")
+def plain(deep) -> Tensor:
+    return latents_of(deep)
+
+
 @pytest.mark.parametrize(
     ("config", "computed"), CACHES, ids=lambda x: type(x).__name__ if not isinstance(x, int) else x
 )
-def test_a_cache_leaves_blocks_out_and_moves_the_edit_a_little(deep, config, computed):
-    plain = latents_of(deep)
+def test_a_cache_leaves_blocks_out_and_moves_the_edit_a_little(deep, plain, config, computed):
     calls: list[Any] = []
     last, times = last_block(deep)
     counting = last.register_forward_hook(lambda *_: calls.append(1))

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_every_run_is_reported(folder):
     results = [json.loads(file.read_text()) for file in folder.glob("runs/*/result.json")]
-    assert {(r["arm"], r["seed"]) for r in results} == {(arm.name, seed) for arm, seed in sama_runs(2)}
+    assert {(r["arm"], r["seed"]) for r in results} == {(arm.name, seed) for arm, seed in sama_runs(1)}
     for result in results:
         for stage in ("stage0", "stage1"):
             assert len(result[stage]["curve"]) == 2

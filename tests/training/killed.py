@@ -131,7 +131,7 @@ def kill_one(folder: Path, seed: int) -> None:
 
 def go_on(number: int) -> None:
     """Waits a little for a process that is expected to run."""
-    time.sleep(0.0002)
+    time.sleep(0.001)
     if os.waitpid(number, os.WNOHANG)[0]:
         raise RuntimeError("the training ended before it was killed: give it more steps")
 
@@ -165,7 +165,7 @@ def stop_inside_a_write(folder: Path, numbers: list[int]) -> None:
     """Halts processes, the first of which writes checkpoints' ends, while one is written."""
     while True:
         while not half_written(folder):
-            time.sleep(0.0002)
+            time.sleep(0.001)
         for number in numbers:
             os.kill(number, signal.SIGSTOP)
         if half_written(folder):
