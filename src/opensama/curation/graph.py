@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 
 from opensama.curation.run_state import Outcome, RunState
 from opensama.curation.stage import GraphItem, GraphRow, GraphStage, RowEnd, StageWorker, reason_of, stages_fingerprint
-from opensama.pipeline.batch import RepeatedFailures, ray_cluster
+from opensama.pipeline.batch import RepeatedFailures, ended_rows, ray_cluster
 from opensama.values import Progress, UserError
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _by_ray(stages: Sequence[GraphStage], rows: Sequence[GraphRow], workers: int
             most = max(1, int(_most(there, needs)))
             pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most)
             data = data.flat_map(_Actor, fn_constructor_args=(index, stage), compute=pool, **needs)
-        for out in data.iter_rows():
+        for out in ended_rows(data):
             yield json.loads(out["row"])
 
 

@@ -22,11 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from opensama.runtime import install_line
 from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 STUCK = 25  # failures one after another, for one reason: it is not the items
 ACTOR_TRIES = 3  # actors that an item may take down
@@ -150,9 +153,14 @@ def by_ray(
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Mapping, fn_constructor_args=(make, counts, tries), compute=pool, num_cpus=share.cpus, num_gpus=share.gpus
         )
-        for block in data.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            for row in block.to_pylist():
-                yield row["number"], pickle.loads(row["result"])
+        for row in ended_rows(data):
+            yield row["number"], pickle.loads(row["result"])
+
+
+def ended_rows(data: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows as soon as their block is made; Ray's `iter_rows` holds each back until the next one is."""
+    for block in data.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+        yield from block.to_pylist()
 
 
 class _Mapping:
