@@ -1,11 +1,13 @@
-"""What a GPU makes of the large model's edit step, of training from nothing and of a preview, in at most eight minutes.
+"""What a GPU makes of the large model, of training and of a preview, in at most eight minutes.
 
     python benchmarks/gpu.py --out gpu.json             on the best device there is; again: goes on with what is missing
     python benchmarks/gpu.py --out cpu.json --rehearse  every piece at the smallest size, on the CPU
 
 Each piece is a process of its own with a budget of seconds, and its row is written when it ends, so that a run that was
-cut short loses one piece. Weights are random: seconds and memory do not depend on them. The peer of an edit step is a
-matrix product in the same type on the same device (`ceiling`): the step's share of it is printed.
+cut short loses one piece, and one that fails stops no other. Weights are random: seconds and memory do not depend on
+them. The peer of a pass is a bfloat16 matrix product on the same device (`ceiling`): the share of it is printed. A step
+of an edit is two passes with guidance; each piece runs two, and counts the second. Beside the peak of a pass stands the
+one that is predicted when `offload` is chosen (`pipeline/memory_plans.py`).
 """
 
 from __future__ import annotations
@@ -24,23 +26,32 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from torch import nn
 
 from opensama import runtime
 from opensama.apps.bench import fill_randomly
 from opensama.media.video_io import write_video
+from opensama.models.families import find_family
 from opensama.models.families.sama import SamaSizes
+from opensama.models.parallel import blocks
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.pipeline.guidance import Guidance
+from opensama.pipeline.memory import place_on_device, tensors_of
+from opensama.pipeline.memory_plans import MemoryPlan
+from opensama.pipeline.peaks import EditMemory, peak_of_step
 from opensama.pipeline.sama import SamaPipeline
 from opensama.recipes.sama import RECIPES
 from opensama.recipes.tiny import SMOKE
 from opensama.runtime import whole_file
 from opensama.training.dataset import open_data
+from opensama.training.edit_stage import EditStage
 from opensama.training.embedded_config import StageConfig
 from opensama.training.frozen import make_vae
 from opensama.training.loading import initial_transformer
-from opensama.training.parallel import make_room
+from opensama.training.loop import LoopConfig, Trainer
+from opensama.training.parallel import make_room, parallelise
 from opensama.training.preview import Preview
+from opensama.training.stage import Batch, ReadySource
 from opensama.training.tiny import train_tiny
 from opensama.values import Video
 from opensama.world import sample_edit
@@ -61,35 +72,81 @@ def ceiling(device: torch.device, small: bool) -> Row:
     return {"tflops": 2 * n**3 * times / seconds / 1e12}
 
 
-def edit_step(device: torch.device, small: bool, *, frames: int, offload: str) -> Row:
-    """One step of an edit at 480x832 with guidance: two passes of the transformer, and the sampler."""
+def forward_pass(device: torch.device, small: bool, *, frames: int, offload: str = "none", float8: bool = False) -> Row:
+    """One pass of the 14B transformer over source and target of 480x832, and the sampler."""
     sizes, dtype = (SMALL, torch.float32) if device.type == "cpu" else ({}, torch.bfloat16)
-    there = device if offload == "none" else torch.device("cpu")
-    model = random_weights(sizes, dtype, there)
+    model = random_weights(sizes, dtype, device)
     vae = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
     pipe = SamaPipeline(None, None, vae, model, FlowMatchEulerDiscreteScheduler())
     pipe.set_progress_bar_config(disable=True)
-    if offload == "none":
-        pipe.to(device)
-    else:
-        pipe.enable_group_offload(device)
+    if offload != "none":
+        nn.Module.to(model, "cpu")
+    place_on_device(pipe, device, offload, float8=float8)
     t, h, w = (2, 4, 6) if small else ((frames - 1) // 4 + 1, 60, 104)
     config, text = model.config, torch.randn(1, 512, model.config["text_dim"])
     noise, source = torch.randn(2, 1, 16, t, h, w).unbind()
     semantic = torch.randn(1, 65, config["semantic_dim"])
+    row: Row = {"predicted GB": predicted(model, (t, h, w), dtype, offload, float8) / 1e9}
+    forget_peak(device)
     ends: list[float] = []
 
     def on_step(*_: Any) -> None:
         synchronize(device)
         ends.append(time.perf_counter())
 
-    pipe.denoise(
-        noise, semantic, source, {"encoder_hidden_states": text}, {"encoder_hidden_states": text},
-        steps=2, shift=5.0, guidance=Guidance(5.0), on_step=on_step,
-    )  # fmt: skip
+    words = {"encoder_hidden_states": text}
+    pipe.denoise(noise, semantic, source, words, None, steps=2, shift=5.0, guidance=Guidance(1.0), on_step=on_step)
     tokens = 2 * t * h * w // 4 + 65
-    flops = 2 * sum(SamaSizes.of(config).operations(tokens, 512, 65, (tokens - 65) // 2))
-    return {"seconds": ends[1] - ends[0], "tflops": flops / (ends[1] - ends[0]) / 1e12}  # the first one warms up
+    flops = sum(SamaSizes.of(config).operations(tokens, 512, 65, (tokens - 65) // 2))
+    return row | {"seconds": ends[1] - ends[0], "tflops": flops / (ends[1] - ends[0]) / 1e12}
+
+
+def predicted(
+    model: SamaTransformer3DModel, grid: tuple[int, int, int], dtype: torch.dtype, offload: str, float8: bool
+) -> int:
+    """Bytes of the hungriest moment of a pass, by what chooses among the plans of `offload`."""
+    inside = [sum(tensor.nbytes for tensor in tensors_of(block)) for block in blocks(model)]
+    whole, config = sum(tensor.nbytes for tensor in tensors_of(model)), dict(model.config)
+    config = {name: value for name, value in config.items() if not name.startswith("_")}
+    need = EditMemory(
+        transformer=whole, transformers=1, text_encoders=0, autoencoder=0, block=max(inside), ends=whole - sum(inside),
+        text_layer=0, coding=0, coding_tiled=0,
+        denoising=peak_of_step(find_family("sama"), config, grid, 512, dtype, "float8" if float8 else ""),
+    )  # fmt: skip
+    return MemoryPlan(offload).peak(need)
+
+
+class _Random(ReadySource):
+    """One sample of random latents, again and again."""
+
+    def __init__(self, config: Any, grid: tuple[int, int, int]):
+        super().__init__()
+        latents, semantic = (1, 16, *grid), (1, 65, config["semantic_dim"])
+        shapes = {"target": latents, "source": latents, "noise": latents, "text": (1, 512, config["text_dim"])}
+        shapes |= {"semantic": semantic, "semantic_noise": semantic}
+        self.made = {name: torch.randn(shape) for name, shape in shapes.items()} | {"sigma": torch.full((1,), 0.5)}
+
+    def read(self, index: int) -> Batch:
+        return dict(self.made)
+
+
+def training_step(device: torch.device, small: bool) -> Row:
+    """One step of `opensama train edit --recipe sama-1.3b-stage1` on one process, so without FSDP, at 49 frames."""
+    config = RECIPES["sama-1.3b-stage1"]
+    sizes = SMALL if device.type == "cpu" else dict(find_family("sama").bases[config.model.base].sizes)
+    model = random_weights(sizes, torch.float32, device).requires_grad_(True).train()
+    grid = (2, 4, 6) if small else (13, 60, 104)
+    with tempfile.TemporaryDirectory() as folder:
+        parallelise(model, config.mesh)
+        nn.Module.to(model, device)
+        stage = EditStage("step", model, _Random(model.config, grid), config.loss, compute=config.compute)
+        trainer = Trainer(stage, LoopConfig(steps=3), Path(folder))
+        trainer.step()
+        forget_peak(device)
+        values: dict[str, float] = {}
+        seconds = timed(device, lambda: values.update(trainer.step()))
+        stage.close()
+    return {"seconds": seconds, "tflops": values["flops"] / seconds / 1e12}
 
 
 def training(device: torch.device, small: bool) -> Row:
@@ -136,13 +193,15 @@ def preview(device: torch.device, small: bool) -> Row:
 
 Piece = Callable[[torch.device, bool], Row]
 PIECES: dict[str, tuple[Piece, int]] = {  # what, and seconds that it may take
-    "ceiling": (ceiling, 30),
-    "edit step, 49 frames": (partial(edit_step, frames=49, offload="none"), 60),
-    "edit step, 81 frames": (partial(edit_step, frames=81, offload="none"), 80),
-    "edit step, 49 frames, group offload": (partial(edit_step, frames=49, offload="group"), 90),
-    "edit step, 81 frames, group offload": (partial(edit_step, frames=81, offload="group"), 100),
-    "ten steps of train tiny": (training, 80),
-    "preview": (preview, 40),
+    "ceiling": (ceiling, 25),
+    "14B pass, 49 frames": (partial(forward_pass, frames=49), 40),
+    "14B pass, 81 frames": (partial(forward_pass, frames=81), 60),
+    "14B pass, 81 frames, FP8": (partial(forward_pass, frames=81, float8=True), 60),
+    "14B pass, 81 frames, group offload": (partial(forward_pass, frames=81, offload="group"), 75),
+    "14B pass, 81 frames, group offload, FP8": (partial(forward_pass, frames=81, offload="group", float8=True), 70),
+    "1.3B training step, 49 frames": (training_step, 55),
+    "ten steps of train tiny": (training, 65),
+    "preview": (preview, 30),
 }
 
 
@@ -161,6 +220,13 @@ def timed(device: torch.device, run: Callable[[], Any], warm: int = 0) -> float:
     run()
     synchronize(device)
     return time.perf_counter() - began
+
+
+def forget_peak(device: torch.device) -> None:
+    """What is allocated from here on tells the peak, and what is there."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def synchronize(device: torch.device) -> None:
@@ -194,7 +260,7 @@ def run_all(out: Path, small: bool) -> dict[str, Row]:
                 rows[name] = {"error": f"took more than {budget} s"}
             with whole_file(out) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1) + "\n")
-        print(f"{name:<38}{line(rows[name], rows.get('ceiling', {}))}", flush=True)
+        print(f"{name:<42}{line(rows[name], rows.get('ceiling', {}))}", flush=True)
     return rows
 
 
