@@ -40,14 +40,13 @@ class Moment:
     def step(self) -> float:
         """Mean absolute difference to the frame before, in levels."""
         assert self.before is not None
-        return float(np.mean(opencv().mean(opencv().absdiff(self.before.frame, self.frame))[:3]))
+        return mean_apart(self.before.frame, self.frame)
 
     @cached_property
     def warp_error(self) -> float:
         """The same after every pixel of the frame before has been followed by the flow; what leaves does not count."""
         assert self.before is not None
-        followed, inside = pulled(self.frame, self.flow)
-        return masked_mean(opencv().absdiff(self.before.frame, followed), inside)
+        return mean_apart(self.before.frame, *pulled(self.frame, self.flow))
 
     @cached_property
     def middle_error(self) -> float:
@@ -56,11 +55,11 @@ class Moment:
         assert self.before is not None
         assert self.before.before is not None
         first = self.before.before
-        half = self._flow(first.gray, self.gray) / 2
-        one, one_inside = pulled(first.frame, -half)
-        two, two_inside = pulled(self.frame, half)
+        flow = self._flow(first.gray, self.gray)
+        one, one_inside = pulled(first.frame, flow, -0.5)
+        two, two_inside = pulled(self.frame, flow, 0.5)
         drawn = cv2.addWeighted(one, 0.5, two, 0.5, 0)
-        return masked_mean(cv2.absdiff(drawn, self.before.frame), cv2.bitwise_and(one_inside, two_inside))
+        return mean_apart(self.before.frame, drawn, cv2.bitwise_and(one_inside, two_inside))
 
 
 class Pair:
@@ -87,36 +86,59 @@ class Pair:
     @cached_property
     def squared_error(self) -> float:
         """Mean over the unchanged pixels, in levels squared."""
-        difference = opencv().absdiff(self.source.frame, self.edited.frame).astype(np.float32)
-        return masked_mean(difference * difference, self.unchanged)
+        return mean_apart(self.source.frame, self.edited.frame, self.unchanged, squared=True)
 
     @cached_property
     def ssim(self) -> np.ndarray:
-        """Structural similarity of the greys (Wang et al. 2004: gaussian window, sigma 1.5): float32 `h w`."""
+        """Structural similarity of the greys (Wang et al. 2004: gaussian window, sigma 1.5): float32 `h w`.
+
+        With the window's means m, of the squares and the product too,
+        (2 m_a m_b + c1) (2 (m_ab - m_a m_b) + c2) / ((m_a^2 + m_b^2 + c1) (m_aa+bb - m_a^2 - m_b^2 + c2)).
+        """
         a, b = (moment.gray.astype(np.float32) for moment in (self.source, self.edited))
-        mean_a, mean_b = _window(a), _window(b)
-        var_a, var_b = _window(a * a) - mean_a * mean_a, _window(b * b) - mean_b * mean_b
-        both = _window(a * b) - mean_a * mean_b
+        product, squares = a * b, a * a
+        squares += b * b
+        mean_a, mean_b, both, squares = (_window(values) for values in (a, b, product, squares))
         c1, c2 = np.float32((0.01 * 255) ** 2), np.float32((0.03 * 255) ** 2)
-        above = (2 * mean_a * mean_b + c1) * (2 * both + c2)
-        return np.asarray(above / ((mean_a * mean_a + mean_b * mean_b + c1) * (var_a + var_b + c2)))
+        np.multiply(mean_a, mean_b, out=product)  # in place from here on: new pages cost more than what is computed
+        both -= product
+        both *= 2
+        both += c2
+        product *= 2
+        product += c1
+        product *= both
+        mean_a *= mean_a
+        mean_b *= mean_b
+        mean_a += mean_b
+        squares -= mean_a
+        squares += c2
+        mean_a += c1
+        squares *= mean_a
+        product /= squares
+        return product
 
 
-def pulled(frame: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At each pixel what `frame` shows where the flow leads, and where that lies inside (uint8 0 and 255)."""
+def pulled(frame: np.ndarray, flow: np.ndarray, far: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """At each pixel what `frame` shows where `far` of the flow leads, and where that lies inside (uint8 0 and 255)."""
     cv2 = opencv()
     height, width = flow.shape[:2]
-    there = _grid(height, width) + flow
-    x, y = there[..., 0], there[..., 1]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    taken = cv2.remap(frame, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(taken), inside.astype(np.uint8) * np.uint8(255)
+    there = cv2.scaleAdd(flow, far, _grid(height, width))
+    four = cv2.cvtColor(frame, cv2.COLOR_RGB2RGBA)  # the same codes as of three channels in less than half the time
+    taken = cv2.remap(four, there, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.cvtColor(taken, cv2.COLOR_RGBA2RGB), cv2.inRange(there, (0, 0), (width - 1, height - 1))
+
+
+def mean_apart(first: np.ndarray, second: np.ndarray, mask: np.ndarray | None = None, squared: bool = False) -> float:
+    """How far two frames uint8 `h w 3` are apart, or that squared: the mean over pixels and channels where the mask is
+    not 0; 0 where it is nowhere. Exact: the sum is one of whole numbers."""
+    cv2 = opencv()
+    count = first.size if mask is None else 3 * cv2.countNonZero(mask)
+    return float(cv2.norm(first, second, cv2.NORM_L2SQR if squared else cv2.NORM_L1, mask)) / max(1, count)
 
 
 def masked_mean(picture: np.ndarray, mask: np.ndarray) -> float:
-    """The mean over pixels and channels where the mask is not 0; 0 where it is nowhere."""
-    channels = picture.shape[2] if picture.ndim == 3 else 1
-    return float(np.mean(opencv().mean(picture, mask)[:channels]))
+    """The mean of `h w` where the mask is not 0; 0 where it is nowhere."""
+    return float(opencv().mean(picture, mask)[0])
 
 
 def _window(values: np.ndarray) -> np.ndarray:
