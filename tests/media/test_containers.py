@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -135,3 +136,9 @@ def test_alpha_asks_for_pixels_that_have_it(ending: str, pixels: str) -> None:
     assert Encoding.of(smooth(), FORMATS[ending], 80, False, alpha=True).pixel_format == pixels
     with pytest.raises(UserError, match=r"ends in \.mov or \.webm"):
         Encoding.of(smooth(), FORMATS[".mp4"], 80, False, alpha=True)
+
+
+@pytest.mark.parametrize(("size", "ahead"), [((1280, 720), None), ((1920, 1080), "20"), ((7680, 4320), "10")])
+def test_h264_looks_ahead_at_fewer_large_frames(size: tuple[int, int], ahead: str | None) -> None:
+    video = replace(smooth(), width=size[0], height=size[1])
+    assert Encoding.of(video, FORMATS[".mp4"], 80, False, alpha=False).options.get("rc-lookahead") == ahead

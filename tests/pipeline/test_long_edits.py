@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +17,7 @@ from opensama.pipeline.windows import WindowPlan
 from opensama.values import EditRequest, Video
 from opensama.world import sample_edit
 from opensama.world.scenes import FPS
+from tests.ranks import answer_of
 
 FRAMES = 49
 PLAN = WindowPlan.of(FRAMES, TINY.defaults.window, TINY.defaults.overlap)
@@ -24,13 +28,32 @@ def sample():
     return sample_edit("long", "test", "style", FRAMES, 128)
 
 
+def _edits(source: np.ndarray, instruction: str) -> tuple[np.ndarray, list[float]]:
+    """The edit, and peak MiB of this process after it, and after one of nine windows."""
+    torch.set_num_threads(1)
+    editor, results, peaks = opensama.load("tiny", device="cpu"), [], []
+    for frames in (source, np.concatenate([source, source[:32]])):
+        video = Video.from_frames(frames, FPS)
+        results.append(editor.edit(EditRequest(video, instruction, steps=1, preserve=False)).array())
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return results[0], peaks
+
+
 @pytest.fixture(scope="module")
-def seams(sample) -> Seams:
+def edits(sample) -> tuple[np.ndarray, list[float]]:
+    return answer_of(_edits, sample.source, sample.instruction)
+
+
+@pytest.fixture(scope="module")
+def seams(sample, edits) -> Seams:
     """Of an edit in five windows."""
     assert len(PLAN) == 5
-    video = Video.from_frames(sample.source, FPS)
-    edited = opensama.load("tiny", device="cpu").edit(EditRequest(video, sample.instruction, steps=1, preserve=False))
-    return Seams.of(PLAN, sample.source, sample.target, edited.array())
+    return Seams.of(PLAN, sample.source, sample.target, edits[0])
+
+
+def test_memory_does_not_grow_with_the_film(edits):
+    short, long = edits[1]
+    assert long - short < 38, f"{long - short:.0f} MiB more for 32 frames more"  # 23; where one pass takes all, 53
 
 
 def test_the_edit_is_as_strong_in_every_window(seams):

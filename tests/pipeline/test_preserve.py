@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional
 from opensama.pipeline import preserve
 from opensama.pipeline.buckets import Placement
 from opensama.pipeline.preserve import ChangeCounter, Compositor, FrameBuffer, PreserveSettings, change, luminance
+from opensama.values import UserError
 
 HEIGHT, WIDTH, FRAMES = 270, 480, 3
 
@@ -146,11 +149,22 @@ def test_full_size_is_pytorchs_bicubic_in_strips_and_in_parts(size, monkeypatch)
 def test_a_long_spool_lives_in_a_file(monkeypatch):
     monkeypatch.setattr(preserve, "IN_MEMORY", 10)
     spool = FrameBuffer(5, 2, 3, 4)
-    assert isinstance(spool.array, np.memmap)
+    assert not spool.array.nbytes
     frames = torch.rand(2, 5, 3, 4)
     spool.append(frames[:, :2])
     spool.append(frames[:, 2:])
     torch.testing.assert_close(spool[1:4].float(), frames[:, 1:4].transpose(0, 1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_full_disk_is_said_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(preserve, "IN_MEMORY", 10)
+    spool, limits = FrameBuffer(5, 2, 30, 40), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="set TMPDIR to a folder on a larger disk"):
+            spool.append(torch.rand(2, 5, 30, 40))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_quantiles_of_change():

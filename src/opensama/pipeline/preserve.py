@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,8 +30,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from opensama.pipeline.buckets import Placement
+from opensama.runtime import DISK_FULL
+from opensama.values import UserError
 
-IN_MEMORY = 256 * 2**20  # bytes; larger clips wait in an unnamed temporary file
+IN_MEMORY = 16 * 2**20  # bytes; larger clips wait in an unnamed temporary file, so that memory does not grow with them
 _CHUNK = 131_072  # pixels that are computed at a time, so that what lies between stays in the processor's cache
 
 
@@ -245,27 +248,47 @@ class _Enlarged:
 
 
 class FrameBuffer:
-    """Float16 frames [c h w] appended chunk by chunk: in memory, or in an unnamed temporary file when many."""
+    """Float16 frames [c h w] appended chunk by chunk: in memory, or in an unnamed temporary file when many.
+
+    UserError where the disk is full.
+    """
 
     def __init__(self, frames: int, channels: int, height: int, width: int):
-        shape = (frames, channels, height, width)
-        self.filled = 0
-        self.array: np.ndarray
-        if 2 * math.prod(shape) <= IN_MEMORY:
-            self.array = np.empty(shape, np.float16)
+        self.filled, self.row = 0, (channels, height, width)
+        self.array, self.file = np.empty((0, *self.row), np.float16), None
+        if 2 * frames * math.prod(self.row) <= IN_MEMORY:
+            self.array = np.empty((frames, *self.row), np.float16)
         else:
-            with tempfile.TemporaryFile() as file:  # the mapping keeps it until it is let go
-                self.array = np.memmap(file, np.float16, "w+", shape=shape)
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+            weakref.finalize(self, self.file.close)
 
     def append(self, chunk: Tensor) -> None:
         """[c n h w]"""
-        n = chunk.shape[1]
-        self.array[self.filled : self.filled + n] = chunk.detach().transpose(0, 1).half().cpu().numpy()
+        n, pictures = chunk.shape[1], chunk.detach().transpose(0, 1).half().cpu().contiguous().numpy()
+        if self.file is None:
+            self.array[self.filled : self.filled + n] = pictures
+        else:
+            left = pictures.data.cast("B")
+            try:
+                while left:
+                    left = left[self.file.write(left) :]
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                place = tempfile.gettempdir()
+                raise UserError(
+                    f"The disk is full: frames of the edit wait in {place}. Make room there, or set TMPDIR to a folder"
+                    " on a larger disk."
+                ) from error
         self.filled += n
 
     def __getitem__(self, frames: slice) -> Tensor:
         """[n c h w] float16, a copy."""
-        return torch.from_numpy(np.array(self.array[frames]))
+        if self.file is None:
+            return torch.from_numpy(np.array(self.array[frames]))
+        first, stop, _ = frames.indices(self.filled)
+        shape, begin = (stop - first, *self.row), 2 * first * math.prod(self.row)
+        return torch.from_numpy(np.array(np.memmap(self.file, np.float16, "r", begin, shape)))  # mapped no longer
 
 
 def luminance(pixels: Tensor, axis: int = 0) -> Tensor:

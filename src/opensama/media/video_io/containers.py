@@ -31,6 +31,8 @@ CODECS = {"h264": "H.264", "hevc": "HEVC", "av1": "AV1", "vp9": "VP9", "prores":
 HARDWARE = ("nvenc", "qsv", "amf", "videotoolbox")
 """FFmpeg's endings of encoders on a graphics card or in a processor: hevc_nvenc."""
 _SMALLEST_HEVC = 64  # x265 4.2 takes no side below 16 and corrupts memory at widths from 33 to 48
+_LOOKS_AHEAD = 40 * 2**20
+"""Pixels of the frames that x264 holds to look ahead: its own forty up to a megapixel, then as many fewer."""
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3"})
 _PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_f32le"})
 
@@ -211,6 +213,8 @@ def _h264_or_hevc(video: Video, quality: float, even: bool, codec: str | None) -
     pixel_format = ("yuv420p" if subsampled else "yuv444p") + ("10le" if deep else "")
     crf = 38 - quality / 4 + (3 if hevc else 0)  # about the same look
     options = {"crf": f"{crf:g}", "preset": "medium"}
+    if not hevc and width * height > _LOOKS_AHEAD // 40:
+        options["rc-lookahead"] = str(max(10, _LOOKS_AHEAD // (width * height)))
     return Encoding("libx265" if hevc else "libx264", pixel_format, width, height, video.color, options, tuple(notes))
 
 
