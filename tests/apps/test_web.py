@@ -74,7 +74,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     sync_api = pytest.importorskip("playwright.sync_api")
-    limits = JobLimits(free_disk=1, max_seconds=2, keep_hours=1)
+    limits = JobLimits(free_disk=1, max_seconds=6, keep_hours=1)
     models = {"model": str(folder), "tiny": "tiny", "bernini-1.3b": "bernini-1.3b"}
     settings = WorkerSettings(tmp_path_factory.mktemp("web"), models, LoadSettings(device="cpu"), limits)
     given = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -305,7 +305,8 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
     view.select_option("#model", "model")
 
     view.click("#camera")
-    view.wait_for_timeout(500)
+    view.wait_for_selector("#camera >> text=Stop recording")
+    view.wait_for_timeout(300)
     view.click("#camera")
     until(view, "document.querySelectorAll('#tree > li').length === 2")
     assert site.jobs()[-1].asked["source"] == "source.webm"
@@ -316,14 +317,14 @@ def test_a_part_of_the_picture_and_of_the_time(site: Site, clip: Path, tmp_path:
 @has_browser
 def test_what_cannot_be_done_is_one_sentence(site: Site, clip: Path, tmp_path: Path) -> None:
     view = site.person()
-    write_video(Video.from_frames(np.zeros((17, 16, 16, 3), np.uint8), 8), tmp_path / "long.mp4")
+    write_video(Video.from_frames(np.zeros((49, 16, 16, 3), np.uint8), 8), tmp_path / "long.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"PK\x03\x04" + bytes(99))
     (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:700])
     before = len(site.jobs())
     for name, sentence in (
         ("bad", "neither a video nor a picture"),
         ("cut", "The video "),
-        ("long", "lasts 2.1 s, of 2 that"),
+        ("long", "lasts 6.1 s, of 6 that"),
     ):
         view.set_input_files("#file", tmp_path / f"{name}.mp4")
         until(view, f"document.getElementById('fault').textContent.includes('{sentence}')")

@@ -135,9 +135,10 @@ const take = guarded(async file => {
 });
 const record = guarded(async () => {
   if (record.running) { record.running.stop(); return; }
+  by("camera").disabled = true; // one who asks twice meanwhile would begin two recordings
   const stream = await navigator.mediaDevices.getUserMedia({video: true, audio: true}).catch(() => {
     throw new Error("The browser gives no camera; allow it, or choose a file.");
-  });
+  }).finally(() => { by("camera").disabled = false; });
   const parts = [], recorder = new MediaRecorder(stream);
   recorder.ondataavailable = event => parts.push(event.data);
   recorder.onstop = () => {
