@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from opensama.media.frames import eight_bit, fitted, frames_for
 from opensama.models.families import find_family
@@ -25,6 +27,7 @@ from opensama.vlm import (
     open_vlm,
 )
 
+_T = TypeVar("_T")
 _FRAMES, _SIDE = 3, 448  # of the source that are shown, and pixels of their longer side
 _RETRIES = 2  # somebody waits
 
@@ -47,17 +50,30 @@ def enhanced(request: EditRequest, model: str | Path, vlm: Vlm, *, anyway: bool 
         edits = tuple(replace(edit, instruction=text) for edit, text in zip(request.edits, said, strict=True))
         original = request.original_instruction or request.instruction
         return replace(request, edits=edits, instruction=join_edits(said), original_instruction=original)
-    question, read = question_for(request, model), partial(read_prompt, model=model, anyway=anyway)
+    read = partial(read_prompt, model=model, anyway=anyway)
+    without = "The instruction was not rewritten ({}): leave `enhance` out to edit by it as it is."
+    text = answer_to(vlm, question_for(request, model), read, without)
+    return replace(request, instruction=text, original_instruction=request.instruction)
+
+
+def answer_to(vlm: Vlm, question: Question, read: Callable[[str], _T], without: str) -> _T:
+    """What `read` makes of the answer; where it is of no use (BadAnswer), of a second one, asked for with the reason.
+
+    UserError where there is none: the sentence `without`, with the reason in place of `{}`.
+    """
     try:
         try:
-            text = read(vlm.ask(question))
+            return read(vlm.ask(question))
         except BadAnswer as error:
-            text = read(vlm.ask(replace(question, text=f"{question.text}\nNot like the last time, when {error}.")))
+            return read(vlm.ask(replace(question, text=f"{question.text}\nNot like the last time, when {error}.")))
     except (BadAnswer, VlmRefused, VlmFailed, VlmUnavailable, VlmQuota) as error:
-        raise UserError(
-            f"The instruction was not rewritten ({str(error).rstrip('.')}): leave `enhance` out to edit by it as it is."
-        ) from error
-    return replace(request, instruction=text, original_instruction=request.instruction)
+        raise UserError(without.replace("{}", str(error).rstrip("."))) from error
+
+
+def check_known(text: str, model: str | Path, anyway: bool) -> None:
+    """BadAnswer, unless `anyway`, for an answer in words that a model of few words does not know."""
+    if not anyway and (unknown := unknown_words(find(model), text)):
+        raise BadAnswer(f"{model} has never been taught the answer's {', '.join(unknown[:5])}")
 
 
 def enhanced_note(request: EditRequest) -> str:
@@ -97,6 +113,5 @@ def read_prompt(text: str, model: str | Path, anyway: bool = False) -> str:
     prompt = " ".join(prompt.split())
     if len(prompt) > MAX_INSTRUCTION:
         raise BadAnswer(f"the answer's prompt has {len(prompt):,} characters")
-    if not anyway and (unknown := unknown_words(find(model), prompt)):
-        raise BadAnswer(f"{model} has never been taught the answer's {', '.join(unknown[:5])}")
+    check_known(prompt, model, anyway)
     return prompt

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opensama.first_bytes import is_address
-from opensama.models.registry import find, known_words_of, unknown_words
-from opensama.pipeline.enhance import enhancer_at
+from opensama.models.registry import find, known_words_of
+from opensama.pipeline.enhance import answer_to, check_known, enhancer_at
 from opensama.pipeline.masks import limits_of
 from opensama.pipeline.request_checks import source_of
 from opensama.pipeline.split_rules import join_edits, split_by_rules
 from opensama.values import MAX_EDITS, EditRequest, SubEdit, UserError
-from opensama.vlm import BadAnswer, Question, Vlm, VlmFailed, VlmQuota, VlmRefused, VlmUnavailable, answer_json
+from opensama.vlm import BadAnswer, Question, Vlm, answer_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,18 +114,8 @@ def question_for_split(instruction: str, known: Sequence[str] = ()) -> Question:
 
 def _asked(vlm: Vlm, instruction: str, model: str | Path, anyway: bool) -> tuple[str, ...]:
     question = question_for_split(instruction, sorted(known_words_of(find(model))))
-    read = partial(_read_edits, model=model, anyway=anyway)
-    try:
-        try:
-            return read(vlm.ask(question))
-        except BadAnswer as error:
-            again = replace(question, text=f"{question.text}\nNot like the last time, when {error}.")
-            return read(vlm.ask(again))
-    except (BadAnswer, VlmRefused, VlmFailed, VlmUnavailable, VlmQuota) as error:
-        raise UserError(
-            f"The instruction was not split ({str(error).rstrip('.')}): take `split=rules`, which asks nobody, or leave"
-            " `split` out."
-        ) from error
+    without = "The instruction was not split ({}): take `split=rules`, which asks nobody, or leave `split` out."
+    return answer_to(vlm, question, partial(_read_edits, model=model, anyway=anyway), without)
 
 
 def _read_edits(text: str, model: str | Path, anyway: bool) -> tuple[str, ...]:
@@ -135,8 +125,7 @@ def _read_edits(text: str, model: str | Path, anyway: bool) -> tuple[str, ...]:
     if not all(isinstance(edit, str) and edit.strip() for edit in edits):
         raise BadAnswer("one of the answer's edits says nothing")
     said = tuple(" ".join(edit.split()) for edit in edits)
-    if not anyway and (unknown := unknown_words(find(model), " ".join(said))):
-        raise BadAnswer(f"{model} has never been taught the answer's {', '.join(unknown[:5])}")
+    check_known(" ".join(said), model, anyway)
     return said
 
 
