@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from opensama.models import weights
 from opensama.models.convert import (
     TensorsFromRows,
     convert_released,
@@ -298,3 +300,22 @@ def test_every_type_is_written_as_it_is_read(tmp_path):
     write_safetensors(tmp_path / "out.safetensors", files.infos, files.tensor)
     got = load_file(tmp_path / "out.safetensors")
     assert all(got[name].dtype == x.dtype and torch.equal(got[name].float(), x.float()) for name, x in tensors.items())
+
+
+def test_a_file_is_opened_once_for_many_small_tensors_and_anew_for_large_ones(tmp_path, monkeypatch):
+    small = {f"{i}": torch.full((8,), float(i)) for i in range(500)}
+    large = {"x": torch.ones(2**19), "y": torch.ones(9)}
+    save_file(small | large, tmp_path / "in.safetensors")
+    files, opened = TensorFiles(tmp_path / "in.safetensors"), []
+    monkeypatch.setattr(weights, "safe_open", lambda file, **how: opened.append(file) or safe_open(file, **how))
+    for name, x in small.items():
+        files.tensor(name).zero_()  # whoever changes one changes it alone
+        assert torch.equal(files.tensor(name), x)
+        files.rows(name, 2, 4).zero_()
+        assert torch.equal(files.rows(name, 2, 4), x[2:4])
+    assert len(opened) == 1
+    for _ in range(2):
+        assert files.tensor("x").add_(1).sum() == 2**20
+    assert len(opened) == 2
+    assert files.tensor("y").sum() == 9
+    assert len(opened) == 3, "a large tensor's pages are let go of"

@@ -18,6 +18,7 @@ from opensama.runtime import check_weights_name, shards, whole_file
 from opensama.values import UserError
 
 SHARD_BYTES = 5 * 10**9
+MAPPED_BYTES = 2**20  # are read of a file before it is closed and its pages let go of
 STEM = "diffusion_pytorch_model"  # what diffusers calls a component's weights
 
 # Bytes of one number, by the file format's names of types.
@@ -129,10 +130,11 @@ class TensorFiles(Tensors):
                         self.infos[name] = TensorInfo(tuple(part.get_shape()), part.get_dtype())
             except SafetensorError as error:
                 raise UserError(f"{file} is not a whole safetensors file ({error}): download it again.") from error
+        self._opened: tuple[Path, safe_open] | None = None
+        self._read = 0
 
     def tensor(self, name: str) -> Tensor:
-        with safe_open(self._file[name], framework="pt") as f:
-            return f.get_tensor(name)
+        return self._from_file(name, lambda f: f.get_tensor(name))
 
     def note(self) -> Mapping[str, str]:
         with safe_open(self.files[0], framework="pt") as f:
@@ -142,8 +144,17 @@ class TensorFiles(Tensors):
         shape = self.infos[name].shape
         if not shape or (start, stop) == (0, shape[0]):
             return self.tensor(name)
-        with safe_open(self._file[name], framework="pt") as f:
-            return f.get_slice(name)[start:stop]
+        return self._from_file(name, lambda f: f.get_slice(name)[start:stop])
+
+    def _from_file(self, name: str, get: Callable[[safe_open], Tensor]) -> Tensor:
+        """What `get` reads of a tensor's file; opening one takes as long as it has names, so small tensors share it."""
+        file, opened = self._file[name], self._opened
+        if opened is None or opened[0] != file:
+            opened, self._read = (file, safe_open(file, framework="pt")), 0
+        read = get(opened[1])
+        self._read += read.nbytes
+        self._opened = opened if self._read <= MAPPED_BYTES else None
+        return read if read.nbytes > MAPPED_BYTES else read.clone()  # the file's own pages are for others, too
 
 
 def weight_files(path: Path) -> list[Path]:
