@@ -32,6 +32,7 @@ from opensama.vlm import (
     open_vlm,
 )
 from opensama.vlm.server import ServerVlm
+from tests.any_text import any_text
 from tests.curation.server import Asked, ChatServer, Ended, Fault
 from tests.tiny_qwen import write_tiny_qwen
 
@@ -72,7 +73,7 @@ def test_the_one_object_of_an_answer():
             answer_json(text)
 
 
-@given(st.dictionaries(st.text(max_size=8), st.recursive(st.integers() | st.text(max_size=8), st.lists)))
+@given(st.dictionaries(any_text(8), st.recursive(st.integers() | any_text(8), st.lists)))
 def test_every_object_comes_back(value):
     assert answer_json(f"Here:\n```\n{json.dumps(value, indent=1)}\n```") == value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 from opensama.apps.cli import main
 from opensama.apps.edit_checks import parse_box, parse_range
 from opensama.values import UserError
+from tests.any_text import any_text
 from tests.apps import bad_input
 from tests.apps.bad_input import ROWS, Outcome, Place, Row
 
@@ -91,14 +93,18 @@ def find_faults(row: Row, outcome: Outcome, untouched: bool) -> Iterator[str]:
 
 
 def listing(folder: Path, row: Row) -> dict[str, int]:
-    """Files and their sizes, but for what the row may leave."""
-    paths = {path.relative_to(folder): path for path in folder.rglob("*")}
-    return {str(name): path.stat().st_size for name, path in paths.items() if name.parts[0] != row.leaves}
+    """Files and folders, and their sizes, but for what the row may leave."""
+    found = {}
+    for parent, folders, files in os.walk(folder):
+        if parent == str(folder):
+            folders[:] = [name for name in folders if name != row.leaves]
+        found |= {path: os.lstat(path).st_size for name in (*folders, *files) if (path := f"{parent}/{name}")}
+    return found
 
 
 # --- any string at all
 
-ANY = st.text(max_size=30) | st.text("0123456789:,.-+ e_x", max_size=20)
+ANY = any_text(30) | st.text("0123456789:,.-+ e_x", max_size=20)
 
 
 @given(ANY)
@@ -130,7 +136,7 @@ def test_any_value_of_any_option(option: str, text: str, tmp_path: Path) -> None
 
 @settings(max_examples=40)
 @example(["\0", "\b"])
-@given(st.lists(st.text(max_size=12), max_size=5))
+@given(st.lists(any_text(12), max_size=5))
 def test_any_arguments(arguments: list[str]) -> None:
     """Any words behind `edit`: nothing of that name is here, or help was asked for."""
     code, err = said(["edit", *arguments])

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import example, given
-from hypothesis import strategies as st
 
 from opensama.curation.edit_questions import (
     check_elements,
@@ -22,6 +21,7 @@ from opensama.curation.elements import EDIT_KINDS, Clip, PlannedEdit
 from opensama.curation.stage import Drop
 from opensama.values import UserError
 from opensama.vlm import BadAnswer, Question, ScriptedVlm, VlmQuota
+from tests.any_text import any_text
 
 CLIP = Clip(Path("a.mp4"), np.arange(9 * 20 * 30 * 3, dtype=np.uint64).reshape(9, 20, 30, 3).astype(np.uint8), 8.0)
 
@@ -61,7 +61,7 @@ def test_a_clip_with_nothing_in_front_leaves() -> None:
     assert len(check_elements({"foreground": [{"name": f"cup {n}"} for n in range(20)]}, most=5).foreground) == 5
 
 
-@given(st.text(max_size=80))
+@given(any_text(80))
 @example("The a. dog")
 def test_a_name_never_ends_a_phrase_of_the_detector(name: str) -> None:
     clean = clean_name(name)

@@ -28,6 +28,7 @@ from opensama.values import UserError, Video
 from opensama.vlm import BadAnswer, CachedVlm, Question, ScriptedVlm, VlmRefused, open_vlm
 from opensama.vlm.server import ServerVlm
 from tests import footage
+from tests.any_text import any_text
 from tests.curation.server import Asked, ChatServer, Ended, Fault, pixel_judge
 
 FRAMES, HEIGHT, WIDTH = 12, 36, 64
@@ -127,7 +128,7 @@ def test_images_are_asked_about_motion_never():
 
 
 @pytest.mark.parametrize("rubric", rubrics.RUBRICS, ids=lambda rubric: rubric.name)
-@given(st.text(max_size=60) | st.sampled_from(["<image>", "<<image>image>", "{x} %s $y", '{"instruction": 10}']))
+@given(any_text(60) | st.sampled_from(["<image>", "<<image>image>", "{x} %s $y", '{"instruction": 10}']))
 def test_any_instruction_can_be_asked_about(rubric, instruction):
     question = rubrics.question(rubric, "video", instruction, tuple(SOURCE[:2]), tuple(GOOD[:3]))
     assert len(question.images) == 5

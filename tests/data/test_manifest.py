@@ -23,8 +23,9 @@ from opensama.data.manifest import (
 from opensama.data.samples import Layout, read_manifest
 from opensama.pretext import Mixture
 from opensama.values import UserError
+from tests.any_text import any_text
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+texts = any_text(8)
 words = st.text("abc /.ä", min_size=1, max_size=8)
 numbers = st.none() | st.integers(1, 10**6)
 seconds = st.none() | st.floats(0, 1e6)
