@@ -34,6 +34,18 @@ def replaced():
     return sample, answer_key(sample, same)
 
 
+@pytest.mark.parametrize("family", ["style", "recolor", "remove"])
+def test_what_the_autoencoder_does_not_show_is_not_right(family: str) -> None:
+    """Of an autoencoder that gives grey whatever it is given, no output says whether the edit was done."""
+    sample = sample_edit(5, "test", family, frames=5, size=64)
+    key = answer_key(sample, lambda frames: torch.full_like(frames, 0.5))
+    for output in (sample.target, sample.source, np.full_like(sample.source, 128)):
+        verdict = key.judge(output)
+        assert not verdict.success
+        assert verdict.parts[0].nearest == ("hidden",)
+        assert verdict.parts[0].lead == 0
+
+
 def test_thirds_and_the_frames_looked_at():
     assert thirds(17) == (range(6), range(6, 11), range(11, 17))
     assert looked_at(17) == ((0, (0, 4)), (4, (2, 4)), (12, (1, 4)))

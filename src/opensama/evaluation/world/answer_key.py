@@ -11,6 +11,9 @@ box around the changed region and passed through the model's autoencoder, so tha
     kept in a third   PSNR of the output against the autoencoder's source, outside all changed regions, >= _KEPT dB
     success           every part right and the rest kept, in every third
 
+A part whose candidates all look alike through the autoencoder, though they do not as they are drawn, cannot be seen in
+any output: it is wrong.
+
 A style is also held to what it looks like, since a tint, a blur or a margin may well be nearer to it than to anything
 else. Its tint and, of a weather, its light without what falls are among the wrong answers, and a third is right only if
 
@@ -70,6 +73,7 @@ _WRONG = {
     "right": "the right answer", "undone": "not done", "source": "the source", "half": "half done",
     "kind": "the wrong kind", "color": "the wrong colour", "tint": "the style's colours alone",
     "light": "the weather's light alone", "structure": "the style without its structure",
+    "hidden": "anything else, through this autoencoder",
 }  # fmt: skip
 
 
@@ -243,6 +247,7 @@ class _Third:
     apart: Tensor  # [k] distances of the right answer to each
     before: Tensor  # [f 3 h/2 w/2], the answer without this part
     region: Tensor  # [f h/2 w/2], where the right answer differs from it
+    hidden: bool  # the autoencoder leaves nothing to tell the right answer by
 
     def output(self, frames: Tensor) -> Tensor:
         """The same view of an output [t 3 h w]."""
@@ -298,7 +303,12 @@ class AnswerKey:
         _, apart = self._nearest(question, seen[0], centre, seen, weights)
         told = [0, *(k for k in range(1, len(seen)) if float(apart[k]) > max(APART, _NEAR * float(apart[1])))]
         names = tuple(labels[k] for k in told)
-        return _Third(frames, box, centre, names, seen[told], weights[told], apart[told], seen[1], region)
+        hidden = False
+        if len(told) == 1:
+            plain = half(to_lab(drawn[:2, list(picks)]))
+            _, drawn_apart = self._nearest(question, plain[0], centre, plain, weights[:2])
+            hidden = float(drawn_apart[1]) > APART
+        return _Third(frames, box, centre, names, seen[told], weights[told], apart[told], seen[1], region, hidden)
 
     def _nearest(
         self, question: PartCandidates, lab: Tensor, centre: tuple[float, float], seen: Tensor, weights: Tensor
@@ -322,8 +332,10 @@ class AnswerKey:
         right, names, leads = [], [], [1.0]
         for view in views:
             if view is None or len(view.labels) == 1:  # nothing to be seen of this part
-                right.append(True)
-                names.append("right")
+                hidden = view is not None and view.hidden
+                right.append(not hidden)
+                names.append("hidden" if hidden else "right")
+                leads.append(float(not hidden))
                 continue
             lab = view.output(frames)
             to_right, to_each = self._nearest(question, lab, view.centre, view.seen, view.weights)
