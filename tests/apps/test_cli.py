@@ -207,7 +207,7 @@ def test_models_convert_goes_both_ways(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_evaluate_world_prints_and_writes(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = tmp_path / "world.json"
-    asked = ["-n", "1", "--families", "remove", "--json", str(figures), "--out", str(tmp_path / "out")]
+    asked = ["-n", "1", "--families", "text", "--json", str(figures), "--out", str(tmp_path / "out")]
     assert main(["evaluate", "world", "--model", str(folder), *asked]) == 0
     out = capsys.readouterr().out
     assert "reconstruction" in out

@@ -41,23 +41,23 @@ def times(video: Video) -> list[float]:
 def test_a_clock_that_begins_late_begins_at_zero(name: str, sound: bool, tmp_path: Path) -> None:
     how: dict[str, Any] = {"codec": "libvpx-vp9", "options": {"deadline": "realtime"}} if name == "late.webm" else {}
     voice = ("libopus" if name == "late.webm" else "aac") if sound else None
-    stamps = range(10_000, 14_000, 40)
+    stamps = range(10_000, 11_000, 40)
     base = Fraction(1, 90_000) if name == "late.ts" else MILLISECONDS
     if name == "late.ts":
-        stamps = range(900_000, 1_260_000, 3600)
+        stamps = range(900_000, 990_000, 3600)
     step = stamps[1] - stamps[0]
     rate = 48_000 if voice == "libopus" else 44_100
     path = make_video(
         tmp_path / name, stamps=stamps, last=step, time_base=base, sound=voice, sound_start=10.0, rate=rate, **how
     )
     video = read_video(path)
-    assert (video.frame_count, video.duration, video.fps) == (100, 4, 25)
+    assert (video.frame_count, video.duration, video.fps) == (25, 1, 25)
     assert 0 <= video.timestamps[0] * video.time_base < Fraction(1, 20)
     if not sound:
         assert video.timestamps[0] == 0
     report = write_video(video, tmp_path / "out.mp4", on_note=silent)
-    assert report.frame_count == 100
-    assert read_video(tmp_path / "out.mp4").duration == 4
+    assert report.frame_count == 25
+    assert read_video(tmp_path / "out.mp4").duration == 1
 
 
 def test_a_duration_is_an_end_or_a_length(tmp_path: Path) -> None:
