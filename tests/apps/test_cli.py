@@ -223,6 +223,7 @@ def test_evaluate_world_prints_and_writes(tmp_path: Path, folder: Path, capsys: 
     [
         (["--resume"], "no run to go on with"),
         (["--set", "images.minuets=3"], "images.minuets=3"),
+        (["--set", "width=128", "images.minuets=3"], "images.minuets=3"),
         (["--set", "images.minutes=soon"], "images.minutes: "),
         (["--set", "width=100"], "multiple of 64"),
         (["--minutes", "-1"], "positive"),

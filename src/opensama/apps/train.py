@@ -34,7 +34,7 @@ def editor(
     encode: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     config: Path | None = None,
-    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    set: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     gpus: int | None = None,
     device: str | None = None,
 ) -> None:
@@ -60,7 +60,7 @@ def editor(
     config
         Settings from a YAML file, such as another run's config.yaml, in place of the recipe's.
     set
-        One setting, as in --set optimizer.lr=1e-5; may be given more than once.
+        Settings, as in --set optimizer.lr=1e-5 loss.shift=3; may be given more than once.
     gpus
         How many GPUs --dry-run plans for.
     device
@@ -123,7 +123,7 @@ def tiny_command(
     resume: Annotated[bool, Parameter(negative=())] = False,
     recipe: str | None = None,
     config: Path | None = None,
-    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    set: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     start_from: Path | None = None,
     device: str | None = None,
 ) -> None:
@@ -146,7 +146,7 @@ def tiny_command(
     config
         Settings from a YAML file, such as another run's config.yaml, in place of a recipe.
     set
-        One setting, as in --set images.minutes=10; may be given more than once.
+        Settings, as in --set images.minutes=10 videos.minutes=0; may be given more than once.
     start_from
         A model folder of the recipe's family to train further, in place of starting from nothing.
     device
