@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from opensama.runtime import install_line
@@ -24,6 +24,14 @@ KEY = re.compile(r"api[ _-]?key", re.IGNORECASE)
 REASONING = ("reasoning_content", "reasoning")  # fields in which servers put what comes before an answer
 
 
+@cache
+def _first_client() -> openai.OpenAI:
+    """Whose connections all clients of the process share: each that makes its own reads all certificates anew."""
+    import openai
+
+    return openai.OpenAI(base_url="http://localhost/v1", api_key="none", max_retries=0)
+
+
 class ServerVlm(RemoteVlm):
     """Chat completions with frames as images."""
 
@@ -34,10 +42,10 @@ class ServerVlm(RemoteVlm):
     @cached_property
     def _client(self) -> openai.OpenAI:
         try:
-            import openai
+            first = _first_client()
         except ImportError as error:
             raise UserError(f"Asking a server needs the openai client; run: {install_line('curate')}") from error
-        return openai.OpenAI(base_url=self.url, api_key=self._key, timeout=self.timeout, max_retries=0)
+        return first.with_options(base_url=self.url, api_key=self._key, timeout=self.timeout)
 
     def _attempt(self, question: Question) -> str:
         import openai
