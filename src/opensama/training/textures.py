@@ -34,26 +34,44 @@ def dead_leaves(n: int, side: int = 192, leaves: int = 120, *, seed: int = 0) ->
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return torch.rand(*shape, generator=g) * (high - low) + low
 
-    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    places = torch.linspace(0, 1, side)
     noise = pink_noise(n, side, uniform(n, low=1.0, high=1.8), g)
     picture = 0.5 + 0.2 * uniform(n, 1, 1, 1, low=0.3) * noise
     fill = pink_noise(n, side, uniform(n, low=1.0, high=1.6), g)
     for _ in range(leaves):
         radius = 0.02 / (uniform(n) * (1 - 0.02 / 0.35) + 0.02 / 0.35)  # density ~ r^-2 between 0.02 and 0.35
         cx, cy, angle, stretch = uniform(n), uniform(n), uniform(n, high=math.pi), uniform(n, low=0.4)
-        dx, dy = x - cx.view(-1, 1, 1), y - cy.view(-1, 1, 1)
-        c, s = angle.cos().view(-1, 1, 1), angle.sin().view(-1, 1, 1)
-        u, v = c * dx + s * dy, (c * dy - s * dx) / stretch.view(-1, 1, 1)
-        shape = torch.where((uniform(n) < 0.5).view(-1, 1, 1), torch.hypot(u, v), torch.maximum(u.abs(), v.abs()))
-        soft = uniform(n, low=0.3, high=2.0).view(-1, 1, 1)
-        cover = ((radius.view(-1, 1, 1) - shape) * side / soft + 0.5).clamp(0, 1)[:, None]
+        disc, soft = uniform(n) < 0.5, uniform(n, low=0.3, high=2.0)
         light = uniform(n, 1, low=0.03, high=0.97) + 0.28 * (uniform(n, 3) - 0.5) * (uniform(n, 1) * 2)
-        shade = uniform(n, 1, 1, 1, low=-0.6, high=0.6) * torch.stack([u, v], 1).mean(1, keepdim=True)
-        paint = light[..., None, None] + shade + 0.12 * uniform(n, 1, 1, 1) * fill
-        picture = picture + (paint - picture) * cover
+        shade, grain = uniform(n, low=-0.6, high=0.6), 0.12 * uniform(n)
+        shapes = torch.stack((cx, cy, angle.cos(), angle.sin(), radius, stretch, disc, soft, shade, grain), 1)
+        for at, shape in enumerate(shapes.tolist()):
+            _paint_leaf(picture[at], fill[at], places, light[at], *shape)
     picture = picture + 0.25 * (uniform(n, 1, 1, 1) - 0.5)
     contrast = uniform(n, 1, 1, 1, low=0.6, high=1.3)
     return ((picture - 0.5) * contrast + 0.5).clamp(0, 1)
+
+
+def _paint_leaf(
+    picture: Tensor, fill: Tensor, places: Tensor, light: Tensor, cx: float, cy: float, c: float, s: float,
+    radius: float, stretch: float, disc: float, soft: float, shade: float, grain: float
+) -> None:  # fmt: skip
+    """Paints a disc or a box over a picture [3 side side], in place, where it is: most are small."""
+    side = len(places)
+    edge = radius + soft / side / 2
+
+    def reach(middle: float, half: float) -> slice:
+        return slice(max(0, int((middle - half) * (side - 1))), max(0, math.ceil((middle + half) * (side - 1)) + 1))
+
+    rows = reach(cy, edge * (abs(s) + stretch * abs(c)))
+    columns = reach(cx, edge * (abs(c) + stretch * abs(s)))
+    dx, dy = places[columns] - cx, places[rows, None] - cy
+    u, v = c * dx + s * dy, (c * dy - s * dx) / stretch
+    far = torch.hypot(u, v) if disc else torch.maximum(u.abs(), v.abs())
+    cover = ((radius - far) * side / soft + 0.5).clamp(0, 1)
+    part = picture[:, rows, columns]
+    paint = light[:, None, None] + shade * ((u + v) / 2) + grain * fill[:, rows, columns]
+    part += (paint - part) * cover
 
 
 def moving_crops(pictures: Tensor, n: int, t: int, side: int, *, generator: torch.Generator) -> Tensor:
