@@ -123,7 +123,11 @@ def encoded():
 
 
 def on_meta(module):
-    return nn.Module.to(copy.deepcopy(module), META)
+    """A copy there; of blocks that are alike the first, an operation on this device takes its time in Python."""
+    there = nn.Module.to(copy.deepcopy(module), META)
+    if hasattr(there, "blocks"):
+        there.blocks = there.blocks[:1]
+    return there
 
 
 def descend(stage, index: int) -> None:
@@ -139,12 +143,11 @@ def descend(stage, index: int) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_stage_of_every_recipe(name, settings, encoded):
     config = settings(name)
-    transformer = nn.Module.to(make_transformer(config), META)
+    transformer = on_meta(make_transformer(config))
     items = ItemSource(encoded(config), config, device="meta")
     stage = EditStage.of(name, transformer, items, importance=torch.ones(4, device="meta"))
     assert stage_device(stage) == META
-    for index in {0, stage.passes - 1}:
-        descend(stage, index)
+    descend(stage, 0)
     transformer.enable_gradient_checkpointing()
     descend(stage, stage.passes - 1)
 
