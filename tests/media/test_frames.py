@@ -16,13 +16,16 @@ from opensama.media.frames import (
     cover,
     crop_middle,
     evenly_spaced,
+    picked,
     resize,
     resize_frame,
     side_by_side,
     to_frames,
     to_pixels,
 )
-from opensama.values import Video
+from opensama.media.video_io import read_video
+from opensama.media.video_io.color import ToRGB
+from opensama.values import UserError, Video
 from tests.media.making import picture
 
 
@@ -73,6 +76,19 @@ def test_compare_is_source_left_result_right() -> None:
     deep = side_by_side(source, Video.from_frames(np.full((5, 48, 64, 3), 65_535, np.uint16), 10))
     assert deep.bit_depth == 10
     assert np.array_equal(next(deep.frames())[:, :64], picture(0, 64, 48).astype(np.uint16) * 257)
+
+
+def test_only_frames_that_are_wanted_are_turned_into_rgb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Video.from_frames([picture(index, 64, 48) for index in range(12)], 8).save(tmp_path / "a.mp4")
+    video, turned = read_video(tmp_path / "a.mp4"), []
+    convert = ToRGB.__call__
+    monkeypatch.setattr(ToRGB, "__call__", lambda self, frame: turned.append(frame) or convert(self, frame))
+    found = list(picked(video, [1, 4, 9]))
+    assert len(turned) == 3
+    assert np.array_equal(found, video.array()[[1, 4, 9]])
+    assert np.array_equal(list(picked(video.clip(1), [0, 3, 8])), found)
+    with pytest.raises(UserError, match="lie outside the video"):
+        list(picked(video, [1, 4, 12]))
 
 
 def test_contact_sheet() -> None:

@@ -101,9 +101,7 @@ def picked(video: Video, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         for number in numbers:
             yield from map(eight_bit, video.frames(number, number + 1))
         return
-    wanted = set(numbers)
-    every = enumerate(video.frames(numbers[0], numbers[-1] + 1), numbers[0])
-    yield from (eight_bit(frame) for number, frame in every if number in wanted)
+    yield from map(eight_bit, video.some(numbers))
 
 
 def fitted(frame: np.ndarray, side: int) -> np.ndarray:

@@ -180,13 +180,24 @@ class Video:
         if start == stop:
             return
         for frame in self.source(start, stop):
-            if frame.shape != (self.height, self.width, 3):
-                raise ValueError(f"frame {index} has shape {frame.shape}, not {(self.height, self.width, 3)}")
-            yield frame
+            yield self._of_size(index, frame)
             index += 1
             if index == stop:
                 return
         raise ValueError(f"the frame source gave {index - start} frames, {stop - start} were asked for")
+
+    def _of_size(self, index: int, frame: np.ndarray) -> np.ndarray:
+        if frame.shape != (self.height, self.width, 3):
+            raise ValueError(f"frame {index} has shape {frame.shape}, not {(self.height, self.width, 3)}")
+        return frame
+
+    def some(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """These frames (rising numbers) in one pass. Of a file the others are decoded, too, but not turned into RGB."""
+        source_some = getattr(self.source, "some", None)
+        if source_some is not None and 0 <= numbers[0] and numbers[-1] < self.frame_count:
+            return map(self._of_size, numbers, source_some(numbers))
+        every = enumerate(self.frames(numbers[0], numbers[-1] + 1), numbers[0])
+        return (frame for number, frame in every if number in numbers)
 
     def array(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Those frames in memory at once: `t h w 3`."""

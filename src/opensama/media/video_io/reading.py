@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -134,6 +134,11 @@ class FileFrames:
 
     def __call__(self, start: int, stop: int) -> Iterator[np.ndarray]:
         return map(self._converter(), self.decoded(start, stop))
+
+    def some(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames of these rising numbers; those between are not converted."""
+        every = enumerate(self.decoded(numbers[0], numbers[-1] + 1), numbers[0])
+        return map(self._converter(), (frame for number, frame in every if number in numbers))
 
     def decoded(self, start: int, stop: int) -> Iterator[av.VideoFrame]:
         """The frames as the decoder gives them."""
