@@ -19,7 +19,7 @@ from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
-from opensama.recipes.tiny import CORE, ICVE, ICVE_SMOKE, LAPTOP, RECIPES, SMOKE
+from opensama.recipes.tiny import CORE, DECODER, ICVE, ICVE_SMOKE, LAPTOP, RECIPES, SMOKE
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 from opensama.training.budget import TimeBudget
 from opensama.training.checkpoint import latest_checkpoint
@@ -402,12 +402,20 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     assert stages[:-1] == json.loads((EMBEDDED.folder / "training.json").read_text())["stages"]
     assert (stages[-1]["name"], stages[-1]["steps"]) == ("videos", 1)
 
-    config = config.model_copy(update={"videos": nothing})
-    same = train_tiny(config, tmp_path / "none", start_from=EMBEDDED.folder)
-    assert not (tmp_path / "none" / "pools").exists()
-    name = "transformer/diffusion_pytorch_model.safetensors"
-    before, after = (load_file(f / name) for f in (EMBEDDED.folder, same))
-    assert all(torch.equal(before[key], value) for key, value in after.items())
+
+def test_the_decoder_is_trained_on_alone(tmp_path):
+    """The editor and its code stay to the bit."""
+    little = {"decoder": DECODER.decoder.model_copy(update={"max_steps": 2}), "textures": 8}
+    folder = train_tiny(DECODER.model_copy(update=little), tmp_path / "run", start_from=EMBEDDED.folder)
+    assert not (tmp_path / "run" / "pools").exists()
+    for part in ("transformer", "text_encoder", "vae"):
+        (file,) = (EMBEDDED.folder / part).glob("*.safetensors")
+        before, after = load_file(file), load_file(folder / part / file.name)
+        other = {name for name, value in after.items() if not torch.equal(before[name], value)}
+        assert bool(other) == (part == "vae")
+        assert not {name for name in other if name.startswith(("linear", "spread"))}
+    stages = json.loads((folder / "training.json").read_text())["stages"]
+    assert (stages[-1]["name"], stages[-1]["steps"]) == ("decoder", 2)
 
 
 @pytest.mark.slow

@@ -23,6 +23,12 @@ CORE = TinyConfig(
     shift=24.0,
 )
 
+# From finished weights on: the autoencoder's decoder alone. An editor stays right with it, since the code is fixed.
+DECODER = TinyConfig(
+    **{name: StageConfig(minutes=0) for name in ("autoencoder", "semantic", "images", "videos")},
+    decoder=StageConfig(minutes=60, lr=7e-4, decay=0.6),
+)
+
 # The same on a GPU for minutes: batches of thousands, and the machine's other cores draw.
 CORE_GPU = CORE.model_copy(
     update={
@@ -85,4 +91,12 @@ ICVE_SMOKE = SMOKE.model_copy(
     }
 )
 
-RECIPES = {"tiny": LAPTOP, "core": CORE, "core-gpu": CORE_GPU, "smoke": SMOKE, "icve": ICVE, "icve-smoke": ICVE_SMOKE}
+RECIPES = {
+    "tiny": LAPTOP,
+    "core": CORE,
+    "core-gpu": CORE_GPU,
+    "decoder": DECODER,
+    "smoke": SMOKE,
+    "icve": ICVE,
+    "icve-smoke": ICVE_SMOKE,
+}

@@ -1,8 +1,9 @@
 """The embedded models' autoencoder, trained to rebuild our drawings and photograph-like textures.
 
-    loss = mean (x' - x)^2 + 0.25 * mean (grad x' - grad x)^2,   x' = decode(encode(x) + noise)
+    loss = mean (x' - x)^2 + 0.25 * mean w (grad x' - grad x)^2,   x' = decode(encode(x) + noise)
 
-The noise on the codes (a twentieth of their spread) keeps the decoder calm where a transformer's answer is off.
+The noise on the codes, up to `NOISE` of their spread, teaches the decoder what to do where a transformer's answer is
+off: each cell's code is off by itself, so pictures fall into cells. w counts the steps between cells `BORDER` times.
 The code is principal components (`PatchAutoencoder.start_from_components`) and stays so; trained is the decoder's part
 that is no linear map. So it can be trained on, before an editor is trained or after.
 """
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 from opensama.data.prefetch import one_core
 from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import autocast
+from opensama.training.footage import footage
 from opensama.training.stage import Batch, BatchLoader, ReadySource, TrainingStage
 from opensama.training.textures import dead_leaves, moving_crops
 from opensama.world import plan_edit, render_styled
 
 CUTS = 4  # drawing costs more than cutting
+NOISE, BORDER = 0.4, 4.0
 
 
 def drawn_clips(n: int, first: int, t: int = 5, side: int = 128, device: str = "cpu") -> Tensor:
@@ -33,7 +36,8 @@ def drawn_clips(n: int, first: int, t: int = 5, side: int = 128, device: str = "
 
 
 class Drawings(ReadySource):
-    """`clips` [b 3 5 side side] in [-1, 1]: one third textures, two thirds cuts of 128x128 frames, `CUTS` a clip."""
+    """`clips` [b 3 5 side side] in [-1, 1]: a sixth textures, a sixth such as a camera would have taken them, the rest
+    cuts of 128x128 drawings, `CUTS` a clip."""
 
     def __init__(self, *, batch: int, pictures: int, side: int, seed: int):
         super().__init__()
@@ -43,12 +47,14 @@ class Drawings(ReadySource):
 
     def read(self, index: int) -> Batch:
         g = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        textures = moving_crops(self.pictures, self.textures, 5, self.side, generator=g)
+        taken = [f"autoencoder/{self.seed}/{index}/{i}" for i in range(self.textures // 2)]
+        films = [footage(name, 5, self.side, self.side).transpose(0, 1)[None] * 2 - 1 for name in taken]
+        textures = moving_crops(self.pictures, self.textures - len(films), 5, self.side, generator=g)
         drawn = (self.batch_size - self.textures) // CUTS
         whole = drawn_clips(drawn, index * drawn)
         corners = torch.randint(0, 128 - self.side + 1, (CUTS, 2), generator=g).tolist()
         cuts = (whole[..., y : y + self.side, x : x + self.side] for y, x in corners)
-        return {"clips": torch.cat((textures, *cuts))}
+        return {"clips": torch.cat((textures, *films, *cuts))}
 
 
 class AutoencoderStage(TrainingStage):
@@ -56,9 +62,18 @@ class AutoencoderStage(TrainingStage):
 
     loader: BatchLoader
 
-    def __init__(self, vae: PatchAutoencoder, *, batch: int = 24, pictures: int = 256, side: int = 64, seed: int = 0):
+    def __init__(
+        self,
+        vae: PatchAutoencoder,
+        *,
+        name: str = "autoencoder",
+        batch: int = 24,
+        pictures: int = 256,
+        side: int = 64,
+        seed: int = 0,
+    ):
         self.vae, self.drawings = vae, Drawings(batch=batch, pictures=pictures, side=side, seed=seed)
-        super().__init__("autoencoder", BatchLoader(self.drawings, next(vae.parameters()).device))
+        super().__init__(name, BatchLoader(self.drawings, next(vae.parameters()).device))
         for components in (vae.linear_in, vae.linear_out):
             components.requires_grad_(False)
 
@@ -78,10 +93,13 @@ class AutoencoderStage(TrainingStage):
         with autocast(x.device):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)
-            out = self.vae.decode(z + 0.05 * spread * torch.randn_like(z)).sample.float()
+            level = NOISE * torch.rand(len(z), 1, 1, 1, 1, device=z.device)
+            out = self.vae.decode(z + level * spread * torch.randn_like(z)).sample.float()
         error = out - x
         plain = error.square().mean()
-        slopes = (error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()) / 2
+        between = torch.arange(1, x.shape[-1], device=x.device) % self.vae.config["scale_factor_spatial"] == 0
+        weight = torch.where(between, BORDER, 1.0)
+        slopes = sum((error.transpose(-1, axis).diff(dim=-1).square() * weight).mean() for axis in (-1, -2)) / 2
         return {
             "loss": plain + 0.25 * slopes,
             "psnr_textures": -10 * torch.log10(error[: self.drawings.textures].square().mean() / 4),

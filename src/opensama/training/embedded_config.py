@@ -50,6 +50,7 @@ class TinyConfig(Section):
     windows: StageConfig = StageConfig(minutes=0)
     images: StageConfig = StageConfig(minutes=42, lr=1e-3, muon=2e-3)
     videos: StageConfig = StageConfig(minutes=12, lr=6e-4, muon=1.2e-3, decay=0.6)
+    decoder: StageConfig = StageConfig(minutes=0, lr=7e-4, decay=0.6)
 
     latent_channels: int = Field(192, gt=0, description="numbers for each 16x16 pixels of four frames")
     width: int = Field(192, gt=0, description="width of the transformer, a multiple of the heads'")

@@ -7,6 +7,7 @@
     windows       windows of edits, and some whole frames        -> RUN/windows         SAMA
     images        edits of single frames, in three shapes        -> RUN/images
     videos        edits of 17 frames, images mixed in; SAMA: clips under pretext tasks, too -> RUN/videos
+    decoder       the autoencoder's decoder once more            -> RUN/decoder         SAMA
     export        a pipeline folder that `opensama.load` reads   -> RUN/model
 
 Run it as `opensama train tiny --out RUN`; give the same folder again to go on. From `pretrain` on, a stage of 0 minutes
@@ -141,6 +142,11 @@ def train_tiny(
         if plan.export:
             export_embedded(out / f"{name}-model", config.family, parts)
     pools.close()
+    if "decoder" in config.stages and (config.decoder.minutes > 0 or (out / "decoder").exists()):
+        budget.begin("decoder")
+        pictures = budget.scaled(config.textures, least=16, a_minute=25)
+        decoder = AutoencoderStage(vae.requires_grad_(True), name="decoder", pictures=pictures, seed=config.seed + 5)
+        _run(decoder, config.decoder, out, budget)
     folder = export_embedded(out / "model", config.family, parts)
     budget.save()
     (folder / "training.json").write_text(json.dumps(training_notes(out, config, start_from), indent=2) + "\n")
@@ -217,7 +223,7 @@ def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeB
     return _Parts(vae, encoder, text, tokenizer, transformer)
 
 
-_BUDGETS = {"minutes", "autoencoder", "semantic", *DRAWN_STAGES}  # what may change when a run goes on
+_BUDGETS = {"minutes", "autoencoder", "semantic", "decoder", *DRAWN_STAGES}  # what may change when a run goes on
 
 
 def _autoencoder(

@@ -138,5 +138,5 @@ FAMILY = Family(
     draw_added=draw_added,
     free=("source_rotary", "semantic_rotary", "source_time", "num_anchors"),
     pads_text=True,
-    stages=("autoencoder", "semantic", "pictures", "windows", "images", "videos"),
+    stages=("autoencoder", "semantic", "pictures", "windows", "images", "videos", "decoder"),
 )
