@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from opensama.pipeline.editor import Editor
 
 _FPS = 16
+_LONG = 0.05  # seconds of a matrix product that are enough to measure it
 _NO_SOURCE = {"source_hidden_states": None}
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -266,11 +267,18 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> MachineSpeed:
     from opensama import __version__
 
     on_cpu = device.type == "cpu"
-    n = 8192 if not on_cpu else 2048 if dtype == torch.float32 else 512  # some CPUs multiply short numbers slowly
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    n = 512 if on_cpu else 8192  # some CPUs multiply short numbers slowly
+    product, copy = Part("product"), Part("copy")
+    while True:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        product.seconds.clear()
+        with _timed(product, device):
+            a @ b
+        if product.seconds[0] > _LONG or n >= 2048:
+            break
+        n *= 2
     numbers = torch.zeros(2**26 if on_cpu else 2**28, device=device)
     there = torch.empty_like(numbers)
-    product, copy = Part("product"), Part("copy")
     for _ in range(4):
         with _timed(product, device):
             a @ b
