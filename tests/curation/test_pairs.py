@@ -32,13 +32,20 @@ from opensama.world import StyledScene, plan_edit
 from tests.curation import tiny_models
 
 SETTINGS = PairSettings(each=3, elements=4, balance=0)
-SIZE = (9, 96, 96)
+SIZE = (5, 80, 80)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "clips"
     oracles.write_clips(folder, 2, frames=SIZE[0], size=SIZE[1:])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "clips"
+    oracles.write_clips(folder, 2, frames=9, size=SIZE[1:])
     return folder
 
 
@@ -162,7 +169,8 @@ def test_a_name_that_is_not_utf_8_fails_alone(clips: Path, tmp_path: Path) -> No
         shutil.copy(video, os.fsencode(tmp_path / "clips") + b"/\xff.mp4")
     except OSError:
         pytest.skip("this disk takes UTF-8 names only")
-    report = make(tmp_path / "clips", tmp_path / "out", vlm=partial(WorldVlm, clips))
+    settings = replace(SETTINGS, kinds=("remove",))
+    report = make(tmp_path / "clips", tmp_path / "out", vlm=partial(WorldVlm, clips), settings=settings)
     assert report.graph.records > 0
     assert report.graph.failed == 1
     (failure,) = map(json.loads, (tmp_path / "out/making/failed.jsonl").read_text().splitlines())
@@ -326,11 +334,11 @@ def test_types_are_balanced(clips: Path, tmp_path: Path, made: tuple[Path, Pairs
     assert report.kept == Counter(record.task for record in records(tmp_path / "out"))
 
 
-def test_clips_of_a_manifest_are_taken_once_and_only_between_their_times(clips: Path, tmp_path: Path) -> None:
-    file = str(clips / "world-0000.mp4")
+def test_clips_of_a_manifest_are_taken_once_and_only_between_their_times(long_clips: Path, tmp_path: Path) -> None:
+    file = str(long_clips / "world-0000.mp4")
     rows = [
         Record("a", "clip", file, target_start=0.125, target_end=0.5),
-        Record("b", "pair", file, source=str(clips / "world-0001.mp4"), instruction="Zoom in."),
+        Record("b", "pair", file, source=str(long_clips / "world-0001.mp4"), instruction="Zoom in."),
         Record("c", "clip", file, target_start=0.125, target_end=0.5),
     ]
     write_manifest(tmp_path / "clips.jsonl", rows)
@@ -348,8 +356,8 @@ def test_clips_of_a_manifest_are_taken_once_and_only_between_their_times(clips: 
     assert small.frames.shape == (9, 48, 48, 3)
 
 
-def test_a_cut_clip_is_written_beside_its_edit(clips: Path, tmp_path: Path) -> None:
-    make(clips, tmp_path, settings=replace(SETTINGS, frames=5, kinds=("remove",)))
+def test_a_cut_clip_is_written_beside_its_edit(long_clips: Path, tmp_path: Path) -> None:
+    make(long_clips, tmp_path, settings=replace(SETTINGS, frames=5, kinds=("remove",)))
     pairs = records(tmp_path)
     assert pairs
     for record in pairs:
