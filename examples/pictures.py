@@ -1,6 +1,7 @@
 """Draws the pictures of README and docs/evaluate.md with the embedded model, from clips that this project renders.
 
     python examples/pictures.py [--model tiny] [--out docs/images] [--seed 0] [--families style,remove]
+        [--readme night,sepia]
 
 `families.png`: one edit of each family, source, edit and exact answer below each other, the middle frame. For README
 source and edit of three of them as strips of three moments. `opensama gallery` shows them all in motion, with scores.
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--families", default=",".join(EDIT_FAMILIES), help="columns of families.png")
+    parser.add_argument("--readme", default=",".join(README), help="styles that README shows")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     editor = load(options.model)
@@ -61,8 +63,8 @@ def main() -> None:
             sheet.paste(Image.fromarray(clip[PICKS[1]]), (x, top + row * (side + GAP)))
         print(f"{family}: {sample.instruction}")
     save("families", sheet)
-    for name, seed in README.items():
-        sample, edited = edit(editor, "style", seed, 2 * side)
+    for name in options.readme.split(","):
+        sample, edited = edit(editor, "style", README[name], 2 * side)
         save(f"readme-{name}-before", Image.fromarray(strip(sample.source)))
         save(f"readme-{name}-after", Image.fromarray(strip(edited)))
         print(f"README, {name}: {sample.instruction}")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from opensama.models.registry import TINY, find
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "gpu_minutes.py"), run_name="gpu_minutes")
-SMALL = ("chunk=4", "chunk_steps=2", "chunks=2", "workers=1", "test_edits=6", "picture_batch=2", "window_batch=2",
-         "image_batch=1", "pictures.max_steps=1", "windows.max_steps=2", "images.max_steps=1")  # fmt: skip
+SMALL = ("chunk=4", "chunk_steps=1", "chunks=2", "workers=1", "test_edits=6", "picture_batch=2", "window_batch=2",
+         "image_batch=1", "pictures.max_steps=1", "windows.max_steps=1", "images.max_steps=1")  # fmt: skip
 
 
 @pytest.mark.slow
