@@ -95,10 +95,10 @@ def frozen_parts(folder: Path) -> None:
     torch.manual_seed(0)
     vae = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1))
     vae.start_from_components(drawn_clips(8, 0))
-    Trainer(AutoencoderStage(vae, batch=6, pictures=8), LoopConfig(steps=10), folder).run()
+    Trainer(AutoencoderStage(vae, batch=6, pictures=8), LoopConfig(steps=4), folder).run()
     tokenizer = train_tokenizer([plan_edit(i).instruction for i in range(100)], 400)
     encoder, text = make_semantic_encoder(32, 1), make_text_encoder(tokenizer, 32, 1)
-    Trainer(SemanticStage(encoder, text, tokenizer, batch=4), LoopConfig(steps=10, muon=1e-3), folder).run()
+    Trainer(SemanticStage(encoder, text, tokenizer, batch=4), LoopConfig(steps=4, muon=1e-3), folder).run()
 
 
 LITTLE = {
@@ -109,21 +109,21 @@ LITTLE = {
 
 def sama_from_weights(folder: Path) -> None:
     """Image edits, then videos with pretext tasks, from one pool for the whole run."""
-    config = SMOKE.model_copy(update=LITTLE | {"images": steps(10, muon=2e-3), "videos": steps(10, muon=2e-3)})
+    config = SMOKE.model_copy(update=LITTLE | {"images": steps(4, muon=2e-3), "videos": steps(4, muon=2e-3)})
     train_tiny(config, folder / "run", start_from=small_model(folder / "model"))
 
 
 def core(folder: Path) -> None:
     """The world's core from pictures and windows, pools renewed."""
-    little = LITTLE | {"chunk": 4, "chunk_steps": 4, "chunks": 2}
-    stages = {name: steps(10, muon=1.2e-3, decay=0.0) for name in ("pictures", "windows", "images")}
+    little = LITTLE | {"chunk": 4, "chunk_steps": 2, "chunks": 2}
+    stages = {name: steps(4, muon=1.2e-3, decay=0.0) for name in ("pictures", "windows", "images")}
     config = CORE.model_copy(update=little | stages | {"videos": StageConfig(minutes=0)})
     train_tiny(config, folder / "run", start_from=small_model(folder / "model"))
 
 
 def embedded_icve(folder: Path) -> None:
     """Beside the embedded SAMA's frozen parts."""
-    stages = {"pretrain": steps(10, muon=2e-3), "images": steps(10, muon=2e-3), "videos": steps(3)}
+    stages = {"pretrain": steps(4, muon=2e-3), "images": steps(4, muon=2e-3), "videos": steps(3)}
     train_tiny(ICVE_SMOKE.model_copy(update=LITTLE | stages), folder / "run")
 
 
@@ -205,15 +205,15 @@ def reproduction(folder: Path) -> None:
     torch.manual_seed(0)
     prior, images, videos = ([read_pool(folder, name)] for name in ("prior", "images", "videos"))
     model = small_sama.make_sama(PRIOR, budget)
-    small_sama.train_sama("micro prior", model, prior, PRIOR, 0, budget, (0, 2), 10, folder)
+    small_sama.train_sama("micro prior", model, prior, PRIOR, 0, budget, (0, 2), 4, folder)
     model = small_sama.make_sama(SAMA, budget)
     corrupted = small_sama.corrupted_pools(folder, budget, SAMA)
-    small_sama.train_sama("micro stage0", model, [*images, *corrupted], SAMA, 0, budget, (3, 2), 10, folder)
-    small_sama.train_sama("micro stage1", model, [*images, *videos], SAMA, 0, budget, (2, 2), 10, folder)
+    small_sama.train_sama("micro stage0", model, [*images, *corrupted], SAMA, 0, budget, (3, 2), 4, folder)
+    small_sama.train_sama("micro stage1", model, [*images, *videos], SAMA, 0, budget, (2, 2), 4, folder)
     few = small_icve.ICVE_BUDGETS["smoke"]
     small_icve.IcveExperiment(folder, few).draw_pool(UNPAIRED)
     pairs = read_pool(folder, UNPAIRED)
-    small_icve.train_icve("micro icve", small_icve.make_icve(few), pairs, 0, few, 10, folder)
+    small_icve.train_icve("micro icve", small_icve.make_icve(few), pairs, 0, few, 4, folder)
 
 
 def made(folder: Path) -> Path:
@@ -231,31 +231,22 @@ RUNS: dict[str, Callable[[Path], None]] = {
 # fmt: off
 LOSSES: dict[str, Losses] = {
     "frozen_parts": {
-        "autoencoder": [0.01724525, 0.02247224, 0.02727527, 0.01223518, 0.02173206, 0.0234954, 0.04355575,
-            0.01879379, 0.01414397, 0.03702272],
-        "semantic": [8.31894, 9.765795, 6.745272, 6.903804, 6.270463, 6.433238, 5.503531, 3.642223, 4.254976,
-            4.300396],
+        "autoencoder": [0.01724525, 0.02247224, 0.02727527, 0.01223518],
+        "semantic": [9.560706, 7.697248, 5.841021, 5.656078],
     },
     "sama_from_weights": {
-        "images": [1.162293, 0.6593627, 0.5818068, 0.6448228, 1.316641, 0.5218683, 0.6139877, 0.6756886,
-            0.8986744, 0.4953867],
-        "videos": [0.3758848, 0.5475289, 0.9052272, 0.3857271, 0.3975205, 0.3926227, 1.22515, 0.8219251,
-            1.28563, 0.3039354],
+        "images": [1.162293, 0.6593627, 0.5818068, 0.6448228],
+        "videos": [0.4259719, 0.4910464, 1.02691, 0.4207481],
     },
     "core": {
-        "pictures": [2.800349, 2.370929, 1.010832, 4.845353, 1.319428, 2.014402, 10.53369, 1.100969, 4.397916,
-            0.6959786],
-        "windows": [1.091867, 1.09712, 1.082799, 1.25648, 0.490953, 0.7627856, 0.6583263, 1.296909, 1.438112,
-            0.4765931],
-        "images": [0.9215462, 0.6803798, 0.5653819, 0.8966573, 0.8024349, 0.4547676, 0.9246266, 0.7686019,
-            0.4707045, 0.8869131],
+        "pictures": [2.800349, 2.370929, 2.347372, 4.827376],
+        "windows": [1.104103, 1.127331, 1.098483, 1.407864],
+        "images": [0.9660204, 0.7060617, 0.5039371, 0.7791106],
     },
     "embedded_icve": {
-        "pretrain": [2.077605, 1.092801, 1.224257, 1.835747, 0.4622186, 0.6344503, 0.8686572, 0.7550096,
-            0.6815046, 0.8041478],
-        "images": [0.68968, 0.363938, 0.2866378, 0.3720516, 0.8149736, 0.2667138, 0.3492421, 0.380284,
-            0.529116, 0.2667533],
-        "videos": [0.4194311, 0.3191429, 0.392892],
+        "pretrain": [2.077605, 1.092801, 1.224257, 1.835747],
+        "images": [0.6975799, 0.3687246, 0.2931052, 0.3788724],
+        "videos": [0.4402068, 0.3646835, 0.4483372],
     },
     "sama_editors": {
         "sama-14b-stage0": [1.675006, 1.907959, 1.717459],
@@ -279,14 +270,10 @@ LOSSES: dict[str, Losses] = {
         "tiny-icve-sft": [0.1823253, 0.06862799],
     },
     "reproduction": {
-        "micro prior": [0.4673914, 0.3222137, 0.6317331, 0.6989544, 0.5300895, 0.3624709, 0.3710519, 0.6671731,
-            0.29486, 0.4609518],
-        "micro stage0": [0.6390867, 0.9374115, 1.000136, 1.278413, 0.3869147, 0.5515466, 0.4485225, 1.176476,
-            1.067229, 1.209651],
-        "micro stage1": [0.6767372, 0.6281507, 1.146869, 0.7680541, 0.651206, 0.580099, 0.4033383, 1.000734,
-            1.592681, 0.5069901],
-        "micro icve": [0.509899, 0.2776912, 0.8855439, 0.583023, 0.7725825, 0.4245284, 0.2257712, 0.5801898,
-            0.4760746, 0.4105999],
+        "micro prior": [0.4673914, 0.3222137, 0.6317331, 0.6989544],
+        "micro stage0": [0.6390867, 0.9374115, 1.000136, 1.278413],
+        "micro stage1": [0.7053351, 0.6687951, 1.22802, 0.8063828],
+        "micro icve": [0.509899, 0.2776912, 0.8855439, 0.583023],
     },
 }
 # fmt: on

@@ -32,7 +32,7 @@ from opensama.world.styled_scenes import Swap
 
 _log = logging.getLogger(__name__)
 PROBED_FAMILIES = ("style", "background", "obscure", "remove")
-"""Those that the embedded model does at all; what it cannot do standing it cannot do running."""
+"""Those that the embedded model does at all; what it cannot do standing it cannot do running. Smaller parts last."""
 SLOW, FAST = 0.012, 0.03  # half-heights a frame
 
 
@@ -83,10 +83,10 @@ def conditions(
 
 
 def probe_shipped(edit: Edit, through: Through, n: int, frames: int, long: int, families: int) -> dict[str, Any]:
-    """Scores of every condition, `n` edits of each of the first `families`; long ones have `long` frames."""
+    """Scores of every condition, `n` edits of each of the last `families`; long ones have `long` frames."""
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        for name, (count, plans) in conditions(n, frames, long, Path(folder), PROBED_FAMILIES[:families]).items():
+        for name, (count, plans) in conditions(n, frames, long, Path(folder), PROBED_FAMILIES[-families:]).items():
             rows = []
             for plan in plans:
                 sample = draw_edit(plan, count, 128, 128)
