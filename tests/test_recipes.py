@@ -29,7 +29,6 @@ def recipe(base, manifest, tmp_path) -> Path:
     """The first stage at tiny size, as a settings file."""
     settings = tiny_settings(base, manifest)
     settings["optimizer"] |= {"steps": 2, "ema": 0.5}
-    settings["preview_every"] = 2
     SamaConfig(**settings).save(tmp_path / "tiny.yaml")
     return tmp_path / "tiny.yaml"
 
@@ -143,7 +142,7 @@ def test_bernini_and_a_sama_that_begins_there(base, manifest, tmp_path, monkeypa
 
 def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_path, capsys):
     out = tmp_path / "run"
-    assert run("--config", recipe, "--out", out, "--device", "cpu") == 0
+    assert run("--config", recipe, "--out", out, "--device", "cpu", "--set", "preview_every=2") == 0
     assert f"trained: {out / 'model'}" in capsys.readouterr().out
     model = SamaTransformer3DModel.from_pretrained(out / "model" / "transformer")
     released = load_released(out / "model" / "sama.safetensors", "sama", {"num_heads": 2, "num_semantic_tokens": 5})
@@ -189,7 +188,11 @@ def test_from_videos_to_a_model_on_the_command_line(recipe, base, manifest, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mesh", [["mesh.context=1"], ["mesh.context=2", "lora={rank: 2, merge: true}", "mesh.checkpointing=full"]]
+    "mesh",
+    [
+        ["mesh.context=1"],
+        ["mesh.context=2", "lora={rank: 2, merge: true}", "mesh.checkpointing=full", "preview_every=2"],
+    ],
 )
 def test_two_processes_train_as_one(recipe, tmp_path, mesh):
     """Sharded weights and shared sequences, from the command line: the same losses, and a whole model at the end."""
