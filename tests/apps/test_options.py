@@ -14,10 +14,14 @@ from opensama.apps.options import as_options, check_json
 from opensama.values import UserError
 
 
-def test_every_command_takes_the_place_to_write_in_the_same_words():
-    named = re.findall(
-        r"^\* `(.*?-o\b.*?) [A-Z]+`:|^\* `(.*?--out(?:put)?\b.*?) [A-Z]+`:", reference.command_page(), re.MULTILINE
-    )
+@pytest.fixture(scope="module")
+def commands() -> str:
+    """The page of all commands."""
+    return reference.command_page()
+
+
+def test_every_command_takes_the_place_to_write_in_the_same_words(commands: str):
+    named = re.findall(r"^\* `(.*?-o\b.*?) [A-Z]+`:|^\* `(.*?--out(?:put)?\b.*?) [A-Z]+`:", commands, re.MULTILINE)
     found = [one or other for one, other in named]
     assert len(found) >= 18
     assert set(found) == {"--out, --output, -o"}
@@ -76,12 +80,12 @@ def test_a_run_that_goes_on_replaces_its_own_figures(tmp_path: Path):
         check_json(written, known_by="verdict")
 
 
-def test_no_option_has_an_opposite_that_nobody_needs():
-    assert "--empty-" not in reference.command_page()
+def test_no_option_has_an_opposite_that_nobody_needs(commands: str):
+    assert "--empty-" not in commands
 
 
-def test_every_command_counts_in_the_same_words():
-    named = re.findall(r"^\* `(.*?(?:-n|--number|--limit)\b.*?) INT`:", reference.command_page(), re.MULTILINE)
+def test_every_command_counts_in_the_same_words(commands: str):
+    named = re.findall(r"^\* `(.*?(?:-n|--number|--limit)\b.*?) INT`:", commands, re.MULTILINE)
     assert len(named) >= 14
     assert set(named) == {"--number, -n"}
 

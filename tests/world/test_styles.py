@@ -91,18 +91,18 @@ def through(styled: Tensor) -> float:
 
 @cache
 def real(name: str) -> Tensor:
-    """Nine frames [t 3 128 128]."""
+    """Five frames [t 3 128 128]."""
     from opensama.media.frames import cover, to_pixels
     from opensama.media.video_io import read_video
 
-    frames = list(read_video(CLIPS / f"{name}--source.mp4").frames(0, 9))
+    frames = list(read_video(CLIPS / f"{name}--source.mp4").frames(0, 5))
     return (cover(to_pixels(frames), 128, 128)[0].movedim(0, 1) + 1) / 2
 
 
 @cache
 def filmed(seed: int) -> Tensor:
-    """Nine frames [t 3 128 128] with a photograph's texture, noise and camera shake."""
-    return torch.from_numpy(footage.shot(seed, 9, (128, 128))).movedim(-1, 1) / 255
+    """Five frames [t 3 128 128] with a photograph's texture, noise and camera shake."""
+    return torch.from_numpy(footage.shot(seed, 5, (128, 128))).movedim(-1, 1) / 255
 
 
 NEEDS_CLIPS = pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../shared/clips) are not here")
@@ -112,7 +112,7 @@ NEEDS_CLIPS = pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips (../
 @pytest.mark.parametrize(
     ("clip", "names"),
     [
-        (lambda seed: drawn(seed, 9, 128, 128)[0], range(4)),
+        (lambda seed: drawn(seed, 5, 128, 128)[0], range(4)),
         (filmed, range(2)),
         pytest.param(real, ("watercolor", "illustration", "snow", "boat"), marks=NEEDS_CLIPS),
     ],
