@@ -76,6 +76,8 @@ def command_in_ranks(command: Sequence[str | Path], processes: int) -> None:
 
 def _torchrun(arguments: list[str]) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from torch.distributed.elastic.rendezvous import dynamic_rendezvous
     from torch.distributed.run import main
 
+    dynamic_rendezvous.get_method_name = lambda depth=2: ""  # for a log; it looks through every module for seconds
     main(arguments)

@@ -26,7 +26,7 @@ from opensama.training.parallel import parallelise
 from opensama.training.stage import TrainingStage
 
 STEPS = 240
-STEPS_OF_TWO = 100
+STEPS_OF_TWO = 60
 
 
 class Net(nn.Module):
