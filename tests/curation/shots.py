@@ -12,7 +12,7 @@ from opensama.media.video_io import write_video
 from opensama.values import Video
 from opensama.world import render, sample_scene, to_uint8
 
-SIZE = (144, 256)
+SIZE = (96, 160)
 
 
 def shot(seed: int, frames: int) -> np.ndarray:
