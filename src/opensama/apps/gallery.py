@@ -23,7 +23,7 @@ def gallery(
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
     number: Annotated[int, HOW_MANY] = 3,
     split: Literal["test", "train"] = "test",
-    family: Annotated[list[str] | None, Parameter(negative=())] = None,
+    family: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
     clips: Path | None = None,
     seed: int = 0,
     overwrite: Annotated[bool, OVERWRITE] = False,

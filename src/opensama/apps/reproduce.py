@@ -20,7 +20,7 @@ def reproduce(
     workers: int = 2,
     shipped: Annotated[bool, Parameter(negative=())] = False,
     report: Path | None = None,
-    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    set: Annotated[list[str] | None, Parameter(negative=(), consume_multiple=True)] = None,
 ) -> None:
     """Train a paper's variants on a micro world and report whether its claims hold there.
 
@@ -42,7 +42,7 @@ def reproduce(
     report
         Write the report into this Markdown file, its pictures beside it in images/. By default OUT/reproduction.md.
     set
-        One number of the budget, as in --set stage0=2000; may be given more than once.
+        Numbers of the budget, as in --set stage0=2000 images=500; may be given more than once.
     """
     from dataclasses import replace
 
