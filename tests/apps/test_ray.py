@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from opensama.apps.cli import main
+from opensama.apps.jobs.remote import EditActor
 from opensama.curation.filters import filter_manifest
 from opensama.curation.graph import run_graph
 from opensama.data.manifest import iter_records
@@ -112,6 +114,27 @@ def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
         until(lambda: not mine.exists() and service.engine.workers.pids not in ([], [pid]), pause=0.2)
         (pid,) = service.engine.workers.pids
     assert not [*Path(gettempdir()).glob(f"opensama-worker-{pid}-*")]
+
+
+def test_an_actor_that_ends_leaves_no_file_that_comes_meanwhile(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actor = EditActor(settings_for(tmp_path, folder), str(Path.cwd()))
+    place, remove = actor.folder.parent, os.rmdir
+    actor.put("source.mp4", b"a film")
+    came = []
+
+    def one_more(path: str, **how: int) -> None:
+        with suppress(FileNotFoundError):
+            came.append("before the folder is gone")
+            actor.put("late.mp4", b"a film")
+        remove(path, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", one_more)
+        actor.close()
+    assert came
+    assert not [*place.parent.glob(f"{place.name}*")]
 
 
 # --- curation

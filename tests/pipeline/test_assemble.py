@@ -84,7 +84,13 @@ def test_an_assembled_pipeline_is_saved_as_a_folder(base, weights, tmp_path, pic
     again = opensama.load(tmp_path, device="cpu")
     assert again.pipeline.defaults == editor.pipeline.defaults
     request = EditRequest(Video.from_frames(picture(1, 32, 48), 25), "Make it blue.", steps=1, size=64)
-    assert np.array_equal(again.edit(request).array(), editor.edit(request).array())
+    for part in ("transformer", "text_encoder", "vae"):
+        ours, theirs = (getattr(e.pipeline, part).state_dict() for e in (editor, again))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    # a matrix product's last bit depends on where in memory the weights lie, and those of a folder lie as in its file
+    ours, theirs = (e.edit(request).array().astype(int) for e in (editor, again))
+    assert np.abs(ours - theirs).max() <= 1
 
 
 def test_half_precision_keeps_the_autoencoder_exact(base, weights, picture):

@@ -189,8 +189,10 @@ class EditActor:
         self.folder.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Removes the folder; nothing is to be done after it."""
-        shutil.rmtree(self._place, ignore_errors=True)
+        """Removes the folder. What still writes into it meanwhile finds none of that name, and fails."""
+        gone = self._place.rename(self._place.with_name(f"{self._place.name}-gone"))
+        shutil.rmtree(gone, ignore_errors=True)
+        self._lock.close()
 
     def put(self, name: str, piece: bytes) -> None:
         """Writes a piece at a file's end."""
