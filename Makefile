@@ -10,8 +10,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# How many test processes, and which tests: make test TESTS=tests/media
-JOBS ?= 2
+# How many test processes (one more than two cores: some tests wait), and which tests: make test TESTS=tests/media
+JOBS ?= 3
 # Which PyAV `make media` tests; 19 needs Python 3.12 or newer.
 AV ?= 19
 TESTS ?=

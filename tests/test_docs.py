@@ -53,6 +53,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_is_wrapped(page: Path) -> None:
+    """Lines of at most 140 characters, tables apart, and what cannot be broken: a link, a quoted command."""
+    lines = [line for line in prose(page).splitlines() if not line.lstrip().startswith("|")]
+    assert not [line for line in lines if len(re.sub(r"`[^`]*`", "", LINK.sub("", line))) > 140]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     quoted = re.findall(r"`make ([a-z]+)[^`]*`", prose(page))

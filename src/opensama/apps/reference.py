@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 
 from opensama.apps.cli import app
 
@@ -28,7 +29,14 @@ def command_page() -> str:
     with said_by("opensama"):
         body = app.generate_docs(output_format="markdown", usage_name="opensama")
     body = CONTENTS.sub("**Commands**", body).removeprefix("# opensama\n")
-    return PREFACE + "\n" + "\n".join(line.rstrip() for line in body.splitlines()).strip() + "\n"
+    return PREFACE + "\n" + "\n".join(map(_wrapped, body.splitlines())).strip() + "\n"
+
+
+def _wrapped(line: str) -> str:
+    """An item of a list in lines of at most 120 characters, as far as its words allow."""
+    if not line.startswith("* "):
+        return line.rstrip()
+    return fill(line, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager
