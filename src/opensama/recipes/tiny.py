@@ -26,7 +26,7 @@ CORE = TinyConfig(
 # From finished weights on: the autoencoder's decoder alone. An editor stays right with it, since the code is fixed.
 DECODER = TinyConfig(
     **{name: StageConfig(minutes=0) for name in ("autoencoder", "semantic", "images", "videos")},
-    decoder=StageConfig(minutes=60, lr=7e-4, decay=0.6),
+    decoder=LAPTOP.decoder.model_copy(update={"minutes": 60}),
 )
 
 # The same on a GPU for minutes: batches of thousands, and the machine's other cores draw.

@@ -74,6 +74,7 @@ class AutoencoderStage(TrainingStage):
     ):
         self.vae, self.drawings = vae, Drawings(batch=batch, pictures=pictures, side=side, seed=seed)
         super().__init__(name, BatchLoader(self.drawings, next(vae.parameters()).device))
+        vae.requires_grad_(True)
         for components in (vae.linear_in, vae.linear_out):
             components.requires_grad_(False)
 

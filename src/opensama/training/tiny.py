@@ -144,8 +144,7 @@ def train_tiny(
     pools.close()
     if "decoder" in config.stages and (config.decoder.minutes > 0 or (out / "decoder").exists()):
         budget.begin("decoder")
-        pictures = budget.scaled(config.textures, least=16, a_minute=25)
-        decoder = AutoencoderStage(vae.requires_grad_(True), name="decoder", pictures=pictures, seed=config.seed + 5)
+        decoder = AutoencoderStage(vae, name="decoder", pictures=_textures(config, budget), seed=config.seed + 5)
         _run(decoder, config.decoder, out, budget)
     folder = export_embedded(out / "model", config.family, parts)
     budget.save()
@@ -212,7 +211,7 @@ def given_parts(config: TinyConfig, start_from: Path | None, device: torch.devic
 def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeBudget) -> _Parts:
     """Parts from nothing: autoencoder, text and image encoders are trained, the transformer's weights are random."""
     budget.begin("autoencoder")
-    vae = _autoencoder(config, budget.scaled(config.textures, least=16, a_minute=25), out, device, budget)
+    vae = _autoencoder(config, out, device, budget)
     budget.begin("semantic")
     texts = training_texts(budget.scaled(config.texts, least=2_000, a_minute=2_000))
     tokenizer = train_tokenizer(texts, config.vocabulary)
@@ -226,9 +225,12 @@ def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeB
 _BUDGETS = {"minutes", "autoencoder", "semantic", "decoder", *DRAWN_STAGES}  # what may change when a run goes on
 
 
-def _autoencoder(
-    config: TinyConfig, textures: int, out: Path, device: torch.device, budget: TimeBudget
-) -> PatchAutoencoder:
+def _textures(config: TinyConfig, budget: TimeBudget) -> int:
+    """How many there is time to draw."""
+    return budget.scaled(config.textures, least=16, a_minute=25)
+
+
+def _autoencoder(config: TinyConfig, out: Path, device: torch.device, budget: TimeBudget) -> PatchAutoencoder:
     """The code is fixed by its components; the decoder is trained, and trained on where a run is given more minutes."""
     folder = out / "vae"
     begun = folder.exists()
@@ -236,7 +238,7 @@ def _autoencoder(
         vae = PatchAutoencoder.from_pretrained(folder) if begun else PatchAutoencoder(config.latent_channels)
     vae = _to(vae, device)
     _log.info("autoencoder: drawing textures")
-    stage = AutoencoderStage(vae, pictures=textures, seed=config.seed)
+    stage = AutoencoderStage(vae, pictures=_textures(config, budget), seed=config.seed)
     if not begun:
         drawings = budget.scaled(config.drawings, least=80, a_minute=80)
         stage.start(drawings)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opensama.values.numbers import check_number
 from opensama.values.progress import UserError
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     FrameSource = Callable[[int, int], Iterator[np.ndarray]]
+
+_F = TypeVar("_F")
+
+
+def chosen_frames(frames: Iterable[_F], numbers: Sequence[int]) -> Iterator[_F]:
+    """Of frames that begin with the first of these numbers, those of the numbers."""
+    wanted = set(numbers)
+    return (frame for number, frame in enumerate(frames, numbers[0]) if number in wanted)
 
 
 @dataclass(frozen=True)
@@ -196,8 +204,7 @@ class Video:
         source_some = getattr(self.source, "some", None)
         if source_some is not None and 0 <= numbers[0] and numbers[-1] < self.frame_count:
             return map(self._of_size, numbers, source_some(numbers))
-        every = enumerate(self.frames(numbers[0], numbers[-1] + 1), numbers[0])
-        return (frame for number, frame in every if number in numbers)
+        return chosen_frames(self.frames(numbers[0], numbers[-1] + 1), numbers)
 
     def array(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Those frames in memory at once: `t h w 3`."""

@@ -25,6 +25,7 @@ from opensama.media.video_io.opening import check_readable, open_container, vide
 from opensama.media.video_io.stills import check_no_tiles, is_film
 from opensama.media.video_io.timeline import Timeline, broken_frame, largest, timeline_of
 from opensama.values import Progress, Transparency, UserError, Video, background_color
+from opensama.values.video import chosen_frames
 
 _SEEK_FROM = 48  # frames; nearer ones are reached as fast by decoding
 
@@ -137,8 +138,7 @@ class FileFrames:
 
     def some(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         """The frames of these rising numbers; those between are not converted."""
-        every = enumerate(self.decoded(numbers[0], numbers[-1] + 1), numbers[0])
-        return map(self._converter(), (frame for number, frame in every if number in numbers))
+        return map(self._converter(), chosen_frames(self.decoded(numbers[0], numbers[-1] + 1), numbers))
 
     def decoded(self, start: int, stop: int) -> Iterator[av.VideoFrame]:
         """The frames as the decoder gives them."""
