@@ -198,11 +198,12 @@ def test_workers_of_a_filter_spend_one_budget(pairs: Path, tmp_path: Path) -> No
     """What they leave is done here, and it is as if all were done here."""
     cache = tmp_path / "answers"
     with ChatServer() as server:
-        vlm = partial(open_vlm, server.url, cache=cache, budget=31, budget_id="one run")
+        # Nine questions a pair: one of five is whole with 41 even where five workers share them evenly, and four at most.
+        vlm = partial(open_vlm, server.url, cache=cache, budget=41, budget_id="one run")
         report = filter_manifest(pairs, tmp_path / "ray", vlm, runner="ray")
-        assert "budget of 31" in report.stopped
-        assert report.kept + report.refused >= 2
-        assert len(server.questions) == 31
+        assert "budget of 41" in report.stopped
+        assert 1 <= report.kept + report.refused <= 4
+        assert len(server.questions) == 41
         report = filter_manifest(pairs, tmp_path / "ray", asking(server, cache))
         assert (report.stopped, report.left, len(server.questions)) == ("", 0, 45)
         filter_manifest(pairs, tmp_path / "here", asking(server))
