@@ -33,12 +33,12 @@ LIMIT = 16 * 2**20
 
 def run(out: Path, minutes: float, start_from: Path, device: str, settings: Sequence[str]) -> Path:
     """Trains, and returns the file of what was learnt."""
-    values = CORE_GPU.model_dump() | {"minutes": minutes}
+    values = CORE_GPU.model_dump() | {"minutes": minutes, "start_from": start_from}
     for setting in settings:
         assign(values, setting, "workers=8")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        model = train_tiny(validated_settings(TinyConfig, values), Path(folder), device=device, start_from=start_from)
+        model = train_tiny(validated_settings(TinyConfig, values), Path(folder), device=device)
         learnt = {
             f"{part}.{name}": tensor
             for part, file in LEARNT.items()

@@ -22,6 +22,7 @@ from opensama.apps.cli import main
 from opensama.apps.edit_checks import default_output, parse_box, parse_range
 from opensama.apps.openmp import choose_wait_policy
 from opensama.media.video_io import read_video
+from opensama.models.registry import TINY_ICVE
 from opensama.models.weights import TensorFiles
 from opensama.recipes.tiny import SMOKE
 from opensama.runtime import install_line
@@ -230,6 +231,9 @@ def test_evaluate_world_prints_and_writes(tmp_path: Path, folder: Path, capsys: 
         (["--recipe", "huge"], "choose tiny"),
         (["--config", "none.yaml"], "no file none.yaml"),
         (["--start-from", "none"], "no model folder"),
+        (["--recipe", "core"], "name its folder with --start-from"),
+        (["--recipe", "decoder"], "name its folder with --start-from"),
+        (["--start-from", str(TINY_ICVE.folder)], "is no SAMA model"),
     ],
 )
 def test_train_says_what_is_wrong(

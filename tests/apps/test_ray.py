@@ -198,7 +198,7 @@ def test_workers_of_a_filter_spend_one_budget(pairs: Path, tmp_path: Path) -> No
     """What they leave is done here, and it is as if all were done here."""
     cache = tmp_path / "answers"
     with ChatServer() as server:
-        # Nine questions a pair: one of five is whole with 41 even where five workers share them evenly, and four at most.
+        # Nine questions a pair: with 41, one of five is whole however the workers share them, and four at most.
         vlm = partial(open_vlm, server.url, cache=cache, budget=41, budget_id="one run")
         report = filter_manifest(pairs, tmp_path / "ray", vlm, runner="ray")
         assert "budget of 41" in report.stopped

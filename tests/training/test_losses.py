@@ -110,7 +110,7 @@ LITTLE = {
 def sama_from_weights(folder: Path) -> None:
     """Image edits, then videos with pretext tasks, from one pool for the whole run."""
     config = SMOKE.model_copy(update=LITTLE | {"images": steps(4, muon=2e-3), "videos": steps(4, muon=2e-3)})
-    train_tiny(config, folder / "run", start_from=small_model(folder / "model"))
+    train_tiny(config.model_copy(update={"start_from": small_model(folder / "model")}), folder / "run")
 
 
 def core(folder: Path) -> None:
@@ -118,7 +118,7 @@ def core(folder: Path) -> None:
     little = LITTLE | {"chunk": 4, "chunk_steps": 2, "chunks": 2}
     stages = {name: steps(4, muon=1.2e-3, decay=0.0) for name in ("pictures", "windows", "images")}
     config = CORE.model_copy(update=little | stages | {"videos": StageConfig(minutes=0)})
-    train_tiny(config, folder / "run", start_from=small_model(folder / "model"))
+    train_tiny(config.model_copy(update={"start_from": small_model(folder / "model")}), folder / "run")
 
 
 def embedded_icve(folder: Path) -> None:

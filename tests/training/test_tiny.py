@@ -199,7 +199,7 @@ def test_a_run_ends_in_its_minutes_however_much_there_is_to_draw(tmp_path, capfd
     endless = {"images": StageConfig(minutes=1000), "videos": StageConfig(minutes=1000)}
     config = SMOKE.model_copy(update=small | endless | {"minutes": 0.1})
     caplog.set_level("INFO")
-    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder)
+    folder = train_tiny(config.model_copy(update={"start_from": EMBEDDED.folder}), tmp_path / "run")
     assert capfd.readouterr() == ("", "")
     names = [stage["name"] for stage in json.loads((folder / "training.json").read_text())["stages"]]
     assert names[-2:] == ["images", "videos"]
@@ -393,7 +393,7 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
     nothing = StageConfig(minutes=0)
     small = {"image_edits": 4, "video_edits": 4, "pretext_clips": 4, "image_batch": 1, "video_batch": 1}
     config = SMOKE.model_copy(update=small | {"images": nothing, "videos": StageConfig(minutes=1, max_steps=1)})
-    folder = train_tiny(config, tmp_path / "run", start_from=EMBEDDED.folder)
+    folder = train_tiny(config.model_copy(update={"start_from": EMBEDDED.folder}), tmp_path / "run")
     sizes = ("128x128", "176x96", "96x176")
     drawn = {"1x128x128", *(f"{kind}17x{size}" for size in sizes for kind in ("", "pretext-"))}
     assert {file.stem for file in (tmp_path / "run" / "pools").iterdir()} == drawn
@@ -405,8 +405,12 @@ def test_the_shipped_model_is_trained_further_in_one_stage(tmp_path):
 
 def test_the_decoder_is_trained_on_alone(tmp_path):
     """The editor and its code stay to the bit."""
-    little = {"decoder": DECODER.decoder.model_copy(update={"max_steps": 2}), "textures": 8}
-    folder = train_tiny(DECODER.model_copy(update=little), tmp_path / "run", start_from=EMBEDDED.folder)
+    little = {
+        "decoder": DECODER.decoder.model_copy(update={"max_steps": 2}),
+        "textures": 8,
+        "start_from": EMBEDDED.folder,
+    }
+    folder = train_tiny(DECODER.model_copy(update=little), tmp_path / "run")
     assert not (tmp_path / "run" / "pools").exists()
     for part in ("transformer", "text_encoder", "vae"):
         (file,) = (EMBEDDED.folder / part).glob("*.safetensors")
@@ -425,8 +429,8 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
     stages = {"pictures": CORE.pictures.model_copy(update={"max_steps": 1, "measure_every": 0})}
     stages |= {"windows": CORE.windows.model_copy(update={"max_steps": 2})}
     nothing = dict.fromkeys(("images", "videos"), StageConfig(minutes=0))
-    config = CORE.model_copy(update=little | stages | nothing | {"image_batch": 1})
-    folder = train_tiny(config, tmp_path, start_from=EMBEDDED.folder)
+    config = CORE.model_copy(update=little | stages | nothing | {"image_batch": 1, "start_from": EMBEDDED.folder})
+    folder = train_tiny(config, tmp_path)
     settings = json.loads((folder / "transformer" / "config.json").read_text())
     assert settings["semantic_rotary"] == "zero"
     rows = [json.loads(line) for line in (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()]
@@ -435,7 +439,7 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
     assert rows[0]["core"] != rows[1]["core"]
 
     longer = config.model_copy(update={"windows": stages["windows"].model_copy(update={"max_steps": 3})})
-    train_tiny(longer, tmp_path, start_from=EMBEDDED.folder)
+    train_tiny(longer, tmp_path)
     scores = (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in scores] == [0, 2, 3]
     stages = json.loads((folder / "training.json").read_text())["stages"]
@@ -489,12 +493,12 @@ def test_an_icve_is_trained_beside_the_embedded_models_frozen_parts(tmp_path):
     assert sum(1 for _ in edited.frames()) == 5
 
     nothing = {name: StageConfig(minutes=0) for name in ("pretrain", "images", "videos")}
-    same = train_tiny(ICVE_SMOKE.model_copy(update=nothing), tmp_path / "same", start_from=folder)
+    same = train_tiny(ICVE_SMOKE.model_copy(update=nothing | {"start_from": folder}), tmp_path / "same")
     name = "transformer/diffusion_pytorch_model.safetensors"
     before, after = (load_file(f / name) for f in (folder, same))
     assert all(torch.equal(before[key], value) for key, value in after.items())
     with pytest.raises(UserError, match="is no ICVE model"):
-        train_tiny(ICVE_SMOKE, tmp_path / "other", start_from=EMBEDDED.folder)
+        train_tiny(ICVE_SMOKE.model_copy(update={"start_from": EMBEDDED.folder}), tmp_path / "other")
     with pytest.raises(UserError, match="leave text_width at 128"):
         train_tiny(ICVE_SMOKE.model_copy(update={"text_width": 64}), tmp_path / "narrow")
 
@@ -526,7 +530,7 @@ def test_the_whole_recipe_stops_goes_on_and_edits(tmp_path):
         load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors").popitem()[1].dtype == torch.bfloat16
     )
 
-    further = train_tiny(config, tmp_path / "further", start_from=folder)
+    further = train_tiny(config.model_copy(update={"start_from": folder}), tmp_path / "further")
     weights = load_file(latest_checkpoint(tmp_path / "further" / "videos") / "weights.safetensors")
     assert {w.dtype for w in weights.values()} == {torch.float32}
     same = [load_file(f / "vae" / "diffusion_pytorch_model.safetensors") for f in (folder, further)]

@@ -149,7 +149,8 @@ def tiny_command(
     set
         Settings, as in --set images.minutes=10 videos.minutes=0; may be given more than once.
     start_from
-        A model folder of the recipe's family to train further, in place of starting from nothing.
+        A model folder of the recipe's family to train further, in place of starting from nothing. A run that goes on
+        knows its own.
     device
         Where to compute, such as cpu or cuda:1. By default the best there is.
     """
@@ -157,8 +158,6 @@ def tiny_command(
     out = out or Path("runs") / (recipe or "tiny")
     saved = out / "config.yaml"
     check_folder(out, resume, config)
-    if start_from is not None and not (start_from / "model_index.json").is_file():
-        raise UserError(f"{start_from} is no model folder (it has no model_index.json); check the name.")
 
     from opensama.recipes.tiny import RECIPES
     from opensama.training.embedded_config import TinyConfig
@@ -172,6 +171,8 @@ def tiny_command(
         if not 0 < minutes < 1e6:
             raise UserError(f"The minutes must be a positive number, not {minutes}.")
         settings["minutes"] = minutes
+    if start_from is not None:
+        settings["start_from"] = start_from.absolute()
     for assignment in set or []:
         assign(settings, assignment, "images.minutes=10")
     final = validated_settings(TinyConfig, settings)
@@ -179,7 +180,7 @@ def tiny_command(
     from opensama.training.tiny import train_tiny
 
     with log_lines("opensama"):
-        model = train_tiny(final, out, device=chosen_device, start_from=start_from, began=began)
+        model = train_tiny(final, out, device=chosen_device, began=began)
     print(f"trained: {model} (try it: opensama edit VIDEO INSTRUCTION --model {model})")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
@@ -43,6 +44,10 @@ class TinyConfig(Section):
         "its own minutes, and drawing comes on top"
     )  # fmt: skip
     family: str = Field("sama", description="whose transformer it is, see `models/families`")
+    start_from: Path | None = Field(
+        None, description="model folder of the family whose weights the editor begins from, with its autoencoder, "
+        "tokenizer and image encoder as they are (an ICVE's, and its text encoder, are the embedded SAMA's); null: none"
+    )  # fmt: skip
     autoencoder: StageConfig = StageConfig(minutes=6, lr=1.5e-3, decay=0.6)
     semantic: StageConfig = StageConfig(minutes=3, lr=1e-3)
     pretrain: StageConfig = StageConfig(minutes=0)

@@ -89,31 +89,26 @@ def train_tiny(
     out: Path,
     *,
     device: str | torch.device = "cpu",
-    start_from: Path | None = None,
     began: float | None = None,
 ) -> Path:
     """Trains, or goes on training, in the folder `out`; returns the model folder.
 
-    `start_from` is a model folder of the family whose weights are taken as the start of the editor. Its autoencoder,
-    tokenizer and image encoder are kept as they are; an ICVE's, and its text encoder, are always the embedded SAMA's.
     `began` is the moment of `time.monotonic` from which a limit of minutes counts; by default now.
     """
+    check_start(config)
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "config.yaml"
     if saved.exists() and TinyConfig.read(saved).model_dump(exclude=_BUDGETS) != config.model_dump(exclude=_BUDGETS):
         raise UserError(f"The run in {out} was begun with other settings (see {saved}): choose another folder.")
     config.save(saved)
     shares = {name: getattr(config, name).minutes for name in config.stages}
-    if start_from is not None:
+    if config.start_from is not None:
         shares = {name: share for name, share in shares.items() if name not in ("autoencoder", "semantic")}
     budget = TimeBudget(out / "budget.json", config.minutes, shares, began=began)
     torch.manual_seed(config.seed)
     device = torch.device(device)
-    if start_from is not None and find(start_from).family != config.family:
-        recipe, name = find_family(find(start_from).family).recipe, config.family.upper()
-        raise UserError(f"{start_from} is no {name} model: choose another for `start_from`, or the recipe {recipe}.")
-    if start_from is not None or "autoencoder" not in config.stages:
-        parts = given_parts(config, start_from, device)
+    if config.start_from is not None or "autoencoder" not in config.stages:
+        parts = given_parts(config, device)
     else:
         parts = own_parts(config, out, device, budget)
     vae, encoder, text, tokenizer, transformer = parts
@@ -148,8 +143,8 @@ def train_tiny(
         _run(decoder, config.decoder, out, budget)
     folder = export_embedded(out / "model", config.family, parts)
     budget.save()
-    (folder / "training.json").write_text(json.dumps(training_notes(out, config, start_from), indent=2) + "\n")
-    if said := budget.closing(_edit_steps(out, config), from_nothing=start_from is None):
+    (folder / "training.json").write_text(json.dumps(training_notes(out, config), indent=2) + "\n")
+    if said := budget.closing(_edit_steps(out, config), from_nothing=config.start_from is None):
         _log.info("%s", said)
     return folder
 
@@ -175,9 +170,23 @@ def drawn_stage(
     return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores)
 
 
-def given_parts(config: TinyConfig, start_from: Path | None, device: torch.device) -> _Parts:
+def check_start(config: TinyConfig) -> None:
+    """UserError where the run has nothing to begin from, or a model of another family."""
+    given = config.start_from
+    if given is None:
+        if "autoencoder" in config.stages and not config.autoencoder.minutes:
+            raise UserError("These settings train a finished model further: name its folder with --start-from.")
+        return
+    if not (given / "model_index.json").is_file():
+        raise UserError(f"{given} is no model folder (it has no model_index.json); check the name after --start-from.")
+    if (family := find(given).family) != config.family:
+        recipe, name = find_family(family).recipe, config.family.upper()
+        raise UserError(f"{given} is no {name} model: choose another with --start-from, or the recipe {recipe}.")
+
+
+def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
     """The parts of a model folder; where the family has none of its own, the embedded SAMA's beside its transformer."""
-    family = find_family(config.family)
+    family, start_from = find_family(config.family), config.start_from
     own = "autoencoder" in config.stages
     frozen = start_from if own and start_from is not None else TINY.folder
     assert frozen is not None
@@ -222,7 +231,8 @@ def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeB
     return _Parts(vae, encoder, text, tokenizer, transformer)
 
 
-_BUDGETS = {"minutes", "autoencoder", "semantic", "decoder", *DRAWN_STAGES}  # what may change when a run goes on
+# what may change when a run goes on: budgets, and where the model lies that it began from
+_BUDGETS = {"start_from", "minutes", "autoencoder", "semantic", "decoder", *DRAWN_STAGES}
 
 
 def _textures(config: TinyConfig, budget: TimeBudget) -> int:
@@ -265,9 +275,9 @@ def _edit_steps(run: Path, config: TinyConfig) -> int:
     return sum(int(json.loads(state.read_text())["step"]) for state in states if state.exists())
 
 
-def training_notes(run: Path, config: TinyConfig, start_from: Path | None = None) -> dict[str, object]:
+def training_notes(run: Path, config: TinyConfig) -> dict[str, object]:
     """What a model's card says of its training, the start's first; the texts are for people to amend."""
-    begun = start_from / "training.json" if start_from else run / "none"
+    begun = (config.start_from or run / "none") / "training.json"
     before = json.loads(begun.read_text()) if begun.is_file() else {}
     stages = list(before.get("stages", []))
     for name in config.stages:
