@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -51,12 +51,12 @@ class ClipSize(NamedTuple):
     short_side: int
 
 
-def masks_of(state: StageState[Any], item: GraphItem) -> Path:
+def masks_of(state: StageState[object], item: GraphItem) -> Path:
     """The file of the item's masks."""
     return Path(state.folder, "masks", item["_mask"])
 
 
-def edited_of(state: StageState[Any], candidate: GraphItem) -> Path:
+def edited_of(state: StageState[object], candidate: GraphItem) -> Path:
     """The file of a candidate's edited clip."""
     return Path(state.folder, "edited", candidate["edited"])
 

@@ -21,7 +21,7 @@ class Outcome(TypedDict):
     calls: list[StageCall]
 
 
-class RunState(Journal):
+class RunState(Journal[Outcome]):
     """The outcomes of a run in `FOLDER/NAME.jsonl`; only their places are held in memory."""
 
     def __init__(self, folder: Path, name: str):

@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from opensama.values import UserError
 
-_M = TypeVar("_M")
+_M = TypeVar("_M", covariant=True)
 GraphItem = dict[str, Any]
 """JSON: the fields of a `Record`, and working keys of the stages (they begin with an underscore), which none has."""
 

@@ -20,9 +20,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from opensama.first_bytes import HEAD, stand_in
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _KIND = r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|zip)"
 _ARCHIVE = re.compile(rf"(?P<stem>.+?)(?P<kind>{_KIND})$", re.IGNORECASE)
@@ -105,7 +108,7 @@ class Joined(io.RawIOBase):
         self._paths = paths
         self._ends = list(accumulate(path.stat().st_size for path in paths))
         self._at = 0
-        self._open: tuple[int, IO[bytes]] | None = None
+        self._open: tuple[int, io.BufferedReader] | None = None
 
     def readable(self) -> bool:
         return True
@@ -121,7 +124,7 @@ class Joined(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         if self._at >= self._ends[-1]:
             return 0
         number = bisect_right(self._ends, self._at)
@@ -130,10 +133,9 @@ class Joined(io.RawIOBase):
             self._open = number, self._paths[number].open("rb")
         file = self._open[1]
         file.seek(self._at - (self._ends[number - 1] if number else 0))
-        data = file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        count = file.readinto(buffer)
+        self._at += count
+        return count
 
     def close(self) -> None:
         self._shut()

@@ -8,12 +8,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 from opensama.values import UserError
 
+_E = TypeVar("_E")
 
-class Journal:
+
+class Journal(Generic[_E]):
     """`FOLDER/NAME.jsonl`, open to one process at a time. A line that a kill tore is cut off when it is opened.
 
     Subclasses take in each line that is there, and each that is added, by `note`.
@@ -23,7 +25,7 @@ class Journal:
         """`out` is the folder as the person who runs it knows it."""
         self.folder, self.path, self.out = folder, folder / f"{name}.jsonl", out or folder
 
-    def note(self, entry: Any, place: int) -> None:
+    def note(self, entry: _E, place: int) -> None:
         """An entry, and where in the file it begins. KeyError or TypeError for one that is not understood."""
         raise NotImplementedError
 
@@ -54,14 +56,14 @@ class Journal:
         self._file.close()
         self._lock.close()
 
-    def append(self, entry: object) -> None:
+    def append(self, entry: _E) -> None:
         """Writes an entry, at once for who kills this process, and notes it."""
         place = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
         self.note(entry, place)
 
-    def read(self, place: int) -> Any:
+    def read(self, place: int) -> _E:
         """The entry that begins there."""
         self._file.seek(place)
         return json.loads(self._file.readline().decode("utf-8", "surrogateescape"))

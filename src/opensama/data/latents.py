@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,13 @@ class Encoders:
     text: Callable[[str], dict[str, Tensor]]  # -> text [1 l d], zero where it has ended; pooled [1 d] if there is one
     semantic: Callable[[Tensor], Tensor] | None  # the target [3 t h w] -> tokens of its anchors [s e]
     dtype: torch.dtype = torch.bfloat16  # what latents and features are kept as
+
+
+class LatentsIndex(TypedDict):
+    """`index.json`: what the items were encoded with, and reasons of bad items by their names."""
+
+    settings: dict[str, object]
+    bad: dict[str, str]
 
 
 class EncodedItems(Protocol):
@@ -94,7 +101,7 @@ class ShardedItems:
         self.folder = folder
         index = read_index(folder)
         check_settings(index["settings"], expected, folder)
-        self.bad: dict[str, str] = index["bad"]
+        self.bad = index["bad"]
         self.items: Sequence[TrainingItem] = read_items(folder / "items.jsonl")
         missing = [shard for shard in range(count_shards(len(self.items))) if not shard_file(folder, shard).is_file()]
         if missing:
@@ -227,7 +234,7 @@ def read_items(file: Path) -> list[TrainingItem]:
         raise UserError(f"{file} is missing or damaged ({error}): encode the data again.") from None
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_index(folder: Path) -> LatentsIndex:
     """Settings and bad items of a folder of latents. UserError where it is none, or damaged."""
     try:
         return json.loads((folder / "index.json").read_text())

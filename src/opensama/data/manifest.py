@@ -29,6 +29,7 @@ from opensama.values import UserError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 EDIT_TASKS = (
     "add", "remove", "replace", "recolor", "style", "background", "subtitle", "local-change", "motion", "camera",
@@ -158,7 +159,7 @@ class Manifest(Sequence[Record]):
         tables = [table for _, table in self._tables(names)]
         return pa.concat_tables(tables) if tables else schema().empty_table().select(list(names))
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> list[object]:
         """One column of all rows."""
         return self.columns(name).column(0).to_pylist()
 
@@ -370,12 +371,12 @@ def _mapping(name: str, value: object) -> dict[str, object]:
     return {k: kind(v) for k, v in value.items()}
 
 
-_TAKE: dict[str, Callable[[str, Any], Any]] = {
+_TAKE: dict[str, Callable[[str, object], Any]] = {
     name: _number if name in _NUMBERS else _mapping if name in _MAPPINGS else _text for name in FIELDS
 }
 
 
-def _open_parquet(path: Path) -> Any:
+def _open_parquet(path: Path) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

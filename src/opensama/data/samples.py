@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from torch import Generator, Tensor
@@ -118,7 +118,13 @@ class ShapeIndex(Sequence[Shape]):
     def __len__(self) -> int:
         return len(self.of)
 
-    def __getitem__(self, number: Any) -> Any:
+    @overload
+    def __getitem__(self, number: int) -> Shape: ...
+    @overload
+    def __getitem__(self, number: slice) -> ShapeIndex: ...
+    def __getitem__(self, number: int | slice) -> Shape | ShapeIndex:
+        if isinstance(number, slice):
+            return ShapeIndex(self.kinds, self.of[number])
         return self.kinds[self.of[number]]
 
     def counts(self) -> dict[Shape, int]:
@@ -144,7 +150,11 @@ class _Items(Sequence[TrainingItem]):
     def __len__(self) -> int:
         return len(self.row_of)
 
-    def __getitem__(self, number: Any) -> Any:
+    @overload
+    def __getitem__(self, number: int) -> TrainingItem: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[TrainingItem]: ...
+    def __getitem__(self, number: int | slice) -> TrainingItem | list[TrainingItem]:
         if isinstance(number, slice):
             return [self[i] for i in range(*number.indices(len(self)))]
         row, variant = self.rows[self.row_of[number]], int(self.variant[number])
@@ -331,7 +341,7 @@ def _whole_row(values: Mapping[str, object], line: int, path: Path) -> TrainingR
     )
 
 
-def _row(record: Mapping[str, Any], line: int, path: Path) -> TrainingRow:
+def _row(record: Mapping[str, object], line: int, path: Path) -> TrainingRow:
     if "kind" in record:
         return _whole_row(record, line, path)
     where = f"Line {line} of {path}"
@@ -341,23 +351,26 @@ def _row(record: Mapping[str, Any], line: int, path: Path) -> TrainingRow:
             hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(_COLUMNS)}; {bring_in(record)}"
             raise UserError(f"{where} has a column {key!r}, which is not known: {hint}")
     wanted = EDIT if "source" in record or "target" in record else CLIP
-    missing = [key for key in wanted if not isinstance(record.get(key), str) or not record[key].strip()]
+    texts = {key: text for key in wanted if isinstance(text := record.get(key), str) and text.strip()}
+    missing = [key for key in wanted if key not in texts]
     if missing:
         raise UserError(
             f"{where} has no {', '.join(missing)}: an edit has {', '.join(EDIT)}, a clip {', '.join(CLIP)}."
         )
     size = None
     if "width" in record and "height" in record and "frames" in record:
+        sizes = (record["width"], record["height"], record["frames"])
         try:
-            size = (int(record["width"]), int(record["height"]), int(record["frames"]))
-        except (TypeError, ValueError):
-            size = (0, 0, 0)
+            width, height, frames = (int(one) if isinstance(one, int | float | str) else 0 for one in sizes)
+        except ValueError:
+            width, height, frames = (0, 0, 0)
+        size = (width, height, frames)
         if min(size) < 1:
             raise UserError(f"{where} has a width, height or number of frames that is no positive number: mend it.")
     folder = path.parent
     if wanted is CLIP:
-        return TrainingRow(line, None, folder / record["clip"], record["caption"], size)
-    return TrainingRow(line, folder / record["source"], folder / record["target"], record["instruction"], size)
+        return TrainingRow(line, None, folder / texts["clip"], texts["caption"], size)
+    return TrainingRow(line, folder / texts["source"], folder / texts["target"], texts["instruction"], size)
 
 
 def probe_row(row: TrainingRow) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ from opensama.data.journal import Journal
 _T = TypeVar("_T")
 
 
-class RunJournal(Journal):
+class RunJournal(Journal[dict[str, object]]):
     """`FOLDER/ledger.jsonl`: lines of {"key", "value"}, which threads may ask for and add."""
 
     def __init__(self, folder: Path) -> None:
