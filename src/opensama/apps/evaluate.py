@@ -123,7 +123,8 @@ def world(
                 progress=show,
             )  # fmt: skip
         print(found.table())
-        figures, code = {"table": found.table(), **found.to_dict()}, 0
+        figures: dict[str, object] = {"table": found.table(), **found.to_dict()}
+        code = 0
     else:
         with Display() as show:
             measure.draw_benchmark(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from opensama.evaluation.items import BenchmarkItem
 from opensama.evaluation.results import GroupSummary, ScoresByGroup, ScoreSummary, State, StateCounts
 from opensama.evaluation.statistics import wilson
 
-Number = Any
+Number = TypeVar("Number", float, np.ndarray)
 """A float, or an array of them [draws]."""
 Means = Mapping[str, Mapping[str, Number]]
 """group -> score -> mean over its items"""
@@ -26,15 +26,15 @@ _DRAWS = 1000
 
 def mean_of(values: Sequence[Number]) -> Number:
     """The arithmetic mean of floats, or of arrays of draws."""
-    return sum(values) / len(values)
+    return sum(values[1:], values[0]) / len(values)
 
 
-def macro(means: Means, score: str = "mean", of: Sequence[str] | None = None) -> Number:
+def macro(means: Means[Number], score: str = "mean", of: Sequence[str] | None = None) -> Number:
     """The unweighted mean over groups (`of` these, or all); the types' own counts do not matter."""
     return mean_of([means[name][score] for name in (of or means)])
 
 
-def plain_overall(means: Means) -> dict[str, Number]:
+def plain_overall(means: Means[Number]) -> dict[str, Number]:
     """Each score's unweighted mean over the groups that have it."""
     scores = dict.fromkeys(score for group in means.values() for score in group)
     return {score: macro(means, score, [name for name in means if score in means[name]]) for score in scores}
@@ -44,9 +44,15 @@ def task_of(item: BenchmarkItem) -> str:
     return item.task or "all"
 
 
-def no_overall(means: Means) -> dict[str, Number]:
+def no_overall(means: Means[Number]) -> dict[str, Number]:
     """The benchmark's authors average their groups nowhere."""
     return {}
+
+
+class Overall(Protocol):
+    """The numbers over groups that a benchmark prints, by their names."""
+
+    def __call__(self, means: Means[Number], /) -> dict[str, Number]: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Aggregation:
 
     headline: str
     """The score that says it in one number."""
-    overall: Callable[[Means], dict[str, Number]] = no_overall
+    overall: Overall = no_overall
     group: Callable[[BenchmarkItem], str] = task_of
     aside: tuple[str, ...] = ()
     """Groups that stand beside and have no part in the overall numbers."""

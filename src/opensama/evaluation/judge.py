@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict
 
 from opensama.evaluation.aggregation import mean_of
 from opensama.evaluation.frames_shown import ShownQuestion
@@ -58,7 +58,7 @@ class Judged:
     metrics: Scores = field(default_factory=dict)
     controls: dict[str, Scores] = field(default_factory=dict)
     """What else was measured, and both of what is no edit."""
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,11 @@ class VlmJudge(_RubricJudge):
         return ask(self._vlm, Question(question.text, question.images, "", how.max_tokens, temperature, turn))
 
 
+_RecordedReply = TypedDict(
+    "_RecordedReply", {"system": str, "item": str, "pass": int, "part": int, "reply": str}, total=False
+)
+
+
 class RecordedJudge(_RubricJudge):
     """Replies from a file: lines of {"item", "reply"} with "pass", "part" and "system" where there are several, or the
     results.json of an earlier run."""
@@ -231,7 +236,7 @@ def _deviation(values: Sequence[float]) -> float:
     return float((sum((value - centre) ** 2 for value in values) / (len(values) - 1)) ** 0.5)
 
 
-def _recorded_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _recorded_rows(path: Path) -> Iterator[_RecordedReply]:
     if not path.is_file():
         raise UserError(f"There is no file {path}: name recorded replies, or the results.json of an earlier run.")
     if path.suffix != ".json":
@@ -243,5 +248,7 @@ def _recorded_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     for system in read_results(path)["systems"]:
         for item in system["items"]:
             for reply in item.get("replies", []):
-                place = {"system": system["name"], "item": item["id"], "pass": reply["turn"], "part": reply["part"]}
-                yield {**place, "reply": reply["text"]}
+                yield {
+                    "system": system["name"], "item": item["id"], "pass": reply["turn"], "part": reply["part"],
+                    "reply": reply["text"],
+                }  # fmt: skip

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NotRequired, cast
+from typing import Literal, NotRequired, cast
 
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -106,7 +106,7 @@ class ItemResult(TypedDict):
     replies: NotRequired[list[ReplyRow]]
     failure: NotRequired[str | None]
     faults: NotRequired[list[str]]
-    details: NotRequired[dict[str, Any]]
+    details: NotRequired[dict[str, object]]
     """What a benchmark's own judge keeps beside: see `world.scores.ItemScore`."""
 
 
@@ -163,7 +163,7 @@ def read_results(path: Path) -> Results:
     return results
 
 
-def check_same_benchmark(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+def check_same_benchmark(mine: Mapping[str, object], other: Mapping[str, object]) -> None:
     """UserError where two results are of different benchmarks."""
     if mine["benchmark"] != other["benchmark"]:
         raise UserError(f"These are results of {mine['benchmark']} and of {other['benchmark']}: compare the same ones.")

@@ -12,7 +12,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from opensama.data.dialects import detect, open_text, records
 from opensama.data.rows import BadRow
@@ -33,7 +32,9 @@ TASK_COLUMNS = ("task", "type", "edit_type", "edited_type", "category", "edit_ta
 ID_COLUMNS = ("id", "index", "iid", "name")
 
 
-def tabular_rows(path: Path, columns: tuple[str, ...] = (), faults: list[Fault] | None = None) -> list[dict[str, Any]]:
+def tabular_rows(
+    path: Path, columns: tuple[str, ...] = (), faults: list[Fault] | None = None
+) -> list[dict[str, object]]:
     """The rows of a .csv (of any dialect), .jsonl or .json (a list, or a dictionary whose keys come out as `key`).
 
     A line of a .csv that cannot be read is added to `faults`; without these it is a UserError.
@@ -41,7 +42,7 @@ def tabular_rows(path: Path, columns: tuple[str, ...] = (), faults: list[Fault] 
     text = read_text(path)
     try:
         if path.suffix.lower() == ".csv":
-            rows: Any = _separated(path, faults)
+            rows: object = _separated(path, faults)
         elif path.suffix.lower() == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:

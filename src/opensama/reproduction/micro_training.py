@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -66,8 +66,8 @@ def held_out_edits(items: int, fast: bool = False) -> HeldOutEdits:
 class _CurveTrainer(Trainer):
     """A trainer that keeps the flow loss, the gradient's norm and the operations of every step."""
 
-    def __init__(self, *args: Any, **more: Any):
-        super().__init__(*args, **more)
+    def __init__(self, stage: EditStage, config: LoopConfig, out: Path):
+        super().__init__(stage, config, out)
         saved = self.out / "curve.json"
         self.curve: list[list[float]] = json.loads(saved.read_text()) if saved.exists() else []
         del self.curve[self.progress.step :]

@@ -65,8 +65,8 @@ class Experiment(ABC):
     """A paper's variants in small. Its methods are called in processes of their own."""
 
     out: Path
-    budget: Any
-    """A `MicroBudget` of the experiment's own kind."""
+    budget: MicroBudget
+    """Of the experiment's own kind."""
 
     pools: ClassVar[Sequence[str]]
     """Names of the data that all runs read."""

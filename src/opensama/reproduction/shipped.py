@@ -15,7 +15,6 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,9 +81,11 @@ def conditions(
     }
 
 
-def probe_shipped(edit: Edit, through: Through, n: int, frames: int, long: int, families: int) -> dict[str, Any]:
+def probe_shipped(
+    edit: Edit, through: Through, n: int, frames: int, long: int, families: int
+) -> dict[str, dict[str, object]]:
     """Scores of every condition, `n` edits of each of the last `families`; long ones have `long` frames."""
-    out: dict[str, Any] = {}
+    out: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for name, (count, plans) in conditions(n, frames, long, Path(folder), PROBED_FAMILIES[-families:]).items():
             rows = []
@@ -92,6 +93,7 @@ def probe_shipped(edit: Edit, through: Through, n: int, frames: int, long: int, 
                 sample = draw_edit(plan, count, 128, 128)
                 output = edit_frames(edit, sample.source, sample.instruction)
                 rows.append(score_output(sample, output, answer_key(sample, through)))
-            out[name] = summarise_scores(rows) | {"frames": count}
-            _log.info("the embedded model, %s: %.0f %% of %d", name, 100 * out[name]["success"], len(rows))
+            scores = summarise_scores(rows)
+            out[name] = {**scores, "frames": count}
+            _log.info("the embedded model, %s: %.0f %% of %d", name, 100 * scores["success"], len(rows))
     return out

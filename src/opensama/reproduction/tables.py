@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from opensama.reproduction.statistics import MeanInterval, bootstrap_mean, over_
 from opensama.runtime import install_line
 from opensama.values import UserError
 from opensama.world.micro import MICRO_FAMILIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAPER = {"baseline": 6.312, "+SA": 6.696, "+MA": 6.711, "SA+MA": 7.095}
 """Table 5, overall, of ten."""
@@ -78,7 +83,7 @@ def over(r: SamaResults, arm: SamaArm, claim: str) -> str:
     return claim_verdict(paired_difference(r.marks(SAMA, "stage1"), r.marks(arm, "stage1")), claim)
 
 
-def plotter() -> Any:
+def plotter() -> ModuleType:
     """matplotlib's pyplot, for files. UserError where it is not installed."""
     try:
         import matplotlib
@@ -90,7 +95,7 @@ def plotter() -> Any:
     return pyplot
 
 
-def plot_success(axis: Any, marks: Mapping[str, np.ndarray]) -> None:
+def plot_success(axis: Axes, marks: Mapping[str, np.ndarray]) -> None:
     """A row for each name: the mean of its marks [k n] in per cent, its 95 % interval, and a dot for every seed."""
     for at, of_arm in enumerate(marks.values()):
         e = bootstrap_mean(of_arm)
@@ -102,7 +107,7 @@ def plot_success(axis: Any, marks: Mapping[str, np.ndarray]) -> None:
     axis.grid(axis="x", alpha=0.3)
 
 
-def save_plot(figure: Any, file: Path) -> None:
+def save_plot(figure: Figure, file: Path) -> None:
     """Writes a figure, its folder with it, and forgets it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opensama.runtime import install_line
 from opensama.values import UserError
@@ -69,8 +69,7 @@ class ServerVlm(RemoteVlm):
         for name in self._unsupported:
             settings.pop(name, None)
         try:
-            create: Any = self._client.chat.completions.create
-            return create(model=self.name, messages=messages, **settings)
+            return self._client.chat.completions.create(model=self.name, messages=messages, **settings)
         except openai.BadRequestError as error:
             unknown = {"max_tokens", "temperature"} & {str(error.param)} & settings.keys()
             if not unknown:

@@ -108,8 +108,8 @@ def ive_dimensions(means: Mapping[str, Number]) -> dict[str, Number]:
     out: dict[str, Number] = {}
     for dimension, weights in IVE_DIMENSIONS.items():
         if weights.keys() <= means.keys():
-            total = sum(weight * ive_normal(name, means[name]) for name, weight in weights.items())
-            out[dimension] = total / sum(weights.values())
+            columns = [weight * ive_normal(name, means[name]) for name, weight in weights.items()]
+            out[dimension] = sum(columns[1:], columns[0]) / sum(weights.values())
     if len(out) == len(IVE_DIMENSIONS):
         out["total"] = mean_of(list(out.values()))
     return out
@@ -121,7 +121,7 @@ def ive_normal(name: str, value: Number) -> Number:
     return (value + 0.05) / 0.15 if name == "vtss" else value
 
 
-def ive_overall(means: Means) -> dict[str, Number]:
+def ive_overall(means: Means[Number]) -> dict[str, Number]:
     return {f"{group} {name}": value for group in means for name, value in ive_dimensions(means[group]).items()}
 
 

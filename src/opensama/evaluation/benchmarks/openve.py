@@ -63,7 +63,7 @@ def each_second(frames: int, fps: float) -> list[int]:
 OPENVE_FIVE = ("global_style", "background_change", "local_change", "local_remove", "local_add")
 
 
-def openve_overall(means: Means) -> dict[str, Number]:
+def openve_overall(means: Means[Number]) -> dict[str, Number]:
     """The unweighted mean over all types, and over the five that papers print."""
     out = {f"overall of {len(means)} types": macro(means)}
     if len(means) != len(OPENVE_FIVE) and set(OPENVE_FIVE) <= set(means):

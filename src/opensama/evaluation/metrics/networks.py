@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from opensama.values import UserError, Video
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 AT_ONCE = 8  # frames
 
@@ -45,10 +47,10 @@ class Network:
         self.reads = "text_config" in read_object(folder / "config.json")
         try:
             with quiet_loading():
-                self._processor: Any = AutoImageProcessor.from_pretrained(folder, backend="pil")
-                model: Any = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-                self._model: Any = model.to(self._device).eval()
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(folder) if self.reads else None
+                self._processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+                model: PreTrainedModel = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+                self._model = model.to(self._device).eval()
+                self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder) if self.reads else None
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise UserError(f"The model in {folder} cannot be loaded ({error}): get all of its files again.") from error
 
@@ -122,7 +124,7 @@ def _features(source: Video, edited: Video, network: Network, side: int) -> Iter
         yield from done()
 
 
-def _normalised(found: Any) -> np.ndarray:
+def _normalised(found: BaseModelOutputWithPooling | Tensor) -> np.ndarray:
     """Of a pooled output, of the first token where nothing is pooled, or of a plain tensor: `n d`, float64."""
     features: Tensor | None = getattr(found, "pooler_output", None)
     if features is None:

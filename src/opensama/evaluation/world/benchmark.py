@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -71,9 +71,9 @@ def draw_benchmark(
     families = (*TIERS[tier].families, *CONTROL_FAMILIES) if families is None else families
     if set(families) <= {"absent"}:
         raise UserError("A copy of the source passes the family absent: ask for at least one family of edits, too.")
-    about = {"frames": frames, "size": size}
-    prefix, which = ("", {}) if tier == "full" else (f"{tier}-", {"tier": tier})
-    rows: list[dict[str, Any]] = []
+    about: dict[str, str | int] = {"frames": frames, "size": size}
+    which: dict[str, str | int] = {} if tier == "full" else {"tier": tier}
+    prefix, rows = "" if tier == "full" else f"{tier}-", list[dict[str, str | int]]()
     for i in range(n * len(families)):
         family, number = families[i % len(families)], i // len(families)
         text = plan_edit(f"{seed}-{number}", split, family, tier=tier).instruction
@@ -204,7 +204,7 @@ class AnswerKeys:
         scores = _scores(mine)
         reply = Reply(0, 0, "", _told(mine), scores)
         controls = {name: _scores(score) | _metrics(score) for name, score in others.items()}
-        details = {name: asdict(score) for name, score in {"edit": mine, **others}.items()}
+        details: dict[str, object] = {name: asdict(score) for name, score in {"edit": mine, **others}.items()}
         return Judged("scored", scores, None, (reply,), metrics=_metrics(mine), controls=controls, details=details)
 
 

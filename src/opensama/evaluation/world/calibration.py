@@ -29,7 +29,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -187,7 +186,7 @@ class Calibration:
                     wrong.append(f"{family}: {name} passes {passed} of {n}")
         return wrong
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, dict[str, dict[str, object]]]:
         return {
             family: {
                 name: {"passed": passed, "n": n, "interval": list(wilson(passed, n))}

@@ -6,24 +6,35 @@ answer through the model's autoencoder (the ceiling).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from opensama.evaluation.world.answer_key import Frames, Through, in_words
 from opensama.evaluation.world.probes import IDEAL
-from opensama.evaluation.world.scores import ItemScore, summarise_scores
+from opensama.evaluation.world.scores import GroupScores, ItemScore, summarise_scores
 from opensama.values import EditRequest, Video
 from opensama.world import CONTROL_FAMILIES, EDIT_FAMILIES
 from opensama.world.scenes import FPS
 
 if TYPE_CHECKING:
+    from opensama.evaluation.results import SystemResult
     from opensama.pipeline.editor import Editor
 
 Edit = Callable[[EditRequest], Video]
+
+
+class WorldFigures(TypedDict, total=False):
+    """What all scores say together, and each; `overall` and `clips` where there are some of these."""
+
+    overall: GroupScores
+    families: dict[str, GroupScores]
+    controls: dict[str, GroupScores]
+    clips: GroupScores
+    items: list[dict[str, object]]
 
 
 @dataclass
@@ -35,9 +46,9 @@ class WorldReport:
     clips: list[ItemScore] = field(default_factory=list)
 
     @classmethod
-    def read(cls, system: Mapping[str, Any]) -> Self:
+    def read(cls, system: SystemResult) -> Self:
         """Of one system of a results.json."""
-        found = [item["details"] for item in system["items"] if item.get("details")]
+        found = [cast(dict[str, dict[str, object]], item["details"]) for item in system["items"] if item.get("details")]
         rows = [{name: ItemScore.read(score) for name, score in details.items()} for details in found]
         drawn = [row for row in rows if row["edit"].family != "clips"]
         controls = {name: [row[name] for row in drawn if name in row] for name in ("copy", "reconstruction")}
@@ -47,8 +58,8 @@ class WorldReport:
     def of(self, *families: str) -> list[ItemScore]:
         return [r for r in self.rows if r.family in families]
 
-    def to_dict(self) -> dict[str, Any]:
-        report: dict[str, Any] = {}
+    def to_dict(self) -> WorldFigures:
+        report: WorldFigures = {}
         if real := self.of(*EDIT_FAMILIES):
             report["overall"] = summarise_scores(real)
         report["families"] = {f: summarise_scores(rows) for f in EDIT_FAMILIES if (rows := self.of(f))}
@@ -80,11 +91,12 @@ class WorldReport:
             )
         if "overall" in report:
             overall = report["overall"]
-            change, (low, high) = (overall["last_minus_first"][key] for key in ("mean", "interval"))
+            change, (low, high) = overall["last_minus_first"]["mean"], overall["last_minus_first"]["interval"]
             lines.append(
                 f"last third minus first: {100 * change:+.1f} points of success ({100 * low:+.1f} to {100 * high:+.1f})"
             )
-            ceiling = report["controls"].get("reconstruction", {}).get("probes", {})
+            exact = report["controls"].get("reconstruction")
+            ceiling = exact["probes"] if exact else {}
             for name, value in overall["probes"].items():
                 best = f", the exact answer {ceiling[name]:.2f}" if name in ceiling else ""
                 lines.append(f"{name.replace('_', ' ')}, median: {value:.2f} (ideally {IDEAL[name]:.0f}{best})")

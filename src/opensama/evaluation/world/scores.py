@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
@@ -13,6 +13,16 @@ from opensama.evaluation.statistics import paired, wilson
 from opensama.evaluation.world.answer_key import AnswerKey, Frames, PartCandidates, Through, Verdict, to_float
 from opensama.world import EditSample, render_styled
 from opensama.world.edit_samples import changed_mask
+
+
+class PartScore(TypedDict):
+    """One thing that an edit was to change: whether it came out, what it looked most like, and by how much."""
+
+    family: str
+    edited: str
+    right: bool
+    nearest: list[str]
+    lead: float
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class ItemScore:
     edited: str
     success: bool
     thirds: tuple[bool, ...]
-    parts: tuple[dict[str, Any], ...]
+    parts: tuple[PartScore, ...]
     ratio: float
     kept: float
     seconds: float
@@ -70,7 +80,7 @@ def item_score(
     kept_full: float | None = None,
 ) -> ItemScore:
     parts = tuple(
-        {"family": p.family, "edited": p.name, "right": p.right, "nearest": list(p.nearest), "lead": p.lead}
+        PartScore(family=p.family, edited=p.name, right=p.right, nearest=list(p.nearest), lead=p.lead)
         for p in verdict.parts
     )
     return ItemScore(
@@ -89,7 +99,31 @@ def squared_error(source: Frames, answer: Frames, output: Frames) -> float:
     return float(wrong.sum() / torch.clamp(own.sum(), min=1e-9))
 
 
-def summarise_scores(rows: Sequence[ItemScore]) -> dict[str, Any]:
+class ChangeOverTime(TypedDict):
+    """The last third's share of successes without the first's, and its 95 % interval."""
+
+    mean: float
+    interval: list[float]
+
+
+class GroupScores(TypedDict):
+    """Means of a group of scores; None where no edit of it has one."""
+
+    n: int
+    success: float
+    success_interval: list[float]
+    parts: float | None
+    ratio: float
+    ratio_median: float
+    kept_db: float | None
+    kept_full_db: float | None
+    seconds: float
+    last_minus_first: ChangeOverTime
+    taken_for: dict[str, int]
+    probes: dict[str, float]
+
+
+def summarise_scores(rows: Sequence[ItemScore]) -> GroupScores:
     """Means of a group of scores."""
     n = len(rows)
     right = sum(r.success for r in rows)
