@@ -12,18 +12,20 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from opensama.apps.batch_state import (
     STATE_FOLDER,
+    BatchEnd,
     BatchState,
+    ItemAsked,
     asked_of,
     check_own,
     check_table,
@@ -33,7 +35,7 @@ from opensama.apps.batch_state import (
     write_results,
 )
 from opensama.apps.batch_table import BatchItem, read_batch
-from opensama.apps.batch_worker import BatchWorker, RayBatchWorker, disk_is_full, failure
+from opensama.apps.batch_worker import BatchWorker, RayBatchWorker, RemoteEnd, disk_is_full, failure
 from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
 from opensama.apps.options import OUT, check_writable_folder
 from opensama.apps.progress import Display, duration
@@ -44,6 +46,7 @@ from opensama.values import UserError, counted
 if TYPE_CHECKING:
     from opensama.models.registry import ModelEntry
 
+_GIVEN_UP = f"The edit ended its worker {ACTOR_TRIES} times; it is not tried again."
 _SHOWN = 20  # failures that are told at the end
 _REPORTING = 50  # parts of the time, of which writing how the batch stands may take one
 
@@ -126,7 +129,7 @@ class _Batch:
     seconds_of_loading: float = 0.0
     stopped: str = ""
     heard: set[str] = field(default_factory=set)
-    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: dict[str, ItemAsked] = field(default_factory=dict)
     repeated: RepeatedFailures = field(default_factory=RepeatedFailures)
     began: float = field(default_factory=time.perf_counter)
     reported: float = 0.0
@@ -195,7 +198,7 @@ class _Batch:
         for number, item in enumerate(items, 1):
             asked = self.asked[item.name]
 
-            def begin(item: BatchItem = item, asked: Mapping[str, Any] = asked) -> None:
+            def begin(item: BatchItem = item, asked: ItemAsked = asked) -> None:
                 self.state.begin(item, asked)
                 item.clear()
 
@@ -218,20 +221,19 @@ class _Batch:
             make = partial(RayBatchWorker, self.worker, Path.cwd())
             given = [(item, self.asked[item.name]) for item in items]
             with closing(by_ray(make, given, share, self.state.folder)) as results:
-                for count, (number, told) in enumerate(results, 1):
-                    told = told or {"error": f"The edit ended its worker {ACTOR_TRIES} times; it is not tried again."}
-                    if "ends" in told:
-                        raise told["ends"]
-                    notes = told.pop("notes", [])
+                for count, (number, answer) in enumerate(results, 1):
+                    if isinstance(answer, Exception):
+                        raise answer
+                    end: RemoteEnd = answer or RemoteEnd({"error": _GIVEN_UP})
                     with Display() as show:
-                        tell((note for note in notes if note not in self.heard), show)
-                    self.heard.update(notes)
-                    self.seconds_of_loading = max(self.seconds_of_loading, told.pop("loading_seconds", 0.0))
-                    self._take(items[number], told, f"{count} of {len(items)}")
+                        tell((note for note in end.notes if note not in self.heard), show)
+                    self.heard.update(end.notes)
+                    self.seconds_of_loading = max(self.seconds_of_loading, end.loading_seconds)
+                    self._take(items[number], end.told, f"{count} of {len(items)}")
                     if self.stopped:
                         return
 
-    def _take(self, item: BatchItem, told: dict[str, Any], number: str) -> None:
+    def _take(self, item: BatchItem, told: BatchEnd, number: str) -> None:
         """Records how an edit ended, and says so."""
         self._record(item, told)
         if "error" not in told:
@@ -241,8 +243,8 @@ class _Batch:
         if time.perf_counter() - self.reported > _REPORTING * self.seconds_of_reporting:
             self._report()
 
-    def _record(self, item: BatchItem, told: Mapping[str, Any]) -> None:
-        self.state.end(item, self.asked[item.name], **told)
+    def _record(self, item: BatchItem, told: BatchEnd) -> None:
+        self.state.end(item, self.asked[item.name], told)
         if "error" in told:
             print(f"{item.video}: left out", file=sys.stderr, flush=True)
 

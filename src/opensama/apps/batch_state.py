@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from opensama.apps.batch_table import BatchItem
 from opensama.apps.edit_checks import parse_regions
+from opensama.apps.records import ResultFigures
 from opensama.data.journal import Journal
 from opensama.runtime import whole_file
 from opensama.values import UserError
@@ -32,30 +33,63 @@ REPORTS = ("results.jsonl", "failed.jsonl", "manifest.parquet", "report.json")
 _PART = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.part")
 
 
-class BatchState(Journal):
+class VideoShape(TypedDict):
+    width: int
+    height: int
+    frames: int
+    fps: float
+
+
+class BatchEnd(ResultFigures, total=False):
+    """How an edit of a batch ended: its figures and its source's shape, or an `error`."""
+
+    shape: VideoShape
+    error: str
+
+
+class ItemAsked(TypedDict):
+    """All that an edit depends on: its row, the settings that are in force, the model, size and time of its sources."""
+
+    video: str
+    instruction: str
+    settings: dict[str, object]
+    model: dict[str, object]
+    sources: list[list[int]]
+
+
+class BatchRecord(BatchEnd):
+    """A line of the state: an edit that was begun, or has ended."""
+
+    out: str
+    row: int
+    outcome: Literal["begun", "done", "failed"]
+    asked: ItemAsked
+
+
+class BatchState(Journal[BatchRecord]):
     """The records of a batch in `OUT/state/edits.jsonl`, by the names of the results."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(out / STATE_FOLDER, "edits", out)
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, BatchRecord] = {}
 
-    def note(self, entry: dict[str, Any], place: int) -> None:
+    def note(self, entry: BatchRecord, place: int) -> None:
         self.records[entry["out"]] = entry
 
-    def begin(self, item: BatchItem, asked: Mapping[str, Any]) -> None:
+    def begin(self, item: BatchItem, asked: ItemAsked) -> None:
         """The item's results are from now on this batch's own."""
         self.append(_record(item, "begun", asked))
 
-    def end(self, item: BatchItem, asked: Mapping[str, Any], **told: Any) -> None:
+    def end(self, item: BatchItem, asked: ItemAsked, told: BatchEnd) -> None:
         """Done, or with an `error` failed."""
-        self.append(_record(item, "failed" if "error" in told else "done", asked) | told)
+        self.append({**_record(item, "failed" if "error" in told else "done", asked), **told})
 
-    def of(self, item: BatchItem, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    def of(self, item: BatchItem, asked: ItemAsked) -> BatchRecord | None:
         """The record of this very edit; None where there is none, or the row, a source or the model has changed."""
         record = self.records.get(item.name)
         return record if record is not None and record["asked"] == json.loads(json.dumps(asked)) else None
 
-    def is_done(self, item: BatchItem, asked: Mapping[str, Any]) -> bool:
+    def is_done(self, item: BatchItem, asked: ItemAsked) -> bool:
         """Whether the item's record says so and its results decode to their end."""
         record = self.of(item, asked)
         if record is None or record["outcome"] != "done":
@@ -63,7 +97,7 @@ class BatchState(Journal):
         return all(decodes(place, record["frames"]) for place in item.places)
 
 
-def _record(item: BatchItem, outcome: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _record(item: BatchItem, outcome: Literal["begun", "done", "failed"], asked: ItemAsked) -> BatchRecord:
     return {"out": item.name, "row": item.row, "outcome": outcome, "asked": asked}
 
 
@@ -144,12 +178,12 @@ def sweep(items: Sequence[BatchItem], out: Path) -> None:
 
 
 def write_results(
-    records: Sequence[dict[str, Any] | None], items: Sequence[BatchItem], out: Path, report: Mapping[str, object]
+    records: Sequence[BatchRecord | None], items: Sequence[BatchItem], out: Path, report: Mapping[str, object]
 ) -> None:
     """The items' records in the table's order, those that failed, the finished pairs as a manifest, and the figures."""
     from opensama.data.manifest import write_manifest
 
-    told = []
+    told: list[dict[str, object]] = []
     for item, record in zip(items, records, strict=True):
         known = {key: value for key, value in (record or {}).items() if key not in ("out", "row", "outcome")}
         told.append(
@@ -159,18 +193,19 @@ def write_results(
         with whole_file(out / f"{name}.jsonl") as temporary:
             text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines)
             temporary.write_text(text, "utf-8", "surrogateescape")
-    done = ((item, one) for item, one in zip(items, told, strict=True) if one["outcome"] == "done")
+    pairs = zip(items, records, strict=True)
+    done = ((item, record) for item, record in pairs if record is not None and record["outcome"] == "done")
     write_manifest(out / "manifest.parquet", _pairs(done), {"made_by": "opensama batch"})
     with whole_file(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
-def outcome_of(record: Mapping[str, Any] | None) -> str:
+def outcome_of(record: BatchRecord | None) -> str:
     """`done`, `failed`, or `left`, as an edit is that a kill broke off."""
     return "left" if record is None or record["outcome"] == "begun" else record["outcome"]
 
 
-def _pairs(done: Iterable[tuple[BatchItem, dict[str, Any]]]) -> Iterator[Record]:
+def _pairs(done: Iterable[tuple[BatchItem, BatchRecord]]) -> Iterator[Record]:
     """Source and result of each edit, but for folders of pictures and names that are not Unicode: no manifest has
     these."""
     from opensama.data.manifest import Record
@@ -192,8 +227,8 @@ def _pairs(done: Iterable[tuple[BatchItem, dict[str, Any]]]) -> Iterator[Record]
             )
 
 
-def asked_of(item: BatchItem, model: Mapping[str, object], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """All that an edit depends on: its row with the model's own values where it has none, the model, its sources."""
+def asked_of(item: BatchItem, model: Mapping[str, object], defaults: Mapping[str, object]) -> ItemAsked:
+    """What is asked of an item, with the model's own values where its row has none."""
     settings = asdict(item.settings)
     for name in ("mask", "certificate", "certificate_key"):
         settings[name] = settings[name] and os.path.abspath(settings[name])

@@ -98,13 +98,13 @@ def read_batch(table: Path, out: Path, defaults: EditSettings, model: str, anywa
     return items
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, Any] | BadRow]]:
+def _rows(table: Path) -> list[tuple[int, dict[str, object] | BadRow]]:
     """Number and values of each row, without values that say nothing."""
     if not is_table(table):
         raise UserError(f"{table} is no table of edits; give a .csv, .jsonl or .parquet file.")
     if not table.is_file():
         raise UserError(f"There is no table {table}; check the name and the folder.")
-    rows: list[tuple[int, dict[str, Any] | BadRow]] = []
+    rows: list[tuple[int, dict[str, object] | BadRow]] = []
     for row, values in table_rows(table):
         if not isinstance(values, BadRow):
             values = {name: value for name, value in values.items() if isinstance(value, list) or text_of(value)}
@@ -115,7 +115,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, Any] | BadRow]]:
     return rows
 
 
-def _check_columns(table: Path, rows: Sequence[tuple[int, dict[str, Any] | BadRow]]) -> None:
+def _check_columns(table: Path, rows: Sequence[tuple[int, dict[str, object] | BadRow]]) -> None:
     found = dict.fromkeys(name for _, values in rows if not isinstance(values, BadRow) for name in values)
     known = [*_NEEDED, "out", *(f.name for f in fields(EditSettings))]
     missing = [name for name in _NEEDED if name not in found]
@@ -134,7 +134,7 @@ def _check_columns(table: Path, rows: Sequence[tuple[int, dict[str, Any] | BadRo
 
 
 def _item(
-    table: Path, row: int, values: Mapping[str, Any], out: Path, defaults: EditSettings, model: str, anyway: bool
+    table: Path, row: int, values: Mapping[str, object], out: Path, defaults: EditSettings, model: str, anyway: bool
 ) -> BatchItem:
     from opensama.media.video_io.containers import check_coding, format_of
     from opensama.media.video_io.pictures import is_picture
@@ -185,7 +185,7 @@ def _item(
     return item
 
 
-def value_of(name: str, value: Any) -> Any:
+def value_of(name: str, value: object) -> Any:
     """A value of a table as the setting of that name takes it: numbers may be text, `frames` and `box` lists."""
     from pydantic import TypeAdapter, ValidationError
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from errno import ENOSPC
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opensama.apps.batch_state import stamps
+from opensama.apps.batch_state import BatchEnd, ItemAsked, VideoShape, stamps
 from opensama.apps.batch_table import BatchItem
 from opensama.apps.edit_settings import LoadSettings
 from opensama.apps.options import as_options
@@ -40,8 +40,8 @@ class BatchWorker:
     seconds_of_loading: float = 0.0
 
     def edit(
-        self, item: BatchItem, asked: Mapping[str, Any], show: Display, begin: Callable[[], object], heard: set[str]
-    ) -> dict[str, Any]:
+        self, item: BatchItem, asked: ItemAsked, show: Display, begin: Callable[[], object], heard: set[str]
+    ) -> BatchEnd:
         """What is to be recorded of an edit: its figures and shape, or an `error`, where it is none of all edits.
 
         `begin` is called when it has been looked at and the model is there. UserError and OSError for a model that
@@ -68,10 +68,10 @@ class BatchWorker:
                     place.unlink(missing_ok=True)
             return failure(error)
         video = job.source
-        shape = {"width": video.width, "height": video.height, "frames": video.frame_count, "fps": float(video.fps)}
-        return figures | {"shape": shape}
+        shape = VideoShape(width=video.width, height=video.height, frames=video.frame_count, fps=float(video.fps))
+        return {**figures, "shape": shape}
 
-    def _checked(self, item: BatchItem, asked: Mapping[str, Any], writing: Writing, show: Display) -> Job:
+    def _checked(self, item: BatchItem, asked: ItemAsked, writing: Writing, show: Display) -> Job:
         """The item with all that is in its files looked at. UserError for what makes it fail."""
         from opensama.apps.edit_checks import check_job
 
@@ -107,14 +107,23 @@ class BatchWorker:
         return editor
 
 
+@dataclass(frozen=True)
+class RemoteEnd:
+    """How an edit ended elsewhere, and what is to be said of it."""
+
+    told: BatchEnd
+    notes: list[str] = field(default_factory=list)
+    loading_seconds: float = 0.0
+
+
 class RayBatchWorker:
-    """The same in an actor: called with an item and what is asked of it, it gives what is to be recorded, with what is
-    to be said under `notes`, or why the run ends under `ends`."""
+    """The same in an actor: called with an item and what is asked of it, it gives how the edit ended, or the error that
+    ends the run."""
 
     def __init__(self, worker: BatchWorker, folder: Path) -> None:
         self.worker, self.folder = worker, folder
 
-    def __call__(self, given: tuple[BatchItem, Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, given: tuple[BatchItem, ItemAsked]) -> RemoteEnd | UserError | OSError:
         item, asked = given
         show, heard = NoteDisplay(), set[str]()
         try:
@@ -122,13 +131,12 @@ class RayBatchWorker:
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 told = self.worker.edit(item, asked, show, item.clear, heard)
         except UserError as error:
-            return {"ends": UserError(str(error))}
+            return UserError(str(error))
         except OSError as error:
             if disk_is_full(error):
-                return {"ends": OSError(ENOSPC, "the disk is full")}
-            return {"ends": UserError(f"A worker cannot work in {self.folder} ({error}); all nodes must see it.")}
-        notes = [*show.notes, *said.getvalue().splitlines()]
-        return told | {"notes": notes, "loading_seconds": self.worker.seconds_of_loading}
+                return OSError(ENOSPC, "the disk is full")
+            return UserError(f"A worker cannot work in {self.folder} ({error}); all nodes must see it.")
+        return RemoteEnd(told, [*show.notes, *said.getvalue().splitlines()], self.worker.seconds_of_loading)
 
 
 class NoteDisplay(Display):
@@ -145,7 +153,7 @@ class NoteDisplay(Display):
         self.notes.append(text)
 
 
-def failure(error: Exception) -> dict[str, Any]:
+def failure(error: Exception) -> BatchEnd:
     """The `error` of an item as it is recorded. The error itself where it is no fault of the item's."""
     if disk_is_full(error):
         raise error
@@ -161,7 +169,7 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _check_unchanged(item: BatchItem, asked: Mapping[str, Any]) -> None:
+def _check_unchanged(item: BatchItem, asked: ItemAsked) -> None:
     with suppress(OSError, UserError):
         if stamps(item.sources) == asked["sources"]:
             return

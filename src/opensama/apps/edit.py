@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -29,6 +29,7 @@ from opensama.apps.edit_checks import (
 from opensama.apps.edit_settings import FLAG, EditSettings, LoadSettings
 from opensama.apps.options import OUT, OVERWRITE, as_options, check_json
 from opensama.apps.progress import Display, duration, loading
+from opensama.apps.records import PartFigures, ResultFigures
 from opensama.runtime import rank, whole_file, world_size
 from opensama.values import EditedVideo, EditRequest, Progress, UserError, Video
 
@@ -142,9 +143,8 @@ def edit_command(
                     continue
                 told = edit_one(editor, job, writing, show, heard)
                 print(f"edited in {duration(told['seconds'])}{after if not several else ''}: {job.out}", flush=True)
-                told |= {"loading_seconds": round(loaded, 2)}
                 edits.append({"input": str(job.source.path), "output": str(job.out), "model": model,
-                              "instruction": instruction} | told)  # fmt: skip
+                              "instruction": instruction, **told, "loading_seconds": round(loaded, 2)})  # fmt: skip
         if json_file is not None and rank() == 0:
             edits += [{"input": str(source), "error": sentence} for source, sentence in failed]
             with whole_file(json_file) as temporary:
@@ -152,7 +152,7 @@ def edit_command(
     return batch_summary(len(found), failed, after) if several else 0
 
 
-def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: set[str]) -> dict[str, Any]:
+def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: set[str]) -> ResultFigures:
     """One edit, made and written; its figures come out. What is to be said of the model goes into `heard`, once."""
     from opensama.media.frames import side_by_side
     from opensama.media.video_io import read_video
@@ -174,12 +174,13 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
     if said and said not in heard:
         heard.add(said)
         print(as_options(said))
-    told: dict[str, Any] = {}
+    told: ResultFigures = {}
     if job.request.original_instruction is not None:
         told["enhanced"] = job.request.instruction
     if job.request.edits:
         told["edits"] = _edits_told(edited, job.request)
-    return told | {
+    return {
+        **told,
         "unknown_words": list(edited.unknown_words),
         "changed": round(edited.changed, 4),
         "frames": edited.frame_count,
@@ -187,16 +188,19 @@ def edit_one(editor: Editor, job: Job, writing: Writing, show: Display, heard: s
     }
 
 
-def _edits_told(edited: EditedVideo, request: EditRequest) -> list[dict[str, Any]]:
+def _edits_told(edited: EditedVideo, request: EditRequest) -> list[PartFigures]:
     """Each of several edits, and how much of the picture it changed where it was made alone."""
     shares: list[float | None] = [round(after.changed, 4) for after in edited.chain]
     shares = shares or [None] * len(request.edits)
-    return [
-        {"instruction": edit.instruction, "changed": share}
-        | ({} if edit.box is None else {"box": list(edit.box)})
-        | ({} if edit.mask is None else {"mask": str(edit.mask)})
-        for edit, share in zip(request.edits, shares, strict=True)
-    ]
+    parts = []
+    for edit, share in zip(request.edits, shares, strict=True):
+        part: PartFigures = {"instruction": edit.instruction, "changed": share}
+        if edit.box is not None:
+            part["box"] = list(edit.box)
+        if edit.mask is not None:
+            part["mask"] = str(edit.mask)
+        parts.append(part)
+    return parts
 
 
 def tell(notes: Iterable[str], show: Display) -> None:
