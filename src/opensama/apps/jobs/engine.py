@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal, Self, TypedDict
 
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.inspection import inspect, inspect_clip, with_suffix
@@ -26,6 +26,7 @@ from opensama.apps.jobs.store import JobStore, NewJob, VideoJob
 from opensama.apps.jobs.words import StoredWish, read_wish
 from opensama.apps.jobs.worker import WorkerSettings
 from opensama.apps.jobs.workers import WorkerPool, wait_for_lock
+from opensama.apps.records import JobAsked, JobResult, OutputFigures
 from opensama.pipeline.batch import ActorShare
 from opensama.pipeline.room import free_bytes
 from opensama.values import MAX_EDITS, UserError
@@ -64,6 +65,15 @@ class Upload:
     def __exit__(self, *_: object) -> None:
         if not self.kept:
             self.engine.store.drop_folder(self.id)
+
+
+class NamedFiles(TypedDict):
+    """A job's files, by their names in its folder; `regions` are NUMBER:NAME."""
+
+    source: str
+    mask: str | None
+    references: list[str]
+    regions: list[str]
 
 
 class JobEngine:
@@ -156,7 +166,7 @@ class JobEngine:
         self,
         owner: Owner,
         upload: Upload,
-        values: Mapping[str, Any],
+        values: Mapping[str, object],
         *,
         idempotency_key: str | None = None,
         remixed_from: str | None = None,
@@ -195,12 +205,13 @@ class JobEngine:
         source = self._named(upload)["source"]
         with self._looks:
             media = inspect_clip(upload.folder, source, self.limits)
-        asked = {
+        asked: JobAsked = {
             "prompt": "", "n": 1, "anyway": False, "notes": [], "source": source,
             "settings": asdict(EditSettings()),
         }  # fmt: skip
-        made = {"file": source, "seed": 0, "frames": media["frames"], "seconds": 0.0, "changed": 0.0}
-        result = {"outputs": [made | {"unknown_words": []}], "notes": media["notes"]}
+        made: OutputFigures = {"file": source, "seed": 0, "frames": media["frames"], "seconds": 0.0, "changed": 0.0,
+                               "unknown_words": []}  # fmt: skip
+        result: JobResult = {"outputs": [made], "notes": media["notes"]}
         new = NewJob(upload.id, "", "", asked, media, "")
         job, upload.kept = self.store.add(new, owner, self.limits, result)
         return job
@@ -214,9 +225,9 @@ class JobEngine:
         if "video" not in upload.files:
             raise UserError("The video is missing: send it as the file `video`, or name a job whose result it is.")
 
-    def _named(self, upload: Upload) -> dict[str, Any]:
+    def _named(self, upload: Upload) -> NamedFiles:
         """Gives the files their names by what they are and hold: source.mp4, mask.png, reference-0.jpg."""
-        names: dict[str, Any] = {"source": "", "mask": None, "references": [], "regions": []}
+        names: NamedFiles = {"source": "", "mask": None, "references": [], "regions": []}
         for field_name, found in upload.files.items():
             for place in found:
                 place = with_suffix(place)
@@ -227,7 +238,7 @@ class JobEngine:
                     named = place.with_name(f"{field_name}{place.suffix}")
                     names["regions"].append(f"{field_name.removeprefix('mask-')}:{named.name}")
                 else:
-                    stem = "source" if field_name == "video" else "mask"
+                    stem: Literal["source", "mask"] = "source" if field_name == "video" else "mask"
                     named = place.with_name(f"{stem}{place.suffix}")
                     names[stem] = named.name
                 os.rename(place, named)

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
 from opensama.apps.jobs.limits import MIB, JobLimits, Refusal, RefusalCode
 from opensama.apps.jobs.words import StoredWish, plain
+from opensama.apps.records import JobAsked, MediaFigures
 from opensama.first_bytes import HEAD, kind_of, stand_in
 from opensama.values import UserError, Video
 
@@ -37,6 +38,8 @@ _BEGINNINGS: tuple[tuple[int, bytes, str], ...] = (
 """Where it stands, how a kind of file begins, and what such a file is called here."""
 PRELOADED = ["opensama.apps.jobs.inspection", "opensama.media.video_io.writing", "opensama.pipeline.request_checks"]
 """What the server of these processes imports once."""
+_Answer = TypeVar("_Answer")
+_Rest = TypeVarTuple("_Rest")
 
 
 def media_suffix(head: bytes, size: int) -> str:
@@ -62,27 +65,30 @@ def with_suffix(path: Path) -> Path:
     return named
 
 
-def inspect(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) -> dict[str, Any]:
-    """What is in a job's files: width, height, frames, fps, seconds, notes. All frames are decoded once, in a process
-    of its own. Refusal or UserError for what is wrong with them."""
+def inspect(folder: Path, asked: JobAsked, model: str, limits: JobLimits) -> MediaFigures:
+    """What is in a job's source. All frames are decoded once, in a process of its own. Refusal or UserError for what is
+    wrong with it and the other files."""
     return in_a_process(
         _look, folder, asked, model, limits, seconds=limits.inspect_seconds, memory=limits.inspect_memory
     )
 
 
-def inspect_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
+def inspect_clip(folder: Path, name: str, limits: JobLimits) -> MediaFigures:
     """The same of a video that nothing is asked of yet."""
     return in_a_process(
         _look_at_clip, folder, name, limits, seconds=limits.inspect_seconds, memory=limits.inspect_memory
     )
 
 
-def in_a_process(function: Callable[..., dict[str, Any]], folder: Path, *rest: Any, seconds: float, memory: int) -> Any:
+def in_a_process(
+    function: Callable[[Path, *_Rest], _Answer], folder: Path, *rest: *_Rest, seconds: float, memory: int
+) -> _Answer:
     """What `function(folder, *rest)` answers in a process with so many seconds and megabytes.
 
     Refusal where it does not come to an end within them, or its decoder ends it.
     """
-    context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
+    posix = sys.platform != "win32"
+    context = multiprocessing.get_context("forkserver") if posix else multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_limited, args=(theirs, function, folder, rest, seconds, memory), daemon=True)
     process.start()
@@ -118,7 +124,7 @@ _ENDED: dict[int, tuple[RefusalCode, str]] = {
 
 
 def _limited(
-    answer: Connection, function: Callable[..., dict[str, Any]], folder: Path, rest: tuple[Any, ...], seconds: float,
+    answer: Connection, function: Callable[[Path, *_Rest], object], folder: Path, rest: tuple[*_Rest], seconds: float,
     memory: int,
 ) -> None:  # fmt: skip
     most = math.inf
@@ -134,7 +140,7 @@ def _limited(
             resource.setrlimit(resource.RLIMIT_AS, (held + memory * MIB,) * 2)
         most = held + memory * MIB * _NEAR
     try:
-        said: dict[str, Any] = {"found": function(folder, *rest)}
+        said: dict[str, object] = {"found": function(folder, *rest)}
     except Exception as error:
         if _lacks_memory(error) or _address_space("VmPeak") > most:
             said = {"refused": _TOO_MUCH.format(memory), "code": "invalid_media"}
@@ -165,7 +171,7 @@ def _address_space(which: str) -> int:
     return 0
 
 
-def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) -> dict[str, Any]:
+def _look(folder: Path, asked: JobAsked, model: str, limits: JobLimits) -> MediaFigures:
     from opensama.apps.edit_checks import check_job
 
     wish = StoredWish.of(asked, folder)
@@ -178,7 +184,7 @@ def _look(folder: Path, asked: dict[str, Any], model: str, limits: JobLimits) ->
     return _found(video, job.source.notes, folder)
 
 
-def _look_at_clip(folder: Path, name: str, limits: JobLimits) -> dict[str, Any]:
+def _look_at_clip(folder: Path, name: str, limits: JobLimits) -> MediaFigures:
     from opensama.media.video_io import check_frames
 
     video = read_checked(folder / name, limits)
@@ -196,7 +202,7 @@ def read_checked(path: Path, limits: JobLimits, background: str = "white") -> Vi
     return video
 
 
-def _found(video: Video, notes: Iterable[str], folder: Path) -> dict[str, Any]:
+def _found(video: Video, notes: Iterable[str], folder: Path) -> MediaFigures:
     return {
         "width": video.width, "height": video.height, "frames": video.frame_count, "fps": round(float(video.fps), 3),
         "seconds": round(float(video.duration), 3), "notes": [plain(note, folder) for note in notes],

@@ -15,18 +15,18 @@ import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
-from typing import Any
 
 from opensama.apps.batch_worker import NoteDisplay
-from opensama.apps.jobs.limits import Refusal
+from opensama.apps.jobs.limits import Refusal, RefusalCode
 from opensama.apps.jobs.store import JobStore, VideoJob
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.apps.jobs.worker import IDLE, JobDisplay, LoadedModel, QueueWorker, WorkerSettings, fault_of, make_output
+from opensama.apps.records import JobAsked, OutputFigures
 from opensama.pipeline.batch import ActorLost, ActorShare, RayActor
 from opensama.runtime import whole_file
 from opensama.values import Cancelled, Progress, UserError
@@ -106,7 +106,7 @@ class _Dispatcher(QueueWorker):
         self.sent = ""
         self.actor.call("clear")
 
-    def make(self, job: VideoJob, index: int, show: JobDisplay) -> dict[str, Any]:
+    def make(self, job: VideoJob, index: int, show: JobDisplay) -> OutputFigures:
         folder = self.store.files(job.id)
         if self.sent != job.id:
             self._send(job, folder)
@@ -120,15 +120,16 @@ class _Dispatcher(QueueWorker):
             self.actor.call("cancel", self.edits)
             call.result()  # at its next step
             raise
-        told = call.result()
-        self.model = told["model"]
-        if "fault" in told:
-            print(told["log"], end="", file=sys.stderr, flush=True)
-            raise Refusal(*told["fault"])
-        for note in told["notes"]:
+        told: RemoteEdit = call.result()
+        self.model = told.model
+        if told.fault is not None:
+            print(told.log, end="", file=sys.stderr, flush=True)
+            raise Refusal(*told.fault)
+        assert told.figures is not None
+        for note in told.notes:
             show.note(note)
-        self._fetch(folder / told["figures"]["file"])
-        return told["figures"]
+        self._fetch(folder / told.figures["file"])
+        return told.figures
 
     def _send(self, job: VideoJob, folder: Path) -> None:
         self.actor.call("clear")
@@ -141,6 +142,18 @@ class _Dispatcher(QueueWorker):
         with whole_file(place) as temporary, temporary.open("wb") as file:
             while piece := self.actor.call("get", place.name, file.tell()):
                 file.write(piece)
+
+
+@dataclass(frozen=True)
+class RemoteEdit:
+    """How an edit ended: its figures and notes, a fault with what the log is to say of it, or none of these where it
+    was cancelled; and the model that is loaded now."""
+
+    model: str
+    figures: OutputFigures | None = None
+    notes: list[str] = field(default_factory=list)
+    fault: tuple[RefusalCode, str] | None = None
+    log: str = ""
 
 
 class EditActor:
@@ -205,19 +218,18 @@ class EditActor:
             file.seek(start)
             return file.read(_PIECE)
 
-    def edit(self, number: int, model: str, asked: Mapping[str, Any], index: int) -> dict[str, Any]:
-        """Makes an output: its `figures` and `notes`, or a `fault` with what the `log` is to say of it, and the `model`
-        that is loaded now. `number` is that of the edit, for who asks how far it is."""
+    def edit(self, number: int, model: str, asked: JobAsked, index: int) -> RemoteEdit:
+        """Makes an output. `number` is that of the edit, for who asks how far it is."""
         show = _RemoteDisplay(self, number)
         try:
             editor = self.editor_of(model, show)
             figures = make_output(editor, StoredWish.of(asked, self.folder), index, show)
         except Cancelled:
-            return {"model": self.editor_of.model}
+            return RemoteEdit(self.editor_of.model)
         except Exception as error:
             code, sentence, log = fault_of(error, self.folder)
-            return {"fault": (code, sentence), "log": log, "model": self.editor_of.model}
-        return {"figures": figures, "notes": show.notes, "model": self.editor_of.model}
+            return RemoteEdit(self.editor_of.model, fault=(code, sentence), log=log)
+        return RemoteEdit(self.editor_of.model, figures, show.notes)
 
     def progress(self, number: int) -> Progress:
         """How far that edit is."""

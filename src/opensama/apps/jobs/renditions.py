@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from opensama.apps.jobs.inspection import in_a_process, read_checked, with_suffix
 from opensama.apps.jobs.limits import JobLimits
 from opensama.apps.jobs.words import StoredWish
+from opensama.apps.records import JobAsked
 from opensama.runtime import whole_file
 from opensama.values import UserError
 
@@ -23,13 +24,13 @@ _PREVIEW = 1280  # pixels of a preview's longer side, at most
 _STILLS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".avif")
 
 
-def rendition(kind: Rendition, folder: Path, asked: dict[str, Any], file: str, limits: JobLimits) -> Path:
+def rendition(kind: Rendition, folder: Path, asked: JobAsked, file: str, limits: JobLimits) -> Path:
     """The rendition of a `file` in a job's folder, its source or a result; made if it is not there."""
     for ending in (".png", ".mp4", ".webp", ".jpg"):
         if (made := _place(kind, folder / file, ending)).exists():
             return made
     seconds, memory = limits.inspect_seconds, limits.inspect_memory
-    return folder / in_a_process(_make, folder, asked, file, kind, seconds=seconds, memory=memory)["file"]
+    return folder / in_a_process(_make, folder, asked, file, kind, seconds=seconds, memory=memory)
 
 
 def extract_frame(file: Path, frame: int, place: Path, limits: JobLimits) -> None:
@@ -49,18 +50,17 @@ def leave_frame(upload: Path, frame: int, limits: JobLimits) -> None:
     file.unlink(missing_ok=True)
 
 
-def _extract(folder: Path, file: str, frame: int, place: str, limits: JobLimits | None) -> dict[str, Any]:
+def _extract(folder: Path, file: str, frame: int, place: str, limits: JobLimits | None) -> None:
     from opensama.media.video_io import read_video, write_video
 
     video = read_video(folder / file) if limits is None else read_checked(folder / file, limits)
     if limits is not None and video.frame_count == 1:
-        return {}
+        return
     if not 0 <= frame < video.frame_count:
         raise UserError(f"The video has the frames 0 to {video.frame_count - 1}, and no {frame}.")
     picture = Path(place).with_suffix(".png")
     write_video(replace(video.clip(frame, frame + 1), notes=()), picture, record="none", on_note=lambda _: None)
     picture.rename(place)
-    return {}
 
 
 def _place(kind: Rendition, file: Path, ending: str) -> Path:
@@ -68,7 +68,7 @@ def _place(kind: Rendition, file: Path, ending: str) -> Path:
     return file.with_name(f"{kind}-{file.stem.removeprefix('result-')}{ending}")
 
 
-def _make(folder: Path, asked: dict[str, Any], file: str, kind: Rendition) -> dict[str, Any]:
+def _make(folder: Path, asked: JobAsked, file: str, kind: Rendition) -> str:
     import numpy as np
     from PIL import Image
 
@@ -90,7 +90,7 @@ def _make(folder: Path, asked: dict[str, Any], file: str, kind: Rendition) -> di
             )
             shown = replace(shown, transparency=None)
         write_video(replace(shown, notes=()), place, even=kind == "preview", overwrite=True, on_note=lambda _: None)
-        return {"file": place.name}
+        return place.name
     if kind == "thumbnail":
         start, stop = StoredWish.of(asked, folder).settings.span(result) or (0, result.frame_count)
         picture, how = fitted(next(picked(result, [(start + stop) // 2])), _SIDE), "WEBP"
@@ -102,4 +102,4 @@ def _make(folder: Path, asked: dict[str, Any], file: str, kind: Rendition) -> di
     place = _place(kind, folder / file, ".webp" if how == "WEBP" else ".jpg")
     with whole_file(place) as temporary:
         Image.fromarray(picture).save(temporary, how, quality=82)
-    return {"file": place.name}
+    return place.name

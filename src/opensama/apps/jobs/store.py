@@ -12,13 +12,13 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from opensama.apps.jobs.limits import JobLimits, Owner, Refusal
+from opensama.apps.records import JobAsked, JobResult, MediaFigures
 from opensama.runtime import sync_folder
 from opensama.values import UserError
 
@@ -57,10 +57,8 @@ class VideoJob:
     model: str
     shape: str
     """Jobs of one shape are edited after one another."""
-    asked: dict[str, Any]
-    """Prompt, settings, how many outputs; files by their names in the job's folder."""
-    media: dict[str, Any]
-    """What was found in the source: width, height, frames, fps, seconds, notes."""
+    asked: JobAsked
+    media: MediaFigures
     remixed_from: str | None
     fingerprint: str
     progress: int
@@ -73,7 +71,7 @@ class VideoJob:
     crashes: int
     error_code: str | None
     error: str | None
-    result: dict[str, Any] | None
+    result: JobResult | None
 
     @property
     def outputs(self) -> int:
@@ -91,8 +89,8 @@ class NewJob:
     id: str
     model: str
     shape: str
-    asked: Mapping[str, Any]
-    media: Mapping[str, Any]
+    asked: JobAsked
+    media: MediaFigures
     fingerprint: str
     """Of all that was asked, by which a repeated request is known for the same."""
     idempotency_key: str | None = None
@@ -169,7 +167,7 @@ class JobStore:
     # --- for who asks
 
     def add(
-        self, new: NewJob, owner: Owner, limits: JobLimits, result: Mapping[str, Any] | None = None
+        self, new: NewJob, owner: Owner, limits: JobLimits, result: JobResult | None = None
     ) -> tuple[VideoJob, bool]:
         """The job in the queue, and whether it is new: a repeated key gives the job that it gave before.
 
@@ -180,7 +178,7 @@ class JobStore:
             if (known := self._by_key(base, owner, new.idempotency_key, new.fingerprint)) is not None:
                 return known, False
             self._check_room(base, owner, limits)
-            values: dict[str, Any] = {
+            values: dict[str, object] = {
                 "id": new.id, "owner": owner.name, "status": "queued", "model": new.model, "shape": new.shape,
                 "asked": json.dumps(new.asked), "media": json.dumps(new.media), "remixed_from": new.remixed_from,
                 "idempotency_key": new.idempotency_key, "fingerprint": new.fingerprint, "created_at": time.time(),
@@ -311,7 +309,7 @@ class JobStore:
                 (stage, min(progress, 99), job.id, job.worker),
             )
 
-    def finish(self, job: VideoJob, result: Mapping[str, Any], keep: float) -> bool:
+    def finish(self, job: VideoJob, result: JobResult, keep: float) -> bool:
         """The job is done, and kept for so many seconds; False where it is no longer the worker's to end."""
         return self._end(job, keep, "completed", progress=100, result=json.dumps(result))
 
@@ -319,7 +317,7 @@ class JobStore:
         """The same for one that cannot be done."""
         return self._end(job, keep, "failed", error_code=code, error=sentence)
 
-    def _end(self, job: VideoJob, keep: float, status: str, **values: Any) -> bool:
+    def _end(self, job: VideoJob, keep: float, status: str, **values: object) -> bool:
         now = time.time()
         values |= {"status": status, "completed_at": now, "expires_at": now + keep, "stage": ""}
         changes = ", ".join(f"{name} = :{name}" for name in values)
@@ -434,11 +432,8 @@ class JobStore:
 
 
 def _job(row: sqlite3.Row) -> VideoJob:
-    return VideoJob(**{name: _value(name, row[name]) for name in row.keys()})  # noqa: SIM118  (a row yields values)
-
-
-def _value(name: str, value: Any) -> Any:
-    return json.loads(value) if name in _JSON and value is not None else value
+    values = dict(row)
+    return VideoJob(**values | {name: json.loads(values[name]) for name in _JSON if values[name] is not None})
 
 
 def _count(base: sqlite3.Connection, name: str, by: float) -> None:

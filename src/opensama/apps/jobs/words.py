@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from opensama.apps.batch_table import value_of
 from opensama.apps.edit_checks import check_alpha, default_output, parse_regions
 from opensama.apps.edit_settings import EditSettings
 from opensama.apps.jobs.limits import JobLimits, Refusal
+from opensama.apps.records import JobAsked
 from opensama.values import EditRequest, SubEdit, UserError, nearest
 
 OTHER_NAMES = {
@@ -46,18 +46,25 @@ class Wish:
     edits: Sequence[SubEdit] = ()
     webhook: str | None = None
 
-    def asked(self, source: str, mask: str | None, references: list[str], regions: list[str]) -> dict[str, Any]:
+    def asked(self, source: str, mask: str | None, references: list[str], regions: list[str]) -> JobAsked:
         """As the queue keeps it; files by their names in the job's folder."""
-        return {
+        asked: JobAsked = {
             "prompt": self.prompt, "n": self.n, "anyway": self.anyway, "notes": list(self.notes), "source": source,
             "settings": asdict(self.settings)
             | {"mask": mask, "references": references, "regions": [*self.settings.regions, *regions]},
             "edits": [{"instruction": edit.instruction, "box": edit.box} for edit in self.edits],
-        } | ({} if self.webhook is None else {"webhook": self.webhook})  # fmt: skip
+        }  # fmt: skip
+        if self.webhook is not None:
+            asked["webhook"] = self.webhook
+        return asked
 
 
 def read_wish(
-    values: Mapping[str, Any], models: Mapping[str, str], limits: JobLimits, anyway: bool, webhooks: Sequence[str] = ()
+    values: Mapping[str, object],
+    models: Mapping[str, str],
+    limits: JobLimits,
+    anyway: bool,
+    webhooks: Sequence[str] = (),
 ) -> Wish:
     """The settings that a request names, each by its own name or another server's. Refusal or UserError for the rest.
 
@@ -88,7 +95,7 @@ def read_wish(
             "model_not_found", f"The model {str(model)[:80]!r} is not served here; choose {', '.join(models)}."
         )
     webhook = given.pop("webhook", None)
-    if webhook is not None and webhook not in webhooks:
+    if webhook is not None and not (isinstance(webhook, str) and webhook in webhooks):
         raise UserError("The webhook is not one that this service sends to; ask whoever runs it to allow the address.")
     n = _whole("n", given.pop("n", 1))
     if not 1 <= n <= limits.max_outputs:
@@ -115,7 +122,7 @@ def read_wish(
     return Wish(model, said, settings, n, anyway, tuple(notes), request.edits, webhook)
 
 
-def chosen_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
+def chosen_settings(asked: JobAsked) -> dict[str, object]:
     """Those of a job's settings that are not as they are by default, by the names that requests use."""
     plain_ones = asdict(EditSettings())
     kept = {name: asked["settings"].get(name, plain_ones[name]) for name in SETTINGS}
@@ -123,7 +130,7 @@ def chosen_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if value != plain_ones[name]}
 
 
-def edits_of(asked: Mapping[str, Any], status: str, stage: str) -> list[dict[str, Any]]:
+def edits_of(asked: JobAsked, status: str, stage: str) -> list[dict[str, object]]:
     """A job's edits, where its instruction asks for several, each with what has become of it."""
     edits = asked.get("edits", [])
     at = re.search(r" (\d+) of \d+$", stage)
@@ -134,7 +141,7 @@ def edits_of(asked: Mapping[str, Any], status: str, stage: str) -> list[dict[str
             return status
         return "completed" if number < now else "in_progress" if number == now else "queued"
 
-    return [edit | {"status": state(number)} for number, edit in enumerate(edits, 1)]
+    return [{**edit, "status": state(number)} for number, edit in enumerate(edits, 1)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,7 @@ class StoredWish:
     n: int
 
     @classmethod
-    def of(cls, asked: Mapping[str, Any], folder: Path) -> StoredWish:
+    def of(cls, asked: JobAsked, folder: Path) -> StoredWish:
         kept = dict(asked["settings"])
         mask = kept["mask"] and folder / kept["mask"]
         references = tuple(folder / name for name in kept["references"])
@@ -189,14 +196,14 @@ def plain(sentence: str, folder: Path) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _whole(name: str, value: Any) -> int:
+def _whole(name: str, value: object) -> int:
     try:
         return int(str(value))
     except ValueError:
         raise UserError(f"{name} must be a whole number, not {str(value)[:40]!r}.") from None
 
 
-def _flag(name: str, value: Any) -> bool:
+def _flag(name: str, value: object) -> bool:
     if str(value).lower() in ("true", "1", "false", "0"):
         return str(value).lower() in ("true", "1")
     raise UserError(f"{name} must be true or false, not {str(value)[:40]!r}.")

@@ -23,14 +23,15 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from opensama.apps.batch_worker import disk_is_full
 from opensama.apps.edit_settings import LoadSettings
-from opensama.apps.jobs.limits import JobLimits, Refusal
+from opensama.apps.jobs.limits import JobLimits, Refusal, RefusalCode
 from opensama.apps.jobs.store import JobStore, VideoJob
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.apps.progress import Display
+from opensama.apps.records import OutputFigures
 from opensama.pipeline.batch import ActorLost
 from opensama.runtime import sync_folder, whole_file
 from opensama.values import Cancelled, Progress, UserError
@@ -133,7 +134,7 @@ class QueueWorker:
         if not ended:
             self.store.let_go(job)
 
-    def _output(self, job: VideoJob, index: int, show: JobDisplay) -> dict[str, Any]:
+    def _output(self, job: VideoJob, index: int, show: JobDisplay) -> OutputFigures:
         """The figures of an output, which is made if it is not there."""
         folder = self.store.files(job.id)
         done = folder / f"result-{index}.json"
@@ -156,7 +157,7 @@ class QueueWorker:
         """Loads the first model. UserError where it cannot be."""
         self.editor_of(self.model)
 
-    def make(self, job: VideoJob, index: int, show: JobDisplay) -> dict[str, Any]:
+    def make(self, job: VideoJob, index: int, show: JobDisplay) -> OutputFigures:
         """Makes an output, and gives its figures."""
         editor = self.editor_of(job.model, show)
         self.model = job.model
@@ -183,7 +184,7 @@ class LoadedModel:
         return self._editor
 
 
-def make_output(editor: Editor, wish: StoredWish, index: int, show: Display) -> dict[str, Any]:
+def make_output(editor: Editor, wish: StoredWish, index: int, show: Display) -> OutputFigures:
     """Makes one of a job's outputs, beside its source, and gives its figures."""
     from opensama.apps.edit import edit_one
     from opensama.apps.edit_checks import check_job
@@ -196,10 +197,11 @@ def make_output(editor: Editor, wish: StoredWish, index: int, show: Display) -> 
         figures = edit_one(editor, checked, writing, show, set())
     for note in (*advice(editor.entry, checked.request), *said.getvalue().splitlines()):
         show.note(note)
-    return figures | {"seed": request.seed, "file": checked.out.name, **_kept_figures(wish, checked.out)}
+    kept, psnr = _kept_figures(wish, checked.out)
+    return {**figures, "seed": request.seed, "file": checked.out.name, "kept": kept, "kept_db": psnr}
 
 
-def fault_of(error: Exception, folder: Path) -> tuple[str, str, str]:
+def fault_of(error: Exception, folder: Path) -> tuple[RefusalCode, str, str]:
     """What made an edit fail: a code, a sentence without the job's `folder`, and what the log is to say."""
     if isinstance(error, UserError):
         code = error.code if isinstance(error, Refusal) else "disk_full" if disk_is_full(error) else "edit_failed"
@@ -249,14 +251,14 @@ def _of_chain(percent: float, edit: int, edits: int) -> float:
     return begin + (edit * (end - begin) + percent - begin) / edits if edits > 1 else percent
 
 
-def _kept_figures(wish: StoredWish, result: Path) -> dict[str, float]:
+def _kept_figures(wish: StoredWish, result: Path) -> tuple[float, float]:
     """What the written file kept of its source: a share of the picture, and how well, in dB."""
     from opensama.media.video_io import read_video
     from opensama.pipeline.changes import kept_part
 
     source, edited = (read_video(path, background=wish.settings.background) for path in (wish.source, result))
     share, psnr = kept_part(source, edited)
-    return {"kept": round(share, 4), "kept_db": round(psnr, 1)}
+    return round(share, 4), round(psnr, 1)
 
 
 def _log(text: str) -> None:
