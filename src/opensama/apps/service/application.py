@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Literal, Protocol, TypeVar, cast
+from typing import Annotated, Literal, Protocol, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Header, Path, Query, Request, Response
@@ -29,6 +29,7 @@ from opensama.apps.jobs.limits import Owner, Refusal
 from opensama.apps.jobs.renditions import Rendition
 from opensama.apps.jobs.store import VideoJob
 from opensama.apps.jobs.words import chosen_settings, edits_of
+from opensama.apps.records import JobResult
 from opensama.apps.service.access import OPEN, Access, Gate, problem
 from opensama.apps.service.bodies import read_body, take_named_files
 from opensama.apps.service.metrics import metrics_text
@@ -60,7 +61,7 @@ _LOOKERS = 16  # threads that wait for files to be looked at; others answer all 
 _TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".mkv": "video/x-matroska",
           ".webm": "video/webm", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg",
           ".webp": "image/webp"}  # fmt: skip
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+_REFUSALS: dict[int | str, dict[str, object]] = {
     code: {"model": ErrorBody, "description": words}
     for code, words in {
         400: "What was asked cannot be done; the sentence says how to mend it.", 401: "No key, or an unknown one.",
@@ -103,7 +104,7 @@ def create_app(engine: JobEngine, access: Access, page: bool = False) -> Gate:
         gate.opened = (*OPEN, *add_page(app, engine, access))
     described = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> dict[str, object]:
         schema = described()
         if access.keys:
             schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -134,24 +135,24 @@ def _add_videos(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
             job = await looking(submit)
             return await run_in_threadpool(_answer, engine, job)
 
-    made: dict[str, Any] = {"response_model": VideoBody, "tags": ["videos"]}
-
-    @app.post("/v1/videos/edits", **made, openapi_extra=request_body("video"))
+    @app.post("/v1/videos/edits", response_model=VideoBody, tags=["videos"], openapi_extra=request_body("video"))
     async def edit_video(request: Request, key: Key = None) -> Response:
         """Edit a video by an instruction."""
         return await create(request, key)
 
-    @app.post("/v1/videos", **made, openapi_extra=request_body("input_reference"))
+    @app.post("/v1/videos", response_model=VideoBody, tags=["videos"], openapi_extra=request_body("input_reference"))
     async def create_video(request: Request, key: Key = None) -> Response:
         """The same, with the source as `input_reference` or `video_reference`."""
         return await create(request, key)
 
-    @app.post("/v1/videos/{video_id}/remix", **made, openapi_extra=request_body(None))
+    @app.post(
+        "/v1/videos/{video_id}/remix", response_model=VideoBody, tags=["videos"], openapi_extra=request_body(None)
+    )
     async def remix_video(request: Request, video_id: JobId, key: Key = None) -> Response:
         """Edit the result of a finished job further."""
         return await create(request, key, video_id)
 
-    @app.post("/v1/videos/uploads", **made, openapi_extra=upload_body())
+    @app.post("/v1/videos/uploads", response_model=VideoBody, tags=["videos"], openapi_extra=upload_body())
     async def upload_video(request: Request) -> Response:
         """Keep a video to edit it several times: a job without an instruction, completed as it comes, whose result it
         is."""
@@ -189,7 +190,9 @@ def _add_videos(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
         engine.delete(_owner(request), video_id)
         return JSONResponse({"id": video_id, "object": "video.deleted", "deleted": True})
 
-    events: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+    events: dict[int | str, dict[str, object]] = {
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    }
 
     @app.get("/v1/videos/{video_id}/events", tags=["videos"], response_class=StreamingResponse, responses=events)
     async def video_events(request: Request, video_id: JobId) -> Response:
@@ -201,7 +204,7 @@ def _add_videos(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
 
 def _add_results(app: FastAPI, engine: JobEngine, looking: Looking) -> None:
     binary = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in dict.fromkeys(_TYPES.values())}
-    ranged: dict[int | str, dict[str, Any]] = {
+    ranged: dict[int | str, dict[str, object]] = {
         200: {"content": binary}, 206: {"content": binary, "description": "The bytes that were asked for."},
         416: {"description": "No such bytes."},
     }  # fmt: skip
@@ -288,9 +291,10 @@ async def _events(engine: JobEngine, owner: Owner, video_id: str) -> AsyncIterat
         await asyncio.sleep(_LOOK)
 
 
-def video_body(engine: JobEngine, job: VideoJob) -> dict[str, Any]:
+def video_body(engine: JobEngine, job: VideoJob) -> dict[str, object]:
     """A job as clients know it."""
-    media, result = job.media, job.result or {"outputs": [], "notes": [*job.asked["notes"], *job.media["notes"]]}
+    media = job.media
+    result: JobResult = job.result or {"outputs": [], "notes": [*job.asked["notes"], *media["notes"]]}
     place = engine.store.place_in_queue(job) if job.status == "queued" else None
     return {
         "id": job.id, "object": "video", "model": job.model, "status": job.status, "progress": job.progress,
@@ -313,7 +317,8 @@ def _second(at: float | None) -> int | None:
 
 def _answer(engine: JobEngine, job: VideoJob) -> JSONResponse:
     body = video_body(engine, job)
-    wait = {"queued": min(5000, 500 * (1 + (body["queue_position"] or 0))), "in_progress": 500}.get(job.status)
+    before = body["queue_position"] if isinstance(body["queue_position"], int) else 0
+    wait = {"queued": min(5000, 500 * (1 + before)), "in_progress": 500}.get(job.status)
     return JSONResponse(body, headers={"openai-poll-after-ms": str(wait)} if wait else None)
 
 

@@ -14,8 +14,9 @@ import binascii
 import hashlib
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import MultipartParseError
@@ -38,7 +39,7 @@ _BODY = 64 * MIB  # of one that is not in parts, files in addresses included
 _SILENCE = 60.0  # seconds within which more of a body must come
 
 
-async def read_body(request: Request, upload: Upload) -> dict[str, Any]:
+async def read_body(request: Request, upload: Upload) -> dict[str, object]:
     """The settings of a request; its files, those in data addresses apart, lie in the upload."""
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
@@ -60,7 +61,7 @@ async def _whole(request: Request, engine: JobEngine) -> bytes:
     return bytes(body)
 
 
-def _read_json(body: bytes) -> dict[str, Any]:
+def _read_json(body: bytes) -> dict[str, object]:
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
@@ -70,7 +71,7 @@ def _read_json(body: bytes) -> dict[str, Any]:
     return _merged(said)
 
 
-def _read_pairs(body: bytes) -> dict[str, Any]:
+def _read_pairs(body: bytes) -> dict[str, object]:
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_PARTS)
     except ValueError:
@@ -78,7 +79,7 @@ def _read_pairs(body: bytes) -> dict[str, Any]:
     return _merged(_unfolded(pairs))
 
 
-async def _read_form(request: Request, upload: Upload, boundary: bytes) -> dict[str, Any]:
+async def _read_form(request: Request, upload: Upload, boundary: bytes) -> dict[str, object]:
     if not boundary or len(boundary) > 256:
         raise UserError("The form names no boundary in its content type; let the HTTP library write that header.")
     form = _Form(upload)
@@ -103,7 +104,7 @@ async def _read_form(request: Request, upload: Upload, boundary: bytes) -> dict[
     return _merged(_unfolded(form.fields))
 
 
-async def _chunks(request: Request) -> Any:
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
     stream = request.stream().__aiter__()
     while True:
         try:
@@ -181,12 +182,12 @@ class _Form:
             self._file = None
 
 
-def _unfolded(fields: list[tuple[str, str]]) -> dict[str, Any]:
+def _unfolded(fields: list[tuple[str, str]]) -> dict[str, object]:
     """`a[b]=1`, `c[]=2`, `d=[3, 4]` as the values that they are of: text but for what is JSON of lists and objects."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, text in fields:
         first, *inner = [name.partition("[")[0], *re.findall(r"\[([^\[\]]*)\]", name)]
-        value: Any = text
+        value: object = text
         if text.lstrip()[:1] in ("{", "[") and first != "prompt":
             try:
                 value = json.loads(text)
@@ -206,12 +207,12 @@ def _unfolded(fields: list[tuple[str, str]]) -> dict[str, Any]:
     return found
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _merged(values: dict[str, Any]) -> dict[str, Any]:
-    more: dict[str, Any] = {}
+def _merged(values: dict[str, object]) -> dict[str, object]:
+    more: dict[str, object] = {}
     for name in _MERGED:
         inside = values.pop(name, None) or {}
         if not isinstance(inside, dict):
@@ -220,7 +221,7 @@ def _merged(values: dict[str, Any]) -> dict[str, Any]:
     return more | values
 
 
-def take_named_files(values: dict[str, Any], upload: Upload, owner: Owner) -> str | None:
+def take_named_files(values: dict[str, object], upload: Upload, owner: Owner) -> str | None:
     """Takes what `values` name in place of files: finished jobs and data addresses. The id of the job whose result the
     source is."""
     source = None
@@ -241,7 +242,7 @@ def take_named_files(values: dict[str, Any], upload: Upload, owner: Owner) -> st
     return source
 
 
-def _named(name: str, value: Any) -> tuple[str | None, str]:
+def _named(name: str, value: object) -> tuple[str | None, str]:
     """The id of a job, or an address that holds the file."""
     if isinstance(value, dict):
         for key in ("id", "file_id", "url", "video_url", "image_url"):
@@ -257,7 +258,7 @@ def _named(name: str, value: Any) -> tuple[str | None, str]:
     raise UserError(f'{name} must be a file, {{"id": "video_..."}}, or a data address (data:video/mp4;base64,...).')
 
 
-def _number(name: str, value: Any, key: str) -> int | None:
+def _number(name: str, value: object, key: str) -> int | None:
     """Which of a job's outputs is meant, or which of its frames: what `{"id": ..., "index": 1, "frame": 0}` says."""
     if not isinstance(value, dict) or value.get(key) is None:
         return None

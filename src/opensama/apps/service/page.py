@@ -7,9 +7,8 @@ chance, and is an owner of its own; with keys a person signs in with one. The pa
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -47,9 +46,8 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
     from opensama.media.pages import fill_page
 
     html = fill_page("static/web.html", "opensama.apps.service", title="OpenSAMA", version=__version__)
-    hidden: dict[str, Any] = {"include_in_schema": False}
 
-    @app.get("/", **hidden)
+    @app.get("/", include_in_schema=False)
     def page(request: Request) -> Response:
         """The page; a browser that comes for the first time gets its cookie."""
         answer = HTMLResponse(html, headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
@@ -57,7 +55,7 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
             _remember(request, answer, secrets.token_urlsafe(32))
         return answer
 
-    @app.post("/page/session", **hidden)
+    @app.post("/page/session", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
         """Keeps an API key, which is the request's body, in a cookie that no script reads."""
         key = (await _short_text(request)).strip()
@@ -67,13 +65,13 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
         _remember(request, answer, key)
         return answer
 
-    @app.delete("/page/session", **hidden)
+    @app.delete("/page/session", include_in_schema=False)
     def sign_out(request: Request) -> Response:
         answer = JSONResponse({"signed_in": False})
         answer.delete_cookie(COOKIE)
         return answer
 
-    @app.get("/page/facts", **hidden)
+    @app.get("/page/facts", include_in_schema=False)
     def facts() -> Response:
         """What may be chosen, and how much."""
         limits = engine.limits
@@ -82,7 +80,7 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
                 "seconds": limits.max_seconds, "hours": limits.keep_hours}  # fmt: skip
         return JSONResponse({"models": models, "most": most, "examples": EXAMPLES, "keys": bool(access.keys)})
 
-    @app.post("/page/edits", **hidden)
+    @app.post("/page/edits", include_in_schema=False)
     async def edits(request: Request) -> Response:
         """The edits that the rules find in an instruction, which is the request's body."""
         from opensama.pipeline.split_rules import split_by_rules
@@ -91,7 +89,7 @@ def add_page(app: FastAPI, engine: JobEngine, access: Access) -> Iterable[str]:
 
     for name, kind in _STATIC.items():
         data = files("opensama.apps.service").joinpath("static", name).read_bytes()
-        app.add_api_route(f"/page/{name}", _sender(data, kind), **hidden)
+        app.add_api_route(f"/page/{name}", _sender(data, kind), include_in_schema=False)
     return ("/", "/page/session", *(f"/page/{name}" for name in _STATIC))
 
 
@@ -105,7 +103,7 @@ async def _short_text(request: Request, most: int = _KEY) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _sender(data: bytes, kind: str) -> Any:
+def _sender(data: bytes, kind: str) -> Callable[[], Response]:
     return lambda: Response(data, media_type=kind)
 
 
@@ -114,7 +112,7 @@ def _remember(request: Request, answer: Response, cookie: str) -> None:
     answer.set_cookie(COOKIE, cookie, max_age=_MONTH, httponly=True, samesite="lax", secure=secure)
 
 
-def _model_facts(name: str, given: str) -> dict[str, Any]:
+def _model_facts(name: str, given: str) -> dict[str, object]:
     """A model as the page offers it: how many steps it takes by itself, and whether it knows few words."""
     from opensama.models.families import find_family
     from opensama.models.registry import find, known_words_of

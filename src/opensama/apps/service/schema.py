@@ -116,9 +116,9 @@ class HealthBody(BaseModel):
     workers: int
 
 
-_ANY_FILE = {"type": "string", "format": "binary"}
-_NUMBER_OR_TEXT = {"type": ["number", "string"]}
-_KINDS: dict[str, dict[str, Any]] = {
+_ANY_FILE: dict[str, object] = {"type": "string", "format": "binary"}
+_NUMBER_OR_TEXT: dict[str, object] = {"type": ["number", "string"]}
+_KINDS: dict[str, dict[str, object]] = {
     "seed": {"type": ["integer", "string"]}, "steps": {"type": ["integer", "string"]}, "guidance": _NUMBER_OR_TEXT,
     "shift": _NUMBER_OR_TEXT, "source_guidance": _NUMBER_OR_TEXT, "model_fps": _NUMBER_OR_TEXT,
     "quality": _NUMBER_OR_TEXT, "size": {"type": ["integer", "string"]}, "preserve": {"type": ["boolean", "string"]},
@@ -128,7 +128,7 @@ _KINDS: dict[str, dict[str, Any]] = {
     "one_pass": {"type": ["boolean", "string"]},
     "regions": {"type": ["string", "array"], "items": {"type": "string"}, "description": "N:X,Y,W,H for the Nth edit."},
 }  # fmt: skip
-_SETTINGS: dict[str, Any] = {name: _KINDS.get(name, {"type": "string"}) for name in SETTINGS}
+_SETTINGS: dict[str, dict[str, object]] = {name: _KINDS.get(name, {"type": "string"}) for name in SETTINGS}
 _SETTINGS |= {
     "prompt": {"type": "string", "minLength": 1, "pattern": r"\S", "description": "What to change."},
     "model": {"type": "string"},
@@ -137,7 +137,7 @@ _SETTINGS |= {
     "webhook": {"type": "string", "description": "Told when the job is over: an address that the operator allows."},
     "extra_body": {"type": ["object", "string"], "description": "Any of these, as JSON."},
 }  # fmt: skip
-_NAMED = {
+_NAMED: dict[str, object] = {
     "oneOf": [
         {"type": "string", "description": "A data address, or the id of a finished video."},
         {"type": "object", "properties": {"id": {"type": "string"}, "url": {"type": "string"}}},
@@ -145,7 +145,7 @@ _NAMED = {
 }
 
 
-def request_body(source: str | None) -> dict[str, Any]:
+def request_body(source: str | None) -> dict[str, object]:
     """The description of a request's body: a form with files, or JSON; `source` is what the video is called."""
     files = {source: _ANY_FILE} if source else {}
     named = {source: _NAMED} if source else {}
@@ -158,7 +158,7 @@ def request_body(source: str | None) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def upload_body() -> dict[str, Any]:
+def upload_body() -> dict[str, object]:
     """The description of an upload's body: a form with the file `video`."""
     form = {"type": "object", "required": ["video"], "properties": {"video": _ANY_FILE}}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
