@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypedDict, TypeVar
 
 from cyclopts import Parameter
 
@@ -30,6 +30,7 @@ from opensama.values import UserError
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import ModelMixin
     from torch import Tensor, nn
 
     from opensama.models.registry import ModelEntry
@@ -39,6 +40,8 @@ _FPS = 16
 _LONG = 0.05  # seconds of a matrix product that are enough to measure it
 _NO_SOURCE = {"source_hidden_states": None}
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass
@@ -62,6 +65,15 @@ class Part:
     what: str
     seconds: list[float] = field(default_factory=list)
     operations: float = 0.0
+
+
+class PeerSpeed(TypedDict):
+    """Seconds of each forward pass of ours and of a peer over as many tokens, and the median of their ratios."""
+
+    peer: str
+    tokens: int
+    seconds: list[list[float]]
+    ratio: float
 
 
 def bench(
@@ -140,7 +152,7 @@ def bench(
 
 def edit_parts(
     model: str, settings: LoadSettings, frames: int, size: tuple[int, int], steps: int | None, anyway: bool
-) -> tuple[MachineSpeed, list[Part], nn.Module, _Call]:
+) -> tuple[MachineSpeed, list[Part], ModelMixin, _Call]:
     """The parts of one edit of a drawn clip, read from a file and written to one."""
     from opensama.media.video_io import read_video, write_video
     from opensama.values import EditRequest, Video
@@ -175,7 +187,7 @@ def edit_parts(
 
 def random_passes(
     entry: ModelEntry, settings: LoadSettings, frames: int | None, rounds: int, anyway: bool
-) -> tuple[MachineSpeed, list[Part], nn.Module, _Call]:
+) -> tuple[MachineSpeed, list[Part], ModelMixin, _Call]:
     """Forward passes over a model's longest window, or over so many frames, with random weights."""
     import torch
     from accelerate import init_empty_weights
@@ -215,7 +227,7 @@ def random_passes(
     return machine, [part], model, call
 
 
-def against_diffusers(transformer: nn.Module, call: _Call, rounds: int) -> dict[str, Any]:
+def against_diffusers(own: ModelMixin, call: _Call, rounds: int) -> PeerSpeed:
     """The same call of our transformer and of diffusers' over as many tokens, in turns: seconds of each and the ratio.
 
     The peer has random weights; its clip has one frame of one row of as many tokens as ours has jointly.
@@ -224,8 +236,9 @@ def against_diffusers(transformer: nn.Module, call: _Call, rounds: int) -> dict[
 
     import torch
 
-    own: Any = transformer
-    kind: Any = next(base for base in type(own).__mro__ if base.__module__.startswith("diffusers.models.transformers"))
+    kind: type[ModelMixin] = next(
+        base for base in type(own).__mro__ if base.__module__.startswith("diffusers.models.transformers")
+    )
     sizes = {name: own.config[name] for name in inspect.signature(kind.__init__).parameters if name in own.config}
     joint, (p_t, p_h, p_w) = tokens_of(own, call), own.config["patch_size"]
     if "patch_size_t" in sizes:
@@ -248,7 +261,7 @@ def against_diffusers(transformer: nn.Module, call: _Call, rounds: int) -> dict[
     if taken["timestep"].ndim == 2:
         taken["timestep"] = taken["timestep"][:, 0]
     sides = Part("ours"), Part("diffusers")
-    runs: tuple[Callable[[], Any], ...] = (lambda: own(*call[0], **call[1]), lambda: peer(**taken))
+    runs: tuple[Callable[[], object], ...] = (lambda: own(*call[0], **call[1]), lambda: peer(**taken))
     for run in runs:
         run()
     for _ in range(rounds):
@@ -295,7 +308,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> MachineSpeed:
     )
 
 
-def say(machine: MachineSpeed, parts: list[Part], peer: dict[str, Any] | None) -> None:
+def say(machine: MachineSpeed, parts: list[Part], peer: PeerSpeed | None) -> None:
     """Prints the table."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     print(f"{machine.device}, {os.cpu_count()} CPU cores, {machine.threads} threads, {machine.dtype}; {versions}")
@@ -321,10 +334,9 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def tokens_of(transformer: nn.Module, call: _Call) -> int:
+def tokens_of(transformer: ModelMixin, call: _Call) -> int:
     """Video and semantic tokens of a call, those of the source among them."""
-    config: Any = transformer.config
-    cell = math.prod(config["patch_size"])
+    cell = math.prod(transformer.config["patch_size"])
     given = call[1]
     source = given.get("source_hidden_states")
     streams = [given["hidden_states"], *(source if isinstance(source, list) else [source])]
@@ -333,15 +345,14 @@ def tokens_of(transformer: nn.Module, call: _Call) -> int:
     return tokens + (0 if semantic is None else semantic.shape[1])
 
 
-def operations_of(entry: ModelEntry, transformer: nn.Module, call: _Call) -> float:
+def operations_of(entry: ModelEntry, transformer: ModelMixin, call: _Call) -> float:
     """Operations of a call by `models/costs.py`: PyTorch's counter leaves out attention on a CPU."""
     from opensama.models.families import find_family
 
-    config: Any = transformer.config
     joint, target = (tokens_of(transformer, (call[0], call[1] | left_out)) for left_out in ({}, _NO_SOURCE))
     semantic = call[1].get("semantic_hidden_states")
     s = 0 if semantic is None else semantic.shape[1]
-    cost = find_family(entry.family).sizes.of(config)
+    cost = find_family(entry.family).sizes.of(transformer.config)
     return sum(cost.operations(joint, call[1]["encoder_hidden_states"].shape[1], s, target - s))
 
 
@@ -402,11 +413,11 @@ def _watched(
     editor: Editor, text: Part, encode: Part, decode: Part, forward: Part, calls: list[_Call]
 ) -> Iterator[None]:
     """Times the parts of the editor's edits, and keeps the call of its transformer that was the last."""
-    pipe: Any = editor.pipeline
+    pipe = editor.pipeline
     device = pipe._execution_device
 
-    def watched(method: Callable[..., Any], part: Part) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
+    def watched(method: Callable[_P, _R], part: Part) -> Callable[_P, _R]:
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             if part is forward:
                 calls[:] = [(args, kwargs)]
             with _timed(part, device):

@@ -7,7 +7,7 @@ import multiprocessing
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -178,7 +178,7 @@ def _models(given: list[str]) -> dict[str, str]:
     return named
 
 
-def _check_models(models: dict[str, str], devices: list[Any], load_settings: LoadSettings, anyway: bool) -> None:
+def _check_models(models: dict[str, str], devices: list[str | None], load_settings: LoadSettings, anyway: bool) -> None:
     from dataclasses import replace
 
     from opensama.models.registry import find

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import App, Parameter
 
@@ -17,6 +17,7 @@ from opensama.values import UserError, how_many, nearest
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
     Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -230,7 +231,7 @@ def from_file(path: Path | None, kind: type[Settings]) -> Settings:
     return validated_settings(kind, values)
 
 
-def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
+def assign(settings: dict[str, object], assignment: str, example: str) -> None:
     """Carries out `images.minutes=10` on nested settings."""
     import yaml
 
@@ -242,25 +243,25 @@ def assign(settings: dict[str, Any], assignment: str, example: str) -> None:
         from opensama.training.config import LoraSettings
 
         settings["lora"] = LoraSettings().model_dump()
-    place: Any = settings
+    place: object = settings
     for depth, part in enumerate([*path, last]):
         if not isinstance(place, dict) or part not in place:
             known = list(place) if isinstance(place, dict) else []
             where = ".".join(path[:depth]) or "the recipe"
             hint = nearest(part, known) if known else "it has no parts."
             raise UserError(f"--set {assignment} names no setting: {where} has no {part!r}; {hint}")
-        if depth < len(path):
-            place = place[part]
+        holder, place = place, place[part]
     try:
-        place[last] = yaml.safe_load(value)
+        read = yaml.safe_load(value)
     except yaml.YAMLError:
         raise UserError(f"The value in --set {assignment!r} cannot be read; give a number or a word.") from None
-    if isinstance(place[last], str):  # YAML reads 1e-5 as a word
+    if isinstance(read, str):  # YAML reads 1e-5 as a word
         with contextlib.suppress(ValueError):
-            place[last] = float(place[last])
+            read = float(read)
+    holder[last] = read
 
 
-def validated_settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
+def validated_settings(kind: type[Settings], values: dict[str, object]) -> Settings:
     """Settings checked by their own model; what is wrong becomes one sentence."""
     from pydantic import ValidationError
 
@@ -272,15 +273,15 @@ def validated_settings(kind: type[Settings], values: dict[str, Any]) -> Settings
         raise UserError(f"These settings do not work: {said}{'' if said.endswith('?') else '.'}") from None
 
 
-def run_sentence(kind: type[BaseModel], place: tuple[Any, ...], fault: str, message: str) -> str:
+def run_sentence(kind: type[BaseModel], place: tuple[int | str, ...], fault: str, message: str) -> str:
     """One fault of settings; for an unknown field, the nearest that there is."""
     name = ".".join(map(str, place))
     message = message.removeprefix("Value error, ")
     if fault != "extra_forbidden":
         return f"{name}: {message}" if name else message
-    fields: Any = kind.model_fields
+    fields: Mapping[str, FieldInfo] = kind.model_fields
     for part in place[:-1]:
-        section = fields[part].annotation
+        section = fields[str(part)].annotation
         section = next((a for a in getattr(section, "__args__", ()) if hasattr(a, "model_fields")), section)
         fields = getattr(section, "model_fields", {})
     return f"there is no setting {name}; {nearest(str(place[-1]), fields).rstrip('.')}"

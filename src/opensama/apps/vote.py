@@ -20,7 +20,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
@@ -176,11 +176,11 @@ class VoteSession:
     def done(self) -> int:
         return len(self.votes)
 
-    def next(self) -> dict[str, Any]:
+    def next(self) -> dict[str, object]:
         """The first pair without a vote, as the page is told."""
         with self._lock:
             place = next((i for i in range(len(self.pairs)) if i not in self.votes), None)
-            said: dict[str, Any] = {"total": len(self.pairs), "done": self.done, "back": bool(self._order)}
+            said: dict[str, object] = {"total": len(self.pairs), "done": self.done, "back": bool(self._order)}
             if place is not None:
                 said |= {"pair": place, "instruction": self.pairs[place].instruction}
             return said
@@ -233,10 +233,13 @@ class VoteSession:
 
 def serve(session: VoteSession, port: int) -> ThreadingHTTPServer:
     """A server bound to this machine; `serve_forever` runs it."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), _Handler)
-    server.daemon_threads = True
-    cast(Any, server).session = session
+    server = _VoteServer(("127.0.0.1", port), _Handler)
+    server.session = session
     return server
+
+
+class _VoteServer(ThreadingHTTPServer):
+    session: VoteSession
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -244,10 +247,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     server_version, sys_version = "opensama", ""
     timeout = 30
+    server: _VoteServer
 
     @property
     def session(self) -> VoteSession:
-        return cast(VoteSession, cast(Any, self.server).session)
+        return self.server.session
 
     def do_GET(self) -> None:
         if not self._ours():
@@ -320,8 +324,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ours(self, writes: bool = False) -> bool:
         """Whether a request comes from this server's page: other sites may not vote, nor another name lead here."""
-        port = cast(ThreadingHTTPServer, self.server).server_port
-        hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
+        hosts = {f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")}
         origin = self.headers.get("Origin")
         good = self.headers.get("Host", "") in hosts and (origin is None or origin in {f"http://{h}" for h in hosts})
         if writes:
@@ -330,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, "Only the page of this server may ask.")
         return good
 
-    def _json(self, value: Any) -> None:
+    def _json(self, value: object) -> None:
         self._send(HTTPStatus.OK, "application/json", json.dumps(value).encode())
 
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
@@ -349,5 +352,5 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_: object) -> None:
         """The terminal stays for what a person is told."""
