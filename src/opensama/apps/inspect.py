@@ -16,6 +16,8 @@ from opensama.values import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opensama.values import EditRecord
+
 
 def inspect_command(
     file: Path,
@@ -79,7 +81,7 @@ def inspect_command(
     return 0
 
 
-def _lines(file: Path, streams: list[dict[str, Any]], record: dict[str, Any] | None) -> Iterator[str]:
+def _lines(file: Path, streams: list[dict[str, Any]], record: EditRecord | None) -> Iterator[str]:
     yield f"{file}:"
     for stream in streams:
         yield f"  {_stream(stream)}"

@@ -18,10 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opensama.runtime import install_line
-from opensama.values import UserError
+from opensama.values import EditRecord, UserError
+
+if TYPE_CHECKING:
+    from c2pa import Builder, Signer
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 MIMES = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".avi": "video/avi", ".png": "image/png",
@@ -42,7 +47,7 @@ class SigningIdentity:
     key: bytes = field(repr=False)
     algorithm: str
 
-    def signer(self) -> Any:
+    def signer(self) -> Signer:
         from c2pa import C2paSignerInfo, Signer
 
         return Signer.from_info(C2paSignerInfo(self.algorithm.encode(), self.certificates, self.key, None))
@@ -114,7 +119,7 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the name and the permissions.") from error
 
 
-def _algorithm(key: Any) -> str:
+def _algorithm(key: PrivateKeyTypes) -> str:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
     if isinstance(key, ed25519.Ed25519PrivateKey):
@@ -160,7 +165,9 @@ def _make(folder: Path) -> None:
                 raise
 
 
-def _certificate(name: str, key: Any, issuer: str, issuer_key: Any, *, ca: bool) -> bytes:
+def _certificate(
+    name: str, key: EllipticCurvePrivateKey, issuer: str, issuer_key: EllipticCurvePrivateKey, *, ca: bool
+) -> bytes:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -208,7 +215,7 @@ def side_file(path: Path) -> Path | None:
 
 
 def sign(
-    file: Path, path: Path, identity: SigningIdentity, parent: Path | None, record: dict[str, Any] | None
+    file: Path, path: Path, identity: SigningIdentity, parent: Path | None, record: EditRecord | None
 ) -> bytes | None:
     """Signs a whole file that will be called `path`; what belongs into its side file comes out, if it has one.
 
@@ -217,7 +224,7 @@ def sign(
     """
     mime = MIMES.get(path.suffix.lower())
     agent = {"name": "OpenSAMA"} | ({} if record is None else {"version": str(record["opensama"])})
-    edited: dict[str, Any] = {
+    edited: dict[str, object] = {
         "action": "c2pa.edited", "digitalSourceType": _COMPOSITE,
         "softwareAgent": agent,
     }  # fmt: skip
@@ -260,7 +267,7 @@ def _c2pa_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} could not be signed ({error}); leave `credentials=True` out.") from error
 
 
-def _add_parent(builder: Any, said: dict[str, Any], parent: Path) -> None:
+def _add_parent(builder: Builder, said: dict[str, str], parent: Path) -> None:
     """By its bytes alone where C2PA cannot read it, though we can: a MOV from before files said what they are."""
     from c2pa import C2paError
 
@@ -272,7 +279,7 @@ def _add_parent(builder: Any, said: dict[str, Any], parent: Path) -> None:
             builder.add_ingredient(said, _BYTES, source)
 
 
-def _builder(said: dict[str, Any], actions: Sequence[dict[str, Any]]) -> Any:
+def _builder(said: dict[str, object], actions: Sequence[dict[str, object]]) -> Builder:
     from c2pa import Builder, Context, Settings
 
     settings = Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}, "verify": _QUIET})
@@ -283,7 +290,7 @@ def _builder(said: dict[str, Any], actions: Sequence[dict[str, Any]]) -> Any:
     return builder
 
 
-def _created(builder: Any) -> None:
+def _created(builder: Builder) -> None:
     from c2pa import C2paBuilderIntent, C2paDigitalSourceType
 
     builder.set_intent(C2paBuilderIntent.CREATE, C2paDigitalSourceType.COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA)
@@ -309,7 +316,7 @@ def credentials_of(path: Path, trust: Path | None = None) -> Credentials:
     check_installed()
     from c2pa import C2paError, Context, Reader, Settings
 
-    settings: dict[str, Any] = {"verify": _QUIET}
+    settings: dict[str, object] = {"verify": _QUIET}
     if trust is not None:
         settings["trust"] = {"user_anchors": _read(trust).decode("ascii", "replace")}
     side = side_file(path)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,18 +13,16 @@ from opensama.media.video_io.edit_record import file_named, sha256_of
 from opensama.models.lora_files import Lora
 from opensama.models.registry import ModelEntry
 from opensama.pipeline.split_rules import join_edits, split_by_rules
-from opensama.values import EditRequest
+from opensama.values import EditRecord, EditRequest, MadeWith, NamedFile
 
 _MOST = 1 << 30
 """Bytes of the largest file of weights that is read for its SHA-256: two seconds. The hub's cache knows it of any."""
 _SETTINGS = ("guidance", "shift", "source_guidance", "negative_prompt", "size", "task", "model_fps", "preserve")
 
 
-def record_of(
-    entry: ModelEntry, request: EditRequest, steps: int, device: str, made_with: Mapping[str, Any]
-) -> dict[str, Any]:
+def record_of(entry: ModelEntry, request: EditRequest, steps: int, device: str, made_with: MadeWith) -> EditRecord:
     """An edit's record: settings by the names that the command has them under, those at their defaults left out."""
-    settings: dict[str, Any] = {"seed": request.seed, "steps": steps}
+    settings: dict[str, object] = {"seed": request.seed, "steps": steps}
     instruction = request.instruction
     settings |= {name: value for name in _SETTINGS if (value := getattr(request, name)) is not None}
     if request.frames is not None:
@@ -40,7 +37,7 @@ def record_of(
         said = tuple(edit.instruction for edit in request.edits)
         instruction = instruction if split_by_rules(instruction) == said else join_edits(said)
         settings["split"] = "rules"  # which find these edits in the instruction again
-        regions = list[Any]()
+        regions = list[object]()
         for number, edit in enumerate(request.edits, 1):
             if edit.box is not None:
                 regions.append(f"{number}:{','.join(map(str, edit.box))}")
@@ -67,11 +64,11 @@ def _model_name(entry: ModelEntry) -> str:
     return entry.name if preset is None else f"{entry.name}:{preset}"
 
 
-def weights_named(entry: ModelEntry, weights: str | Path | None, loras: Sequence[Lora]) -> dict[str, Any]:
+def weights_named(entry: ModelEntry, weights: str | Path | None, loras: Sequence[Lora]) -> MadeWith:
     """The SHA-256 of each file of the transformer's weights, and of the LoRAs, with their scales; None of what is too
     large to be read for it."""
     found = {name: _cheap_sha256(path) for name, path in _weight_files(entry, weights)}
-    told: dict[str, Any] = {"weights": found}
+    told: MadeWith = {"weights": found}
     if loras:
         told["loras"] = [
             {"name": Path(path).name, "scale": scale, "sha256": _cheap_sha256(_lora_file(Path(path)))}
@@ -107,6 +104,6 @@ def _cheap_sha256(path: Path) -> str | None:
     return sha256_of(real) if real.is_file() and real.stat().st_size <= _MOST else None
 
 
-def _named(picture: Path | str | np.ndarray) -> dict[str, str]:
+def _named(picture: Path | str | np.ndarray) -> NamedFile:
     """A file by its name and SHA-256; of an array nothing can be told that would find it again."""
     return {"name": ""} if isinstance(picture, np.ndarray) else file_named(Path(picture))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from opensama.media.video_io.edit_record import sha256_of
 from opensama.pipeline.part_store import FolderStore, PartStore
 from opensama.pipeline.room import GB, free_bytes
 from opensama.runtime import whole_file
-from opensama.values import Cancelled, EditRequest, UserError, Video
+from opensama.values import Cancelled, EditRecord, EditRequest, UserError, Video
 
 WORTH = 10.0  # seconds of work that a person would not want to wait for again
 _LARGEST = 1 << 30  # bytes of a source that is read for its SHA-256; of a larger one size and time are taken
@@ -151,7 +151,7 @@ class Unfinished:
         self.folder = None
 
 
-def identity_of(request: EditRequest, video: Video, record: Mapping[str, Any]) -> dict[str, str]:
+def identity_of(request: EditRequest, video: Video, record: EditRecord) -> dict[str, str]:
     """SHA-256 of what an edit's numbers hang on: its source, its settings with the words, and the model."""
     masks = [request.mask, *(edit.mask for edit in request.edits)]
     pictures = [one for one in (*masks, *request.references) if isinstance(one, np.ndarray)]

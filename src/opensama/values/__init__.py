@@ -4,6 +4,7 @@ Importing this package costs nothing; numpy is loaded when frames are.
 """
 
 from opensama.values.progress import Cancelled, Progress, UserError, counted, how_many, nearest
+from opensama.values.record import EditRecord, MadeWith, NamedFile
 from opensama.values.request import MAX_EDITS, MAX_INSTRUCTION, EditRequest, SubEdit
 from opensama.values.shapes import frames_down, frames_up
 from opensama.values.video import ColorInfo, EditedVideo, Span, Transparency, Video, background_color, frame_rate
@@ -13,8 +14,11 @@ __all__ = [
     "MAX_INSTRUCTION",
     "Cancelled",
     "ColorInfo",
+    "EditRecord",
     "EditRequest",
     "EditedVideo",
+    "MadeWith",
+    "NamedFile",
     "Progress",
     "Span",
     "SubEdit",

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from opensama.values.numbers import check_number
 from opensama.values.progress import UserError
+from opensama.values.record import EditRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +109,7 @@ class Video:
     """Seconds in the file at `path` that are zero here (0 for most; transport streams begin anywhere)."""
     is_clip: bool = False
     """Whether sound and subtitles outside of these frames are left out: of a part of the file at `path`."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, str] = field(default_factory=dict)
     """What only the writer needs: HDR mastering metadata."""
     notes: tuple[str, ...] = ()
     """Sentences that a person should read about how the file was read; the writer passes them on."""
@@ -116,8 +117,8 @@ class Video:
     """Where the file's format has alpha; the frames are composed on its background."""
     span: Span | None = None
     """Where only some frames are other than a source's: the writer copies what it need not encode."""
-    record: dict[str, Any] | None = None
-    """Of an edit: model and settings, which the writer puts into the file's own metadata."""
+    record: EditRecord | None = None
+    """Of an edit, which the writer puts into the file's own metadata."""
 
     def __post_init__(self) -> None:
         if not self.timestamps:
@@ -225,8 +226,9 @@ class Video:
     ) -> None:
         """Writes the file, with the source's sound; `opensama.media.video_io.write_video` says what is possible."""
         writer = import_module("opensama.media.video_io")  # which is built on this module
-        how: dict[str, Any] = {"quality": quality, "even": even, "codec": codec, "record": record}
-        writer.write_video(self, path, overwrite=overwrite, on_note=on_note, **how)
+        writer.write_video(
+            self, path, quality=quality, even=even, codec=codec, record=record, overwrite=overwrite, on_note=on_note
+        )
 
     @classmethod
     def from_frames(

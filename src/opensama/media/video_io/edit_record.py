@@ -19,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -29,14 +29,13 @@ from opensama.media.video_io.containers import FileFormat
 from opensama.media.video_io.member import first_bytes_of, open_file
 from opensama.media.video_io.opening import open_container
 from opensama.media.video_io.stills import PILLOW_RAISES
-from opensama.values import UserError, Video
+from opensama.values import EditRecord, NamedFile, UserError, Video
 
 RECORDS = ("settings", "instruction", "none")
 """How much of an edit its file tells: all but the words, the words too, or nothing."""
 MATROSKA_TAG = "OPENSAMA_EDIT"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's digital source type of what is partly made by a trained model."""
-_WORDS = ("instruction", "negative_prompt")
 _NAMESPACE = "opensama:ns:edit/"
 _XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _LARGEST = 1 << 20  # bytes of a packet that is read
@@ -50,15 +49,17 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <?xpacket end="r"?>"""
 
 
-def with_record(video: Video, how: str, writing: dict[str, Any]) -> Video:
+def with_record(video: Video, how: str, writing: Mapping[str, object]) -> Video:
     """The video with its record as the file is to tell it, or with none: the source's name and SHA-256 are added, and
     how it is written; words that a person typed stay only if `how` is "instruction". UserError for another `how`."""
     check_record(how)
     if video.record is None or how == "none":
         return replace(video, record=None)
-    left_out = () if how == "instruction" else _WORDS
-    record = {key: value for key, value in video.record.items() if key not in left_out}
-    record["settings"] = {key: value for key, value in record["settings"].items() if key not in left_out} | writing
+    record = video.record.copy()
+    record["settings"] = {**record["settings"], **writing}
+    if how != "instruction":
+        record.pop("instruction", None)
+        record["settings"].pop("negative_prompt", None)
     if video.path is not None and video.path.exists():
         record["source"] = file_named(video.path)
     return replace(video, record=record)
@@ -70,7 +71,7 @@ def check_record(how: str) -> None:
         raise UserError(f"There is no record {str(how)[:40]!r}: choose {', '.join(RECORDS)}.")
 
 
-def file_named(path: Path) -> dict[str, str]:
+def file_named(path: Path) -> NamedFile:
     """How a record names a file: its name without its folder, and its SHA-256."""
     return {"name": path.name, "sha256": sha256_of(path)}
 
@@ -106,7 +107,7 @@ def append_record(path: Path, video: Video, kind: FileFormat) -> None:
             file.write(struct.pack(">I", 24 + len(packet)) + b"uuid" + _XMP_BOX + packet)
 
 
-def read_record(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> EditRecord | None:
     """What a file says about the edit that made it; None where it says nothing, or nothing that can be read."""
     head = first_bytes_of(path, 12)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
@@ -124,7 +125,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     return _record_in(packet if isinstance(packet, bytes) else None)
 
 
-def _text(record: Mapping[str, Any]) -> str:
+def _text(record: EditRecord) -> str:
     return json.dumps(record, separators=(",", ":"))
 
 
@@ -149,7 +150,7 @@ def _xmp_in_boxes(path: Path) -> bytes | None:
     return found
 
 
-def _record_in(packet: bytes | None) -> dict[str, Any] | None:
+def _record_in(packet: bytes | None) -> EditRecord | None:
     if packet is None or len(packet) > _LARGEST or b"<!" in packet:  # no entities of its own
         return None
     try:
@@ -165,7 +166,7 @@ def _says(element: ElementTree.Element, name: str) -> bool:
     return element.get(name) is not None or element.find(name) is not None
 
 
-def _parsed(said: str | None) -> dict[str, Any] | None:
+def _parsed(said: str | None) -> EditRecord | None:
     try:
         record = json.loads(said or "")
     except (ValueError, RecursionError):
@@ -173,7 +174,7 @@ def _parsed(said: str | None) -> dict[str, Any] | None:
     return record if _is_record(record) else None
 
 
-def _is_record(said: Any) -> bool:
+def _is_record(said: object) -> TypeGuard[EditRecord]:
     """Whether all is there, and of the types that records have: the file is from outside."""
     if not isinstance(said, dict) or not isinstance(model := said.get("model"), dict):
         return False

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import av
 
 from opensama.media.video_io.pyav import side_data_of
 
 
-def mastering_of(frame: av.VideoFrame) -> dict[str, Any]:
+def mastering_of(frame: av.VideoFrame) -> dict[str, str]:
     """`master-display` and `max-cll` in x265's notation, as far as the frame carries them.
 
     Chromaticities are in units of 0.00002, luminances of 0.0001 cd/m2. FFmpeg's structure: ten rationals (red, green,
     blue and white x, y; least and greatest luminance), then two flags.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for data in side_data_of(frame):
         if data.type.name == "MASTERING_DISPLAY_METADATA":
             *numbers, has_primaries, has_luminance = struct.unpack("=22i", bytes(data)[:88])
