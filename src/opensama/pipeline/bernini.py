@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
 import torch
-from diffusers import ModelMixin
+from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.bernini  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.families.bernini import TASK_PROMPTS
@@ -33,9 +33,18 @@ from opensama.pipeline.diffusion import (
     SamplerName,
     TextCondition,
     VideoInput,
+    VideoOutput,
     as_pixels,
 )
-from opensama.pipeline.guidance import AnyGuidance, ChainGuidance, ForwardPass, Projection, ShownStreams
+from opensama.pipeline.guidance import (
+    AnyGuidance,
+    ChainGuidance,
+    CleanSource,
+    CleanStreams,
+    ForwardPass,
+    Projection,
+    ShownStreams,
+)
 from opensama.pipeline.part_store import BatchRows
 from opensama.pipeline.sampling import expand_batch
 from opensama.pipeline.wan import WanEditPipeline, clean_text, text_condition
@@ -61,19 +70,11 @@ TASK_MODES = {"rv2v": "rv2v", "i2i": "v2v", "r2v": "r2v_apg", "t2v": "t2v", "t2i
 """How a task is guided as released; every other one by v2v_apg."""
 
 
-class CleanStreams(NamedTuple):
-    """Clean latents that a model sees before its target: videos [b c t h w], images [b c 1 h w], each [1 ...] for all
-    videos of a batch alike, and each of a size of its own."""
-
-    videos: tuple[BatchRows, ...] = ()
-    images: tuple[Tensor, ...] = ()
-
-
 @dataclass
 class BerniniPipelineOutput(BaseOutput):
     """Edited videos."""
 
-    frames: Any
+    frames: VideoOutput
 
 
 class BerniniPipeline(WanEditPipeline):
@@ -87,13 +88,13 @@ class BerniniPipeline(WanEditPipeline):
 
     def __init__(
         self,
-        tokenizer: Any,
-        text_encoder: Any,
-        vae: Any,
-        transformer: Any,
-        scheduler: Any,
-        transformer_2: Any = None,
-        defaults: dict[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel,
+        vae: ModelMixin,
+        transformer: ModelMixin,
+        scheduler: SchedulerMixin,
+        transformer_2: ModelMixin | None = None,
+        defaults: dict[str, object] | None = None,
     ):
         super().__init__(tokenizer, text_encoder, vae, transformer, scheduler, defaults)
         self.register_modules(transformer_2=transformer_2)
@@ -126,7 +127,7 @@ class BerniniPipeline(WanEditPipeline):
         callback_on_step_end: OnStep | None = None,
         attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
-    ) -> BerniniPipelineOutput | tuple[Any]:
+    ) -> BerniniPipelineOutput | tuple[VideoOutput]:
         """Edited videos of the first source's frame count and size.
 
         `video` is one video, or several as a batch, in any form of the other pipelines; `source_latents` (normalised)
@@ -158,9 +159,8 @@ class BerniniPipeline(WanEditPipeline):
             else:
                 negative = text_condition(negative_prompt_embeds)
             noise = self.noise(start.plan, start.source, start.generator) if latents is None else latents
-            seen: Any = CleanStreams(tuple(given), tuple(images))
             result, _ = self.run(
-                start._replace(source=seen), (noise, None), text, negative,
+                start.plan, CleanStreams(tuple(given), tuple(images)), (noise, None), text, negative,
                 steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
                 on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
             )  # fmt: skip
@@ -222,12 +222,14 @@ class BerniniPipeline(WanEditPipeline):
             return self.transformer, guidance
         return self.transformer_2, guidance.scaled(LOW_NOISE_SCALE)
 
-    def shown(self, source: Any, streams: ShownStreams, part: slice, like: Tensor) -> Tensor | list[Tensor] | None:
+    def shown(
+        self, source: CleanSource | None, streams: ShownStreams, part: slice, like: Tensor
+    ) -> Tensor | list[Tensor] | None:
         if not isinstance(source, CleanStreams):  # one video
             source = CleanStreams(() if source is None else (source,))
         videos, images = source
         seen = {"all": (*videos, *images), "first video": videos[:1], "images": images, "none": ()}[streams]
-        return [(expand_batch(x, len(like)) if len(x) == 1 else x[part]).to(like) for x in seen]
+        return [(expand_batch(x[:], len(like)) if len(x) == 1 else x[part]).to(like) for x in seen]
 
 
 def task_prompt(task: str) -> str:

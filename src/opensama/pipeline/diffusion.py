@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,11 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.tiny  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.media.frames import to_pixels
-from opensama.models.acceleration import check_steps
 from opensama.models.registry import Defaults
 from opensama.pipeline.checked import CheckedPipeline
-from opensama.pipeline.guidance import AnyGuidance, Guidance, ShownStreams
-from opensama.pipeline.part_store import BatchRows, PartStore, StoredRows
+from opensama.pipeline.guidance import AnyGuidance, CleanSource, CleanStreams, Guidance, ShownStreams
+from opensama.pipeline.part_store import BatchRows, PartStore
 from opensama.pipeline.sampling import SamplingLoop
 from opensama.pipeline.sharing import Alone
 from opensama.pipeline.windows import WindowPlan
@@ -45,6 +44,8 @@ SamplerName = Literal["euler", "unipc"]
 OutputType = Literal["np", "pil", "pt", "latent"]
 VideoInput = Tensor | np.ndarray | Sequence[np.ndarray | Image]
 """A video: [c t h w] or [b c t h w] in [-1, 1], or frames in RGB, `h w 3` of unsigned integers or pictures."""
+VideoOutput = Tensor | np.ndarray | list[list[Image]]
+"""Videos as `OutputType` says: [b t h w c] in [0, 1], pictures, [b t c h w] in [0, 1], or latents [b c t h w]."""
 
 
 class PreparedSource(NamedTuple):
@@ -73,12 +74,12 @@ class EditPipeline(CheckedPipeline):
 
     def __init__(
         self,
-        tokenizer: Any,
-        text_encoder: Any,
-        vae: Any,
-        transformer: Any,
-        scheduler: Any,
-        defaults: dict[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel,
+        vae: ModelMixin,
+        transformer: ModelMixin,
+        scheduler: SchedulerMixin,
+        defaults: dict[str, object] | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -140,7 +141,7 @@ class EditPipeline(CheckedPipeline):
         """The task of an edit of so many frames with so many pictures beside; None: that of the model's own prompts."""
         return None
 
-    def with_references(self, source: BatchRows, pictures: Sequence[Tensor]) -> Any:
+    def with_references(self, source: BatchRows, pictures: Sequence[Tensor]) -> CleanSource:
         """A source and pictures [c h w] in [-1, 1] as `denoise` takes them."""
         assert not pictures, "only a family that says so takes references"
         return source
@@ -162,23 +163,28 @@ class EditPipeline(CheckedPipeline):
 
     def run(
         self,
-        start: PreparedSource,
+        plan: WindowPlan,
+        source: CleanSource,
         noise: tuple[Tensor, Tensor | None],
         text: TextCondition,
         negative: TextCondition | None,
         *,
         steps: int | None,
         shift: float | None,
+        guidance: AnyGuidance,
         output_type: OutputType,
-        **how: Any,
-    ) -> tuple[Any, Tensor | None]:
-        """What a call gives back: videos, and semantic tokens. `how` goes to `denoise`."""
-        defaults, plan = self.defaults, start.plan
+        sampler: SamplerName | None = None,
+        on_step: OnStep | None = None,
+        attention_kwargs: dict[str, object] | None = None,
+    ) -> tuple[VideoOutput, Tensor | None]:
+        """What a call gives back: videos, and semantic tokens."""
+        defaults = self.defaults
         steps, shift = defaults.steps if steps is None else steps, defaults.shift if shift is None else shift
         latents, semantic = self.denoise(
-            *noise, start.source, text, negative, steps=steps, shift=shift, plan=plan, **how
-        )
-        result: Any = latents
+            *noise, source, text, negative, steps=steps, shift=shift, guidance=guidance, sampler=sampler, plan=plan,
+            on_step=on_step, attention_kwargs=attention_kwargs,
+        )  # fmt: skip
+        result: VideoOutput = latents
         if output_type != "latent":
             groups = latents.split(len(plan))
             decoded = torch.stack([torch.cat(list(self.decode_windows(plan, group)), dim=1) for group in groups])
@@ -190,7 +196,7 @@ class EditPipeline(CheckedPipeline):
         self,
         latents: Tensor,
         semantic: Tensor | None,
-        source: Tensor | None,
+        source: CleanSource | None,
         text: TextCondition,
         negative: TextCondition | None,
         *,
@@ -210,26 +216,12 @@ class EditPipeline(CheckedPipeline):
         mean of their velocities at every step. `on_part` is told the share of all work that is done, after each forward
         pass of a part of the batch.
         """
-        rows, tokens = self.denoise_stored(
-            PartStore(), latents, semantic, source, text, negative, steps=steps, shift=shift, guidance=guidance,
-            sampler=sampler, guided=guided, plan=plan, on_step=on_step, on_part=on_part,
-            attention_kwargs=attention_kwargs,
+        loop = SamplingLoop(
+            self, PartStore(), latents, semantic, source, text, negative, steps=steps, shift=shift, guidance=guidance,
+            sampler=sampler, guided=guided, plan=plan, attention_kwargs=attention_kwargs,
         )  # fmt: skip
+        rows, tokens = loop.run(on_step, on_part)
         return rows[:], None if tokens is None else tokens[:]
-
-    @torch.no_grad()
-    def denoise_stored(
-        self,
-        store: PartStore,
-        *given: Any,
-        steps: int,
-        on_step: OnStep | None = None,
-        on_part: Callable[[float], object] | None = None,
-        **how: Any,
-    ) -> tuple[StoredRows, StoredRows | None]:
-        """`denoise`, whose parts lie in `store`: what an earlier one left there is not computed again."""
-        check_steps(self.experts, steps)
-        return SamplingLoop(self, store, *given, steps=steps, **how).run(on_step, on_part)
 
     @property
     def experts(self) -> list[ModelMixin]:
@@ -240,9 +232,12 @@ class EditPipeline(CheckedPipeline):
         """The transformer for a timestep, and the guidance that goes with it."""
         return self.transformer, guidance
 
-    def shown(self, source: Any, streams: ShownStreams, part: slice, like: Tensor) -> Tensor | list[Tensor] | None:
+    def shown(
+        self, source: CleanSource | None, streams: ShownStreams, part: slice, like: Tensor
+    ) -> Tensor | list[Tensor] | None:
         """Of the clean latents what a forward pass of a part of the batch sees, on the device and in the type of
         `like`."""
+        assert not isinstance(source, CleanStreams), "only a family that says so takes several"
         return None if source is None or streams == "none" else source[part].to(like)
 
     def windows_at_once(self, latents: Tensor) -> int:
@@ -377,7 +372,7 @@ _locks: WeakKeyDictionary[torch.nn.Module, threading.Lock] = WeakKeyDictionary()
 
 
 def as_pixels(video: VideoInput) -> Tensor:
-    """Any accepted form of video as [b c t h w] in [-1, 1]."""
+    """A video in each accepted form as [b c t h w] in [-1, 1]."""
     if isinstance(video, Tensor):
         return video if video.ndim == 5 else video[None]
     frames = [np.asarray(frame) for frame in video]

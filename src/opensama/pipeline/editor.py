@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -46,12 +46,13 @@ from opensama.pipeline.previews import EditReporter, LatentPreview
 from opensama.pipeline.recording import record_of, weights_named
 from opensama.pipeline.request_checks import check_family, check_request, reference_pictures, source_of
 from opensama.pipeline.room import check_model, download_notice, to_download, unpacked, weighed
+from opensama.pipeline.sampling import SamplingLoop
 from opensama.pipeline.sharing import Alone, join_for_edits, share_edits
 from opensama.pipeline.speed import SPEED_MODES, step_cache, steps_of
 from opensama.pipeline.split import Splitting
 from opensama.pipeline.unfinished import Unfinished, identity_of
 from opensama.pipeline.windows import WindowPlan
-from opensama.values import EditedVideo, EditRequest, Progress, Span, Video
+from opensama.values import EditedVideo, EditRecord, EditRequest, MadeWith, Progress, Span, Video
 from opensama.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def load(
     if context_parallel:
         share_edits(pipeline, where)
         del plans[1:]  # processes do not go on by different ones
-    made_with = {"dtype": str(number_type).removeprefix("torch."), **weights_named(entry, weights, loras)}
+    made_with: MadeWith = {"dtype": str(number_type).removeprefix("torch."), **weights_named(entry, weights, loras)}
     return Editor(pipeline, entry, where, plans=plans, notice=notice, anyway=anyway, made_with=made_with)
 
 
@@ -227,10 +228,10 @@ class Editor:
         plans: Sequence[MemoryPlan] = (MemoryPlan(),),
         notice: Callable[[str], object] = print,
         anyway: bool = False,
-        made_with: Mapping[str, Any] | None = None,
+        made_with: MadeWith | None = None,
     ):
         self.pipeline, self.entry, self.device, self.notice = pipeline, entry, torch.device(device), notice
-        self.plans, self.anyway, self.made_with = list(plans), anyway, dict(made_with or {})
+        self.plans, self.anyway, self.made_with = list(plans), anyway, made_with or MadeWith()
         pipeline.set_progress_bar_config(disable=True)
         self._within_memory(self._place)
 
@@ -259,8 +260,10 @@ class Editor:
             edited = self._edit(request, video, partial(store, (0, 1)))
         if (start, stop) != (0, video.frame_count):
             edited = replace(edited, span=Span(video, start, stop))
-        part = {"shows": "only a part of its source"} if video.is_clip else {}
-        edited = replace(edited, record=self._record(request) | part)
+        record = self._record(request)
+        if video.is_clip:
+            record["shows"] = "only a part of its source"
+        edited = replace(edited, record=record)
         return edited if request.alpha == "keep" else replace(edited, transparency=None)
 
     def _chain(self, request: EditRequest, video: Video, store: _StoreOf) -> EditedVideo:
@@ -307,9 +310,11 @@ class Editor:
             identity_of(request, video, self._record(request)), size, steps, edit
         )
 
-    def _record(self, request: EditRequest) -> dict[str, Any]:
+    def _record(self, request: EditRequest) -> EditRecord:
         steps = steps_of(request, self.pipeline.defaults)
-        made_with = self.made_with | ({"float8": True} if self.plans[0].float8 else {})
+        made_with = self.made_with.copy()
+        if self.plans[0].float8:
+            made_with["float8"] = True
         return record_of(self.entry, request, steps, self.device.type, made_with)
 
     def _place(self) -> None:
@@ -375,13 +380,13 @@ class Editor:
             first = placement.enter(next(picked.pick(video.frames(start, stop))))
             sigmas = pipe.make_scheduler(steps, shift, None, torch.device("cpu")).sigmas.tolist()
             report.look = partial(LatentPreview(source[:1][0, :, 0], first).of, store, noise, sigmas)
-        denoise = partial(
-            pipe.denoise_stored, store, noise, semantic, shown, text, negative,
+        loop = partial(
+            SamplingLoop, pipe, store, noise, semantic, shown, text, negative,
             steps=steps, shift=shift, guidance=guidance, sampler=mode.sampler, guided=mode.guided, plan=plan,
-            on_part=partial(report, "Editing", None),
         )  # fmt: skip
         with room(), step_cache(pipe.experts, defaults.cache if mode.cached else None):
-            latents, _ = without_text_encoders(pipe, self.offload, denoise)
+            on_part = partial(report, "Editing", None)
+            latents, _ = without_text_encoders(pipe, self.offload, lambda: loop().run(on_part=on_part))
         with room(decoding=True):
             kept = preserve or request.model_fps is not None
             return self._decode(plan, picked, placement, latents, source if kept else None, report)

@@ -17,7 +17,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from opensama.media.motion import Flow
-from opensama.pipeline.preserve import Compositor, SmallFrame, blur, luminance
+from opensama.pipeline.buckets import Placement
+from opensama.pipeline.preserve import (
+    ChangeRule,
+    Compositor,
+    FrameBuffer,
+    PreserveSettings,
+    SmallFrame,
+    blur,
+    luminance,
+)
 from opensama.values import Video
 
 AGREEMENT = 0.025  # of full scale
@@ -80,8 +88,11 @@ class PickedFrames:
 class BetweenCompositor(Compositor):
     """A Compositor of an edit that has only the picked frames, and a guide."""
 
-    def __init__(self, picked: PickedFrames, *given: Any):
-        super().__init__(*given)
+    def __init__(
+        self, picked: PickedFrames, placement: Placement, edit: FrameBuffer, guide: FrameBuffer, rule: ChangeRule,
+        settings: PreserveSettings | None = None,
+    ):  # fmt: skip
+        super().__init__(placement, edit, guide, rule, settings)
         self.picked, self._flow = picked, Flow()
 
     def small(self, index: int, source: np.ndarray) -> SmallFrame | None:

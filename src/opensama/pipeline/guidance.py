@@ -16,11 +16,24 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from torch import Tensor
 
 from opensama.flow import guide, guide_chain, guide_projected, guide_separately
+from opensama.pipeline.part_store import BatchRows
 
 if TYPE_CHECKING:
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
 ShownStreams = Literal["all", "first video", "images", "none"]
+
+
+class CleanStreams(NamedTuple):
+    """Clean latents that a model sees before its target: videos [b c t h w], images [b c 1 h w], each [1 ...] for all
+    videos of a batch alike, and each of a size of its own."""
+
+    videos: tuple[BatchRows, ...] = ()
+    images: tuple[Tensor, ...] = ()
+
+
+CleanSource = BatchRows | CleanStreams
+"""What an edit begins from: one video's latents, or several streams where the model takes them."""
 
 
 class ForwardPass(NamedTuple):

@@ -11,10 +11,10 @@ that the weights were used with. How it samples, and what the letters mean, is i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import diffusers
 import torch
+from diffusers import ModelMixin, SchedulerMixin
 from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusers.utils import BaseOutput
@@ -22,7 +22,15 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import opensama.models.icve  # noqa: F401  (diffusers loads components only of modules that are imported)
-from opensama.pipeline.diffusion import EditPipeline, OnStep, OutputType, SamplerName, TextCondition, VideoInput
+from opensama.pipeline.diffusion import (
+    EditPipeline,
+    OnStep,
+    OutputType,
+    SamplerName,
+    TextCondition,
+    VideoInput,
+    VideoOutput,
+)
 
 TILES = (256, 256, 64, 192, 192, 48)  # rows, columns, frames of a tile, then of its stride
 
@@ -31,7 +39,7 @@ TILES = (256, 256, 64, 192, 192, 48)  # rows, columns, frames of a tile, then of
 class IcvePipelineOutput(BaseOutput):
     """Edited videos."""
 
-    frames: Any
+    frames: VideoOutput
 
 
 class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weights takes more than diffusers' says
@@ -48,14 +56,14 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
 
     def __init__(
         self,
-        tokenizer: Any,
-        text_encoder: Any,
-        vae: Any,
-        transformer: Any,
-        scheduler: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
-        defaults: dict[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel,
+        vae: ModelMixin,
+        transformer: ModelMixin,
+        scheduler: SchedulerMixin,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        defaults: dict[str, object] | None = None,
     ):
         super().__init__(tokenizer, text_encoder, vae, transformer, scheduler, defaults)
         self.register_modules(tokenizer_2=tokenizer_2, text_encoder_2=text_encoder_2)
@@ -86,7 +94,7 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
         callback_on_step_end: OnStep | None = None,
         attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
-    ) -> IcvePipelineOutput | tuple[Any]:
+    ) -> IcvePipelineOutput | tuple[VideoOutput]:
         """Edited videos of the source's frame count and size.
 
         `video` is [c t h w] or [b c t h w] in [-1, 1], or a list of PIL images or uint8 arrays, or `t h w 3` uint8;
@@ -108,7 +116,7 @@ class IcvePipeline(EditPipeline, HunyuanVideoLoraLoaderMixin):  # load_lora_weig
                 condition, negative = condition | number, None if negative is None else negative | number
             noise = self.noise(*start) if latents is None else latents
             result, _ = self.run(
-                start, (noise, None), condition, negative,
+                start.plan, start.source, (noise, None), condition, negative,
                 steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
                 on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
             )  # fmt: skip

@@ -16,16 +16,18 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from opensama.runtime import DISK_FULL, whole_file
 from opensama.values import UserError
 
+_T = TypeVar("_T")
 PartKind = Literal["source", "velocity", "state"]
 Values = dict[str, Any]
 """Tensors, numbers, texts and None, and lists and dictionaries of these."""
@@ -84,7 +86,8 @@ class FolderStore(PartStore):
 
     def get(self, kind: PartKind, start: int) -> Values:
         with safe_open(self._path(kind, start), "pt") as file:
-            return _built(json.loads(file.metadata()["values"]), file)
+            values = json.loads(file.metadata()["values"])["values"]
+            return {name: _built(value, file) for name, value in values.items()}
 
     def rows(self, kind: PartKind, start: int, name: str, rows: slice = slice(None)) -> Tensor:
         with safe_open(self._path(kind, start), "pt") as file:
@@ -149,7 +152,7 @@ BatchRows = Tensor | StoredRows
 """A batch [b ...], of which one asks for slices."""
 
 
-def _taken_apart(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+def _taken_apart(value: object, place: str, tensors: dict[str, Tensor]) -> object:
     """Values as JSON in which each tensor stands by the name under which it goes into `tensors`."""
     if isinstance(value, Tensor):
         tensors[place] = value.detach().to("cpu", copy=True).contiguous()
@@ -161,7 +164,7 @@ def _taken_apart(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _built(value: Any, file: Any) -> Any:
+def _built(value: object, file: safe_open) -> object:
     """The values again."""
     if isinstance(value, list):
         return [_built(one, file) for one in value]
@@ -172,10 +175,6 @@ def _built(value: Any, file: Any) -> Any:
     return value
 
 
-def moved(value: Any, device: torch.device) -> Any:
+def moved(value: _T, device: torch.device) -> _T:
     """Values with their tensors on a device, in lists and dictionaries of their own."""
-    if isinstance(value, dict):
-        return {key: moved(one, device) for key, one in value.items()}
-    if isinstance(value, list):
-        return [moved(one, device) for one in value]
-    return value.to(device) if isinstance(value, Tensor) else value
+    return tree_map_only(Tensor, lambda x: x.to(device), value)

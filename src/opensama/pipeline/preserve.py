@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -238,7 +238,7 @@ class _Enlarged:
     def __init__(self, pixels: Tensor, part: Region, *, smooth: bool = True):
         self.channels, h, _ = pixels.shape
         self.down = _taps(h, part.height, smooth)[part.rows]
-        wide = functional.interpolate(pixels[None], (h, part.width), **_interpolation(smooth))[0]
+        wide = _resized(pixels, (h, part.width), smooth)
         self.wide = wide[..., part.columns].transpose(0, 1).reshape(h, -1)
 
     def __getitem__(self, rows: slice) -> Tensor:
@@ -300,11 +300,12 @@ def luminance(pixels: Tensor, axis: int = 0) -> Tensor:
 @lru_cache(maxsize=16)
 def _taps(n: int, size: int, smooth: bool) -> Tensor:
     """Interpolation along one axis as a matrix [size n]."""
-    return functional.interpolate(torch.eye(n)[None, None], (size, n), **_interpolation(smooth))[0, 0]
+    return _resized(torch.eye(n)[None], (size, n), smooth)[0]
 
 
-def _interpolation(smooth: bool) -> dict[str, Any]:
-    return {"mode": "bicubic" if smooth else "bilinear", "align_corners": False, "antialias": True}
+def _resized(pixels: Tensor, size: tuple[int, int], smooth: bool) -> Tensor:
+    mode = "bicubic" if smooth else "bilinear"
+    return functional.interpolate(pixels[None], size, mode=mode, align_corners=False, antialias=True)[0]
 
 
 def blur(x: Tensor, radius: int) -> Tensor:

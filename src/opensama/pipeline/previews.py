@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch.nn import functional
 from opensama.media.frames import to_frames
 from opensama.pipeline.part_store import PartStore
 from opensama.values import Progress
+
+_Made = TypeVar("_Made", bound=Tensor | None)
 
 
 class LatentPreview:
@@ -57,12 +59,12 @@ class EditReporter:
         self.look: Callable[[], Callable[[], np.ndarray]] | None = None
         """Gives what makes a preview of the edit."""
 
-    def __call__(self, stage: str, value: Any, share: float) -> Any:
+    def __call__(self, stage: str, value: _Made, share: float) -> _Made:
         if stage != self.stage:  # it began where the one before it ended
             self.stage, self.begun = stage, self.last
         self.last = time.monotonic()
         preview: Callable[[], np.ndarray] | None = None
-        if stage == "Decoding":
+        if stage == "Decoding" and value is not None:
             preview = partial(frame_picture, value[:, 0])
         elif stage == "Editing" and self.look is not None:
             preview = self.look()

@@ -7,7 +7,6 @@ what the letters mean, is in `diffusion.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import diffusers
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 import opensama.models.sama  # noqa: F401  (diffusers loads components only of modules that are imported)
 from opensama.models.semantic import anchor_count
-from opensama.pipeline.diffusion import OnStep, OutputType, SamplerName, TextCondition, VideoInput
+from opensama.pipeline.diffusion import OnStep, OutputType, SamplerName, TextCondition, VideoInput, VideoOutput
 from opensama.pipeline.part_store import BatchRows
 from opensama.pipeline.wan import WanEditPipeline, clean_text, text_condition
 from opensama.pipeline.windows import WindowPlan
@@ -26,7 +25,7 @@ from opensama.pipeline.windows import WindowPlan
 class SamaPipelineOutput(BaseOutput):
     """Edited videos, and the denoised semantic tokens [b s e] if they were asked for."""
 
-    frames: Any
+    frames: VideoOutput
     semantic: Tensor | None = None
 
 
@@ -61,7 +60,7 @@ class SamaPipeline(WanEditPipeline):
         callback_on_step_end: OnStep | None = None,
         attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
-    ) -> SamaPipelineOutput | tuple[Any, ...]:
+    ) -> SamaPipelineOutput | tuple[VideoOutput, Tensor | None]:
         """Edited videos of the source's frame count and size.
 
         `video` is [c t h w] or [b c t h w] in [-1, 1], or a list of PIL images or uint8 arrays, or `t h w 3` uint8;
@@ -83,7 +82,7 @@ class SamaPipeline(WanEditPipeline):
             if semantic_latents is None:
                 semantic_latents = self.semantic_noise(start.plan, start.source, start.generator, num_anchors)
             result, semantic = self.run(
-                start, (latents, semantic_latents), text, negative,
+                start.plan, start.source, (latents, semantic_latents), text, negative,
                 steps=num_inference_steps, shift=shift, guidance=guidance, sampler=sampler, output_type=output_type,
                 on_step=callback_on_step_end, attention_kwargs=attention_kwargs,
             )  # fmt: skip

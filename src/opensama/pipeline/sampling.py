@@ -11,18 +11,20 @@ Letters: `b` videos or windows, `c` channels, `t h w` latent time, rows, columns
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from opensama.models.acceleration import sigma_of
-from opensama.pipeline.guidance import AnyGuidance, ForwardPass, SamplingPoint
+from opensama.models.acceleration import check_steps, sigma_of
+from opensama.pipeline.guidance import AnyGuidance, CleanSource, ForwardPass, SamplingPoint
 from opensama.pipeline.part_store import PartStore, StoredRows, Values, moved
 from opensama.pipeline.windows import WindowPlan
 
 if TYPE_CHECKING:
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
+
     from opensama.pipeline.diffusion import EditPipeline, OnStep, SamplerName, TextCondition
 
 
@@ -49,7 +51,8 @@ class Solver:
 
 
 class SamplingLoop:
-    """One edit's loop; see `EditPipeline.denoise` for what it takes. What is kept of a part stands in `store`."""
+    """One edit's loop; see `EditPipeline.denoise` for what it takes. What is kept of a part stands in `store`,
+    and what an earlier loop left there is not computed again."""
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class SamplingLoop:
         store: PartStore,
         latents: Tensor,
         semantic: Tensor | None,
-        source: Any,
+        source: CleanSource | None,
         text: TextCondition,
         negative: TextCondition | None,
         *,
@@ -69,6 +72,7 @@ class SamplingLoop:
         plan: WindowPlan | None = None,
         attention_kwargs: dict[str, object] | None = None,
     ):
+        check_steps(pipe.experts, steps)
         self.pipe, self.store, self.device = pipe, store, pipe._execution_device
         self.latents, self.semantic, self.source = latents, semantic, source
         self.text, self.negative, self.guidance, self.guided = text, negative, guidance, guided
@@ -150,7 +154,7 @@ class SamplingLoop:
         kept = {str(link): [buffer.momentum, buffer.running_average] for link, buffer in momentum.items()}
         self.store.put("velocity", part.start, i, {"latents": v, "semantic": u[0] if u else None, "momentum": kept})
 
-    def _momentum(self, part: slice) -> dict[int, Any]:
+    def _momentum(self, part: slice) -> dict[int, MomentumBuffer]:
         """What guidance has kept of the steps before."""
         if self.store.step("velocity", part.start) < 0:
             return {}

@@ -9,9 +9,8 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from diffusers import FirstBlockCacheConfig
+from diffusers import FirstBlockCacheConfig, ModelMixin
 
 from opensama.models.defaults import Defaults
 from opensama.pipeline.diffusion import SamplerName
@@ -42,7 +41,7 @@ def steps_of(request: EditRequest, defaults: Defaults) -> int:
 
 
 @contextmanager
-def step_cache(models: Sequence[Any], threshold: float | None) -> Iterator[None]:
+def step_cache(models: Sequence[ModelMixin], threshold: float | None) -> Iterator[None]:
     """Transformers with a first-block cache of that threshold, unless it is None or they have a cache already."""
     if threshold is None or any(model.is_cache_enabled for model in models):
         yield

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from opensama.first_bytes import is_address
 from opensama.models.registry import find, known_words_of
@@ -20,7 +20,9 @@ from opensama.vlm import BadAnswer, Question, Vlm, answer_json
 if TYPE_CHECKING:
     import numpy as np
 
-    Region = tuple[int, int, int, int] | str | Path | np.ndarray
+    Box = tuple[int, int, int, int]
+    Mask = str | Path | np.ndarray
+    Region = Box | Mask
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,12 @@ def _read_edits(text: str, model: str | Path, anyway: bool) -> tuple[str, ...]:
     return said
 
 
-def _limits(region: Region) -> dict[str, Any]:
+class _Limits(TypedDict):
+    box: Box | None
+    mask: Mask | None
+
+
+def _limits(region: Region) -> _Limits:
     return {"box": region, "mask": None} if isinstance(region, tuple) else {"box": None, "mask": region}
 
 

@@ -81,7 +81,7 @@ class Preview:
         device = x["source"].device
         with autocast(device, "float32" if device.type == "cpu" else "bfloat16"):
             edit, _ = self.pipe.run(
-                start, (noise, semantic), prompt_embeddings, None,
+                start.plan, start.source, (noise, semantic), prompt_embeddings, None,
                 steps=self.steps, shift=self.shift, guidance=Guidance(1.0), output_type="latent",
             )  # fmt: skip
         return x["source"], edit, x["target"]
