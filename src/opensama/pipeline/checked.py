@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import torch
 from diffusers import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
 
 from opensama import runtime
 from opensama.models.lora import DIFFUSERS_FILE
 from opensama.models.lora_files import LoraFile, adapter_state
-from opensama.pipeline.memory import offload_groups, on_disk
+from opensama.pipeline.memory import GroupOffload, offload_groups, on_disk
 from opensama.values import UserError
 
 
@@ -37,21 +38,30 @@ class CheckedPipeline(DiffusionPipeline):
         *,
         offload_to_disk_path: str | Path | None = None,
         exclude_modules: str | Sequence[str] | None = None,
-        **how: Any,
+        **how: Unpack[GroupOffload],
     ) -> None:
         """diffusers' call, with blocks for every part, and on disk a fresh folder for each: see `memory`."""
+        onload_device, offload_device = torch.device(onload_device), torch.device(offload_device)
         away = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules or []
-        how |= {"num_blocks_per_group": num_blocks_per_group, "offload_device": torch.device(offload_device)}
         for name, part in self.components.items():
             if not isinstance(part, torch.nn.Module):
                 continue
             if name in away:
                 part.to(onload_device)
                 continue
-            given = how | {"onload_device": torch.device(onload_device)}
-            offload_groups(name, part, offload_type, offload_to_disk_path, **given)
+            offload_groups(
+                name, part, onload_device, offload_device, offload_type, num_blocks_per_group, offload_to_disk_path,
+                **how,
+            )  # fmt: skip
 
-    def load_lora_weights(self, source: Any, adapter_name: str | None = None, **given: Any) -> None:
+    def load_lora_weights(
+        self,
+        source: str | Path | Mapping[str, Tensor],
+        adapter_name: str | None = None,
+        *,
+        weight_name: str | None = None,
+        **given: object,
+    ) -> None:
         """diffusers' call with a file's path, a folder, a hub repository (with `weight_name`), or tensors; strictly.
 
         The adapter stays apart from the weights, so it can be scaled and unloaded. UserError for tensors that are not
@@ -59,15 +69,14 @@ class CheckedPipeline(DiffusionPipeline):
         """
         if on_disk(getattr(self, "transformer_2" if given.get("load_into_transformer_2") else "transformer")):
             raise UserError("The weights lie on disk, where no LoRA reaches them: load it before they are offloaded.")
-        name = given.pop("weight_name", None)
         if isinstance(source, Mapping):
             file = LoraFile.of(source)
         elif (path := Path(source).expanduser()).exists():
-            file = LoraFile.read(path / (name or DIFFUSERS_FILE) if path.is_dir() else path)
-        elif name is None:
+            file = LoraFile.read(path / (weight_name or DIFFUSERS_FILE) if path.is_dir() else path)
+        elif weight_name is None:
             raise UserError(f"There is no file {source}: mend the path, or name the repository's file as weight_name.")
         else:
-            file = LoraFile.read(runtime.locate(str(source), [name]) / name)
+            file = LoraFile.read(runtime.locate(str(source), [weight_name]) / weight_name)
         state = adapter_state(self.transformer, file)
         super().load_lora_weights(state, adapter_name, **given)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -39,6 +39,15 @@ from opensama.models.float8 import keep_float8
 from opensama.values import UserError
 
 _T = TypeVar("_T")
+
+
+class GroupOffload(TypedDict, total=False):
+    """What diffusers' group offloading takes besides, as it says there."""
+
+    non_blocking: bool
+    use_stream: bool
+    record_stream: bool
+    low_cpu_mem_usage: bool
 
 
 class MemoryFull(UserError):
@@ -91,7 +100,16 @@ def back_to_computer(pipeline: DiffusionPipeline) -> None:
     empty_device_cache(device.type)
 
 
-def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Path | None, **how: Any) -> None:
+def offload_groups(
+    name: str,
+    part: nn.Module,
+    onload_device: torch.device,
+    offload_device: torch.device,
+    offload_type: str,
+    num_blocks_per_group: int | None,
+    disk: str | Path | None,
+    **how: Unpack[GroupOffload],
+) -> None:
     """Gives one part of a pipeline diffusers' group offloading, on `disk` in a fresh folder that goes with the part.
 
     A text encoder is offloaded by its layers whatever was asked: by leaves, a tied embedding would be stored twice, the
@@ -103,15 +121,19 @@ def offload_groups(name: str, part: nn.Module, offload_type: str, disk: str | Pa
     elif name == "vae" and blocks is None:  # its encode and decode call these, and never its own forward
         blocks = [child for child, _ in part.named_children()]
     if disk is not None:
-        check_disk(part, Path(disk), how["onload_device"])
-        how["offload_to_disk_path"] = tempfile.mkdtemp(dir=disk, prefix=f"opensama-{name}-")
-        weakref.finalize(part, shutil.rmtree, how["offload_to_disk_path"], ignore_errors=True)
-    if name.startswith("transformer") and disk is None and torch.device(how["onload_device"]).type == "cuda":
-        how = {"use_stream": True, "low_cpu_mem_usage": True} | how  # the next block comes while one computes
+        check_disk(part, Path(disk), onload_device)
+        disk = tempfile.mkdtemp(dir=disk, prefix=f"opensama-{name}-")
+        weakref.finalize(part, shutil.rmtree, disk, ignore_errors=True)
+    elif name.startswith("transformer") and onload_device.type == "cuda":
+        how = {"use_stream": True, "low_cpu_mem_usage": True, **how}  # the next block comes while one computes
     if offload_type == "block_level":
-        how["num_blocks_per_group"] = how.get("num_blocks_per_group") or 1
-        how["block_modules"] = blocks
-    apply_group_offloading(root, offload_type=offload_type, **how)
+        num_blocks_per_group = num_blocks_per_group or 1
+    else:
+        blocks = None
+    apply_group_offloading(
+        root, onload_device, offload_device, offload_type, num_blocks_per_group, offload_to_disk_path=disk,
+        block_modules=blocks, **how,
+    )  # fmt: skip
 
 
 def on_disk(module: nn.Module) -> bool:
