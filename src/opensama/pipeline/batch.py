@@ -22,19 +22,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 from opensama.runtime import install_line
 from opensama.values import UserError
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
     from ray.data import Dataset
 
 STUCK = 25  # failures one after another, for one reason: it is not the items
 ACTOR_TRIES = 3  # actors that an item may take down
 OBJECT_STORE = 256 * 2**20  # bytes of a Ray of our own: what travels is small, or comes in pieces
 _T = TypeVar("_T")
+_R = TypeVar("_R")
+_P = ParamSpec("_P")
 
 
 class RepeatedFailures:
@@ -128,12 +131,12 @@ def fair_share(resources: Iterable[Mapping[str, float]], workers: int | None, *,
 
 
 def by_ray(
-    make: Callable[[], Callable[[_T], Any]],
+    make: Callable[[], Callable[[_T], _R]],
     items: Sequence[_T],
     share: ActorShare,
     folder: Path,
     tries: int = ACTOR_TRIES,
-) -> Generator[tuple[int, Any]]:
+) -> Generator[tuple[int, _R | None]]:
     """What an actor gives for each item, with the item's number, in the order in which they end.
 
     `make` is called once an actor and gives what is called with an item; both are importable by name. An item whose
@@ -163,14 +166,24 @@ def ended_rows(data: Dataset) -> Iterator[dict[str, Any]]:
         yield from block.to_pylist()
 
 
-class _Mapping:
+class _Row(TypedDict):
+    number: int
+    item: bytes
+
+
+class _Result(TypedDict):
+    number: int
+    result: bytes
+
+
+class _Mapping(Generic[_T, _R]):
     """A worker in an actor, which Ray Data begins again when it dies, and gives the same item as often as that."""
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]], counts: str, tries: int) -> None:
+    def __init__(self, make: Callable[[], Callable[[_T], _R]], counts: str, tries: int) -> None:
         self.make, self.counts, self.tries = make, counts, tries
-        self.worker: Callable[[Any], Any] | None = None
+        self.worker: Callable[[_T], _R] | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: _Row) -> _Result:
         with open(os.path.join(self.counts, str(row["number"])), "a") as file:
             tried = file.tell()
             file.write("x")
@@ -188,22 +201,22 @@ class ActorLost(Exception):
     """An actor is no more, or its node is not."""
 
 
-class RayActor:
-    """An object of a class on some node, whose methods are called by name, at most three at a time."""
+class RayActor(Generic[_T]):
+    """An object of a class on some node, of whose methods at most three are called at a time."""
 
-    def __init__(self, kind: type, *arguments: object, share: ActorShare) -> None:
+    def __init__(self, kind: type[_T], *arguments: object, share: ActorShare) -> None:
         import ray
 
         options = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_concurrency": 3, "max_restarts": 0}
         self._handle = ray.remote(kind).options(**options).remote(*arguments)
 
-    def begin(self, method: str, *arguments: object) -> RayCall:
-        """The call, without waiting for it."""
-        return RayCall(getattr(self._handle, method).remote(*arguments))
+    def begin(self, method: Callable[Concatenate[_T, _P], _R], *arguments: _P.args, **named: _P.kwargs) -> RayCall[_R]:
+        """The call of a method of the class, without waiting for it."""
+        return RayCall(getattr(self._handle, method.__name__).remote(*arguments, **named))
 
-    def call(self, method: str, *arguments: object) -> Any:
+    def call(self, method: Callable[Concatenate[_T, _P], _R], *arguments: _P.args, **named: _P.kwargs) -> _R:
         """What the method returns. ActorLost where there is nobody to answer."""
-        return self.begin(method, *arguments).result()
+        return self.begin(method, *arguments, **named).result()
 
     def kill(self) -> None:
         import ray
@@ -212,10 +225,10 @@ class RayActor:
             ray.kill(self._handle)
 
 
-class RayCall:
+class RayCall(Generic[_R]):
     """A method of an actor at work."""
 
-    def __init__(self, reference: Any) -> None:
+    def __init__(self, reference: ObjectRef) -> None:
         self._reference = reference
 
     def is_over(self, seconds: float) -> bool:
@@ -224,7 +237,7 @@ class RayCall:
 
         return bool(ray.wait([self._reference], timeout=seconds)[0])
 
-    def result(self) -> Any:
+    def result(self) -> _R:
         """What it returns, or the error that it raises. ActorLost where the actor is no more."""
         import ray
 

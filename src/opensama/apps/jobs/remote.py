@@ -55,7 +55,7 @@ class RayWorker:
     def _run(self) -> None:
         settings, number, store = self._queue
         try:
-            self.pid = self._actor.call("pid")
+            self.pid = self._actor.call(EditActor.pid)
             _Dispatcher(settings, number, store, self._actor).run()
         except ActorLost as error:
             if not self._ending:
@@ -71,7 +71,7 @@ class RayWorker:
 
     def terminate(self) -> None:
         self._ending = True
-        self._actor.begin("close").is_over(_GRACE)
+        self._actor.begin(EditActor.close).is_over(_GRACE)
         self._actor.kill()
 
     def kill(self) -> None:
@@ -88,9 +88,9 @@ class RayWorker:
 class _Dispatcher(QueueWorker):
     """A worker whose model is elsewhere."""
 
-    def __init__(self, settings: WorkerSettings, number: int, store: JobStore, actor: RayActor) -> None:
+    def __init__(self, settings: WorkerSettings, number: int, store: JobStore, actor: RayActor[EditActor]) -> None:
         super().__init__(settings, number, store)
-        self.actor, self.life = actor, actor.begin("live")
+        self.actor, self.life = actor, actor.begin(EditActor.live)
         self.sent, self.edits = "", 0
 
     def rest(self) -> None:
@@ -98,13 +98,13 @@ class _Dispatcher(QueueWorker):
             self.life.result()
 
     def prepare(self) -> None:
-        if sentence := self.actor.call("load", self.model):
+        if sentence := self.actor.call(EditActor.load, self.model):
             raise UserError(sentence)
 
     def take(self, job: VideoJob) -> None:
         super().take(job)
         self.sent = ""
-        self.actor.call("clear")
+        self.actor.call(EditActor.clear)
 
     def make(self, job: VideoJob, index: int, show: JobDisplay) -> OutputFigures:
         folder = self.store.files(job.id)
@@ -112,12 +112,12 @@ class _Dispatcher(QueueWorker):
             self._send(job, folder)
             self.sent = job.id
         self.edits += 1
-        call = self.actor.begin("edit", self.edits, job.model, job.asked, index)
+        call = self.actor.begin(EditActor.edit, self.edits, job.model, job.asked, index)
         try:
             while not call.is_over(_FOLLOW):
-                show(self.actor.call("progress", self.edits))
+                show(self.actor.call(EditActor.progress, self.edits))
         except (Cancelled, Refusal):
-            self.actor.call("cancel", self.edits)
+            self.actor.call(EditActor.cancel, self.edits)
             call.result()  # at its next step
             raise
         told: RemoteEdit = call.result()
@@ -132,15 +132,15 @@ class _Dispatcher(QueueWorker):
         return told.figures
 
     def _send(self, job: VideoJob, folder: Path) -> None:
-        self.actor.call("clear")
+        self.actor.call(EditActor.clear)
         for place in StoredWish.of(job.asked, folder).files:
             with place.open("rb") as file:
                 while piece := file.read(_PIECE):
-                    self.actor.call("put", place.name, piece)
+                    self.actor.call(EditActor.put, place.name, piece)
 
     def _fetch(self, place: Path) -> None:
         with whole_file(place) as temporary, temporary.open("wb") as file:
-            while piece := self.actor.call("get", place.name, file.tell()):
+            while piece := self.actor.call(EditActor.get, place.name, file.tell()):
                 file.write(piece)
 
 
