@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
@@ -31,6 +31,7 @@ from torch import nn
 from opensama import runtime
 from opensama.apps.bench import fill_randomly
 from opensama.media.video_io import write_video
+from opensama.models.costs import TransformerConfig
 from opensama.models.families import find_family
 from opensama.models.families.sama import SamaSizes
 from opensama.models.parallel import blocks
@@ -106,8 +107,8 @@ def predicted(
 ) -> int:
     """Bytes of the hungriest moment of a pass, by what chooses among the plans of `offload`."""
     inside = [sum(tensor.nbytes for tensor in tensors_of(block)) for block in blocks(model)]
-    whole, config = sum(tensor.nbytes for tensor in tensors_of(model)), dict(model.config)
-    config = {name: value for name, value in config.items() if not name.startswith("_")}
+    whole = sum(tensor.nbytes for tensor in tensors_of(model))
+    config = cast(TransformerConfig, {name: x for name, x in dict(model.config).items() if not name.startswith("_")})
     need = EditMemory(
         transformer=whole, transformers=1, text_encoders=0, autoencoder=0, block=max(inside), ends=whole - sum(inside),
         text_layer=0, coding=0, coding_tiled=0,

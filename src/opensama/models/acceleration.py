@@ -12,10 +12,10 @@ PyramidAttentionBroadcast, FasterCache, TextKVCache
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from diffusers import (
@@ -34,6 +34,11 @@ from torch import Tensor, nn
 from opensama.models.parallel import blocks
 from opensama.values import UserError
 
+if TYPE_CHECKING:
+    from diffusers import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfig
+
+    CacheConfig: TypeAlias = FirstBlockCacheConfig | SeaCacheConfig | MagCacheConfig | TaylorSeerCacheConfig
+
 REFUSED = {
     PyramidAttentionBroadcastConfig: "it keeps one memory for every branch of guidance, which would mix them",
     FasterCacheConfig: "it expects both branches of guidance in one batch, in another order than ours",
@@ -47,10 +52,10 @@ ENDS = ["proj_out", "semantic_head"]  # what turns the last block's tokens into 
 class CheckedFeatures:
     """Goes before a diffusers model, whose caches, fused projections, backends and single files it looks after."""
 
-    _cache_config: Any
+    _cache_config: CacheConfig | None
     modules: Callable[[], Iterable[nn.Module]]
 
-    def enable_cache(self, config: Any) -> None:
+    def enable_cache(self, config: CacheConfig) -> None:
         """diffusers' call. UserError for a cache that would compute something else here, or nothing at all."""
         super().enable_cache(checked_cache(self, config))  # type: ignore[misc]
 
@@ -66,7 +71,7 @@ class CheckedFeatures:
         refuse_fused(self.modules())
         super().add_adapter(*args, **given)  # type: ignore[misc]
 
-    def load_lora_adapter(self, *args: object, **given: object) -> Any:
+    def load_lora_adapter(self, *args: object, **given: object) -> object:
         refuse_fused(self.modules())
         return super().load_lora_adapter(*args, **given)  # type: ignore[misc]
 
@@ -79,21 +84,28 @@ class CheckedFeatures:
             _AttentionBackendRegistry.set_active_backend(before)
 
     @classmethod
-    def from_single_file(cls, path: str | Path, **given: Any) -> ModelMixin:
+    def from_single_file(
+        cls,
+        path: str | Path,
+        *,
+        config: str | Path | Mapping[str, object] | None = None,
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        **given: object,
+    ) -> ModelMixin:
         """The model of a released file: strictly, by `load_released`. Takes `config` (sizes) and `torch_dtype`."""
         from opensama.models.convert import load_released
         from opensama.models.families import family_of
 
-        dtype, config = given.pop("torch_dtype", given.pop("dtype", None)), given.pop("config", None)
         if given:
             raise UserError(f"from_single_file takes config and torch_dtype here: leave {', '.join(given)} away.")
         if not isinstance(path, str | Path) or re.match(r"\w+://", str(path)):
             raise UserError("from_single_file reads a file of this machine: download it first, and give its path.")
         config = Path(config) if isinstance(config, str) else config
-        return load_released(Path(path).expanduser(), family_of(cls).name, config, dtype=dtype)
+        return load_released(Path(path).expanduser(), family_of(cls).name, config, dtype=torch_dtype or dtype)
 
 
-def checked_cache(model: Any, config: Any) -> Any:
+def checked_cache(model: ModelMixin, config: CacheConfig) -> CacheConfig:
     """The cache's settings as they work on our model. UserError where none do."""
     name = type(config).__name__.removesuffix("Config")
     why = next((why for kind, why in REFUSED.items() if isinstance(config, kind)), None)
@@ -107,7 +119,7 @@ def checked_cache(model: Any, config: Any) -> Any:
     return config if looks is not None else replace(config, raw_vision_callback=target_latents)
 
 
-def checked_taylorseer(model: nn.Module, config: Any) -> Any:
+def checked_taylorseer(model: ModelMixin, config: TaylorSeerCacheConfig) -> TaylorSeerCacheConfig:
     """TaylorSeer with names of ours: attention by default; in lite mode blocks are left out, all answers predicted."""
     if config.use_lite_mode:
         return replace(config, use_lite_mode=False, skip_predict_identifiers=[BLOCKS], cache_identifiers=ENDS)

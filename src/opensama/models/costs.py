@@ -15,11 +15,35 @@ Counted as `torch.utils.flop_counter` does; the recomputation of activations is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, TypedDict
 
 INPUT_BYTES = 2.0  # of a block's input, a token and number of its width, in bfloat16
+
+
+class TransformerConfig(TypedDict, total=False):
+    """Arguments of a family's transformer, by diffusers' names: those that are read of them."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+    num_layers: int
+    in_channels: int
+    out_channels: int
+    patch_size: Sequence[int]
+    text_dim: int
+    freq_dim: int
+    ffn_dim: int
+    semantic_dim: int | None
+    semantic_hidden: int
+    semantic_tokens_per_anchor: int
+    semantic_gate: bool
+    num_anchors: int
+    num_single_layers: int
+    num_refiner_layers: int
+    mlp_ratio: float
+    text_embed_dim: int
+    pooled_projection_dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +73,7 @@ class Sizes:
     spatial: int = 8
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
+    def of(cls, config: TransformerConfig, spatial: int = 8) -> Self:
         """From a transformer's config."""
         raise NotImplementedError
 

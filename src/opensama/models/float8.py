@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +49,11 @@ class Float8Rows(Packed):
     def fill(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         linear.__class__ = Float8Linear
         linear.weight = nn.Parameter(self.data, requires_grad=False)
-        layer: Any = linear
+        assert isinstance(linear, Float8Linear)
         if self.scale.numel() == 1:
-            layer.scale = float(self.scale)
+            linear.scale = float(self.scale)
         else:
-            layer.register_buffer("scale", self.scale.float().reshape(-1, 1), persistent=False)
+            linear.register_buffer("scale", self.scale.float().reshape(-1, 1), persistent=False)
 
 
 def to_float8(weight: Tensor) -> tuple[Tensor, Tensor]:

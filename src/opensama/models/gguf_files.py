@@ -14,7 +14,8 @@ import math
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from opensama.first_bytes import check_first_bytes
 from opensama.models.weights import TYPE_NAMES, Packed, TensorInfo, Tensors
 from opensama.runtime import install_line, whole_file
 from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 WRITTEN = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "bf16")
 """What the matrices of blocks may be written as."""
@@ -47,7 +51,7 @@ class GgufFile(Tensors):
         except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
             raise UserError(f"{path} is not a whole GGUF file ({error}): download it again.") from error
         self.files, self.dtype, self.infos = [path], dtype, {}
-        self._stored: dict[str, tuple[Any, tuple[int, ...], int, int]] = {}
+        self._stored: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int, int]] = {}
         for name, kind, stored, offset, size in listed:
             if kind.name not in _PLAIN and not _is_readable(kind):
                 raise UserError(
@@ -102,16 +106,16 @@ class GgufFile(Tensors):
 class GgufRows(Packed):
     """Blocks of a matrix's rows [n_out bytes]."""
 
-    def __init__(self, data: Tensor, kind: Any):
+    def __init__(self, data: Tensor, kind: GGMLQuantizationType):
         self.data, self.kind = data, kind
 
     def fill(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 
         linear.__class__ = GGUFLinear
-        layer: Any = linear
-        layer.compute_dtype = dtype
-        layer.weight = GGUFParameter(self.data, quant_type=self.kind)
+        assert isinstance(linear, GGUFLinear)
+        linear.compute_dtype = dtype
+        linear.weight = GGUFParameter(self.data, quant_type=self.kind)
 
 
 def write_gguf(
@@ -151,7 +155,7 @@ def write_gguf(
             raise UserError(f"{name} came back from {file} with other numbers: look at the disk, and convert again.")
 
 
-def gguf_package() -> Any:
+def gguf_package() -> ModuleType:
     """The gguf package. UserError where it is not installed."""
     try:
         import gguf
@@ -160,7 +164,7 @@ def gguf_package() -> Any:
     return gguf
 
 
-def _kind(name: str, info: TensorInfo, chosen: bool, quantization: str) -> Any:
+def _kind(name: str, info: TensorInfo, chosen: bool, quantization: str) -> GGMLQuantizationType:
     """What a tensor is written as: what ComfyUI's layers do not multiply out themselves stays in whole numbers."""
     gguf = gguf_package()
     kinds, sizes = gguf.GGMLQuantizationType, gguf.GGML_QUANT_SIZES
@@ -170,7 +174,7 @@ def _kind(name: str, info: TensorInfo, chosen: bool, quantization: str) -> Any:
     return kinds[info.dtype] if matrix and info.dtype in _PLAIN else kinds.F32
 
 
-def _encoded(tensor: Tensor, kind: Any) -> np.ndarray:
+def _encoded(tensor: Tensor, kind: GGMLQuantizationType) -> np.ndarray:
     """The bytes of a tensor, [.. bytes of a row]."""
     if kind.name in _PLAIN:
         plain = tensor.to(_PLAIN[kind.name]).contiguous()
@@ -178,7 +182,7 @@ def _encoded(tensor: Tensor, kind: Any) -> np.ndarray:
     return gguf_package().quants.quantize(tensor.float().contiguous().numpy(), kind)
 
 
-def _is_readable(kind: Any) -> bool:
+def _is_readable(kind: GGMLQuantizationType) -> bool:
     """Whether the gguf package multiplies such blocks out."""
     gguf = gguf_package()
     try:

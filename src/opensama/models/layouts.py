@@ -15,7 +15,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -80,7 +79,7 @@ def keep_packed(model: ModelMixin, kind: str, dtype: torch.dtype) -> None:
 
 def released_tensors(
     path: Path, family: str | None = None, dtype: torch.dtype = torch.bfloat16
-) -> tuple[Family, Tensors, dict[str, Any]]:
+) -> tuple[Family, Tensors, dict[str, object]]:
     """The family, its released tensors, and what the file itself says of the model's sizes. UserError for a file of no
     family."""
     stored = open_weights(path, dtype)
@@ -93,7 +92,7 @@ def released_tensors(
     return row, tensors, sizes if isinstance(sizes, dict) else {}
 
 
-def note_of(tensors: Tensors, path: Path) -> dict[str, Any]:
+def note_of(tensors: Tensors, path: Path) -> dict[str, object]:
     """What a file of ours says of its model; of others nothing."""
     note = tensors.note()
     text = note.get(NOTE, note.get(NOTE_KEY))
@@ -108,7 +107,7 @@ def note_of(tensors: Tensors, path: Path) -> dict[str, Any]:
     return found
 
 
-def note_for(family: Family, config: Mapping[str, Any]) -> str:
+def note_for(family: Family, config: Mapping[str, object]) -> str:
     """What a file's header says of its model."""
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
     return json.dumps({"family": family.name, "config": sizes})

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -31,6 +32,9 @@ from opensama.models.families import Family, family_of, imported
 from opensama.models.parallel import blocks
 from opensama.runtime import rank
 from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from diffusers.loaders.lora_base import LoraBaseMixin
 
 ADAPTER = "default"
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -96,7 +100,8 @@ def save_diffusers(model: ModelMixin, folder: Path) -> Path:
     if rank():  # the first process writes
         return folder / DIFFUSERS_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    imported(family_of(model).lora_loader).save_lora_weights(
+    loader: type[LoraBaseMixin] = imported(family_of(model).lora_loader)
+    loader.save_lora_weights(
         str(folder),
         transformer_lora_layers=matrices,
         transformer_lora_adapter_metadata=model.peft_config[ADAPTER].to_dict(),

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from accelerate import init_empty_weights
@@ -29,6 +29,9 @@ from opensama.models.families import MODEL_FAMILIES, Rows, family_of, find_famil
 from opensama.models.lora_files import LoraFile, files_of, layer_of, lora_changes, weights_of
 from opensama.runtime import whole_file
 from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from diffusers.loaders.lora_base import LoraBaseMixin
 
 LORA_LAYOUTS = ("diffusers", "comfyui", "kijai", "musubi")
 
@@ -149,8 +152,9 @@ def _save_diffusers(model: ModelMixin, pairs: dict[str, list[_Pair]], out: Path)
         rank_pattern={layer: r for layer, r in ranks.items() if r != rank},
         alpha_pattern={layer: a for layer, a in alphas.items() if a != alpha},
     )
+    loader: type[LoraBaseMixin] = imported(family_of(model).lora_loader)
     with whole_file(out) as part:
-        imported(family_of(model).lora_loader).save_lora_weights(
+        loader.save_lora_weights(
             str(out.parent),
             transformer_lora_layers=layers,
             transformer_lora_adapter_metadata=adapter.to_dict(),

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -55,6 +55,14 @@ class _Change:
     keys: dict[str, str] = field(default_factory=dict)  # down, up, alpha; or diff; or set
 
 
+class LoraMetadata(TypedDict, total=False):
+    """Of PEFT's settings those that scale a pair of matrices."""
+
+    lora_alpha: float
+    alpha_pattern: dict[str, float]
+    use_rslora: bool
+
+
 @dataclass
 class LoraFile:
     """The tensors of one file: their shapes, how to read one, and what is said of rank and alpha beside them."""
@@ -62,7 +70,7 @@ class LoraFile:
     name: str
     shapes: dict[str, tuple[int, ...]]
     tensor: Callable[[str], Tensor]
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: LoraMetadata = field(default_factory=LoraMetadata)
 
     @classmethod
     def read(cls, path: Path) -> LoraFile:
@@ -225,15 +233,17 @@ def files_of(path: Path) -> Iterator[LoraFile]:
         yield LoraFile(added.name, shapes, lambda key: beside.tensor(names[key]))
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def settings_of(path: Path) -> LoraMetadata:
     """What diffusers writes into a file's header, and PEFT into a file beside, of rank and alpha."""
     with safe_open(path, framework="pt") as f:
         header = (f.metadata() or {}).get("lora_adapter_metadata")
     if header:
         stored = json.loads(header)
-        return {key.partition(".")[2]: value for key, value in stored.items() if key.startswith("transformer.")}
-    beside = path.parent / "adapter_config.json"
-    return read_object(beside) if path.name == "adapter_model.safetensors" and beside.exists() else {}
+        found = {key.partition(".")[2]: value for key, value in stored.items() if key.startswith("transformer.")}
+    else:
+        beside = path.parent / "adapter_config.json"
+        found = read_object(beside) if path.name == "adapter_model.safetensors" and beside.exists() else {}
+    return cast(LoraMetadata, found)
 
 
 def lora_changes(model: ModelMixin, file: LoraFile) -> list[_Change]:

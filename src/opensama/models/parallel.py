@@ -14,14 +14,14 @@ every parameter, before and after the gather, as in data parallelism.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -32,7 +32,7 @@ class JointSequence:
     diffusers' own plans hook modules; a joint sequence is no module's input, so the plan is empty and the model asks.
     """
 
-    _cp_plan: Any = {}  # noqa: RUF012  (diffusers' name; None would mean: not supported)
+    _cp_plan: Mapping[str, object] = {}  # diffusers' name; None would mean: not supported
     _parallel_config: ParallelConfig | None
 
     def split(self, *tensors: Tensor, then: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
@@ -41,12 +41,11 @@ class JointSequence:
         Tokens that blocks keep apart and only attention joins are split together: `then` [b m ...] follow the others.
         Shares of both together are as even as those of n + m; attention sees them in the order of `interleave`.
         """
-        mesh = self._context_mesh()
-        if mesh is None:
+        config, mesh = self._context(), self._context_mesh()
+        if config is None or mesh is None:
             return (*tensors, *then)
         parts, rank, n = mesh.size(), mesh.get_local_rank(), tensors[0].shape[1]
         joint = n + (then[0].shape[1] if then else 0)
-        config: Any = self._parallel_config and self._parallel_config.context_parallel_config
         if joint % parts and config._ring_mesh.size() > 1 and not config.ring_anything:
             raise ValueError(f"{joint} joint tokens do not divide by {parts} processes: set ring_anything=True")
         shares = [x.split(share_lengths(n, parts), dim=1)[rank] for x in tensors]
@@ -85,10 +84,13 @@ class JointSequence:
         return share if mesh is None else Gather.apply(share, n, mesh)
 
     def _context_mesh(self) -> DeviceMesh | None:
-        config = self._parallel_config and self._parallel_config.context_parallel_config
+        config = self._context()
         return config._flattened_mesh if config else None
 
-    def _resolve_parallel_config(self, config: Any) -> ParallelConfig:
+    def _context(self) -> ContextParallelConfig | None:
+        return self._parallel_config and self._parallel_config.context_parallel_config
+
+    def _resolve_parallel_config(self, config: ParallelConfig | ContextParallelConfig) -> ParallelConfig:
         """diffusers' step that makes the mesh, on a CPU too: its own divides by the number of accelerators."""
         if torch.accelerator.is_available() or not isinstance(config, ContextParallelConfig):
             return super()._resolve_parallel_config(config)  # type: ignore[misc]
@@ -99,11 +101,15 @@ class JointSequence:
         return whole
 
 
+class GatherContext(FunctionCtx):
+    mesh: DeviceMesh
+
+
 class Gather(torch.autograd.Function):
     """Shares [b n/p ...], uneven by at most one token, as the whole [b n ...]; the gradient's own share comes back."""
 
     @staticmethod
-    def forward(ctx: Any, share: Tensor, n: int, mesh: DeviceMesh) -> Tensor:
+    def forward(ctx: GatherContext, share: Tensor, n: int, mesh: DeviceMesh) -> Tensor:
         ctx.mesh = mesh
         parts = mesh.size()
         longest = -(-n // parts)
@@ -115,7 +121,7 @@ class Gather(torch.autograd.Function):
         return torch.cat(shares).transpose(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: GatherContext, *grads: Tensor) -> tuple[Tensor, None, None]:
         mine = grads[0].tensor_split(ctx.mesh.size(), dim=1)[ctx.mesh.get_local_rank()]
         return mine * ctx.mesh.size(), None, None  # each process has a share of what a mean will be taken of
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from opensama.models.defaults import Defaults
 from opensama.models.families import MODEL_FAMILIES, Family, Shapes
@@ -74,7 +73,7 @@ class ModelEntry:
     base: Weights | None = None
     edit: Weights | None = None
     file: Path | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     styles: tuple[str, ...] = ()  # of a model that edits drawings: those it was taught, `opensama.world.STYLES`
     footage: tuple[str, ...] = ()  # of a model that edits drawings: what comes out on footage, as looked at
 
@@ -323,7 +322,7 @@ def _of_file(path: Path, _changed: int, size: int) -> ModelEntry:
     )
 
 
-def _config_of(family: Family, shapes: Shapes) -> Mapping[str, Any]:
+def _config_of(family: Family, shapes: Shapes) -> Mapping[str, object]:
     """A transformer's arguments by its tensors' shapes; none where these do not say enough."""
     try:
         return family.config(shapes, {})
@@ -331,7 +330,7 @@ def _config_of(family: Family, shapes: Shapes) -> Mapping[str, Any]:
         return {}
 
 
-def _is_of_size(config: Mapping[str, Any], entry: ModelEntry) -> bool:
+def _is_of_size(config: Mapping[str, object], entry: ModelEntry) -> bool:
     """Whether a transformer of these arguments is as wide and deep as a model's own."""
     assert entry.base is not None
     family = MODEL_FAMILIES[entry.family]

@@ -18,7 +18,7 @@ through that one door.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,9 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
         frames = self(z, "decode")
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
-    def forward(self, x: Tensor, way: Literal["encode", "decode", "both"] = "both", *, return_dict: bool = True) -> Any:
+    def forward(
+        self, x: Tensor, way: Literal["encode", "decode", "both"] = "both", *, return_dict: bool = True
+    ) -> Tensor | DecoderOutput | tuple[Tensor]:
         """Latents of frames, frames of latents, or frames there and back: as they are, or `both` as a DecoderOutput."""
         if way == "decode":
             return self._parts(x, self._decode, 1)

@@ -13,7 +13,6 @@ timestep = 1000 sigma.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -29,7 +28,7 @@ from opensama.models.rotary import Grid, Rotary
 class WanStreams(CheckedFeatures, JointSequence, WanTransformer3DModel):
     """WanTransformer3DModel, with its sizes, for families whose `forward` puts streams together."""
 
-    def __init__(self, *args: Any, **sizes: Any):
+    def __init__(self, *args: object, **sizes: object):
         super().__init__(*args, **sizes)
         if self.config["image_dim"] is not None or self.config["added_kv_proj_dim"] is not None:
             raise ValueError("no editor reads an image embedding: leave image_dim and added_kv_proj_dim at None")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import ModelMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from opensama import runtime
 from opensama.models.convert import check_tensors, load_released, released_and_rows
@@ -26,6 +28,8 @@ from opensama.runtime import missing_parts, weight_file
 from opensama.values import UserError
 
 EMBEDDED_VAE = "opensama.models.tiny:PatchAutoencoder"
+BasePart: TypeAlias = PreTrainedTokenizerBase | PreTrainedModel | ModelMixin
+"""A tokenizer, a text encoder or an autoencoder."""
 _OWN = ("transformer", "scheduler")  # what a pipeline does not take from its base
 
 
@@ -70,7 +74,7 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
     for part, shared in elsewhere.items():
         tensors |= _tensors(shared, (part,))
     half = text_dtype(entry.family, dtype)
-    types: Any = {"default": dtype, "vae": torch.float32}
+    types = {"default": dtype, "vae": torch.float32}
     types |= {part: half for part in own if part.startswith("text_encoder")}
     try:
         with runtime.quiet_loading():
@@ -154,7 +158,7 @@ def _by_transformer(two: bool, loras: Sequence[Lora]) -> Sequence[Sequence[Lora]
     return loras_of_experts(loras) if two else (loras,)
 
 
-def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:
+def base_parts(family: str, folder: Path | None = None) -> dict[str, type[BasePart]]:
     """What a family's pipeline takes from its base, and the classes that read it.
 
     A base that is a pipeline's folder itself, such as an embedded model's, says in its index what it has of them.
@@ -169,7 +173,7 @@ def base_parts(family: str, folder: Path | None = None) -> dict[str, Any]:
     return {part: known.get(named[part], kind) for part, kind in parts.items() if named[part] is not None}
 
 
-def load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
+def load_part(folder: Path, kind: type[BasePart], dtype: torch.dtype) -> BasePart:
     """A tokenizer, a text encoder in `dtype`, or an autoencoder in float32."""
     if folder.name.startswith("tokenizer"):
         return kind.from_pretrained(folder)
@@ -191,7 +195,7 @@ def _released_file(edit: Weights, weights: str | Path | None) -> Path:
     return found.parent if found.name == "config.json" else found
 
 
-def _empty(folder: Path, family: str) -> Any:
+def _empty(folder: Path, family: str) -> ModelMixin:
     """The transformer in a folder, on the meta device."""
     settings = runtime.read_object(folder / "config.json")
     with init_empty_weights():

@@ -10,25 +10,27 @@ it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
 from math import ceil, prod
-from typing import Any
+from typing import TypedDict
 
 import torch
 from accelerate import init_empty_weights
+from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from opensama.models.families import find_family, imported
-from opensama.models.families.family import Family
+from opensama.models.families.family import Family, TransformerConfig
 from opensama.models.float8 import matrices
 from opensama.models.layouts import keep_packed
 from opensama.models.registry import ModelEntry, find
+from opensama.models.rotary import Grid
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.assemble import EMBEDDED_VAE
 from opensama.pipeline.buckets import Placement
@@ -38,6 +40,7 @@ from opensama.runtime import read_object
 META = torch.device("meta")
 _BLOCKS = ("num_layers", "num_single_layers", "num_refiner_layers")
 _TOO_MUCH = 2**62
+_Named = Mapping[str, object]
 _CHUNK = 9  # frames after which an autoencoder that goes from group to group of four has met everything
 
 
@@ -49,7 +52,9 @@ class PeakMemory(TorchDispatchMode):
         self.now = self.peak = 0
         self._known = {id_of(tensor) for module in beside for tensor in (*module.parameters(), *module.buffers())}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: Sequence[object] = (), kwargs: _Named | None = None
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and id_of(tensor) not in self._known:
@@ -73,9 +78,13 @@ def id_of(tensor: Tensor) -> int:
 class _Fused(TorchFunctionMode):
     """Attention that allocates its answer and nothing else."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Sequence[object] = (), kwargs: _Named | None = None
+    ) -> object:
         if func is nn.functional.scaled_dot_product_attention:
-            return torch.empty_like(kwargs["query"] if kwargs and "query" in kwargs else args[0])
+            query = kwargs["query"] if kwargs and "query" in kwargs else args[0]
+            assert isinstance(query, Tensor)
+            return torch.empty_like(query)
         return func(*args, **(kwargs or {}))
 
 
@@ -98,6 +107,12 @@ class EditMemory:
     coding_tiled: int
     float8: EditMemory | None = None
     """The same with the transformer's matrices in 8 bits; None where they are stored in few bits already."""
+
+
+class _TransformerMemory(TypedDict):
+    transformer: int
+    block: int
+    denoising: int
 
 
 def edit_memory(
@@ -163,7 +178,7 @@ def _edit_memory(
     copies = 2 if any("transformer_2/" in name for name in (entry.edit.files if entry.edit else ())) else 1
     width_of = dtype.itemsize
 
-    def transformer(kind: str, bits: float) -> dict[str, Any]:
+    def transformer(kind: str, bits: float) -> _TransformerMemory:
         """Of its weights with the matrices kept so."""
         saved = (width_of - bits / 8) if kind else 0.0
         block = max(n * width_of - saved * m for n, m in zip(in_blocks, kept_in_block, strict=True))
@@ -186,7 +201,7 @@ def _edit_memory(
     return plain if packed else replace(plain, float8=replace(plain, **transformer("float8", 8.0)))
 
 
-def transformer_config(entry: ModelEntry) -> dict[str, Any]:
+def transformer_config(entry: ModelEntry) -> TransformerConfig:
     """All arguments of a model's transformer: its folder's, or those of the base that it was trained from."""
     family = find_family(entry.family)
     if entry.config:
@@ -200,7 +215,7 @@ def transformer_config(entry: ModelEntry) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _transformer(name: str) -> tuple[dict[str, Any], Any]:
+def _transformer(name: str) -> tuple[TransformerConfig, ModelMixin]:
     """A model's transformer on the meta device, and its arguments."""
     entry = find(name)
     config = transformer_config(entry)
@@ -209,17 +224,17 @@ def _transformer(name: str) -> tuple[dict[str, Any], Any]:
 
 
 @lru_cache(maxsize=4)
-def _base_autoencoder(family: str) -> nn.Module:
+def _base_autoencoder(family: str) -> ModelMixin:
     """A family's base's, on the meta device."""
     with init_empty_weights():
         return imported(find_family(family).parts["vae"])().eval().to(META)  # its buffers, too
 
 
-def _autoencoder(entry: ModelEntry) -> nn.Module:
+def _autoencoder(entry: ModelEntry) -> ModelMixin:
     """A model folder's own, or its base's, on the meta device."""
     if entry.folder is None:
         return _base_autoencoder(entry.family)
-    kind = imported(find_family(entry.family).parts["vae"])
+    kind: type[ModelMixin] = imported(find_family(entry.family).parts["vae"])
     folder = entry.folder if (entry.folder / "vae").is_dir() else entry.shared
     assert folder is not None
     index = read_object(folder / "model_index.json")["vae"][1]
@@ -229,8 +244,8 @@ def _autoencoder(entry: ModelEntry) -> nn.Module:
         return kind.from_config(read_object(folder / "vae" / "config.json")).eval().to(META)
 
 
-def _spatial(vae: nn.Module) -> int:
-    config: Any = vae.config
+def _spatial(vae: ModelMixin) -> int:
+    config = vae.config
     return int(config["scale_factor_spatial" if "scale_factor_spatial" in config else "spatial_compression_ratio"])
 
 
@@ -243,7 +258,7 @@ def _text_bytes(entry: ModelEntry) -> int:
 
 @torch.no_grad()
 def peak_of_step(
-    family: Family, config: dict[str, Any], grid: tuple[int, int, int], text: int, dtype: torch.dtype, packed: str = ""
+    family: Family, config: TransformerConfig, grid: Grid, text: int, dtype: torch.dtype, packed: str = ""
 ) -> int:
     """Bytes that the transformer allocates in one forward pass over source and target, its matrices `packed` or not."""
     usual = signature(family.transformer.__init__).parameters
@@ -266,7 +281,7 @@ def peak_of_step(
 
 
 def transformer_inputs(
-    family: Family, config: Mapping[str, Any], grid: tuple[int, int, int], text: int, new: Callable[..., Tensor]
+    family: Family, config: TransformerConfig, grid: Grid, text: int, new: Callable[..., Tensor]
 ) -> dict[str, object]:
     """Arguments of a forward pass over source and target of so many latent times, rows and columns.
 
@@ -284,7 +299,7 @@ def transformer_inputs(
 
 
 @torch.no_grad()
-def _peak_of_coding(vae: Any, latent_frames: int, height: int, width: int, *, tiled: bool) -> int:
+def _peak_of_coding(vae: ModelMixin, latent_frames: int, height: int, width: int, *, tiled: bool) -> int:
     """Bytes that the autoencoder allocates to encode a window and to decode it, the larger of the two.
 
     What it holds of each frame grows with their number, the rest does not, so a few frames tell; tiles are alike.
@@ -301,14 +316,13 @@ def _peak_of_coding(vae: Any, latent_frames: int, height: int, width: int, *, ti
 
 @lru_cache(maxsize=32)
 @torch.no_grad()
-def _peak_of_frames(vae: Any, frames: int, size: tuple[int, int]) -> int:
+def _peak_of_frames(vae: ModelMixin, frames: int, size: tuple[int, int]) -> int:
     """Bytes that the autoencoder allocates to encode so many frames of a size, and to decode them, the larger."""
     spatial, channels = _spatial(vae), vae.config["z_dim" if "z_dim" in vae.config else "latent_channels"]
     pixels = torch.empty(1, 3, frames, *size, device=META)
     z = torch.empty(1, channels, (frames - 1) // 4 + 1, *(side // spatial for side in size), device=META)
     peaks = []
-    calls: tuple[Callable[[], Any], ...] = (lambda: vae.encode(pixels).latent_dist.mode(), lambda: vae.decode(z).sample)
-    for call in calls:
+    for call in (lambda: vae.encode(pixels).latent_dist.mode(), lambda: vae.decode(z).sample):
         with _Fused(), PeakMemory(vae) as memory:
             call()
         peaks.append(memory.peak)

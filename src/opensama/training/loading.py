@@ -30,6 +30,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from opensama import runtime
 from opensama.models.convert import check_tensors, released_and_rows
+from opensama.models.costs import TransformerConfig
 from opensama.models.families import Base, Family, find_family
 from opensama.models.lora import add_lora, weights_of
 from opensama.models.weights import TensorFiles
@@ -117,7 +118,7 @@ def sizes_of(config: EditConfig) -> dict[str, object]:
     return {key: value for key, value in sizes.items() if key[0] != "_"} | config.sizes
 
 
-def full_config(sizes: dict[str, object], family: str = "sama") -> dict[str, object]:
+def full_config(sizes: dict[str, object], family: str = "sama") -> TransformerConfig:
     """Sizes with the model's own defaults filled in. UserError for those that make no model."""
     try:
         return find_family(family).full_config(sizes)
@@ -219,7 +220,7 @@ def from_base(folder: Path, sizes: dict[str, object], family: str = "sama", seed
     return InitialTransformer(model, fill)
 
 
-def added_tensors(family: Family, config: Mapping[str, object], seed: int) -> dict[str, Tensor]:
+def added_tensors(family: Family, config: TransformerConfig, seed: int) -> dict[str, Tensor]:
     """What a transformer has beyond its base, drawn by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

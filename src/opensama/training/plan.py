@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
 from pathlib import Path
-from typing import Any
 
 from accelerate import init_empty_weights
 from torch import nn
 
 from opensama.data.samples import BatchSampler, Shape, ShapeIndex
-from opensama.models.costs import INPUT_BYTES, training_flops
+from opensama.models.costs import INPUT_BYTES, TransformerConfig, training_flops
 from opensama.models.families import find_family
 from opensama.models.lora import count_lora
 from opensama.models.parallel import blocks
@@ -101,7 +100,7 @@ class Plan:
 
 def make_plan(
     config: EditConfig,
-    model: Mapping[str, Any],
+    model: TransformerConfig,
     shapes: Sequence[Shape],
     *,
     spatial: int = 8,

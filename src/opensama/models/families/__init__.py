@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
+from typing import TYPE_CHECKING
 
 from opensama.models.families.family import Base, Family, Rows, Shapes, imported
 from opensama.values import UserError
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 __all__ = ["FAMILIES", "Base", "Family", "Rows", "Shapes", "family_of", "find_family", "imported", "register"]
 
@@ -33,7 +36,7 @@ def find_family(name: str) -> Family:
     return MODEL_FAMILIES[name]
 
 
-def family_of(model: Any) -> Family:
+def family_of(model: ModelMixin | type[ModelMixin]) -> Family:
     """The family of a transformer or of a transformer's class, sharded or not: the nearest among its bases."""
     known = {family.transformer_class: family for family in MODEL_FAMILIES.values()}
     for base in (model if isinstance(model, type) else type(model)).__mro__:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opensama.models.defaults import Defaults
 from opensama.models.families.family import Family, Shapes
@@ -65,7 +65,7 @@ def _condition(x: Mapping[str, Tensor]) -> dict[str, object]:
     }
 
 
-def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
+def _config(shapes: Shapes, sizes: dict[str, object]) -> dict[str, object]:
     found, more = wan_config(FAMILY, shapes, sizes)
     return found | more
 

@@ -15,19 +15,34 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from opensama.models.costs import Sizes
+from opensama.models.costs import Sizes, TransformerConfig
 from opensama.models.defaults import Defaults
 from opensama.values import UserError
+from opensama.values.names import SemanticRotary
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
     from torch import Tensor, nn
 
 Shapes = Mapping[str, tuple[int, ...]]
 Names = tuple[tuple[str, str | tuple[str, ...]], ...]
 Call = dict[str, "Tensor"]
 """Keyword arguments of a transformer's call."""
+
+
+class EmbeddedSettings(Protocol):
+    """What an embedded model's settings say of its transformer (`training/embedded_config.py`)."""
+
+    width: int
+    head: int
+    layers: int
+    joint_layers: int
+    latent_channels: int
+    text_width: int
+    semantic_width: int
+    semantic_rotary: SemanticRotary
 
 
 class Rows(NamedTuple):
@@ -61,10 +76,10 @@ class Family:
     lora_loader: str
     """diffusers' class that writes LoRA files for the family's base."""
     names: Names
-    config: Callable[[Shapes, dict[str, Any]], dict[str, object]]
+    config: Callable[[Shapes, dict[str, object]], dict[str, object]]
     """Tensor shapes and given sizes -> the transformer's arguments."""
-    embedded: Callable[[Any], dict[str, object]]
-    """Settings of an embedded model (`TinyConfig`) -> its transformer's arguments."""
+    embedded: Callable[[EmbeddedSettings], dict[str, object]]
+    """Settings of an embedded model -> its transformer's arguments."""
     sizes: type[Sizes]
     condition: Callable[..., dict[str, object]]
     prompt: Callable[..., Call]
@@ -75,7 +90,7 @@ class Family:
     """What `model.start` calls the base's text-to-video weights."""
     added: tuple[str, ...] = ()
     """Modules that the transformer has and its base has not."""
-    draw_added: Callable[[Mapping[str, Any]], dict[str, nn.Module]] = lambda config: {}
+    draw_added: Callable[[TransformerConfig], dict[str, nn.Module]] = lambda config: {}
     """The transformer's config -> these modules with fresh weights."""
     free: tuple[str, ...] = ()
     """Arguments of the transformer that cost no tensor."""
@@ -108,16 +123,16 @@ class Family:
     """The stages of that recipe; without `autoencoder`, the embedded SAMA's frozen parts are taken as they are."""
 
     @property
-    def transformer(self) -> Any:
+    def transformer(self) -> type[ModelMixin]:
         """The transformer's class, imported when it is first used."""
         return imported(self.transformer_class)
 
     @property
-    def pipeline(self) -> Any:
+    def pipeline(self) -> type[DiffusionPipeline]:
         """The pipeline's class, imported when it is first used."""
         return imported(self.pipeline_class)
 
-    def scheduler_at(self, shift: float) -> Any:
+    def scheduler_at(self, shift: float) -> SchedulerMixin:
         """The scheduler that its released weights are sampled with, at a shift."""
         kind = imported(self.scheduler)
         return kind(**{name: shift for name in ("shift", "flow_shift") if name in signature(kind).parameters})
@@ -132,7 +147,7 @@ class Family:
         """The command that trains its embedded model."""
         return "opensama train tiny" + ("" if self.recipe == "tiny" else f" --recipe {self.recipe}")
 
-    def full_config(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    def full_config(self, sizes: Mapping[str, Any]) -> TransformerConfig:
         """Sizes with the transformer's own defaults filled in."""
         from accelerate import init_empty_weights
 
@@ -140,7 +155,8 @@ class Family:
         layers = {name: sizes.get(name, defaults[name]) for name in defaults if name.endswith("layers")}
         with init_empty_weights():  # one layer shows as well as all that the sizes fit together
             model = self.transformer(**{**sizes, **{name: min(1, count) for name, count in layers.items()}})
-        return {name: value for name, value in dict(model.config).items() if not name.startswith("_")} | layers
+        own = {name: value for name, value in dict(model.config).items() if not name.startswith("_")}
+        return cast(TransformerConfig, own | layers)
 
     def is_added(self, name: str) -> bool:
         """Whether the transformer has the tensor of that name and its base has not."""
@@ -189,7 +205,7 @@ class Family:
 
 
 @cache
-def imported(name: str) -> Any:
+def imported(name: str) -> type:
     """The class that is written `module:Class`."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
@@ -225,7 +241,7 @@ def rename(key: str, table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(name.replace("*", number[1]) for name in names) if number else names
 
 
-def known_sizes(sizes: dict[str, Any], model: Any, released: Collection[str]) -> dict[str, Any]:
+def known_sizes(sizes: dict[str, object], model: type[ModelMixin], released: Collection[str]) -> dict[str, Any]:
     """A copy of the sizes, all of which are names that were released or the model's own."""
     known = {*released, *signature(model.__init__).parameters} - {"self"}
     for key in sizes:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from opensama.models.costs import Sizes
+from opensama.models.costs import Sizes, TransformerConfig
 from opensama.models.defaults import Defaults
-from opensama.models.families.family import Base, Call, Family, Names, Shapes, depth, known_sizes, width_and_heads
+from opensama.models.families.family import (
+    Base,
+    Call,
+    EmbeddedSettings,
+    Family,
+    Names,
+    Shapes,
+    depth,
+    known_sizes,
+    width_and_heads,
+)
 from opensama.values import UserError
 
 if TYPE_CHECKING:
@@ -121,12 +131,12 @@ def _prompt(x: Mapping[str, Tensor], guidance: float = 1.0) -> Call:
     return out | {"guidance": x["text"].new_full((len(x["text"]),), 1000 * guidance)}
 
 
-def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
-    """IcveTransformer3DModel's arguments: from `sizes` (released names, or the arguments' own), else from shapes.
+def _config(shapes: Shapes, sizes_given: dict[str, object]) -> dict[str, object]:
+    """IcveTransformer3DModel's arguments: those given (released names, or the arguments' own), else from shapes.
 
     What shapes cannot say is the release's: heads of 128 with rotary shares of 16, 56 and 56.
     """
-    sizes = known_sizes(sizes, FAMILY.transformer, RELEASED_SIZES)
+    sizes = known_sizes(sizes_given, FAMILY.transformer, RELEASED_SIZES)
     d, c, *patch = shapes["img_in.proj.weight"]
     d, heads = width_and_heads(sizes, sizes.pop("hidden_size", d), "heads_num")
     given = {ours: sizes.pop(released) for released, ours in RELEASED_SIZES.items() if ours and released in sizes}
@@ -149,7 +159,7 @@ def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
     return found | given | sizes
 
 
-def _embedded(settings: Any) -> dict[str, object]:
+def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
     """IcveTransformer3DModel's arguments for the embedded model's settings."""
     across = 3 * settings.head // 8
     return {
@@ -184,7 +194,8 @@ class IcveSizes(Sizes):
     pooled_dim: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
+    def of(cls, config: TransformerConfig, spatial: int = 8) -> Self:
+        p_t, p_h, p_w = config["patch_size"]
         d = config["num_attention_heads"] * config["attention_head_dim"]
         return cls(
             d=d,
@@ -195,7 +206,7 @@ class IcveSizes(Sizes):
             text_dim=config["text_embed_dim"],
             pooled_dim=config["pooled_projection_dim"],
             channels=config["in_channels"],
-            patch=tuple(config["patch_size"]),
+            patch=(p_t, p_h, p_w),
             spatial=spatial,
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from opensama.models.families.family import Family, Names, Shapes
+from opensama.models.costs import TransformerConfig
+from opensama.models.families.family import EmbeddedSettings, Family, Names, Shapes
 from opensama.models.families.wan import (
     WAN_BASES,
     WAN_NAMES,
@@ -46,13 +47,13 @@ def _condition(x: Mapping[str, Tensor]) -> dict[str, object]:
     }
 
 
-def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
-    """SamaTransformer3DModel's arguments: from `sizes` (released names, or the arguments' own), else from shapes.
+def _config(shapes: Shapes, given: dict[str, object]) -> dict[str, object]:
+    """SamaTransformer3DModel's arguments: those given (released names, or the arguments' own), else from shapes.
 
     What shapes cannot say is the release's: heads of 128, 65 tokens an anchor, eps 1e-6.
     """
     released = ("dim", "num_heads", "num_semantic_tokens", "in_dim", "out_dim")
-    found, sizes = wan_config(FAMILY, shapes, sizes, released)
+    found, sizes = wan_config(FAMILY, shapes, given, released)
     semantic = shapes.get("siglip_feat_mlp.fc1.weight", (1024, 1152))
     tokens = sizes.pop("num_semantic_tokens", 65)
     anchors, rest = divmod(tokens, 65)
@@ -70,7 +71,7 @@ def _config(shapes: Shapes, sizes: dict[str, Any]) -> dict[str, object]:
     return found | own | sizes
 
 
-def _embedded(settings: Any) -> dict[str, object]:
+def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
     """SamaTransformer3DModel's arguments for the embedded model's settings."""
     return wan_embedded(settings) | {
         "source_gate": True,
@@ -81,7 +82,7 @@ def _embedded(settings: Any) -> dict[str, object]:
     }
 
 
-def draw_added(config: Mapping[str, Any]) -> dict[str, nn.Module]:
+def draw_added(config: TransformerConfig) -> dict[str, nn.Module]:
     """A zero type embedding, semantic modules as torch draws them, and gates of zero where there are some."""
     import torch
     from torch import nn
@@ -109,9 +110,9 @@ class SamaSizes(WanSizes):
     semantic_hidden: int
 
     @classmethod
-    def arguments(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        own = {"semantic_dim": config["semantic_dim"] or 0, "semantic_hidden": config["semantic_hidden"]}
-        return super().arguments(config) | own
+    def of(cls, config: TransformerConfig, spatial: int = 8, **more: int) -> Self:
+        width, hidden = config["semantic_dim"] or 0, config["semantic_hidden"]
+        return super().of(config, spatial, semantic_dim=width, semantic_hidden=hidden, **more)
 
     def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
         linear, attention = super().operations(tokens, text, semantic, target)

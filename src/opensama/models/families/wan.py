@@ -7,8 +7,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from opensama.models.costs import Sizes
-from opensama.models.families.family import Base, Call, Family, Names, Shapes, depth, known_sizes, width_and_heads
+from opensama.models.costs import Sizes, TransformerConfig
+from opensama.models.families.family import (
+    Base,
+    Call,
+    EmbeddedSettings,
+    Family,
+    Names,
+    Shapes,
+    depth,
+    known_sizes,
+    width_and_heads,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,14 +74,14 @@ def wan_prompt(x: Mapping[str, Tensor]) -> Call:
 
 
 def wan_config(
-    family: Family, shapes: Shapes, sizes: dict[str, Any], released: Collection[str] = ()
+    family: Family, shapes: Shapes, given: dict[str, object], released: Collection[str] = ()
 ) -> tuple[dict[str, object], dict[str, Any]]:
-    """WanTransformer3DModel's arguments, read off the shapes of released tensors, and what is left of `sizes`.
+    """WanTransformer3DModel's arguments, read off the shapes of released tensors, and what is left of those `given`.
 
-    `sizes` go before, by the `released` names or the arguments' own. What shapes cannot say is the release's: heads of
+    These go before, by the `released` names or the arguments' own. What shapes cannot say is the release's: heads of
     128, eps 1e-6.
     """
-    sizes = known_sizes(sizes, family.transformer, released)
+    sizes = known_sizes(given, family.transformer, released)
 
     def shape(name: str) -> tuple[int, ...]:
         return shapes[family.to_released(name) or name]
@@ -93,7 +103,7 @@ def wan_config(
     return found, sizes
 
 
-def wan_embedded(settings: Any) -> dict[str, object]:
+def wan_embedded(settings: EmbeddedSettings) -> dict[str, object]:
     """WanTransformer3DModel's arguments for an embedded model's settings."""
     return {
         "patch_size": (1, 1, 1),
@@ -121,21 +131,19 @@ class WanSizes(Sizes):
     freq: int
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], spatial: int = 8) -> Self:
-        return cls(**cls.arguments(config), spatial=spatial)
-
-    @classmethod
-    def arguments(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What a transformer's config says of them."""
-        return {
-            "d": config["num_attention_heads"] * config["attention_head_dim"],
-            "ffn": config["ffn_dim"],
-            "layers": config["num_layers"],
-            "text_dim": config["text_dim"],
-            "freq": config["freq_dim"],
-            "channels": config["in_channels"],
-            "patch": tuple(config["patch_size"]),
-        }
+    def of(cls, config: TransformerConfig, spatial: int = 8, **more: int) -> Self:
+        p_t, p_h, p_w = config["patch_size"]
+        return cls(
+            d=config["num_attention_heads"] * config["attention_head_dim"],
+            ffn=config["ffn_dim"],
+            layers=config["num_layers"],
+            text_dim=config["text_dim"],
+            freq=config["freq_dim"],
+            channels=config["in_channels"],
+            patch=(p_t, p_h, p_w),
+            spatial=spatial,
+            **more,
+        )
 
     def operations(self, tokens: int, text: int, semantic: int, target: int) -> tuple[float, float]:
         d, layers = self.d, self.layers
