@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from opensama.values import Video
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
     from torch import Tensor
 
 SEEK_FROM = 48  # frames between two wanted ones; nearer ones are reached faster by decoding
@@ -86,7 +87,7 @@ def eight_bit(frame: np.ndarray) -> np.ndarray:
     return frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
 
 
-def of_depth(values: np.ndarray, dtype: Any) -> np.ndarray:
+def of_depth(values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
     """uint8 or uint16 as either of the two, over its whole range, to the nearest value."""
     if values.dtype == dtype:
         return values

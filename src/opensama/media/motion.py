@@ -5,7 +5,7 @@ Where nothing can be followed (flat colours), flow is what its surroundings do.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from opensama.runtime import install_line
 from opensama.values import UserError
 
 
-def opencv() -> Any:
+def opencv() -> ModuleType:
     """The module `cv2` on one thread: whoever runs many jobs has a worker for each core."""
     try:
         import cv2
@@ -28,7 +28,7 @@ class Flow:
 
     def __init__(self) -> None:
         self._cv2 = opencv()
-        self._dis: Any = self._cv2.DISOpticalFlow.create(self._cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._dis = self._cv2.DISOpticalFlow.create(self._cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Where each pixel of `first` (uint8 `h w 3` or grey `h w`) goes: float32 `h w (right, down)` in pixels."""

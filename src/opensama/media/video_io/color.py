@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import av
 import numpy as np
@@ -99,7 +98,7 @@ def grey_is_full(frame: av.VideoFrame, codec: str) -> bool:
     return codec in _GREY_IS_FULL if named == "unspecified" else named == "full"
 
 
-def tag(context: Any, color: ColorInfo) -> None:
+def tag(context: av.VideoCodecContext | av.VideoStream | av.VideoFrame, color: ColorInfo) -> None:
     """Names the colours on an encoder."""
     context.colorspace = _number(MATRICES, color.matrix)
     context.color_range = _number(RANGES, color.range)
@@ -261,7 +260,7 @@ class ToRGB:
         same = (frame.width, frame.height) == (self.width, self.height)
         return same and re.fullmatch(family + suffix, frame.format.name) is not None
 
-    def _scaled(self, frame: av.VideoFrame, name: str, **how: Any) -> av.VideoFrame:
+    def _scaled(self, frame: av.VideoFrame, name: str, **how: int | None) -> av.VideoFrame:
         """The frame in another format, at the size that is wanted."""
         tiny = self.height <= 16 and name in ("rgb48le", "rgba64le")
         much = 3 * self.width <= frame.width and 3 * self.height <= frame.height

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
 import av
+from av.subtitles.stream import SubtitleStream
 
 from opensama.media.video_io.containers import FileFormat
 from opensama.media.video_io.opening import open_container, video_stream
 from opensama.media.video_io.pyav import as_fraction, side_data_of
 from opensama.values import UserError, Video
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter
 
 _OWN = re.compile(
     r"major_brand|minor_version|compatible_brands|encoder|encoded_by|handler_name|vendor_id|duration|bps.*|"
@@ -75,7 +79,7 @@ class Kept:
     def __init__(self, source: av.container.InputContainer | None, video: Video, kind: FileFormat) -> None:
         self.kind = kind
         self.tags: dict[str, str] = {}
-        self.chapters: list[Any] = []
+        self.chapters: list[Chapter] = []
         self.timecode, self.language = "", ""
         self.languages: list[str] = []
         self.notes: list[str] = []
@@ -118,9 +122,10 @@ class Kept:
             pictures.metadata["timecode"] = self.timecode
         if self.chapters:
             output.set_chapters(self.chapters)
-        self._targets = []
+        self._targets: list[SubtitleStream] = []
         for described in self._subtitles:
-            target: Any = output.add_stream(_SUBTITLES[self.kind.muxer])
+            target = output.add_stream(_SUBTITLES[self.kind.muxer])
+            assert isinstance(target, SubtitleStream)
             target.codec_context.subtitle_header = _STYLE
             target.time_base = Fraction(1, 1000)
             target.metadata.update(described)
@@ -133,7 +138,7 @@ class Kept:
         while self._lines and (seconds is None or self._lines[0].begin <= seconds):
             line = self._lines.pop(0)
             text = line.text.encode()
-            packet: Any = av.Packet(len(text).to_bytes(2, "big") + text if self.kind.muxer != "matroska" else text)
+            packet = av.Packet(len(text).to_bytes(2, "big") + text if self.kind.muxer != "matroska" else text)
             packet.stream, packet.time_base = self._targets[line.track], Fraction(1, 1000)
             packet.pts = packet.dts = round(line.begin * 1000)
             packet.duration = round((line.end - line.begin) * 1000)
@@ -224,11 +229,12 @@ def _tags(metadata: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _chapters(source: av.container.InputContainer, video: Video) -> list[Any]:
+def _chapters(source: av.container.InputContainer, video: Video) -> list[Chapter]:
     """Moved to the video's clock and cut to its length."""
-    found: list[Any] = []
+    found: list[Chapter] = []
     length = round((video.duration + video.timestamps[0] * video.time_base) * 1000)
     for chapter in source.chapters():
+        assert chapter["time_base"] is not None
         base = as_fraction(chapter["time_base"])
         begin, end = (round((tick * base - video.origin) * 1000) for tick in (chapter["start"], chapter["end"]))
         begin, end = max(0, begin), min(length, end)

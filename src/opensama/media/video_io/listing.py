@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import av
 
@@ -13,7 +12,7 @@ from opensama.media.video_io.reading import read_video
 from opensama.values import UserError
 
 
-def streams_of(path: Path) -> list[dict[str, Any]]:
+def streams_of(path: Path) -> list[dict[str, object]]:
     """Kind and codec of each stream; of the pictures size, frames, rate and seconds, of sound its rate and channels.
 
     UserError for what is neither a video nor a picture.
@@ -28,7 +27,7 @@ def streams_of(path: Path) -> list[dict[str, Any]]:
             if not container.streams.audio:
                 raise
         video = None
-    shown: dict[str, Any] = {}
+    shown: dict[str, object] = {}
     if video is not None:
         shown = {"width": video.width, "height": video.height, "frames": video.frame_count}
         shown |= {"fps": round(float(video.fps), 3), "seconds": round(float(video.duration), 3)}
@@ -38,7 +37,7 @@ def streams_of(path: Path) -> list[dict[str, Any]]:
                 return [{"kind": "picture", "codec": container.streams[0].codec_context.name, **_size(shown)}]
             found = []
             for stream in container.streams:
-                one: dict[str, Any] = {"kind": stream.type}
+                one: dict[str, object] = {"kind": stream.type}
                 if stream.codec_context is not None:
                     one["codec"] = stream.codec_context.codec.canonical_name
                 if stream.type == "video":
@@ -53,5 +52,5 @@ def streams_of(path: Path) -> list[dict[str, Any]]:
         return [{"kind": "picture", **_size(shown)}]  # which only Pillow reads
 
 
-def _size(shown: dict[str, Any]) -> dict[str, Any]:
+def _size(shown: dict[str, object]) -> dict[str, object]:
     return {key: shown[key] for key in ("width", "height")}

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -81,18 +81,18 @@ def write_picture(video: Video, temporary: Path, how: PictureCoding, quality: fl
         temporary.write_bytes(_deep_png(frame, how, xmp_of(video)))
         return
     picture, packet = Image.fromarray(of_depth(frame, np.uint8)), xmp_of(video)
-    options: dict[str, Any] = {
+    coding: dict[str, dict[str, object]] = {
         "png": {},
         "jpeg": {"quality": max(1, round(quality)), "subsampling": 0, "optimize": True},
         "webp": {"quality": round(quality), "lossless": quality == 100, "exact": True},
-    }[how.codec]
-    kept: dict[str, Any] = {"icc_profile": how.profile, "exif": how.exif}
+    }
+    kept: dict[str, object] = {"icc_profile": how.profile, "exif": how.exif}
     if packet and how.codec == "png":
-        kept["pnginfo"] = PngInfo()
-        kept["pnginfo"].add_itxt(_PNG_XMP, packet.decode())
+        kept["pnginfo"] = info = PngInfo()
+        info.add_itxt(_PNG_XMP, packet.decode())
     elif packet:
         kept["xmp"] = packet
-    options |= {key: value for key, value in kept.items() if value}
+    options = coding[how.codec] | {key: value for key, value in kept.items() if value}
     picture.save(temporary, _ENDINGS["." + how.codec], **options)
 
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import av
 
-_LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+if TYPE_CHECKING:
+    from av.rational import AVRational
+    from av.sidedata.sidedata import SideData, SideDataContainer
+
+_LENIENT = int(av.__version__.split(".")[0]) >= 19
 
 
 def open_input(source: str | IO[bytes]) -> av.container.InputContainer:
     """An open container; metadata that is no UTF-8 does not matter."""
-    return av.open(source, "r", **_LENIENT)
+    return av.open(source, "r") if _LENIENT else av.open(source, "r", metadata_errors="ignore")
 
 
-def as_fraction(rational: Any) -> Fraction:
+def as_fraction(rational: Fraction | AVRational | int) -> Fraction:
     """PyAV's rational, whichever it is, as a `Fraction`."""
     return Fraction(rational.numerator, rational.denominator)
 
@@ -31,10 +35,10 @@ def tick_of(stream: av.VideoStream | av.AudioStream) -> Fraction:
     return as_fraction(stream.time_base)
 
 
-def side_data_of(frame: av.VideoFrame) -> Iterator[Any]:
+def side_data_of(frame: av.VideoFrame) -> Iterator[SideData]:
     """What was attached to a frame: entries with `type.name` and bytes; nothing if PyAV meets a kind newer than it."""
     try:
-        found = cast(Any, frame.side_data)
+        found = cast("SideDataContainer", frame.side_data)
         entries = list(found)
     except ValueError:
         return

@@ -16,12 +16,12 @@ from __future__ import annotations
 import errno
 import io
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -141,7 +141,9 @@ class Splice:
         note = f"Left out, because {self.kind.name} is written without: data tracks ({', '.join(gone)})."
         return sound or "none", [note] if gone else []
 
-    def _output(self, place: Any, source: av.container.InputContainer) -> tuple[Any, dict[int, Any], _Encoder]:
+    def _output(
+        self, place: str | io.BytesIO, source: av.container.InputContainer
+    ) -> tuple[av.container.OutputContainer, dict[int, av.stream.Stream], _Encoder]:
         """An open file with the source's tags, chapters and streams: their places by index, and the pictures' encoder.
 
         The head is written with the first packet.
@@ -169,7 +171,7 @@ class Splice:
             if self.kind.milliseconds and stream.disposition & av.stream.Disposition.attached_pic:
                 container.add_attachment(*_cover(self.frames.path, stream))
                 continue
-            target: Any = container.add_stream_from_template(stream, opaque=True)
+            target = container.add_stream_from_template(stream, opaque=True)
             target.metadata.update(stream.metadata)
             if "name" in stream.metadata:
                 target.metadata["title"] = stream.metadata["name"]  # as MP4's reader and its writer call one thing
@@ -177,6 +179,7 @@ class Splice:
             places[stream.index] = target
             context = target.codec_context
             if stream.index == pictures.index:
+                assert isinstance(context, av.VideoCodecContext)
                 context.extradata = encoder.head
                 if not self.kind.milliseconds:
                     context.codec_tag = pictures.codec_context.codec_tag
@@ -198,7 +201,13 @@ class Splice:
                     return splice
         raise NotSpliced(f"{self.kind.name} does not take all that is in it as it is")
 
-    def _copy(self, source: av.container.InputContainer, container: Any, places: dict[int, Any], new: _Encoder) -> None:
+    def _copy(
+        self,
+        source: av.container.InputContainer,
+        container: av.container.OutputContainer,
+        places: Mapping[int, av.stream.Stream],
+        new: _Encoder,
+    ) -> None:
         stamps, index = self.frames.timeline.stamps, video_stream(source, self.frames.path).index
         begin, end = stamps[self.start], stamps[self.stop] if self.stop < len(stamps) else None
         held: av.Packet | None = None  # the key frame behind the span, while pictures shown before it are replaced
@@ -241,7 +250,7 @@ class _Encoder(Iterator[av.Packet]):
     def __init__(self, splice: Splice, tick: Fraction) -> None:
         self.splice, self.tick, self.head = splice, tick, splice.head
         plan, codec, source = splice.plan, splice.codec, splice.span.source
-        self._context = context = cast(Any, av.CodecContext.create(plan.codec, "w"))
+        self._context = context = cast(av.VideoCodecContext, av.CodecContext.create(plan.codec, "w"))
         context.width, context.height, context.pix_fmt = (
             splice.frames.look.stored[0],
             splice.frames.look.stored[1],
@@ -267,7 +276,7 @@ class _Encoder(Iterator[av.Packet]):
         with own_priority():
             context.open()
         if self._nals is not None:
-            sets = filter(self._nals.is_set, after_start_codes(bytes(context.extradata)))
+            sets = filter(self._nals.is_set, after_start_codes(context.extradata or b""))
             self.head = self._nals.with_sets(map(self._renumber, sets))
         self._packets = self._made()
 
