@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import isqrt
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypedDict
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -108,7 +108,7 @@ class IcveModelSettings(StartSettings):
         description="hunyuan: text-to-video weights of the base [paper]; icve: trained ICVE weights; nothing: random "
         "ones of `sizes`",
     )
-    sizes: dict[str, Any] | None = Field(
+    sizes: dict[str, object] | None = Field(
         None, description="arguments of IcveTransformer3DModel where they are not the base's; null: those of the base"
     )
     source_time: Literal["zero", "same"] | None = Field(
@@ -234,6 +234,15 @@ class BerniniDataSettings(DataSettings):
         return BERNINI.defaults.negative_prompt
 
 
+class NoiseLevels(TypedDict, total=False):
+    """How noise levels are drawn: arguments of `flow.sample_sigma`."""
+
+    how: TimeSampling
+    shift: float
+    mean: float
+    scale: float
+
+
 class FlowSettings(Section):
     """Rectified flow on the target's latents."""
 
@@ -242,8 +251,8 @@ class FlowSettings(Section):
     emphasis: float = Field(1.0, ge=1, description="weight of what an edit changes; 1: everything counts the same")
     ease: float = Field(0.0, ge=0, lt=1, description="below this noise level errors count less; 0: the plain loss")
 
-    def times(self, kind: Literal["image", "video"]) -> dict[str, Any]:
-        """How the noise levels of an image or a video are drawn: arguments of `flow.sample_sigma`."""
+    def times(self, kind: Literal["image", "video"]) -> NoiseLevels:
+        """Those of an image or a video."""
         return {"how": self.time, "shift": self.shift}
 
 
@@ -255,7 +264,7 @@ class BerniniLossSettings(FlowSettings):
     image_time: TimeSampling = Field("logit_normal", description="the same of images [release, of 14B]")
     mean: float = Field(0.5, description="of the normal distribution of logit_normal [release, of 14B]")
 
-    def times(self, kind: Literal["image", "video"]) -> dict[str, Any]:
+    def times(self, kind: Literal["image", "video"]) -> NoiseLevels:
         how = self.image_time if kind == "image" else self.time
         return {"how": how, "shift": self.shift, "mean": self.mean, "scale": self.scale}
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -34,6 +34,15 @@ from opensama.training.config import FlowSettings, LossSettings
 from opensama.training.sources import ItemSource
 from opensama.training.stage import Batch, BatchHook, BatchLoader, Source, TrainingStage
 
+if TYPE_CHECKING:
+    from diffusers.models.modeling_outputs import Transformer2DModelOutput
+
+    from opensama.models.sama import SamaOutput
+
+    EditAnswer: TypeAlias = SamaOutput | Transformer2DModelOutput
+
+_Read = TypeVar("_Read")
+
 
 def with_noise(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A batch with what the model sees of target and semantic tokens at its noise levels: `noisy`, `noisy_semantic`."""
@@ -44,7 +53,7 @@ def with_noise(x: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def edit_losses(
-    answer: Any, x: Mapping[str, Tensor], settings: FlowSettings, importance: Tensor | None = None
+    answer: EditAnswer, x: Mapping[str, Tensor], settings: FlowSettings, importance: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The loss of a model's answer to a batch, and its parts to watch; `importance` [c] scales latent numbers."""
     scale: Tensor | float = 1.0
@@ -60,6 +69,7 @@ def edit_losses(
         out["changed"] = flow_loss(given.detach(), wanted, x["change"] + 1e-6)
     if "semantic" in x:
         assert isinstance(settings, LossSettings)
+        assert answer.semantic_sample is not None
         semantic = semantic_loss(answer.semantic_sample, velocity(x["semantic"], x["semantic_noise"]))
         out["loss"] = video + settings.semantic * semantic
         out["semantic"] = semantic.detach()
@@ -80,7 +90,7 @@ class EditStage(TrainingStage):
         self,
         name: str,
         transformer: ModelMixin,
-        source: Source[Any],
+        source: Source[_Read],
         loss: FlowSettings,
         *,
         condition_kwargs: Mapping[str, float] | None = None,
@@ -101,9 +111,8 @@ class EditStage(TrainingStage):
         self.sizes = self.family.sizes.of(transformer.config)
         self.importance = None if importance is None else importance.to(self.device)
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
         name: str,
         transformer: ModelMixin,
         items: ItemSource,
@@ -113,7 +122,7 @@ class EditStage(TrainingStage):
     ) -> EditStage:
         """A stage on items of a data set, as an editor's settings say."""
         config = items.config
-        return cls(
+        return EditStage(
             name, transformer, items, config.loss, condition_kwargs=config.model.condition_kwargs,
             compute=config.compute, full=config.lora is None, device=items.device, importance=importance,
             preview=preview,
@@ -135,7 +144,7 @@ class EditStage(TrainingStage):
             losses["loss"] = losses["loss"] * x["weight"]
         return losses | self.cost(x)
 
-    def answer(self, x: Batch) -> Any:
+    def answer(self, x: Batch) -> EditAnswer:
         """The transformer's answer to a batch, to which the hook adds."""
         with autocast(self.device, self.compute):
             if self.hook is not None:

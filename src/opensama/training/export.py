@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
@@ -18,7 +17,7 @@ from opensama.models.families import find_family
 from opensama.models.lora import merged, plain_name, save_comfy, save_diffusers
 from opensama.models.registry import Defaults
 from opensama.models.weights import TensorInfo, write_shards
-from opensama.pipeline.assemble import base_parts
+from opensama.pipeline.assemble import BasePart, base_parts
 from opensama.training.collectives import wait_for_all
 from opensama.training.config import EditConfig
 from opensama.training.frozen import frozen_parts
@@ -80,7 +79,7 @@ def complete_pipeline(config: EditConfig, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def index_entry(part: str, kind: type[Any], base: Path) -> list[str]:
+def index_entry(part: str, kind: type[BasePart], base: Path) -> list[str]:
     """A part's library and class, as diffusers writes them down."""
     if part.startswith("tokenizer"):
         return ["transformers", type(kind.from_pretrained(base / part)).__name__]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from opensama import runtime
 from opensama.data.latents import DTYPES, Encoders
 from opensama.models.families import find_family
 from opensama.models.semantic import anchor_count, anchor_frames, pool_anchor_tokens
-from opensama.pipeline.assemble import base_parts, load_part, text_dtype
+from opensama.pipeline.assemble import BasePart, base_parts, load_part, text_dtype
 from opensama.training.config import EditConfig, SemanticSettings
 from opensama.values import UserError
 
@@ -30,7 +30,7 @@ def base_folder(base: str, files: tuple[str, ...]) -> Path:
     return runtime.locate(base, files, folder=folder if folder.is_dir() else None)
 
 
-def frozen_parts(family: str, base: str) -> tuple[Path, dict[str, type[Any]]]:
+def frozen_parts(family: str, base: str) -> tuple[Path, dict[str, type[BasePart]]]:
     """The base's folder with tokenizers, text encoders and autoencoder in it, and their classes."""
     here = Path(base).expanduser()
     parts = base_parts(family, here if here.is_dir() else None)
@@ -52,7 +52,7 @@ def make_encoders(config: EditConfig, device: torch.device) -> Encoders:
         raise UserError(f"The base model in {folder} has no {', '.join(missing)}: copy it again, whole.")
     precision = text_dtype(config.family, torch.float32 if device.type == "cpu" else torch.bfloat16)
     defaults = {"max_text_tokens": config.data.text_tokens, "prompt_prefix": "", **config.model.text_settings}
-    loaded: dict[str, Any] = {}
+    loaded: dict[str, BasePart] = {}
     with runtime.quiet_loading():
         for part, kind in parts.items():  # one comes to the device before the next is read
             loaded[part] = load_part(folder / part, kind, precision)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -138,7 +138,7 @@ class _TensorBoard:
 class _Run:
     """wandb, or trackio, which has the same calls."""
 
-    def __init__(self, module: Any, folder: Path, settings: dict[str, object]):
+    def __init__(self, module: ModuleType, folder: Path, settings: dict[str, object]):
         name = f"{folder.parent.name}-{folder.name}"
         own = {"dir": str(folder), "id": name, "resume": "allow"} if module.__name__ == "wandb" else {"resume": "allow"}
         self.run = module.init(project="opensama", name=name, config=settings, **own)

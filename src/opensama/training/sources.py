@@ -41,7 +41,7 @@ _WHOLE = slice(None)  # of a batch's samples
 _BESIDE = 8  # cells of the source outside a window
 
 
-class ItemSource(Source[Any]):
+class ItemSource(Source[Batch | list[_Found]]):
     """Images and videos of a data set in turn; an optimizer's step takes the images first.
 
     Each pass is weighted so that every sample of a step counts the same. `rank` and `world` number the processes that
@@ -90,11 +90,11 @@ class ItemSource(Source[Any]):
         if sharing is not None:
             self.part = slice(sharing.rank(), None, sharing.size())
 
-    def read(self, index: int) -> Any:
+    def read(self, index: int) -> Batch | list[_Found]:
         return self.alone(index) if self.live is None else self.read_part(index, self.part)
 
-    def batch(self, index: int, found: Any) -> Batch:
-        return found if self.live is None else self.collate(index, self.shared(index, found))
+    def batch(self, index: int, found: Batch | list[_Found]) -> Batch:
+        return self.collate(index, self.shared(index, found)) if isinstance(found, list) else found
 
     def alone(self, index: int) -> Batch:
         """The batch on the CPU in float32; see `sample` for what is in it."""

@@ -1,7 +1,7 @@
 """What the loop trains: a stage, whose batches come from a source and are read ahead in threads.
 
 class MyStage(TrainingStage):
-    def __init__(self, model: nn.Module, source: Source[Any]):
+    def __init__(self, model: nn.Module, source: Source[Batch]):
         super().__init__("mine", BatchLoader(source, device))
     ...
     def step(self, index: int) -> dict[str, Tensor]:
@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +57,12 @@ class ReadySource(Source[Batch]):
         return found
 
 
-class BatchLoader:
+class BatchLoader(Generic[_Read]):
     """`loader(index)` is a source's batch on the device; what the next ones are made of is read meanwhile."""
 
-    def __init__(self, source: Source[Any], device: torch.device):
+    def __init__(self, source: Source[_Read], device: torch.device):
         self.source, self.device = source, device
-        self._prefetch: Prefetcher[Any] = Prefetcher(
-            lambda index: pin(source.read(index), device), workers=source.workers
-        )
+        self._prefetch = Prefetcher(lambda index: pin(source.read(index), device), workers=source.workers)
 
     def __call__(self, index: int) -> Batch:
         return to_device(self.source.batch(index, self._prefetch(index)), self.device)

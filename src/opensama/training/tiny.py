@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -159,12 +159,16 @@ def drawn_stage(
     tests: Mapping[str, HeldOut] | None = None,
     emphasis: float = 9.0,
     importance: torch.Tensor | None = None,
-    **settings: Any,
+    shift: float = 3.0,
+    text_dropout: float = 0.1,
+    seed: int = 0,
 ) -> EditStage:
-    """A stage on drawn pools, whose text encoder learns along unless it is frozen; `settings` are `PoolSource`'s."""
+    """A stage on drawn pools, whose text encoder learns along unless it is frozen."""
     anchored, pads_text = bool(transformer.config.get("semantic_dim")), family_of(transformer).pads_text
     hook = PromptEncoding(text, masked=not pads_text)
-    source = PoolSource(streams, tokenizer, anchored=anchored, pads_text=pads_text, **settings)
+    source = PoolSource(
+        streams, tokenizer, anchored=anchored, pads_text=pads_text, shift=shift, text_dropout=text_dropout, seed=seed
+    )
     scores = partial(held_out_scores, tests=tests or {})
     loss = LossSettings(emphasis=emphasis, ease=EASY)
     return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores)

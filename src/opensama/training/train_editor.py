@@ -13,8 +13,8 @@ import logging
 from collections.abc import Sequence
 from math import ceil, inf
 from pathlib import Path
-from typing import Any
 
+from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from opensama import runtime
@@ -65,7 +65,7 @@ def train_editor(config: EditConfig, out: Path, *, name: str, device: str | None
     compute = runtime.compute_type(config.compute, where)
     initial = initial_transformer(config.model_copy(update={"compute": compute}))
     data, found = open_data(config, where)
-    transformer: Any = parallelise(initial.model, mesh, compute)
+    transformer: ModelMixin = parallelise(initial.model, mesh, compute)
     nn.Module.to(transformer, where)  # diffusers' own warns of what it keeps in float32
     initial.fill(transformer)
     rank, world = layout.data_rank, layout.data_world
