@@ -14,7 +14,7 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opensama.media.video_io import read_video
@@ -41,7 +41,7 @@ _HOME |= {"read_video": "opensama.media.video_io"}
 _HOME |= dict.fromkeys(("Cancelled", "EditRequest", "EditedVideo", "Progress", "UserError", "Video"), "opensama.values")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'opensama' has no attribute {name!r}")
     from importlib import import_module

@@ -11,7 +11,7 @@ by field in `training/config.py`. Batches, steps and sizes here are ours, for on
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from opensama.models.registry import BERNINI_1_3B
 from opensama.recipes.sama import stage_0, stage_1
@@ -37,12 +37,12 @@ def _optimizer(steps: int) -> OptimizerSettings:
     return OptimizerSettings(steps=steps, ema=0.999)
 
 
-def _small_sama(stage: Any, steps: int) -> SamaConfig:
+def _small_sama(stage: Callable[..., SamaConfig], steps: int) -> SamaConfig:
     """A stage at 640x384 and 49 frames, images and videos 4 : 1 as in the paper. Asked in the words Bernini knows."""
     data = DataSettings(
         area=640 * 384, frames=49, images=32, videos=8, image_batch=8, video_batch=1, prefix=_ASKED, no_text=_ASKED,
     )  # fmt: skip
-    config: SamaConfig = stage(BERNINI_1B, data=data, optimizer=_optimizer(steps), machine=ONE_GPU)
+    config = stage(BERNINI_1B, data=data, optimizer=_optimizer(steps), machine=ONE_GPU)
     model = config.model.model_copy(update={"source_rotary": "phase", "semantic_gate": True})
     return config.model_copy(update={"model": model})
 

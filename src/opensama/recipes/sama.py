@@ -8,7 +8,7 @@ What is the paper's and what is ours is marked field by field in `training/confi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict, Unpack
 
 from opensama.models.registry import TINY
 from opensama.training.config import (
@@ -30,20 +30,28 @@ WAN_5B = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 MESH_14B = MeshSettings(context=2)  # 81 frames of source and target: 65,585 tokens a sample
 
 
-def stage_0(base: str, **changes: Any) -> SamaConfig:
+class StageChanges(TypedDict, total=False):
+    """Parts of a stage's settings that are other than its own."""
+
+    optimizer: OptimizerSettings
+    mesh: MeshSettings
+    machine: MachineSettings
+
+
+def stage_0(base: str, *, data: DataSettings | None = None, **changes: Unpack[StageChanges]) -> SamaConfig:
     """From text-to-video weights. Clips are read from the same manifest as image edits, told apart by their columns."""
-    return SamaConfig(model=ModelSettings(base=base), **changes)
+    return SamaConfig(model=ModelSettings(base=base), data=data or DataSettings(), **changes)
 
 
-def stage_1(base: str, **changes: Any) -> SamaConfig:
+def stage_1(base: str, *, data: DataSettings | None = None, **changes: Unpack[StageChanges]) -> SamaConfig:
     """The same numbers on video edits, without plain clips. `--set model.weights=STAGE_0` goes on from stage 0."""
-    data = changes.pop("data", DataSettings()).model_copy(update={"clips": False})
+    data = (data or DataSettings()).model_copy(update={"clips": False})
     return SamaConfig(model=ModelSettings(base=base, start="sama"), data=data, **changes)
 
 
-def adapted(base: str, **changes: Any) -> SamaConfig:
+def adapted(base: str, *, data: DataSettings, **changes: Unpack[StageChanges]) -> SamaConfig:
     """Stage 1's data on a base for which there are no stage 0's weights: it begins from text-to-video weights."""
-    config = stage_1(base, **changes)
+    config = stage_1(base, data=data, **changes)
     return config.model_copy(update={"model": ModelSettings(base=base)})
 
 
