@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from opensama.apps.edit_settings import FLAG, LoadSettings
 from opensama.apps.options import OUT, OVERWRITE
-from opensama.values import UserError
+from opensama.values import EditRecord, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from opensama.values import EditRecord
+    from opensama.media.credentials import Credentials
 
 
 def inspect_command(
@@ -75,13 +75,14 @@ def inspect_command(
         raise UserError(f"`{given[0]}` is for an edit that is made again: add `repeat=True`.")
     signed = _credentials(file, trust)
     if as_json:
-        print(json.dumps({"file": str(file), "streams": streams, "edit": record, "credentials": signed}, indent=2))
+        told = {"state": signed} if isinstance(signed, str) else asdict(signed)
+        print(json.dumps({"file": str(file), "streams": streams, "edit": record, "credentials": told}, indent=2))
     else:
-        print("\n".join((*_lines(file, streams, record), *_signed_lines(signed))))
+        print("\n".join((*_lines(file, streams, record), _signed_line(signed))))
     return 0
 
 
-def _lines(file: Path, streams: list[dict[str, Any]], record: EditRecord | None) -> Iterator[str]:
+def _lines(file: Path, streams: list[dict[str, object]], record: EditRecord | None) -> Iterator[str]:
     yield f"{file}:"
     for stream in streams:
         yield f"  {_stream(stream)}"
@@ -105,7 +106,8 @@ def _lines(file: Path, streams: list[dict[str, Any]], record: EditRecord | None)
         yield f"  source: {_plain(source.get('name'))}, SHA-256 {_plain(source.get('sha256'))}"
 
 
-def _credentials(file: Path, trust: Path | None) -> dict[str, Any]:
+def _credentials(file: Path, trust: Path | None) -> Credentials | str:
+    """What they say, or why they were not looked at."""
     from opensama.media.credentials import check_installed, credentials_of
 
     try:
@@ -113,18 +115,20 @@ def _credentials(file: Path, trust: Path | None) -> dict[str, Any]:
     except UserError as error:
         if trust is not None:
             raise
-        return {"state": f"not looked at ({error})"}
-    return asdict(credentials_of(file, trust))
+        return f"not looked at ({error})"
+    return credentials_of(file, trust)
 
 
-def _signed_lines(signed: dict[str, Any]) -> Iterator[str]:
-    said = [signed["state"], f"signed by {signed['signer']}" if signed.get("signer") else ""]
-    said += [", ".join(signed.get("actions", ())), f"made of {signed['parent']}" if signed.get("parent") else ""]
-    yield "  credentials: " + "; ".join(_plain(one) for one in said if one)
+def _signed_line(signed: Credentials | str) -> str:
+    if isinstance(signed, str):
+        return f"  credentials: {_plain(signed)}"
+    said = [signed.state, f"signed by {signed.signer}" if signed.signer else "", ", ".join(signed.actions)]
+    said += [f"made of {signed.parent}" if signed.parent else ""]
+    return "  credentials: " + "; ".join(_plain(one) for one in said if one)
 
 
-def _stream(stream: dict[str, Any]) -> str:
-    said = [stream.get("codec", "unknown codec")]
+def _stream(stream: dict[str, object]) -> str:
+    said = [str(stream.get("codec", "unknown codec"))]
     if "width" in stream:
         said.append(f"{stream['width']}x{stream['height']}")
     if "frames" in stream:

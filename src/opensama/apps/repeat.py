@@ -20,7 +20,7 @@ from opensama.apps.edit_checks import parse_regions
 from opensama.apps.edit_settings import EditSettings, LoadSettings
 from opensama.apps.jobs.words import SETTINGS
 from opensama.runtime import lora_and_scale
-from opensama.values import UserError
+from opensama.values import EditRecord, MadeWith, UserError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Repetition:
     """An edit to make again, ready to be made."""
 
     file: Path
-    record: Mapping[str, Any]
+    record: EditRecord
     source: Path
     instruction: str
     model: str
@@ -39,7 +39,7 @@ class Repetition:
     def of(
         cls,
         file: Path,
-        record: Mapping[str, Any] | None,
+        record: EditRecord | None,
         source: Path | None,
         instruction: str | None,
         model: str | None,
@@ -59,8 +59,9 @@ class Repetition:
         told = record.get("source")
         if told is None:
             raise UserError(f"{file} was made of frames in memory, which nobody can find again.")
+        if source is not None:
+            _check_same(source, told)
         found = source if source is not None else _found(file, told, (file.parent,), "source")
-        _check_same(found, told)
         beside = tuple(dict.fromkeys((file.parent, found.parent)))
         settings = _settings(file, record["settings"], beside)
         settings = replace(settings, record="instruction" if "instruction" in record else "settings")
@@ -98,16 +99,13 @@ class Repetition:
         return f"{said}: was it made {made}, or changed since?"
 
 
-def _settings(file: Path, told: Mapping[str, Any], beside: Sequence[Path]) -> EditSettings:
+def _settings(file: Path, told: Mapping[str, object], beside: Sequence[Path]) -> EditSettings:
     found: dict[str, Any] = {}
     for name, value in told.items():
         if name == "mask":
             found[name] = _found(file, value, beside, "mask")
-            _check_same(found[name], value)
         elif name == "references" and isinstance(value, list):
             found[name] = tuple(_found(file, one, beside, "reference") for one in value)
-            for path, one in zip(found[name], value, strict=True):
-                _check_same(path, one)
         elif name == "regions" and isinstance(value, list):
             found[name] = tuple(_region(file, one, beside) for one in value)
         elif name in SETTINGS and not (name == "split" and value != "rules"):  # never an address
@@ -123,23 +121,24 @@ def _region(file: Path, told: object, beside: Sequence[Path]) -> str:
         return told
     if not isinstance(told, dict) or not isinstance(told.get("edit"), int):
         raise UserError(f"{file} names a region that is none.")
-    path = _found(file, told, beside, "mask")
-    _check_same(path, told)
-    return f"{told['edit']}:{path}"
+    return f"{told['edit']}:{_found(file, told, beside, 'mask')}"
 
 
 def _found(file: Path, told: object, folders: Sequence[Path], what: str) -> Path:
-    name = told.get("name") if isinstance(told, dict) else None
+    """The file that was told of, in one of the folders. UserError where it is not there, or is another now."""
+    told = told if isinstance(told, dict) else {}
+    name = told.get("name")
     if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name or name in (".", ".."):
         raise UserError(f"{file} names no {what} that can be found again.")
     for folder in folders:
         if (folder / name).exists():
+            _check_same(folder / name, told)
             return folder / name
     how = "name it with `source`" if what == "source" else "put it there"
     raise UserError(f"The {what} {name} does not lie beside {file}: {how}.")
 
 
-def _check_same(path: Path, told: Mapping[str, Any]) -> None:
+def _check_same(path: Path, told: Mapping[str, object]) -> None:
     from opensama.media.video_io.edit_record import sha256_of
     from opensama.media.video_io.opening import check_readable
 
@@ -149,7 +148,7 @@ def _check_same(path: Path, told: Mapping[str, Any]) -> None:
         raise UserError(f"{path} is not the file that was edited with, or has changed since; give that one.")
 
 
-def _check_model(file: Path, name: str, told: Mapping[str, Any], given: LoadSettings) -> LoadSettings:
+def _check_model(file: Path, name: str, told: MadeWith, given: LoadSettings) -> LoadSettings:
     """The settings to load it with. UserError for other weights than it was made with, as far as these are known."""
     from opensama.models.registry import find, is_editor
     from opensama.pipeline.recording import weights_named
