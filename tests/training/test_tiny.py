@@ -20,7 +20,7 @@ from opensama.pipeline.icve import IcvePipeline
 from opensama.pipeline.sama import SamaPipeline
 from opensama.pretext import PAPER_SHARES
 from opensama.recipes.tiny import CORE, DECODER, ICVE, ICVE_SMOKE, LAPTOP, RECIPES, SMOKE
-from opensama.training.autoencoder import drawn_clips, set_latent_statistics
+from opensama.training.autoencoder import EditorAnswers, drawn_clips, set_latent_statistics
 from opensama.training.budget import TimeBudget
 from opensama.training.checkpoint import latest_checkpoint
 from opensama.training.drawing import (
@@ -407,6 +407,7 @@ def test_the_decoder_is_trained_on_alone(tmp_path):
     """The editor and its code stay to the bit."""
     little = {
         "decoder": DECODER.decoder.model_copy(update={"max_steps": 2}),
+        "decoder_answers": 2,
         "textures": 8,
         "start_from": EMBEDDED.folder,
     }
@@ -420,6 +421,23 @@ def test_the_decoder_is_trained_on_alone(tmp_path):
         assert not {name for name in other if name.startswith(("linear", "spread"))}
     stages = json.loads((folder / "training.json").read_text())["stages"]
     assert (stages[-1]["name"], stages[-1]["steps"]) == ("decoder", 2)
+    assert stages[-1]["last"]["psnr_answers"] > 10
+
+
+def test_what_a_decoder_learns_from_is_what_the_editor_answers():
+    """Of the same number the same; decoded they are nearer to their own right answers than to each other's."""
+    from opensama import load
+
+    editor = load("tiny", device="cpu").pipeline
+    answers = EditorAnswers(editor, 2, seed=3)
+    batch, again = answers(4), answers(4)
+    assert (batch["codes"].shape, batch["answers"].shape) == ((2, 192, 2, 8, 8), (2, 3, 5, 128, 128))
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert not torch.equal(batch["answers"], answers(5)["answers"])
+    with torch.no_grad():
+        decoded = editor.vae.decode(batch["codes"]).sample
+    error = (decoded - batch["answers"]).square().mean()
+    assert error < 0.5 * (decoded.flip(0) - batch["answers"]).square().mean()
 
 
 @pytest.mark.slow

@@ -325,14 +325,16 @@ class EditPipeline(CheckedPipeline):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Normalised latents as pixels [b c t h w] in [-1, 1], float32."""
-        latents = latents.to(self._execution_device).float()
-        if "latents_mean" in self.vae.config:
-            mean, std = self._latent_statistics(latents)
-            latents = latents * std + mean
-        else:
-            latents = latents / self.vae.config.scaling_factor
+        codes = self.denormalise(latents.to(self._execution_device).float())
         with model_lock(self.vae):
-            return self.vae.decode(latents.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+            return self.vae.decode(codes.to(self.vae.dtype)).sample.float().clamp(-1, 1)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Normalised latents [b c t h w] as the autoencoder's own."""
+        if "latents_mean" not in self.vae.config:
+            return latents / self.vae.config.scaling_factor
+        mean, std = self._latent_statistics(latents)
+        return latents * std + mean
 
     def encode_windows(self, plan: WindowPlan, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """A clip's frames [c h w], streamed, as latents of its windows [1 c t h w], each encoded on its own."""

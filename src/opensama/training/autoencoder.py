@@ -5,7 +5,9 @@
 The noise on the codes, up to `NOISE` of their spread, teaches the decoder what to do where a transformer's answer is
 off: each cell's code is off by itself, so pictures fall into cells. w counts the steps between cells `BORDER` times.
 The code is principal components (`PatchAutoencoder.start_from_components`) and stays so; trained is the decoder's part
-that is no linear map. So it can be trained on, before an editor is trained or after.
+that is no linear map. So it can be trained on, before an editor is trained or after. Where an editor is there, what it
+answers to drawn edits is decoded, too, and held to the right answers' pixels: noise is off everywhere alike, an editor
+where it is unsure.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from opensama.data.prefetch import one_core
 from opensama.models.tiny import PatchAutoencoder
+from opensama.pipeline.sama import SamaPipeline
 from opensama.runtime import autocast
+from opensama.training.drawing import DRAWS, DrawSettings, draw_footage
 from opensama.training.footage import footage
 from opensama.training.stage import Batch, BatchLoader, ReadySource, TrainingStage
 from opensama.training.textures import dead_leaves, moving_crops
@@ -35,12 +39,38 @@ def drawn_clips(n: int, first: int, t: int = 5, side: int = 128, device: str = "
     return render_styled(looks, t, side, side, device).transpose(1, 2) * 2 - 1
 
 
+class EditorAnswers:
+    """Codes of an editor's answers to drawn edits and styled footage of 5x128x128, and the right answers' pixels."""
+
+    def __init__(self, editor: SamaPipeline, count: int, seed: int = 0):
+        self.editor, self.count, self.seed = editor, count, seed
+        editor.set_progress_bar_config(disable=True)
+
+    @torch.no_grad()
+    def __call__(self, index: int) -> Batch:
+        """`codes` [b c 2 8 8] and `answers` [b 3 5 128 128] in [-1, 1]; a quarter are of footage."""
+        names = [f"decoder/{self.seed}/{index}/{i}" for i in range(self.count)]
+        filmed, how = -(-self.count // 4), DrawSettings(frames=5, device=self.editor.device)
+        parts = [draw_footage(names[:filmed], how)]
+        if names[filmed:]:
+            parts.append(DRAWS["full" if index % 2 else "core"](names[filmed:], how))
+        source, target = (
+            torch.cat([getattr(part.pictures, side) for part in parts]).transpose(1, 2) * 2 - 1
+            for side in ("source", "target")
+        )
+        texts = [text for part in parts for text in part.texts]
+        latents, _ = self.editor(source, texts, seed=index, output_type="latent", return_dict=False)
+        assert isinstance(latents, Tensor)
+        return {"codes": self.editor.denormalise(latents), "answers": target}
+
+
 class Drawings(ReadySource):
     """`clips` [b 3 5 side side] in [-1, 1]: a sixth textures, a sixth such as a camera would have taken them, the rest
-    cuts of 128x128 drawings, `CUTS` a clip."""
+    cuts of 128x128 drawings, `CUTS` a clip. With `answers` what these give comes along."""
 
-    def __init__(self, *, batch: int, pictures: int, side: int, seed: int):
+    def __init__(self, *, batch: int, pictures: int, side: int, seed: int, answers: EditorAnswers | None = None):
         super().__init__()
+        self.answers = answers
         self.batch_size, self.side, self.seed = batch, side, seed
         self.textures = batch - 2 * batch // 3 // CUTS * CUTS
         self.pictures = torch.cat([dead_leaves(8, seed=seed + i) for i in range(max(1, pictures // 8))])
@@ -54,7 +84,7 @@ class Drawings(ReadySource):
         whole = drawn_clips(drawn, index * drawn)
         corners = torch.randint(0, 128 - self.side + 1, (CUTS, 2), generator=g).tolist()
         cuts = (whole[..., y : y + self.side, x : x + self.side] for y, x in corners)
-        return {"clips": torch.cat((textures, *films, *cuts))}
+        return {"clips": torch.cat((textures, *films, *cuts))} | (self.answers(index) if self.answers else {})
 
 
 class AutoencoderStage(TrainingStage):
@@ -71,8 +101,11 @@ class AutoencoderStage(TrainingStage):
         pictures: int = 256,
         side: int = 64,
         seed: int = 0,
+        answers: EditorAnswers | None = None,
     ):
-        self.vae, self.drawings = vae, Drawings(batch=batch, pictures=pictures, side=side, seed=seed)
+        if answers:
+            batch //= 2
+        self.vae, self.drawings = vae, Drawings(batch=batch, pictures=pictures, side=side, seed=seed, answers=answers)
         super().__init__(name, BatchLoader(self.drawings, next(vae.parameters()).device))
         vae.requires_grad_(True)
         for components in (vae.linear_in, vae.linear_out):
@@ -90,22 +123,33 @@ class AutoencoderStage(TrainingStage):
         return {"vae": self.vae}
 
     def step(self, index: int) -> dict[str, Tensor]:
-        x = self.loader(index)["clips"]
+        batch = self.loader(index)
+        x = batch["clips"]
         with autocast(x.device):
             z = self.vae.encode(x).latent_dist.mode()
             spread = z.detach().float().std((0, 2, 3, 4), keepdim=True)
             level = NOISE * torch.rand(len(z), 1, 1, 1, 1, device=z.device)
             out = self.vae.decode(z + level * spread * torch.randn_like(z)).sample.float()
-        error = out - x
-        plain = error.square().mean()
-        between = torch.arange(1, x.shape[-1], device=x.device) % self.vae.config["scale_factor_spatial"] == 0
+        errors, textures = [out - x], self.drawings.textures
+        parts = {"textures": errors[0][:textures], "drawings": errors[0][textures:]}
+        if "codes" in batch:
+            with autocast(x.device):
+                out = self.vae.decode(batch["codes"]).sample.float()
+            errors.append(out - batch["answers"])
+            parts["answers"] = errors[-1]
+        loss = torch.stack([self._loss(error) for error in errors]).mean()
+        return {"loss": loss} | {f"psnr_{name}": psnr(error.detach()) for name, error in parts.items()}
+
+    def _loss(self, error: Tensor) -> Tensor:
+        between = torch.arange(1, error.shape[-1], device=error.device) % self.vae.config["scale_factor_spatial"] == 0
         weight = torch.where(between, BORDER, 1.0)
-        slopes = sum((error.transpose(-1, axis).diff(dim=-1).square() * weight).mean() for axis in (-1, -2)) / 2
-        return {
-            "loss": plain + 0.25 * slopes,
-            "psnr_textures": -10 * torch.log10(error[: self.drawings.textures].square().mean() / 4),
-            "psnr_drawings": -10 * torch.log10(error[self.drawings.textures :].square().mean() / 4),
-        }
+        slopes = [(error.transpose(-1, axis).diff(dim=-1).square() * weight).mean() for axis in (-1, -2)]
+        return error.square().mean() + 0.25 * sum(slopes) / 2
+
+
+def psnr(error: Tensor) -> Tensor:
+    """Of pixels in [-1, 1], in dB."""
+    return -10 * torch.log10(error.square().mean() / 4)
 
 
 @torch.no_grad()

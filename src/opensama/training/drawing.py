@@ -74,7 +74,7 @@ def draw_core(names: Sequence[str], how: DrawSettings) -> Drawn:
     filmed = [name for name in names if random.Random(f"filmed/{name}").random() < FILMED]
     drawn = [name for name in names if name not in filmed]
     parts = [_of_plans([draw_plan(name, how.split, "core") for name in drawn], how)] if drawn else []
-    parts += [_styled_footage(filmed, how)] if filmed else []
+    parts += [draw_footage(filmed, how)] if filmed else []
     at = {name: i for i, name in enumerate((*drawn, *filmed))}
     order = [at[name] for name in names]
     sides = ("source", "target", "mask")
@@ -130,7 +130,8 @@ def _of_plans(plans: Sequence[EditPlan], how: DrawSettings) -> Drawn:
     return Drawn(pictures, [plan.instruction for plan in plans], [plan.caption for plan in plans])
 
 
-def _styled_footage(names: Sequence[str], how: DrawSettings) -> Drawn:
+def draw_footage(names: Sequence[str], how: DrawSettings) -> Drawn:
+    """Styles on what looks like footage, drawn from textures."""
     *clips, texts, captions = styled_footage(names, how.split, how.frames, how.height, how.width)
     source, target, mask = (clip.to(how.device) for clip in clips)
     return Drawn(EditBatch(source, target, mask), texts, captions)

@@ -90,6 +90,7 @@ class TinyConfig(Section):
     chunks: int = Field(16, gt=0, description="chunks that are drawn from at a time")
     workers: int = Field(0, ge=0, description="processes of one core each that draw the pools; 0: threads")
     test_edits: int = Field(512, gt=0, description="edits of each tier's test split that scores are measured on")
+    decoder_answers: int = Field(0, ge=0, description="SAMA: the editor's answers a batch of the stage decoder")
     pretext: float = Field(0.3, ge=0, lt=1, description="SAMA: share of the videos stage's batches with pretext tasks")
     pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")

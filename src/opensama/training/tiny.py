@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, SiglipVisionModel, UMT5EncoderModel
@@ -35,7 +35,7 @@ from opensama.models.families import family_of, find_family
 from opensama.models.registry import TINY, WORDS_FILE, find
 from opensama.models.tiny import PatchAutoencoder
 from opensama.runtime import quiet_loading
-from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
+from opensama.training.autoencoder import AutoencoderStage, EditorAnswers, drawn_clips, set_latent_statistics
 from opensama.training.budget import TimeBudget
 from opensama.training.config import LossSettings
 from opensama.training.drawn import DRAWN_STAGES, Pools
@@ -139,7 +139,11 @@ def train_tiny(
     pools.close()
     if "decoder" in config.stages and (config.decoder.minutes > 0 or (out / "decoder").exists()):
         budget.begin("decoder")
-        decoder = AutoencoderStage(vae, name="decoder", pictures=_textures(config, budget), seed=config.seed + 5)
+        seed, answers = config.seed + 5, None
+        if config.decoder_answers:
+            answers = EditorAnswers(embedded_pipeline(config.family, parts), config.decoder_answers, seed)
+        pictures = _textures(config, budget)
+        decoder = AutoencoderStage(vae, name="decoder", pictures=pictures, seed=seed, answers=answers)
         _run(decoder, config.decoder, out, budget)
     folder = export_embedded(out / "model", config.family, parts)
     budget.save()
@@ -296,12 +300,9 @@ def training_notes(run: Path, config: TinyConfig) -> dict[str, object]:
     return {"made": made, "stages": stages, "limits": "See docs/lab-log.md."}
 
 
-def export_embedded(folder: Path, family: str, parts: _Parts) -> Path:
-    """Writes the pipeline folder, weights in bfloat16, with the words that the model knows.
-
-    The image encoder of a model with semantic tokens lies beside it for later training.
-    """
-    pipeline = find_family(family).pipeline(
+def embedded_pipeline(family: str, parts: _Parts) -> DiffusionPipeline:
+    """The editor that these parts make."""
+    return find_family(family).pipeline(
         tokenizer=parts.tokenizer,
         text_encoder=parts.text,
         vae=parts.vae,
@@ -309,6 +310,14 @@ def export_embedded(folder: Path, family: str, parts: _Parts) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=TINY.defaults.shift),
         defaults=replace(TINY.defaults, cache=None).to_dict(),  # which was measured on the embedded model
     )
+
+
+def export_embedded(folder: Path, family: str, parts: _Parts) -> Path:
+    """Writes the pipeline folder, weights in bfloat16, with the words that the model knows.
+
+    The image encoder of a model with semantic tokens lies beside it for later training.
+    """
+    pipeline = embedded_pipeline(family, parts)
     with quiet_loading():
         pipeline.save_pretrained(folder)
         if parts.transformer.config.get("semantic_dim"):
