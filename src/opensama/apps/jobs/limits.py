@@ -13,7 +13,7 @@ from opensama.values.numbers import check_int, check_number
 RefusalCode = Literal[
     "not_found", "not_ready", "edit_failed", "idempotency_conflict", "queue_full", "server_full", "disk_full",
     "too_large", "too_long", "too_many_pixels", "too_many_streams", "took_too_long", "model_not_found",
-    "invalid_media", "invalid_value", "unknown_words", "disk_error", "internal_error",
+    "invalid_media", "invalid_value", "unknown_words", "disk_error", "internal_error", "worker_ended",
 ]  # fmt: skip
 """What a program is told a refusal by."""
 

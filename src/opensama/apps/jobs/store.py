@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from opensama.apps.jobs.limits import JobLimits, Owner, Refusal
+from opensama.apps.jobs.limits import JobLimits, Owner, Refusal, RefusalCode
 from opensama.apps.records import JobAsked, JobResult, MediaFigures
 from opensama.runtime import sync_folder
 from opensama.values import UserError
@@ -313,7 +313,7 @@ class JobStore:
         """The job is done, and kept for so many seconds; False where it is no longer the worker's to end."""
         return self._end(job, keep, "completed", progress=100, result=json.dumps(result))
 
-    def fail(self, job: VideoJob, code: str, sentence: str, keep: float) -> bool:
+    def fail(self, job: VideoJob, code: RefusalCode, sentence: str, keep: float) -> bool:
         """The same for one that cannot be done."""
         return self._end(job, keep, "failed", error_code=code, error=sentence)
 
