@@ -138,7 +138,7 @@ class AutoencoderStage(TrainingStage):
             errors.append(out - batch["answers"])
             parts["answers"] = errors[-1]
         loss = torch.stack([self._loss(error) for error in errors]).mean()
-        return {"loss": loss} | {f"psnr_{name}": psnr(error.detach()) for name, error in parts.items()}
+        return {"loss": loss} | {f"psnr_{name}": _psnr(error.detach()) for name, error in parts.items()}
 
     def _loss(self, error: Tensor) -> Tensor:
         between = torch.arange(1, error.shape[-1], device=error.device) % self.vae.config["scale_factor_spatial"] == 0
@@ -147,7 +147,7 @@ class AutoencoderStage(TrainingStage):
         return error.square().mean() + 0.25 * sum(slopes) / 2
 
 
-def psnr(error: Tensor) -> Tensor:
+def _psnr(error: Tensor) -> Tensor:
     """Of pixels in [-1, 1], in dB."""
     return -10 * torch.log10(error.square().mean() / 4)
 
