@@ -179,7 +179,7 @@ def test_models_list_and_info(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["models", "info", "tiny"]) == 0
     said = capsys.readouterr().out
     assert (
-        said.index("sometimes right on drawings: style (33%)")
+        said.index("sometimes right on drawings: background (25%), style (17%)")
         < said.index("on footage: night, sunset, sepia, fog;")
         < said.index("limits: Most things")
         < said.index("steps: 2")

@@ -183,13 +183,13 @@ def check_start(config: TinyConfig) -> None:
     given = config.start_from
     if given is None:
         if "autoencoder" in config.stages and not config.autoencoder.minutes:
-            raise UserError("These settings train a finished model further: name its folder with --start-from.")
+            raise UserError("These settings train a finished model further: name its folder with `start_from`.")
         return
     if not (given / "model_index.json").is_file():
-        raise UserError(f"{given} is no model folder (it has no model_index.json); check the name after --start-from.")
+        raise UserError(f"{given} is no model folder (it has no model_index.json); check the name after `start_from`.")
     if (family := find(given).family) != config.family:
         recipe, name = find_family(family).recipe, config.family.upper()
-        raise UserError(f"{given} is no {name} model: choose another with --start-from, or the recipe {recipe}.")
+        raise UserError(f"{given} is no {name} model: choose another for `start_from`, or the recipe {recipe}.")
 
 
 def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
