@@ -177,6 +177,7 @@ def tiny_command(
     for assignment in set or []:
         assign(settings, assignment, "images.minutes=10")
     final = validated_settings(TinyConfig, settings)
+    final.check_start()  # before PyTorch is loaded
     chosen_device = runtime.pick_device(device)
     from opensama.training.tiny import train_tiny
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from opensama.models.families import find_family
+from opensama.models.registry import find
 from opensama.training.config import Section
+from opensama.values import UserError
 from opensama.values.names import SemanticRotary, TierName
 
 if TYPE_CHECKING:
@@ -103,6 +105,21 @@ class TinyConfig(Section):
         if self.width % self.head:
             raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
         return self
+
+    def check_start(self) -> None:
+        """UserError where a run has nothing to begin from, or a model of another family."""
+        given = self.start_from
+        if given is None:
+            if "autoencoder" in self.stages and not self.autoencoder.minutes:
+                raise UserError("These settings train a finished model further: name its folder with `start_from`.")
+            return
+        if not (given / "model_index.json").is_file():
+            raise UserError(
+                f"{given} is no model folder (it has no model_index.json); check the name after `start_from`."
+            )
+        if (family := find(given).family) != self.family:
+            recipe, name = find_family(family).recipe, self.family.upper()
+            raise UserError(f"{given} is no {name} model: choose another for `start_from`, or the recipe {recipe}.")
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def train_tiny(
 
     `began` is the moment of `time.monotonic` from which a limit of minutes counts; by default now.
     """
-    check_start(config)
+    config.check_start()
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "config.yaml"
     if saved.exists() and TinyConfig.read(saved).model_dump(exclude=_BUDGETS) != config.model_dump(exclude=_BUDGETS):
@@ -176,20 +176,6 @@ def drawn_stage(
     scores = partial(held_out_scores, tests=tests or {})
     loss = LossSettings(emphasis=emphasis, ease=EASY)
     return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores)
-
-
-def check_start(config: TinyConfig) -> None:
-    """UserError where the run has nothing to begin from, or a model of another family."""
-    given = config.start_from
-    if given is None:
-        if "autoencoder" in config.stages and not config.autoencoder.minutes:
-            raise UserError("These settings train a finished model further: name its folder with `start_from`.")
-        return
-    if not (given / "model_index.json").is_file():
-        raise UserError(f"{given} is no model folder (it has no model_index.json); check the name after `start_from`.")
-    if (family := find(given).family) != config.family:
-        recipe, name = find_family(family).recipe, config.family.upper()
-        raise UserError(f"{given} is no {name} model: choose another for `start_from`, or the recipe {recipe}.")
 
 
 def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
