@@ -22,7 +22,7 @@ from opensama.data.prefetch import one_core
 from opensama.models.tiny import PatchAutoencoder
 from opensama.pipeline.sama import SamaPipeline
 from opensama.runtime import autocast
-from opensama.training.drawing import DRAWS, DrawSettings, draw_footage
+from opensama.training.drawing import DRAWS, DrawSettings, draw_footage, join_drawn
 from opensama.training.footage import footage
 from opensama.training.stage import Batch, BatchLoader, ReadySource, TrainingStage
 from opensama.training.textures import dead_leaves, moving_crops
@@ -54,12 +54,9 @@ class EditorAnswers:
         parts = [draw_footage(names[:filmed], how)]
         if names[filmed:]:
             parts.append(DRAWS["full" if index % 2 else "core"](names[filmed:], how))
-        source, target = (
-            torch.cat([getattr(part.pictures, side) for part in parts]).transpose(1, 2) * 2 - 1
-            for side in ("source", "target")
-        )
-        texts = [text for part in parts for text in part.texts]
-        latents, _ = self.editor(source, texts, seed=index, output_type="latent", return_dict=False)
+        drawn = join_drawn(parts)
+        source, target = (x.transpose(1, 2) * 2 - 1 for x in (drawn.pictures.source, drawn.pictures.target))
+        latents, _ = self.editor(source, drawn.texts, seed=index, output_type="latent", return_dict=False)
         assert isinstance(latents, Tensor)
         return {"codes": self.editor.denormalise(latents), "answers": target}
 

@@ -77,11 +77,18 @@ def draw_core(names: Sequence[str], how: DrawSettings) -> Drawn:
     parts += [draw_footage(filmed, how)] if filmed else []
     at = {name: i for i, name in enumerate((*drawn, *filmed))}
     order = [at[name] for name in names]
+    pictures, texts, captions = join_drawn(parts)
+    assert captions is not None
+    sides = (side[order] for side in (pictures.source, pictures.target, pictures.mask))
+    return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order])
+
+
+def join_drawn(parts: Sequence[Drawn]) -> Drawn:
+    """Captioned samples of one part after those of the other."""
     sides = ("source", "target", "mask")
-    pictures = (torch.cat([getattr(part.pictures, side) for part in parts])[order] for side in sides)
-    texts = [text for part in parts for text in part.texts]
+    pictures = EditBatch(*(torch.cat([getattr(part.pictures, side) for part in parts]) for side in sides))
     captions = [caption for part in parts for caption in part.captions or ()]
-    return Drawn(EditBatch(*pictures), [texts[i] for i in order], [captions[i] for i in order])
+    return Drawn(pictures, [text for part in parts for text in part.texts], captions)
 
 
 def draw_in_turn(names: Sequence[str], how: DrawSettings, tier: TierName) -> Drawn:
