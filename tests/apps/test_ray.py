@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
@@ -17,6 +18,7 @@ from PIL import Image
 
 from opensama.apps.cli import main
 from opensama.apps.jobs.remote import EditActor
+from opensama.apps.jobs.store import JobStore
 from opensama.curation.filters import filter_manifest
 from opensama.curation.graph import run_graph
 from opensama.data.manifest import iter_records
@@ -114,6 +116,9 @@ def test_a_service_on_ray(clip: Path, folder: Path, tmp_path: Path) -> None:
         until(lambda: not mine.exists() and service.engine.workers.pids not in ([], [pid]), pause=0.2)
         (pid,) = service.engine.workers.pids
     assert not [*Path(gettempdir()).glob(f"opensama-worker-{pid}-*")]
+    with closing(JobStore(tmp_path / "service")) as store:
+        assert (waiting := store.get("alice", killed)) is not None
+        assert waiting.status in ("queued", "in_progress")
 
 
 def test_an_actor_that_ends_leaves_no_file_that_comes_meanwhile(
@@ -135,6 +140,27 @@ def test_an_actor_that_ends_leaves_no_file_that_comes_meanwhile(
         actor.close()
     assert came
     assert not [*place.parent.glob(f"{place.name}*")]
+
+
+def test_an_actor_removes_what_killed_ones_left_and_nothing_of_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole folders, emptied ones, and ones of which only a part is gone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    settings = settings_for(tmp_path, folder)
+    alive = EditActor(settings, str(Path.cwd()))
+    alive.put("source.mp4", b"a film")
+    for name in ("opensama-worker-7-a/job", "opensama-worker-8-b", "opensama-worker-9-c-gone/job"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "opensama-worker-7-a" / "job" / "source.mp4").write_bytes(b"a film")
+    second = EditActor(settings, str(Path.cwd()))
+    places = {alive.folder.parent, second.folder.parent}
+    assert {*tmp_path.glob("opensama-worker-*")} == places
+    assert alive.get("source.mp4", 0) == b"a film"
+    alive.close()
+    second.close()
+    assert not [*tmp_path.glob("opensama-worker-*")]
 
 
 # --- curation

@@ -27,13 +27,13 @@ from opensama.apps.jobs.store import JobStore, VideoJob
 from opensama.apps.jobs.words import StoredWish, plain
 from opensama.apps.jobs.worker import IDLE, JobDisplay, LoadedModel, QueueWorker, WorkerSettings, fault_of, make_output
 from opensama.apps.records import JobAsked, OutputFigures
-from opensama.pipeline.batch import ActorLost, ActorShare, RayActor
+from opensama.pipeline.batch import ActorLost, ActorShare, RayActor, RayCall
 from opensama.runtime import whole_file
 from opensama.values import Cancelled, Progress, UserError
 
 _PIECE = 8 * 2**20  # bytes of a file that travel at once
 _FOLLOW = 0.2  # seconds between two looks at an edit
-_GRACE = 5.0  # seconds for an actor to remove its files
+_GRACE = 30.0  # seconds for an actor to remove its files, on a node whose disk is busy
 _FOLDER = "opensama-worker-"
 _BEGUN = Progress("Checking", 0, 1)
 
@@ -44,7 +44,8 @@ class RayWorker:
     def __init__(self, settings: WorkerSettings, number: int, store: JobStore, share: ActorShare) -> None:
         self.pid: int | None = None
         self.sentinel, self._told = Pipe(duplex=False)
-        self._ending = False
+        self._ending = threading.Event()
+        self._closing: RayCall[None] | None = None
         self._actor = RayActor(EditActor, settings, str(Path.cwd()), share=share)
         self._queue = settings, number, store
         self._thread = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
@@ -56,12 +57,13 @@ class RayWorker:
         settings, number, store = self._queue
         try:
             self.pid = self._actor.call(EditActor.pid)
-            _Dispatcher(settings, number, store, self._actor).run()
+            _Dispatcher(settings, number, store, self._actor, self._ending).run()
         except ActorLost as error:
-            if not self._ending:
+            if not self._ending.is_set():
                 print(f"worker {number}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         except Exception:
-            traceback.print_exc()
+            if not self._ending.is_set():
+                traceback.print_exc()
         finally:
             self._actor.kill()
             self._told.close()  # by which the sentinel is ready
@@ -70,15 +72,27 @@ class RayWorker:
         return self._thread.is_alive()
 
     def terminate(self) -> None:
-        self._ending = True
-        self._actor.begin(EditActor.close).is_over(_GRACE)
-        self._actor.kill()
+        self._ending.set()
+        if self.pid is None:  # it waits for room on the cluster
+            self._actor.kill()
+        else:
+            self._closing = self._actor.begin(EditActor.close)
 
     def kill(self) -> None:
-        self._ending = True
+        self._ending.set()
         self._actor.kill()
 
     def join(self, timeout: float | None = None) -> None:
+        """Waits for the worker to end; after `terminate`, for its actor to have removed its files, and ends it."""
+        if self._closing is not None:
+            try:
+                if not self._closing.is_over(_GRACE):
+                    raise TimeoutError(f"not closed within {_GRACE:.0f} seconds")
+                self._closing.result()
+            except (ActorLost, OSError) as error:
+                print(f"worker: files may be left on its node: {error}", file=sys.stderr, flush=True)
+            self._closing = None
+            self._actor.kill()
         self._thread.join(timeout)
 
     def close(self) -> None:
@@ -88,8 +102,16 @@ class RayWorker:
 class _Dispatcher(QueueWorker):
     """A worker whose model is elsewhere."""
 
-    def __init__(self, settings: WorkerSettings, number: int, store: JobStore, actor: RayActor[EditActor]) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        number: int,
+        store: JobStore,
+        actor: RayActor[EditActor],
+        ending: threading.Event,
+    ) -> None:
         super().__init__(settings, number, store)
+        self.ending = ending
         self.actor, self.life = actor, actor.begin(EditActor.live)
         self.sent, self.edits = "", 0
 
@@ -107,6 +129,14 @@ class _Dispatcher(QueueWorker):
         self.actor.call(EditActor.clear)
 
     def make(self, job: VideoJob, index: int, show: JobDisplay) -> OutputFigures:
+        try:
+            return self._make_there(job, index, show)
+        except Exception as error:
+            if self.ending.is_set():  # its files are being removed: the job waits for the next service
+                raise ActorLost("the service ends") from error
+            raise
+
+    def _make_there(self, job: VideoJob, index: int, show: JobDisplay) -> OutputFigures:
         folder = self.store.files(job.id)
         if self.sent != job.id:
             self._send(job, folder)
@@ -156,6 +186,18 @@ class RemoteEdit:
     log: str = ""
 
 
+def _own_folder() -> tuple[Path, int]:
+    """A new folder of this process, and the lock that it holds on it."""
+    while True:
+        place = Path(mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+        with suppress(FileNotFoundError):  # another actor that begins may take a new folder for one that was left
+            lock = os.open(place, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if place.exists():
+                return place, lock
+            os.close(lock)
+
+
 class EditActor:
     """What lives on a node: a model, and the files of the job at hand in a folder of its own.
 
@@ -168,18 +210,20 @@ class EditActor:
         self.editor_of = LoadedModel(settings)
         self.last, self.cancelled = (0, _BEGUN), 0
         self._remove_left()
-        self._place = Path(mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
-        self._lock = (self._place / "lock").open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._place, self._lock = _own_folder()
         self.folder = self._place / "job"
         self.clear()
 
     def _remove_left(self) -> None:
         """People's files that actors left here when they were killed."""
         for place in Path(gettempdir()).glob(f"{_FOLDER}*"):
-            with suppress(OSError), (place / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(place)
+            with suppress(OSError):
+                lock = os.open(place, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(place)
+                finally:
+                    os.close(lock)
 
     def live(self) -> None:
         """Does not end before the actor does."""
@@ -205,7 +249,7 @@ class EditActor:
         """Removes the folder. What still writes into it meanwhile finds none of that name, and fails."""
         gone = self._place.rename(self._place.with_name(f"{self._place.name}-gone"))
         shutil.rmtree(gone, ignore_errors=True)
-        self._lock.close()
+        os.close(self._lock)
 
     def put(self, name: str, piece: bytes) -> None:
         """Writes a piece at a file's end."""
