@@ -24,6 +24,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
+from opensama.models.local_color import LocalColor
 from opensama.models.rotary import Grid, Rotary, axis_rotary, grid_rotary, joined_rotary, rotary_table
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
 from opensama.models.wan import WanStreams
@@ -62,6 +63,7 @@ class SamaTransformer3DModel(WanStreams):
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
         *WanStreams._skip_layerwise_casting_patterns,
         "token_types",
+        "local_color",
         "semantic",
     ]
 
@@ -95,6 +97,7 @@ class SamaTransformer3DModel(WanStreams):
         source_gate: bool = False,
         source_time: SourceTime = "same",
         semantic_gate: bool = False,
+        color_rank: int = 0,
     ):
         super().__init__(
             patch_size=patch_size,
@@ -121,6 +124,8 @@ class SamaTransformer3DModel(WanStreams):
             raise ValueError(f"unknown semantic_rotary {semantic_rotary!r}: choose zero, identity or grid")
         if source_time not in ("same", "zero"):
             raise ValueError(f"unknown source_time {source_time!r}: choose same or zero")
+        if color_rank and (not source_gate or tuple(patch_size) != (1, 1, 1)):
+            raise ValueError("color_rank: local colours change what source_gate keeps, in patches of one latent")
         local = semantic_tokens_per_anchor - 1
         if semantic_dim is not None and semantic_rotary == "grid" and (local < 0 or isqrt(local) ** 2 != local):
             raise ValueError(
@@ -137,6 +142,7 @@ class SamaTransformer3DModel(WanStreams):
             nn.init.zeros_(self.token_types.weight)  # a base Wan model starts unchanged
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
+        self.local_color = LocalColor(d, out_channels, color_rank) if color_rank else None
         gated = semantic_gate and semantic_dim is not None
         self.semantic_gates = nn.Embedding(num_layers, 1, _weight=torch.zeros(num_layers, 1)) if gated else None
 
@@ -185,11 +191,17 @@ class SamaTransformer3DModel(WanStreams):
         if self.semantic_gates is not None and s:
             gates = self.semantic_gates(torch.arange(len(self.blocks), device=target.device)).squeeze(1)
         (_, semantic, target), temb = self.through_blocks(streams, rotary, timestep, encoder_hidden_states, gates)
-        sample = self.project(target, temb, target_grid)
+        target = self.normalised(target, temb)
+        sample = self.unpatched(self.proj_out(target), target_grid)
         if self.config["source_gate"]:
             if places is not None and source_hidden_states is not None:
                 source_hidden_states = source_hidden_states[..., : hidden_states.shape[-1]]
-            sample = gate(sample, hidden_states, source_hidden_states, sigma)
+            kept, change = held(source_hidden_states, hidden_states), None
+            if self.local_color is not None:
+                later = later_cells(target_grid, places, target.device)
+                change = self.local_color(target, kept.flatten(2).transpose(1, 2), later)
+                change = change.transpose(1, 2).unflatten(2, target_grid)
+            sample = gate(sample, hidden_states, kept, sigma, change)
         semantic_sample = None
         if semantic_hidden_states is not None and self.semantic_head is not None:
             semantic_sample = self.semantic_head(semantic)
@@ -209,10 +221,18 @@ class SamaTransformer3DModel(WanStreams):
         return tokens + self.token_types(torch.full((), kind, device=tokens.device)).to(tokens.dtype)
 
 
-def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor) -> Tensor:
+def later_cells(grid: Grid, places: tuple[Tensor, Tensor] | None, device: torch.device) -> Tensor | None:
+    """Which of the target's cells [b n], or [1 n], are not of the first latent frame; None where none can be."""
+    if places is not None:
+        return places[1][..., 0] > 0
+    t, h, w = grid
+    return None if t == 1 else (torch.arange(t * h * w, device=device) >= h * w)[None]
+
+
+def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor, change: Tensor | None = None) -> Tensor:
     """Velocity [b c t h w] of an answer [b 2c t h w] that says, number by number, how far to keep the source.
 
-        data = g * source + (1 - g) * own,   g = sigmoid(answer[c:]),   velocity = (noisy - data) / sigma
+        data = g * source + (1 - g) * own + change,   g = sigmoid(answer[c:]),   velocity = (noisy - data) / sigma
 
     A small transformer need carry neither the noise nor the unchanged picture through its width. `sigma` is [b].
     A source that is shorter in time is held at its last frame; without one, zeros (the latents' mean) are in its place.
@@ -221,6 +241,8 @@ def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor) ->
         raise ValueError("a model with source_gate needs one timestep a sample")
     own, keep = answer.float().chunk(2, 1)
     data = torch.lerp(own, held(source, noisy), keep.sigmoid())
+    if change is not None:
+        data = data + change
     return (noisy.float() - data) / sigma.float().clamp_min(1e-3).view(-1, 1, 1, 1, 1)
 
 

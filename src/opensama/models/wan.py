@@ -81,11 +81,17 @@ class WanStreams(CheckedFeatures, JointSequence, WanTransformer3DModel):
 
     def project(self, tokens: Tensor, temb: Tensor, grid: Grid) -> Tensor:
         """The last block's target tokens [b (t h w) d] as velocity [b c t h w]."""
+        return self.unpatched(self.proj_out(self.normalised(tokens, temb)), grid)
+
+    def normalised(self, tokens: Tensor, temb: Tensor) -> Tensor:
+        """The last block's target tokens [b (t h w) d] as the answer is read off them."""
         if temb.ndim == 2:
             temb = temb[:, None]
         shift, scale = (self.scale_shift_table[:, None] + temb[:, :, None]).unbind(2)
-        x = (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
-        x = self.proj_out(x)
+        return (self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens)
+
+    def unpatched(self, x: Tensor, grid: Grid) -> Tensor:
+        """Numbers of tokens [b (t h w) p] as latents [b c t h w]."""
         p_t, p_h, p_w = self.config["patch_size"]
         x = x.unflatten(2, (p_t, p_h, p_w, -1)).unflatten(1, grid)  # b t h w p_t p_h p_w c
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)

@@ -28,6 +28,7 @@ DECODER = TinyConfig(
     **{name: StageConfig(minutes=0) for name in ("autoencoder", "semantic", "images", "videos")},
     decoder=LAPTOP.decoder.model_copy(update={"minutes": 60}),
     decoder_answers=4,
+    color_rank=0,
 )
 
 # The same on a GPU for minutes: batches of thousands, and the machine's other cores draw.

@@ -73,6 +73,11 @@ class TinyConfig(Section):
     tier: TierName = Field("full", description="how much of the world is learnt")
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
+    color_rank: int = Field(
+        96, ge=0, description="SAMA: rank of the local colours (`models/local_color.py`), which a start without any "
+        "gets; 0: none, or the start's"
+    )  # fmt: skip
+
     textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
     texts: int = Field(20_000, gt=0, description="SAMA: instructions and captions that the tokenizer is made from")
     drawings: int = Field(640, gt=0, description="SAMA: drawn clips that the autoencoder's components are taken from")

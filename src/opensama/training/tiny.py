@@ -190,9 +190,14 @@ def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
     vae, text, transformer = given.vae, given.text_encoder, given.transformer
     if own:
         chosen = {name: size for name, size in config.transformer_sizes.items() if name in family.free}
-        if any(transformer.config[name] != size for name, size in chosen.items()):
+        colored = bool(config.color_rank) and not transformer.config["color_rank"]
+        if colored or any(transformer.config[name] != size for name, size in chosen.items()):
             weights = transformer.state_dict()
+            chosen |= {"color_rank": config.color_rank} if colored else {}
             transformer = family.transformer.from_config(transformer.config, **chosen)
+            if colored:
+                transformer.local_color.read_autoencoder(vae.float())
+                weights |= {k: v for k, v in transformer.state_dict().items() if k.startswith("local_color.")}
             transformer.load_state_dict(weights)
     else:
         theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
@@ -222,6 +227,8 @@ def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeB
     encoder = _to(make_semantic_encoder(config.semantic_width), device)
     _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget)
     transformer = _to(find_family(config.family).transformer(**config.transformer_sizes), device)
+    if config.color_rank:
+        transformer.local_color.read_autoencoder(vae)
     return _Parts(vae, encoder, text, tokenizer, transformer)
 
 

@@ -43,6 +43,7 @@ class EmbeddedSettings(Protocol):
     text_width: int
     semantic_width: int
     semantic_rotary: SemanticRotary
+    color_rank: int
 
 
 class Rows(NamedTuple):

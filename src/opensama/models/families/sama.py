@@ -75,6 +75,7 @@ def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
     """SamaTransformer3DModel's arguments for the embedded model's settings."""
     return wan_embedded(settings) | {
         "source_gate": True,
+        "color_rank": settings.color_rank,
         "semantic_dim": settings.semantic_width,
         "semantic_hidden": settings.semantic_width,
         "semantic_tokens_per_anchor": 17,

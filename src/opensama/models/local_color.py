@@ -1,0 +1,78 @@
+"""Local colours: what a cell looks like once its pixels' colours are mapped and a shape is painted on it, in latents.
+
+    pixel' = pixel + A pixel + b + f s(pixel)        A [3 3], b [3], f [3] and the shape s: the transformer's, each cell
+
+An object of one colour on another is recoloured, removed or lit otherwise by one such map, whatever its outline: the
+source's own edges stay. What is new is one colour times a shape, so that a shape is learnt in all colours at once.
+Without it a small transformer has to draw each outline anew, number by number, and blurs it. Maps of colours that hold
+for a small part of a picture: Gharbi et al., Deep Bilateral Learning for Real-Time Image Enhancement, 2017.
+
+It works where the autoencoder's encoder is linear in the pixels of a cell, as the embedded models' is
+(`models/tiny.py`): each colour plane of a cell is then `rank` numbers that are linear in its latent.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from opensama.models.tiny import PatchAutoencoder
+
+_PACE = 4.0  # the maps' numbers are about 1 where they count: so they get there in fewer steps of AdamW
+
+
+class LocalColor(nn.Module):
+    """How source latents change as the last block's tokens say; as it is made, not at all."""
+
+    planes: Tensor  # [2 3*rank c]: of a first frame's cell and of four frames', colour after colour
+    offset: Tensor  # [2 3*rank]: the planes of zero latents
+    ones: Tensor  # [2 rank]: a white plane
+    back: Tensor  # [2 c]: times the transposed `planes`, from changes of the planes to those of a latent
+
+    def __init__(self, d: int, c: int, rank: int):
+        super().__init__()
+        self.rank = rank
+        self.map = nn.Linear(d, 15)  # A, b and f
+        self.shape = nn.Linear(d, rank)
+        for parameter in self.map.parameters():
+            nn.init.zeros_(parameter)
+        nn.init.normal_(self.shape.weight, std=d**-0.5)
+        nn.init.zeros_(self.shape.bias)
+        for name, size in (("planes", (3 * rank, c)), ("offset", (3 * rank,)), ("ones", (rank,)), ("back", (c,))):
+            self.register_buffer(name, torch.zeros(2, *size))
+
+    @torch.no_grad()
+    def read_autoencoder(self, vae: PatchAutoencoder) -> None:
+        """Takes the planes from an autoencoder: the strongest `rank` components of its cells' colour planes."""
+        mean, std = (torch.tensor(vae.config[f"latents_{name}"], device=vae.device) for name in ("mean", "std"))
+        for i, (kind, frames) in enumerate((("first", 1), ("group", 4))):
+            weight = vae.linear_in[kind].weight.float()  # [c frames*3*256], rows orthogonal and of one length
+            basis = weight.unflatten(1, (frames, 3, -1)).permute(2, 0, 1, 3).flatten(2)  # [3 c pixels]
+            length = weight.square().sum(1, keepdim=True)
+            pixels = basis / length  # a plane's pixels are latent @ pixels[colour]
+            strength = pixels * vae.spread[:, None]
+            found = torch.linalg.eigh((strength.transpose(1, 2) @ strength).sum(0))[1][:, -self.rank :]
+            found = found / found.shape[0] ** 0.5  # numbers of a plane are about as large as its pixels
+            planes = (pixels @ found).transpose(1, 2).flatten(0, 1)
+            self.planes[i] = planes * std
+            self.offset[i] = planes @ mean
+            self.ones[i] = found.sum(0)
+            self.back[i] = found.shape[0] * length[:, 0] / std.square()
+
+    def forward(self, tokens: Tensor, source: Tensor, later: Tensor | None) -> Tensor:
+        """What the target's normalised tokens [b n d] add to the source latents [b n c], in float32.
+
+        `later` [b n] is true where a token is not of the first frame; None: all are.
+        """
+        maps, shape = _PACE * self.map(tokens).float(), self.shape(tokens).float()
+        mixing = maps[..., :12].unflatten(-1, (3, 4))  # A beside f
+        first = self._change(0, mixing, maps[..., 12:], shape, source)
+        if later is None:
+            return first
+        return torch.where(later[..., None], self._change(1, mixing, maps[..., 12:], shape, source), first)
+
+    def _change(self, i: int, mixing: Tensor, added: Tensor, shape: Tensor, source: Tensor) -> Tensor:
+        weight = self.planes[i].float()
+        planes = nn.functional.linear(source.float(), weight, self.offset[i].float()).unflatten(-1, (3, -1))
+        changes = mixing @ torch.cat((planes, shape[..., None, :]), dim=-2) + added[..., None] * self.ones[i].float()
+        return self.back[i].float() * (changes.flatten(-2) @ weight)

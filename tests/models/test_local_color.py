@@ -1,0 +1,128 @@
+"""Local colours: maps of a cell's colours and painted shapes, in latents of the embedded models' linear autoencoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from opensama.models.local_color import LocalColor
+from opensama.models.sama import SamaTransformer3DModel, gate
+from opensama.models.tiny import PatchAutoencoder
+from opensama.training.autoencoder import drawn_clips, set_latent_statistics
+
+RED, BLUE, GRAY = (torch.tensor(color).view(3, 1, 1, 1) for color in ((0.9, -0.7, -0.6), (-0.8, -0.5, 0.9), (0.2,) * 3))
+
+
+@pytest.fixture(scope="module")
+def vae() -> PatchAutoencoder:
+    torch.manual_seed(0)
+    made = PatchAutoencoder(widths=(8, 8, 8), decoder_blocks=(1, 1, 1)).eval()
+    made.start_from_components(drawn_clips(12, 0))
+    set_latent_statistics(made, drawn_clips(4, 50))
+    return made.requires_grad_(False)
+
+
+def moving_disk(front: Tensor, behind: Tensor) -> Tensor:
+    """Five frames [1 3 5 32 48] of a disk that moves."""
+    t, y, x = torch.meshgrid(torch.arange(5), torch.arange(32), torch.arange(48), indexing="ij")
+    disk = ((y - 15).square() + (x - 14 - 2 * t).square() < 90).float()
+    return (behind + (front - behind) * disk)[None]
+
+
+def codes(vae: PatchAutoencoder, clip: Tensor) -> Tensor:
+    """Normalised latents [1 n c], token after token."""
+    mean, std = (torch.tensor(vae.config[f"latents_{name}"]) for name in ("mean", "std"))
+    return (vae.encode(clip).latent_dist.mode().flatten(2).transpose(1, 2) - mean) / std
+
+
+def changed(vae: PatchAutoencoder, source: Tensor, bias: Tensor, rank: int = 256) -> Tensor:
+    """A source's codes as maps do that are everywhere the same; `bias` is the map's 15 numbers."""
+    made = LocalColor(8, source.shape[-1], rank)
+    made.read_autoencoder(vae)
+    with torch.no_grad():
+        made.map.bias.copy_(bias / 4)
+        later = (torch.arange(source.shape[1]) >= 6)[None]
+        return source + made(torch.randn(1, source.shape[1], 8), source, later)
+
+
+def error(given: Tensor, wanted: Tensor, source: Tensor) -> float:
+    """Squared, over the source's own; the larger of the first frame's and the others'."""
+    return max(
+        float((given - wanted)[:, part].square().sum() / (source - wanted)[:, part].square().sum())
+        for part in (slice(0, 6), slice(6, None))
+    )
+
+
+def test_one_map_of_colors_recolors_an_object_and_keeps_its_outline(vae: PatchAutoencoder):
+    """Red becomes blue, and the ground stays: A (red - ground) = blue - red, and b lets the ground alone."""
+    source, wanted = codes(vae, moving_disk(RED, GRAY)), codes(vae, moving_disk(BLUE, GRAY))
+    lead = (RED - GRAY).flatten()
+    mixing = torch.outer((BLUE - RED).flatten(), lead / lead.square().sum())
+    map_ = torch.cat((torch.cat((mixing, torch.zeros(3, 1)), 1).flatten(), -mixing @ GRAY.flatten()))
+    assert error(changed(vae, source, map_), wanted, source) < 0.08  # the source's code has not all of its outline
+    assert error(changed(vae, source, map_, rank=96), wanted, source) < 0.12
+
+
+def test_one_map_of_colors_removes_an_object(vae: PatchAutoencoder):
+    source, wanted = codes(vae, moving_disk(RED, GRAY)), codes(vae, moving_disk(GRAY, GRAY))
+    map_ = torch.cat((torch.cat((-torch.eye(3), torch.zeros(3, 1)), 1).flatten(), GRAY.flatten()))
+    assert error(changed(vae, source, map_), wanted, source) < 0.03
+
+
+def test_a_shape_is_painted_in_any_color(vae: PatchAutoencoder):
+    """The change is the product of the two."""
+    source = codes(vae, moving_disk(GRAY, GRAY))
+    made = LocalColor(8, source.shape[-1], 16)
+    made.read_autoencoder(vae)
+    tokens = torch.randn(1, source.shape[1], 8)
+
+    def painted(color: Tensor) -> Tensor:
+        with torch.no_grad():
+            made.map.bias[3:12:4] = color
+            return made(tokens, source, None)
+
+    red, blue = painted(RED.flatten()), painted(BLUE.flatten())
+    torch.testing.assert_close(painted((RED + BLUE).flatten()), red + blue, atol=1e-5, rtol=1e-4)
+    assert red.abs().max() > 0.1
+
+
+def test_a_model_that_gets_local_colors_answers_as_before():
+    sizes = {
+        "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
+        "out_channels": 4, "text_dim": 8, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "semantic_dim": None,
+        "source_gate": True,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    plain = SamaTransformer3DModel(**sizes).eval()
+    colored = SamaTransformer3DModel(**sizes, color_rank=5).eval()
+    missing = colored.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing
+    assert all(name.startswith("local_color.") for name in missing)
+    noisy, source = torch.randn(2, 1, 4, 3, 2, 2)
+    for given in (source, source[:, :, :2], None):
+        call = noisy, torch.tensor([700.0]), torch.randn(1, 3, 8), given
+        with torch.no_grad():
+            torch.testing.assert_close(colored(*call).sample, plain(*call).sample)
+    with pytest.raises(ValueError, match="source_gate"):
+        SamaTransformer3DModel(**sizes | {"source_gate": False}, color_rank=5)
+
+
+def test_a_change_is_added_to_what_is_kept():
+    """The first frame's cells change by planes of their own."""
+    torch.manual_seed(0)
+    made = LocalColor(6, 4, 3)
+    for tensor in (*made.buffers(), made.map.weight):
+        torch.nn.init.normal_(tensor)
+    tokens, source = torch.randn(1, 12, 6), torch.randn(1, 4, 3, 2, 2)
+    later = (torch.arange(12) >= 4)[None]
+    change = made(tokens, source.flatten(2).transpose(1, 2), later).transpose(1, 2).unflatten(2, (3, 2, 2))
+    noisy, sigma = torch.randn(1, 4, 3, 2, 2), torch.tensor([0.5])
+    answer = torch.cat((torch.randn(1, 4, 3, 2, 2), torch.full((1, 4, 3, 2, 2), 60.0)), 1)
+    torch.testing.assert_close(noisy - 0.5 * gate(answer, noisy, source, sigma, change), source + change)
+    first = made(tokens[:, :4], source[:, :, :1].flatten(2).transpose(1, 2), None)
+    torch.testing.assert_close(change[:, :, 0].flatten(2).transpose(1, 2), first)
+    assert not torch.allclose(
+        change[:, :, 1].flatten(2).transpose(1, 2),
+        made(tokens[:, 4:8], source[:, :, 1].flatten(2).transpose(1, 2), None),
+    )
