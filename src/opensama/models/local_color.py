@@ -1,6 +1,6 @@
 """Local colours: what a cell looks like once its pixels' colours are mapped and a shape is painted on it, in latents.
 
-    pixel' = pixel + A pixel + b + f s(pixel)        A [3 3], b [3], f [3] and the shape s: the transformer's, each cell
+    pixel' = pixel + A (pixel - mean) + b + f s(pixel)      A [3 3], b [3], f [3], shape s: the transformer's, each cell
 
 An object of one colour on another is recoloured, removed or lit otherwise by one such map, whatever its outline: the
 source's own edges stay. What is new is one colour times a shape, so that a shape is learnt in all colours at once.
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from opensama.models.tiny import PatchAutoencoder
-
-_PACE = 4.0  # the maps' numbers are about 1 where they count: so they get there in fewer steps of AdamW
 
 
 class LocalColor(nn.Module):
@@ -46,7 +44,9 @@ class LocalColor(nn.Module):
         """Takes the planes from an autoencoder: the strongest `rank` components of its cells' colour planes."""
         mean, std = (torch.tensor(vae.config[f"latents_{name}"], device=vae.device) for name in ("mean", "std"))
         for i, (kind, frames) in enumerate((("first", 1), ("group", 4))):
-            weight = vae.linear_in[kind].weight.float()  # [c frames*3*256], rows orthogonal and of one length
+            layer = vae.linear_in[kind]
+            assert isinstance(layer, nn.Linear)
+            weight = layer.weight.float()  # [c frames*3*256], rows orthogonal and of one length
             basis = weight.unflatten(1, (frames, 3, -1)).permute(2, 0, 1, 3).flatten(2)  # [3 c pixels]
             length = weight.square().sum(1, keepdim=True)
             pixels = basis / length  # a plane's pixels are latent @ pixels[colour]
@@ -64,7 +64,7 @@ class LocalColor(nn.Module):
 
         `later` [b n] is true where a token is not of the first frame; None: all are.
         """
-        maps, shape = _PACE * self.map(tokens).float(), self.shape(tokens).float()
+        maps, shape = self.map(tokens).float(), self.shape(tokens).float()
         mixing = maps[..., :12].unflatten(-1, (3, 4))  # A beside f
         first = self._change(0, mixing, maps[..., 12:], shape, source)
         if later is None:
@@ -72,7 +72,8 @@ class LocalColor(nn.Module):
         return torch.where(later[..., None], self._change(1, mixing, maps[..., 12:], shape, source), first)
 
     def _change(self, i: int, mixing: Tensor, added: Tensor, shape: Tensor, source: Tensor) -> Tensor:
-        weight = self.planes[i].float()
+        weight, ones = self.planes[i].float(), self.ones[i].float()
         planes = nn.functional.linear(source.float(), weight, self.offset[i].float()).unflatten(-1, (3, -1))
-        changes = mixing @ torch.cat((planes, shape[..., None, :]), dim=-2) + added[..., None] * self.ones[i].float()
+        planes = planes - (planes @ ones)[..., None] * (ones / ones.square().sum().clamp_min(1e-6))
+        changes = mixing @ torch.cat((planes, shape[..., None, :]), dim=-2) + added[..., None] * ones
         return self.back[i].float() * (changes.flatten(-2) @ weight)
