@@ -39,13 +39,13 @@ def codes(vae: PatchAutoencoder, clip: Tensor) -> Tensor:
 def changed(vae: PatchAutoencoder, clip: Tensor, mixing: Tensor, bias: Tensor, rank: int = 256) -> Tensor:
     """A clip's codes where every pixel becomes pixel + mixing pixel + bias: b is what that does to a cell's mean."""
     source = codes(vae, clip)
-    made = LocalColor(15, source.shape[-1], rank)
+    made = LocalColor(18, source.shape[-1], rank)
     made.read_autoencoder(vae)
     frames = torch.stack((clip[:, :, 0], clip[:, :, 1:].mean(2)), 2)
     mean = frames.unflatten(3, (2, 16)).unflatten(5, (3, 16)).mean((4, 6)).flatten(2).transpose(1, 2)  # [1 12 3]
-    maps = torch.cat((mixing, torch.zeros(3, 1)), 1).flatten().expand(1, 12, 12)
+    maps = torch.cat((mixing, torch.zeros(3, 2)), 1).flatten().expand(1, 12, 15)
     with torch.no_grad():
-        made.map.weight.copy_(torch.eye(15))
+        made.map.weight.copy_(torch.eye(18))
         later = (torch.arange(source.shape[1]) >= 6)[None]
         return source + made(torch.cat((maps, mean @ mixing.T + bias), -1), source, later)
 
@@ -74,6 +74,25 @@ def test_one_map_of_colors_removes_an_object(vae: PatchAutoencoder):
     assert error(given, wanted, codes(vae, clip)) < 0.03
 
 
+def test_one_difference_of_colors_recolors_all_cells_of_an_outline(vae: PatchAutoencoder):
+    """Whatever part of a cell the object covers; which way the direction leans does not matter."""
+    clip, wanted = moving_disk(RED, GRAY)[:, :, :1], codes(vae, moving_disk(BLUE, GRAY)[:, :, :1])
+    source = codes(vae, clip)
+    made = LocalColor(8, source.shape[-1], 256)
+    made.read_autoencoder(vae)
+    cells = clip[0, :, 0].unflatten(1, (2, 16)).unflatten(3, (3, 16))
+    outline = (cells.amax((2, 4)) - cells.amin((2, 4))).amax(0).flatten() > 0.1
+    assert outline.sum() > 2
+    with torch.no_grad():
+        made.map.bias[4:15:5] = (BLUE - RED).flatten()
+        made.direction.weight.zero_()
+        for leaning in (0.0, 0.3):
+            made.direction.bias.copy_((RED - GRAY).flatten() + leaning)
+            given = source + made(torch.randn(1, source.shape[1], 8), source, None)
+            part = (given - wanted)[:, outline].square().sum() / (source - wanted)[:, outline].square().sum()
+            assert part < 0.08
+
+
 def test_a_shape_is_painted_in_any_color(vae: PatchAutoencoder):
     """The change is the product of the two."""
     source = codes(vae, moving_disk(GRAY, GRAY))
@@ -83,7 +102,7 @@ def test_a_shape_is_painted_in_any_color(vae: PatchAutoencoder):
 
     def painted(color: Tensor) -> Tensor:
         with torch.no_grad():
-            made.map.bias[3:12:4] = color
+            made.map.bias[3:15:5] = color
             return made(tokens, source, None)
 
     red, blue = painted(RED.flatten()), painted(BLUE.flatten())

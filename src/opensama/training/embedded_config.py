@@ -74,7 +74,7 @@ class TinyConfig(Section):
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
     color_rank: int = Field(
-        96, ge=0, description="SAMA: rank of the local colours (`models/local_color.py`), which a start without any "
+        80, ge=0, description="SAMA: rank of the local colours (`models/local_color.py`), which a start without any "
         "gets; 0: none, or the start's"
     )  # fmt: skip
 
