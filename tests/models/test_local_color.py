@@ -110,7 +110,7 @@ def test_a_shape_is_painted_in_any_color(vae: PatchAutoencoder):
     assert red.abs().max() > 0.1
 
 
-def test_a_model_that_gets_local_colors_answers_as_before():
+def test_a_model_that_gets_local_colors_and_positions_answers_as_before():
     sizes = {
         "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
         "out_channels": 4, "text_dim": 8, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "semantic_dim": None,
@@ -118,10 +118,9 @@ def test_a_model_that_gets_local_colors_answers_as_before():
     }  # fmt: skip
     torch.manual_seed(0)
     plain = SamaTransformer3DModel(**sizes).eval()
-    colored = SamaTransformer3DModel(**sizes, color_rank=5).eval()
+    colored = SamaTransformer3DModel(**sizes, color_rank=5, frame_waves=2).eval()
     missing = colored.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert missing
-    assert all(name.startswith("local_color.") for name in missing)
+    assert {name.split(".")[0] for name in missing} == {"local_color", "frame_position"}
     noisy, source = torch.randn(2, 1, 4, 3, 2, 2)
     for given in (source, source[:, :, :2], None):
         call = noisy, torch.tensor([700.0]), torch.randn(1, 3, 8), given

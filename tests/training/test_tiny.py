@@ -451,9 +451,11 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
     folder = train_tiny(config, tmp_path)
     settings = json.loads((folder / "transformer" / "config.json").read_text())
     assert settings["semantic_rotary"] == "zero"
-    assert settings["color_rank"] == CORE.color_rank
+    assert (settings["color_rank"], settings["frame_waves"]) == (CORE.color_rank, CORE.frame_waves)
     (file,) = (folder / "transformer").glob("*.safetensors")
-    assert all(value.any() for name, value in load_file(file).items() if name.startswith("local_color."))
+    assert all(
+        value.any() for name, value in load_file(file).items() if name.startswith(("local_color.", "frame_position."))
+    )
     rows = [json.loads(line) for line in (tmp_path / "windows" / "scores.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 2]
     assert {"core", "core add", "full", "full text"} < rows[-1].keys()

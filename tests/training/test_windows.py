@@ -47,23 +47,25 @@ def test_what_changes_nothing_is_seen_anywhere():
     assert {(p[0, 1].item(), p[0, 2].item()) for p in places} == {(y, x) for y in range(3) for x in range(8)}
 
 
-def model(rotary: str = "zero", color_rank: int = 0) -> SamaTransformer3DModel:
+def model(rotary: str = "zero", color_rank: int = 0, frame_waves: int = 0) -> SamaTransformer3DModel:
     torch.manual_seed(0)
     made = SamaTransformer3DModel(
         patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=8,
         freq_dim=16, ffn_dim=48, num_layers=2, semantic_dim=None, semantic_rotary=rotary, source_gate=True,
-        color_rank=color_rank,
+        color_rank=color_rank, frame_waves=frame_waves,
     )  # fmt: skip
     torch.nn.init.normal_(made.proj_out.weight, std=0.5)
     if made.local_color is not None:
         for tensor in (*made.local_color.map.parameters(), *made.local_color.buffers()):
             torch.nn.init.normal_(tensor, std=0.3)
+    if made.frame_position is not None:
+        torch.nn.init.normal_(made.frame_position.proj.weight)
     return made
 
 
-@pytest.mark.parametrize("color_rank", [0, 3])
-def test_all_cells_in_any_order_are_the_whole_frame(color_rank: int):
-    net, g = model(color_rank=color_rank), torch.Generator().manual_seed(2)
+@pytest.mark.parametrize("sizes", [{}, {"color_rank": 3}, {"frame_waves": 2}])
+def test_all_cells_in_any_order_are_the_whole_frame(sizes: dict[str, int]):
+    net, g = model(**sizes), torch.Generator().manual_seed(2)
     noisy, source = torch.randn(2, 2, 4, 2, 3, 4, generator=g)
     text, sigma = torch.randn(2, 5, 8, generator=g), torch.tensor([300.0, 900.0])
     order = torch.stack([torch.randperm(24, generator=g) for _ in range(2)])
@@ -95,3 +97,21 @@ def test_only_cells_from_outside_say_where_a_window_lies():
         told = [net(noisy, sigma, text, both, places=(torch.cat((at, outside), 1), at)).sample for at in (here, there)]
     torch.testing.assert_close(*alone, atol=1e-5, rtol=1e-4)
     assert (told[0] - told[1]).abs().max() > 1e-3
+
+
+def test_a_cell_may_be_told_where_in_the_frame_it_lies():
+    """As a share of the frame, whose corner is among the source's cells: the same in a frame of twice the size."""
+    net, g = model(frame_waves=3), torch.Generator().manual_seed(3)
+    noisy, source = torch.randn(2, 1, 4, 1, 1, 4, generator=g)
+    corner, text = torch.randn(1, 4, 1, 1, 1, generator=g), torch.randn(1, 5, 8, generator=g)
+    here, sigma = torch.tensor([[[0, 0, 0], [0, 0, 2], [0, 2, 0], [0, 2, 2]]]), torch.tensor([900.0])
+
+    def answer(at: torch.Tensor, last: int) -> torch.Tensor:
+        places = torch.cat((at, torch.tensor([[[0, last, last]]])), 1), at
+        with torch.no_grad():
+            return net(noisy, sigma, text, torch.cat((source, corner), -1), places=places).sample
+
+    moved = here + torch.tensor([0, 2, 2])
+    assert (answer(here, 6) - answer(moved, 8)).abs().max() > 1e-2  # rotary differences are the same
+    net.frame_position = None
+    torch.testing.assert_close(answer(here, 6), answer(moved, 8), atol=1e-5, rtol=1e-4)

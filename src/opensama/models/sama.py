@@ -63,6 +63,7 @@ class SamaTransformer3DModel(WanStreams):
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
         *WanStreams._skip_layerwise_casting_patterns,
         "token_types",
+        "frame_position",
         "local_color",
         "semantic",
     ]
@@ -98,6 +99,7 @@ class SamaTransformer3DModel(WanStreams):
         source_time: SourceTime = "same",
         semantic_gate: bool = False,
         color_rank: int = 0,
+        frame_waves: int = 0,
     ):
         super().__init__(
             patch_size=patch_size,
@@ -142,6 +144,7 @@ class SamaTransformer3DModel(WanStreams):
             nn.init.zeros_(self.token_types.weight)  # a base Wan model starts unchanged
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
+        self.frame_position = FramePosition(frame_waves, d) if frame_waves else None
         self.local_color = LocalColor(d, out_channels, color_rank) if color_rank else None
         gated = semantic_gate and semantic_dim is not None
         self.semantic_gates = nn.Embedding(num_layers, 1, _weight=torch.zeros(num_layers, 1)) if gated else None
@@ -172,6 +175,12 @@ class SamaTransformer3DModel(WanStreams):
         if source_hidden_states is not None:
             source, source_grid = self.embed_latents(source_hidden_states)
             source = self.add_type(source, SOURCE)
+        if self.frame_position is not None:
+            grids = source_grid, target_grid
+            of_source, of_target = places or (grid_places(grid, target.device) for grid in grids)
+            target = self.frame_position(target, of_target, of_source if places else of_target)
+            if source.shape[1]:
+                source = self.frame_position(source, of_source, of_source)
         semantic = target[:, :0]
         if semantic_hidden_states is not None:
             semantic = self.embed_semantic(semantic_hidden_states)
@@ -219,6 +228,34 @@ class SamaTransformer3DModel(WanStreams):
         if self.token_types is None:
             return tokens
         return tokens + self.token_types(torch.full((), kind, device=tokens.device)).to(tokens.dtype)
+
+
+class FramePosition(nn.Module):
+    """Adds to tokens where in the frame they lie; nothing as it is made.
+
+    Rotary positions enter attention as differences: by these alone a cell finds out where it is only from what others
+    lie around it. "On the left" is easier to learn with cosines of the row and the column, as shares of the frame.
+    """
+
+    def __init__(self, waves: int, d: int):
+        super().__init__()
+        self.waves = waves
+        self.proj = nn.Linear(2 * waves, d)
+        for parameter in self.proj.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, tokens: Tensor, places: Tensor, frame: Tensor) -> Tensor:
+        """Tokens [b n d] at `places` [b n 3], or [1 n 3], of a frame whose last cell `frame` [b m 3] holds."""
+        last = frame[..., 1:].amax(dim=1, keepdim=True).clamp_min(1)
+        share = places[..., 1:] / last
+        waves = torch.arange(1, self.waves + 1, device=tokens.device)
+        features = torch.cos(torch.pi * share[..., None] * waves).flatten(-2)
+        return tokens + self.proj(features.to(self.proj.weight.dtype)).to(tokens.dtype)
+
+
+def grid_places(grid: Grid, device: torch.device) -> Tensor:
+    """(time, row, column) of a grid's cells, [1 n 3]."""
+    return torch.cartesian_prod(*(torch.arange(side, device=device) for side in grid)).view(1, -1, 3)
 
 
 def later_cells(grid: Grid, places: tuple[Tensor, Tensor] | None, device: torch.device) -> Tensor | None:

@@ -29,6 +29,7 @@ DECODER = TinyConfig(
     decoder=LAPTOP.decoder.model_copy(update={"minutes": 60}),
     decoder_answers=4,
     color_rank=0,
+    frame_waves=0,
 )
 
 # The same on a GPU for minutes: batches of thousands, and the machine's other cores draw.

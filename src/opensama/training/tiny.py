@@ -190,15 +190,14 @@ def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
     vae, text, transformer = given.vae, given.text_encoder, given.transformer
     if own:
         chosen = {name: size for name, size in config.transformer_sizes.items() if name in family.free}
-        colored = bool(config.color_rank) and not transformer.config["color_rank"]
-        if colored or any(transformer.config[name] != size for name, size in chosen.items()):
+        parts = {name: size for name in ("color_rank", "frame_waves") if (size := getattr(config, name))}
+        added = {name: size for name, size in parts.items() if not transformer.config[name]}
+        if added or any(transformer.config[name] != size for name, size in chosen.items()):
             weights = transformer.state_dict()
-            chosen |= {"color_rank": config.color_rank} if colored else {}
-            transformer = family.transformer.from_config(transformer.config, **chosen)
-            if colored:
+            transformer = family.transformer.from_config(transformer.config, **chosen, **added)
+            if "color_rank" in added:
                 transformer.local_color.read_autoencoder(vae.float())
-                weights |= {k: v for k, v in transformer.state_dict().items() if k.startswith("local_color.")}
-            transformer.load_state_dict(weights)
+            transformer.load_state_dict(transformer.state_dict() | weights)
     else:
         theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
         for name, size in theirs.items():

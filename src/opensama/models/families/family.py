@@ -44,6 +44,7 @@ class EmbeddedSettings(Protocol):
     semantic_width: int
     semantic_rotary: SemanticRotary
     color_rank: int
+    frame_waves: int
 
 
 class Rows(NamedTuple):

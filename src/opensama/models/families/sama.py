@@ -76,6 +76,7 @@ def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
     return wan_embedded(settings) | {
         "source_gate": True,
         "color_rank": settings.color_rank,
+        "frame_waves": settings.frame_waves,
         "semantic_dim": settings.semantic_width,
         "semantic_hidden": settings.semantic_width,
         "semantic_tokens_per_anchor": 17,
