@@ -1,14 +1,11 @@
-"""Local colours: what a cell looks like once its pixels' colours are changed and a shape is painted on it, in latents.
+"""Local colours: what a cell looks like once its pixels' colours are changed by one linear map, in latents.
 
-    pixel' = pixel + A (pixel - mean) + b + w m(pixel) + f s(pixel)
-    m = (q pixel - least) / (most - least) over the cell's pixels
-    A [3 3], b, w, f, a direction of colours q [3], and a shape s: the transformer's, cell by cell
+    pixel' = pixel + A (pixel - mean) + b           A [3 3], b [3]: the transformer's, cell by cell
 
-m is 1 where the cell shows one colour and 0 where it shows another, so an object on a ground is recoloured or removed
-by one difference of colours w in all cells of its outline, and by b = w inside: its edges are the source's own. What is
-new is one colour times a shape, so that a shape is learnt in all colours at once. Without it a small transformer has to
-draw each outline anew, number by number, and blurs it. Maps of colours that hold for a small part of a picture: Gharbi
-et al., Deep Bilateral Learning for Real-Time Image Enhancement, 2017.
+Where an object of one colour lies on another, one such map recolours it, removes it or lights it otherwise, whatever
+its outline: the edges are the source's own. Without it a small transformer has to draw each outline anew, number by
+number, and blurs it. Colour maps that hold for a small part of a picture: Gharbi et al., Deep Bilateral Learning for
+Real-Time Image Enhancement, 2017.
 
 It works where the autoencoder's encoder is linear in the pixels of a cell, as the embedded models' is
 (`models/tiny.py`): each colour plane of a cell is then `rank` numbers that are linear in its latent.
@@ -21,7 +18,7 @@ from torch import Tensor, nn
 
 from opensama.models.tiny import PatchAutoencoder
 
-_LEAST = 0.25  # difference of two colours, of which white and black have 2 in each number
+_PACE = 4.0  # AdamW moves all weights alike, and the maps have a longer way to go than those of other layers
 
 
 class LocalColor(nn.Module):
@@ -31,21 +28,14 @@ class LocalColor(nn.Module):
     offset: Tensor  # [2 3*rank]: the planes of zero latents
     ones: Tensor  # [2 rank]: a white plane
     back: Tensor  # [2 c]: times the transposed `planes`, from changes of the planes to those of a latent
-    points: Tensor  # [2 rank 128]: a plane's values at some of its pixels, of two frames of four
 
     def __init__(self, d: int, c: int, rank: int):
         super().__init__()
         self.rank = rank
-        self.map = nn.Linear(d, 18)  # A, f, w and b
-        self.direction = nn.Linear(d, 3)
-        self.shape = nn.Linear(d, rank)
+        self.map = nn.Linear(d, 12)  # A and b
         for parameter in self.map.parameters():
             nn.init.zeros_(parameter)
-        for layer in (self.direction, self.shape):
-            nn.init.normal_(layer.weight, std=d**-0.5)
-            nn.init.zeros_(layer.bias)
-        sizes = {"planes": (3 * rank, c), "offset": (3 * rank,), "ones": (rank,), "back": (c,), "points": (rank, 128)}
-        for name, size in sizes.items():
+        for name, size in (("planes", (3 * rank, c)), ("offset", (3 * rank,)), ("ones", (rank,)), ("back", (c,))):
             self.register_buffer(name, torch.zeros(2, *size))
 
     @torch.no_grad()
@@ -67,30 +57,19 @@ class LocalColor(nn.Module):
             self.offset[i] = planes @ mean
             self.ones[i] = found.sum(0)
             self.back[i] = found.shape[0] * length[:, 0] / std.square()
-            some = (found.T * found.shape[0]).unflatten(1, (frames, 16, 16))[:, ::3, ::2, ::2]
-            self.points[i] = some.expand(-1, 2, -1, -1).flatten(1)
 
     def forward(self, tokens: Tensor, source: Tensor, later: Tensor | None) -> Tensor:
         """What the target's normalised tokens [b n d] add to the source latents [b n c], in float32.
 
         `later` [b n] is true where a token is not of the first frame; None: all are.
         """
-        maps, direction, shape = (layer(tokens).float() for layer in (self.map, self.direction, self.shape))
-        mixing = maps[..., :15].unflatten(-1, (3, 5))  # A, f and w
-        first = self._change(0, mixing, maps[..., 15:], direction, shape, source)
-        if later is None:
-            return first
-        return torch.where(later[..., None], self._change(1, mixing, maps[..., 15:], direction, shape, source), first)
+        mixing, added = (_PACE * self.map(tokens).float()).split((9, 3), dim=-1)
+        mixing = mixing.unflatten(-1, (3, 3))
+        first = self._change(0, mixing, added, source)
+        return first if later is None else torch.where(later[..., None], self._change(1, mixing, added, source), first)
 
-    def _change(
-        self, i: int, mixing: Tensor, added: Tensor, direction: Tensor, shape: Tensor, source: Tensor
-    ) -> Tensor:
+    def _change(self, i: int, mixing: Tensor, added: Tensor, source: Tensor) -> Tensor:
         weight, ones = self.planes[i].float(), self.ones[i].float()
         planes = nn.functional.linear(source.float(), weight, self.offset[i].float()).unflatten(-1, (3, -1))
         planes = planes - (planes @ ones)[..., None] * (ones / ones.square().sum().clamp_min(1e-6))
-        direction = nn.functional.normalize(direction, dim=-1, eps=1e-3)
-        along = (direction[..., None, :] @ planes)[..., 0, :]
-        least, most = (along @ self.points[i].float()).aminmax(dim=-1, keepdim=True)
-        mask = (along - least * ones) / (most - least).clamp_min(_LEAST)
-        changes = mixing @ torch.cat((planes, shape[..., None, :], mask[..., None, :]), dim=-2)
-        return self.back[i].float() * ((changes + added[..., None] * ones).flatten(-2) @ weight)
+        return self.back[i].float() * ((mixing @ planes + added[..., None] * ones).flatten(-2) @ weight)

@@ -74,8 +74,8 @@ class TinyConfig(Section):
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
     color_rank: int = Field(
-        80, ge=0, description="SAMA: rank of the local colours (`models/local_color.py`), which a start without any "
-        "gets; 0: none, or the start's"
+        96, ge=0, le=256, description="SAMA: rank of local colours (`models/local_color.py`), which a start without "
+        "any gets; 0: none, or the start's"
     )  # fmt: skip
     frame_waves: int = Field(8, ge=0, description="SAMA: waves of positions in the frame, likewise; 0: none")
 
