@@ -60,6 +60,17 @@ def test_they_stand_among_the_cores_edits_each_at_its_name():
     assert drawn.captions[still] == alone.captions[0]
 
 
+def test_a_share_of_the_cores_edits_is_the_full_worlds():
+    names, how = [f"x-{i}" for i in range(40)], DrawSettings(height=32, width=32)
+    core, mixed = draw_core(names, how), draw_core(names, how, full_share=0.5)
+    full = [i for i, name in enumerate(names) if mixed.texts[i] != core.texts[i]]
+    assert 10 < len(full) < 30
+    assert [mixed.texts[i] for i in full] == [draw_plan(names[i], "train", "full").instruction for i in full]
+    kept = [i for i in range(40) if i not in full]
+    torch.testing.assert_close(mixed.pictures.target[kept], core.pictures.target[kept])
+    assert [mixed.captions[i] for i in kept] == [core.captions[i] for i in kept]
+
+
 def test_a_lot_of_films_alone_is_drawn_too():
     (name,) = [f"y-{i}" for i in range(200) if random.Random(f"filmed/y-{i}").random() < FILMED][:1]
     assert draw_core([name], DrawSettings(height=32, width=32)).captions[0].startswith("In ")

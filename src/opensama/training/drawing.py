@@ -69,18 +69,27 @@ def draw_edits(names: Sequence[str], how: DrawSettings) -> Drawn:
     return _of_plans([draw_plan(name, how.split) for name in names], how)
 
 
-def draw_core(names: Sequence[str], how: DrawSettings) -> Drawn:
-    """Edits of the world's core, and styles on what looks like footage, each at its name."""
-    filmed = [name for name in names if random.Random(f"filmed/{name}").random() < FILMED]
-    drawn = [name for name in names if name not in filmed]
-    parts = [_of_plans([draw_plan(name, how.split, "core") for name in drawn], how)] if drawn else []
-    parts += [draw_footage(filmed, how)] if filmed else []
-    at = {name: i for i, name in enumerate((*drawn, *filmed))}
-    order = [at[name] for name in names]
-    pictures, texts, captions = join_drawn(parts)
+def draw_core(names: Sequence[str], how: DrawSettings, full_share: float = 0.0) -> Drawn:
+    """Edits of the world's core, styles on what looks like footage, and edits of the whole world, each at its name."""
+
+    def draw_for(name: str) -> Draw:
+        if random.Random(f"filmed/{name}").random() < FILMED:
+            return draw_footage
+        return draw_edits if random.Random(f"full/{name}").random() < full_share else _draw_core_alone
+
+    chosen = [draw_for(name) for name in names]
+    draws = [draw for draw in (_draw_core_alone, draw_footage, draw_edits) if draw in chosen]
+    apart = [[name for name, its in zip(names, chosen, strict=True) if its is draw] for draw in draws]
+    pictures, texts, captions = join_drawn([draw(some, how) for draw, some in zip(draws, apart, strict=True)])
     assert captions is not None
+    at = {name: i for i, name in enumerate(name for some in apart for name in some)}
+    order = [at[name] for name in names]
     sides = (side[order] for side in (pictures.source, pictures.target, pictures.mask))
     return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order])
+
+
+def _draw_core_alone(names: Sequence[str], how: DrawSettings) -> Drawn:
+    return _of_plans([draw_plan(name, how.split, "core") for name in names], how)
 
 
 def join_drawn(parts: Sequence[Drawn]) -> Drawn:

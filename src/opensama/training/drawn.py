@@ -14,7 +14,7 @@ import torch
 
 from opensama.data.prefetch import one_core
 from opensama.training.budget import TimeBudget
-from opensama.training.drawing import DRAWS, Draw, draw_clips, draw_in_turn, draw_unpaired
+from opensama.training.drawing import DRAWS, Draw, draw_clips, draw_core, draw_in_turn, draw_unpaired
 from opensama.training.embedded_config import TinyConfig
 from opensama.training.pool import LatentPool, PoolEncoders, PoolWorkers, RenewedPool, build_pool
 from opensama.training.scores import HeldOut
@@ -74,7 +74,10 @@ class Pools:
     ) -> LatentPool:
         """`n` samples from seed `first` on (a quarter of them in other shapes than the first), kept in a file."""
         config, kinds = self.config, dict[Draw, str]({draw_clips: "pretext-", draw_unpaired: "unpaired-"})
-        draw = draw or DRAWS[config.tier]
+        if draw is None:
+            draw = DRAWS[config.tier]
+            if config.tier == "core" and config.full_share:
+                draw = partial(draw_core, full_share=config.full_share)
         return build_pool(
             self.folder / f"{name or kinds.get(draw, '')}{frames}x{size[0]}x{size[1]}.safetensors",
             n if size == _SHAPES[0] else n // 4,

@@ -71,6 +71,9 @@ class TinyConfig(Section):
     semantic_width: int = Field(96, gt=0, multiple_of=32, description="SAMA: width of the image encoder")
 
     tier: TierName = Field("full", description="how much of the world is learnt")
+    full_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the core's edits that are of the full world, lest it be forgotten"
+    )
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
     color_rank: int = Field(
