@@ -370,6 +370,27 @@ def test_interrupted_leaves_nothing(
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
 
 
+def test_an_end_that_a_callback_swallows_comes_at_the_next_report() -> None:
+    """As Python does with what a signal's handler raises within a destructor."""
+    program = """if True:
+        import os, signal, sys
+        from opensama.apps.cli import _end
+        from opensama.apps.progress import Display
+        from opensama.values import Progress
+
+        class Dying:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, _end)
+        del [Dying()][0]
+        print("goes on")
+        Display()(Progress("Editing", 1, 2))
+        print("and on")"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (143, "goes on\n")
+
+
 def test_reader_that_stops_reading_is_no_error() -> None:
     command = f"{sys.executable} -m opensama.apps.cli models info sama-14b | head -n 1; exit ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

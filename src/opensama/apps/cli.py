@@ -23,7 +23,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 from opensama import __version__
 from opensama.apps.openmp import choose_wait_policy
 from opensama.apps.options import as_options
-from opensama.apps.progress import duration
+from opensama.apps.progress import Display, duration
 from opensama.runtime import DISK_FULL, rank
 from opensama.values import UserError
 
@@ -166,6 +166,7 @@ def _mendable(error: OSError) -> str | None:
 
 def _end(*_: object) -> NoReturn:
     """Told to end (SIGTERM): unwinds as an interrupt does, so that no half-written file stays."""
+    Display.end_code = TERMINATED
     sys.exit(TERMINATED)
 
 

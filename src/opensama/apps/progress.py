@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from opensama.apps.options import as_options
 from opensama.values import Progress
@@ -66,7 +66,13 @@ class TimeLeft:
 
 
 class Display:
-    """Shows `Progress` values: `with Display() as show: show(Progress("edit", 3, 10, seconds))`."""
+    """Shows `Progress` values: `with Display() as show: show(Progress("edit", 3, 10, seconds))`.
+
+    `end_code` is the exit code of a process that was told to end. What its signal's handler raises may be lost: within
+    a destructor or a weak reference's callback Python prints it and goes on. So the next report raises it again.
+    """
+
+    end_code: ClassVar[int | None] = None
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
@@ -94,6 +100,8 @@ class Display:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
+        if self.end_code is not None:
+            sys.exit(self.end_code)
         stage = progress.stage
         left = self._estimates.setdefault(stage, TimeLeft())(progress)
         if self._bar is not None:
