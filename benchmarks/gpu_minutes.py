@@ -64,7 +64,7 @@ def unpack(trained: Path, model: Path, start_from: Path) -> Path:
     learnt = load_file(trained)
     for part, file in LEARNT.items():
         own = {name.removeprefix(f"{part}."): v for name, v in learnt.items() if name.startswith(f"{part}.")}
-        if own.keys() != load_file(model / part / file).keys():
+        if not own.keys() >= load_file(model / part / file).keys():  # training may add parts
             raise SystemExit(f"{trained} was not trained from {start_from}: its {part} has other weights.")
         save_file(own, model / part / file, metadata={"format": "pt"})
     with safe_open(trained, "pt") as header:

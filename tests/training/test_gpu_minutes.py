@@ -34,7 +34,7 @@ def test_what_was_learnt_comes_back_in_one_small_file_and_is_a_model(tmp_path):
     assert find(str(tmp_path / "model")).family == "sama"
     file = "transformer/diffusion_pytorch_model.safetensors"
     before, after = load_file(TINY.folder / file), load_file(tmp_path / "model" / file)
-    assert before.keys() == after.keys()
+    assert before.keys() == {key for key in after if not key.startswith(("local_color.", "frame_position."))}
     assert any(not torch.equal(before[key], after[key]) for key in before)
     assert json.loads((tmp_path / "model/transformer/config.json").read_text())["semantic_rotary"] == "zero"
     sample = sample_edit(0, frames=5)

@@ -18,6 +18,8 @@ CORE = TinyConfig(
     images=StageConfig(minutes=2_500, max_steps=3_000, lr=6e-4, muon=1.2e-3, decay=1.0, measure_every=15),
     videos=StageConfig(minutes=1_250, max_steps=1_500, lr=4e-4, muon=8e-4, decay=1.0, measure_every=15),
     semantic_rotary="zero",
+    color_rank=96,
+    frame_waves=8,
     chunk=640,
     image_batch=32,
     shift=24.0,
@@ -28,8 +30,6 @@ DECODER = TinyConfig(
     **{name: StageConfig(minutes=0) for name in ("autoencoder", "semantic", "images", "videos")},
     decoder=LAPTOP.decoder.model_copy(update={"minutes": 60}),
     decoder_answers=4,
-    color_rank=0,
-    frame_waves=0,
 )
 
 # The same on a GPU for minutes: batches of thousands, and the machine's other cores draw.

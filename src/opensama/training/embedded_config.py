@@ -77,10 +77,10 @@ class TinyConfig(Section):
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
     color_rank: int = Field(
-        96, ge=0, le=256, description="SAMA: rank of local colours (`models/local_color.py`), which a start without "
-        "any gets; 0: none, or the start's"
+        0, ge=0, le=256, description="SAMA: rank of local colours (`models/local_color.py`), which a start without any "
+        "gets; 0: none, or the start's"
     )  # fmt: skip
-    frame_waves: int = Field(8, ge=0, description="SAMA: waves of positions in the frame, likewise; 0: none")
+    frame_waves: int = Field(0, ge=0, description="SAMA: waves of positions in the frame, likewise; 0: none")
 
     textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
     texts: int = Field(20_000, gt=0, description="SAMA: instructions and captions that the tokenizer is made from")
