@@ -205,12 +205,12 @@ class SamaTransformer3DModel(WanStreams):
         if self.config["source_gate"]:
             if places is not None and source_hidden_states is not None:
                 source_hidden_states = source_hidden_states[..., : hidden_states.shape[-1]]
-            kept, change = held(source_hidden_states, hidden_states), None
+            change = None
             if self.local_color is not None:
-                later = later_cells(target_grid, places, target.device)
-                change = self.local_color(target, kept.flatten(2).transpose(1, 2), later)
+                cells = held(source_hidden_states, hidden_states).flatten(2).transpose(1, 2)
+                change = self.local_color(target, cells, later_cells(target_grid, places, target.device))
                 change = change.transpose(1, 2).unflatten(2, target_grid)
-            sample = gate(sample, hidden_states, kept, sigma, change)
+            sample = gate(sample, hidden_states, source_hidden_states, sigma, change)
         semantic_sample = None
         if semantic_hidden_states is not None and self.semantic_head is not None:
             semantic_sample = self.semantic_head(semantic)
