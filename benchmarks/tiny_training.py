@@ -16,7 +16,7 @@ import torch
 
 from opensama.models.registry import TINY
 from opensama.pipeline.sama import SamaPipeline
-from opensama.training.drawn import PICTURE_SHIFT, SIDES
+from opensama.training.drawn import PICTURE_SHIFT
 from opensama.training.optim import make_optimizers
 from opensama.training.sources import PoolStream
 from opensama.training.tiny import drawn_stage
@@ -39,7 +39,7 @@ def main() -> None:
     pool |= {"change": (torch.rand(POOL, 1, 8, 8) > 0.8).half(), "semantic": torch.randn(POOL, 17, 96).half()}
     ways = {
         "whole frames": PoolStream(pool, 32, 1.0),
-        "windows": PoolStream(pool, 128, 1.0, sides=SIDES[:1]),
+        "windows": PoolStream(pool, 128, 1.0, sides=(4,)),
         "pictures": PoolStream(pool, 64, 1.0, pictures=True, shift=PICTURE_SHIFT),
     }
     print(f"{'':<14}{'batch':>6}{'s a step':>10}{'optimizer':>11}{'edits a second':>16}{'ratio':>7}")

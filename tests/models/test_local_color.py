@@ -74,6 +74,38 @@ def test_one_map_of_colors_removes_an_object(vae: PatchAutoencoder):
     assert error(given, wanted, codes(vae, clip)) < 0.03
 
 
+def test_a_shape_of_one_colour_is_painted_with_a_sharp_outline(vae: PatchAutoencoder):
+    """A square of which each cell sees a corner or a side: f has four waves, its outline is as sharp as the latents."""
+    t, y, x = torch.meshgrid(torch.arange(5), torch.arange(32), torch.arange(48), indexing="ij")
+    square = ((y - 14).abs().maximum((x - 22).abs()) < 11).float()[None, None]
+    ground = GRAY.expand(3, 5, 32, 48)[None]
+    source, wanted = codes(vae, ground), codes(vae, ground + (RED - GRAY) * square)
+    made = LocalColor(12, source.shape[-1], 256, 1)
+    made.read_autoencoder(vae)
+    torch.manual_seed(0)
+    tokens, later = torch.eye(12)[None], (torch.arange(12) >= 6)[None]
+    optimizer = torch.optim.Adam([made.outline.weight, made.paint.weight], lr=0.05)
+    for _ in range(200):
+        left = (source + made(tokens, source, later) - wanted).square().sum()
+        optimizer.zero_grad()
+        left.backward()
+        optimizer.step()
+    with torch.no_grad():
+        given = source + made(tokens, source, later)
+    assert error(given, wanted, source) < 0.03
+
+
+def test_shapes_alone_change_nothing_at_first(vae: PatchAutoencoder):
+    source = codes(vae, moving_disk(RED, GRAY))
+    made = LocalColor(12, source.shape[-1], 96, 2)
+    made.read_autoencoder(vae)
+    assert made.outline.weight.any()
+    change = made(torch.randn(1, 12, 12), source, (torch.arange(12) >= 6)[None])
+    assert not change.any()
+    (change.sum()).backward()
+    assert made.paint.weight.grad.any()
+
+
 def test_a_model_that_gets_local_colors_and_positions_answers_as_before():
     sizes = {
         "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
@@ -82,7 +114,7 @@ def test_a_model_that_gets_local_colors_and_positions_answers_as_before():
     }  # fmt: skip
     torch.manual_seed(0)
     plain = SamaTransformer3DModel(**sizes).eval()
-    colored = SamaTransformer3DModel(**sizes, color_rank=5, frame_waves=2).eval()
+    colored = SamaTransformer3DModel(**sizes, color_rank=5, color_shapes=2, frame_waves=2).eval()
     missing = colored.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert {name.split(".")[0] for name in missing} == {"local_color", "frame_position"}
     noisy, source = torch.randn(2, 1, 4, 3, 2, 2)
@@ -92,13 +124,15 @@ def test_a_model_that_gets_local_colors_and_positions_answers_as_before():
             torch.testing.assert_close(colored(*call).sample, plain(*call).sample)
     with pytest.raises(ValueError, match="source_gate"):
         SamaTransformer3DModel(**sizes | {"source_gate": False}, color_rank=5)
+    with pytest.raises(ValueError, match="color_rank"):
+        SamaTransformer3DModel(**sizes, color_shapes=2)
 
 
 def test_a_change_is_added_to_what_is_kept():
     """The first frame's cells change by planes of their own."""
     torch.manual_seed(0)
-    made = LocalColor(6, 4, 3)
-    for tensor in (*made.buffers(), made.map.weight):
+    made = LocalColor(6, 4, 3, 2)
+    for tensor in (*made.buffers(), *made.parameters()):
         torch.nn.init.normal_(tensor)
     tokens, source = torch.randn(1, 12, 6), torch.randn(1, 4, 3, 2, 2)
     later = (torch.arange(12) >= 4)[None]

@@ -71,6 +71,15 @@ def test_a_share_of_the_cores_edits_is_the_full_worlds():
     assert [mixed.captions[i] for i in kept] == [core.captions[i] for i in kept]
 
 
+def test_the_cores_families_may_have_other_shares():
+    names, how = [f"x-{i}" for i in range(20)], DrawSettings(height=32, width=32)
+    drawn = draw_core(names, how, shares={"remove": 1, "absent": 1})
+    plans = [draw_plan(name, "train", "core", {"remove": 1, "absent": 1}) for name in names]
+    assert {plan.family for plan in plans} == {"remove", "absent"}
+    core = [i for i, plan in enumerate(plans) if drawn.texts[i] == plan.instruction]
+    assert len(core) > 20 * (1 - 4 * FILMED)
+
+
 def test_a_lot_of_films_alone_is_drawn_too():
     (name,) = [f"y-{i}" for i in range(200) if random.Random(f"filmed/y-{i}").random() < FILMED][:1]
     assert draw_core([name], DrawSettings(height=32, width=32)).captions[0].startswith("In ")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
@@ -255,6 +257,31 @@ def test_processes_draw_what_threads_draw(encoders):
         torch.testing.assert_close(theirs[key], value)
 
 
+def test_half_of_the_texts_lose_a_word_here_and_there(tokenizer, parts, encoders):
+    """What is left keeps its order and its end; the same step loses the same words."""
+    *_, text, transformer = parts
+    pool = build_pool(None, 8, encoders, size=(32, 32), text_tokens=40)
+    whole = {tuple(row[said > 0].tolist()) for row, said in zip(pool["ids"], pool["mask"], strict=True)}
+    stage = drawn_stage(
+        "x", transformer, text, tokenizer, [PoolStream(pool, 40, 1.0)], text_dropout=0.0, word_dropout=0.3
+    )
+    x = stage.batch(0)
+    assert torch.equal(x["ids"], stage.batch(0)["ids"])
+    said = [tuple(row[mask > 0].tolist()) for row, mask in zip(x["ids"], x["mask"], strict=True)]
+    assert set(said[::2]) <= whole
+    shorter = [words for words in said[1::2] if words not in whole]
+    assert len(shorter) > 15
+    for words in shorter:
+        assert words[-1] == tokenizer.eos_token_id
+        assert any(_in_order(words, full) for full in whole)
+    assert (x["ids"][x["mask"] == 0] == tokenizer.pad_token_id).all()
+
+
+def _in_order(some: Sequence[int], of: Sequence[int]) -> bool:
+    left = iter(of)
+    return all(word in left for word in some)
+
+
 def test_pictures_come_from_their_captions_and_windows_without_semantic_tokens(tokenizer, parts, encoders):
     *_, text, transformer = parts
     pool = build_pool(None, 8, encoders, draw=draw_core, size=(96, 96), text_tokens=40)
@@ -386,6 +413,11 @@ def test_recipes_are_saved_and_read(tmp_path):
         assert TinyConfig.read(tmp_path / "config.yaml") == config
     with pytest.raises(ValueError, match="extra"):
         TinyConfig(colour="red")  # type: ignore[call-arg]
+    for wrong in ({"full_share": 0.5}, {"shares": {"add": 1}}):
+        with pytest.raises(ValidationError, match="set tier=core, or leave"):
+            TinyConfig.model_validate(wrong)
+    with pytest.raises(ValidationError, match="not of text"):
+        TinyConfig(tier="core", shares={"add": 1, "text": 1})
     assert LAPTOP.width % 64 == 0
 
 
@@ -451,7 +483,8 @@ def test_the_core_recipe_goes_through_its_stages_and_goes_on(tmp_path):
     folder = train_tiny(config, tmp_path)
     settings = json.loads((folder / "transformer" / "config.json").read_text())
     assert settings["semantic_rotary"] == "zero"
-    assert (settings["color_rank"], settings["frame_waves"]) == (CORE.color_rank, CORE.frame_waves)
+    parts = "color_rank", "color_shapes", "frame_waves"
+    assert [settings[name] for name in parts] == [getattr(CORE, name) for name in parts]
     (file,) = (folder / "transformer").glob("*.safetensors")
     assert all(
         value.any() for name, value in load_file(file).items() if name.startswith(("local_color.", "frame_position."))

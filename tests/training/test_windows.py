@@ -47,23 +47,23 @@ def test_what_changes_nothing_is_seen_anywhere():
     assert {(p[0, 1].item(), p[0, 2].item()) for p in places} == {(y, x) for y in range(3) for x in range(8)}
 
 
-def model(rotary: str = "zero", color_rank: int = 0, frame_waves: int = 0) -> SamaTransformer3DModel:
+def model(rotary: str = "zero", **parts: int) -> SamaTransformer3DModel:
     torch.manual_seed(0)
     made = SamaTransformer3DModel(
         patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=8,
         freq_dim=16, ffn_dim=48, num_layers=2, semantic_dim=None, semantic_rotary=rotary, source_gate=True,
-        color_rank=color_rank, frame_waves=frame_waves,
+        **parts,
     )  # fmt: skip
     torch.nn.init.normal_(made.proj_out.weight, std=0.5)
     if made.local_color is not None:
-        for tensor in (*made.local_color.map.parameters(), *made.local_color.buffers()):
+        for tensor in (*made.local_color.parameters(), *made.local_color.buffers()):
             torch.nn.init.normal_(tensor, std=0.3)
     if made.frame_position is not None:
         torch.nn.init.normal_(made.frame_position.proj.weight)
     return made
 
 
-@pytest.mark.parametrize("sizes", [{}, {"color_rank": 3}, {"frame_waves": 2}])
+@pytest.mark.parametrize("sizes", [{}, {"color_rank": 3}, {"color_rank": 3, "color_shapes": 2}, {"frame_waves": 2}])
 def test_all_cells_in_any_order_are_the_whole_frame(sizes: dict[str, int]):
     net, g = model(**sizes), torch.Generator().manual_seed(2)
     noisy, source = torch.randn(2, 2, 4, 2, 3, 4, generator=g)

@@ -39,6 +39,9 @@ class TransformerConfig(TypedDict, total=False):
     semantic_tokens_per_anchor: int
     semantic_gate: bool
     num_anchors: int
+    color_rank: int
+    color_shapes: int
+    frame_waves: int
     num_single_layers: int
     num_refiner_layers: int
     mlp_ratio: float

@@ -1,24 +1,35 @@
-"""Local colours: what a cell looks like once its pixels' colours are changed by one linear map, in latents.
+"""Local colours: a cell is drawn as its source with other colours, and a few shapes of one colour painted over it.
 
-    pixel' = pixel + A (pixel - mean) + b           A [3 3], b [3]: the transformer's, cell by cell
+    pixel' = pixel + A (pixel - mean) + b + sum_k sigmoid(f_k(t, y, x)) d_k      A [3 3], b and d_k [3]: a cell's own
+    f_k: a sum of 4x4 cosines over the cell, of four frames also times t
 
-Where an object of one colour lies on another, one such map recolours it, removes it or lights it otherwise, whatever
-its outline: the edges are the source's own. Without it a small transformer has to draw each outline anew, number by
-number, and blurs it. Colour maps that hold for a small part of a picture: Gharbi et al., Deep Bilateral Learning for
-Real-Time Image Enhancement, 2017.
+Where an object of one colour lies on another, one map of colours recolours it, removes it or lights it otherwise,
+whatever its outline: the edges are the source's own. What is new in the picture has a smooth f: its outline is where f
+is 0, which moves as smoothly as the object does, while the latents of an outline that moves by a pixel change sign. So
+a small transformer says some fifty smooth numbers a cell and draws sharp edges with them; number by number it paints a
+blur.
+
+Colour maps that hold for a small part of a picture: Gharbi et al., Deep Bilateral Learning for Real-Time Image
+Enhancement, 2017. Outlines as zeros of a smooth function: Osher and Sethian, 1988.
 
 It works where the autoencoder's encoder is linear in the pixels of a cell, as the embedded models' is
-(`models/tiny.py`): each colour plane of a cell is then `rank` numbers that are linear in its latent.
+(`models/tiny.py`): each colour plane of a cell then has `rank` cosines that are linear in its latent.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
+from math import pi
 
 import torch
 from torch import Tensor, nn
 
 from opensama.models.tiny import PatchAutoencoder
 
-_PACE = 4.0  # AdamW moves all weights alike, and the maps have a longer way to go than those of other layers
+_PACE = 4.0  # AdamW moves all weights alike, and these have a longer way to go than those of other layers
+_SIDE, _FRAMES = 16, (1, 4)  # pixels of a cell's side; frames of a first frame's cell, and of the others'
+_WAVES = 4  # of f, each way
+_TOKENS = 1024  # a pass, where no gradient is kept
 
 
 class LocalColor(nn.Module):
@@ -26,50 +37,92 @@ class LocalColor(nn.Module):
 
     planes: Tensor  # [2 3*rank c]: of a first frame's cell and of four frames', colour after colour
     offset: Tensor  # [2 3*rank]: the planes of zero latents
-    ones: Tensor  # [2 rank]: a white plane
     back: Tensor  # [2 c]: times the transposed `planes`, from changes of the planes to those of a latent
 
-    def __init__(self, d: int, c: int, rank: int):
+    def __init__(self, d: int, c: int, rank: int, shapes: int = 0):
         super().__init__()
-        self.rank = rank
+        self.rank, self.shapes = rank, shapes
         self.map = nn.Linear(d, 12)  # A and b
-        for parameter in self.map.parameters():
-            nn.init.zeros_(parameter)
-        for name, size in (("planes", (3 * rank, c)), ("offset", (3 * rank,)), ("ones", (rank,)), ("back", (c,))):
+        nn.init.zeros_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+        if shapes:
+            self.outline = nn.Linear(d, shapes * 2 * _WAVES**2)
+            self.paint = nn.Linear(d, shapes * 3)
+            nn.init.normal_(self.outline.weight, std=0.01)  # a product of two zeros would stay one
+            for parameter in (self.outline.bias, self.paint.weight, self.paint.bias):
+                nn.init.zeros_(parameter)
+        for name, size in (("planes", (3 * rank, c)), ("offset", (3 * rank,)), ("back", (c,))):
             self.register_buffer(name, torch.zeros(2, *size))
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchAutoencoder) -> None:
-        """Takes the planes from an autoencoder: the strongest `rank` components of its cells' colour planes."""
+        """Takes from an autoencoder the cosines of its cells' colour planes."""
         mean, std = (torch.tensor(vae.config[f"latents_{name}"], device=vae.device) for name in ("mean", "std"))
-        for i, (kind, frames) in enumerate((("first", 1), ("group", 4))):
+        for i, (kind, frames) in enumerate(zip(("first", "group"), _FRAMES, strict=True)):
             layer = vae.linear_in[kind]
             assert isinstance(layer, nn.Linear)
             weight = layer.weight.float()  # [c frames*3*256], rows orthogonal and of one length
             basis = weight.unflatten(1, (frames, 3, -1)).permute(2, 0, 1, 3).flatten(2)  # [3 c pixels]
-            length = weight.square().sum(1, keepdim=True)
-            pixels = basis / length  # a plane's pixels are latent @ pixels[colour]
-            strength = pixels * vae.spread[:, None]
-            found = torch.linalg.eigh((strength.transpose(1, 2) @ strength).sum(0))[1][:, -self.rank :]
-            found = found / found.shape[0] ** 0.5  # numbers of a plane are about as large as its pixels
-            planes = (pixels @ found).transpose(1, 2).flatten(0, 1)
+            length = weight.square().sum(1, keepdim=True)  # a plane's pixels are latent @ (basis / length)[colour]
+            waves = cosines(frames, self.rank, basis.device)
+            planes = (basis / length @ waves.T).transpose(1, 2).flatten(0, 1) / waves.shape[1]
             self.planes[i] = planes * std
             self.offset[i] = planes @ mean
-            self.ones[i] = found.sum(0)
-            self.back[i] = found.shape[0] * length[:, 0] / std.square()
+            self.back[i] = waves.shape[1] * length[:, 0] / std.square()
 
     def forward(self, tokens: Tensor, source: Tensor, later: Tensor | None) -> Tensor:
         """What the target's normalised tokens [b n d] add to the source latents [b n c], in float32.
 
         `later` [b n] is true where a token is not of the first frame; None: all are.
         """
-        mixing, added = (_PACE * self.map(tokens).float()).split((9, 3), dim=-1)
-        mixing = mixing.unflatten(-1, (3, 3))
-        first = self._change(0, mixing, added, source)
-        return first if later is None else torch.where(later[..., None], self._change(1, mixing, added, source), first)
+        passes = [slice(None)]
+        if not torch.is_grad_enabled():  # of long clips a few at a time: the pixels of a shape are many
+            passes = [slice(start, start + _TOKENS) for start in range(0, tokens.shape[1], _TOKENS)]
+        parts = [self._few(tokens[:, p], source[:, p], None if later is None else later[:, p]) for p in passes]
+        return torch.cat(parts, 1)
 
-    def _change(self, i: int, mixing: Tensor, added: Tensor, source: Tensor) -> Tensor:
-        weight, ones = self.planes[i].float(), self.ones[i].float()
+    def _few(self, tokens: Tensor, source: Tensor, later: Tensor | None) -> Tensor:
+        first = self._change(0, tokens, source)
+        return first if later is None else torch.where(later[..., None], self._change(1, tokens, source), first)
+
+    def _change(self, i: int, tokens: Tensor, source: Tensor) -> Tensor:
+        """Of a first frame's cells (0) or of four frames' (1)."""
+        mixing, added = (_PACE * self.map(tokens).float()).split((9, 3), dim=-1)
+        weight = self.planes[i].float()
         planes = nn.functional.linear(source.float(), weight, self.offset[i].float()).unflatten(-1, (3, -1))
-        planes = planes - (planes @ ones)[..., None] * (ones / ones.square().sum().clamp_min(1e-6))
-        return self.back[i].float() * ((mixing @ planes + added[..., None] * ones).flatten(-2) @ weight)
+        change = mixing.unflatten(-1, (3, 3)) @ nn.functional.pad(planes[..., 1:], (1, 0))  # the first is the mean
+        change = change + nn.functional.pad(added[..., None], (0, self.rank - 1))
+        if self.shapes:
+            waves, level = cosines(_FRAMES[i], self.rank, source.device), outline_waves(_FRAMES[i], source.device)
+            outlines = (_PACE * self.outline(tokens).float()).unflatten(-1, (self.shapes, -1))[..., : len(level)]
+            inside = (outlines @ level).sigmoid()  # [b n shapes pixels]
+            colors = (_PACE * self.paint(tokens).float()).unflatten(-1, (3, self.shapes))
+            change = change + colors @ (inside @ waves.T / waves.shape[1])
+        return self.back[i].float() * (change.flatten(-2) @ weight)
+
+
+@lru_cache(maxsize=8)
+def cosines(frames: int, count: int, device: torch.device) -> Tensor:
+    """The slowest cosines over a cell, [count pixels], of mean square 1; one over time is as fast as six across."""
+    with torch.inference_mode(False), torch.no_grad():
+        sides = frames, _SIDE, _SIDE
+        orders = torch.cartesian_prod(*(torch.arange(side) for side in sides))
+        slowest = (orders * torch.tensor((6, 1, 1))).square().sum(1).argsort(stable=True)[:count]
+        t, y, x = (_line(side)[order] for side, order in zip(sides, orders[slowest].T, strict=True))
+        return torch.einsum("nt,ny,nx->ntyx", t, y, x).flatten(1).to(device)
+
+
+@lru_cache(maxsize=8)
+def outline_waves(frames: int, device: torch.device) -> Tensor:
+    """What `f` is a sum of: 4x4 cosines over a cell, then each of them times time from -1 to 1; [32, or 16, pixels]."""
+    with torch.inference_mode(False), torch.no_grad():
+        line = _line(_SIDE)[:_WAVES]
+        still = torch.einsum("iy,jx->ijyx", line, line).flatten(0, 1)
+        time = torch.stack((torch.ones(frames), torch.linspace(-1, 1, frames)))[: min(2, frames)]
+        return torch.einsum("kt,nyx->kntyx", time, still).flatten(2).flatten(0, 1).to(device)
+
+
+def _line(side: int) -> Tensor:
+    """The cosines over a line of pixels, [side side], each of mean square 1."""
+    order, place = torch.arange(side)[:, None], torch.arange(side) + 0.5
+    return torch.cos(pi * order * place / side) * torch.where(order > 0, 2**0.5, 1.0)

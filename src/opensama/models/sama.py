@@ -57,7 +57,9 @@ class SamaTransformer3DModel(WanStreams):
     `semantic_gate` lets source and target read the semantic tokens apart, times a learned number a block that is 0 at
     first, so that a base with anchors begins as without (ours; the release has one attention over all tokens);
     `released_rounding` rounds the timestep to bfloat16 as the released sampler does. `source_gate` is for models that
-    are small beside their latents, see `gate`; it needs a source of the target's shape.
+    are small beside their latents, see `gate`; it needs a source of the target's shape. So are `color_rank` and
+    `color_shapes`, by which cells are drawn as other colours and shapes (`models/local_color.py`), and `frame_waves`,
+    which tell tokens where in the frame they lie; 0 leaves each out.
     """
 
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
@@ -99,6 +101,7 @@ class SamaTransformer3DModel(WanStreams):
         source_time: SourceTime = "same",
         semantic_gate: bool = False,
         color_rank: int = 0,
+        color_shapes: int = 0,
         frame_waves: int = 0,
     ):
         super().__init__(
@@ -128,6 +131,10 @@ class SamaTransformer3DModel(WanStreams):
             raise ValueError(f"unknown source_time {source_time!r}: choose same or zero")
         if color_rank and (not source_gate or tuple(patch_size) != (1, 1, 1)):
             raise ValueError("color_rank: local colours change what source_gate keeps, in patches of one latent")
+        if color_shapes and not color_rank:
+            raise ValueError(
+                "color_shapes: shapes are painted in planes of local colours, which color_rank=0 leaves out"
+            )
         local = semantic_tokens_per_anchor - 1
         if semantic_dim is not None and semantic_rotary == "grid" and (local < 0 or isqrt(local) ** 2 != local):
             raise ValueError(
@@ -145,7 +152,7 @@ class SamaTransformer3DModel(WanStreams):
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
         self.frame_position = FramePosition(frame_waves, d) if frame_waves else None
-        self.local_color = LocalColor(d, out_channels, color_rank) if color_rank else None
+        self.local_color = LocalColor(d, out_channels, color_rank, color_shapes) if color_rank else None
         gated = semantic_gate and semantic_dim is not None
         self.semantic_gates = nn.Embedding(num_layers, 1, _weight=torch.zeros(num_layers, 1)) if gated else None
 
@@ -261,7 +268,8 @@ def grid_places(grid: Grid, device: torch.device) -> Tensor:
 def later_cells(grid: Grid, places: tuple[Tensor, Tensor] | None, device: torch.device) -> Tensor | None:
     """Which of the target's cells [b n], or [1 n], are not of the first latent frame; None where none can be."""
     if places is not None:
-        return places[1][..., 0] > 0
+        later = places[1][..., 0] > 0
+        return later if later.any() else None
     t, h, w = grid
     return None if t == 1 else (torch.arange(t * h * w, device=device) >= h * w)[None]
 

@@ -19,10 +19,12 @@ CORE = TinyConfig(
     videos=StageConfig(minutes=1_250, max_steps=1_500, lr=4e-4, muon=8e-4, decay=1.0, measure_every=15),
     semantic_rotary="zero",
     color_rank=96,
+    color_shapes=2,
     frame_waves=8,
     chunk=640,
     image_batch=32,
     shift=24.0,
+    word_dropout=0.15,
 )
 
 # From finished weights on: the autoencoder's decoder alone. An editor stays right with it, since the code is fixed.

@@ -8,7 +8,8 @@ Letters: `b` samples, `t h w` frames, rows, columns of pixels in [0, 1].
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -69,16 +70,22 @@ def draw_edits(names: Sequence[str], how: DrawSettings) -> Drawn:
     return _of_plans([draw_plan(name, how.split) for name in names], how)
 
 
-def draw_core(names: Sequence[str], how: DrawSettings, full_share: float = 0.0) -> Drawn:
-    """Edits of the world's core, styles on what looks like footage, and edits of the whole world, each at its name."""
+def draw_core(
+    names: Sequence[str], how: DrawSettings, full_share: float = 0.0, shares: Mapping[str, float] | None = None
+) -> Drawn:
+    """Edits of the world's core, styles on what looks like footage, and edits of the whole world, each at its name.
+
+    `shares` of the core's families take the place of the tier's own.
+    """
+    core: Draw = partial(_draw_core_alone, shares=shares)
 
     def draw_for(name: str) -> Draw:
         if random.Random(f"filmed/{name}").random() < FILMED:
             return draw_footage
-        return draw_edits if random.Random(f"full/{name}").random() < full_share else _draw_core_alone
+        return draw_edits if random.Random(f"full/{name}").random() < full_share else core
 
     chosen = [draw_for(name) for name in names]
-    draws = [draw for draw in (_draw_core_alone, draw_footage, draw_edits) if draw in chosen]
+    draws = [draw for draw in (core, draw_footage, draw_edits) if draw in chosen]
     apart = [[name for name, its in zip(names, chosen, strict=True) if its is draw] for draw in draws]
     pictures, texts, captions = join_drawn([draw(some, how) for draw, some in zip(draws, apart, strict=True)])
     assert captions is not None
@@ -88,8 +95,8 @@ def draw_core(names: Sequence[str], how: DrawSettings, full_share: float = 0.0) 
     return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order])
 
 
-def _draw_core_alone(names: Sequence[str], how: DrawSettings) -> Drawn:
-    return _of_plans([draw_plan(name, how.split, "core") for name in names], how)
+def _draw_core_alone(names: Sequence[str], how: DrawSettings, shares: Mapping[str, float] | None) -> Drawn:
+    return _of_plans([draw_plan(name, how.split, "core", shares) for name in names], how)
 
 
 def join_drawn(parts: Sequence[Drawn]) -> Drawn:
@@ -134,9 +141,11 @@ def draw_unpaired(names: Sequence[str], how: DrawSettings) -> Drawn:
     return Drawn(EditBatch(source, target, changed_mask(source, target)), [plan.instruction for plan in plans])
 
 
-def draw_plan(name: str, split: Split = "train", tier: TierName = "full") -> EditPlan:
-    """One edit of a family drawn by the tier's shares, the same for the same name."""
-    shares = TIER_SHARES[tier]
+def draw_plan(
+    name: str, split: Split = "train", tier: TierName = "full", shares: Mapping[str, float] | None = None
+) -> EditPlan:
+    """One edit of a family drawn by `shares`, or the tier's own; the same for the same name."""
+    shares = shares or TIER_SHARES[tier]
     family = random.Random(name).choices(tuple(shares), tuple(shares.values()))[0]
     return plan_edit(name, split, family, tier=tier)
 

@@ -26,7 +26,6 @@ _SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
 _SHARES = (0.6, 0.2, 0.2)  # of the batches
 _IMAGES = 1 / 6  # of the videos stage's batches that are edits
 _WHOLE = 1 / 4  # of the windows stage's batches; these alone have semantic tokens
-SIDES = (4, 4, 5)  # of windows, in cells
 PICTURE_SHIFT = 3.0  # of the noise levels of pictures: a caption says what, the noisy picture where
 _CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
@@ -76,8 +75,8 @@ class Pools:
         config, kinds = self.config, dict[Draw, str]({draw_clips: "pretext-", draw_unpaired: "unpaired-"})
         if draw is None:
             draw = DRAWS[config.tier]
-            if config.tier == "core" and config.full_share:
-                draw = partial(draw_core, full_share=config.full_share)
+            if config.tier == "core":
+                draw = partial(draw_core, full_share=config.full_share, shares=config.shares)
         return build_pool(
             self.folder / f"{name or kinds.get(draw, '')}{frames}x{size[0]}x{size[1]}.safetensors",
             n if size == _SHAPES[0] else n // 4,
@@ -146,7 +145,7 @@ def _pictures(pools: Pools, config: TinyConfig) -> list[PoolStream]:
 def _windows(pools: Pools, config: TinyConfig) -> list[PoolStream]:
     streams = []
     for pool, share in pools.stills("windows"):
-        streams.append(PoolStream(pool, config.window_batch, (1 - _WHOLE) * share, sides=SIDES))
+        streams.append(PoolStream(pool, config.window_batch, (1 - _WHOLE) * share, sides=config.window_sides))
         streams.append(PoolStream(pool, config.image_batch, _WHOLE * share))
     return streams
 

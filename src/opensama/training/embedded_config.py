@@ -74,12 +74,16 @@ class TinyConfig(Section):
     full_share: float = Field(
         0.0, ge=0, lt=1, description="share of the core's edits that are of the full world, lest it be forgotten"
     )
+    shares: dict[str, float] = Field({}, description="of the core's families among its edits; none: the tier's own")
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
     color_rank: int = Field(
         0, ge=0, le=256, description="SAMA: rank of local colours (`models/local_color.py`), which a start without any "
         "gets; 0: none, or the start's"
     )  # fmt: skip
+    color_shapes: int = Field(
+        0, ge=0, description="SAMA: shapes of one colour that each cell paints, likewise; 0: none"
+    )
     frame_waves: int = Field(0, ge=0, description="SAMA: waves of positions in the frame, likewise; 0: none")
 
     textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
@@ -93,6 +97,9 @@ class TinyConfig(Section):
     video_batch: int = Field(16, gt=0)
     picture_batch: int = Field(64, gt=0, description="SAMA: drawn pictures a batch of the stage pictures")
     window_batch: int = Field(128, gt=0, description="SAMA: windows a batch of the stage windows")
+    window_sides: tuple[int, ...] = Field(
+        (4, 4, 5), min_length=1, description="SAMA: of windows, in cells; one of them a batch"
+    )
     chunk: int = Field(
         0, ge=0, description="image edits at 128x128 that are drawn at a time, half as many in other shapes, and take "
         "the oldest ones' place; 0: one pool for the whole run"
@@ -107,12 +114,25 @@ class TinyConfig(Section):
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
     emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
     text_dropout: float = Field(0.1, ge=0, le=1)
+    word_dropout: float = Field(
+        0.0, ge=0, lt=1, description="chance of each token to be left out, in half of the texts: no sentence is then "
+        "learnt by heart"
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
         find_family(self.family)
         if self.width % self.head:
             raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
+        for name in ("full_share", "shares"):
+            if getattr(self, name) and self.tier != "core":
+                raise ValueError(f"{name} is of a run on the core: set tier=core, or leave {name} out")
+        if self.shares:
+            from opensama.training.drawing import TIER_SHARES
+
+            known = TIER_SHARES["core"]
+            if unknown := self.shares.keys() - known.keys():
+                raise ValueError(f"shares are of {', '.join(known)}, not of {', '.join(sorted(unknown))}")
         return self
 
     def check_start(self) -> None:

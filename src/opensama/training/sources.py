@@ -31,7 +31,7 @@ from opensama.training.parallel import share_tensors
 from opensama.training.plan import count_passes
 from opensama.training.pool import LatentPool, RenewedPool
 from opensama.training.stage import Batch, ReadySource, Source
-from opensama.training.text import tokenize, trim_padding
+from opensama.training.text import tokenize, trim_padding, without_words
 from opensama.training.windows import cut_windows
 from opensama.values import UserError
 
@@ -203,13 +203,14 @@ class PoolSource(ReadySource):
         pads_text: bool = True,
         shift: float = 3.0,
         text_dropout: float = 0.1,
+        word_dropout: float = 0.0,
         seed: int = 0,
         shortest: int = 2,
     ):
         """`anchored` models read semantic tokens; without `pads_text` a batch is as long as its longest text."""
         super().__init__()
         self.streams, self.anchored, self.pads_text, self.shift = streams, anchored, pads_text, shift
-        self.text_dropout, self.seed, self.shortest = text_dropout, seed, shortest
+        self.text_dropout, self.word_dropout, self.seed, self.shortest = text_dropout, word_dropout, seed, shortest
         self.nothing = tokenize(tokenizer, [""], streams[0].at(0)["ids"].shape[1])
         self._lock = Lock()  # a pool that is renewed holds one step's samples at a time
 
@@ -242,8 +243,12 @@ class PoolSource(ReadySource):
         if stream.sides:
             side = stream.sides[int(torch.randint(len(stream.sides), (), generator=g, device=device))]
             out |= cut_windows(out, side, _BESIDE, g)
-        drop = torch.rand(b, generator=g, device=device) < self.text_dropout
         ids, mask = (x.to(device) for x in self.nothing)
+        if self.word_dropout:
+            left_out = torch.rand(out["ids"].shape, generator=g, device=device) < self.word_dropout
+            left_out[::2] = False  # half of the texts stay whole
+            out["ids"], out["mask"] = without_words(out["ids"], out["mask"], left_out, int(ids[0, -1]))
+        drop = torch.rand(b, generator=g, device=device) < self.text_dropout
         out["ids"] = torch.where(drop[:, None], ids, out["ids"])
         out["mask"] = torch.where(drop[:, None], mask, out["mask"])
         out["sigma"] = sample_sigma(b, shift=stream.shift or self.shift, generator=g)

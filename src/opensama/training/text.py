@@ -106,6 +106,15 @@ def encode_text(encoder: UMT5EncoderModel, ids: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[..., None] == 0, torch.zeros((), dtype=hidden.dtype), hidden)
 
 
+def without_words(ids: Tensor, mask: Tensor, left_out: Tensor, padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask [b l] without the tokens that are left out, but each text's end; the others move up."""
+    ends = mask.cumsum(1) == mask.sum(1, keepdim=True)
+    kept = (mask > 0) & (~left_out | ends)
+    order = (~kept).to(torch.int8).argsort(dim=1, stable=True)
+    mask = kept.gather(1, order).to(mask.dtype)
+    return torch.where(mask > 0, ids.gather(1, order), padding), mask
+
+
 def trim_padding(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Ids and mask [b l] without the columns that are padding in every row; on the CPU, where that stops nothing."""
     longest = int(mask.sum(1).max())

@@ -131,6 +131,7 @@ def train_tiny(
             importance=latent_importance(vae).sqrt(),
             shift=config.shift,
             text_dropout=config.text_dropout,
+            word_dropout=config.word_dropout,
             seed=config.seed + plan.seed,
         )
         _run(stage, settings, out, budget)
@@ -165,14 +166,16 @@ def drawn_stage(
     importance: torch.Tensor | None = None,
     shift: float = 3.0,
     text_dropout: float = 0.1,
+    word_dropout: float = 0.0,
     seed: int = 0,
 ) -> EditStage:
     """A stage on drawn pools, whose text encoder learns along unless it is frozen."""
     anchored, pads_text = bool(transformer.config.get("semantic_dim")), family_of(transformer).pads_text
     hook = PromptEncoding(text, masked=not pads_text)
     source = PoolSource(
-        streams, tokenizer, anchored=anchored, pads_text=pads_text, shift=shift, text_dropout=text_dropout, seed=seed
-    )
+        streams, tokenizer, anchored=anchored, pads_text=pads_text, shift=shift, text_dropout=text_dropout,
+        word_dropout=word_dropout, seed=seed,
+    )  # fmt: skip
     scores = partial(held_out_scores, tests=tests or {})
     loss = LossSettings(emphasis=emphasis, ease=EASY)
     return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores)
@@ -190,7 +193,9 @@ def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
     vae, text, transformer = given.vae, given.text_encoder, given.transformer
     if own:
         chosen = {name: size for name, size in config.transformer_sizes.items() if name in family.free}
-        parts = {name: size for name in ("color_rank", "frame_waves") if (size := getattr(config, name))}
+        parts = {
+            name: size for name in ("color_rank", "color_shapes", "frame_waves") if (size := getattr(config, name))
+        }
         added = {name: size for name, size in parts.items() if not transformer.config[name]}
         if added or any(transformer.config[name] != size for name, size in chosen.items()):
             weights = transformer.state_dict()

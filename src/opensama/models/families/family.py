@@ -44,6 +44,7 @@ class EmbeddedSettings(Protocol):
     semantic_width: int
     semantic_rotary: SemanticRotary
     color_rank: int
+    color_shapes: int
     frame_waves: int
 
 

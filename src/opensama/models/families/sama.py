@@ -76,6 +76,7 @@ def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
     return wan_embedded(settings) | {
         "source_gate": True,
         "color_rank": settings.color_rank,
+        "color_shapes": settings.color_shapes,
         "frame_waves": settings.frame_waves,
         "semantic_dim": settings.semantic_width,
         "semantic_hidden": settings.semantic_width,
@@ -85,10 +86,12 @@ def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
 
 
 def draw_added(config: TransformerConfig) -> dict[str, nn.Module]:
-    """A zero type embedding, semantic modules as torch draws them, and gates of zero where there are some."""
+    """A zero type embedding, semantic modules as torch draws them; gates, places, colours that change nothing yet."""
     import torch
     from torch import nn
 
+    from opensama.models.local_color import LocalColor
+    from opensama.models.sama import FramePosition
     from opensama.models.semantic import SemanticEmbedder, SemanticHead
 
     d = config["num_attention_heads"] * config["attention_head_dim"]
@@ -99,6 +102,10 @@ def draw_added(config: TransformerConfig) -> dict[str, nn.Module]:
         if config["semantic_gate"]:
             layers = config["num_layers"]
             parts["semantic_gates"] = nn.Embedding(layers, 1, _weight=torch.zeros(layers, 1))
+    if config["frame_waves"]:
+        parts["frame_position"] = FramePosition(config["frame_waves"], d)
+    if config["color_rank"]:
+        parts["local_color"] = LocalColor(d, config["out_channels"], config["color_rank"], config["color_shapes"])
     return parts
 
 
@@ -137,7 +144,7 @@ FAMILY = Family(
     bases=WAN_BASES,
     start="wan",
     gguf_architecture="wan",
-    added=("token_types", "semantic_embedder", "semantic_head", "semantic_gates"),
+    added=("token_types", "semantic_embedder", "semantic_head", "semantic_gates", "frame_position", "local_color"),
     draw_added=draw_added,
     free=("source_rotary", "semantic_rotary", "source_time", "num_anchors"),
     pads_text=True,
