@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
+from opensama.models.families import family_of
 from opensama.models.local_color import LocalColor
 from opensama.models.sama import SamaTransformer3DModel, gate
 from opensama.models.tiny import PatchAutoencoder
@@ -146,3 +148,24 @@ def test_a_change_is_added_to_what_is_kept():
         change[:, :, 1].flatten(2).transpose(1, 2),
         made(tokens[:, 4:8], source[:, :, 1].flatten(2).transpose(1, 2), None),
     )
+
+
+def test_a_start_from_plain_wan_draws_these_parts_too():
+    """What low-rank training trains beside its matrices, and a base's weights lack, is all that the family adds."""
+    sizes = {
+        "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
+        "out_channels": 4, "text_dim": 8, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "semantic_dim": 6,
+        "semantic_hidden": 6, "source_gate": True, "color_rank": 5, "color_shapes": 2, "frame_waves": 2,
+    }  # fmt: skip
+    model = SamaTransformer3DModel(**sizes)
+    family = family_of(model)
+    drawn = {
+        f"{part}.{name}": value.shape
+        for part, module in family.draw_added(model.config).items()
+        for name, value in module.state_dict().items()
+    }
+    own = {name: value.shape for name, value in model.state_dict().items() if family.is_added(name)}
+    assert drawn == own
+    assert {"local_color", "frame_position"} <= {name.split(".")[0] for name in own}
+    plain = WanTransformer3DModel.from_config(model.config)
+    assert {name for name in model.state_dict() if name not in own} == set(plain.state_dict())
