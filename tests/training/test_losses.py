@@ -115,7 +115,15 @@ def sama_from_weights(folder: Path) -> None:
 
 def core(folder: Path) -> None:
     """The world's core from pictures and windows, pools renewed."""
-    little = LITTLE | {"chunk": 4, "chunk_steps": 2, "chunks": 2, "color_rank": 0, "frame_waves": 0}
+    little = LITTLE | {
+        "chunk": 4,
+        "chunk_steps": 2,
+        "chunks": 2,
+        "color_rank": 0,
+        "color_shapes": 0,
+        "frame_waves": 0,
+        "word_dropout": 0,
+    }
     stages = {name: steps(4, muon=1.2e-3, decay=0.0) for name in ("pictures", "windows", "images")}
     config = CORE.model_copy(update=little | stages | {"videos": StageConfig(minutes=0)})
     train_tiny(config.model_copy(update={"start_from": small_model(folder / "model")}), folder / "run")
