@@ -26,13 +26,12 @@ from opensama.world import TIERS
 def fitted(made: LocalColor, source: Tensor, target: Tensor, scale: Tensor, steps: int) -> Tensor:
     """The squared error [n] of each of the cells [n c] after `steps`."""
     heads = [made.map] + ([made.outline, made.paint] if made.shapes else [])
-    width = sum(head.out_features for head in heads)
     first = 0
     for head in heads:  # a cell's token is its numbers themselves
         torch.nn.init.zeros_(head.weight)
         head.weight.data[:, first : first + head.out_features] = torch.eye(head.out_features) / 4
         first += head.out_features
-    tokens = torch.zeros(1, len(source), width)
+    tokens = torch.zeros(1, len(source), made.map.in_features)
     if made.shapes:
         of_shapes = slice(12, 12 + made.outline.out_features)
         tokens[..., of_shapes] = torch.randn(tokens[..., of_shapes].shape, generator=torch.Generator().manual_seed(0))
@@ -67,11 +66,9 @@ def main() -> None:
             .index_add(0, owner, ((source - target)[changed] * scale).square().sum(1))
             .clamp_min(1e-6)
         )
-        for rank, shapes in ((96, 0), (96, 1), (96, 2)):
-            width = 12 + shapes * 35
-            made = LocalColor(width, source.shape[-1], rank, shapes)
+        for shapes in range(3):
+            made = LocalColor(12 + shapes * 35, source.shape[-1], 96, shapes).requires_grad_(False)
             made.read_autoencoder(vae)
-            made.map.requires_grad_(False)
             left = fitted(made, source[changed], target[changed], scale, settings.steps)
             error = torch.zeros(settings.edits).index_add(0, owner, left) / whole
             families = world.families

@@ -413,11 +413,14 @@ def test_recipes_are_saved_and_read(tmp_path):
         assert TinyConfig.read(tmp_path / "config.yaml") == config
     with pytest.raises(ValueError, match="extra"):
         TinyConfig(colour="red")  # type: ignore[call-arg]
-    for wrong in ({"full_share": 0.5}, {"shares": {"add": 1}}):
-        with pytest.raises(ValidationError, match="set tier=core, or leave"):
+    refused: list[tuple[dict[str, object], str]] = [
+        ({"full_share": 0.5}, "set tier=core, or leave"), ({"shares": {"add": 1}}, "set tier=core, or leave"),
+        ({"tier": "core", "shares": {"add": 1, "text": 1}}, "not of text"), ({"color_shapes": 2}, "set color_rank"),
+        ({"tier": "core", "shares": {"add": 0}}, "greater than 0"), ({"window_sides": [4, 0]}, "greater than 0"),
+    ]  # fmt: skip
+    for wrong, said in refused:
+        with pytest.raises(ValidationError, match=said):
             TinyConfig.model_validate(wrong)
-    with pytest.raises(ValidationError, match="not of text"):
-        TinyConfig(tier="core", shares={"add": 1, "text": 1})
     assert LAPTOP.width % 64 == 0
 
 

@@ -75,28 +75,37 @@ class LocalColor(nn.Module):
 
         `later` [b n] is true where a token is not of the first frame; None: all are.
         """
-        passes = [slice(None)]
-        if not torch.is_grad_enabled():  # of long clips a few at a time: the pixels of a shape are many
-            passes = [slice(start, start + _TOKENS) for start in range(0, tokens.shape[1], _TOKENS)]
-        parts = [self._few(tokens[:, p], source[:, p], None if later is None else later[:, p]) for p in passes]
+        if torch.is_grad_enabled():
+            return self._few(tokens, source, later)
+        parts = [  # the pixels of a shape are many: of long clips a few tokens at a time
+            self._few(tokens[:, p], source[:, p], None if later is None else later[:, p])
+            for p in (slice(start, start + _TOKENS) for start in range(0, tokens.shape[1], _TOKENS))
+        ]
         return torch.cat(parts, 1)
 
     def _few(self, tokens: Tensor, source: Tensor, later: Tensor | None) -> Tensor:
-        first = self._change(0, tokens, source)
-        return first if later is None else torch.where(later[..., None], self._change(1, tokens, source), first)
-
-    def _change(self, i: int, tokens: Tensor, source: Tensor) -> Tensor:
-        """Of a first frame's cells (0) or of four frames' (1)."""
         mixing, added = (_PACE * self.map(tokens).float()).split((9, 3), dim=-1)
+        mixing, painted = mixing.unflatten(-1, (3, 3)), None
+        if self.shapes:
+            outlines = (_PACE * self.outline(tokens).float()).unflatten(-1, (self.shapes, -1))
+            painted = outlines, (_PACE * self.paint(tokens).float()).unflatten(-1, (3, self.shapes))
+        first = self._change(0, mixing, added, painted, source)
+        if later is None:
+            return first
+        return torch.where(later[..., None], self._change(1, mixing, added, painted, source), first)
+
+    def _change(
+        self, i: int, mixing: Tensor, added: Tensor, painted: tuple[Tensor, Tensor] | None, source: Tensor
+    ) -> Tensor:
+        """Of a first frame's cells (0) or of four frames' (1)."""
         weight = self.planes[i].float()
         planes = nn.functional.linear(source.float(), weight, self.offset[i].float()).unflatten(-1, (3, -1))
-        change = mixing.unflatten(-1, (3, 3)) @ nn.functional.pad(planes[..., 1:], (1, 0))  # the first is the mean
+        change = mixing @ nn.functional.pad(planes[..., 1:], (1, 0))  # the first is the mean
         change = change + nn.functional.pad(added[..., None], (0, self.rank - 1))
-        if self.shapes:
+        if painted is not None:
+            outlines, colors = painted
             waves, level = cosines(_FRAMES[i], self.rank, source.device), outline_waves(_FRAMES[i], source.device)
-            outlines = (_PACE * self.outline(tokens).float()).unflatten(-1, (self.shapes, -1))[..., : len(level)]
-            inside = (outlines @ level).sigmoid()  # [b n shapes pixels]
-            colors = (_PACE * self.paint(tokens).float()).unflatten(-1, (3, self.shapes))
+            inside = (outlines[..., : len(level)] @ level).sigmoid()  # [b n shapes pixels]
             change = change + colors @ (inside @ waves.T / waves.shape[1])
         return self.back[i].float() * (change.flatten(-2) @ weight)
 
@@ -118,7 +127,7 @@ def outline_waves(frames: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         line = _line(_SIDE)[:_WAVES]
         still = torch.einsum("iy,jx->ijyx", line, line).flatten(0, 1)
-        time = torch.stack((torch.ones(frames), torch.linspace(-1, 1, frames)))[: min(2, frames)]
+        time = torch.stack((torch.ones(frames), torch.linspace(-1, 1, frames)))[:frames]
         return torch.einsum("kt,nyx->kntyx", time, still).flatten(2).flatten(0, 1).to(device)
 
 

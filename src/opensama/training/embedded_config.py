@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from opensama.models.families import find_family
 from opensama.models.registry import find
@@ -74,7 +74,9 @@ class TinyConfig(Section):
     full_share: float = Field(
         0.0, ge=0, lt=1, description="share of the core's edits that are of the full world, lest it be forgotten"
     )
-    shares: dict[str, float] = Field({}, description="of the core's families among its edits; none: the tier's own")
+    shares: dict[str, PositiveFloat] = Field(
+        {}, description="of the core's families among its edits; none: the tier's own"
+    )
     semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
 
     color_rank: int = Field(
@@ -97,7 +99,7 @@ class TinyConfig(Section):
     video_batch: int = Field(16, gt=0)
     picture_batch: int = Field(64, gt=0, description="SAMA: drawn pictures a batch of the stage pictures")
     window_batch: int = Field(128, gt=0, description="SAMA: windows a batch of the stage windows")
-    window_sides: tuple[int, ...] = Field(
+    window_sides: tuple[PositiveInt, ...] = Field(
         (4, 4, 5), min_length=1, description="SAMA: of windows, in cells; one of them a batch"
     )
     chunk: int = Field(
@@ -124,6 +126,8 @@ class TinyConfig(Section):
         find_family(self.family)
         if self.width % self.head:
             raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
+        if self.color_shapes and not self.color_rank:
+            raise ValueError("color_shapes are painted by local colours: set color_rank, too, or color_shapes=0")
         for name in ("full_share", "shares"):
             if getattr(self, name) and self.tier != "core":
                 raise ValueError(f"{name} is of a run on the core: set tier=core, or leave {name} out")
