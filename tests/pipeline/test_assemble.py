@@ -210,8 +210,11 @@ def test_what_a_models_folder_lacks_is_shared(tmp_path):
     entry = find("tiny-icve")
     assert not (entry.folder / "vae").exists()
     pipeline = opensama.load("tiny-icve", device="cpu").pipeline
-    for part, name in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model")):
-        saved, state = load_file(entry.shared / part / f"{name}.safetensors"), getattr(pipeline, part).state_dict()
+    for folder, part, name in (
+        (entry.shared, "vae", "diffusion_pytorch_model"),
+        (entry.folder, "text_encoder", "model"),
+    ):
+        saved, state = load_file(folder / part / f"{name}.safetensors"), getattr(pipeline, part).state_dict()
         assert all(torch.equal(state[key], tensor.float()) for key, tensor in saved.items())
     shutil.copytree(entry.shared, tmp_path / "shared")
     (tmp_path / "shared" / "vae" / "config.json").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from opensama.models.tiny import PatchAutoencoder
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
@@ -40,6 +41,12 @@ def test_it_is_a_code_before_any_training(vae):
 
 
 @torch.no_grad()
+def test_any_latents_come_back(vae):
+    z = torch.randn(2, 192, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(vae.encode(vae.decode(z).sample).latent_dist.mode(), z, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
 def test_it_is_causal_and_cut_at_groups_of_four(vae):
     x = drawn_clips(1, 7, 9)
     z = vae.encode(x).latent_dist.mode()
@@ -72,6 +79,17 @@ def test_save_and_load(vae, tmp_path):
     x = drawn_clips(1, 3)
     with torch.no_grad():
         torch.testing.assert_close(again(x).sample, vae(x).sample)
+
+
+def test_older_folders_hold_the_way_back_and_need_not(vae, tmp_path, caplog):
+    vae.save_pretrained(tmp_path)
+    file = tmp_path / "diffusion_pytorch_model.safetensors"
+    back = {f"linear_out.{kind}.weight": layer.weight.T.contiguous() for kind, layer in vae.linear_in.items()}
+    save_file(load_file(file) | back, file, metadata={"format": "pt"})
+    again = PatchAutoencoder.from_pretrained(tmp_path)
+    assert "linear_out" not in caplog.text
+    with torch.no_grad():
+        torch.testing.assert_close(again(drawn_clips(1, 3)).sample, vae(drawn_clips(1, 3)).sample)
 
 
 def test_textures_are_pictures():

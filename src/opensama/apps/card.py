@@ -74,7 +74,7 @@ def write_card(folder: Path) -> str:
         for s in training["stages"]
     ]
     entry = find(folder)
-    shared = f" The text encoder and the autoencoder are those of `{entry.shared.name}`." if entry.shared else ""
+    shared = f" The parts that are not listed are those of `{entry.shared.name}`." if entry.shared else ""
     return _HEAD.format(
         name=folder.resolve().name,
         kind=f"{'An' if entry.family[0] in 'aeiou' else 'A'} {entry.family.upper()}",

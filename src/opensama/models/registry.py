@@ -101,7 +101,7 @@ TINY = ModelEntry(
 TINY_ICVE = ModelEntry(
     name="tiny-icve",
     family=ICVE.name,
-    summary="embedded: an ICVE with tiny's text encoder and autoencoder, trained on drawings; runs on a CPU",
+    summary="embedded: an ICVE with tiny's autoencoder, trained on drawings; runs on a CPU",
     licence=TINY.licence,
     memory=TINY.memory,
     folder=ASSETS / "tiny-icve",
@@ -185,6 +185,12 @@ BERNINI_14B = replace(
 )
 
 _ENTRIES = (TINY, TINY_ICVE, BERNINI_1_3B, BERNINI_14B, SAMA_14B, ICVE_13B)
+
+
+def part_folder(folder: Path, part: str) -> Path:
+    """Where a part of a model folder lies: in it, or in the folder of the named model that it shares its parts with."""
+    shared = next((entry.shared for entry in _ENTRIES if entry.shared and entry.folder == folder), None)
+    return folder / part if shared is None or (folder / part).is_dir() else shared / part
 
 
 def entries() -> tuple[ModelEntry, ...]:

@@ -4,9 +4,10 @@
 
 The first frame makes one latent frame, then every four make one. Each latent frame depends on its own frames alone, so
 the code is causal in time, clips can be cut at multiples of four, and memory is bounded by one group of four frames.
-The code is a linear map of 16x16 patches, their principal components; the same map back carries most of the picture,
-and a convolutional decoder of three scales (1/16, 1/8, 1/4) adds what linear maps cannot, such as sharp edges. So a
-transformer that was trained on these codes stays right when the decoder is trained further. There is no noise.
+The code is a linear map of 16x16 patches, their principal components; the way back, the same map transposed, carries
+most of the picture, and a convolutional decoder of three scales (1/16, 1/8, 1/4) adds what linear maps cannot, such as
+sharp edges. So a transformer that was trained on these codes stays right when the decoder is trained further. There is
+no noise.
 
 The first frame and the groups share their meaning as far as they can: a still picture gives nearly the same latent
 either way, so that what a transformer learns on images holds for videos.
@@ -59,6 +60,7 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
     """
 
     _group_offload_block_modules: list[str] = []  # noqa: RUF012  (lists of blocks apart, the rest with `forward`)
+    _keys_to_ignore_on_load_unexpected: list[str] = ["linear_out"]  # noqa: RUF012  (older folders store the way back)
     use_tiling = False
 
     @register_to_config
@@ -82,7 +84,6 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
         fine, middle, coarse = widths
         patch = 3 * 16 * 16
         self.linear_in = nn.ModuleDict({"first": nn.Linear(patch, z_dim), "group": nn.Linear(4 * patch, z_dim)})
-        self.linear_out = nn.ModuleDict({"first": nn.Linear(z_dim, patch), "group": nn.Linear(z_dim, 4 * patch)})
 
         self.spread: Tensor
         self.register_buffer("spread", torch.ones(z_dim))  # of each number: convolutions see them evened out
@@ -144,7 +145,10 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
         size = 1 if kind == "first" else 4
         b, c, k, h, w = z.shape
         z = z.transpose(1, 2).reshape(b * k, c, h, w)
-        patches = self.linear_out[kind](z.permute(0, 2, 3, 1))
+        layer = self.linear_in[kind]
+        assert isinstance(layer, nn.Linear)
+        lengths = layer.weight.float().square().sum(1).to(z.dtype)  # its rows are orthogonal
+        patches = ((z.permute(0, 2, 3, 1) - layer.bias) / lengths) @ layer.weight
         linear = patches.view(b, k, h, w, size, 3, 16, 16).permute(0, 5, 1, 4, 2, 6, 3, 7)
         f = self.split[kind](z / self.spread.view(-1, 1, 1)).reshape(b * k * size, -1, h, w)
         f = f.contiguous(memory_format=torch.channels_last)  # a quarter quicker on a CPU, to the rounding the same
@@ -179,8 +183,8 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
         basis_group = torch.cat((steady, components(rest, z_dim - shared)))
         # a steady picture is four times itself in the group's space: half of it makes the same numbers as alone
         self.spread.copy_((first @ basis.T).std(0))
-        for kind, rows_in, rows_out in (("first", basis, basis), ("group", basis_group / 2, basis_group * 2)):
-            for linear, weight in ((self.linear_in[kind], rows_in), (self.linear_out[kind], rows_out.T)):
-                assert isinstance(linear, nn.Linear)
-                linear.weight.copy_(weight)
-                linear.bias.zero_()
+        for kind, rows_in in (("first", basis), ("group", basis_group / 2)):
+            linear = self.linear_in[kind]
+            assert isinstance(linear, nn.Linear)
+            linear.weight.copy_(rows_in)
+            linear.bias.zero_()

@@ -251,8 +251,8 @@ def _spatial(vae: ModelMixin) -> int:
 
 def _text_bytes(entry: ModelEntry) -> int:
     """Of the text encoders in a model's folder, in 16 bits."""
-    places = [entry.folder, entry.shared]
-    found = [file for place in places if place for file in place.glob("text_encoder*/*.safetensors")]
+    places = (list(place.glob("text_encoder*/*.safetensors")) for place in (entry.folder, entry.shared) if place)
+    found = next(filter(None, places), [])
     return 2 * sum(prod(info.shape) for file in found for info in TensorFiles(file).infos.values())
 
 

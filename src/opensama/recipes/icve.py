@@ -51,12 +51,9 @@ LORA = LoraSettings(targets=FAMILY.lora_targets)
 
 def _tiny(start: Literal["icve", "nothing"], **optimizer: float | None) -> IcveConfig:
     """Beside the embedded SAMA's frozen parts and with its loss, from random weights or the embedded ICVE's."""
-    assert TINY_ICVE.folder is not None
-    weights = TINY_ICVE.folder / "transformer" if start != "nothing" else None
+    base = TINY.folder if start == "nothing" else TINY_ICVE.folder
     return IcveConfig(
-        model=IcveModelSettings(
-            base=str(TINY.folder), start=start, weights=weights, sizes=EMBEDDED.transformer_sizes, text_layer=-1
-        ),
+        model=IcveModelSettings(base=str(base), start=start, sizes=EMBEDDED.transformer_sizes, text_layer=-1),
         data=IcveDataSettings(
             area=128 * 128,
             frames=17,

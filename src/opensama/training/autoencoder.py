@@ -105,8 +105,7 @@ class AutoencoderStage(TrainingStage):
         self.vae, self.drawings = vae, Drawings(batch=batch, pictures=pictures, side=side, seed=seed, answers=answers)
         super().__init__(name, BatchLoader(self.drawings, next(vae.parameters()).device))
         vae.requires_grad_(True)
-        for components in (vae.linear_in, vae.linear_out):
-            components.requires_grad_(False)
+        vae.linear_in.requires_grad_(False)
 
     def start(self, drawings: int = 640) -> None:
         """Principal components of a mixed batch: that many drawings, in lots of 16, and a fifth as many textures."""

@@ -60,9 +60,9 @@ def export_editor(transformer: ModelMixin, config: EditConfig, out: Path) -> Pat
 
 def complete_pipeline(config: EditConfig, folder: Path) -> None:
     """Makes a transformer's folder one of a whole pipeline, with copies of the base's other parts."""
-    base, parts = frozen_parts(config.family, config.model.base)
-    for part in parts:
-        shutil.copytree(base / part, folder / part, dirs_exist_ok=True)
+    parts = frozen_parts(config.family, config.model.base)
+    for part, (own, _) in parts.items():
+        shutil.copytree(own, folder / part, dirs_exist_ok=True)
     family = find_family(config.family)
     scheduler = family.scheduler_at(config.loss.shift)
     scheduler.save_pretrained(folder / "scheduler")
@@ -75,14 +75,14 @@ def complete_pipeline(config: EditConfig, folder: Path) -> None:
         "transformer": [model.__module__, model.__name__],
     }
     for part in base_parts(config.family):
-        index[part] = index_entry(part, parts[part], base) if part in parts else [None, None]
+        index[part] = index_entry(*parts[part]) if part in parts else [None, None]
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def index_entry(part: str, kind: type[BasePart], base: Path) -> list[str]:
-    """A part's library and class, as diffusers writes them down."""
-    if part.startswith("tokenizer"):
-        return ["transformers", type(kind.from_pretrained(base / part)).__name__]
+def index_entry(folder: Path, kind: type[BasePart]) -> list[str]:
+    """The library and class of the part in that folder, as diffusers writes them down."""
+    if folder.name.startswith("tokenizer"):
+        return ["transformers", type(kind.from_pretrained(folder)).__name__]
     library = kind.__module__ if kind.__module__.startswith("opensama") else kind.__module__.partition(".")[0]
     return [library, kind.__name__]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from torch import Tensor
 from opensama import runtime
 from opensama.data.latents import DTYPES, Encoders
 from opensama.models.families import find_family
+from opensama.models.registry import part_folder
 from opensama.models.semantic import anchor_count, anchor_frames, pool_anchor_tokens
 from opensama.pipeline.assemble import BasePart, base_parts, load_part, text_dtype
 from opensama.training.config import EditConfig, SemanticSettings
@@ -30,32 +31,39 @@ def base_folder(base: str, files: tuple[str, ...]) -> Path:
     return runtime.locate(base, files, folder=folder if folder.is_dir() else None)
 
 
-def frozen_parts(family: str, base: str) -> tuple[Path, dict[str, type[BasePart]]]:
-    """The base's folder with tokenizers, text encoders and autoencoder in it, and their classes."""
+def frozen_parts(family: str, base: str) -> dict[str, tuple[Path, type[BasePart]]]:
+    """The folders of a base's tokenizers, text encoders and autoencoder, and their classes."""
     here = Path(base).expanduser()
     parts = base_parts(family, here if here.is_dir() else None)
-    return base_folder(base, tuple(f"{part}/*" for part in parts)), parts
+    own = tuple(f"{part}/*" for part in parts if part_folder(here, part).parent == here)
+    folder = base_folder(base, own)
+    return {part: (part_folder(folder, part), kind) for part, kind in parts.items()}
+
+
+def check_whole(folders: Sequence[Path]) -> None:
+    """UserError if a file of one of a base's parts is missing."""
+    for folder in folders:
+        if missing := runtime.missing_parts(folder.parent, (folder.name,)):
+            raise UserError(f"The base model in {folder.parent} has no {', '.join(missing)}: copy it again, whole.")
 
 
 def make_vae(family: str, base: str, device: torch.device) -> ModelMixin:
     """The base's autoencoder on the device, in float32, frozen."""
-    folder, parts = frozen_parts(family, base)
+    folder, kind = frozen_parts(family, base)["vae"]
     with runtime.quiet_loading():
-        return load_part(folder / "vae", parts["vae"], torch.float32).to(device).requires_grad_(False).eval()
+        return load_part(folder, kind, torch.float32).to(device).requires_grad_(False).eval()
 
 
 def make_encoders(config: EditConfig, device: torch.device) -> Encoders:
     """The frozen models, from the base and the semantic encoder's folder, as functions."""
-    folder, parts = frozen_parts(config.family, config.model.base)
-    missing = runtime.missing_parts(folder, tuple(parts))
-    if missing:
-        raise UserError(f"The base model in {folder} has no {', '.join(missing)}: copy it again, whole.")
+    parts = frozen_parts(config.family, config.model.base)
+    check_whole([folder for folder, _ in parts.values()])
     precision = text_dtype(config.family, torch.float32 if device.type == "cpu" else torch.bfloat16)
     defaults = {"max_text_tokens": config.data.text_tokens, "prompt_prefix": "", **config.model.text_settings}
     loaded: dict[str, BasePart] = {}
     with runtime.quiet_loading():
-        for part, kind in parts.items():  # one comes to the device before the next is read
-            loaded[part] = load_part(folder / part, kind, precision)
+        for part, (folder, kind) in parts.items():  # one comes to the device before the next is read
+            loaded[part] = load_part(folder, kind, precision)
             if not part.startswith("tokenizer"):
                 loaded[part].to(device)
         pipe = find_family(config.family).pipeline(**loaded, transformer=None, scheduler=None, defaults=defaults)

@@ -33,6 +33,7 @@ from opensama.models.convert import check_tensors, released_and_rows
 from opensama.models.costs import TransformerConfig
 from opensama.models.families import Base, Family, find_family
 from opensama.models.lora import add_lora, weights_of
+from opensama.models.registry import part_folder
 from opensama.models.weights import TensorFiles
 from opensama.training import checkpoint
 from opensama.training.config import EditConfig, StartSettings
@@ -128,7 +129,7 @@ def full_config(sizes: dict[str, object], family: str = "sama") -> TransformerCo
 
 def spatial_of(family: str, base: str) -> int:
     """Pixels of a latent cell's side: as the base's autoencoder says, else as its family knows the base."""
-    vae = Path(base).expanduser() / "vae" / "config.json"
+    vae = part_folder(Path(base).expanduser(), "vae") / "config.json"
     if vae.is_file():
         sizes = runtime.read_object(vae)
         return int(sizes.get("scale_factor_spatial") or sizes.get("spatial_compression_ratio") or 8)

@@ -187,10 +187,12 @@ def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
     own = "autoencoder" in config.stages
     frozen = start_from if own and start_from is not None else TINY.folder
     assert frozen is not None
+    texts = start_from if start_from is not None and (start_from / "text_encoder").is_dir() else frozen
     with quiet_loading():
-        given = find_family(find(frozen).family).pipeline.from_pretrained(frozen)
+        text = UMT5EncoderModel.from_pretrained(texts / "text_encoder")
+        given = find_family(find(frozen).family).pipeline.from_pretrained(frozen, text_encoder=text)
         encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
-    vae, text, transformer = given.vae, given.text_encoder, given.transformer
+    vae, transformer = given.vae, given.transformer
     if own:
         chosen = {name: size for name, size in config.transformer_sizes.items() if name in family.free}
         parts = {

@@ -20,12 +20,13 @@ from torch import nn
 from opensama import runtime
 from opensama.data.latents import precompute
 from opensama.data.samples import Shape, shapes_of
+from opensama.models.registry import part_folder
 from opensama.pipeline.assemble import base_parts
 from opensama.training.config import EditConfig, StartSettings
 from opensama.training.dataset import fingerprint, layout_for, open_data, open_live, read_training_rows
 from opensama.training.edit_stage import EditStage
 from opensama.training.export import export_editor
-from opensama.training.frozen import make_vae
+from opensama.training.frozen import check_whole, make_vae
 from opensama.training.loading import full_config, initial_transformer, missing_start, sizes_of, spatial_of
 from opensama.training.loop import LoopConfig, Trainer
 from opensama.training.parallel import lay_out, parallelise
@@ -143,9 +144,8 @@ def where_weights(family: str, model: StartSettings) -> str:
     if not base.is_dir():
         return f"{own or model.base}; the run takes what is not in the cache from the hub repository {base}"
     new = model.start == "nothing"
-    missing = runtime.missing_parts(base, (*base_parts(family, base), *(() if own or new else ("transformer",))))
-    if missing:
-        raise UserError(f"The base model in {base} has no {', '.join(missing)}: copy it again, whole.")
+    parts = (*base_parts(family, base), *(() if own or new else ("transformer",)))
+    check_whole([part_folder(base, part) for part in parts])
     if new:
         return f"random ones, beside the frozen models of {base}"
     return f"{own or base / 'transformer'}, all there"
