@@ -18,6 +18,7 @@ from opensama.models.registry import TINY
 from opensama.pipeline.sama import SamaPipeline
 from opensama.training.drawn import PICTURE_SHIFT
 from opensama.training.optim import make_optimizers
+from opensama.training.pool import LatentPool
 from opensama.training.sources import PoolStream
 from opensama.training.tiny import drawn_stage
 
@@ -34,13 +35,20 @@ def main() -> None:
     for module in (model.transformer, model.text_encoder):
         module.float()
     text = {"ids": torch.randint(2, 900, (POOL, 40)), "mask": (torch.arange(40) < 14).long().expand(POOL, 40)}
-    pool = {key: torch.randn(POOL, 192, 1, 8, 8).half() for key in ("source", "target")}
-    pool |= text | {f"caption_{key}": value for key, value in text.items()}
-    pool |= {"change": (torch.rand(POOL, 1, 8, 8) > 0.8).half(), "semantic": torch.randn(POOL, 17, 96).half()}
+
+    def made(frames: int) -> LatentPool:
+        edits = {key: torch.randn(POOL, 192, frames, 8, 8).half() for key in ("source", "target")}
+        change, semantic = (torch.rand(POOL, frames, 8, 8) > 0.8).half(), torch.randn(POOL, 17, 96).half()
+        captions = {f"caption_{key}": value for key, value in text.items()}
+        return LatentPool(edits | text | captions | {"change": change, "semantic": semantic})
+
+    pool, clips = made(1), made(5)
     ways = {
         "whole frames": PoolStream(pool, 32, 1.0),
         "windows": PoolStream(pool, 128, 1.0, sides=(4,)),
         "pictures": PoolStream(pool, 64, 1.0, pictures=True, shift=PICTURE_SHIFT),
+        "whole clips": PoolStream(clips, 8, 1.0, cut=False),
+        "their windows": PoolStream(clips, 25, 1.0, cut=False, sides=(4,)),
     }
     print(f"{'':<14}{'batch':>6}{'s a step':>10}{'optimizer':>11}{'edits a second':>16}{'ratio':>7}")
     first = None

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from pydantic import ValidationError
 
+from opensama.models.registry import TINY
 from opensama.models.sama import SamaTransformer3DModel
+from opensama.recipes.tiny import CORE
+from opensama.training.budget import TimeBudget
+from opensama.training.drawn import DRAWN_STAGES, Pools
+from opensama.training.embedded_config import TinyConfig
+from opensama.training.pool import PoolEncoders
+from opensama.training.sources import PoolSource
+from opensama.training.tiny import given_parts
 from opensama.training.windows import cut_windows
 
 
@@ -115,3 +126,31 @@ def test_a_cell_may_be_told_where_in_the_frame_it_lies():
     assert (answer(here, 6) - answer(moved, 8)).abs().max() > 1e-2  # rotary differences are the same
     net.frame_position = None
     torch.testing.assert_close(answer(here, 6), answer(moved, 8), atol=1e-5, rtol=1e-4)
+
+
+def test_the_videos_stage_reads_windows_of_clips_and_new_stills(tmp_path: Path):
+    config = CORE.model_copy(update={
+        "start_from": TINY.folder, "video_edits": 4, "video_batch": 3, "image_batch": 2, "window_batch": 20,
+        "video_stills": 0.5, "video_windows": 0.75, "pretext": 0.0, "chunk": 8, "chunk_steps": 1,
+    })  # fmt: skip
+    parts, seen = given_parts(config, torch.device("cpu")), list[tuple[tuple[int, ...], bool]]()
+    encoders = PoolEncoders(parts.vae, parts.encoder, parts.tokenizer)
+    budget = TimeBudget(tmp_path / "budget.json", 0.0, {"videos": 1.0})
+    pools = Pools(config, tmp_path / "pools", encoders, budget=budget, device=torch.device("cpu"))
+    source = PoolSource(DRAWN_STAGES["videos"].streams(pools, config), parts.tokenizer)
+    batches = [source.read(k) for k in range(40)]
+    pools.close()
+    for x in batches:
+        seen.append((tuple(x["target"].shape), "target_places" in x))
+        assert ("semantic" in x) != ("target_places" in x)
+    frames = {2, 3, 4, 5}
+    assert {shape[0] for shape, cut in seen if not cut} == {2, 3}, "whole stills, whole clips"
+    assert {shape[2] for shape, cut in seen if not cut and shape[0] == 3} <= frames
+    sides = {16, 25}
+    assert {shape[0] for shape, cut in seen if cut} == {20, 4}, "a window of a clip takes five stills' place"
+    assert {shape[-1] for shape, cut in seen if cut and shape[0] == 20} == sides
+    assert {shape[-1] for shape, cut in seen if cut and shape[0] == 4} <= {t * n for t in frames for n in sides}
+    assert 20 < sum(cut for _, cut in seen) < 38, "three in four"
+    assert len(list((tmp_path / "pools").glob("videos-*-1x128x128*"))) > 1, "stills are drawn anew, not once for all"
+    with pytest.raises(ValidationError, match="not trained on windows"):
+        TinyConfig(family="icve", video_windows=0.5)

@@ -25,6 +25,8 @@ CORE = TinyConfig(
     image_batch=32,
     shift=24.0,
     word_dropout=0.15,
+    video_stills=0.5,
+    video_windows=0.75,
 )
 
 # From finished weights on: the autoencoder's decoder alone. An editor stays right with it, since the code is fixed.

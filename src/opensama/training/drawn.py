@@ -24,9 +24,9 @@ from opensama.world.phrasing import Split
 
 _SHAPES = ((128, 128), (96, 176), (176, 96))  # height, width
 _SHARES = (0.6, 0.2, 0.2)  # of the batches
-_IMAGES = 1 / 6  # of the videos stage's batches that are edits
 _WHOLE = 1 / 4  # of the windows stage's batches; these alone have semantic tokens
 PICTURE_SHIFT = 3.0  # of the noise levels of pictures: a caption says what, the noisy picture where
+_CLIP = 5  # latent frames of a clip, so a window of it costs as much as those of five stills
 _CLIPS = 1 / 4  # of the pretrain stage's batches; the others are stills
 
 
@@ -114,6 +114,10 @@ class Pools:
             self.fixed.append(self.pool(size, self.config.image_edits, 0, 1))
         return list(zip(self.fixed, _SHARES, strict=True))
 
+    def square(self) -> LatentPool:
+        """The first of the shapes alone, of a run whose image edits stay the same."""
+        return self.fixed[0] if self.fixed else self.pool(_SHAPES[0], self.config.image_edits, 0, 1)
+
     @cached_property
     def held_out(self) -> dict[str, HeldOut]:
         """Edits of the test split by tier, of both tiers, whichever is trained on."""
@@ -155,13 +159,21 @@ def _images(pools: Pools, config: TinyConfig) -> list[PoolStream]:
 
 
 def _videos(pools: Pools, config: TinyConfig) -> list[PoolStream]:
-    edits, still = 1 - config.pretext, pools.fixed[0] if pools.fixed else None
-    still = still or pools.pool(_SHAPES[0], config.image_edits, 0, 1)
-    streams = []
+    edits, streams = 1 - config.pretext, []
+
+    def edited(pool: LatentPool | RenewedPool, share: float, whole: int, cut: int) -> None:
+        """Whole samples and windows of an edits' pool, so many a batch."""
+        streams.append(PoolStream(pool, whole, edits * share * (1 - config.video_windows)))
+        if config.video_windows:
+            sides = config.window_sides
+            streams.append(PoolStream(pool, cut, edits * share * config.video_windows, sides=sides))
+
     for size, share in zip(_SHAPES, _SHARES, strict=True):
         clips = pools.pool(size, config.video_edits, 10_000_000, 17)
-        streams.append(PoolStream(clips, config.video_batch, edits * (1 - _IMAGES) * share))
-    streams.append(PoolStream(still, config.image_batch, edits * _IMAGES))
+        edited(clips, (1 - config.video_stills) * share, config.video_batch, max(1, config.window_batch // _CLIP))
+    stills = pools.stills("videos") if config.chunk else [(pools.square(), 1.0)]
+    for still, share in stills:
+        edited(still, config.video_stills * share, config.image_batch, config.window_batch)
     for size, share in zip(_SHAPES, _SHARES, strict=True) if config.pretext else ():
         clips = pools.pool(size, config.pretext_clips, 20_000_000, 17, draw_clips)
         # whole, since tube shuffle may put what the first frames need at the source's end

@@ -97,6 +97,12 @@ class TinyConfig(Section):
     unpaired_clips: int = Field(1_600, gt=0, description="ICVE: the same of 17-frame clips")
     image_batch: int = Field(64, gt=0)
     video_batch: int = Field(16, gt=0)
+    video_stills: float = Field(
+        1 / 6, ge=0, lt=1, description="share of stills among the videos stage's batches of edits"
+    )
+    video_windows: float = Field(
+        0.0, ge=0, le=1, description="SAMA: share of windows among the videos stage's edits, clips and stills alike"
+    )  # fmt: skip
     picture_batch: int = Field(64, gt=0, description="SAMA: drawn pictures a batch of the stage pictures")
     window_batch: int = Field(128, gt=0, description="SAMA: windows a batch of the stage windows")
     window_sides: tuple[PositiveInt, ...] = Field(
@@ -128,6 +134,8 @@ class TinyConfig(Section):
             raise ValueError(f"width must be a multiple of {self.head}, the width of a head")
         if self.color_shapes and not self.color_rank:
             raise ValueError("color_shapes are painted by local colours: set color_rank, too, or color_shapes=0")
+        if self.video_windows and "windows" not in self.stages:
+            raise ValueError(f"{self.family} is not trained on windows: set video_windows=0")
         for name in ("full_share", "shares"):
             if getattr(self, name) and self.tier != "core":
                 raise ValueError(f"{name} is of a run on the core: set tier=core, or leave {name} out")
