@@ -77,7 +77,9 @@ class TinyConfig(Section):
     shares: dict[str, PositiveFloat] = Field(
         {}, description="of the core's families among its edits; none: the tier's own"
     )
-    semantic_rotary: SemanticRotary = Field("grid", description="SAMA: where semantic tokens sit, see its transformer")
+    semantic_rotary: SemanticRotary | None = Field(
+        None, description="SAMA: where semantic tokens sit, see its transformer; null: as in the start, else grid"
+    )
 
     color_rank: int = Field(
         0, ge=0, le=256, description="SAMA: rank of local colours (`models/local_color.py`), which a start without any "

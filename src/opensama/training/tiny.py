@@ -194,7 +194,8 @@ def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
         encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
     vae, transformer = given.vae, given.transformer
     if own:
-        chosen = {name: size for name, size in config.transformer_sizes.items() if name in family.free}
+        sizes = config.transformer_sizes.items()
+        chosen = {name: size for name, size in sizes if name in family.free and getattr(config, name, size) is not None}
         parts = {
             name: size for name in ("color_rank", "color_shapes", "frame_waves") if (size := getattr(config, name))
         }

@@ -42,7 +42,7 @@ class EmbeddedSettings(Protocol):
     latent_channels: int
     text_width: int
     semantic_width: int
-    semantic_rotary: SemanticRotary
+    semantic_rotary: SemanticRotary | None
     color_rank: int
     color_shapes: int
     frame_waves: int

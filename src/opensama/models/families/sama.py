@@ -81,7 +81,7 @@ def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
         "semantic_dim": settings.semantic_width,
         "semantic_hidden": settings.semantic_width,
         "semantic_tokens_per_anchor": 17,
-        "semantic_rotary": settings.semantic_rotary,
+        "semantic_rotary": settings.semantic_rotary or "grid",
     }
 
 
