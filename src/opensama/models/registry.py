@@ -77,6 +77,11 @@ class ModelEntry:
     styles: tuple[str, ...] = ()  # of a model that edits drawings: those it was taught, `opensama.world.STYLES`
     footage: tuple[str, ...] = ()  # of a model that edits drawings: what comes out on footage, as looked at
 
+    def holder(self, part: str) -> Path | None:
+        """The folder that holds a part: the model's own, or the one that shares what the own lacks."""
+        own = self.folder
+        return own if own is None or self.shared is None or (own / part).is_dir() else self.shared
+
 
 _APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
 
@@ -189,8 +194,8 @@ _ENTRIES = (TINY, TINY_ICVE, BERNINI_1_3B, BERNINI_14B, SAMA_14B, ICVE_13B)
 
 def part_folder(folder: Path, part: str) -> Path:
     """Where a part of a model folder lies: in it, or in the folder of the named model that it shares its parts with."""
-    shared = next((entry.shared for entry in _ENTRIES if entry.shared and entry.folder == folder), None)
-    return folder / part if shared is None or (folder / part).is_dir() else shared / part
+    holders = (entry.holder(part) for entry in _ENTRIES if entry.folder == folder)
+    return (next(holders, None) or folder) / part
 
 
 def entries() -> tuple[ModelEntry, ...]:

@@ -57,7 +57,7 @@ def _from_folder(folder: Path, entry: ModelEntry, dtype: torch.dtype, loras: Seq
         raise UserError(f"The weights of {entry.name} are not in {folder}: install the package anew, or train them.")
     kind, index = find_family(entry.family).pipeline, runtime.read_object(folder / "model_index.json")
     parts = [part for part in base_parts(entry.family) if index.get(part) != [None, None]]  # some may be left out
-    elsewhere = {part: entry.shared for part in parts if entry.shared and not (folder / part).is_dir()}
+    elsewhere = {part: holder for part in parts if (holder := entry.holder(part)) not in (None, folder)}
     more = [part for part in index if part.startswith("transformer_") and index[part] != [None, None]]
     if more:
         _check_second(entry, folder / more[0])

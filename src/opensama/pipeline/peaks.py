@@ -235,7 +235,7 @@ def _autoencoder(entry: ModelEntry) -> ModelMixin:
     if entry.folder is None:
         return _base_autoencoder(entry.family)
     kind: type[ModelMixin] = imported(find_family(entry.family).parts["vae"])
-    folder = entry.folder if (entry.folder / "vae").is_dir() else entry.shared
+    folder = entry.holder("vae")
     assert folder is not None
     index = read_object(folder / "model_index.json")["vae"][1]
     if index != kind.__name__:
