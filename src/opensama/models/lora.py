@@ -174,6 +174,7 @@ def plain_name(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """A model's own parameters, by the names they have without adapters."""
-    return {plain_name(name): p for name, p in model.named_parameters() if ".lora_" not in name}
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's own tensors as its file has them, buffers among them, by the names they have without adapters."""
+    tensors: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    return {plain_name(name): tensor for name, tensor in tensors.items() if ".lora_" not in name}

@@ -34,6 +34,7 @@ from opensama.models.costs import TransformerConfig
 from opensama.models.families import Base, Family, find_family
 from opensama.models.lora import add_lora, weights_of
 from opensama.models.registry import part_folder
+from opensama.models.tiny import PatchAutoencoder
 from opensama.models.weights import TensorFiles
 from opensama.training import checkpoint
 from opensama.training.config import EditConfig, StartSettings
@@ -60,11 +61,11 @@ def initial_transformer(config: EditConfig) -> InitialTransformer:
         return base_folder(config.model.base, ("transformer/*",)) / "transformer"
 
     if start == "nothing":
-        found = from_nothing(sizes, family, config.seed)
+        found = _with_planes(from_nothing(sizes, family, config.seed), config.model.base)
     elif start == family:
         found = from_trained(config.model.weights or base(), sizes, config.sizes, family)
     else:
-        found = from_base(base(), sizes, family, config.seed)
+        found = _with_planes(from_base(base(), sizes, family, config.seed), config.model.base)
     model = found.model
     ordered = config.anchoring is not None and config.anchoring.order == "global_first"
     if ordered and model.config["semantic_rotary"] == "grid":
@@ -152,7 +153,7 @@ def missing_start(family: str, model: StartSettings) -> str:
 
 
 def fill_rows(model: nn.Module, rows: _Rows, names: Callable[[str], bool] = lambda name: True) -> None:
-    """Writes into this process's shards of the parameters, those whose names are wanted, their rows."""
+    """Writes into this process's shards of the model's tensors, those whose names are wanted, their rows."""
     with torch.no_grad():
         for name, p in weights_of(model).items():
             own, first, stop = _own_rows(p)
@@ -194,9 +195,28 @@ def from_nothing(sizes: dict[str, object], family: str, seed: int) -> InitialTra
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             drawn = find_family(family).transformer(**full_config(sizes, family))
-        fill_rows(model, rows_of(dict(drawn.named_parameters())))
+        fill_rows(model, rows_of(drawn.state_dict()))
 
     return InitialTransformer(_empty(sizes, family), fill)
+
+
+def _with_planes(found: InitialTransformer, base: str) -> InitialTransformer:
+    """Weights that begin without them get the planes that local colours are said in, from the base's autoencoder."""
+    if not found.model.config.get("color_rank"):
+        return found
+    folder = part_folder(base_folder(base, ("vae/*",)), "vae")
+    kind = runtime.read_object(folder / "config.json").get("_class_name")
+    if kind != PatchAutoencoder.__name__:
+        raise UserError(
+            f"The transformer of {base} draws local colours, and its {kind} has no colour planes to begin them with: "
+            f"go on with its trained weights (model.start=sama), or take an embedded model as base."
+        )
+
+    def fill(filled: ModelMixin) -> None:
+        found.fill(filled)
+        filled.local_color.read_autoencoder(PatchAutoencoder.from_pretrained(folder, torch_dtype=torch.float32))
+
+    return InitialTransformer(found.model, fill)
 
 
 def _empty(sizes: dict[str, object], family: str) -> ModelMixin:
@@ -226,7 +246,7 @@ def added_tensors(family: Family, config: TransformerConfig, seed: int) -> dict[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = family.draw_added(config)
-    return {f"{part}.{name}": p.detach() for part, module in parts.items() for name, p in module.named_parameters()}
+    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 
 def from_trained(
@@ -278,12 +298,12 @@ def from_checkpoint(path: Path, sizes: dict[str, object], chosen: dict[str, obje
     anchors = {"num_anchors": settings.get("semantic", {}).get("anchors")}
     saved = tensorless_arguments(settings.get("model", {}), family) | tensorless_arguments(anchors, family)
     model = _empty({**sizes, **saved, **tensorless_arguments(chosen, family)}, family)
-    expected = {f"ema.transformer.{name}": tuple(p.shape) for name, p in model.named_parameters()}
+    expected = {f"ema.transformer.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: shape for name, (shape, _) in checkpoint.read_tensor_infos(path).items() if name.startswith("ema.")}
     check_tensors(expected, found, str(path))
 
     def fill(filled: ModelMixin) -> None:
-        own = {f"ema.transformer.{name}": p.detach() for name, p in weights_of(filled).items()}
+        own = {f"ema.transformer.{name}": tensor.detach() for name, tensor in weights_of(filled).items()}
         checkpoint.load_checkpoint(path, own)
 
     return InitialTransformer(model, fill)

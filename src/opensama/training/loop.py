@@ -2,7 +2,7 @@
 
 A stage (`stage.py`) names its modules and answers `step(index) -> losses`. On disk are safetensors and JSON:
 
-    RUN/STAGE/step-00000120/       a whole checkpoint: weights, their average, the optimizers' moments, random states
+    RUN/STAGE/step-00000120/       a whole checkpoint: weights, their average, buffers, moments, random states
     RUN/STAGE/metrics.jsonl        rows of losses
     RUN/STAGE/scores.jsonl         rows of what the stage measures of the averaged weights
     RUN/STAGE/state.json           the same, with step and seconds, as of the last checkpoint; for people
@@ -340,7 +340,7 @@ class Trainer:
     def save(self) -> None:
         """Writes a checkpoint of this step, and for people a summary. CheckpointError where it has no room."""
         tensors = {name: p.detach() for name, p in self.weights.items()}
-        tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
+        tensors |= self.averaged()
         for optimizer in self.optimizers:
             for p, moments in optimizer.state.items():
                 tensors |= {f"optimizer.{self.names[p]}.{k}": v for k, v in moments.items()}  # type: ignore[index]
@@ -363,6 +363,16 @@ class Trainer:
             with suppress(OSError):  # the disk may be full now; the checkpoint is whole
                 summary.write_text(json.dumps(vars(self.progress), indent=1))
                 summary.replace(self.out / checkpoint.STATE)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """A checkpoint's `ema.` tensors: averaged weights, and the modules' buffers, which a model needs as much."""
+        buffers = {
+            f"{m}.{name}": tensor
+            for m, module in self.stage.modules().items()
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if not isinstance(tensor, nn.Parameter)
+        }
+        return {f"ema.{name}": tensor for name, tensor in (self.average.tensors | buffers).items()}
 
     def resume(self) -> None:
         """Goes on from the last whole checkpoint, if there is one. UserError if it is of other settings or data."""
@@ -392,7 +402,7 @@ class Trainer:
                 "stayed there."
             )
         tensors = {name: p.detach() for name, p in self.weights.items()}
-        tensors |= {f"ema.{name}": t for name, t in self.average.tensors.items()}
+        tensors |= self.averaged()
         tensors |= self.allocate_moments(path)
         checkpoint.load_checkpoint(path, tensors)
         own = path / f"own-{self.rank}.safetensors"
