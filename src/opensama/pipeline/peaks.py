@@ -251,8 +251,8 @@ def _spatial(vae: ModelMixin) -> int:
 
 def _text_bytes(entry: ModelEntry) -> int:
     """Of the text encoders in a model's folder, in 16 bits."""
-    places = (list(place.glob("text_encoder*/*.safetensors")) for place in (entry.folder, entry.shared) if place)
-    found = next(filter(None, places), [])
+    folder = entry.holder("text_encoder")
+    found = folder.glob("text_encoder*/*.safetensors") if folder else ()
     return 2 * sum(prod(info.shape) for file in found for info in TensorFiles(file).infos.values())
 
 
@@ -264,7 +264,7 @@ def peak_of_step(
     usual = signature(family.transformer.__init__).parameters
     kinds = [name for name in _BLOCKS if name in usual and config.get(name, usual[name].default)]
     with init_empty_weights():
-        model = family.transformer(**config | dict.fromkeys(kinds, 1)).eval()
+        model = family.transformer(**config | dict.fromkeys(kinds, 1)).eval().to(META)  # buffers, too
     for name, p in model.named_parameters():
         kept = any(part in name.split(".") for part in getattr(model, "_keep_in_fp32_modules", None) or ())
         p.data = p.data.to(torch.float32 if kept else dtype)
