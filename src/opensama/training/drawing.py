@@ -17,6 +17,7 @@ from torch import Tensor
 
 from opensama.data.samples import seed_of
 from opensama.pretext import PAPER_SHARES, CubeInpainting, Mixture, SpeedPerturbation
+from opensama.training.cell_objects import cell_objects, unknown_objects
 from opensama.training.footage import styled_footage
 from opensama.world import TIERS, EditBatch, EditPlan, TierName, plan_edit, render_edits, render_styled
 from opensama.world.edit_samples import changed_mask
@@ -54,11 +55,15 @@ class DrawSettings(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Pixels of some samples [b t 3 h w], their texts, and where the edits' targets have some, captions of these."""
+    """Pixels of some samples [b t 3 h w], their texts, and where the edits' targets have some, captions of these.
+
+    `objects` is what lies in the targets' cells (`cell_objects.py`), of edits.
+    """
 
     pictures: EditBatch
     texts: list[str]
     captions: list[str] | None = None
+    objects: Tensor | None = None
 
 
 Draw = Callable[[Sequence[str], DrawSettings], Drawn]
@@ -87,12 +92,13 @@ def draw_core(
     chosen = [draw_for(name) for name in names]
     draws = [draw for draw in (core, draw_footage, draw_edits) if draw in chosen]
     apart = [[name for name, its in zip(names, chosen, strict=True) if its is draw] for draw in draws]
-    pictures, texts, captions = join_drawn([draw(some, how) for draw, some in zip(draws, apart, strict=True)])
+    pictures, texts, captions, objects = join_drawn([draw(some, how) for draw, some in zip(draws, apart, strict=True)])
     assert captions is not None
+    assert objects is not None
     at = {name: i for i, name in enumerate(name for some in apart for name in some)}
     order = [at[name] for name in names]
     sides = (side[order] for side in (pictures.source, pictures.target, pictures.mask))
-    return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order])
+    return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order], objects[order])
 
 
 def _draw_core_alone(names: Sequence[str], how: DrawSettings, shares: Mapping[str, float] | None) -> Drawn:
@@ -104,7 +110,9 @@ def join_drawn(parts: Sequence[Drawn]) -> Drawn:
     sides = ("source", "target", "mask")
     pictures = EditBatch(*(torch.cat([getattr(part.pictures, side) for part in parts]) for side in sides))
     captions = [caption for part in parts for caption in part.captions or ()]
-    return Drawn(pictures, [text for part in parts for text in part.texts], captions)
+    known = [part.objects for part in parts if part.objects is not None]
+    objects = torch.cat(known) if len(known) == len(parts) else None
+    return Drawn(pictures, [text for part in parts for text in part.texts], captions, objects)
 
 
 def draw_in_turn(names: Sequence[str], how: DrawSettings, tier: TierName) -> Drawn:
@@ -152,14 +160,16 @@ def draw_plan(
 
 def _of_plans(plans: Sequence[EditPlan], how: DrawSettings) -> Drawn:
     pictures = render_edits(plans, *how.shape)
-    return Drawn(pictures, [plan.instruction for plan in plans], [plan.caption for plan in plans])
+    objects = cell_objects(plans, how.frames, how.height, how.width)
+    return Drawn(pictures, [plan.instruction for plan in plans], [plan.caption for plan in plans], objects)
 
 
 def draw_footage(names: Sequence[str], how: DrawSettings) -> Drawn:
     """Styles on what looks like footage, drawn from textures."""
     *clips, texts, captions = styled_footage(names, how.split, how.frames, how.height, how.width)
     source, target, mask = (clip.to(how.device) for clip in clips)
-    return Drawn(EditBatch(source, target, mask), texts, captions)
+    objects = unknown_objects(len(texts), how.frames, how.height, how.width)
+    return Drawn(EditBatch(source, target, mask), texts, captions, objects)
 
 
 def hold_last_frame(video: Tensor, frames: int) -> Tensor:

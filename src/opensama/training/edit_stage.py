@@ -30,6 +30,7 @@ from opensama.flow import add_noise, flow_loss, semantic_loss, velocity
 from opensama.models.costs import training_flops
 from opensama.models.families import family_of
 from opensama.runtime import autocast
+from opensama.training.cell_objects import ObjectTeller
 from opensama.training.config import FlowSettings, LossSettings
 from opensama.training.sources import ItemSource
 from opensama.training.stage import Batch, BatchHook, BatchLoader, Source, TrainingStage
@@ -81,7 +82,8 @@ class EditStage(TrainingStage):
 
     `condition_kwargs` are what the family's `condition` takes besides the batch; `importance` [c] scales latent numbers
     in the loss. A source of token ids needs a `hook` that encodes them. `scores` are what `measure` gives. `full`: all
-    weights are trained, not low-rank matrices.
+    weights are trained, not low-rank matrices. `objects` is the weight of a loss by which tokens of a drawn target tell
+    what lies in their cells, see `cell_objects.py`.
     """
 
     loader: BatchLoader
@@ -101,6 +103,7 @@ class EditStage(TrainingStage):
         hook: BatchHook | None = None,
         scores: Callable[[EditStage], dict[str, float]] = lambda stage: {},
         preview: Callable[[Path], None] | None = None,
+        objects: float = 0.0,
     ):
         self.device = next(transformer.parameters()).device if device is None else torch.device(device)
         super().__init__(name, BatchLoader(source, self.device))
@@ -109,6 +112,10 @@ class EditStage(TrainingStage):
         self.condition_kwargs = dict(condition_kwargs or {})
         self.family = family_of(transformer)
         self.sizes = self.family.sizes.of(transformer.config)
+        self.objects, self.teller = objects, None
+        if objects:
+            self.teller = ObjectTeller(transformer.proj_out.in_features).to(self.device)
+            transformer.proj_out.register_forward_pre_hook(self._keep_tokens)
         self.importance = None if importance is None else importance.to(self.device)
 
     @staticmethod
@@ -134,12 +141,18 @@ class EditStage(TrainingStage):
         return self.loader.source.passes
 
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"transformer": self.transformer} | dict(self.hook.modules() if self.hook else {})
+        teller = {} if self.teller is None else {"objects": self.teller}
+        return {"transformer": self.transformer} | dict(self.hook.modules() if self.hook else {}) | teller
 
     def step(self, index: int) -> dict[str, Tensor]:
         """Losses of one batch, [] each, weighted by its `weight`; its tokens and operations."""
         x = self.loader(index)
         losses = edit_losses(self.answer(x), x, self.loss, self.importance)
+        if self.teller is not None and "objects" in x:
+            weight = 1 + (self.loss.emphasis - 1) * x["change"].flatten(1)
+            told = self.teller(self.tokens, x["objects"].flatten(2), weight)
+            losses |= told | {"loss": losses["loss"] + self.objects * told["objects"]}
+            losses["objects"] = told["objects"].detach()
         if "weight" in x:
             losses["loss"] = losses["loss"] * x["weight"]
         return losses | self.cost(x)
@@ -150,6 +163,10 @@ class EditStage(TrainingStage):
             if self.hook is not None:
                 x |= self.hook(x)
             return self.transformer(**self.family.condition(with_noise(x), **self.condition_kwargs))
+
+    def _keep_tokens(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """What the last block's tokens [b n d] are after their norm, for the losses beside the answer's."""
+        self.tokens = inputs[0]
 
     def preview(self, folder: Path) -> None:
         if self.previews is not None:

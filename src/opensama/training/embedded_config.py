@@ -123,6 +123,10 @@ class TinyConfig(Section):
     pretext_clips: int = Field(1_600, gt=0, description="their pool of clips at 128x128; half as many in other shapes")
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
     emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
+    objects: float = Field(
+        0.0, ge=0, description="SAMA: weight of a loss by which tokens learn to tell what lies in their cells "
+        "(`training/cell_objects.py`)"
+    )  # fmt: skip
     text_dropout: float = Field(0.1, ge=0, le=1)
     word_dropout: float = Field(
         0.0, ge=0, lt=1, description="chance of each token to be left out, in half of the texts: no sentence is then "
@@ -138,6 +142,8 @@ class TinyConfig(Section):
             raise ValueError("color_shapes are painted by local colours: set color_rank, too, or color_shapes=0")
         if self.video_windows and "windows" not in self.stages:
             raise ValueError(f"{self.family} is not trained on windows: set video_windows=0")
+        if self.objects and "windows" not in self.stages:
+            raise ValueError(f"{self.family} is not trained to tell objects: set objects=0")
         for name in ("full_share", "shares"):
             if getattr(self, name) and self.tier != "core":
                 raise ValueError(f"{name} is of a run on the core: set tier=core, or leave {name} out")

@@ -3,6 +3,7 @@
 n samples, t latent frames, h w latent rows and columns:
     source, target  [n c t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
     semantic        [n 17 e] float16, of the target's first frame
+    objects         [n 7 t h w] float16, what lies in the target's cells (`cell_objects.py`)
     ids, mask       [n l] the text: an instruction, or a task's prompt and the clip's caption
     caption_ids, caption_mask   [n l] of edits: the target in words
 """
@@ -70,6 +71,8 @@ class _Lot(NamedTuple):
                 out[key] = normalise(vae, z).half().cpu()
             out["semantic"] = semantic_tokens(encoder, pictures.target[:, 0] * 2 - 1).float().half().cpu()
         out["change"] = changed_share(pictures.mask[:, :, 0], out["target"].shape[2:]).half().cpu()
+        if drawn.objects is not None:
+            out["objects"] = drawn.objects.half()
         out["ids"], out["mask"] = tokenize(tokenizer, drawn.texts, self.text_tokens)
         if drawn.captions is not None:
             out["caption_ids"], out["caption_mask"] = tokenize(tokenizer, drawn.captions, self.text_tokens)

@@ -132,6 +132,7 @@ def train_tiny(
             shift=config.shift,
             text_dropout=config.text_dropout,
             word_dropout=config.word_dropout,
+            objects=config.objects,
             seed=config.seed + plan.seed,
         )
         _run(stage, settings, out, budget)
@@ -167,6 +168,7 @@ def drawn_stage(
     shift: float = 3.0,
     text_dropout: float = 0.1,
     word_dropout: float = 0.0,
+    objects: float = 0.0,
     seed: int = 0,
 ) -> EditStage:
     """A stage on drawn pools, whose text encoder learns along unless it is frozen."""
@@ -174,11 +176,11 @@ def drawn_stage(
     hook = PromptEncoding(text, masked=not pads_text)
     source = PoolSource(
         streams, tokenizer, anchored=anchored, pads_text=pads_text, shift=shift, text_dropout=text_dropout,
-        word_dropout=word_dropout, seed=seed,
+        word_dropout=word_dropout, seed=seed, objects=objects > 0,
     )  # fmt: skip
     scores = partial(held_out_scores, tests=tests or {})
     loss = LossSettings(emphasis=emphasis, ease=EASY)
-    return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores)
+    return EditStage(name, transformer, source, loss, importance=importance, hook=hook, scores=scores, objects=objects)
 
 
 def given_parts(config: TinyConfig, device: torch.device) -> _Parts:

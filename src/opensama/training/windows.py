@@ -60,6 +60,7 @@ def cut_windows(x: Mapping[str, Tensor], side: int, beside: int, generator: torc
         "source": taken(x["source"], source),
         "target": taken(x["target"], target),
         "change": taken(x["change"][:, None], target)[:, 0],
+        **({"objects": taken(x["objects"], target)} if "objects" in x else {}),
         "source_places": places(source),
         "target_places": places(target),
     }

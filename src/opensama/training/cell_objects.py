@@ -1,0 +1,95 @@
+"""What lies in each cell of a drawn target, which a transformer may be asked to say while it learns to draw it.
+
+    cell -> kind, colour, and the object's own frame: the cell's middle in its radii, its radius, its angle
+
+A new object stays a cloud for as long as the cells around it do not know what they are part of, and the loss of pixels
+teaches that slowly. The world knows it, so one linear layer on the last block's tokens is trained to tell, along with
+all else. Like SAMA's semantic tokens it makes the model plan the edit; unlike these it costs no tokens and is left
+behind when training ends.
+
+Letters: `b` samples, `t h w` latent frames, rows, columns, `n` tokens, `d` their width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from opensama.world import EditPlan
+from opensama.world.kinds import KINDS
+from opensama.world.render import stand
+from opensama.world.scenes import COLORS, FPS, Scene
+
+LABELS = 7  # kind (0: none, -1: not known), colour, right, down, log of the radius in cells, cosine and sine
+_SIDE = 16  # pixels of a cell's side
+_AROUND = 6.0  # pixels beyond its radius up to which a cell's middle counts as an object's
+_PACE = 10.0  # so that the layer follows the transformer's tokens quickly
+_KINDS, _COLORS, _FRAME = len(KINDS) + 1, len(COLORS), 5
+
+
+def cell_objects(plans: Sequence[EditPlan], frames: int, height: int, width: int) -> Tensor:
+    """The labels of the targets' cells, [b LABELS t h w] float32; of cells with several objects the foremost's."""
+    times = [0.0] + [(4 * k - 1.5) / FPS for k in range(1, (frames + 3) // 4)]
+    return torch.stack([_of_scene(plan.target.scene, times, height, width) for plan in plans])
+
+
+def _of_scene(scene: Scene, times: Sequence[float], height: int, width: int) -> Tensor:
+    unit = math.sqrt(height * width) / 2
+    y, x = torch.meshgrid(*(torch.arange(side // _SIDE) * _SIDE + _SIDE / 2 for side in (height, width)), indexing="ij")
+    out = torch.zeros(LABELS, len(times), *x.shape)
+    for i, seconds in enumerate(times):
+        for thing in scene.things:
+            right, up, size, angle = stand(thing, scene.camera(seconds), seconds)
+            radius = size * unit
+            away_x, away_y = x - (right * unit + width / 2), y - (height / 2 - up * unit)
+            inside = torch.hypot(away_x, away_y) < radius + _AROUND
+            frame = (away_x / radius, away_y / radius, *(torch.full_like(x, v) for v in _of_object(radius, angle)))
+            labels = torch.stack(
+                (
+                    torch.full_like(x, KINDS.index(thing.kind) + 1),
+                    torch.full_like(x, list(COLORS).index(thing.color)),
+                    *frame,
+                )
+            )
+            out[:, i] = torch.where(inside, labels, out[:, i])
+    return out
+
+
+def _of_object(radius: float, angle: float) -> tuple[float, float, float]:
+    return math.log(radius / _SIDE), math.cos(angle), math.sin(angle)
+
+
+def unknown_objects(b: int, frames: int, height: int, width: int) -> Tensor:
+    """Labels of cells about which nothing is known."""
+    return torch.full((b, LABELS, (frames + 3) // 4, height // _SIDE, width // _SIDE), -1.0)
+
+
+class ObjectTeller(nn.Module):
+    """Says from tokens [b n d] what lies in their cells."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.proj = nn.Linear(d, _KINDS + _COLORS + _FRAME)
+        nn.init.normal_(self.proj.weight, std=0.01)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, tokens: Tensor, labels: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """The loss against labels [b LABELS n], cells counted by `weight` [b n]; and the share of kinds told right."""
+        kind, color, frame = (_PACE * self.proj(tokens).float()).split((_KINDS, _COLORS, _FRAME), dim=-1)
+        wanted = labels[:, 0].long()
+        known, there = (wanted >= 0) * weight, (wanted > 0) * weight
+        of_kind = _mean(F.cross_entropy(kind.transpose(1, 2), wanted.clamp_min(0), reduction="none"), known)
+        of_color = _mean(
+            F.cross_entropy(color.transpose(1, 2), labels[:, 1].long().clamp_min(0), reduction="none"), there
+        )
+        away = F.smooth_l1_loss(frame / _PACE * 2, labels[:, 2:].transpose(1, 2), reduction="none").mean(-1)
+        right = _mean((kind.detach().argmax(-1) == wanted).float(), there)
+        return {"objects": of_kind + 0.5 * of_color + 2 * _mean(away, there), "kinds": right}
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp_min(1e-6)
