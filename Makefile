@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(PIP_ARGS) --editable ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## edit a clip with the embedded model on the CPU and put it beside its source in demo-output/
+demo: $(STAMP) ## edit two clips with the embedded model on the CPU and put them beside their sources in demo-output/
 	$(BIN)/opensama demo
 
 check: $(STAMP) ## lint, format, types and floors

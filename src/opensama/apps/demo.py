@@ -12,25 +12,26 @@ from PIL import Image
 
 from opensama.apps.options import OUT, OVERWRITE, check_free
 from opensama.apps.progress import Display, duration, loading
-from opensama.values import EditRequest, UserError, Video
+from opensama.values import EditRequest, UserError, Video, how_many
 
 _FRAMES = 17
 _COLUMNS = 5  # frames of each that the picture shows
 _SIDE = 256  # pixels: twice the model's own, so that the way back to full size is part of the show
+_SHOWN = {"recolor": 11, "style": 42}  # kinds of edits, and the seed of a clip for each
 
 
 def demo(
     *,
     out: Annotated[Path, OUT] = Path("demo-output"),
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "tiny",
-    seed: int = 42,
-    family: str = "style",
+    seed: int | None = None,
+    family: str | None = None,
     overwrite: Annotated[bool, OVERWRITE] = False,
 ) -> None:
-    """Edit a drawn clip on this machine and show it.
+    """Edit two drawn clips on this machine and show them.
 
-    Draws a clip that the embedded model has never seen, edits it by an instruction, and writes into a folder: the clip,
-    the result, both side by side as a video and as a picture.
+    Draws clips that the embedded model has never seen, recolours an object in one and gives the other a style, each by
+    an instruction, and writes into a folder: the clips, the results, both side by side as a video and as a picture.
 
     Parameters
     ----------
@@ -39,9 +40,9 @@ def demo(
     model
         A name that `opensama models list` shows, a pipeline folder, or a file of weights.
     seed
-        Another number draws another clip and another instruction.
+        Another number draws other clips and other instructions.
     family
-        The kind of edit: replace, add, remove, recolor, retexture, accessory, background, style, text, obscure or two.
+        One kind alone: replace, add, remove, recolor, retexture, accessory, background, style, text, obscure or two.
     overwrite
         Write into the folder though it holds something.
     """
@@ -52,8 +53,9 @@ def demo(
     from opensama.pipeline.room import check_model
 
     check_model(find(model))
-    if family != "style":  # the world brings PyTorch along
-        check_families([family])
+    families = [family] if family else list(_SHOWN)
+    if family:  # the world brings PyTorch along
+        check_families(families)
     begun = time.perf_counter()
     loading(model)
 
@@ -61,25 +63,28 @@ def demo(
     from opensama.media.frames import contact_sheet, evenly_spaced, side_by_side
     from opensama.world.scenes import FPS
 
-    sample = world.sample_edit(seed, split="test", family=family, frames=_FRAMES, size=_SIDE)
-    source = Video.from_frames(sample.source, FPS)
-    print(f'instruction: "{sample.instruction}"', flush=True)
     with Display() as show:
         editor = load(model, notice=show.note)
         loaded = time.perf_counter() - begun
         make_output_folder(out)
-        made = editor.edit(EditRequest(source, sample.instruction, seed=seed, progress=show))
-        edited = Video.from_frames(made.array(), FPS)  # made once, written three times
-        write(source, out / "source.mp4", show, Writing(overwrite=True))
-        write(edited, out / "edited.mp4", show, Writing(overwrite=True))
-        write(side_by_side(source, edited), out / "side-by-side.mp4", show, Writing(overwrite=True))
+        for kind in families:
+            number = _SHOWN.get(kind, 0) if seed is None else seed
+            sample = world.sample_edit(number, split="test", family=kind, frames=_FRAMES, size=_SIDE)
+            print(f'{kind}: "{sample.instruction}"', flush=True)
+            source = Video.from_frames(sample.source, FPS)
+            made = editor.edit(EditRequest(source, sample.instruction, seed=number, progress=show))
+            edited = Video.from_frames(made.array(), FPS)  # made once, written three times
+            videos = {"source": source, "edited": edited, "side-by-side": side_by_side(source, edited)}
+            for name, video in videos.items():
+                write(video, out / f"{kind}-{name}.mp4", show, Writing(overwrite=True))
+            shown = evenly_spaced(_FRAMES, _COLUMNS)
+            rows = [video.array()[index] for video in (source, edited) for index in shown]
+            Image.fromarray(contact_sheet(rows, columns=_COLUMNS)).save(out / f"{kind}-side-by-side.png")
     seconds = time.perf_counter() - begun - loaded
-    picture = out / "side-by-side.png"
-    shown = evenly_spaced(_FRAMES, _COLUMNS)
-    rows = [video.array()[index] for video in (source, edited) for index in shown]
-    Image.fromarray(contact_sheet(rows, columns=_COLUMNS)).save(picture)
-    print(f"edited {_FRAMES} frames in {duration(seconds)}, after {duration(loaded)} of loading")
-    print(f"source and result side by side: {out / 'side-by-side.mp4'} and {picture}")
+    edits = how_many(len(families), "clip")
+    print(f"edited {edits} of {_FRAMES} frames in {duration(seconds)}, after {duration(loaded)} of loading")
+    pictures = " and ".join(str(out / f"{kind}-side-by-side.mp4") for kind in families)
+    print(f"source and result side by side: {pictures}, and as .png")
 
 
 def check_families(families: Iterable[str], *, controls: bool = False) -> None:
