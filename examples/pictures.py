@@ -1,7 +1,7 @@
 """Draws the pictures of README and docs/evaluate.md with the embedded model, from clips that this project renders.
 
     python examples/pictures.py [--model tiny] [--out docs/images] [--seed 0] [--families style,remove]
-        [--readme night,sepia]
+        [--readme recolor,night]
 
 `families.png`: one edit of each family, source, edit and exact answer below each other, the middle frame. For README
 source and edit of three of them as strips of three moments. `opensama gallery` shows them all in motion, with scores.
@@ -22,7 +22,7 @@ from opensama.world import EDIT_FAMILIES, EditSample, sample_edit
 
 GAP = 6
 PICKS = (0, 8, 16)
-README = {"night": 18, "sunset": 42, "sepia": 45}  # name: seed of a style
+README = {"recolor": ("recolor", 11), "sunset": ("style", 42), "sepia": ("style", 45)}  # name: family and seed
 
 
 def strip(clip: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--families", default=",".join(EDIT_FAMILIES), help="columns of families.png")
-    parser.add_argument("--readme", default=",".join(README), help="styles that README shows")
+    parser.add_argument("--readme", default=",".join(README), help="edits that README shows")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     editor = load(options.model)
@@ -64,7 +64,7 @@ def main() -> None:
         print(f"{family}: {sample.instruction}")
     save("families", sheet)
     for name in options.readme.split(","):
-        sample, edited = edit(editor, "style", README[name], 2 * side)
+        sample, edited = edit(editor, *README[name], 2 * side)
         save(f"readme-{name}-before", Image.fromarray(strip(sample.source)))
         save(f"readme-{name}-after", Image.fromarray(strip(edited)))
         print(f"README, {name}: {sample.instruction}")

@@ -13,7 +13,7 @@ ARGUMENTS = {
     "a_curation_step.py": ["--out", "{tmp}"],
     "edit_a_clip.py": ["--out", "{tmp}/edited.mp4"],
     "what_the_model_plans.py": ["--frames", "20"],
-    "pictures.py": ["--out", "{tmp}", "--families", "remove", "--readme", "night"],
+    "pictures.py": ["--out", "{tmp}", "--families", "remove", "--readme", "sepia"],
 }
 
 

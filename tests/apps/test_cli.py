@@ -168,9 +168,10 @@ def test_demo(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["demo", "--model", str(folder), "--output", str(tmp_path / "shown")]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert "side-by-side.mp4" in last
+    files = ("edited.mp4", "side-by-side.mp4", "side-by-side.png", "source.mp4")
     names = sorted(path.name for path in (tmp_path / "shown").iterdir())
-    assert names == ["edited.mp4", "side-by-side.mp4", "side-by-side.png", "source.mp4"]
-    assert read_video(tmp_path / "shown" / "side-by-side.mp4").width == 512
+    assert names == [f"{kind}-{file}" for kind in ("recolor", "style") for file in files]
+    assert read_video(tmp_path / "shown" / "style-side-by-side.mp4").width == 512
 
 
 def test_models_list_and_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +180,7 @@ def test_models_list_and_info(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["models", "info", "tiny"]) == 0
     said = capsys.readouterr().out
     assert (
-        said.index("sometimes right on drawings: background (25%), style (17%)")
+        said.index("sometimes right on drawings: remove (33%), background (33%), recolor (25%), style (17%)")
         < said.index("on footage: night, sunset, sepia, fog;")
         < said.index("limits: Most things")
         < said.index("steps: 2")
