@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from opensama.models.families import find_family
+from opensama.recipes.tiny import ICVE
 from opensama.training.cell_objects import LABELS, ObjectTeller, cell_objects, unknown_objects
 from opensama.training.drawing import DrawSettings, draw_core, draw_footage
+from opensama.training.embedded_config import TinyConfig
+from opensama.training.sources import PoolStream
+from opensama.training.text import make_text_encoder, tokenize, train_tokenizer
+from opensama.training.tiny import drawn_stage
 from opensama.training.windows import cut_windows
 from opensama.world import COLORS, KINDS, plan_edit, render_styled
 
@@ -85,3 +91,40 @@ def test_the_layer_learns_what_tokens_hold_and_nothing_of_unknown_cells():
     assert found["objects"] < 0.3 * first["objects"]
     nothing = teller(tokens[:2], unknown_objects(2, 1, 128, 128).flatten(2), weight[:2])
     assert nothing["objects"] == nothing["kinds"] == 0
+
+
+def test_a_stage_whose_tokens_tell_learns_it_and_leaves_the_layer_behind():
+    """Windows and whole clips alike; pools without labels are trained on as before; an export lacks the layer."""
+    torch.manual_seed(0)
+    plans = [plan_edit(i, "train", "add", tier="core") for i in range(8)]
+    tokenizer = train_tokenizer([plan.instruction for plan in plans], 400)
+    ids, mask = tokenize(tokenizer, [plan.instruction for plan in plans], 24)
+    latents = {key: torch.randn(8, 192, 2, 8, 8) for key in ("source", "target")}
+    labels = cell_objects(plans, 5, 128, 128)
+    pool = latents | {"change": torch.ones(8, 2, 8, 8), "semantic": torch.zeros(8, 17, 32), "ids": ids, "mask": mask}
+    config = TinyConfig(width=64, layers=1, text_width=32, semantic_width=32, objects=0.5)
+    transformer = find_family("sama").transformer(**config.transformer_sizes)
+    names = set(transformer.state_dict())
+    told = [PoolStream(pool | {"objects": labels}, 8, 0.5, sides=(4,)), PoolStream(pool | {"objects": labels}, 8, 0.5)]
+    text = make_text_encoder(tokenizer, 32, 1)
+    stage = drawn_stage("x", transformer, text, tokenizer, told, objects=config.objects, text_dropout=0.0)
+    plain = drawn_stage("x", transformer, text, tokenizer, told, text_dropout=0.0)
+    found, without = stage.step(1), plain.step(1)
+    torch.testing.assert_close(found["loss"] - without["loss"], 0.5 * found["objects"])
+    assert {"objects", "kinds"}.isdisjoint(without)
+    assert "objects" not in drawn_stage("x", transformer, text, tokenizer, [PoolStream(pool, 8, 1.0)], objects=1).step(
+        0
+    )
+    optimizer = torch.optim.Adam([p for module in stage.modules().values() for p in module.parameters()], lr=3e-3)
+    for index in range(40):
+        loss = stage.step(index)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert stage.step(1)["objects"] < 0.8 * found["objects"]
+    assert set(transformer.state_dict()) == names
+
+
+def test_the_embedded_icve_has_no_such_loss():
+    with pytest.raises(ValueError, match="set objects=0"):
+        TinyConfig(**ICVE.model_dump() | {"objects": 0.1})

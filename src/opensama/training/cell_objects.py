@@ -43,24 +43,15 @@ def _of_scene(scene: Scene, times: Sequence[float], height: int, width: int) -> 
     out = torch.zeros(LABELS, len(times), *x.shape)
     for i, seconds in enumerate(times):
         for thing in scene.things:
-            right, up, size, angle = stand(thing, scene.camera(seconds), seconds)
-            radius = size * unit
+            right, up, share, angle = stand(thing, scene.camera(seconds), seconds)
+            radius = share * unit
             away_x, away_y = x - (right * unit + width / 2), y - (height / 2 - up * unit)
             inside = torch.hypot(away_x, away_y) < radius + _AROUND
-            frame = (away_x / radius, away_y / radius, *(torch.full_like(x, v) for v in _of_object(radius, angle)))
-            labels = torch.stack(
-                (
-                    torch.full_like(x, KINDS.index(thing.kind) + 1),
-                    torch.full_like(x, list(COLORS).index(thing.color)),
-                    *frame,
-                )
-            )
+            told = KINDS.index(thing.kind) + 1, list(COLORS).index(thing.color), math.log(radius / _SIDE)
+            kind, color, size, cos, sin = (torch.full_like(x, v) for v in (*told, math.cos(angle), math.sin(angle)))
+            labels = torch.stack((kind, color, away_x / radius, away_y / radius, size, cos, sin))
             out[:, i] = torch.where(inside, labels, out[:, i])
     return out
-
-
-def _of_object(radius: float, angle: float) -> tuple[float, float, float]:
-    return math.log(radius / _SIDE), math.cos(angle), math.sin(angle)
 
 
 def unknown_objects(b: int, frames: int, height: int, width: int) -> Tensor:
