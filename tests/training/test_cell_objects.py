@@ -51,7 +51,7 @@ def test_all_cells_of_an_object_say_the_same_middle():
 
 def test_samples_of_all_sorts_keep_their_own_labels():
     """Of the core, of the whole world, and of footage, about which nothing is known, in the order of the names."""
-    names, how = [f"n-{i}" for i in range(40)], DrawSettings()
+    names, how = [f"n-{i}" for i in range(40)], DrawSettings(objects=True)
     together = draw_core(names, how, 0.3).objects
     assert together is not None
     assert together.shape == (40, LABELS, 1, 8, 8)
@@ -60,7 +60,8 @@ def test_samples_of_all_sorts_keep_their_own_labels():
     assert torch.equal(together[~known], unknown_objects(int((~known).sum()), 1, 128, 128))
     for i in (0, 7, 23):
         torch.testing.assert_close(draw_core([names[i]], how, 0.3).objects, together[i : i + 1])
-    assert draw_footage(names[:2], DrawSettings(frames=17)).objects.shape == (2, LABELS, 5, 8, 8)
+    assert draw_core(names[:2], DrawSettings(), 0.3).objects is None
+    assert draw_footage(names[:2], DrawSettings(frames=17, objects=True)).objects.shape == (2, LABELS, 5, 8, 8)
 
 
 def test_a_window_has_the_labels_of_its_cells():

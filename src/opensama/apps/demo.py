@@ -81,10 +81,10 @@ def demo(
             rows = [video.array()[index] for video in (source, edited) for index in shown]
             Image.fromarray(contact_sheet(rows, columns=_COLUMNS)).save(out / f"{kind}-side-by-side.png")
     seconds = time.perf_counter() - begun - loaded
-    edits = how_many(len(families), "clip")
-    print(f"edited {edits} of {_FRAMES} frames in {duration(seconds)}, after {duration(loaded)} of loading")
-    pictures = " and ".join(str(out / f"{kind}-side-by-side.mp4") for kind in families)
-    print(f"source and result side by side: {pictures}, and as .png")
+    clips = how_many(len(families), "clip")
+    print(f"edited {clips} of {_FRAMES} frames in {duration(seconds)}, after {duration(loaded)} of loading")
+    written = " and ".join(str(out / f"{kind}-side-by-side.mp4") for kind in families)
+    print(f"source and result side by side: {written}, and as .png")
 
 
 def check_families(families: Iterable[str], *, controls: bool = False) -> None:

@@ -70,16 +70,17 @@ class ObjectTeller(nn.Module):
 
     def forward(self, tokens: Tensor, labels: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """The loss against labels [b LABELS n], cells counted by `weight` [b n]; and the share of kinds told right."""
-        kind, color, frame = (_PACE * self.proj(tokens).float()).split((_KINDS, _COLORS, _FRAME), dim=-1)
-        wanted = labels[:, 0].long()
-        known, there = (wanted >= 0) * weight, (wanted > 0) * weight
-        of_kind = _mean(F.cross_entropy(kind.transpose(1, 2), wanted.clamp_min(0), reduction="none"), known)
-        of_color = _mean(
-            F.cross_entropy(color.transpose(1, 2), labels[:, 1].long().clamp_min(0), reduction="none"), there
-        )
-        away = F.smooth_l1_loss(frame / _PACE * 2, labels[:, 2:].transpose(1, 2), reduction="none").mean(-1)
-        right = _mean((kind.detach().argmax(-1) == wanted).float(), there)
-        return {"objects": of_kind + 0.5 * of_color + 2 * _mean(away, there), "kinds": right}
+        kind, color, frame = self.proj(tokens).float().split((_KINDS, _COLORS, _FRAME), dim=-1)
+        there, wanted = (labels[:, 0] > 0) * weight, labels[:, :2].long().clamp_min(0)
+
+        def missed(scores: Tensor, which: int, counted: Tensor) -> Tensor:
+            loss = F.cross_entropy(_PACE * scores.transpose(1, 2), wanted[:, which], reduction="none")
+            return _mean(loss, counted)
+
+        named = missed(kind, 0, (labels[:, 0] >= 0) * weight) + 0.5 * missed(color, 1, there)
+        away = F.smooth_l1_loss(2 * frame, labels[:, 2:].transpose(1, 2), reduction="none").mean(-1)
+        right = (kind.detach().argmax(-1) == wanted[:, 0]).float()
+        return {"objects": named + 2 * _mean(away, there), "kinds": _mean(right, there)}
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

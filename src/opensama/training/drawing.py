@@ -40,13 +40,14 @@ PRETEXT = Mixture(PAPER_SHARES, [CubeInpainting(black=0.0), SpeedPerturbation(wh
 
 
 class DrawSettings(NamedTuple):
-    """How samples are drawn: from which split of the world, how long, how large, and where."""
+    """How samples are drawn: from which split of the world, how long, how large, where, and whether with `objects`."""
 
     split: Split = "train"
     frames: int = 1
     height: int = 128
     width: int = 128
     device: torch.device = torch.device("cpu")
+    objects: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, torch.device]:
@@ -57,7 +58,7 @@ class DrawSettings(NamedTuple):
 class Drawn(NamedTuple):
     """Pixels of some samples [b t 3 h w], their texts, and where the edits' targets have some, captions of these.
 
-    `objects` is what lies in the targets' cells (`cell_objects.py`), of edits.
+    `objects` is what lies in the targets' cells (`cell_objects.py`), of edits where it is asked for.
     """
 
     pictures: EditBatch
@@ -94,11 +95,11 @@ def draw_core(
     apart = [[name for name, its in zip(names, chosen, strict=True) if its is draw] for draw in draws]
     pictures, texts, captions, objects = join_drawn([draw(some, how) for draw, some in zip(draws, apart, strict=True)])
     assert captions is not None
-    assert objects is not None
     at = {name: i for i, name in enumerate(name for some in apart for name in some)}
     order = [at[name] for name in names]
     sides = (side[order] for side in (pictures.source, pictures.target, pictures.mask))
-    return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order], objects[order])
+    told = None if objects is None else objects[order]
+    return Drawn(EditBatch(*sides), [texts[i] for i in order], [captions[i] for i in order], told)
 
 
 def _draw_core_alone(names: Sequence[str], how: DrawSettings, shares: Mapping[str, float] | None) -> Drawn:
@@ -160,7 +161,7 @@ def draw_plan(
 
 def _of_plans(plans: Sequence[EditPlan], how: DrawSettings) -> Drawn:
     pictures = render_edits(plans, *how.shape)
-    objects = cell_objects(plans, how.frames, how.height, how.width)
+    objects = cell_objects(plans, how.frames, how.height, how.width) if how.objects else None
     return Drawn(pictures, [plan.instruction for plan in plans], [plan.caption for plan in plans], objects)
 
 
@@ -168,7 +169,7 @@ def draw_footage(names: Sequence[str], how: DrawSettings) -> Drawn:
     """Styles on what looks like footage, drawn from textures."""
     *clips, texts, captions = styled_footage(names, how.split, how.frames, how.height, how.width)
     source, target, mask = (clip.to(how.device) for clip in clips)
-    objects = unknown_objects(len(texts), how.frames, how.height, how.width)
+    objects = unknown_objects(len(texts), how.frames, how.height, how.width) if how.objects else None
     return Drawn(EditBatch(source, target, mask), texts, captions, objects)
 
 

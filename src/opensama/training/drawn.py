@@ -87,6 +87,7 @@ class Pools:
             text_tokens=config.text_tokens,
             first=first + (config.seed * 100_000_000 if split == "train" else 0),
             split=split,
+            objects=config.objects > 0,
             batch=self.batches[frames > 1],
             workers=self.workers,
             until=self.budget.pool_deadline() if until is None else until,

@@ -151,8 +151,8 @@ class EditStage(TrainingStage):
         if self.teller is not None and "objects" in x:
             weight = 1 + (self.loss.emphasis - 1) * x["change"].flatten(1)
             told = self.teller(self.tokens, x["objects"].flatten(2), weight)
-            losses |= told | {"loss": losses["loss"] + self.objects * told["objects"]}
-            losses["objects"] = told["objects"].detach()
+            losses["loss"] = losses["loss"] + self.objects * told["objects"]
+            losses |= {name: part.detach() for name, part in told.items()}
         if "weight" in x:
             losses["loss"] = losses["loss"] * x["weight"]
         return losses | self.cost(x)

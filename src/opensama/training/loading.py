@@ -61,11 +61,13 @@ def initial_transformer(config: EditConfig) -> InitialTransformer:
         return base_folder(config.model.base, ("transformer/*",)) / "transformer"
 
     if start == "nothing":
-        found = _with_planes(from_nothing(sizes, family, config.seed), config.model.base)
+        found = from_nothing(sizes, family, config.seed)
     elif start == family:
         found = from_trained(config.model.weights or base(), sizes, config.sizes, family)
     else:
-        found = _with_planes(from_base(base(), sizes, family, config.seed), config.model.base)
+        found = from_base(base(), sizes, family, config.seed)
+    if start != family:
+        found = _with_planes(found, config.model.base)
     model = found.model
     ordered = config.anchoring is not None and config.anchoring.order == "global_first"
     if ordered and model.config["semantic_rotary"] == "grid":

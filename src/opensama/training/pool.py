@@ -3,7 +3,7 @@
 n samples, t latent frames, h w latent rows and columns:
     source, target  [n c t h w] float16, normalised        change  [n t h w] float16, share of changed pixels
     semantic        [n 17 e] float16, of the target's first frame
-    objects         [n 7 t h w] float16, what lies in the target's cells (`cell_objects.py`)
+    objects         [n 7 t h w] float16, what lies in the target's cells (`cell_objects.py`); where asked for
     ids, mask       [n l] the text: an instruction, or a task's prompt and the clip's caption
     caption_ids, caption_mask   [n l] of edits: the target in words
 """
@@ -126,6 +126,7 @@ def build_pool(
     text_tokens: int = 32,
     first: int = 0,
     split: Split = "train",
+    objects: bool = False,
     batch: int = 64,
     workers: PoolWorkers | None = None,
     until: float = inf,
@@ -140,7 +141,7 @@ def build_pool(
     if path is not None and path.exists():
         return load_file(path)
     parts = _Parts(path)
-    lot, lots = _Lot(draw, DrawSettings(split, frames, *size), text_tokens), -(-n // batch)
+    lot, lots = _Lot(draw, DrawSettings(split, frames, *size, objects=objects), text_tokens), -(-n // batch)
 
     def make(index: int) -> LatentPool:
         names = [f"{size}-{first + i}" for i in range(index * batch, min(n, (index + 1) * batch))]

@@ -206,16 +206,11 @@ class PoolSource(ReadySource):
         word_dropout: float = 0.0,
         seed: int = 0,
         shortest: int = 2,
-        objects: bool = False,
     ):
-        """`anchored` models read semantic tokens; without `pads_text` a batch is as long as its longest text.
-
-        `objects`: batches say what lies in the target's cells, where the pool does.
-        """
+        """`anchored` models read semantic tokens; without `pads_text` a batch is as long as its longest text."""
         super().__init__()
         self.streams, self.anchored, self.pads_text, self.shift = streams, anchored, pads_text, shift
         self.text_dropout, self.word_dropout, self.seed, self.shortest = text_dropout, word_dropout, seed, shortest
-        self.objects = objects
         self.nothing = tokenize(tokenizer, [""], streams[0].at(0)["ids"].shape[1])
         self._lock = Lock()  # a pool that is renewed holds one step's samples at a time
 
@@ -238,7 +233,7 @@ class PoolSource(ReadySource):
             t = int(torch.randint(self.shortest, t, (), generator=g, device=device))
         semantic = self.anchored and not stream.sides
         texts = ("caption_ids", "caption_mask") if stream.pictures else ("ids", "mask")
-        told = ("objects",) if self.objects and "objects" in pool else ()
+        told = ("objects",) if "objects" in pool else ()
         wanted = ("source", "target", "change", *texts, *(("semantic",) if semantic else ()), *told)
         out = {key.removeprefix("caption_"): pool[key][chosen] for key in wanted}
         out = {key: (v[:, :, :t] if key in ("source", "target", "objects") else v) for key, v in out.items()}

@@ -176,7 +176,7 @@ def drawn_stage(
     hook = PromptEncoding(text, masked=not pads_text)
     source = PoolSource(
         streams, tokenizer, anchored=anchored, pads_text=pads_text, shift=shift, text_dropout=text_dropout,
-        word_dropout=word_dropout, seed=seed, objects=objects > 0,
+        word_dropout=word_dropout, seed=seed,
     )  # fmt: skip
     scores = partial(held_out_scores, tests=tests or {})
     loss = LossSettings(emphasis=emphasis, ease=EASY)
