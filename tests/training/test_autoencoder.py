@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from opensama.models.tiny import PatchAutoencoder
+from opensama.models.tiny import PatchAutoencoder, deblocked
 from opensama.training.autoencoder import AutoencoderStage, drawn_clips, set_latent_statistics
 from opensama.training.textures import dead_leaves, moving_crops
 
@@ -90,6 +90,40 @@ def test_older_folders_hold_the_way_back_and_need_not(vae, tmp_path, caplog):
     assert "linear_out" not in caplog.text
     with torch.no_grad():
         torch.testing.assert_close(again(drawn_clips(1, 3)).sample, vae(drawn_clips(1, 3)).sample)
+
+
+def test_faint_steps_between_cells_become_ramps_and_edges_stay():
+    """Cells of slightly different grey lose their borders; an edge, a texture and what lies within cells do not."""
+    cells = torch.tensor([[0.0, 0.1, 0.2], [0.1, 0.2, 0.3]]).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    frames = cells.expand(2, 3, 4, 32, 48)
+    smooth = deblocked(frames, 0.2)
+    for axis in (-1, -2):
+        assert frames.diff(dim=axis).abs().max() > 0.09
+        assert smooth.diff(dim=axis).abs().max() < 0.1 / 8
+    torch.testing.assert_close(smooth[..., :8, :8], frames[..., :8, :8])  # half a cell away from any border
+    torch.testing.assert_close(smooth.mean(), frames.mean())
+    assert torch.equal(deblocked(frames, 0.09), frames), "a step that is no smaller is an edge"
+
+    ramp = torch.linspace(0, 1, 48).expand(1, 3, 1, 32, 48)
+    torch.testing.assert_close(deblocked(ramp, 0.2), ramp)
+    rough = frames + 0.3 * torch.rand(frames.shape, generator=torch.Generator().manual_seed(0)).round()
+    same = deblocked(rough, 0.2) == rough
+    assert same.float().mean() > 0.8
+
+
+@torch.no_grad()
+def test_deblocking_is_a_setting_of_the_decoder_alone(vae):
+    smoothed = PatchAutoencoder.from_config(vae.config, deblocking=0.2)
+    smoothed.load_state_dict(vae.state_dict())
+    x = drawn_clips(1, 7, 9)
+    z = vae.encode(x).latent_dist.mode()
+    assert torch.equal(smoothed.encode(x).latent_dist.mode(), z)
+    z = z + 0.3 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    plain, decoded = vae.decode(z).sample, smoothed.decode(z).sample
+    torch.testing.assert_close(decoded, deblocked(plain, 0.2))
+    assert not torch.equal(decoded, plain)
+    smoothed.use_tiling = True
+    torch.testing.assert_close(smoothed.decode(z).sample, decoded)
 
 
 def test_textures_are_pictures():

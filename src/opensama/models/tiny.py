@@ -7,7 +7,7 @@ the code is causal in time, clips can be cut at multiples of four, and memory is
 The code is a linear map of 16x16 patches, their principal components; the way back, the same map transposed, carries
 most of the picture, and a convolutional decoder of three scales (1/16, 1/8, 1/4) adds what linear maps cannot, such as
 sharp edges. So a transformer that was trained on these codes stays right when the decoder is trained further. There is
-no noise.
+no noise. `deblocking` smooths the borders of cells, see `deblocked`; 0 leaves them as they are.
 
 The first frame and the groups share their meaning as far as they can: a still picture gives nearly the same latent
 either way, so that what a transformer learns on images holds for videos.
@@ -63,6 +63,27 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
 
+def deblocked(frames: Tensor, below: float) -> Tensor:
+    """Frames [b 3 t h w] whose cells of 16 pixels no longer show where it is smooth.
+
+    A step of less than `below` from one cell to the next, with less than half of that beside it, becomes a ramp over
+    half of either cell: a deblocking filter, as video codecs have (H.264, 8.7). A transformer that says colours cell by
+    cell leaves such steps.
+    """
+    ramp = (torch.arange(8, device=frames.device, dtype=frames.dtype) + 0.5) / 16
+    for axis in (-1, -2):
+        cells = frames.transpose(axis, -1).unflatten(-1, (-1, 16))
+        left, right = cells[..., :-1, 8:], cells[..., 1:, :8]
+        step = right[..., 0] - left[..., -1]
+        slope = (left[..., -1] - left[..., -2] + right[..., 1] - right[..., 0]) / 2
+        near = torch.maximum((left[..., -1] - left[..., -3]).abs(), (right[..., 0] - right[..., 2]).abs())
+        shows = (step.abs().amax(1, keepdim=True) < below) & (near.amax(1, keepdim=True) < below / 2)
+        part = ((step - slope) * shows)[..., None] * ramp
+        change = F.pad(part, (8, 0, 0, 1)) - F.pad(part.flip(-1), (0, 8, 1, 0))
+        frames = (cells + change).flatten(-2).transpose(axis, -1)
+    return frames
+
+
 class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name `config_name`
     """See the module. `config.latents_mean` and `latents_std` normalise latents as Wan's pipelines expect.
 
@@ -83,6 +104,7 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
         latents_std: tuple[float, ...] | None = None,
         scale_factor_temporal: int = 4,
         scale_factor_spatial: int = 16,
+        deblocking: float = 0.0,
     ):
         super().__init__()
         if (scale_factor_temporal, scale_factor_spatial) != (4, 16):
@@ -163,7 +185,8 @@ class PatchAutoencoder(ModelMixin, AutoencoderMixin, ConfigMixin):  # both name 
         f = F.pixel_shuffle(self.up[0](self.decode_stages[1](f)), 2)
         f = F.pixel_shuffle(self.paint(F.silu(self.decode_stages[0](f))), 4)
         detail = f.view(b, k * size, 3, 16 * h, 16 * w).transpose(1, 2)
-        return linear.reshape(b, 3, k * size, 16 * h, 16 * w) + detail
+        frames = linear.reshape(b, 3, k * size, 16 * h, 16 * w) + detail
+        return deblocked(frames, self.config["deblocking"]) if self.config["deblocking"] else frames
 
     @torch.no_grad()
     def start_from_components(self, clips: Tensor, shared: int | None = None) -> None:
