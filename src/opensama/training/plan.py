@@ -22,6 +22,7 @@ from opensama.models.costs import INPUT_BYTES, TransformerConfig, training_flops
 from opensama.models.families import find_family
 from opensama.models.lora import count_lora
 from opensama.models.parallel import blocks
+from opensama.models.registry import part_folder
 from opensama.models.weights import TensorFiles
 from opensama.pipeline.buckets import buckets
 from opensama.training.config import DataSettings, EditConfig, MeshSettings
@@ -206,8 +207,9 @@ def frozen_memory(config: EditConfig) -> dict[str, float]:
     """
     base, anchoring = Path(config.model.base).expanduser(), config.anchoring
     out = dict(find_family(config.family).sizes.encoders)
-    found = {name: sum(map(count_numbers, base.glob("text_encoder*"))) * 2 for name in out if name.startswith("text")}
-    found["autoencoder"] = count_numbers(base / "vae") * 4
+    texts = sum(count_numbers(part_folder(base, part)) for part in ("text_encoder", "text_encoder_2"))
+    found = {name: texts * 2 for name in out if name.startswith("text")}
+    found["autoencoder"] = count_numbers(part_folder(base, "vae")) * 4
     if anchoring is None or anchoring.encoder is None:
         out.pop("image encoder", None)
     else:
