@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers import HunyuanVideoTransformer3DModel, ModelMixin, WanTransformer3DModel
 from torch import Tensor
 
-from opensama.models.families import family_of
+from opensama.models.families import find_family
 from opensama.models.local_color import LocalColor
-from opensama.models.sama import SamaTransformer3DModel, gate
+from opensama.models.source_gate import gate
 from opensama.models.tiny import PatchAutoencoder
 from opensama.training.autoencoder import drawn_clips, set_latent_statistics
 
@@ -108,26 +108,36 @@ def test_shapes_alone_change_nothing_at_first(vae: PatchAutoencoder):
     assert made.paint.weight.grad.any()
 
 
-def test_a_model_that_gets_local_colors_and_positions_answers_as_before():
-    sizes = {
-        "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
-        "out_channels": 4, "text_dim": 8, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "semantic_dim": None,
-        "source_gate": True,
-    }  # fmt: skip
+LATENTS = {"patch_size": (1, 1, 1), "in_channels": 4, "out_channels": 4, "source_gate": True}
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 12}
+OWN = {
+    "sama": {"text_dim": 8, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "semantic_dim": 6, "semantic_hidden": 6},
+    "icve": {
+        "rope_axes_dim": (4, 4, 4), "text_embed_dim": 8, "pooled_projection_dim": 5, "num_layers": 1,
+        "num_single_layers": 1, "num_refiner_layers": 1, "guidance_embeds": False,
+    },
+}  # fmt: skip
+PARTS = {"color_rank": 5, "color_shapes": 2, "frame_waves": 2}
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_a_model_that_gets_local_colors_and_positions_answers_as_before(family: str):
+    make, sizes = find_family(family).transformer, LATENTS | HEADS | OWN[family]
     torch.manual_seed(0)
-    plain = SamaTransformer3DModel(**sizes).eval()
-    colored = SamaTransformer3DModel(**sizes, color_rank=5, color_shapes=2, frame_waves=2).eval()
+    plain = make(**sizes).eval()
+    colored = make(**sizes, **PARTS).eval()
     missing = colored.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert {name.split(".")[0] for name in missing} == {"local_color", "frame_position"}
     noisy, source = torch.randn(2, 1, 4, 3, 2, 2)
+    pooled = {"pooled_projections": torch.randn(1, 5)} if family == "icve" else {}
     for given in (source, source[:, :, :2], None):
         call = noisy, torch.tensor([700.0]), torch.randn(1, 3, 8), given
         with torch.no_grad():
-            torch.testing.assert_close(colored(*call).sample, plain(*call).sample)
+            torch.testing.assert_close(colored(*call, **pooled).sample, plain(*call, **pooled).sample)
     with pytest.raises(ValueError, match="source_gate"):
-        SamaTransformer3DModel(**sizes | {"source_gate": False}, color_rank=5)
+        make(**sizes | {"source_gate": False}, color_rank=5)
     with pytest.raises(ValueError, match="color_rank"):
-        SamaTransformer3DModel(**sizes, color_shapes=2)
+        make(**sizes, color_shapes=2)
 
 
 def test_a_change_is_added_to_what_is_kept():
@@ -150,15 +160,11 @@ def test_a_change_is_added_to_what_is_kept():
     )
 
 
-def test_a_start_from_plain_wan_draws_these_parts_too():
+@pytest.mark.parametrize(("name", "base"), [("sama", WanTransformer3DModel), ("icve", HunyuanVideoTransformer3DModel)])
+def test_a_start_from_a_plain_base_draws_these_parts_too(name: str, base: type[ModelMixin]):
     """What low-rank training trains beside its matrices, and a base's weights lack, is all that the family adds."""
-    sizes = {
-        "patch_size": (1, 1, 1), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4,
-        "out_channels": 4, "text_dim": 8, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "semantic_dim": 6,
-        "semantic_hidden": 6, "source_gate": True, "color_rank": 5, "color_shapes": 2, "frame_waves": 2,
-    }  # fmt: skip
-    model = SamaTransformer3DModel(**sizes)
-    family = family_of(model)
+    family = find_family(name)
+    model = family.transformer(**LATENTS | HEADS | OWN[name] | PARTS)
     drawn = {
         f"{part}.{name}": value.shape
         for part, module in family.draw_added(model.config).items()
@@ -167,5 +173,5 @@ def test_a_start_from_plain_wan_draws_these_parts_too():
     own = {name: value.shape for name, value in model.state_dict().items() if family.is_added(name)}
     assert drawn == own
     assert {"local_color", "frame_position"} <= {name.split(".")[0] for name in own}
-    plain = WanTransformer3DModel.from_config(model.config)
+    plain = base.from_config(dict(model.config) | ({"patch_size": 1} if name == "icve" else {}))
     assert {name for name in model.state_dict() if name not in own} == set(plain.state_dict())

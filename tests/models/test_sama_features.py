@@ -19,8 +19,10 @@ from torch import Tensor
 from opensama.models.bernini import BerniniTransformer3DModel
 from opensama.models.convert import load_released
 from opensama.models.lora import add_lora
-from opensama.models.sama import SamaTransformer3DModel, axis_rotary, gate, joint_rotary
+from opensama.models.rotary import axis_rotary
+from opensama.models.sama import SamaTransformer3DModel, joint_rotary
 from opensama.models.semantic import anchor_frames, anchor_latents, anchor_positions, pool_anchor_tokens
+from opensama.models.source_gate import gate
 from opensama.values import UserError
 from tests.models.sizes import SIZES
 

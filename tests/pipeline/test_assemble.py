@@ -212,7 +212,7 @@ def test_what_a_models_folder_lacks_is_shared(tmp_path):
     pipeline = opensama.load("tiny-icve", device="cpu").pipeline
     for folder, part, name in (
         (entry.shared, "vae", "diffusion_pytorch_model"),
-        (entry.folder, "text_encoder", "model"),
+        (entry.shared, "text_encoder", "model"),
     ):
         saved, state = load_file(folder / part / f"{name}.safetensors"), getattr(pipeline, part).state_dict()
         assert all(torch.equal(state[key], tensor.float()) for key, tensor in saved.items())

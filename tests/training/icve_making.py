@@ -10,7 +10,8 @@ from diffusers import HunyuanVideoTransformer3DModel
 from opensama.recipes.icve import RECIPES
 from tests.pipeline.conftest import tiny_clip, tiny_hunyuan_vae, tiny_icve_transformer, tiny_llama, tiny_tokenizer
 
-OURS = ("source_time", "source_gate", "image_condition_type")  # what HunyuanVideo's text-to-video model has not
+# what HunyuanVideo's text-to-video model has not
+OURS = ("source_time", "source_gate", "image_condition_type", "color_rank", "color_shapes", "frame_waves")
 
 
 def save_icve_base(path: Path) -> Path:

@@ -275,7 +275,7 @@ LOSSES: dict[str, Losses] = {
         "tiny-stage0": [0.3980041, 0.4937921],
         "tiny-stage1": [0.4756743, 0.5018027],
         "tiny-icve-pretrain": [0.2925092, 0.1751024],
-        "tiny-icve-sft": [0.1823253, 0.06862799],
+        "tiny-icve-sft": [0.2306782, 0.09339057],
     },
     "reproduction": {
         "micro prior": [0.4670496, 0.3220527, 0.6320368, 0.6987488],

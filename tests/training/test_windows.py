@@ -8,6 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from opensama.models.families import find_family
+from opensama.models.icve import IcveTransformer3DModel
 from opensama.models.registry import TINY
 from opensama.models.sama import SamaTransformer3DModel
 from opensama.recipes.tiny import CORE
@@ -58,13 +60,15 @@ def test_what_changes_nothing_is_seen_anywhere():
     assert {(p[0, 1].item(), p[0, 2].item()) for p in places} == {(y, x) for y in range(3) for x in range(8)}
 
 
-def model(rotary: str = "zero", **parts: int) -> SamaTransformer3DModel:
+def model(family: str = "sama", **parts: int) -> SamaTransformer3DModel | IcveTransformer3DModel:
     torch.manual_seed(0)
-    made = SamaTransformer3DModel(
-        patch_size=(1, 1, 1), num_attention_heads=2, attention_head_dim=24, in_channels=4, out_channels=4, text_dim=8,
-        freq_dim=16, ffn_dim=48, num_layers=2, semantic_dim=None, semantic_rotary=rotary, source_gate=True,
-        **parts,
-    )  # fmt: skip
+    latents = {"patch_size": (1, 1, 1), "in_channels": 4, "out_channels": 4, "source_gate": True}
+    heads = {"num_attention_heads": 2, "attention_head_dim": 24}
+    own = {"text_dim": 8, "freq_dim": 16, "ffn_dim": 48, "num_layers": 2, "semantic_dim": None}
+    if family == "icve":
+        own = {"rope_axes_dim": (8, 8, 8), "text_embed_dim": 8, "pooled_projection_dim": 5, "num_layers": 1}
+        own |= {"num_single_layers": 1, "num_refiner_layers": 1, "guidance_embeds": False}
+    made = find_family(family).transformer(**latents, **heads, **own, **parts)
     torch.nn.init.normal_(made.proj_out.weight, std=0.5)
     if made.local_color is not None:
         for tensor in (*made.local_color.parameters(), *made.local_color.buffers()):
@@ -74,22 +78,28 @@ def model(rotary: str = "zero", **parts: int) -> SamaTransformer3DModel:
     return made
 
 
+@pytest.mark.parametrize("family", ["sama", "icve"])
 @pytest.mark.parametrize("sizes", [{}, {"color_rank": 3}, {"color_rank": 3, "color_shapes": 2}, {"frame_waves": 2}])
-def test_all_cells_in_any_order_are_the_whole_frame(sizes: dict[str, int]):
-    net, g = model(**sizes), torch.Generator().manual_seed(2)
+def test_all_cells_in_any_order_are_the_whole_frame(sizes: dict[str, int], family: str):
+    net, g = model(family, **sizes), torch.Generator().manual_seed(2)
     noisy, source = torch.randn(2, 2, 4, 2, 3, 4, generator=g)
-    text, sigma = torch.randn(2, 5, 8, generator=g), torch.tensor([300.0, 900.0])
+    x = {"text": torch.randn(2, 5, 8, generator=g), "sigma": torch.tensor([0.3, 0.9])}
+    if family == "icve":
+        x |= {"pooled": torch.randn(2, 5, generator=g), "text_mask": torch.ones(2, 5).tril(3)}
     order = torch.stack([torch.randperm(24, generator=g) for _ in range(2)])
     places = torch.stack((order // 12, order // 4 % 3, order % 4), -1)
 
     def taken(v: torch.Tensor) -> torch.Tensor:
         return v.flatten(2).gather(2, order[:, None].expand(-1, 4, -1))[:, :, None, None]
 
-    with torch.no_grad():
-        whole = net(noisy, sigma, text, source).sample
-        rows = net(taken(noisy), sigma, text, taken(source), places=(places, places)).sample
-        net.set_attention_backend("native")  # diffusers' own way, as on a GPU
-        others = net(taken(noisy), sigma, text, taken(source), places=(places, places)).sample
+    def answer(**given: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return net(**find_family(family).condition(x | given)).sample
+
+    cells = {"noisy": taken(noisy), "source": taken(source), "source_places": places, "target_places": places}
+    whole, rows = answer(noisy=noisy, source=source), answer(**cells)
+    net.set_attention_backend("native")  # diffusers' own way, as on a GPU
+    others = answer(**cells)
     torch.testing.assert_close(rows, taken(whole), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(others, rows, atol=1e-5, rtol=1e-4)
 
@@ -153,4 +163,4 @@ def test_the_videos_stage_reads_windows_of_clips_and_new_stills(tmp_path: Path):
     assert 20 < sum(cut for _, cut in seen) < 38, "three in four"
     assert len(list((tmp_path / "pools").glob("videos-*-1x128x128*"))) > 1, "stills are drawn anew, not once for all"
     with pytest.raises(ValidationError, match="not trained on windows"):
-        TinyConfig(family="icve", video_windows=0.5)
+        TinyConfig(family="bernini", video_windows=0.5)

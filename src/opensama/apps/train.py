@@ -143,8 +143,8 @@ def tiny_command(
         tiny (what made tiny: autoencoder, text and image encoders, image edits, video edits); core (with --start-from,
         for days: the world's core from pictures and windows of edits) or core-gpu (the same for minutes of a GPU);
         decoder (with --start-from, an hour: the autoencoder's decoder alone); icve (what made tiny-icve: unpaired
-        clips, image edits, video edits, with tiny's autoencoder and text encoder, which stay as they are); smoke or
-        icve-smoke (a minute, to see that everything works). By default tiny.
+        clips, image edits, video edits, with tiny's autoencoder and text encoder, which stay as they are) and
+        icve-core (core for an ICVE); smoke or icve-smoke (a minute, to see that everything works). By default tiny.
     config
         Settings from a YAML file, such as another run's config.yaml, in place of a recipe.
     set

@@ -93,7 +93,7 @@ class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,  # cosines and sines, [n d] each
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,  # cosines and sines, [n d] or [b n d] each
     ) -> tuple[Tensor, Tensor]:
         """Video [b n d] and text [b l d] after attention."""
         video, text = hidden_states, encoder_hidden_states
@@ -101,18 +101,18 @@ class IcveAttnProcessor(HunyuanVideoAttnProcessor2_0):
         exchange = Exchange.of(self._parallel_config, attn.heads, n + text.shape[1])
         if exchange is None and not alone and attention_mask is not None:
             raise ValueError("rings take no padded text: ask for ulysses_degree, or give texts of one length")
-        if exchange is None and not (alone and uses_cpu_path(self, video)):
-            return super().__call__(attn, video, text, attention_mask, image_rotary_emb)
         assert image_rotary_emb is not None
-        q, k, v = joint_heads(
-            attn, video, text, image_rotary_emb, apply_rotary if exchange is None else apply_rotary_real
-        )
-        if exchange is not None:
-            how = partial(dispatch_attention_fn, attn_mask=attention_mask, backend=self._attention_backend)
-            out = exchanged_attention(exchange, q, k, v, how)
-        else:
+        cos, sin = (side if side.ndim == 3 else side[None] for side in image_rotary_emb)
+        explicit = exchange is None and alone and uses_cpu_path(self, video)
+        if exchange is None and not explicit and len(cos) == 1:
+            return super().__call__(attn, video, text, attention_mask, (cos[0], sin[0]))
+        q, k, v = joint_heads(attn, video, text, (cos, sin), apply_rotary if explicit else apply_rotary_real)
+        how = partial(dispatch_attention_fn, attn_mask=attention_mask, backend=self._attention_backend)
+        if explicit:
             q, k, v = (x.transpose(1, 2) for x in (q, k, v))
             out = attend(q, k, v, attention_mask).transpose(1, 2)
+        else:
+            out = how(q, k, v) if exchange is None else exchanged_attention(exchange, q, k, v, how)
         video, text = out.flatten(2).split((n, text.shape[1]), dim=1)
         if attn.to_out is not None:  # in single-stream blocks the layer after attention is the block's own
             video = attn.to_out[1](attn.to_out[0](video))
@@ -125,7 +125,7 @@ def joint_heads(
     """Queries, keys and values [b n+l heads d] of video and text, normalised; only the video's are rotated."""
     own = attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k
     added = attn.add_q_proj, attn.add_k_proj, attn.add_v_proj, attn.norm_added_q, attn.norm_added_k
-    rotary = rotary[0][None, :, None], rotary[1][None, :, None]
+    rotary = rotary[0][:, :, None], rotary[1][:, :, None]
     sides = []
     for x, (to_q, to_k, to_v, norm_q, norm_k) in ((video, own), (text, own if attn.add_q_proj is None else added)):
         q, k, v = (layer(x).unflatten(2, (attn.heads, -1)) for layer in (to_q, to_k, to_v))

@@ -6,7 +6,8 @@
     output: velocity of the edit's latents, from the edit's tokens alone          (ICVE, arXiv 2510.14648)
 
 Blocks are diffusers' own, those that its image-to-video model uses for a given first frame: here the given tokens are
-the whole source. There are no new parameters: HunyuanVideo's weights are ICVE's beginning.
+the whole source. The released model has no new parameters: HunyuanVideo's weights are ICVE's beginning. The embedded
+one draws on its source (`source_gate.py`).
 sigma = 1 is noise, velocity = noise - data, timestep = 1000 sigma, guidance = 1000 times the scale it stands for.
 
 `b` batch, `c` channels, `t h w` latent time, rows, columns (after patching: the token grid), `n` video tokens,
@@ -20,6 +21,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers loads components of modules that name it)
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoTransformer3DModel
@@ -30,8 +32,8 @@ from opensama.models.acceleration import CheckedFeatures
 from opensama.models.attention import IcveAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.precise import keep_float32, modulates
-from opensama.models.rotary import Grid
-from opensama.models.sama import gate
+from opensama.models.rotary import Grid, Rotary
+from opensama.models.source_gate import Places, check_on_source, drawn_on_source, parts_on_source
 
 EMBEDDED_GUIDANCE = 1000.0  # a scale of 1, as released
 
@@ -41,8 +43,15 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
 
     Sizes are HunyuanVideoTransformer3DModel's, and its folders load here; `patch_size` may also be (time, row, column).
     `source_time` modulates the source as clean ("zero", as released) or with the edit's time ("same").
-    `source_gate` is for models that are small beside their latents, see `sama.gate`.
+    `source_gate`, `color_rank`, `color_shapes` and `frame_waves` are SAMA's, for models that are small beside their
+    latents, see `source_gate.py`.
     """
+
+    _skip_layerwise_casting_patterns = [  # noqa: RUF012
+        *HunyuanVideoTransformer3DModel._skip_layerwise_casting_patterns,
+        "frame_position",
+        "local_color",
+    ]
 
     _repeated_blocks = [  # noqa: RUF012
         "HunyuanVideoTokenReplaceTransformerBlock",
@@ -71,6 +80,9 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
         image_condition_type: str | None = "token_replace",
         source_time: Literal["zero", "same"] = "zero",
         source_gate: bool = False,
+        color_rank: int = 0,
+        color_shapes: int = 0,
+        frame_waves: int = 0,
     ):
         patch = (patch_size_t, patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
         if patch[1] != patch[2]:
@@ -83,6 +95,7 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
             )
         if source_time not in ("zero", "same"):
             raise ValueError(f"unknown source_time {source_time!r}: choose zero or same")
+        check_on_source(source_gate, patch, color_rank, color_shapes)
         super().__init__(
             in_channels=in_channels,
             out_channels=2 * out_channels if source_gate else out_channels,
@@ -102,6 +115,8 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
             rope_axes_dim=tuple(rope_axes_dim),
             image_condition_type="token_replace",
         )
+        d = num_attention_heads * attention_head_dim
+        self.frame_position, self.local_color = parts_on_source(d, out_channels, color_rank, color_shapes, frame_waves)
         # The parent has noted its own: the head's width, and a patch in two numbers.
         self.register_to_config(out_channels=out_channels, patch_size=patch, patch_size_t=patch[0])
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
@@ -121,41 +136,46 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
         guidance: Tensor | None = None,
         attention_kwargs: dict[str, object] | None = None,
         return_dict: bool = True,
+        places: Places | None = None,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Velocity of `hidden_states` [b c t h w].
 
         `timestep` is [b]; `encoder_hidden_states` is the text [b l d_text], `encoder_attention_mask` [b l] is 0 where
         it is padded; `pooled_projections` [b d_pooled] is the text in one vector; `guidance` [b] is 1000 if left out.
-        `source_hidden_states` [b c t' h' w'] may differ in size; without it this is HunyuanVideo.
+        `source_hidden_states` [b c t' h' w'] may differ in size; without it this is HunyuanVideo. Where tokens are
+        some of a grid's, in any order, `places` says where they lie, see `source_gate.py`.
         """
         if timestep.ndim != 1:
             raise ValueError(f"one timestep a sample is needed, not {tuple(timestep.shape)}")
         if pooled_projections is None:
             raise ValueError("pooled_projections are needed: the text in one vector, [b d]")
-        tokens, (cos, sin), grid = self.embed_latents(hidden_states)
-        n_edit, n_source = tokens.shape[1], 0
+        edit, (cos, sin), grid = self.embed_latents(hidden_states)
+        source, source_grid = edit[:, :0], (0, 0, 0)
         if source_hidden_states is not None:
-            source, (source_cos, source_sin), _ = self.embed_latents(source_hidden_states)
-            n_source = source.shape[1]
-            tokens = torch.cat([source, tokens], dim=1)
+            source, (source_cos, source_sin), source_grid = self.embed_latents(source_hidden_states)
             cos, sin = torch.cat([source_cos, cos]), torch.cat([source_sin, sin])
-        n = n_source + n_edit
+        if self.frame_position is not None:
+            source, edit = self.frame_position(source, edit, source_grid, grid, places)
+        cos, sin = (cos[None], sin[None]) if places is None else self.rotary_at(torch.cat(places, dim=1))
+        n_source, n_edit = source.shape[1], edit.shape[1]
+        tokens, n = torch.cat([source, edit], dim=1), n_source + n_edit
 
         temb, source_temb = self.embed_times(timestep, pooled_projections, guidance)
         text = self.context_embedder(encoder_hidden_states, timestep, encoder_attention_mask)
         text, mask = self.embed_mask(text, encoder_attention_mask, n)
-        tokens, cos, sin, text = self.split(tokens, cos[None], sin[None], then=(text,))
-        given = (temb, mask, (cos[0], sin[0]), source_temb, self.own(n_source, n))
+        tokens, cos, sin, text = self.split(tokens, cos, sin, then=(text,))
+        given = (temb, mask, (cos, sin), source_temb, self.own(n_source, n))
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens, text = self._gradient_checkpointing_func(block, tokens, text, *given)
             else:
                 tokens, text = block(tokens, text, *given)
-        tokens = self.gather(tokens, n)[:, -n_edit:]
-
-        sample = self.project(tokens, temb, grid)
+        edit = self.norm_out(self.gather(tokens, n)[:, -n_edit:], temb)
+        sample = self.project(edit, grid)
         if self.config["source_gate"]:
-            sample = gate(sample, hidden_states, source_hidden_states, timestep / 1000)
+            sample = drawn_on_source(
+                sample, edit, hidden_states, source_hidden_states, timestep / 1000, self.local_color, places
+            )
         if not return_dict:
             return (sample,)
         return Transformer2DModelOutput(sample=sample)
@@ -168,6 +188,18 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
             raise ValueError(f"latents of {tuple(sides)} do not divide into patches of {tuple(patch)}")
         t, h, w = (side // p for side, p in zip(sides, patch, strict=True))
         return self.x_embedder(latents), self.rope(latents), (t, h, w)
+
+    def rotary_at(self, places: Tensor) -> Rotary:
+        """Rotary cosines and sines [b n d_head] of tokens at places [b n 3]."""
+        cos, sin = zip(
+            *(
+                get_1d_rotary_pos_embed(size, line.flatten().float(), self.rope.theta, use_real=True)
+                for size, line in zip(self.rope.rope_dim, places.unbind(-1), strict=True)
+            ),
+            strict=True,
+        )
+        b = len(places)
+        return torch.cat(cos, dim=1).unflatten(0, (b, -1)), torch.cat(sin, dim=1).unflatten(0, (b, -1))
 
     def embed_times(self, timestep: Tensor, pooled: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
         """What modulates edit and text, and what modulates the source, each [b d]: time, pooled text and guidance."""
@@ -190,8 +222,8 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
         video = torch.ones(len(mask), n, dtype=torch.bool, device=mask.device)
         return text, self.interleave(video, mask.bool())[:, None, None]
 
-    def project(self, tokens: Tensor, temb: Tensor, grid: Grid) -> Tensor:
-        """The last block's edit tokens [b (t h w) d] as velocity [b c t h w]."""
-        x = self.proj_out(self.norm_out(tokens, temb))
+    def project(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """The last block's edit tokens [b (t h w) d], normalised, as velocity [b c t h w]."""
+        x = self.proj_out(tokens)
         x = x.unflatten(2, (-1, *self.config["patch_size"])).unflatten(1, grid)  # b t h w c p_t p_h p_w
         return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)

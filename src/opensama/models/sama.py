@@ -24,9 +24,9 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  (diffusers
 from diffusers.utils import BaseOutput, apply_lora_scale
 from torch import Tensor, nn
 
-from opensama.models.local_color import LocalColor
 from opensama.models.rotary import Grid, Rotary, axis_rotary, grid_rotary, joined_rotary, rotary_table
 from opensama.models.semantic import SemanticEmbedder, SemanticHead, anchor_positions
+from opensama.models.source_gate import check_on_source, drawn_on_source, parts_on_source
 from opensama.models.wan import WanStreams
 from opensama.values.names import SemanticRotary as SemanticRotary
 from opensama.values.names import SourceRotary as SourceRotary
@@ -57,9 +57,9 @@ class SamaTransformer3DModel(WanStreams):
     `semantic_gate` lets source and target read the semantic tokens apart, times a learned number a block that is 0 at
     first, so that a base with anchors begins as without (ours; the release has one attention over all tokens);
     `released_rounding` rounds the timestep to bfloat16 as the released sampler does. `source_gate` is for models that
-    are small beside their latents, see `gate`; it needs a source of the target's shape. So are `color_rank` and
-    `color_shapes`, by which cells are drawn as other colours and shapes (`models/local_color.py`), and `frame_waves`,
-    which tell tokens where in the frame they lie; 0 leaves each out.
+    are small beside their latents, see `models/source_gate.py`; it needs a source of the target's shape. So are
+    `color_rank` and `color_shapes`, by which cells are drawn as other colours and shapes (`models/local_color.py`), and
+    `frame_waves`, which tell tokens where in the frame they lie; 0 leaves each out.
     """
 
     _skip_layerwise_casting_patterns = [  # noqa: RUF012
@@ -129,12 +129,7 @@ class SamaTransformer3DModel(WanStreams):
             raise ValueError(f"unknown semantic_rotary {semantic_rotary!r}: choose zero, identity or grid")
         if source_time not in ("same", "zero"):
             raise ValueError(f"unknown source_time {source_time!r}: choose same or zero")
-        if color_rank and (not source_gate or tuple(patch_size) != (1, 1, 1)):
-            raise ValueError("color_rank: local colours change what source_gate keeps, in patches of one latent")
-        if color_shapes and not color_rank:
-            raise ValueError(
-                "color_shapes: shapes are painted in planes of local colours, which color_rank=0 leaves out"
-            )
+        check_on_source(source_gate, tuple(patch_size), color_rank, color_shapes)
         local = semantic_tokens_per_anchor - 1
         if semantic_dim is not None and semantic_rotary == "grid" and (local < 0 or isqrt(local) ** 2 != local):
             raise ValueError(
@@ -151,8 +146,7 @@ class SamaTransformer3DModel(WanStreams):
             nn.init.zeros_(self.token_types.weight)  # a base Wan model starts unchanged
         self.semantic_embedder = SemanticEmbedder(semantic_dim, semantic_hidden, d) if semantic_dim else None
         self.semantic_head = SemanticHead(d, semantic_dim) if semantic_dim else None
-        self.frame_position = FramePosition(frame_waves, d) if frame_waves else None
-        self.local_color = LocalColor(d, out_channels, color_rank, color_shapes) if color_rank else None
+        self.frame_position, self.local_color = parts_on_source(d, out_channels, color_rank, color_shapes, frame_waves)
         gated = semantic_gate and semantic_dim is not None
         self.semantic_gates = nn.Embedding(num_layers, 1, _weight=torch.zeros(num_layers, 1)) if gated else None
 
@@ -183,11 +177,7 @@ class SamaTransformer3DModel(WanStreams):
             source, source_grid = self.embed_latents(source_hidden_states)
             source = self.add_type(source, SOURCE)
         if self.frame_position is not None:
-            grids = source_grid, target_grid
-            of_source, of_target = places or (grid_places(grid, target.device) for grid in grids)
-            target = self.frame_position(target, of_target, of_source if places else of_target)
-            if source.shape[1]:
-                source = self.frame_position(source, of_source, of_source)
+            source, target = self.frame_position(source, target, source_grid, target_grid, places)
         semantic = target[:, :0]
         if semantic_hidden_states is not None:
             semantic = self.embed_semantic(semantic_hidden_states)
@@ -210,14 +200,9 @@ class SamaTransformer3DModel(WanStreams):
         target = self.normalised(target, temb)
         sample = self.unpatched(self.proj_out(target), target_grid)
         if self.config["source_gate"]:
-            if places is not None and source_hidden_states is not None:
-                source_hidden_states = source_hidden_states[..., : hidden_states.shape[-1]]
-            change = None
-            if self.local_color is not None:
-                cells = held(source_hidden_states, hidden_states).flatten(2).transpose(1, 2)
-                change = self.local_color(target, cells, later_cells(target_grid, places, target.device))
-                change = change.transpose(1, 2).unflatten(2, target_grid)
-            sample = gate(sample, hidden_states, source_hidden_states, sigma, change)
+            sample = drawn_on_source(
+                sample, target, hidden_states, source_hidden_states, sigma, self.local_color, places
+            )
         semantic_sample = None
         if semantic_hidden_states is not None and self.semantic_head is not None:
             semantic_sample = self.semantic_head(semantic)
@@ -235,73 +220,6 @@ class SamaTransformer3DModel(WanStreams):
         if self.token_types is None:
             return tokens
         return tokens + self.token_types(torch.full((), kind, device=tokens.device)).to(tokens.dtype)
-
-
-class FramePosition(nn.Module):
-    """Adds to tokens where in the frame they lie; nothing as it is made.
-
-    Rotary positions enter attention as differences: by these alone a cell finds out where it is only from what others
-    lie around it. "On the left" is easier to learn with cosines of the row and the column, as shares of the frame.
-    """
-
-    def __init__(self, waves: int, d: int):
-        super().__init__()
-        self.waves = waves
-        self.proj = nn.Linear(2 * waves, d)
-        for parameter in self.proj.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, tokens: Tensor, places: Tensor, frame: Tensor) -> Tensor:
-        """Tokens [b n d] at `places` [b n 3], or [1 n 3], of a frame whose last cell `frame` [b m 3] holds."""
-        last = frame[..., 1:].amax(dim=1, keepdim=True).clamp_min(1)
-        share = places[..., 1:] / last
-        waves = torch.arange(1, self.waves + 1, device=tokens.device)
-        features = torch.cos(torch.pi * share[..., None] * waves).flatten(-2)
-        return tokens + self.proj(features.to(self.proj.weight.dtype)).to(tokens.dtype)
-
-
-def grid_places(grid: Grid, device: torch.device) -> Tensor:
-    """(time, row, column) of a grid's cells, [1 n 3]."""
-    return torch.cartesian_prod(*(torch.arange(side, device=device) for side in grid)).view(1, -1, 3)
-
-
-def later_cells(grid: Grid, places: tuple[Tensor, Tensor] | None, device: torch.device) -> Tensor | None:
-    """Which of the target's cells [b n], or [1 n], are not of the first latent frame; None where none can be."""
-    if places is not None:
-        later = places[1][..., 0] > 0
-        return later if later.any() else None
-    t, h, w = grid
-    return None if t == 1 else (torch.arange(t * h * w, device=device) >= h * w)[None]
-
-
-def gate(answer: Tensor, noisy: Tensor, source: Tensor | None, sigma: Tensor, change: Tensor | None = None) -> Tensor:
-    """Velocity [b c t h w] of an answer [b 2c t h w] that says, number by number, how far to keep the source.
-
-        data = g * source + (1 - g) * own + change,   g = sigmoid(answer[c:]),   velocity = (noisy - data) / sigma
-
-    A small transformer need carry neither the noise nor the unchanged picture through its width. `sigma` is [b].
-    A source that is shorter in time is held at its last frame; without one, zeros (the latents' mean) are in its place.
-    """
-    if sigma.ndim != 1:
-        raise ValueError("a model with source_gate needs one timestep a sample")
-    own, keep = answer.float().chunk(2, 1)
-    data = torch.lerp(own, held(source, noisy), keep.sigmoid())
-    if change is not None:
-        data = data + change
-    return (noisy.float() - data) / sigma.float().clamp_min(1e-3).view(-1, 1, 1, 1, 1)
-
-
-def held(source: Tensor | None, like: Tensor) -> Tensor:
-    """The source [b c t' h w] as float32 [b c t h w], its last frame repeated; zeros where there is none."""
-    if source is None:
-        return torch.zeros_like(like, dtype=torch.float32)
-    missing = like.shape[2] - source.shape[2]
-    if missing < 0 or source.shape[3:] != like.shape[3:]:
-        raise ValueError(
-            f"a model with source_gate needs a source of the target's rows and columns, and no longer than it: "
-            f"not {tuple(source.shape[2:])} for {tuple(like.shape[2:])}"
-        )
-    return torch.cat([source.float(), source[:, :, -1:].float().expand(-1, -1, missing, -1, -1)], dim=2)
 
 
 class RotaryLayout(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Literal
 
 from opensama.models.families.icve import FAMILY
 from opensama.models.registry import TINY, TINY_ICVE
-from opensama.recipes.tiny import ICVE as EMBEDDED
+from opensama.recipes.tiny import ICVE_CORE as EMBEDDED
 from opensama.training.config import (
     IcveConfig,
     IcveDataSettings,

@@ -85,6 +85,16 @@ ICVE = TinyConfig(
     joint_layers=1,
     pretext=0.0,
 )
+# The same from finished weights on, as `CORE` is for the embedded SAMA.
+ICVE_CORE = CORE.model_copy(
+    update={
+        "family": "icve",
+        **{name: getattr(ICVE, name) for name in ("width", "head", "layers", "joint_layers", "pretext")},
+        "pictures": StageConfig(minutes=0),
+        "objects": 0.06,
+        "full_share": 0.25,
+    }
+)
 ICVE_SMOKE = SMOKE.model_copy(
     update={
         "family": "icve",
@@ -105,5 +115,6 @@ RECIPES = {
     "decoder": DECODER,
     "smoke": SMOKE,
     "icve": ICVE,
+    "icve-core": ICVE_CORE,
     "icve-smoke": ICVE_SMOKE,
 }

@@ -82,13 +82,11 @@ class TinyConfig(Section):
     )
 
     color_rank: int = Field(
-        0, ge=0, le=256, description="SAMA: rank of local colours (`models/local_color.py`), which a start without any "
-        "gets; 0: none, or the start's"
+        0, ge=0, le=256, description="rank of local colours (`models/local_color.py`), which a start without any gets; "
+        "0: none, or the start's"
     )  # fmt: skip
-    color_shapes: int = Field(
-        0, ge=0, description="SAMA: shapes of one colour that each cell paints, likewise; 0: none"
-    )
-    frame_waves: int = Field(0, ge=0, description="SAMA: waves of positions in the frame, likewise; 0: none")
+    color_shapes: int = Field(0, ge=0, description="shapes of one colour that each cell paints, likewise; 0: none")
+    frame_waves: int = Field(0, ge=0, description="waves of positions in the frame, likewise; 0: none")
 
     textures: int = Field(256, gt=0, description="SAMA: drawn textures that the autoencoder's clips are cut from")
     texts: int = Field(20_000, gt=0, description="SAMA: instructions and captions that the tokenizer is made from")
@@ -103,12 +101,12 @@ class TinyConfig(Section):
         1 / 6, ge=0, lt=1, description="share of stills among the videos stage's batches of edits"
     )
     video_windows: float = Field(
-        0.0, ge=0, le=1, description="SAMA: share of windows among the videos stage's edits, clips and stills alike"
+        0.0, ge=0, le=1, description="share of windows among the videos stage's edits, clips and stills alike"
     )  # fmt: skip
     picture_batch: int = Field(64, gt=0, description="SAMA: drawn pictures a batch of the stage pictures")
-    window_batch: int = Field(128, gt=0, description="SAMA: windows a batch of the stage windows")
+    window_batch: int = Field(128, gt=0, description="windows a batch of the stage windows")
     window_sides: tuple[PositiveInt, ...] = Field(
-        (4, 4, 5), min_length=1, description="SAMA: of windows, in cells; one of them a batch"
+        (4, 4, 5), min_length=1, description="of windows, in cells; one of them a batch"
     )
     chunk: int = Field(
         0, ge=0, description="image edits at 128x128 that are drawn at a time, half as many in other shapes, and take "
@@ -124,7 +122,7 @@ class TinyConfig(Section):
     shift: float = Field(12.0, gt=0, description="shift of the training noise levels")
     emphasis: float = Field(9.0, ge=1, description="weight of the changed region in the loss")
     objects: float = Field(
-        0.0, ge=0, description="SAMA: weight of a loss by which tokens learn to tell what lies in their cells "
+        0.0, ge=0, description="weight of a loss by which tokens learn to tell what lies in their cells "
         "(`training/cell_objects.py`)"
     )  # fmt: skip
     text_dropout: float = Field(0.1, ge=0, le=1)

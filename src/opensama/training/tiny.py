@@ -4,7 +4,7 @@
     semantic      frames and captions, contrastive               -> RUN/semantic        SAMA, from nothing
     pretrain      unpaired clips of one scene, and stills        -> RUN/pretrain        ICVE
     pictures      single frames from their captions alone        -> RUN/pictures        SAMA
-    windows       windows of edits, and some whole frames        -> RUN/windows         SAMA
+    windows       windows of edits, and some whole frames        -> RUN/windows
     images        edits of single frames, in three shapes        -> RUN/images
     videos        edits of 17 frames, images mixed in; SAMA: clips under pretext tasks, too -> RUN/videos
     decoder       the autoencoder's decoder once more            -> RUN/decoder         SAMA
@@ -195,29 +195,16 @@ def given_parts(config: TinyConfig, device: torch.device) -> _Parts:
         given = find_family(find(frozen).family).pipeline.from_pretrained(frozen, text_encoder=text)
         encoder = SiglipVisionModel.from_pretrained(frozen / "semantic_encoder")
     vae, transformer = given.vae, given.transformer
-    if own:
-        sizes = config.transformer_sizes.items()
-        chosen = {name: size for name, size in sizes if name in family.free and getattr(config, name, size) is not None}
-        parts = {
-            name: size for name in ("color_rank", "color_shapes", "frame_waves") if (size := getattr(config, name))
-        }
-        added = {name: size for name, size in parts.items() if not transformer.config[name]}
-        if added or any(transformer.config[name] != size for name, size in chosen.items()):
-            weights = transformer.state_dict()
-            transformer = family.transformer.from_config(transformer.config, **chosen, **added)
-            if "color_rank" in added:
-                transformer.local_color.read_autoencoder(vae.float())
-            transformer.load_state_dict(transformer.state_dict() | weights)
-    else:
+    if not own:
         theirs = {"text_width": text.config.d_model, "latent_channels": vae.config["z_dim"]}
         for name, size in theirs.items():
             if getattr(config, name) != size:
                 raise UserError(f"This model takes what tiny's frozen parts give: leave {name} at {size}.")
         text.requires_grad_(False)
-        transformer = family.transformer(**config.transformer_sizes)
         if start_from is not None:
             with quiet_loading():
                 transformer = family.transformer.from_pretrained(start_from / "transformer")
+    transformer = with_added_parts(transformer, config, vae) if start_from is not None else new_transformer(config, vae)
     modules: tuple[torch.nn.Module, ...] = (vae, encoder, text, transformer)
     with quiet_loading():
         for module in modules:  # saved in bfloat16, trained in float32
@@ -235,10 +222,31 @@ def own_parts(config: TinyConfig, out: Path, device: torch.device, budget: TimeB
     text = _to(make_text_encoder(tokenizer, config.text_width, config.text_layers), device)
     encoder = _to(make_semantic_encoder(config.semantic_width), device)
     _run(SemanticStage(encoder, text, tokenizer), config.semantic, out, budget)
-    transformer = _to(find_family(config.family).transformer(**config.transformer_sizes), device)
+    return _Parts(vae, encoder, text, tokenizer, _to(new_transformer(config, vae), device))
+
+
+def new_transformer(config: TinyConfig, vae: PatchAutoencoder) -> ModelMixin:
+    """The settings' transformer with random weights, beside an autoencoder."""
+    transformer = find_family(config.family).transformer(**config.transformer_sizes)
     if config.color_rank:
         transformer.local_color.read_autoencoder(vae)
-    return _Parts(vae, encoder, text, tokenizer, transformer)
+    return transformer
+
+
+def with_added_parts(transformer: ModelMixin, config: TinyConfig, vae: PatchAutoencoder) -> ModelMixin:
+    """A start's transformer as the settings ask for it: with parts that it had not, and what costs no tensor."""
+    family, sizes = find_family(config.family), config.transformer_sizes.items()
+    chosen = {name: size for name, size in sizes if name in family.free and getattr(config, name, size) is not None}
+    parts = {name: size for name in ("color_rank", "color_shapes", "frame_waves") if (size := getattr(config, name))}
+    added = {name: size for name, size in parts.items() if not transformer.config[name]}
+    if not added and all(transformer.config[name] == size for name, size in chosen.items()):
+        return transformer
+    weights = transformer.state_dict()
+    made = family.transformer.from_config(transformer.config, **chosen, **added)
+    if "color_rank" in added:
+        made.local_color.read_autoencoder(vae.float())
+    made.load_state_dict(made.state_dict() | weights)
+    return made
 
 
 # what may change when a run goes on: budgets, and where the model lies that it began from

@@ -48,6 +48,22 @@ class EmbeddedSettings(Protocol):
     frame_waves: int
 
 
+def on_source(settings: EmbeddedSettings) -> dict[str, object]:
+    """An embedded transformer's arguments for the parts of `models/source_gate.py`."""
+    parts = {"color_rank": settings.color_rank, "color_shapes": settings.color_shapes}
+    return {"source_gate": True, **parts, "frame_waves": settings.frame_waves}
+
+
+def draw_on_source(config: TransformerConfig) -> dict[str, nn.Module]:
+    """Those of these parts that a transformer has, with fresh weights, which change nothing yet."""
+    from opensama.models.source_gate import parts_on_source
+
+    d = config["num_attention_heads"] * config["attention_head_dim"]
+    sizes = config["color_rank"], config["color_shapes"], config["frame_waves"]
+    names, parts = ("frame_position", "local_color"), parts_on_source(d, config["out_channels"], *sizes)
+    return {name: part for name, part in zip(names, parts, strict=True) if part is not None}
+
+
 class Rows(NamedTuple):
     """Rows `start` to `stop` of a tensor."""
 

@@ -17,7 +17,9 @@ from opensama.models.families.family import (
     Names,
     Shapes,
     depth,
+    draw_on_source,
     known_sizes,
+    on_source,
     width_and_heads,
 )
 from opensama.values import UserError
@@ -115,12 +117,16 @@ RELEASED_SIZES: dict[str, str | None] = {
 
 
 def _condition(x: Mapping[str, Tensor], guidance: float = 1.0) -> dict[str, object]:
-    """The arguments of IcveTransformer3DModel's call for a batch: the source stays clean, its time is 0."""
+    """The arguments of IcveTransformer3DModel's call for a batch: the source stays clean, its time is 0.
+
+    Where its tokens are some of a frame's, `source_places` and `target_places` say which (`training/windows.py`).
+    """
     return {
         "hidden_states": x["noisy"],
         "timestep": 1000 * x["sigma"],
         **_prompt(x, guidance),
         "source_hidden_states": x.get("source"),
+        "places": (x["source_places"], x["target_places"]) if "source_places" in x else None,
     }
 
 
@@ -175,7 +181,7 @@ def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
         "text_embed_dim": settings.text_width,
         "pooled_projection_dim": settings.text_width,
         "guidance_embeds": False,
-        "source_gate": True,
+        **on_source(settings),
     }
 
 
@@ -243,6 +249,8 @@ FAMILY = Family(
         "vae": "diffusers:AutoencoderKLHunyuanVideo",
     },
     bases={"hunyuanvideo-community/HunyuanVideo": Base()},
+    added=("frame_position", "local_color"),
+    draw_added=draw_on_source,
     start="hunyuan",
     gguf_architecture="hyvid",
     free=("source_time",),
@@ -253,5 +261,5 @@ FAMILY = Family(
     defaults=DEFAULTS,
     text_half="float16",
     recipe="icve",
-    stages=("pretrain", "images", "videos"),
+    stages=("pretrain", "windows", "images", "videos"),
 )  # fmt: skip

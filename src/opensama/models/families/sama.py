@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from opensama.models.costs import TransformerConfig
-from opensama.models.families.family import EmbeddedSettings, Family, Names, Shapes
+from opensama.models.families.family import EmbeddedSettings, Family, Names, Shapes, draw_on_source, on_source
 from opensama.models.families.wan import (
     WAN_BASES,
     WAN_NAMES,
@@ -74,10 +74,7 @@ def _config(shapes: Shapes, given: dict[str, object]) -> dict[str, object]:
 def _embedded(settings: EmbeddedSettings) -> dict[str, object]:
     """SamaTransformer3DModel's arguments for the embedded model's settings."""
     return wan_embedded(settings) | {
-        "source_gate": True,
-        "color_rank": settings.color_rank,
-        "color_shapes": settings.color_shapes,
-        "frame_waves": settings.frame_waves,
+        **on_source(settings),
         "semantic_dim": settings.semantic_width,
         "semantic_hidden": settings.semantic_width,
         "semantic_tokens_per_anchor": 17,
@@ -90,8 +87,6 @@ def draw_added(config: TransformerConfig) -> dict[str, nn.Module]:
     import torch
     from torch import nn
 
-    from opensama.models.local_color import LocalColor
-    from opensama.models.sama import FramePosition
     from opensama.models.semantic import SemanticEmbedder, SemanticHead
 
     d = config["num_attention_heads"] * config["attention_head_dim"]
@@ -102,11 +97,7 @@ def draw_added(config: TransformerConfig) -> dict[str, nn.Module]:
         if config["semantic_gate"]:
             layers = config["num_layers"]
             parts["semantic_gates"] = nn.Embedding(layers, 1, _weight=torch.zeros(layers, 1))
-    if config["frame_waves"]:
-        parts["frame_position"] = FramePosition(config["frame_waves"], d)
-    if config["color_rank"]:
-        parts["local_color"] = LocalColor(d, config["out_channels"], config["color_rank"], config["color_shapes"])
-    return parts
+    return parts | draw_on_source(config)
 
 
 @dataclass(frozen=True, kw_only=True)
