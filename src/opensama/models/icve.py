@@ -33,7 +33,7 @@ from opensama.models.attention import IcveAttnProcessor
 from opensama.models.parallel import JointSequence
 from opensama.models.precise import keep_float32, modulates
 from opensama.models.rotary import Grid, Rotary
-from opensama.models.source_gate import Places, check_on_source, drawn_on_source, parts_on_source
+from opensama.models.source_gate import Places, check_on_source, drawn_on_source, grid_places, parts_on_source
 
 EMBEDDED_GUIDANCE = 1000.0  # a scale of 1, as released
 
@@ -149,14 +149,14 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
             raise ValueError(f"one timestep a sample is needed, not {tuple(timestep.shape)}")
         if pooled_projections is None:
             raise ValueError("pooled_projections are needed: the text in one vector, [b d]")
-        edit, (cos, sin), grid = self.embed_latents(hidden_states)
+        edit, grid = self.embed_latents(hidden_states)
         source, source_grid = edit[:, :0], (0, 0, 0)
         if source_hidden_states is not None:
-            source, (source_cos, source_sin), source_grid = self.embed_latents(source_hidden_states)
-            cos, sin = torch.cat([source_cos, cos]), torch.cat([source_sin, sin])
+            source, source_grid = self.embed_latents(source_hidden_states)
         if self.frame_position is not None:
             source, edit = self.frame_position(source, edit, source_grid, grid, places)
-        cos, sin = (cos[None], sin[None]) if places is None else self.rotary_at(torch.cat(places, dim=1))
+        both = places or [grid_places(side, edit.device) for side in (source_grid, grid)]
+        cos, sin = self.rotary_at(torch.cat(tuple(both), dim=1))
         n_source, n_edit = source.shape[1], edit.shape[1]
         tokens, n = torch.cat([source, edit], dim=1), n_source + n_edit
 
@@ -180,14 +180,14 @@ class IcveTransformer3DModel(CheckedFeatures, JointSequence, HunyuanVideoTransfo
             return (sample,)
         return Transformer2DModelOutput(sample=sample)
 
-    def embed_latents(self, latents: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Grid]:
-        """Latents [b c t h w] as tokens [b (t h w) d], their rotary cosines and sines [(t h w) d_head], their grid."""
+    def embed_latents(self, latents: Tensor) -> tuple[Tensor, Grid]:
+        """Latents [b c t h w] as tokens [b (t h w) d], and their grid."""
         patch = self.config["patch_size"]
         sides = latents.shape[2:]
         if any(side % p for side, p in zip(sides, patch, strict=True)):
             raise ValueError(f"latents of {tuple(sides)} do not divide into patches of {tuple(patch)}")
         t, h, w = (side // p for side, p in zip(sides, patch, strict=True))
-        return self.x_embedder(latents), self.rope(latents), (t, h, w)
+        return self.x_embedder(latents), (t, h, w)
 
     def rotary_at(self, places: Tensor) -> Rotary:
         """Rotary cosines and sines [b n d_head] of tokens at places [b n 3]."""
